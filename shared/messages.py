@@ -1,0 +1,173 @@
+"""Every message between Blender and the backend: the contract.
+
+A request carries an id of the client's choosing; everything said about it carries the same id. A request ends in exactly one
+reply (`…Reply` or `ErrorReply`), with any number of `…Event`s before it. How messages become ZeroMQ frames: wire.py.
+
+Arrays are (H, W, C), C-contiguous, little-endian, the top row first; the frame is sphere.py's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+
+from .engines import EngineSettings, PerceiveSettings
+
+#: Raised with every change that an older side would misread.
+PROTOCOL_VERSION = 1
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+    """Base of all messages; the tag on the wire is the class's name."""
+
+    id: Id
+
+
+# Requests, Blender → backend
+
+
+class StatusRequest(Message):
+    """Answered at once by a StatusReply, whatever is running."""
+
+
+class PerceiveRequest(Message):
+    """Perceive maps from one panorama. Ends in a PerceiveReply; QueuedEvent, ProgressEvent and PreviewEvent before it."""
+
+    #: (H, W, 3) float32, W = 2·H to within 1 %. Finite and not negative.
+    panorama: np.ndarray
+    #: "linear": scene-referred linear Rec.709 light, any exposure. "srgb": display-referred, in [0, 1].
+    encoding: Literal["linear", "srgb"]
+    #: Where it came from, for the record ("interior.exr").
+    source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    engine: EngineSettings
+    settings: PerceiveSettings
+
+
+class CancelRequest(Message):
+    """Stop the job of that id, queued or running, within one step. The job itself ends in ErrorReply(code="cancelled")."""
+
+    job: Id
+
+
+class ShutdownRequest(Message):
+    """End the backend: the running job is cancelled, every request gets its reply, the process exits."""
+
+
+# Events, backend → Blender
+
+
+class QueuedEvent(Message):
+    """The job waits: `ahead` others come before it."""
+
+    ahead: int
+
+
+class ProgressEvent(Message):
+    """Work that was done. Sent after it, never before."""
+
+    #: What is going on, in words for the panel: "Loading FLUX", "Distance", "Decoding Distance".
+    stage: str
+    #: Steps done in this stage, of how many (0 of 0 where a stage has no steps).
+    step: int
+    of: int
+    #: Share of the whole job done, in [0, 1].
+    fraction: float
+    #: Estimated from the steps done so far; None until one step has been timed.
+    seconds_left: float | None = None
+
+
+class PreviewEvent(Message):
+    """What a map looks like so far."""
+
+    #: Name from maps.MAPS.
+    map: str
+    #: (H, W, 3) uint8, small (at most 256 wide).
+    picture: np.ndarray
+
+
+# Replies, backend → Blender
+
+
+class StatusReply(Message):
+    """How the backend is doing."""
+
+    #: Panoform's version, "0.1.0".
+    version: str
+    pid: int
+    #: Id of the job on the device, None when idle; how many wait behind it.
+    running: str | None
+    queued: int
+    #: The model in memory, in words ("FLUX + OmniX"), None before the first job; the device it is on.
+    engine: str | None = None
+    device: str | None = None
+    #: Free and total memory of that device in bytes, None before the first job.
+    memory_free: int | None = None
+    memory_total: int | None = None
+
+
+class Info(msgspec.Struct, frozen=True, kw_only=True):
+    """What was made, by what, from what. `maps.json` in a result folder is this as JSON."""
+
+    panoform: str
+    #: "starter" or "flux"; the checkpoint and adapters it loaded, as given.
+    engine: str
+    model: str
+    adapters: str
+    #: One plain line where the user must know something (an untrained model), else "".
+    notice: str
+    #: Maps in this result: name → what its numbers mean.
+    maps: dict[str, str]
+    #: What x, y and z of the normals are, in words.
+    frame: str
+    #: Where the panorama came from; size of it as given, (height, width) in pixels; size the model saw.
+    source: str
+    source_size: tuple[int, int]
+    size: tuple[int, int]
+    #: How HDR became the [0, 1] picture the model saw (backend/exposure.py); None for a picture that was sRGB already.
+    exposure: dict[str, float | str] | None
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    device: str
+    dtype: str
+    #: Seconds for each map, and in all.
+    seconds: dict[str, float]
+    #: Versions of what computed it: python, torch, diffusers …
+    versions: dict[str, str]
+
+
+class PerceiveReply(Message):
+    """The maps."""
+
+    #: Map name → (H, W, channels) float32, as maps.MAPS tells.
+    maps: dict[str, np.ndarray]
+    #: The panorama as the model saw it, (H, W, 3) float32 sRGB in [0, 1], the size of the maps.
+    panorama: np.ndarray
+    info: Info
+
+
+class CancelReply(Message):
+    """Whether the job was there to be cancelled."""
+
+    cancelled: bool
+
+
+class ShutdownReply(Message):
+    """The last thing a backend says."""
+
+
+class ErrorReply(Message):
+    """The request failed. `errors.from_code` makes the error again."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+Request = StatusRequest | PerceiveRequest | CancelRequest | ShutdownRequest
+Event = QueuedEvent | ProgressEvent | PreviewEvent
+Reply = StatusReply | PerceiveReply | CancelReply | ShutdownReply | ErrorReply

@@ -1,0 +1,37 @@
+"""Equirectangular geometry.
+
+The frame, everywhere in Panoform (Blender's world axes as its environment texture shows them):
+
+    centre of the panorama = +X (front)      u = 0.25 = +Y (left)      up = +Z
+    left and right edge    = −X              u = 0.75 = −Y (right)     down = −Z
+
+u runs right from 0 to 1, v runs down from 0 to 1; pixel (row, column) covers v = (row + ½) / H, u = (column + ½) / W.
+Arrays are (H, W, C), the top row first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def directions(height: int, width: int) -> np.ndarray:
+    """Unit rays through the pixel centres, (H, W, 3) float32, in the frame above."""
+    lon = (0.5 - (np.arange(width) + 0.5) / width) * 2 * np.pi
+    lat = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
+    cos_lat = np.cos(lat)[:, None]
+    rays = np.stack(
+        [cos_lat * np.cos(lon), cos_lat * np.sin(lon), np.broadcast_to(np.sin(lat)[:, None], (height, width))], axis=-1
+    )
+    return rays.astype(np.float32)
+
+
+def solid_angles(height: int, width: int) -> np.ndarray:
+    """Solid angle of each pixel in steradians, (H, 1) float32; the sum over all H × W pixels is 4π."""
+    edges = np.sin((0.5 - np.arange(height + 1) / height) * np.pi)
+    return ((edges[:-1] - edges[1:]) * 2 * np.pi / width)[:, None].astype(np.float32)
+
+
+def yaw_matrix(yaw_rad: float) -> np.ndarray:
+    """Rotation about +Z by `yaw_rad`, anticlockwise seen from above (+X towards +Y), (3, 3) float32."""
+    c, s = np.cos(yaw_rad), np.sin(yaw_rad)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=np.float32)
