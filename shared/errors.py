@@ -18,8 +18,8 @@
     ├── BusyError             can't be done while something else runs
     └── Cancelled             the user stopped the job
 
-Each is raised where its cause is known. `message` says what went wrong and why, `hint` what to do about it; `code` names the
-class on the wire, so that an error of the backend is raised again, as the same class, in Blender.
+Each is raised where its cause is known. `message` says what went wrong and why, `hint` what to do about it; `code`
+names the class on the wire, so that an error of the backend is raised again, as the same class, in Blender.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _tree(cls: type[PanoformError]) -> list[type[PanoformError]]:
 
 
 def from_code(code: str, message: str, hint: str = "") -> PanoformError:
-    """The error that `code` names, to be raised on the other side of the wire; an unknown code is a plain PanoformError."""
+    """The error that `code` names, to be raised on the other side of the wire; unknown: a plain PanoformError."""
     for cls in _tree(PanoformError):
         if cls.code == code:
             return cls(message, hint)

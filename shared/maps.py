@@ -36,7 +36,7 @@ ALBEDO = MapKind("albedo", "Albedo", 3, "sRGB", "albedo.png", "base colour, sRGB
 ROUGHNESS = MapKind(
     "roughness", "Roughness", 1, "Non-Color", "roughness.png", "Principled roughness, linear, in [0, 1]"
 )
-METALLIC = MapKind("metallic", "Metallic", 1, "Non-Color", "metallic.png", "Principled metallic, linear, in [0, 1]")
+METALLIC = MapKind("metallic", "Metallic", 1, "Non-Color", "metallic.png", "Principled metallic, in [0, 1]")
 SEMANTIC = MapKind("semantic", "Semantic", 3, "sRGB", "semantic.png", "class colours (NYU40 palette), sRGB, in [0, 1]")
 
 MAPS: dict[str, MapKind] = {kind.name: kind for kind in (DISTANCE, NORMAL, ALBEDO, ROUGHNESS, METALLIC, SEMANTIC)}

@@ -1,6 +1,6 @@
 """Every message between Blender and the backend: the contract.
 
-A request carries an id of the client's choosing; everything said about it carries the same id. A request ends in exactly one
+A request carries an id of the client's choosing; everything said about it carries the same id. It ends in exactly one
 reply (`…Reply` or `ErrorReply`), with any number of `…Event`s before it. How messages become ZeroMQ frames: wire.py.
 
 Arrays are (H, W, C), C-contiguous, little-endian, the top row first; the frame is sphere.py's.
@@ -21,7 +21,7 @@ PROTOCOL_VERSION = 1
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+class Message(msgspec.Struct, kw_only=True, tag=True, forbid_unknown_fields=True):
     """Base of all messages; the tag on the wire is the class's name."""
 
     id: Id
@@ -30,12 +30,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknow
 # Requests, Blender → backend
 
 
-class StatusRequest(Message):
+class StatusRequest(Message, kw_only=True):
     """Answered at once by a StatusReply, whatever is running."""
 
 
-class PerceiveRequest(Message):
-    """Perceive maps from one panorama. Ends in a PerceiveReply; QueuedEvent, ProgressEvent and PreviewEvent before it."""
+class PerceiveRequest(Message, kw_only=True):
+    """Perceive maps from one panorama. Queued-, Progress- and PreviewEvents come before its PerceiveReply."""
 
     #: (H, W, 3) float32, W = 2·H to within 1 %. Finite and not negative.
     panorama: np.ndarray
@@ -47,26 +47,26 @@ class PerceiveRequest(Message):
     settings: PerceiveSettings
 
 
-class CancelRequest(Message):
-    """Stop the job of that id, queued or running, within one step. The job itself ends in ErrorReply(code="cancelled")."""
+class CancelRequest(Message, kw_only=True):
+    """Stop that job, queued or running, within one step. The job itself ends in ErrorReply(code="cancelled")."""
 
     job: Id
 
 
-class ShutdownRequest(Message):
+class ShutdownRequest(Message, kw_only=True):
     """End the backend: the running job is cancelled, every request gets its reply, the process exits."""
 
 
 # Events, backend → Blender
 
 
-class QueuedEvent(Message):
+class QueuedEvent(Message, kw_only=True):
     """The job waits: `ahead` others come before it."""
 
     ahead: int
 
 
-class ProgressEvent(Message):
+class ProgressEvent(Message, kw_only=True):
     """Work that was done. Sent after it, never before."""
 
     #: What is going on, in words for the panel: "Loading FLUX", "Distance", "Decoding Distance".
@@ -80,7 +80,7 @@ class ProgressEvent(Message):
     seconds_left: float | None = None
 
 
-class PreviewEvent(Message):
+class PreviewEvent(Message, kw_only=True):
     """What a map looks like so far."""
 
     #: Name from maps.MAPS.
@@ -92,7 +92,7 @@ class PreviewEvent(Message):
 # Replies, backend → Blender
 
 
-class StatusReply(Message):
+class StatusReply(Message, kw_only=True):
     """How the backend is doing."""
 
     #: Panoform's version, "0.1.0".
@@ -109,7 +109,7 @@ class StatusReply(Message):
     memory_total: int | None = None
 
 
-class Info(msgspec.Struct, frozen=True, kw_only=True):
+class Info(msgspec.Struct, kw_only=True):
     """What was made, by what, from what. `maps.json` in a result folder is this as JSON."""
 
     panoform: str
@@ -140,7 +140,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
 
 
-class PerceiveReply(Message):
+class PerceiveReply(Message, kw_only=True):
     """The maps."""
 
     #: Map name → (H, W, channels) float32, as maps.MAPS tells.
@@ -150,17 +150,17 @@ class PerceiveReply(Message):
     info: Info
 
 
-class CancelReply(Message):
+class CancelReply(Message, kw_only=True):
     """Whether the job was there to be cancelled."""
 
     cancelled: bool
 
 
-class ShutdownReply(Message):
+class ShutdownReply(Message, kw_only=True):
     """The last thing a backend says."""
 
 
-class ErrorReply(Message):
+class ErrorReply(Message, kw_only=True):
     """The request failed. `errors.from_code` makes the error again."""
 
     code: str
