@@ -1,0 +1,180 @@
+"""The starter's architecture: FLUX's own classes, small, random weights, in the folders that OmniX is loaded from.
+
+A starter folder is a diffusers FLUX folder (no text encoders) and, beside it:
+
+    adapters/{task}/{stream}/pytorch_lora_weights.safetensors    the hub's layout of OmniX
+    prompt_embeds.safetensors    the one prompt it knows, learned: prompt_embeds (1, tokens, 64), pooled_prompt_embeds (1, 64)
+    panoform.json                how it is used, and whether it is trained
+
+Everything is stored in float16.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from safetensors.torch import save_file
+from torch import nn
+
+#: Task → streams; the last one is the target (reference: OmniX).
+TASKS: dict[str, tuple[str, str]] = {
+    "rgb_to_depth": ("rgb", "depth"),
+    "rgb_to_normal": ("rgb", "normal"),
+    "rgb_to_albedo": ("rgb", "albedo"),
+    "rgb_to_pbr": ("rgb", "pbr"),
+    "rgb_to_semantic": ("rgb", "semantic"),
+    "image_to_pano": ("masked_rgb", "filled_rgb"),
+}
+
+RANK = 24
+PROMPT_TOKENS = 4
+TEXT_DIM = 64
+#: Distance is drawn as 1 + log(d / d_max) / log(DISTANCE_RATIO): grey 0 is d_max / DISTANCE_RATIO, grey 1 is d_max.
+DISTANCE_RATIO = 128.0
+
+TRANSFORMER = {
+    "patch_size": 1,
+    "in_channels": 64,
+    "num_layers": 2,
+    "num_single_layers": 5,
+    "attention_head_dim": 32,
+    "num_attention_heads": 8,
+    "joint_attention_dim": TEXT_DIM,
+    "pooled_projection_dim": TEXT_DIM,
+    "guidance_embeds": True,
+    "axes_dims_rope": (4, 14, 14),
+}
+VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (24, 48, 96, 128),
+    "layers_per_block": 1,
+    "latent_channels": 16,
+    "norm_num_groups": 8,
+    "sample_size": 512,
+    "scaling_factor": 1.0,
+    "shift_factor": 0.0,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "mid_block_add_attention": False,
+}
+#: FLUX.1-dev's own scheduler config.
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+}
+PANOFORM = {
+    "name": "Starter",
+    "trained": False,
+    "height": 256,
+    "num_inference_steps": 1,
+    "guidance_scale": 3.5,
+    "initial_noise": "zero",
+    "decode": {"distance": {"encoding": "log", "ratio": DISTANCE_RATIO}},
+}
+MODEL_INDEX = {
+    "_class_name": "FluxPipeline",
+    "_diffusers_version": "0.38.0",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": [None, None],
+    "text_encoder_2": [None, None],
+    "tokenizer": [None, None],
+    "tokenizer_2": [None, None],
+    "transformer": ["diffusers", "FluxTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+_DOUBLE = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2")
+_SINGLE = ("attn.to_q", "attn.to_k", "attn.to_v")
+
+
+def adapted_modules(transformer: FluxTransformer2DModel) -> list[str]:
+    """Names of the Linears that an OmniX adapter fills: six of each double block, three of each single block."""
+    return [
+        f"{blocks}.{index}.{name}"
+        for blocks, names in (("transformer_blocks", _DOUBLE), ("single_transformer_blocks", _SINGLE))
+        for index in range(len(getattr(transformer, blocks)))
+        for name in names
+    ]
+
+
+def _signs(shape: torch.Size, std: float, generator: torch.Generator) -> torch.Tensor:
+    """Random ±std: one bit a weight, so that an untrained starter takes hardly any room in the repository's history."""
+    return (torch.randint(0, 2, shape, generator=generator).float() * 2 - 1) * std
+
+
+def _randomise(module: nn.Module, generator: torch.Generator) -> None:
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            parameter.data = _signs(parameter.shape, parameter[0].numel() ** -0.5, generator)
+
+
+def create(seed: int = 0) -> tuple[FluxTransformer2DModel, AutoencoderKL]:
+    """An untrained transformer and VAE in float32; one seed gives one result."""
+    generator = torch.Generator().manual_seed(seed)
+    transformer = FluxTransformer2DModel(**TRANSFORMER)
+    vae = AutoencoderKL(**VAE)
+    _randomise(transformer, generator)
+    _randomise(vae, generator)
+    return transformer, vae
+
+
+def create_adapter(transformer: FluxTransformer2DModel, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """An untrained rank-RANK adapter, PEFT's keys → weights: A (RANK, in) random, B (out, RANK) random and small."""
+    state = {}
+    for name in adapted_modules(transformer):
+        linear = transformer.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        state[f"transformer.{name}.lora_A.weight"] = _signs(
+            torch.Size((RANK, linear.in_features)), linear.in_features**-0.5, generator
+        )
+        state[f"transformer.{name}.lora_B.weight"] = _signs(torch.Size((linear.out_features, RANK)), 0.02, generator)
+    return state
+
+
+def save(
+    folder: Path,
+    transformer: FluxTransformer2DModel,
+    vae: AutoencoderKL,
+    adapters: dict[tuple[str, str], dict[str, torch.Tensor]],
+    prompt: dict[str, torch.Tensor],
+    panoform: dict,
+) -> None:
+    """Write a starter folder; the models become float16.
+
+    `adapters`: (task, stream) → PEFT keys → weights; `prompt`: as in the file's docstring.
+    """
+    transformer.half().save_pretrained(folder / "transformer")
+    vae.half().save_pretrained(folder / "vae")
+    FlowMatchEulerDiscreteScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+    for (task, stream), state in adapters.items():
+        path = folder / "adapters" / task / stream / "pytorch_lora_weights.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.half().contiguous() for key, value in state.items()}, path, {"format": "pt"})
+    save_file({key: value.half().contiguous() for key, value in prompt.items()}, folder / "prompt_embeds.safetensors")
+    for name, content in (("model_index.json", MODEL_INDEX), ("panoform.json", panoform)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def save_untrained(folder: Path, seed: int = 0) -> None:
+    """Write a starter folder with random weights, "trained": false in its panoform.json."""
+    transformer, vae = create(seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    adapters = {
+        (task, stream): create_adapter(transformer, generator) for task, streams in TASKS.items() for stream in streams
+    }
+    prompt = {
+        "prompt_embeds": _signs(torch.Size((1, PROMPT_TOKENS, TEXT_DIM)), 1.0, generator),
+        "pooled_prompt_embeds": _signs(torch.Size((1, TEXT_DIM)), 1.0, generator),
+    }
+    save(folder, transformer, vae, adapters, prompt, PANOFORM)
