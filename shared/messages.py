@@ -45,6 +45,8 @@ class PerceiveRequest(Message, kw_only=True):
     source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
     engine: EngineSettings
     settings: PerceiveSettings
+    #: Absolute path of a result folder that the backend writes too, as `panoform perceive --out` does; "": none.
+    directory: Annotated[str, msgspec.Meta(max_length=4096)] = ""
 
 
 class CancelRequest(Message, kw_only=True):

@@ -1,0 +1,152 @@
+"""Build the installable extension: `python build_addon.py` leaves its zips in dist/.
+
+Two zips, because one manifest can't list the binary wheels of all of Blender's Pythons (Blender 5.1 and later read the
+list strictly): `…-blender-4.2.zip` for 4.2 to 5.0, `…-blender-5.1.zip` for 5.1 and later. Each holds the add-on, the
+wheels of pyzmq and msgspec for all platforms, and the backend as a wheel, from which the add-on sets the backend up.
+
+The wheels of pyzmq and msgspec are downloaded once, into build/wheels/. The zips are checked by Blender's official
+validator, which comes with the bpy module; where bpy isn't installed they are left unchecked, and a line says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent
+BUILD = ROOT / "build"
+WHEELS = BUILD / "wheels"
+
+PLATFORMS = {
+    "windows": ["win_amd64"],
+    "macos-arm64": ["macosx_14_0_arm64"],
+    "macos-x64": ["macosx_14_0_x86_64"],
+    "linux": ["manylinux_2_28_x86_64", "manylinux_2_26_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"],
+}
+REQUIREMENTS = ("pyzmq", "msgspec")
+
+
+class Target(NamedTuple):
+    """One zip: the Blender versions it serves and the Pythons that those run on."""
+
+    blender_min: str
+    #: First version that it no longer serves; None: all later ones.
+    blender_max: str | None
+    pythons: tuple[str, ...]
+
+
+TARGETS = (
+    # Official builds run Python 3.11; Linux distributions build 4.2 to 5.0 on later Pythons too.
+    Target("4.2.0", "5.1.0", ("311", "313")),
+    Target("5.1.0", None, ("313", "314")),
+)
+
+
+def run(*command: str | Path) -> None:
+    """Run a command; end with its output, and nothing built, if it fails."""
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{done.stdout}{done.stderr}\nbuild_addon: this failed: {' '.join(map(str, command))}")
+
+
+def pinned(requirement: str) -> str:
+    """`pyzmq` → `pyzmq==27.3.0`, from constraints.txt."""
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        if line.startswith(f"{requirement}=="):
+            return line
+    sys.exit(f"build_addon: constraints.txt doesn't pin {requirement}.")
+
+
+def dependency_wheels(python: str) -> list[Path]:
+    """Wheels of the add-on's requirements for one Python on all platforms, downloaded if not there yet."""
+    found = []
+    for platform, tags in PLATFORMS.items():
+        folder = WHEELS / f"{python}-{platform}"
+        for requirement in map(pinned, REQUIREMENTS):
+            name, _, version = requirement.partition("==")
+            if not list(folder.glob(f"{name}-{version}-*.whl")):
+                print(f"downloading {requirement} for {platform}, Python {python}")
+                options = ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", python]
+                options += [option for tag in tags for option in ("--platform", tag)]
+                run(sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", folder, requirement)
+            found += folder.glob(f"{name}-{version}-*.whl")
+    return found
+
+
+def backend_wheel() -> Path:
+    """The backend as a wheel, built from this tree."""
+    folder = BUILD / "backend"
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
+    run(sys.executable, "-m", "pip", "wheel", *options, ROOT)
+    (wheel,) = folder.glob("panoform-*.whl")
+    return wheel
+
+
+def manifest(target: Target, wheels: list[str]) -> str:
+    """blender_manifest.toml for one target."""
+    lines = (ROOT / "blender_addon" / "blender_manifest.toml").read_text("utf-8").splitlines()
+    versions = [f'blender_version_min = "{target.blender_min}"']
+    if target.blender_max:
+        versions.append(f'blender_version_max = "{target.blender_max}"')
+    listed = ["wheels = [", *(f'  "./wheels/{name}",' for name in wheels), "]"]
+    first_table = next(i for i, line in enumerate(lines) if line.startswith("["))
+    return "\n".join([*lines[1:first_table], *versions, *listed, "", *lines[first_table:], ""])
+
+
+def build(target: Target, backend: Path, out: Path) -> Path:
+    """One zip. The same tree gives the same bytes."""
+    wheels = {wheel.name: wheel for python in target.pythons for wheel in dependency_wheels(python)}
+    text = manifest(target, sorted(wheels))
+    files: dict[str, bytes] = {
+        "blender_manifest.toml": text.encode(),
+        "__init__.py": b'from .blender_addon import register, unregister\n\n__all__ = ["register", "unregister"]\n',
+        f"backend_wheel/{backend.name}": backend.read_bytes(),
+        "backend_wheel/constraints.txt": (ROOT / "constraints.txt").read_bytes(),
+    }
+    for package in ("blender_addon", "shared"):
+        for path in (ROOT / package).rglob("*.py"):
+            files[path.relative_to(ROOT).as_posix()] = path.read_bytes()
+    for name, path in wheels.items():
+        files[f"wheels/{name}"] = path.read_bytes()
+
+    version = tomllib.loads(text)["version"]
+    short = target.blender_min.removesuffix(".0")
+    path = out / f"panoform-{version}-blender-{short}.zip"
+    out.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name), files[name], zipfile.ZIP_DEFLATED)
+    return path
+
+
+def validate(path: Path) -> bool:
+    """Blender's official validator over one zip; False if it isn't here. Ends the program if the zip is refused."""
+    spec = importlib.util.find_spec("bpy")
+    if spec is None or spec.origin is None:
+        return False
+    (tool,) = Path(spec.origin).parent.glob("*/scripts/addons_core/bl_pkg/cli/blender_ext.py")
+    run(sys.executable, tool, "validate", path)
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build the installable extension.")
+    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the zips (default: dist)")
+    out = parser.parse_args().out.resolve()
+    backend = backend_wheel()
+    for target in TARGETS:
+        path = build(target, backend, out)
+        checked = "valid" if validate(path) else "NOT CHECKED: the validator comes with bpy, which isn't installed"
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, {checked}")
+
+
+if __name__ == "__main__":
+    main()
