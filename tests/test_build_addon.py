@@ -1,0 +1,108 @@
+"""What ships: the built zips, checked by Blender's own validator and installed into Blender."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import bpy
+import pytest
+
+from panoform.shared import VERSION
+
+ROOT = Path(__file__).resolve().parent.parent
+
+INSTALL = """
+import sys, bpy
+bpy.ops.wm.read_factory_settings(use_empty=True)
+bpy.ops.extensions.package_install_files(filepath=sys.argv[1], repo="user_default", enable_on_install=True)
+import zmq, msgspec
+from pathlib import Path
+inside = Path(bpy.utils.resource_path("USER")).resolve()
+for module in (zmq, msgspec):
+    assert inside in Path(module.__file__).resolve().parents, f"{module.__file__} is not the extension's own"
+assert hasattr(bpy.types.Scene, "panoform"), "the add-on did not register"
+bpy.ops.preferences.addon_disable(module="bl_ext.user_default.panoform")
+assert not hasattr(bpy.types.Scene, "panoform"), "the add-on did not unregister"
+print("installed and removed")
+"""
+
+
+@pytest.fixture(scope="module")
+def zips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    out = tmp_path_factory.mktemp("built zips ü")
+    subprocess.run([sys.executable, str(ROOT / "build_addon.py"), "--out", str(out)], check=True, capture_output=True)
+    return sorted(out.glob("*.zip"))
+
+
+def manifest(path: Path) -> dict:
+    with zipfile.ZipFile(path) as archive:
+        return tomllib.loads(archive.read("blender_manifest.toml").decode())
+
+
+def test_every_blender_since_4_2_has_exactly_one_zip(zips):
+    ranges = [(m["blender_version_min"], m.get("blender_version_max")) for m in map(manifest, zips)]
+    assert ranges == [("4.2.0", "5.1.0"), ("5.1.0", None)]
+
+
+def test_all_say_the_same_version(zips):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert {project, *(manifest(path)["version"] for path in zips)} == {VERSION}
+
+
+def test_official_validator_accepts(zips):
+    (tool,) = Path(bpy.__file__).parent.glob("*/scripts/addons_core/bl_pkg/cli/blender_ext.py")
+    for path in zips:
+        done = subprocess.run([sys.executable, str(tool), "validate", str(path)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_wheels_for_all_platforms_and_nothing_foreign(zips):
+    for path in zips:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        for requirement in ("pyzmq", "msgspec"):
+            wheels = [name for name in names if name.startswith(f"wheels/{requirement}-")]
+            for platform in (
+                "win_amd64",
+                "macosx.*(arm64|universal2)",
+                "macosx.*(x86_64|universal2)",
+                "manylinux.*x86_64",
+            ):
+                assert any(re.search(platform, wheel) for wheel in wheels), f"{requirement} for {platform}"
+        tops = {name.split("/")[0] for name in names}
+        assert tops == {"blender_manifest.toml", "__init__.py", "blender_addon", "shared", "backend_wheel", "wheels"}
+        assert not [name for name in names if "__pycache__" in name]
+
+
+def test_backend_wheel_carries_the_starter_and_no_tests(zips):
+    with zipfile.ZipFile(zips[0]) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("none-any.whl")]
+        with archive.open(name) as stream, zipfile.ZipFile(stream) as wheel:
+            names = wheel.namelist()
+    assert "panoform/backend/starter/panoform.json" in names
+    assert "panoform/backend/pipelines/omnix.py" in names
+    assert not [name for name in names if name.startswith(("panoform/tests", "panoform/blender_addon", "tests"))]
+
+
+def test_same_tree_same_bytes(zips, tmp_path):
+    subprocess.run(
+        [sys.executable, str(ROOT / "build_addon.py"), "--out", str(tmp_path)], check=True, capture_output=True
+    )
+    with zipfile.ZipFile(zips[0]) as first, zipfile.ZipFile(tmp_path / zips[0].name) as again:
+        own = [name for name in first.namelist() if not name.startswith("backend_wheel/panoform-")]
+        assert own == [name for name in again.namelist() if not name.startswith("backend_wheel/panoform-")]
+        assert all(first.read(name) == again.read(name) for name in own)
+
+
+def test_installs_in_bpy_with_its_own_wheels(zips, tmp_path):
+    environment = os.environ | {"BLENDER_USER_RESOURCES": str(tmp_path / "user ü")}
+    done = subprocess.run(
+        [sys.executable, "-c", INSTALL, str(zips[0])], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "installed and removed" in done.stdout, done.stdout + done.stderr
