@@ -1,0 +1,275 @@
+"""OmniX: a panorama (the condition streams) becomes a map of it (the target stream), by FLUX and an adapter a stream.
+
+Paper: arXiv 2510.26800. Latents are (1, C, h, w) with h = H / scale, w = W / scale; images (1, 3, H, W) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline, calculate_shift
+from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from ...shared import sphere
+from ...shared.errors import AdapterError, PanoramaError, SettingError, WeightsError
+from .. import adapters, streams, wrap
+
+
+class Task(NamedTuple):
+    """The condition streams, which hold clean latents throughout, and the one that starts from noise."""
+
+    conditions: tuple[str, ...]
+    target: str
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """In the transformer's batch order."""
+        return (*self.conditions, self.target)
+
+
+TASKS: dict[str, Task] = {
+    "rgb_to_depth": Task(("rgb",), "depth"),
+    "rgb_to_normal": Task(("rgb",), "normal"),
+    "rgb_camray_to_normal": Task(("rgb", "camray"), "normal"),
+    "rgb_to_albedo": Task(("rgb",), "albedo"),
+    "rgb_to_pbr": Task(("rgb",), "pbr"),
+    "rgb_to_semantic": Task(("rgb",), "semantic"),
+    "image_to_pano": Task(("masked_rgb",), "filled_rgb"),
+}
+
+#: Every prompt begins with this; perception has nothing after it.
+TRIGGER = "[EQUIRECTANGULAR]"
+
+
+class OmniXPipeline(FluxPipeline):
+    """FLUX with stream adapters. `from_pretrained` is FluxPipeline's own; text encoders may be absent (None).
+
+    Between calls the transformer is plain FLUX: adapters are in it only while a task runs.
+    """
+
+    _optional_components: ClassVar = [
+        *FluxPipeline._optional_components, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
+    ]  # fmt: skip
+
+    @cached_property
+    def resident(self) -> dict[str, streams.Layers]:
+        """The loaded adapters by task, in the computer's memory; `together` lends a task's to the device."""
+        return {}
+
+    def load_adapters(self, source: str | Path, task: str, *, token: str | None = None) -> None:
+        """Makes the adapters of all streams of `task` resident, from a folder or a hub repository.
+
+        Raises SettingError for an unknown task, AdapterError for an adapter that is missing or does not fit.
+        """
+        shapes = adapters.targets(self.transformer.config)
+        found = [adapters.find(source, task, stream, token=token) for stream in _task(task).streams]
+        self.resident[task] = adapters.stack([adapters.read(file, shapes) for file in found], self.transformer.dtype)
+
+    @torch.no_grad()
+    def encode(self, image: Tensor, circular: bool = True) -> Tensor:
+        """(1, 3, H, W) in [-1, 1] → (1, C, h, w) float32 latents, the posterior's mode.
+
+        `circular` lets the VAE see across the seam; otherwise it sees an edge there, as in the reference.
+        """
+        with wrap.circular(self.vae) if circular else nullcontext():
+            posterior = self.vae.encode(image.to(self._execution_device, self.vae.dtype)).latent_dist
+        return (posterior.mode().float() - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, circular: bool = True) -> Tensor:
+        """(1, C, h, w) latents → (1, 3, H, W) float32 in [0, 1], without a seam.
+
+        `circular` lets the VAE see across the seam; otherwise the decoded edges are blended, as in the reference.
+        """
+        latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        latents = latents.to(self._execution_device, self.vae.dtype)
+        if circular:
+            with wrap.circular(self.vae):
+                image = self.vae.decode(latents, return_dict=False)[0]
+        else:
+            image = wrap.decode_blended(self.vae, latents, self.vae_scale_factor)
+        return (image.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        task: str,
+        conditions: Mapping[str, Tensor] | None = None,
+        prompt: str | None = None,
+        *,
+        condition_latents: Mapping[str, Tensor] | None = None,
+        prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        latents: Tensor | None = None,
+        num_inference_steps: int = 28,
+        guidance_scale: float = 3.5,
+        generator: torch.Generator | None = None,
+        output_type: str = "pt",
+        circular_encode: bool = True,
+        callback_on_step_end: Callable[[OmniXPipeline, int, Tensor, dict[str, Tensor]], Any] | None = None,
+    ) -> FluxPipelineOutput:
+        """Runs one task; `.images` is the target alone.
+
+        Args:
+            task: one of `TASKS`; its adapters must be resident.
+            conditions: condition stream → (1, 3, H, W) image in [-1, 1]. `camray` is computed where it isn't given.
+            prompt: what to generate, for `image_to_pano`; perception has none. The trigger is put before it.
+            condition_latents: condition stream → what `encode` returned, for a condition that several tasks share.
+            prompt_embeds: (1, tokens, joint_attention_dim), instead of `prompt`; with `pooled_prompt_embeds`.
+            pooled_prompt_embeds: (1, pooled_projection_dim).
+            latents: (1, C, h, w) noise that the target starts from; drawn from `generator` where it isn't given.
+            output_type: "pt" for (1, 3, H, W) in [0, 1], "latent" for (1, C, h, w), both float32.
+            circular_encode: False treats the panorama's ends as the reference does: encoded as edges, and blended after
+                decoding. The default encodes and decodes all the way round.
+            callback_on_step_end: called as `(pipe, step, timestep, {"latents", "denoised"})` after each step. `latents`
+                is the target (1, C, h, w + 6), after blending; `denoised` what it would become, closed to (1, C, h, w)
+                and fit for `decode`. Raise in it to stop; what it returns is not used.
+
+        Raises:
+            SettingError: an unknown task or output type, or conditions that aren't the task's.
+            PanoramaError: a picture or noise of the wrong shape.
+            AdapterError: the task's adapters are not resident.
+            WeightsError: a prompt is to be encoded but there are no text encoders.
+        """
+        # 1. Check the inputs
+        names, images, encoded = _task(task).conditions, dict(conditions or {}), dict(condition_latents or {})
+        if task not in self.resident:
+            raise AdapterError(f"The adapters of {task} are not loaded.", "Call load_adapters for this task first.")
+        if output_type not in ("pt", "latent"):
+            raise SettingError(f"There is no output type {output_type!r}.", 'Use "pt" or "latent".')
+        height, width = self._size(task, images, encoded)
+        if "camray" in names and "camray" not in images | encoded:
+            images["camray"] = camera_rays(height, width)
+        device, dtype = self._execution_device, self.transformer.dtype
+
+        # 2. Encode the prompt and the conditions; nothing is noisy in these streams, ever
+        prompt_embeds, pooled_prompt_embeds = self._embeds(prompt, prompt_embeds, pooled_prompt_embeds)
+        encoded |= {name: self.encode(image, circular_encode) for name, image in images.items()}
+        clean = wrap.extend(torch.cat([encoded[name].to(device, torch.float32) for name in names]))
+        clean = _pack(clean).to(dtype)  # [S - 1, T, 4C]
+
+        # 3. Prepare the target
+        shape = (1, self.transformer.config.in_channels // 4, height // self.vae_scale_factor)
+        shape = (*shape, width // self.vae_scale_factor)
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        elif tuple(latents.shape) != shape:
+            raise PanoramaError(f"The noise is {tuple(latents.shape)} instead of {shape}.")
+        target = wrap.extend(latents.to(device, torch.float32))  # [1, C, h, w + 6]
+
+        # 4. Prepare what all streams share: text, positions (running on past the right edge), timesteps
+        batch, rows, columns = len(names) + 1, target.shape[-2] // 2, target.shape[-1] // 2
+        shared = {
+            "encoder_hidden_states": prompt_embeds.to(device, dtype).expand(batch, -1, -1),
+            "pooled_projections": pooled_prompt_embeds.to(device, dtype).expand(batch, -1),
+            "guidance": torch.full([batch], guidance_scale, device=device)
+            if self.transformer.config.guidance_embeds
+            else None,
+            "txt_ids": torch.zeros(prompt_embeds.shape[1], 3, device=device, dtype=dtype),
+            "img_ids": self._prepare_latent_image_ids(1, rows, columns, device, dtype),
+        }
+        scheduler = self.scheduler.config
+        mu = calculate_shift(
+            rows * columns,
+            scheduler.base_image_seq_len,
+            scheduler.max_image_seq_len,
+            scheduler.base_shift,
+            scheduler.max_shift,
+        )
+        sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps).tolist()
+        self.scheduler.set_timesteps(sigmas=sigmas, mu=mu, device=device)
+        self.scheduler.set_begin_index(0)
+
+        # 5. Denoise the target beside the clean conditions
+        with streams.together(self.transformer, self.resident[task], device):
+            for i, t in enumerate(self.scheduler.timesteps):
+                velocity = self.transformer(
+                    hidden_states=torch.cat([clean, _pack(target).to(dtype)]),  # [S, T, 4C]
+                    timestep=(t / 1000).expand(batch),
+                    return_dict=False,
+                    **shared,
+                )[0][-1:]  # [1, T, 4C]
+                velocity = _unpack(velocity.float(), rows)  # [1, C, h, w + 6]
+                denoised = target - self.scheduler.sigmas[i] * velocity
+                target = wrap.blend(self.scheduler.step(velocity, t, target, return_dict=False)[0])
+                if callback_on_step_end is not None:
+                    callback_on_step_end(self, i, t, {"latents": target, "denoised": wrap.close(denoised)})
+
+        # 6. Close the panorama and decode it
+        target = wrap.close(target)  # [1, C, h, w]
+        image = target if output_type == "latent" else self.decode(target, circular_encode)
+        self.maybe_free_model_hooks()
+        return FluxPipelineOutput(images=image)  # pyright: ignore[reportArgumentType]
+
+    def _size(self, task: str, images: Mapping[str, Tensor], encoded: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Height and width in pixels that all given conditions have. Raises SettingError, PanoramaError."""
+        wanted, given = set(TASKS[task].conditions), [*images, *encoded]
+        if len(set(given)) != len(given) or not wanted - {"camray"} <= set(given) <= wanted:
+            raise SettingError(
+                f"{task} takes the conditions {', '.join(sorted(wanted))}, each once.",
+                f"Given: {', '.join(given) or 'none'}.",
+            )
+        sizes: dict[str, tuple[int, int]] = {}
+        scale, channels = self.vae_scale_factor, self.transformer.config.in_channels // 4
+        for tensors, expected, factor in ((images, 3, 1), (encoded, channels, scale)):
+            for name, tensor in tensors.items():
+                if tensor.ndim != 4 or tensor.shape[:2] != (1, expected):
+                    raise PanoramaError(
+                        f"The condition {name} is {tuple(tensor.shape)} instead of (1, {expected}, height, width)."
+                    )
+                sizes[name] = (tensor.shape[2] * factor, tensor.shape[3] * factor)
+        if len(set(sizes.values())) > 1:
+            raise PanoramaError(f"The conditions differ in size: {sizes}.")
+        height, width = next(iter(sizes.values()))
+        if height % (2 * scale) or width % (2 * scale) or width < wrap.EXTENSION * scale:
+            raise PanoramaError(
+                f"A panorama of {width} × {height} can't be computed.",
+                f"Both sides must be multiples of {2 * scale}, and the width at least {wrap.EXTENSION * scale}.",
+            )
+        return height, width
+
+    def _embeds(self, prompt: str | None, embeds: Tensor | None, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The prompt's embeddings, given or computed, (1, tokens, dim) and (1, dim)."""
+        if embeds is not None and pooled is not None and prompt is None:
+            return embeds, pooled
+        if embeds is not None or pooled is not None:
+            raise SettingError("Give either a prompt, or both prompt_embeds and pooled_prompt_embeds.")
+        if self.text_encoder is None or self.text_encoder_2 is None:
+            raise WeightsError(
+                "The prompt can't be encoded: the text encoders are not loaded.",
+                "Load them, or give prompt_embeds and pooled_prompt_embeds.",
+            )
+        embeds, pooled, _ = self.encode_prompt(f"{TRIGGER} {prompt or ''}".strip())
+        return embeds, pooled  # pyright: ignore[reportReturnType]
+
+
+def camera_rays(height: int, width: int) -> Tensor:
+    """The `camray` condition, (1, 3, H, W) float32: unit rays with X front, Y up, Z left."""
+    rays = sphere.directions(height, width)[..., [0, 2, 1]]
+    return torch.from_numpy(rays).permute(2, 0, 1)[None].contiguous()
+
+
+def _task(name: str) -> Task:
+    if name not in TASKS:
+        raise SettingError(f"There is no task {name!r}.", f"The tasks are {', '.join(TASKS)}.")
+    return TASKS[name]
+
+
+def _pack(latents: Tensor) -> Tensor:
+    """(N, C, h, w) → (N, h/2 · w/2, 4C) tokens."""
+    n, c, h, w = latents.shape
+    return FluxPipeline._pack_latents(latents, n, c, h, w)
+
+
+def _unpack(tokens: Tensor, rows: int) -> Tensor:
+    """(N, rows · columns, 4C) → (N, C, 2 · rows, 2 · columns)."""
+    columns = tokens.shape[1] // rows
+    return FluxPipeline._unpack_latents(tokens, 2 * rows, 2 * columns, vae_scale_factor=1)

@@ -1,0 +1,91 @@
+"""Everything that makes 0° meet 360°: OmniX's blended extension of the latents, and a VAE whose convolutions go round.
+
+Latents are (N, C, h, w), images (N, 3, H, W); the last axis is longitude and its two ends are the same meridian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor, nn
+
+#: Latent columns appended on the right while denoising (OmniX's `blend_extend`); even, as tokens are two columns wide.
+EXTENSION = 6
+#: Latent columns that the reference appends before it decodes.
+DECODE_EXTENSION = 2
+
+
+def extend(latents: Tensor, columns: int = EXTENSION) -> Tensor:
+    """(…, w) → (…, w + columns): the first columns are repeated after the last one."""
+    return torch.cat([latents, latents[..., :columns]], dim=-1)
+
+
+def blend(x: Tensor, columns: int = EXTENSION) -> Tensor:
+    """Fades what the last `columns` say about the left edge into the first `columns`; nothing else changes.
+
+    Column 0 becomes the extension's own, which continues the right edge; from there its weight falls linearly.
+    """
+    weight = torch.arange(columns, device=x.device, dtype=x.dtype) / columns
+    left = x[..., -columns:] * (1 - weight) + x[..., :columns] * weight
+    return torch.cat([left, x[..., columns:]], dim=-1)
+
+
+def close(x: Tensor, columns: int = EXTENSION) -> Tensor:
+    """(…, w + columns) → (…, w): the extension is blended into the left edge and cut."""
+    return blend(x, columns)[..., : x.shape[-1] - columns]
+
+
+@contextmanager
+def circular(vae: AutoencoderKL) -> Iterator[None]:
+    """Inside, `vae` encodes and decodes panoramas without an edge: each of its convolutions reads across the seam.
+
+    Rolling the image by a multiple of the VAE's scale then rolls the latents exactly, and the other way round: the
+    norms and the attention of an AutoencoderKL know no positions. Padding the picture and cropping would cost more and
+    be less exact, since the padding takes part in norms and attention. Tiles would each be closed on themselves, so
+    tiling is off inside.
+    """
+    hooks, paddings, tiling = [], {}, vae.use_tiling
+    for conv in vae.modules():
+        if not isinstance(conv, nn.Conv2d) or conv.kernel_size[1] == 1:
+            continue
+        rows, columns = (int(size) for size in conv.padding)
+        if columns:
+            paddings[conv] = conv.padding
+            conv.padding = (rows, 0)
+            hooks.append(conv.register_forward_pre_hook(partial(_pad_columns, columns)))
+        else:
+            hooks.append(conv.register_forward_pre_hook(_repeat_first_column))
+    vae.use_tiling = False
+    try:
+        yield
+    finally:
+        vae.use_tiling = tiling
+        for hook in hooks:
+            hook.remove()
+        for conv, padding in paddings.items():
+            conv.padding = padding
+
+
+def _pad_columns(columns: int, conv: nn.Module, args: tuple[Tensor]) -> Tensor:
+    return F.pad(args[0], (columns, columns, 0, 0), mode="circular")
+
+
+def _repeat_first_column(conv: nn.Module, args: tuple[Tensor]) -> Tensor:
+    # diffusers' Downsample2D has put one column of zeros on the right before this convolution.
+    (x,) = args
+    return torch.cat([x[..., :-1], x[..., :1]], dim=-1)
+
+
+def decode_blended(vae: AutoencoderKL, latents: Tensor, scale: int) -> Tensor:
+    """The reference's decode: (N, C, h, w) latents, as the VAE takes them, → (N, 3, h·scale, w·scale) in [-1, 1].
+
+    Two columns are appended and the picture's last 2·scale pixels blended into the first. No step is left at the seam,
+    but the columns beside it still see the zero padding beyond; `circular` has no such columns.
+    """
+    image: Tensor = vae.decode(extend(latents, DECODE_EXTENSION), return_dict=False)[0]  # pyright: ignore
+    return close(image, DECODE_EXTENSION * scale)
