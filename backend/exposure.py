@@ -1,0 +1,76 @@
+"""Expose linear light to the [0, 1] sRGB picture that the models know, by a rule that can be undone.
+
+1. e = 0.18 / (geometric mean luminance), so that the mean of the panorama lands on middle grey. The mean is weighted by
+   solid angle and leaves out pixels that are exactly black; luminances beyond the 1st and 99th percentile count as
+   those percentiles, so that a sun or a few dead pixels do not decide it. (The log-average of Reinhard et al.,
+   "Photographic Tone Reproduction for Digital Images", 2002.)
+2. x = e · linear, each channel by itself.
+3. y = x up to the knee k = 0.8; above it y = k + (1 − k) · t / (1 + t) with t = (x − k) / (1 − k): slope 1 at the knee,
+   1 at infinity.
+4. The sRGB transfer function (IEC 61966-2-1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..shared.errors import PanoramaError
+from ..shared.sphere import solid_angles
+from .images import Encoding
+
+MIDDLE_GREY = 0.18
+KNEE = 0.8
+RULE = (
+    "x = exposure * linear; y = x where x <= knee, else knee + (1 - knee) * t / (1 + t), "
+    "t = (x - knee) / (1 - knee); sRGB = IEC 61966-2-1 of y"
+)
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+#: The brightest a picture gets, so that `unexpose` stays finite: light of about a million times the knee.
+_BRIGHTEST = 1 - 2**-22
+
+
+def expose(panorama: np.ndarray, encoding: Encoding) -> tuple[np.ndarray, dict[str, float | str] | None]:
+    """(the sRGB picture, (H, W, 3) float32 in [0, 1]; the record of how, for `maps.json`).
+
+    An sRGB panorama passes unchanged, and its record is None. Raises PanoramaError where all of it is black.
+    """
+    if encoding == "srgb":
+        return panorama, None
+    exposure = _exposure(panorama)
+    exposed = panorama.astype(np.float64) * exposure
+    over = np.maximum(exposed - KNEE, 0) / (1 - KNEE)
+    shown = np.where(exposed <= KNEE, exposed, KNEE + (1 - KNEE) * over / (1 + over))
+    picture = srgb_from_linear(np.minimum(shown, _BRIGHTEST)).astype(np.float32)
+    return picture, {"rule": RULE, "exposure": exposure, "knee": KNEE}
+
+
+def unexpose(picture: np.ndarray, record: dict[str, float | str]) -> np.ndarray:
+    """The linear light that `expose` made `picture` of, (H, W, 3) float32, as far as the picture's precision goes."""
+    exposure, knee = float(record["exposure"]), float(record["knee"])
+    shown = np.minimum(linear_from_srgb(picture.astype(np.float64)), _BRIGHTEST)
+    over = np.maximum(shown - knee, 0) / (1 - knee)
+    exposed = np.where(shown <= knee, shown, knee + (1 - knee) * over / (1 - over))
+    return (exposed / exposure).astype(np.float32)
+
+
+def _exposure(panorama: np.ndarray) -> float:
+    luminance = panorama.astype(np.float64) @ _LUMINANCE  # (H, W)
+    lit = luminance > 0
+    if not lit.any():
+        raise PanoramaError("The panorama is black everywhere.", "Check the file, or the render's lights.")
+    weight = np.broadcast_to(solid_angles(*luminance.shape), luminance.shape)[lit].astype(np.float64)
+    value = np.log(luminance[lit])
+    order = np.argsort(value)
+    share = np.cumsum(weight[order]) / weight.sum()
+    low, high = value[order][np.searchsorted(share, (0.01, 0.99)).clip(max=len(order) - 1)]
+    return float(MIDDLE_GREY / np.exp(np.average(value.clip(low, high), weights=weight)))
+
+
+def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
+    """IEC 61966-2-1 from [0, 1] to [0, 1]."""
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def linear_from_srgb(srgb: np.ndarray) -> np.ndarray:
+    """Inverse of `srgb_from_linear`."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((np.maximum(srgb, 0.04045) + 0.055) / 1.055) ** 2.4)
