@@ -35,7 +35,7 @@ QUALITIES: dict[str, dict[str, Quality]] = {
 }
 
 
-class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which model runs, and where. Two equal settings share one loaded model."""
 
     #: One of ENGINES.
@@ -52,7 +52,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     offload: str = "none"
 
 
-class PerceiveSettings(msgspec.Struct, frozen=True, kw_only=True):
+class PerceiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is to be perceived, and how. None: the engine's default at standard quality."""
 
     #: Names from `maps.MAPS`.
