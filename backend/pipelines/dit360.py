@@ -1,0 +1,337 @@
+"""DiT360: words become a panorama, or change part of one, by FLUX and one LoRA.
+
+Paper: arXiv 2510.11712. While it is denoised, the panorama has a column of tokens more on either side: copies of the
+columns beyond the seam. Images are (N, 3, H, W), latents (N, C, h, w) with h = H / scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import FluxPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_timesteps
+from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from ...shared.errors import AdapterError, PanoramaError, SettingError, WeightsError
+from .. import lora, tiles, wrap
+
+#: What the LoRA was trained to read before the words.
+TRIGGER = "This is a panorama. The image shows"
+#: The LoRA on the hub, and its file there.
+ADAPTER = "Insta360-Research/DiT360-Panorama-Image-Generation"
+ADAPTER_FILE = "adapter_model.safetensors"
+#: Latent columns repeated on either side while denoising: one column of tokens.
+PADDING = 2
+#: Latents a side of the windows in which the VAE works on what is larger than MAX_WHOLE, and by which they overlap.
+VAE_TILE, VAE_OVERLAP = 128, 32
+#: Most latents that the VAE works on at once: 2048 × 1024 pixels.
+MAX_WHOLE = 256 * 128
+#: Latents by which the transformer's windows overlap.
+TILE_OVERLAP = 32
+
+
+class DiT360Pipeline(FluxPipeline):
+    """FLUX for panoramas. `from_pretrained` is FluxPipeline's own; text encoders may be absent (None).
+
+    Any FLUX LoRA does, or none. With FLUX.1-Fill as its base the transformer is shown what an edit keeps; with any other it
+    is put back after every step.
+    """
+
+    _optional_components: ClassVar = [
+        *FluxPipeline._optional_components, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
+    ]  # fmt: skip
+
+    def load_lora_weights(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        source: str | Path | dict[str, Tensor],
+        adapter_name: str | None = None,
+        *,
+        weight_name: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Adds a LoRA, in any naming that diffusers knows, from a file, a folder, a hub repository or a state dict.
+
+        Raises AdapterError, naming keys, where any of it is not for this model: diffusers would leave that out.
+        """
+        name = "The state dict" if isinstance(source, dict) else str(source)
+        given: Any = source if isinstance(source, dict) else str(source)
+        options = {"weight_name": weight_name, "token": token, "use_safetensors": True}
+        try:
+            state: Any = self.lora_state_dict(dict(given) if isinstance(source, dict) else given, **options)
+        except Exception as error:  # diffusers' converters raise whatever they stumble on
+            raise AdapterError(
+                f"{name} can't be read as a FLUX LoRA: {error}",
+                "Name a .safetensors file, a folder that holds one, or a hub repository.",
+            ) from error
+        models = {"transformer": self.transformer, "text_encoder": self.text_encoder}
+        if problem := lora.misfit(state, models):
+            raise AdapterError(f"{name} is not a LoRA of this model: {problem}.", "Use one made for this base model.")
+        super().load_lora_weights(given, adapter_name=adapter_name, **options)
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] → (N, C, h, w) float32 latents, the posterior's mode, without an edge at the seam."""
+
+        def mode(x: Tensor) -> Tensor:
+            return self.vae.encode(x.to(self._execution_device, self.vae.dtype)).latent_dist.mode()  # pyright: ignore
+
+        scale = self.vae_scale_factor
+        if image.shape[-2] * image.shape[-1] > MAX_WHOLE * scale**2:
+            latents = tiles.blend(mode, image, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_in=scale)
+        else:
+            with wrap.circular(self.vae):
+                latents = mode(image).float()
+        return (latents.to(self._execution_device) - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """(N, C, h, w) latents → (N, 3, H, W) float32 in [0, 1], without an edge at the seam."""
+
+        def picture(z: Tensor) -> Tensor:
+            return self.vae.decode(z.to(self._execution_device, self.vae.dtype), return_dict=False)[0]  # pyright: ignore
+
+        latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        if latents.shape[-2] * latents.shape[-1] > MAX_WHOLE:
+            image = tiles.blend(picture, latents, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_out=self.vae_scale_factor)
+        else:
+            with wrap.circular(self.vae):
+                image = picture(latents).float()
+        return (image / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        true_cfg_scale: float = 1.0,
+        prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        latents: Tensor | None = None,
+        height: int = 1024,
+        width: int = 2048,
+        num_inference_steps: int = 28,
+        guidance_scale: float = 2.8,
+        shift: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        image: Tensor | None = None,
+        mask_image: Tensor | None = None,
+        strength: float = 1.0,
+        tile: tuple[int, int] | None = None,
+        output_type: str = "pt",
+        resync_padding: bool = True,
+        callback_on_step_end: Callable[[DiT360Pipeline, int, Tensor, dict[str, Tensor]], Any] | None = None,
+    ) -> FluxPipelineOutput:
+        """Makes N panoramas: one for each noise, else for each generator, else for each prompt.
+
+        Args:
+            prompt: the words as the LoRA was trained to read them, `TRIGGER` and all.
+            negative_prompt, true_cfg_scale: classifier-free guidance, both in one batch, for a scale over 1.
+            prompt_embeds: (N or 1, tokens, joint_attention_dim), instead of `prompt`; with `pooled_prompt_embeds`,
+                (N or 1, pooled_projection_dim). The negative ones likewise.
+            latents: (N, C, h, w) noise; drawn from `generator` where it isn't given.
+            height, width: pixels, multiples of 16.
+            shift: the scheduler's time shift; None: FLUX's own, by the number of tokens.
+            image: (N or 1, 3, H, W) in [-1, 1], to be changed.
+            mask_image: (N or 1, 1, H, W), 1 where `image` is to change, 0 where it is kept; None: it all changes.
+            strength: how far back to noise `image` goes, in (0, 1].
+            tile: (height, width) in pixels, multiples of 16: the transformer sees a larger panorama in windows of that size.
+            output_type: "pt" for (N, 3, H, W) in [0, 1], "latent" for (N, C, h, w), both float32.
+            resync_padding: copy the columns beyond the seam from the other side after every step. False lets them go
+                their own way, as the reference does; it shows as a seam.
+            callback_on_step_end: called as `(pipe, step, timestep, {"latents", "denoised"})` after each step. `latents`
+                are tokens, (N, h/2 · (w/2 + 2), 4C) with the padding; `denoised` what they would become, (N, C, h, w).
+                Raise in it to stop; what it returns is not used.
+
+        Raises:
+            SettingError: no prompt, or two; an unknown output type; strength out of range; a mask without a picture.
+            PanoramaError: a size, noise, picture or mask that doesn't fit.
+            WeightsError: a prompt is to be encoded but there are no text encoders.
+        """
+        # 1. Check the inputs
+        shape = self._latent_shape(_count(latents, generator, prompt, prompt_embeds), height, width)
+        _check_shape("noise", latents, shape, count=shape[:1])
+        _check_shape("picture", image, (shape[0], 3, height, width))
+        _check_shape("mask", mask_image, (shape[0], 1, height, width))
+        if output_type not in ("pt", "latent"):
+            raise SettingError(f"There is no output type {output_type!r}.", 'Use "pt" or "latent".')
+        if not 0 < strength <= 1:
+            raise SettingError(f"The strength is {strength:g}.", "It must be more than 0, and at most 1.")
+        if image is None and (mask_image is not None or strength < 1):
+            raise SettingError("There is no picture to change.", "Give one with a mask or a strength.")
+        device = self._execution_device
+
+        # 2. Encode the prompts; classifier-free guidance doubles the batch
+        embeds, pooled = self._embeds(prompt, prompt_embeds, pooled_prompt_embeds, shape[0])
+        guided = true_cfg_scale > 1 and (negative_prompt is not None or negative_prompt_embeds is not None)
+        if guided:
+            negative = self._embeds(negative_prompt, negative_prompt_embeds, negative_pooled_prompt_embeds, shape[0])
+            embeds, pooled = torch.cat([embeds, negative[0]]), torch.cat([pooled, negative[1]])  # [2N, …]
+
+        # 3. Prepare the noise, and what is kept; both go round, except in windows, which do so themselves
+        tiled = tile is not None and (height > tile[0] or width > tile[1])
+        padding = 0 if tiled else PADDING
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        noise = _surround(latents.to(device, torch.float32), padding)  # [N, C, h, w + 4]
+        source = None if image is None else _surround(self.encode(image), padding)
+        change = None if mask_image is None else _surround(self._touched(mask_image), padding)  # [N or 1, 1, h, w + 4]
+        shown = _surround(self._fill_channels(image, mask_image, shape), padding) if self.is_fill else None
+
+        # 4. Prepare the timesteps, by the number of tokens that the transformer sees at once
+        rows, columns = (side // 16 for side in tile) if tile and tiled else (shape[2] // 2, noise.shape[3] // 2)
+        self.set_timesteps(num_inference_steps, rows * columns, shift, device)
+        first = min(num_inference_steps - 1, int(num_inference_steps * (1 - strength)))
+        timesteps, sigmas = self.scheduler.timesteps[first:], self.scheduler.sigmas[first:]
+        self.scheduler.set_begin_index(first)
+        x = noise if source is None else sigmas[0] * noise + (1 - sigmas[0]) * source  # [N, C, h, w + 4]
+
+        # 5. Denoise
+        with self.progress_bar(total=len(timesteps)) as progress_bar:
+            for i, t in enumerate(timesteps):
+
+                def velocity_of(window: Tensor, t: Tensor = t) -> Tensor:
+                    return self._velocity(window, t, embeds, pooled, guidance_scale, padding)
+
+                seen = x if shown is None else torch.cat([x, shown.expand(len(x), -1, -1, -1)], dim=1)
+                seen = torch.cat([seen, seen]) if guided else seen  # [N or 2N, C or C', h, w + 4]
+                if tiled:
+                    velocity = tiles.blend(velocity_of, seen, (rows, columns), TILE_OVERLAP // 2, unit_in=2, unit_out=2)
+                else:
+                    velocity = velocity_of(seen)
+                if guided:
+                    positive, negative = velocity.chunk(2)
+                    velocity = negative + true_cfg_scale * (positive - negative)
+                denoised = x - sigmas[i] * velocity
+                x = self.scheduler.step(velocity, t, x, return_dict=False)[0]
+                if change is not None and source is not None and shown is None:
+                    x = torch.lerp(sigmas[i + 1] * noise + (1 - sigmas[i + 1]) * source, x, change)
+                if resync_padding:
+                    x = _surround(_crop(x, padding), padding)
+                if callback_on_step_end is not None:
+                    results = {"latents": _pack(x), "denoised": _crop(denoised, padding)}
+                    callback_on_step_end(self, i, t, results)
+                progress_bar.update()
+
+        # 6. Decode
+        x = _crop(x, padding)  # [N, C, h, w]
+        images = x if output_type == "latent" else self.decode(x)
+        self.maybe_free_model_hooks()
+        return FluxPipelineOutput(images=images)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def is_fill(self) -> bool:
+        """Whether the base is FLUX.1-Fill, whose transformer also reads the picture and the mask."""
+        return self.transformer.config.in_channels > 4 * self.vae.config.latent_channels
+
+    def set_timesteps(self, num_inference_steps: int, tokens: int, shift: float | None, device: torch.device) -> None:
+        """FLUX's timesteps: `num_inference_steps` from 1 to 0, shifted by `shift` or for so many `tokens`."""
+        config = self.scheduler.config
+        by_tokens = calculate_shift(
+            tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+        )
+        retrieve_timesteps(
+            self.scheduler,
+            device=device,
+            sigmas=np.linspace(1.0, 1 / num_inference_steps, num_inference_steps),  # pyright: ignore
+            mu=by_tokens if shift is None else math.log(shift),  # dynamic shifting takes its logarithm
+        )
+
+    def _velocity(
+        self, x: Tensor, t: Tensor, embeds: Tensor, pooled: Tensor, guidance_scale: float, padding: int
+    ) -> Tensor:
+        """What the transformer says of (N, C', h, w) latents, padding and all, at time t → (N, C, h, w) float32."""
+        rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
+        device, dtype = x.device, self.transformer.dtype
+        ids = self._prepare_latent_image_ids(1, rows, columns - padding, device, dtype)
+        ids = ids.unflatten(0, (rows, -1)).permute(2, 0, 1)[None]  # [1, 3, rows, columns]
+        ids = _surround(ids, padding // 2)[0].flatten(1).T  # copied columns keep their places
+        tokens = self.transformer(
+            hidden_states=_pack(x).to(dtype),
+            timestep=(t / 1000).expand(len(x)),
+            guidance=torch.full([len(x)], guidance_scale, device=device) if self.transformer.config.guidance_embeds else None,
+            encoder_hidden_states=embeds.to(device, dtype),
+            pooled_projections=pooled.to(device, dtype),
+            txt_ids=torch.zeros(embeds.shape[1], 3, device=device, dtype=dtype),
+            img_ids=ids,
+            return_dict=False,
+        )[0]
+        return self._unpack_latents(tokens.float(), 2 * rows, 2 * columns, vae_scale_factor=1)
+
+    def _latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
+        scale = self.vae_scale_factor
+        if height < 2 * scale or width < 2 * scale or height % (2 * scale) or width % (2 * scale):
+            raise PanoramaError(
+                f"A panorama of {width} × {height} can't be made.", f"Both sides must be multiples of {2 * scale}."
+            )
+        return count, self.vae.config.latent_channels, height // scale, width // scale
+
+    def _embeds(
+        self, prompt: str | Sequence[str] | None, embeds: Tensor | None, pooled: Tensor | None, count: int
+    ) -> tuple[Tensor, Tensor]:
+        """The embeddings of the prompts, given or computed: (N, tokens, dim) and (N, dim)."""
+        if (prompt is None) == (embeds is None) or (embeds is None) != (pooled is None):
+            raise SettingError("Give either a prompt, or both its embeddings and its pooled embeddings.")
+        if embeds is None or pooled is None:
+            if self.text_encoder is None or self.text_encoder_2 is None:
+                raise WeightsError(
+                    "The prompt can't be encoded: the text encoders are not loaded.",
+                    "Load them, or give prompt_embeds and pooled_prompt_embeds.",
+                )
+            embeds, pooled, _ = self.encode_prompt(prompt if isinstance(prompt, str) else list(prompt or ()))
+        assert embeds is not None and pooled is not None
+        if {len(embeds), len(pooled)} - {1, count}:
+            raise SettingError(f"There are {len(embeds)} prompts for {count} panoramas.", "Give one, or one for each.")
+        return embeds.expand(count, -1, -1), pooled.expand(count, -1)
+
+    def _touched(self, mask: Tensor) -> Tensor:
+        """(N, 1, H, W) → (N, 1, h, w): 1 for each latent that has any part of the mask."""
+        return F.max_pool2d((mask.to(self._execution_device) > 0).float(), self.vae_scale_factor)
+
+    def _fill_channels(self, image: Tensor | None, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        """What FLUX.1-Fill reads beside the noise: (N, C + scale², h, w), the kept part's latents and the whole mask."""
+        scale = self.vae_scale_factor
+        if image is None:
+            image = torch.zeros(1, 3, shape[2] * scale, shape[3] * scale)
+        mask = torch.ones_like(image[:, :1]) if mask is None else (mask > 0).to(image)
+        kept = self.encode(image * (1 - mask))
+        return torch.cat([kept, F.pixel_unshuffle(mask.to(kept), scale)], dim=1)
+
+
+def _count(latents: Tensor | None, generator: Any, prompt: Any, embeds: Tensor | None) -> int:
+    if latents is not None:
+        return len(latents)
+    if isinstance(generator, list):
+        return len(generator)
+    return len(prompt) if isinstance(prompt, list | tuple) else len(embeds) if embeds is not None else 1
+
+
+def _check_shape(name: str, x: Tensor | None, shape: tuple[int, ...], count: tuple[int, ...] = (1,)) -> None:
+    """Raises PanoramaError unless x is None, or of this shape, or (with `count` other than its own) that many of it."""
+    if x is not None and tuple(x.shape) not in (shape, (*count, *shape[1:])):
+        raise PanoramaError(f"The {name} is {tuple(x.shape)} instead of {shape}.")
+
+
+def _surround(x: Tensor, columns: int) -> Tensor:
+    """(N, C, h, w) → (N, C, h, w + 2 · columns): each end is continued by what comes after the other."""
+    return F.pad(x, (columns, columns, 0, 0), mode="circular") if columns else x
+
+
+def _crop(x: Tensor, columns: int) -> Tensor:
+    """Undoes `_surround`."""
+    return x[..., columns : x.shape[-1] - columns]
+
+
+def _pack(latents: Tensor) -> Tensor:
+    """(N, C, h, w) → (N, h/2 · w/2, 4C) tokens."""
+    return FluxPipeline._pack_latents(latents, *latents.shape)
