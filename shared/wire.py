@@ -146,7 +146,9 @@ def _decode(header: _Header, frames: Sequence[Buffer], kind: Any) -> Any:
         size = memoryview(frame).nbytes
         if size != math.prod(ref.shape) * dtype.itemsize:
             raise ProtocolError(f"A {ref.dtype} array of shape {ref.shape} can't be {size} bytes long.")
-        return np.frombuffer(frame, dtype).reshape(ref.shape)
+        array = np.frombuffer(frame, dtype).reshape(ref.shape)
+        # libzmq aligns frames from 8 KiB up; smaller ones may begin anywhere, which torch and OpenImageIO refuse.
+        return array if array.flags.aligned else array.copy()
 
     try:
         message = msgspec.msgpack.decode(header.message, type=kind, dec_hook=take)

@@ -106,6 +106,16 @@ def test_a_view_that_is_not_contiguous_travels():
     assert message.panorama.tobytes() == flipped.tobytes()
 
 
+def test_an_array_that_begins_at_an_odd_address_is_aligned():
+    panorama = noise(2, 4, 3)
+    frames = wire.encode(request(panorama))
+    shifted = memoryview(b"." + bytes(frames[1]))[1:]
+    message = wire.decode_request([frames[0], shifted])
+    assert isinstance(message, messages.PerceiveRequest)
+    assert message.panorama.flags.aligned
+    assert message.panorama.tobytes() == panorama.tobytes()
+
+
 def test_largest_panorama_passes_and_a_larger_one_does_not():
     # Pages that nobody touches take no memory.
     largest = np.empty((8192, 16384, 3), np.float32)

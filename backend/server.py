@@ -1,0 +1,423 @@
+"""The server: one loop that talks, one thread that works.
+
+    main thread     polls three sockets, keeps the queue, answers at once; never touches torch
+      router          ROUTER on 127.0.0.1, encrypted with keys made at this start
+      zap             libzmq asks it whether a client's key is the one in the connection file (ZeroMQ RFC 27)
+      wake            something happened in another thread
+    worker thread   runs one job at a time with an engine, and says how it goes through `outbox`
+
+A client that is gone, or has thousands of messages unread, is noticed when a message to it can't be delivered; its
+jobs are then cancelled. While a job runs that is at its next progress event, and no queued job starts without one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import zmq
+from zmq.utils import z85
+
+from ..shared import connection, wire
+from ..shared.engines import ENGINES, EngineSettings, PerceiveSettings
+from ..shared.errors import BusyError, Cancelled, OutputError, PanoformError, ProtocolError
+from ..shared.messages import (
+    PROTOCOL_VERSION,
+    CancelReply,
+    CancelRequest,
+    ErrorReply,
+    Message,
+    PerceiveReply,
+    PerceiveRequest,
+    PreviewEvent,
+    ProgressEvent,
+    QueuedEvent,
+    Request,
+    ShutdownReply,
+    ShutdownRequest,
+    StatusReply,
+    StatusRequest,
+)
+from . import results
+from .watch import Watch
+
+MAX_JOBS = 8
+MAX_QUEUED_BYTES = 4 * 2**30
+#: Messages a client may leave unread before it counts as gone; a job says about a thousand things.
+MAX_UNREAD = 10_000
+#: How long a running job has to notice that the backend is to end.
+GRACE_S = 3.0
+_TICK_MS = 200
+_WAKE = "inproc://wake"
+
+log = logging.getLogger("panoform.server")
+
+
+class Engine(Protocol):
+    """What does the work; backend/engine.py has the real one."""
+
+    def perceive(
+        self,
+        panorama: np.ndarray,
+        *,
+        encoding: Literal["linear", "srgb"],
+        source: str,
+        engine: EngineSettings,
+        settings: PerceiveSettings,
+        watch: Watch,
+    ) -> results.Perceived: ...
+
+
+def load_engine() -> Engine:
+    """The real engine. Imports torch, so it is called in the worker, by the first job."""
+    from .engine import Engine
+
+    return Engine()
+
+
+class _Job:
+    """One PerceiveRequest, from its arrival to its reply."""
+
+    def __init__(self, client: bytes, request: PerceiveRequest) -> None:
+        self.client = client
+        self.request = request
+        self.stop = threading.Event()
+        #: The position its client was told last.
+        self.ahead: int | None = None
+
+
+class _JobWatch(NamedTuple):
+    """watch.Watch of one job; lives in the worker thread."""
+
+    job: _Job
+    say: Callable[[Message], None]
+
+    def progress(self, stage: str, step: int, of: int, fraction: float, seconds_left: float | None) -> None:
+        self.check()
+        request_id = self.job.request.id
+        self.say(
+            ProgressEvent(id=request_id, stage=stage, step=step, of=of, fraction=fraction, seconds_left=seconds_left)
+        )
+
+    def preview(self, name: str, picture: np.ndarray) -> None:
+        self.check()
+        self.say(PreviewEvent(id=self.job.request.id, map=name, picture=picture))
+
+    def check(self) -> None:
+        if self.job.stop.is_set():
+            raise Cancelled("The job was cancelled.")
+
+
+class Server:
+    """Listens from the moment it is made; `run` serves until somebody ends it, then `close`."""
+
+    def __init__(self, engine_factory: Callable[[], Engine] = load_engine) -> None:
+        self._engine_factory = engine_factory
+        #: The worker's job, and those after it in the order they came.
+        self._running: _Job | None = None
+        self._waiting: list[_Job] = []
+        #: What a StatusReply says of the engine, since its last job.
+        self._loaded: dict[str, Any] = {}
+        self._ending = threading.Event()
+        #: Who sent a ShutdownRequest, and its id.
+        self._ended_by: list[tuple[bytes, str]] = []
+        self._todo: SimpleQueue[_Job | None] = SimpleQueue()
+        #: What the worker says of a job: frames, and whether they are its reply.
+        self._outbox: SimpleQueue[tuple[_Job, list[wire.Buffer], bool]] = SimpleQueue()
+
+        self._context = zmq.Context()
+        self._context.linger = 1000  # ms: the last messages go out
+        # Bound before the router, so that no client comes in unasked.
+        self._zap = self._context.socket(zmq.REP)
+        self._zap.bind("inproc://zeromq.zap.01")
+        self._wake = self._context.socket(zmq.PULL)
+        self._wake.bind(_WAKE)
+
+        server_public, server_secret = zmq.curve_keypair()
+        client_public, client_secret = zmq.curve_keypair()
+        self._client_key = z85.decode(client_public)
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.curve_server = True
+        self._router.curve_secretkey = server_secret
+        self._router.zap_domain = b"panoform"
+        self._router.router_mandatory = True
+        self._router.maxmsgsize = wire.MAX_FRAME_BYTES
+        self._router.rcvhwm = 2 * MAX_JOBS
+        self._router.sndhwm = MAX_UNREAD
+        self._router.bind("tcp://127.0.0.1:*")
+        self.connection = connection.Connection(
+            endpoint=self._router.get_string(zmq.LAST_ENDPOINT),
+            server_public_key=server_public.decode(),
+            client_public_key=client_public.decode(),
+            client_secret_key=client_secret.decode(),
+            protocol=PROTOCOL_VERSION,
+            version=metadata.version("panoform"),
+            pid=os.getpid(),
+        )
+        self._worker = threading.Thread(target=self._work, name="panoform-worker", daemon=True)
+        self._worker.start()
+
+    def end(self) -> None:
+        """Ends `run`: jobs are cancelled, every request gets its reply. From any thread, or a signal handler."""
+        self._ending.set()
+
+    def run(self) -> bool:
+        """Serves until ShutdownRequest or `end`. True if all is idle then; False if a job would not stop in GRACE_S,
+        so that only the end of the process will end it."""
+        handlers = {self._router: self._receive, self._zap: self._authenticate, self._wake: self._deliver}
+        poller = zmq.Poller()
+        for socket in handlers:
+            poller.register(socket, zmq.POLLIN)
+        while not self._ending.is_set():
+            for socket, _ in poller.poll(_TICK_MS):
+                handlers[socket]()
+
+        for job in (*self._waiting, *([self._running] if self._running else [])):
+            self._cancel(job)
+        end_by = time.monotonic() + GRACE_S
+        while self._running and time.monotonic() < end_by:
+            for socket, _ in poller.poll(_TICK_MS):
+                handlers[socket]()
+        if self._running:
+            self._send(
+                self._running.client, _error_reply(self._running.request.id, Cancelled("The backend was ended."))
+            )
+        for client, request_id in self._ended_by:
+            self._send(client, ShutdownReply(id=request_id))
+        return self._running is None
+
+    def close(self) -> None:
+        """Closes the sockets, after the last messages went out (at most a second). With a job that would not stop, only
+        the clients' one: the rest goes with the process."""
+        self._router.close()
+        if self._running:
+            time.sleep(_TICK_MS / 1000)
+            return
+        self._todo.put(None)
+        self._worker.join()
+        self._zap.close()
+        self._wake.close()
+        self._context.term()
+
+    # What the sockets bring
+
+    def _receive(self) -> None:
+        client, *frames = self._router.recv_multipart(copy=False)
+        try:
+            self._handle(client.bytes, wire.decode_request(frames))
+        except PanoformError as error:
+            log.warning("refused a message: %s", error)
+            request_id = wire.read_id(frames)
+            if request_id is not None:
+                self._send(client.bytes, _error_reply(request_id, error))
+
+    def _handle(self, client: bytes, request: Request) -> None:
+        match request:
+            case StatusRequest():
+                self._send(
+                    client,
+                    StatusReply(
+                        id=request.id,
+                        version=self.connection.version,
+                        pid=self.connection.pid,
+                        running=self._running.request.id if self._running else None,
+                        queued=len(self._waiting),
+                        **self._loaded,
+                    ),
+                )
+            case PerceiveRequest():
+                self._queue(client, request)
+            case CancelRequest():
+                found = self._find(client, request.job)
+                if found:
+                    self._cancel(found)
+                self._send(client, CancelReply(id=request.id, cancelled=found is not None))
+            case ShutdownRequest():
+                self._ended_by.append((client, request.id))
+                self.end()
+
+    def _authenticate(self) -> None:
+        version, request_id, _domain, _address, _identity, mechanism, *credentials = self._zap.recv_multipart()
+        known = mechanism == b"CURVE" and credentials == [self._client_key]
+        if not known:
+            log.warning("refused a stranger")
+        code, text = (b"200", b"OK") if known else (b"400", b"unknown key")
+        self._zap.send_multipart([version, request_id, code, text, b"", b""])
+
+    def _deliver(self) -> None:
+        self._wake.recv()
+        job, frames, last = self._outbox.get()
+        self._send_frames(job.client, frames)
+        if last:
+            self._running = None
+            self._advance()
+
+    # The queue
+
+    def _jobs(self) -> list[_Job]:
+        return [self._running, *self._waiting] if self._running else self._waiting
+
+    def _find(self, client: bytes, request_id: str) -> _Job | None:
+        return next((job for job in self._jobs() if (job.client, job.request.id) == (client, request_id)), None)
+
+    def _queue(self, client: bytes, request: PerceiveRequest) -> None:
+        if self._ending.is_set():
+            raise BusyError("The backend is shutting down.", "Start it again.")
+        if self._find(client, request.id):
+            raise ProtocolError(f"There is a job {request.id} already.")
+        jobs = self._jobs()
+        size = sum(job.request.panorama.nbytes for job in jobs) + request.panorama.nbytes
+        if len(jobs) >= MAX_JOBS or size > MAX_QUEUED_BYTES:
+            raise BusyError(f"{len(jobs)} jobs are waiting already.", "Wait for one to end, or cancel one.")
+        self._waiting.append(_Job(client, request))
+        self._advance()
+
+    def _advance(self) -> None:
+        """Starts the next job if none runs, and tells those that wait how many are before them."""
+        while not self._running and self._waiting:
+            job = self._waiting.pop(0)
+            if self._send(job.client, QueuedEvent(id=job.request.id, ahead=0)):
+                self._running = job
+                self._todo.put(job)
+        for ahead, job in enumerate(self._waiting, start=1):
+            if job.ahead != ahead:
+                job.ahead = ahead
+                if not self._send(job.client, QueuedEvent(id=job.request.id, ahead=ahead)):
+                    return self._advance()
+
+    def _cancel(self, job: _Job) -> None:
+        if job is self._running:
+            job.stop.set()
+            return
+        self._waiting.remove(job)
+        self._send(job.client, _error_reply(job.request.id, Cancelled("The job was cancelled.")))
+        self._advance()
+
+    def _send(self, client: bytes, message: Message) -> bool:
+        return self._send_frames(client, wire.encode(message))
+
+    def _send_frames(self, client: bytes, frames: list[wire.Buffer]) -> bool:
+        """False if the client is gone; its jobs are then cancelled."""
+        try:
+            self._router.send_multipart([client, *frames], zmq.DONTWAIT, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            log.info("a client is gone: %s", error)
+            self._waiting = [job for job in self._waiting if job.client != client]
+            if self._running and self._running.client == client:
+                self._running.stop.set()
+            return False
+        return True
+
+    # The worker thread
+
+    def _work(self) -> None:
+        engine = None
+        with self._context.socket(zmq.PUSH) as wake:
+            wake.connect(_WAKE)
+            while job := self._todo.get():
+
+                def say(message: Message, *, last: bool = False, job: _Job = job) -> None:
+                    self._outbox.put((job, wire.encode(message), last))
+                    wake.send(b"")
+
+                try:
+                    if engine is None:
+                        engine = self._engine_factory()
+                    reply = _perceive(engine, job.request, _JobWatch(job, say))
+                    self._loaded = {"engine": ENGINES[reply.info.engine], "device": reply.info.device}
+                    say(reply, last=True)
+                # Whatever a library raises there, even SystemExit, its request gets its reply and the server lives.
+                except BaseException as error:
+                    if not isinstance(error, PanoformError):
+                        log.exception("job %s failed", job.request.id)
+                    say(_error_reply(job.request.id, error), last=True)
+
+
+def _perceive(engine: Engine, request: PerceiveRequest, watch: Watch) -> PerceiveReply:
+    directory = Path(request.directory) if request.directory else None
+    if directory:
+        if not directory.is_absolute():
+            raise OutputError(f"{directory} isn't an absolute path.", "Say the whole path of the folder.")
+        results.check_writable(directory)
+    perceived = engine.perceive(
+        request.panorama,
+        encoding=request.encoding,
+        source=request.source,
+        engine=request.engine,
+        settings=request.settings,
+        watch=watch,
+    )
+    if directory:
+        results.write(directory, perceived)
+    return PerceiveReply(id=request.id, maps=perceived.maps, panorama=perceived.panorama, info=perceived.info)
+
+
+def _error_reply(request_id: str, error: BaseException) -> ErrorReply:
+    if isinstance(error, PanoformError):
+        return ErrorReply(id=request_id, code=error.code, message=error.message, hint=error.hint)
+    what = f"{type(error).__name__}: {error}"[:500]
+    return ErrorReply(
+        id=request_id,
+        code="error",
+        message=f"The backend failed in a way it should not ({what}).",
+        hint="The backend's log has the details; please report it.",
+    )
+
+
+def serve(connection_file: Path, parent_pipe: bool, engine_factory: Callable[[], Engine] = load_engine) -> int:
+    """Serves until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin. The exit status.
+
+    To be called in the main thread of a process of its own, which it may end. The log goes to stderr. Raises
+    OutputError where the connection file can't be written.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    server = Server(engine_factory)
+    try:
+        connection.write(connection_file, server.connection)
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: server.end())
+            if parent_pipe:
+                _end_with_parent(server)
+            log.info("Panoform %s listens on %s", server.connection.version, server.connection.endpoint)
+            idle = server.run()
+        finally:
+            connection_file.unlink(missing_ok=True)
+    finally:
+        server.close()
+    log.info("ended" if idle else "ended, though a job would not stop")
+    if not idle:
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+def _end_with_parent(server: Server) -> None:
+    """Ends the server once nobody holds the other end of stdin any more, however its parent ended."""
+    # Off fd 0, where a blocked read would hang libraries that look at stdin while they load (Windows), and children
+    # would inherit it.
+    pipe = os.dup(0)
+    with open(os.devnull, "rb") as null:  # noqa: PTH123
+        os.dup2(null.fileno(), 0)
+
+    def wait() -> None:
+        while os.read(pipe, 1024):
+            pass
+        log.info("the parent is gone")
+        server.end()
+        time.sleep(GRACE_S + 2)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="panoform-parent", daemon=True).start()
