@@ -1,0 +1,260 @@
+"""World, image, file or scene → panorama array, with where it stands in the world."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import bpy
+from mathutils import Euler, Matrix, Vector
+
+from ..shared.engines import MAX_PANORAMA_WIDTH
+from ..shared.errors import BusyError, Cancelled, PanoramaError, SceneError
+from . import pixels
+
+_NO_HDRI_HINT = "Give it an Environment Texture with an HDRI in the World tab, or choose another source."
+
+
+class Capture(NamedTuple):
+    """A panorama from Blender. Holds no datablock, so that it may be kept while others work in the scene."""
+
+    #: The picture.
+    panorama: pixels.Pixels
+    #: What it is called, for names and for the record.
+    source: str
+    #: Where it was taken from and how it is turned, 4 × 4.
+    world_from_panorama: Matrix
+    #: `session_uid` of the image datablock it was read from, None for a file or a render.
+    image_uid: int | None = None
+
+    def world_picture(self) -> bpy.types.Image | pixels.Pixels:
+        """What `scene.build` shows as the world: the very image it came from where that is still a file or packed, else
+        its values."""
+        for image in bpy.data.images:
+            if image.session_uid == self.image_uid and image.source == "FILE" and not image.is_dirty:
+                return image
+        return self.panorama
+
+
+# World
+
+
+def _upstream(socket: bpy.types.NodeSocket) -> list[bpy.types.Node]:
+    """The nodes that feed an input, nearest first, each once."""
+    found: list[bpy.types.Node] = []
+    waiting = [link.from_node for link in socket.links if not link.is_muted]
+    while waiting:
+        node = waiting.pop(0)
+        if node not in found:
+            found.append(node)
+            waiting += [link.from_node for entry in node.inputs for link in entry.links if not link.is_muted]
+    return found
+
+
+def world_image(scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
+    """The HDRI of the scene's world, and how it is turned (4 × 4, panorama to world).
+
+    Raises SceneError where the world has no HDRI, has several, or maps it by anything but a rotation.
+    """
+    world = scene.world
+    output = world.node_tree.get_output_node("ALL") if world and world.use_nodes and world.node_tree else None
+    if output is None:
+        raise SceneError("The scene's world has no HDRI.", _NO_HDRI_HINT)
+    textures = [node for node in _upstream(output.inputs["Surface"]) if node.bl_idname == "ShaderNodeTexEnvironment"]
+    if not textures or textures[0].image is None:
+        raise SceneError(f"The world {world.name!r} has no HDRI.", _NO_HDRI_HINT)
+    if len(textures) > 1:
+        raise SceneError(
+            f"The world {world.name!r} mixes {len(textures)} HDRIs.",
+            "Choose one of them as an image, or render the scene.",
+        )
+    if textures[0].projection != "EQUIRECTANGULAR":
+        raise SceneError(f"The HDRI of {world.name!r} is a mirror ball.", "Render the scene instead.")
+    return textures[0].image, _rotation(world, textures[0])
+
+
+def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
+    """What the Mapping node before `texture` does, the other way round."""
+    rotation = Matrix.Identity(3)
+    socket = texture.inputs["Vector"]
+    node = socket.links[0].from_node if socket.links else None
+    if node is not None and node.bl_idname == "ShaderNodeMapping":
+        plain = not any(
+            node.inputs[name].is_linked for name in ("Location", "Rotation", "Scale") if name in node.inputs
+        )
+        scale = Vector(node.inputs["Scale"].default_value)
+        moved = node.vector_type in {"POINT", "TEXTURE"} and any(node.inputs["Location"].default_value)
+        if not plain or moved or (scale - Vector((1, 1, 1))).length > 1e-5:
+            raise SceneError(
+                f"The HDRI of {world.name!r} is moved, scaled or driven by its Mapping node.",
+                "Leave only its rotation, or choose the image itself as source.",
+            )
+        rotation = Euler(node.inputs["Rotation"].default_value).to_matrix()
+        if node.vector_type == "TEXTURE":
+            rotation.invert()
+        source = node.inputs["Vector"]
+        node = source.links[0].from_node if source.links else None
+        outlet = source.links[0].from_socket.name if source.links else ""
+    else:
+        outlet = socket.links[0].from_socket.name if socket.links else ""
+    if node is not None and (node.bl_idname, outlet) not in {
+        ("ShaderNodeTexCoord", "Generated"),
+        ("ShaderNodeTexCoord", "Object"),
+    }:
+        raise SceneError(
+            f"The HDRI of {world.name!r} is mapped by the node {node.name!r}.",
+            "Map it by Texture Coordinate (Generated) and Mapping, or choose the image itself as source.",
+        )
+    return rotation.inverted().to_4x4()
+
+
+def from_world(scene: bpy.types.Scene) -> Capture:
+    """The HDRI that lights `scene`. Raises SceneError (`world_image`) or PanoramaError (`pixels.read`)."""
+    image, world_from_panorama = world_image(scene)
+    return Capture(pixels.read(image), _stem(image), world_from_panorama, image.session_uid)
+
+
+# Image, file
+
+
+def _stem(image: bpy.types.Image) -> str:
+    return Path(image.name).stem or image.name
+
+
+def from_image(image: bpy.types.Image) -> Capture:
+    """An image datablock. Raises PanoramaError (`pixels.read`)."""
+    return Capture(pixels.read(image), _stem(image), Matrix.Identity(4), image.session_uid)
+
+
+def from_file(path: str | Path) -> Capture:
+    """A picture in any format that Blender reads. Raises PanoramaError where it is missing or damaged."""
+    path = Path(bpy.path.abspath(str(path)))
+    if not path.is_file():
+        raise PanoramaError(f"There is no file {path}.", "Check the path.")
+    image = bpy.data.images.load(str(path))
+    try:
+        return Capture(pixels.read(image), path.stem, Matrix.Identity(4))
+    finally:
+        bpy.data.images.remove(image)
+
+
+# Render
+
+
+def camera_pose(scene: bpy.types.Scene) -> Matrix:
+    """At the scene's camera, turned about Z so that the panorama's centre is where it looks. SceneError without one."""
+    if scene.camera is None:
+        raise SceneError("The scene has no camera.", "Add one, or render from the 3D cursor.")
+    pose = scene.camera.matrix_world
+    ahead = pose.to_3x3() @ Vector((0, 0, -1))
+    return Matrix.Translation(pose.translation) @ Matrix.Rotation(math.atan2(ahead.y, ahead.x), 4, "Z")
+
+
+def cursor_pose(scene: bpy.types.Scene) -> Matrix:
+    """At the 3D cursor, the panorama's centre towards +X."""
+    return Matrix.Translation(scene.cursor.location)
+
+
+class Render:
+    """An equirectangular Cycles render of a scene, made in a copy of it: the scene's own settings stay untouched.
+
+    `run()` blocks. In a window: `start()`, then `poll()` from a timer until it returns the capture. One or the other,
+    once. Both end by removing the copy.
+    """
+
+    def __init__(self, scene: bpy.types.Scene, pose: Matrix, *, width: int, samples: int) -> None:
+        """`pose`: `camera_pose` or `cursor_pose`. `width` in pixels, twice the height."""
+        if not (2 <= width <= MAX_PANORAMA_WIDTH):
+            raise PanoramaError(f"A panorama {width} px wide can't be rendered.", f"Use 2 to {MAX_PANORAMA_WIDTH} px.")
+        if "cycles" not in bpy.context.preferences.addons:
+            raise SceneError("Cycles is disabled.", "Enable the add-on Cycles Render Engine in the preferences.")
+        self._pose = pose.copy()
+        self._source = scene.name
+        self._folder = tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True)
+        self._file = Path(self._folder.name) / "panorama.exr"
+        self._uids = self._prepare(scene, width, samples)
+
+    def _prepare(self, scene: bpy.types.Scene, width: int, samples: int) -> tuple[int, int]:
+        copy = scene.copy()
+        copy.name = "Panoform Render"
+        eye = bpy.data.cameras.new("Panoform Render")
+        eye.type = "PANO"
+        eye.panorama_type = "EQUIRECTANGULAR"
+        eye.clip_start, eye.clip_end = 1e-3, 1e9
+        camera = bpy.data.objects.new("Panoform Render", eye)
+        camera.matrix_world = self._pose @ Euler((math.pi / 2, 0, -math.pi / 2)).to_matrix().to_4x4()
+        copy.collection.objects.link(camera)
+        copy.camera = camera
+
+        copy.cycles.samples = samples
+        render = copy.render
+        render.engine = "CYCLES"
+        render.film_transparent = False
+        render.use_compositing = render.use_sequencer = False
+        render.use_border = render.use_multiview = render.use_stamp = False
+        render.resolution_x, render.resolution_y, render.resolution_percentage = width, width // 2, 100
+        render.pixel_aspect_x = render.pixel_aspect_y = 1
+        render.filepath = str(self._file)
+        render.use_file_extension = False
+        settings = render.image_settings
+        if bpy.app.version >= (5, 0):
+            settings.media_type = "IMAGE"
+        settings.file_format = "OPEN_EXR"
+        settings.color_mode, settings.color_depth, settings.exr_codec = "RGB", "32", "ZIP"
+        settings.color_management = "FOLLOW_SCENE"
+        layers = copy.view_layers
+        chosen = next((layer for layer in layers if layer.use), layers[0])
+        for layer in layers:
+            layer.use = layer == chosen
+        return copy.session_uid, camera.session_uid
+
+    def _scene(self) -> bpy.types.Scene | None:
+        return next((scene for scene in bpy.data.scenes if scene.session_uid == self._uids[0]), None)
+
+    def run(self) -> Capture:
+        """Render now. Raises SceneError where Blender can't."""
+        try:
+            bpy.ops.render.render(scene=self._scene().name, write_still=True)
+            return self._capture()
+        except RuntimeError as error:
+            raise SceneError(f"Blender can't render the panorama: {error}", "See Blender's console.") from error
+        finally:
+            self.close()
+
+    def start(self) -> None:
+        """Render in the background of a window. Raises BusyError where Blender renders already."""
+        if bpy.app.is_job_running("RENDER"):
+            self.close()
+            raise BusyError("Blender is rendering.", "Wait for it to end, or cancel it with Esc.")
+        view = bpy.context.preferences.view
+        display, view.render_display_type = view.render_display_type, "NONE"
+        try:
+            bpy.ops.render.render("INVOKE_DEFAULT", scene=self._scene().name, write_still=True)
+        finally:
+            view.render_display_type = display
+
+    def poll(self) -> Capture | None:
+        """The capture once it is there, None before. Raises Cancelled where the user stopped it."""
+        if bpy.app.is_job_running("RENDER"):
+            return None
+        try:
+            if not self._file.exists():
+                raise Cancelled("The render was stopped.")
+            return self._capture()
+        finally:
+            self.close()
+
+    def _capture(self) -> Capture:
+        panorama = from_file(self._file).panorama
+        return Capture(panorama, self._source, self._pose)
+
+    def close(self) -> None:
+        """Remove the copied scene, its camera and the file."""
+        scene = self._scene()
+        if scene is not None:
+            bpy.data.scenes.remove(scene)
+        for camera in [camera for camera in bpy.data.objects if camera.session_uid == self._uids[1]]:
+            bpy.data.cameras.remove(camera.data)
+        self._folder.cleanup()

@@ -1,0 +1,72 @@
+"""Blender image → array.
+
+Blender keeps the bottom row first and always four channels. Byte images hold what the file holds; float images (EXR,
+HDR, 16-bit PNG …) were taken to linear Rec.709 when loaded, from whatever colour space the image is set to.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import bpy
+import numpy as np
+
+from ..shared.engines import MAX_PANORAMA_WIDTH
+from ..shared.errors import PanoramaError
+
+
+class Pixels(NamedTuple):
+    """A picture and what its numbers are, as `messages.PerceiveRequest` has them."""
+
+    #: (H, W, 3) float32, top row first.
+    pixels: np.ndarray
+    #: "linear": linear Rec.709 light. "srgb": display-referred.
+    encoding: Literal["linear", "srgb"]
+
+
+def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
+    """IEC 61966-2-1 encoding, extended to negative values by symmetry; same shape, float32."""
+    magnitude = np.abs(linear)
+    encoded = np.where(magnitude <= 0.0031308, 12.92 * magnitude, 1.055 * np.power(magnitude, 1 / 2.4) - 0.055)
+    return np.copysign(encoded, linear).astype(np.float32)
+
+
+def raw(image: bpy.types.Image) -> np.ndarray:
+    """The numbers of `image.pixels`, (H, W, 4) float32, top row first.
+
+    Raises PanoramaError where the image has no data (missing or damaged file) or is too wide.
+    """
+    if not image.has_data:
+        image.update()
+    width, height = image.size
+    if not (width and height):
+        where = f" ({bpy.path.abspath(image.filepath)})" if image.filepath else ""
+        raise PanoramaError(
+            f"The image {image.name!r}{where} can't be read: its file is missing, damaged or no picture.",
+            "Reload it, or choose another one.",
+        )
+    if width > MAX_PANORAMA_WIDTH:
+        raise PanoramaError(
+            f"The image {image.name!r} is {width} px wide.", f"Scale it to at most {MAX_PANORAMA_WIDTH} px."
+        )
+    flat = np.empty(width * height * image.channels, np.float32)
+    image.pixels.foreach_get(flat)
+    return flat.reshape(height, width, image.channels)[::-1]
+
+
+def read(image: bpy.types.Image) -> Pixels:
+    """A colour image as it is meant to be seen: an sRGB image sRGB-encoded, any other linear.
+
+    Raises PanoramaError where there is nothing to read, or where pixels are transparent.
+    """
+    array = raw(image)
+    if array.shape[-1] < 3:
+        raise PanoramaError(f"The image {image.name!r} has no colour channels.", "Use an RGB image.")
+    if array.shape[-1] == 4 and not np.all(array[..., 3] == 1):
+        raise PanoramaError(
+            f"The image {image.name!r} has transparent pixels.", "Save it without an alpha channel, or fill them."
+        )
+    colour = np.ascontiguousarray(array[..., :3])
+    if image.colorspace_settings.name != "sRGB":
+        return Pixels(colour, "linear")
+    return Pixels(srgb_from_linear(colour) if image.is_float else colour, "srgb")

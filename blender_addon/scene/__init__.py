@@ -1,0 +1,1 @@
+"""Maps → datablocks: images, world, dome, material, one file each; build.py puts them together."""

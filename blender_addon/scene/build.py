@@ -1,0 +1,61 @@
+"""Everything that one result becomes in the scene."""
+
+from __future__ import annotations
+
+import bpy
+import numpy as np
+from mathutils import Matrix
+
+from ...shared.maps import MAPS
+from ..pixels import Pixels
+from . import dome, images, material, world
+
+
+def build(
+    scene: bpy.types.Scene,
+    maps: dict[str, np.ndarray],
+    panorama: Pixels | bpy.types.Image | None,
+    name: str,
+    *,
+    camera_height_m: float = 1.6,
+    world_from_panorama: Matrix | None = None,
+) -> bpy.types.Collection:
+    """Add a collection "Panoform {name}" to `scene`: the dome with its material, and make the panorama the world.
+
+    `maps`: name → (H, W, channels) float32 as maps.MAPS tells. `panorama`: what the world shows; an image datablock is
+    copied with its own colour space, None leaves the scene's world. `world_from_panorama`: 4 × 4, where the panorama
+    was taken from and how it is turned (default: from the origin, its centre towards +X). Everything is new: what is
+    in the file already stays as it is, but for `scene.world`.
+    """
+    world_from_panorama = Matrix.Identity(4) if world_from_panorama is None else world_from_panorama
+    collection = bpy.data.collections.new(f"Panoform {name}")
+    scene.collection.children.link(collection)
+
+    textures = {kind: _texture(f"{name} {kind}", kind, array) for kind, array in maps.items() if kind in MAPS}
+    if textures.keys() - {"semantic"}:
+        scale = dome.SPHERE_RADIUS_M
+        if "distance" in maps:
+            scale = dome.scale_from_floor(maps["distance"], camera_height_m)
+        body = dome.create(f"{name} dome", textures.get("distance"), scale, material.create(name, textures))
+        body.matrix_world = world_from_panorama
+        collection.objects.link(body)
+    if "semantic" in textures:
+        textures["semantic"].use_fake_user = True  # no node shows it
+
+    if panorama is not None:
+        if isinstance(panorama, bpy.types.Image):
+            picture = images.copy_packed(f"{name} panorama", panorama)
+        elif panorama.encoding == "linear":
+            picture = images.create_float(f"{name} panorama", panorama.pixels, "Linear Rec.709")
+        else:
+            picture = images.create_16bit(f"{name} panorama", panorama.pixels, "sRGB")
+        world.assign(scene, world.create(f"Panoform {name}", picture, world_from_panorama))
+    return collection
+
+
+def _texture(name: str, kind: str, array: np.ndarray) -> bpy.types.Image:
+    if kind == "distance":
+        return images.create_float(name, array, "Non-Color")
+    if kind == "normal":
+        return images.create_float(name, array * 0.5 + 0.5, "Non-Color")
+    return images.create_16bit(name, array, MAPS[kind].colorspace)

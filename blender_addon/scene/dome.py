@@ -1,0 +1,124 @@
+"""Distance → dome: a sphere grid around the origin, pushed out along its rays by a Geometry Nodes modifier.
+
+The mesh is coarse and regular; the modifier subdivides it (Detail) and places every vertex by its UV (rays.py), so that
+Scale, Amount and Detail stay free to change. Scale is in metres per unit of distance; Amount 0 is the sphere of radius
+Scale, 1 the full distance.
+"""
+
+from __future__ import annotations
+
+import bpy
+import numpy as np
+
+from ...shared import sphere
+from . import rays
+
+COLUMNS, ROWS = 64, 32
+#: 512 × 256 faces.
+DETAIL = 3
+#: Radius of a dome without distance, in metres.
+SPHERE_RADIUS_M = 10.0
+
+
+def grid(columns: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sphere grid of radius 1: positions ((rows+1)·(columns+1), 3) and their UVs (…, 2), both float32, and faces
+    (rows·columns, 4) int32, facing inward.
+
+    Columns run from u = 0 to u = 1, so the seam column is there twice; the first and the last row are the poles.
+    """
+    u, v = np.meshgrid(np.linspace(0, 1, columns + 1), np.linspace(1, 0, rows + 1))
+    lon, lat = (0.5 - u) * 2 * np.pi, (v - 0.5) * np.pi
+    positions = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    positions[:, -1] = positions[:, 0]
+    positions[0], positions[-1] = (0, 0, 1), (0, 0, -1)
+    corner = (np.arange(rows)[:, None] * (columns + 1) + np.arange(columns)).reshape(-1)
+    faces = np.stack([corner, corner + columns + 1, corner + columns + 2, corner + 1], axis=-1)
+    uv = np.stack([u, v], axis=-1)
+    return positions.reshape(-1, 3).astype(np.float32), uv.reshape(-1, 2).astype(np.float32), faces.astype(np.int32)
+
+
+def _mesh(name: str) -> bpy.types.Mesh:
+    positions, uv, faces = grid(COLUMNS, ROWS)
+    mesh = bpy.data.meshes.new(name)
+    mesh.from_pydata(positions.tolist(), [], faces.tolist(), shade_flat=False)
+    mesh.uv_layers.new(name=rays.UV_NAME, do_init=False).uv.foreach_set("vector", uv[faces.reshape(-1)].ravel())
+    return mesh
+
+
+def _store(tree: bpy.types.NodeTree, geometry: rays.Socket, name: str, value: rays.Socket, x: float) -> rays.Socket:
+    node = rays.add(tree, "GeometryNodeStoreNamedAttribute", x, 0, {"Geometry": geometry, "Name": name}, domain="POINT")
+    tree.links.new(value, next(s for s in node.inputs if s.name == "Value" and s.enabled))
+    return node.outputs["Geometry"]
+
+
+def _nodes(name: str, distance: bpy.types.Image | None, scale: float) -> bpy.types.GeometryNodeTree:
+    """The modifier's tree; its interface holds the starting values."""
+    tree = bpy.data.node_groups.new(name, "GeometryNodeTree")
+    tree.is_modifier = True
+    interface = tree.interface
+    interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
+    interface.new_socket("Geometry", in_out="INPUT", socket_type="NodeSocketGeometry")
+
+    def number(name: str, kind: str, value: float, low: float, high: float, description: str) -> None:
+        socket = interface.new_socket(name, in_out="INPUT", socket_type=kind)
+        socket.default_value, socket.min_value, socket.max_value = value, low, high
+        socket.description = description
+
+    number("Scale", "NodeSocketFloat", scale, 0.0, 1e6, "Metres per unit of distance")
+    if distance is not None:
+        number("Amount", "NodeSocketFloat", 1.0, 0.0, 2.0, "0: a sphere of radius Scale. 1: the full distance")
+    number("Detail", "NodeSocketInt", DETAIL, 0, 6, "Subdivisions: each doubles rows and columns")
+
+    group = rays.add(tree, "NodeGroupInput", -1400, 0, {})
+    fine = rays.add(
+        tree, "GeometryNodeSubdivideMesh", -1200, 200,
+        {"Mesh": group.outputs["Geometry"], "Level": group.outputs["Detail"]},
+    )  # fmt: skip
+    uv = rays.add(
+        tree, "GeometryNodeInputNamedAttribute", -1400, -300, {"Name": rays.UV_NAME}, data_type="FLOAT_VECTOR"
+    ).outputs["Attribute"]
+    sampled, amount = None, None
+    if distance is not None:
+        texture = rays.add(
+            tree, "GeometryNodeImageTexture", -800, -600,
+            {"Image": distance, "Vector": rays.inside_rows(tree, uv, distance.size[1], -1200, -600)},
+        )  # fmt: skip
+        sampled, amount = texture.outputs["Color"], group.outputs["Amount"]
+    ray = rays.direction(tree, uv, -1200, -300)
+    position = rays.point(tree, ray, sampled, group.outputs["Scale"], amount, -400, -300)
+    placed = rays.add(
+        tree, "GeometryNodeSetPosition", 400, 0, {"Geometry": fine.outputs["Mesh"], "Position": position}
+    ).outputs["Geometry"]
+    placed = _store(tree, placed, rays.SCALE_ATTRIBUTE, group.outputs["Scale"], 600)
+    if amount is not None:
+        placed = _store(tree, placed, rays.AMOUNT_ATTRIBUTE, amount, 800)
+    rays.add(tree, "NodeGroupOutput", 1000, 0, {"Geometry": placed})
+    return tree
+
+
+def scale_from_floor(distance: np.ndarray, camera_height_m: float) -> float:
+    """Metres per unit of `distance` (H, W, 1) that put the floor `camera_height_m` below the origin.
+
+    The floor's depth is the median of distance · (−z) over the rays within 45° of straight down: furniture and a tripod
+    near the middle don't move it.
+    """
+    height, width, _ = distance.shape
+    depth = -sphere.directions(height, width)[..., 2:]
+    down = depth[:, 0, 0] >= np.sqrt(0.5)
+    return camera_height_m / float(np.median(distance[down] * depth[down]))
+
+
+def create(name: str, distance: bpy.types.Image | None, scale: float, material: bpy.types.Material) -> bpy.types.Object:
+    """A new dome object, not yet in a collection.
+
+    It is there for the camera and to catch the shadows of other objects; light passes it on its way in, so that
+    world and lamps light the inside as they would the real place.
+    """
+    mesh = _mesh(name)
+    mesh.materials.append(material)
+    dome = bpy.data.objects.new(name, mesh)
+    modifier = dome.modifiers.new("Panoform Dome", "NODES")
+    modifier.node_group = _nodes(name, distance, scale)
+    for ray in ("shadow", "diffuse", "glossy", "transmission", "volume_scatter"):
+        setattr(dome, f"visible_{ray}", False)
+    return dome
