@@ -29,7 +29,7 @@ import zmq
 from zmq.utils import z85
 
 from ..shared import connection, wire
-from ..shared.engines import ENGINES, EngineSettings, PerceiveSettings
+from ..shared.engines import EngineSettings, PerceiveSettings
 from ..shared.errors import BusyError, Cancelled, OutputError, PanoformError, ProtocolError
 from ..shared.messages import (
     PROTOCOL_VERSION,
@@ -48,7 +48,7 @@ from ..shared.messages import (
     StatusReply,
     StatusRequest,
 )
-from . import results
+from . import parent, results
 from .watch import Watch
 
 MAX_JOBS = 8
@@ -64,7 +64,14 @@ log = logging.getLogger("panoform.server")
 
 
 class Engine(Protocol):
-    """What does the work; backend/engine.py has the real one."""
+    """What does the work, in the worker thread; backend/engine.py has the real one."""
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def device(self) -> str | None: ...
+    @property
+    def memory(self) -> tuple[int, int] | None: ...
 
     def perceive(
         self,
@@ -126,7 +133,7 @@ class Server:
         #: The worker's job, and those after it in the order they came.
         self._running: _Job | None = None
         self._waiting: list[_Job] = []
-        #: What a StatusReply says of the engine, since its last job.
+        #: What a StatusReply says of the engine, as it was after its last job.
         self._loaded: dict[str, Any] = {}
         self._ending = threading.Event()
         #: Who sent a ShutdownRequest, and its id.
@@ -336,7 +343,13 @@ class Server:
                     if engine is None:
                         engine = self._engine_factory()
                     reply = _perceive(engine, job.request, _JobWatch(job, say))
-                    self._loaded = {"engine": ENGINES[reply.info.engine], "device": reply.info.device}
+                    free, total = engine.memory or (None, None)
+                    self._loaded = {
+                        "engine": engine.name,
+                        "device": engine.device,
+                        "memory_free": free,
+                        "memory_total": total,
+                    }
                     say(reply, last=True)
                 # Whatever a library raises there, even SystemExit, its request gets its reply and the server lives.
                 except BaseException as error:
@@ -390,7 +403,7 @@ def serve(connection_file: Path, parent_pipe: bool, engine_factory: Callable[[],
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: server.end())
             if parent_pipe:
-                _end_with_parent(server)
+                parent.when_gone(server.end, exit_after_s=GRACE_S + 2)
             log.info("Panoform %s listens on %s", server.connection.version, server.connection.endpoint)
             idle = server.run()
         finally:
@@ -402,22 +415,3 @@ def serve(connection_file: Path, parent_pipe: bool, engine_factory: Callable[[],
         sys.stderr.flush()
         os._exit(0)
     return 0
-
-
-def _end_with_parent(server: Server) -> None:
-    """Ends the server once nobody holds the other end of stdin any more, however its parent ended."""
-    # Off fd 0, where a blocked read would hang libraries that look at stdin while they load (Windows), and children
-    # would inherit it.
-    pipe = os.dup(0)
-    with open(os.devnull, "rb") as null:  # noqa: PTH123
-        os.dup2(null.fileno(), 0)
-
-    def wait() -> None:
-        while os.read(pipe, 1024):
-            pass
-        log.info("the parent is gone")
-        server.end()
-        time.sleep(GRACE_S + 2)
-        os._exit(1)
-
-    threading.Thread(target=wait, name="panoform-parent", daemon=True).start()

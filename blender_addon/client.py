@@ -59,8 +59,9 @@ class Client:
         self._socket.linger = 0
         self._socket.maxmsgsize = wire.MAX_FRAME_BYTES
         self._socket.rcvhwm = self._socket.sndhwm = 0  # bounded by what this side asks for
-        # The backend listens before it writes the connection file; once it is gone the port may be anybody's.
-        self._socket.reconnect_ivl = -1
+        # Never reconnects: the backend listens before it writes the connection file, and once it is gone the port may
+        # be anybody's. (-1 would say so too, but then libzmq drops what the backend said last.)
+        self._socket.reconnect_ivl = 2**31 - 1
         self._socket.curve_serverkey = connection.server_public_key.encode()
         self._socket.curve_publickey = connection.client_public_key.encode()
         self._socket.curve_secretkey = connection.client_secret_key.encode()

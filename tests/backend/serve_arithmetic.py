@@ -17,6 +17,10 @@ STEP_S = 0.02
 class ArithmeticEngine:
     """Distance: the sum of the channels. Albedo: half the panorama. What else it does, `source` says."""
 
+    name = "Arithmetic"
+    device = "abacus"
+    memory = (3, 10)
+
     def perceive(self, panorama, *, encoding, source, engine, settings, watch):
         if source == "memory":
             raise DeviceMemoryError("Out of memory at Normal: 1.3 GB short.", "Use model offload.")

@@ -185,11 +185,9 @@ def test_status_while_a_job_runs(peer):
     peer.until_reply("long")
     peer.perceive("short")
     peer.until_reply("short")
-    assert (peer.status().running, peer.status().engine, peer.status().device) == (
-        None,
-        "Starter (built in, preview quality)",
-        "cpu",
-    )
+    status = peer.status()
+    assert (status.running, status.engine, status.device) == (None, "Arithmetic", "abacus")
+    assert (status.memory_free, status.memory_total) == (3, 10)
 
 
 # Jobs

@@ -1,0 +1,40 @@
+"""Stands for a Blender that is killed: starts a backend through process.py, says its pid, gives it a job and waits.
+
+Run by test_process.py: parent.py SERVER_SCRIPT FOLDER SOURCE
+"""
+
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+
+import panoform.backend
+
+# The add-on's package without its __init__, which needs bpy; client and process don't.
+addon = types.ModuleType("panoform.blender_addon")
+addon.__path__ = [str(Path(panoform.backend.__file__).parents[1] / "blender_addon")]
+sys.modules[addon.__name__] = addon
+
+from panoform.blender_addon.client import Client  # noqa: E402
+from panoform.blender_addon.process import BackendProcess  # noqa: E402
+from panoform.shared.engines import EngineSettings, PerceiveSettings  # noqa: E402
+from panoform.shared.messages import ProgressEvent  # noqa: E402
+
+server, folder, source = sys.argv[1:]
+process = BackendProcess([sys.executable, server], Path(folder))
+while (connection := process.poll()) is None:
+    time.sleep(0.02)
+client = Client(connection)
+client.perceive(
+    np.ones((4, 8, 3), np.float32),
+    encoding="linear",
+    source=source,
+    engine=EngineSettings(),
+    settings=PerceiveSettings(maps=("distance",), num_inference_steps=200),
+)
+while not any(isinstance(message, ProgressEvent) for message in client.poll()):
+    time.sleep(0.02)
+print(connection.pid, flush=True)
+time.sleep(1000)

@@ -1,0 +1,120 @@
+"""Who may import whom, read from the sources: blender_addon → shared ← backend, and torch only below the engine."""
+
+import ast
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("shared", "backend", "blender_addon")
+#: Heavy, and not in Blender's Python.
+TORCH = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "torchvision"}
+#: Only inside Blender; rendering the training data needs it too.
+BPY = {"bpy", "bmesh", "mathutils", "gpu", "bl_ext", "bpy_extras"}
+#: What the extension brings, beside Python and Blender's own numpy.
+ADDON_MAY = {"numpy", "zmq", "msgspec", *BPY}
+NO_BPY = {"blender_addon/client.py", "blender_addon/process.py"}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Sources by their path from the root, "backend/server.py"."""
+    return {
+        file.relative_to(ROOT).as_posix(): ast.parse(file.read_text("utf-8"))
+        for folder in FOLDERS
+        for file in sorted((ROOT / folder).rglob("*.py"))
+    }
+
+
+MODULES = modules()
+
+
+def imports(path: str, tree: ast.AST | None = None) -> set[str]:
+    """What a module imports, wherever in it: "torch.nn", and Panoform's own as paths, "shared/wire.py"."""
+    found = set()
+    for node in ast.walk(tree or MODULES[path]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            base = Path(path).parents[node.level - 1] / (node.module or "").replace(".", "/")
+            for alias in node.names:
+                inside = (base / alias.name).as_posix()
+                known = (f"{inside}.py", f"{inside}/__init__.py", f"{base.as_posix()}.py")
+                found.add(next((name for name in known if name in MODULES), f"{base.as_posix()}/__init__.py"))
+    return found
+
+
+def top_level(path: str) -> set[str]:
+    """What importing a module imports at once: not inside functions, nor for type checkers alone."""
+    at_once = [
+        node
+        for node in MODULES[path].body
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.If)
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test))
+    ]
+    return imports(path, ast.Module(at_once, []))
+
+
+def reached(path: str, found_in: Callable[[str], set[str]] = top_level) -> set[str]:
+    """All that importing a module imports, its own imports' included."""
+    seen, todo = set(), [path]
+    while todo:
+        for name in found_in(todo.pop()) - seen:
+            seen.add(name)
+            if name in MODULES:
+                todo.append(name)
+    return seen
+
+
+def packages(names: set[str]) -> set[str]:
+    """The packages outside Panoform and Python's library."""
+    return {name.split(".")[0] for name in names if name not in MODULES and not name.endswith(".py")} - set(
+        sys.stdlib_module_names
+    )
+
+
+def test_there_is_something_to_read():
+    assert "numpy" in packages(imports("shared/sphere.py"))
+    assert {"shared/wire.py", "shared/connection.py", "backend/watch.py"} <= imports("backend/server.py")
+    assert "shared/errors.py" in reached("backend/server.py")
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_arrows(path):
+    """Inside a folder and from both to `shared`: nothing else, and no import by Panoform's own full name."""
+    folder = path.split("/")[0]
+    names = imports(path)
+    assert "panoform" not in packages(names)
+    ours = {name.split("/")[0] for name in names if name in MODULES or name.endswith(".py")}
+    assert ours <= {folder, "shared"}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.startswith("shared/")])
+def test_shared_needs_next_to_nothing(path):
+    assert packages(imports(path)) <= {"numpy", "msgspec"}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.startswith("blender_addon/")])
+def test_addon_needs_only_what_it_brings(path):
+    assert packages(imports(path)) <= ADDON_MAY
+
+
+@pytest.mark.parametrize("path", sorted(NO_BPY | {path for path in MODULES if path.split("/")[0] != "blender_addon"}))
+def test_bpy_only_in_blender(path):
+    if not path.startswith("backend/training/"):
+        assert not packages(imports(path) | reached(path)) & BPY
+
+
+@pytest.mark.parametrize("path", ["backend/server.py", "backend/cli.py", "backend/__main__.py"])
+def test_torch_comes_with_the_engine_only(path):
+    """What is up before the engine is loaded never loads torch with it."""
+    assert not packages(reached(path)) & TORCH
+
+
+def test_torch_is_imported_below_the_engine_only():
+    above = {path for path in MODULES if "backend/engine.py" in reached(path, imports)}
+    assert "backend/server.py" in above
+    assert not {path for path in above if packages(imports(path)) & TORCH and not path.startswith("backend/training/")}
