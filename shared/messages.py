@@ -37,7 +37,7 @@ class StatusRequest(Message, kw_only=True):
 class PerceiveRequest(Message, kw_only=True):
     """Perceive maps from one panorama. Queued-, Progress- and PreviewEvents come before its PerceiveReply."""
 
-    #: (H, W, 3) float32, W = 2·H to within 1 %. Finite and not negative.
+    #: (H, W, 3) float32, W = 2·H to within 1 %. Finite; negative only where a colour lies outside Rec.709.
     panorama: np.ndarray
     #: "linear": scene-referred linear Rec.709 light, any exposure. "srgb": display-referred, in [0, 1].
     encoding: Literal["linear", "srgb"]
