@@ -67,6 +67,7 @@ def read(image: bpy.types.Image) -> Pixels:
             f"The image {image.name!r} has transparent pixels.", "Save it without an alpha channel, or fill them."
         )
     colour = np.ascontiguousarray(array[..., :3])
-    if image.colorspace_settings.name != "sRGB":
+    if image.colorspace_settings.name != "sRGB" or colour.max() > 1.001:
         return Pixels(colour, "linear")
-    return Pixels(srgb_from_linear(colour) if image.is_float else colour, "srgb")
+    # Blender's way to linear and back leaves 1.00001 where a 16-bit file has its largest value.
+    return Pixels(np.minimum(srgb_from_linear(colour), 1) if image.is_float else colour, "srgb")

@@ -18,6 +18,7 @@ COLUMNS, ROWS = 64, 32
 DETAIL = 3
 #: Radius of a dome without distance, in metres.
 SPHERE_RADIUS_M = 10.0
+MODIFIER_NAME = "Panoform Dome"
 
 
 def grid(columns: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -117,7 +118,7 @@ def create(name: str, distance: bpy.types.Image | None, scale: float, material: 
     mesh = _mesh(name)
     mesh.materials.append(material)
     dome = bpy.data.objects.new(name, mesh)
-    modifier = dome.modifiers.new("Panoform Dome", "NODES")
+    modifier = dome.modifiers.new(MODIFIER_NAME, "NODES")
     modifier.node_group = _nodes(name, distance, scale)
     for ray in ("shadow", "diffuse", "glossy", "transmission", "volume_scatter"):
         setattr(dome, f"visible_{ray}", False)

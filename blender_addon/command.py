@@ -1,0 +1,88 @@
+"""`blender --background --command panoform …`: panoramas become scenes without a window.
+
+    perceive --panorama P --save OUT.blend [--maps distance,normal,…] [--quality …] [--engine …] [--seed N] [--out DIR]
+    import --directory DIR --save OUT.blend
+
+The exit code is 0 only if the .blend was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import bpy
+
+from ..shared import maps
+from ..shared.engines import ENGINES, QUALITIES
+from ..shared.errors import OutputError, PanoformError
+
+_handle = None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="blender --background --command panoform", description=__doc__.split("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    perceive = verbs.add_parser("perceive", help="perceive maps from a panorama and build the scene from them")
+    perceive.add_argument("--panorama", required=True, type=Path, help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
+    perceive.add_argument("--maps", default=",".join(maps.DEFAULT_MAPS), help="default: %(default)s")
+    perceive.add_argument("--quality", choices=list(QUALITIES["flux"]), default="standard")
+    perceive.add_argument("--engine", choices=list(ENGINES), help="default: what the preferences have")
+    perceive.add_argument("--seed", type=int, default=0)
+    perceive.add_argument("--out", type=Path, help="folder for the maps as files")
+
+    import_ = verbs.add_parser("import", help="build the scene from a folder of maps")
+    import_.add_argument("--directory", required=True, type=Path, help="folder of distance.exr, normal.exr …")
+
+    for verb in (perceive, import_):
+        verb.add_argument("--camera-height", type=float, default=1.6, help="metres over the floor (default: 1.6)")
+        verb.add_argument("--save", required=True, type=Path, help="the .blend to write")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns the exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as stop:  # --help, or a usage error that argparse has told of
+        return int(stop.code or 0)
+    try:
+        _carry_out(options)
+    except (PanoformError, RuntimeError) as error:  # RuntimeError: what an operator reported
+        print(f"panoform: {str(error).strip()}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _carry_out(options: argparse.Namespace) -> None:
+    save = options.save.resolve()
+    if not save.parent.is_dir():
+        raise OutputError(f"There is no folder {save.parent}.", "Make it, or save elsewhere.")
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    if options.verb == "perceive":
+        bpy.ops.panoform.perceive(
+            source="FILE",
+            filepath=str(options.panorama.resolve()),
+            maps={name.upper() for name in maps.check_names(options.maps.split(","))},
+            quality=options.quality,
+            engine=options.engine.upper() if options.engine else "AUTO",
+            seed=options.seed,
+            camera_height=options.camera_height,
+            out_directory=str(options.out.resolve()) if options.out else "",
+        )
+    else:
+        bpy.ops.panoform.import_maps(directory=str(options.directory.resolve()), camera_height=options.camera_height)
+    bpy.ops.wm.save_as_mainfile(filepath=str(save))
+    print(f"panoform: wrote {save}")
+
+
+def register() -> None:
+    global _handle
+    _handle = bpy.utils.register_cli_command("panoform", run)
+
+
+def unregister() -> None:
+    bpy.utils.unregister_cli_command(_handle)

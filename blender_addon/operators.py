@@ -1,0 +1,427 @@
+"""The operators: read properties, call one function, return.
+
+In a window they return at once and pump.py does the rest; in the background (and in the bpy module) they block until
+done and raise on failure, as bpy's own operators do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import bpy
+from bpy.props import BoolProperty, IntProperty, StringProperty
+
+from ..shared import engines, maps
+from ..shared.engines import PerceiveSettings
+from ..shared.errors import Cancelled, PanoformError, SceneError
+from . import capture, environment, hub_token, maps_folder, preferences, properties, pump
+from .capture import Capture, Render
+from .jobs import Order, Result, State, find_scene, jobs
+from .scene.build import build
+from .scene.images import create_float
+
+#: Width and samples of a render that becomes a panorama: twice what the finest engine sees.
+RENDER_WIDTH_PX = 2048
+RENDER_SAMPLES = 64
+
+FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
+
+
+def _failed(operator: bpy.types.Operator, error: PanoformError) -> set[str]:
+    """Report `error`; called from Python, the operator then raises RuntimeError."""
+    jobs.fail(error)
+    operator.report({"ERROR"}, str(error))
+    return CANCELLED
+
+
+def _carry_out(operator: bpy.types.Operator, order: Order) -> set[str]:
+    """Begin; in the background also wait, and build."""
+    jobs.begin(order)
+    if not bpy.app.background:
+        pump.watch()
+        return FINISHED
+    _build(operator, jobs.wait(), find_scene(order.scene_uid))
+    return FINISHED
+
+
+def _build(operator: bpy.types.Operator, result: Result, scene: bpy.types.Scene) -> None:
+    result.pending = False
+    if result.reply is None:
+        image = create_float(f"{result.order.name} panorama", result.capture.panorama.pixels, "Linear Rec.709")
+        scene.panoform.source, scene.panoform.image = "IMAGE", image
+        image.use_fake_user = True
+        operator.report({"INFO"}, f"Rendered {image.name!r}; it is the source now.")
+    else:
+        collection = build(
+            scene,
+            result.reply.maps,
+            result.capture.world_picture(),
+            result.order.name,
+            camera_height_m=result.order.camera_height_m,
+            world_from_panorama=result.capture.world_from_panorama,
+        )
+        operator.report({"INFO"}, f"Built {collection.name!r}. {result.reply.info.notice}".strip())
+    result.built = True
+
+
+class PANOFORM_OT_perceive(bpy.types.Operator):
+    """Perceive maps from the panorama, and build world, dome and material from them"""
+
+    bl_idname = "panoform.perceive"
+    bl_label = "Perceive"
+
+    source: properties.source_property()
+    image: StringProperty(name="Image", description="Name of an image of this file")
+    filepath: properties.filepath_property()
+    maps: properties.maps_property()
+    quality: properties.quality_property()
+    seed: properties.seed_property()
+    engine: properties.engine_property()
+    camera_height: properties.camera_height_property()
+    out_directory: StringProperty(name="Folder", description="Write the maps there too", subtype="DIR_PATH")
+    repair: properties.repair_property()
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        why_not = _why_not_perceive(context)
+        if why_not:
+            cls.poll_message_set(why_not)
+        return not why_not
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            return _carry_out(self, self._order(context.scene))
+        except PanoformError as error:
+            return _failed(self, error)
+
+    def _order(self, scene: bpy.types.Scene) -> Order:
+        engine = preferences.get().engine_settings(self._get(scene, "engine"))
+        quality = engines.QUALITIES[engine.engine][self._get(scene, "quality")]
+        settings = PerceiveSettings(
+            maps=maps.check_names(name.lower() for name in self._get(scene, "maps")),
+            num_inference_steps=quality.num_inference_steps,
+            height=quality.height,
+            seed=self._get(scene, "seed"),
+            repair=self._get(scene, "repair"),
+        )
+        engines.check_engine(engine)
+        engines.check_perceive(settings)
+        source = self._source(scene)
+        return Order(
+            source=source,
+            name=source.source if isinstance(source, Capture) else scene.name,
+            scene_uid=scene.session_uid,
+            settings=settings,
+            engine=engine,
+            directory=bpy.path.abspath(self.out_directory) if self.out_directory else "",
+            camera_height_m=self._get(scene, "camera_height"),
+        )
+
+    def _get(self, scene: bpy.types.Scene, name: str):
+        """The operator's own property where it was given, else the scene's."""
+        return getattr(self if self.properties.is_property_set(name) else scene.panoform, name)
+
+    def _source(self, scene: bpy.types.Scene) -> Capture | Render:
+        match self._get(scene, "source"):
+            case "WORLD":
+                return capture.from_world(scene)
+            case "IMAGE":
+                name = self.image
+                image = bpy.data.images.get(name) if name else scene.panoform.image
+                if image is None:
+                    what = f"There is no image called {name!r}." if name else "No image is chosen."
+                    raise SceneError(what, "Choose an image of this file.")
+                return capture.from_image(image)
+            case "FILE":
+                path = self._get(scene, "filepath")
+                if not path:
+                    raise SceneError("No file is chosen.", "Choose a panorama on disk.")
+                return capture.from_file(path)
+            case "RENDER_CAMERA":
+                return _render(scene, at_cursor=False)
+            case _:
+                return _render(scene, at_cursor=True)
+
+
+def _why_not_perceive(context: bpy.types.Context) -> str:
+    """Why "Perceive" can't be pressed now; "" where it can."""
+    if jobs.job is not None:
+        return "Panoform works on one panorama already"
+    match jobs.state:
+        case State.SETTING_UP:
+            return "The backend is being set up"
+        case State.NOT_SET_UP if not bpy.app.background:
+            return "The backend is not set up yet"
+        case State.OUT_OF_DATE if not bpy.app.background:
+            return "The backend is of another version than the add-on: update it"
+    return ""
+
+
+def _render(scene: bpy.types.Scene, at_cursor: bool) -> Capture | Render:
+    """The scene as a panorama: under way in a window, done in the background."""
+    pose = capture.cursor_pose(scene) if at_cursor else capture.camera_pose(scene)
+    render = Render(scene, pose, width=RENDER_WIDTH_PX, samples=RENDER_SAMPLES)
+    if bpy.app.background:
+        return render.run()
+    render.start()
+    return render
+
+
+class PANOFORM_OT_render_panorama(bpy.types.Operator):
+    """Render the scene as an equirectangular image, which becomes the source"""
+
+    bl_idname = "panoform.render_panorama"
+    bl_label = "Render Panorama"
+
+    at_cursor: BoolProperty(name="From 3D Cursor", description="From the 3D cursor, not from the camera")
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        if jobs.job is not None:
+            cls.poll_message_set("Panoform works on one panorama already")
+        return jobs.job is None
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        scene = context.scene
+        try:
+            source = _render(scene, self.at_cursor)
+            order = Order(source, name=scene.name, scene_uid=scene.session_uid)
+            if isinstance(source, Capture):
+                _build(self, Result(order, source), scene)
+                return FINISHED
+            return _carry_out(self, order)
+        except PanoformError as error:
+            return _failed(self, error)
+
+
+class PANOFORM_OT_import_maps(bpy.types.Operator):
+    """Build world, dome and material from a folder of maps"""
+
+    bl_idname = "panoform.import_maps"
+    bl_label = "Import Maps"
+    bl_options: ClassVar = {"REGISTER", "UNDO"}
+
+    directory: StringProperty(name="Folder", subtype="DIR_PATH")
+    camera_height: properties.camera_height_property()
+    filter_folder: BoolProperty(default=True, options={"HIDDEN"})
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        scene = context.scene
+        given = self.properties.is_property_set("camera_height")
+        try:
+            folder = maps_folder.read(self.directory)
+            collection = build(
+                scene,
+                folder.maps,
+                folder.panorama,
+                Path(bpy.path.abspath(self.directory)).name,
+                camera_height_m=self.camera_height if given else scene.panoform.camera_height,
+            )
+        except PanoformError as error:
+            return _failed(self, error)
+        self.report({"INFO"}, f"Built {collection.name!r} from {', '.join(folder.maps)}.")
+        return FINISHED
+
+
+class PANOFORM_OT_build_result(bpy.types.Operator):
+    """Build world, dome and material from this result, in this scene"""
+
+    bl_idname = "panoform.build_result"
+    bl_label = "Build Panorama"
+    bl_options: ClassVar = {"UNDO", "INTERNAL"}
+
+    index: IntProperty(min=0)
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        if context.mode != "OBJECT":
+            cls.poll_message_set("Only in Object Mode")
+        return context.mode == "OBJECT"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        result = jobs.results[self.index]
+        scene = find_scene(result.order.scene_uid) if result.pending else None
+        try:
+            _build(self, result, scene or context.scene)
+        except PanoformError as error:
+            return _failed(self, error)
+        return FINISHED
+
+
+class PANOFORM_OT_forget_result(bpy.types.Operator):
+    """Free the memory of this result. What was built stays"""
+
+    bl_idname = "panoform.forget_result"
+    bl_label = "Forget Result"
+    bl_options: ClassVar = {"INTERNAL"}
+
+    index: IntProperty(min=0)
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        del jobs.results[self.index]
+        return FINISHED
+
+
+class PANOFORM_OT_cancel(bpy.types.Operator):
+    """Stop what Panoform is doing"""
+
+    bl_idname = "panoform.cancel"
+    bl_label = "Cancel"
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        runs = jobs.job is not None or jobs.setup is not None
+        if not runs:
+            cls.poll_message_set("Nothing is under way")
+        return runs
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        jobs.cancel()
+        return FINISHED
+
+
+class PANOFORM_OT_setup_backend(bpy.types.Operator):
+    """Download and install the backend into a folder of its own (some gigabytes), or update or repair it"""
+
+    bl_idname = "panoform.setup_backend"
+    bl_label = "Set up the Backend"
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        why_not = _why_not_set_up()
+        if why_not:
+            cls.poll_message_set(why_not)
+        return not why_not
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        try:
+            jobs.set_up(environment.bundled_wheel(EXTENSION_FOLDER), environment.base_python())
+            if bpy.app.background:
+                jobs.wait_for_setup()
+        except Cancelled:
+            return CANCELLED
+        except PanoformError as error:
+            return _failed(self, error)
+        pump.watch()
+        return FINISHED
+
+
+#: The extension's root, which holds `backend_wheel/`.
+EXTENSION_FOLDER = Path(__file__).resolve().parents[1]
+
+
+def _why_not_set_up() -> str:
+    if jobs.setup is not None:
+        return "The backend is being set up"
+    if jobs.job is not None:
+        return "Panoform is at work: wait for it, or cancel it"
+    if preferences.get().python() is not None:
+        return "The preferences name a Python of your own, which Panoform leaves alone"
+    if not bpy.app.online_access:
+        return "Setting up downloads packages: allow online access in Preferences ▸ System"
+    return ""
+
+
+class PANOFORM_OT_stop_backend(bpy.types.Operator):
+    """End the backend process and free its memory. It starts again when it is needed"""
+
+    bl_idname = "panoform.stop_backend"
+    bl_label = "Stop the Backend"
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        if jobs.session is None:
+            cls.poll_message_set("The backend is not running")
+        return jobs.session is not None
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        jobs.stop()
+        return FINISHED
+
+
+class PANOFORM_OT_copy_error(bpy.types.Operator):
+    """Copy all that is known about the error, for a bug report"""
+
+    bl_idname = "panoform.copy_error"
+    bl_label = "Copy Details"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.window_manager.clipboard = jobs.failure.details
+        self.report({"INFO"}, "Copied to the clipboard.")
+        return FINISHED
+
+
+class PANOFORM_OT_dismiss_error(bpy.types.Operator):
+    """Forget this error"""
+
+    bl_idname = "panoform.dismiss_error"
+    bl_label = "Dismiss"
+    bl_options: ClassVar = {"INTERNAL"}
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        jobs.failure = None
+        return FINISHED
+
+
+class PANOFORM_OT_use_offload(bpy.types.Operator):
+    """Keep in device memory only what is computing: slower, and it fits"""
+
+    bl_idname = "panoform.use_offload"
+    bl_label = "Use Model Offload"
+    bl_options: ClassVar = {"INTERNAL"}
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        if preferences.get().offload != "none":
+            cls.poll_message_set("Offload is on already")
+        return preferences.get().offload == "none"
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        preferences.get().offload = "model"
+        jobs.failure = None
+        return FINISHED
+
+
+class PANOFORM_OT_save_hub_token(bpy.types.Operator):
+    """Keep a Hugging Face access token on this computer, where all programs that use the hub look for it"""
+
+    bl_idname = "panoform.save_hub_token"
+    bl_label = "Save Access Token"
+    bl_options: ClassVar = {"INTERNAL"}
+
+    token: StringProperty(name="Token", description='From huggingface.co ▸ Settings ▸ Access Tokens, "hf_…"',
+                          subtype="PASSWORD", options={"SKIP_SAVE"})  # fmt: skip
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        return context.window_manager.invoke_props_dialog(self)
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        try:
+            path = hub_token.save(self.token)
+        except PanoformError as error:
+            return _failed(self, error)
+        self.report({"INFO"}, f"Saved in {path}.")
+        return FINISHED
+
+
+CLASSES = (
+    PANOFORM_OT_perceive,
+    PANOFORM_OT_render_panorama,
+    PANOFORM_OT_import_maps,
+    PANOFORM_OT_build_result,
+    PANOFORM_OT_forget_result,
+    PANOFORM_OT_cancel,
+    PANOFORM_OT_setup_backend,
+    PANOFORM_OT_stop_backend,
+    PANOFORM_OT_copy_error,
+    PANOFORM_OT_dismiss_error,
+    PANOFORM_OT_use_offload,
+    PANOFORM_OT_save_hub_token,
+)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

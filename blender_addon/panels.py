@@ -1,0 +1,232 @@
+"""The sidebar tab "Panoform" of the 3D View. Draws only: what it shows is in `jobs` and in `scene.panoform`."""
+
+from __future__ import annotations
+
+import textwrap
+
+import bpy
+
+from ..shared.engines import QUALITIES
+from ..shared.errors import PanoformError, SceneError
+from ..shared.maps import MAPS
+from ..shared.messages import StatusReply
+from . import capture, preferences, previews
+from .jobs import Job, State, jobs
+from .scene.dome import MODIFIER_NAME
+
+#: Width of a character in the sidebar, in pixels at a UI scale of 1: labels don't wrap by themselves.
+CHARACTER_PX = 6.6
+
+#: Errors that one press mends: code → operator, label.
+FIXES = {
+    "backend_missing": ("panoform.setup_backend", "Set up the Backend"),
+    "backend_version": ("panoform.setup_backend", "Update the Backend"),
+    "device_memory": ("panoform.use_offload", "Use Model Offload"),
+}
+
+
+class _Section:
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Panoform"
+
+
+class PANOFORM_PT_main(_Section, bpy.types.Panel):
+    bl_label = "Panoform"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        column = self.layout.column()
+        _draw_state(column)
+        if jobs.failure is not None:
+            _draw_failure(column.box(), jobs.failure.error, _width(context))
+
+
+class PANOFORM_PT_source(_Section, bpy.types.Panel):
+    bl_label = "Source"
+    bl_parent_id = "PANOFORM_PT_main"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform
+        column = self.layout.column()
+        column.prop(settings, "source", text="")
+        match settings.source:
+            case "WORLD":
+                _draw_world(column, context.scene, _width(context))
+            case "IMAGE":
+                column.template_ID(settings, "image", open="image.open")
+                if settings.image is not None:
+                    column.label(text=_size(settings.image))
+            case "FILE":
+                column.prop(settings, "filepath", text="")
+            case "RENDER_CAMERA" if context.scene.camera is None:
+                column.label(text="The scene has no camera", icon="INFO")
+            case _:
+                button = column.operator("panoform.render_panorama", text="Only Render It")
+                button.at_cursor = settings.source == "RENDER_CURSOR"
+        column.prop(settings, "repair")
+
+
+class PANOFORM_PT_perceive(_Section, bpy.types.Panel):
+    bl_label = "Perceive"
+    bl_parent_id = "PANOFORM_PT_main"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform
+        column = self.layout.column()
+        column.row().prop(settings, "quality", expand=True)
+        grid = column.grid_flow(columns=2, even_columns=True, row_major=True, align=True)
+        for kind in MAPS.values():
+            grid.prop_enum(settings, "maps", kind.name.upper())
+        row = column.row()
+        row.prop(settings, "seed")
+        row.prop(settings, "engine", text="")
+        if jobs.job is None:
+            row = column.row()
+            row.scale_y = 1.4
+            row.operator("panoform.perceive", icon="SHADERFX")
+            _draw_estimate(column, settings)
+        else:
+            _draw_job(column, jobs.job)
+
+
+class PANOFORM_PT_scene(_Section, bpy.types.Panel):
+    bl_label = "Scene"
+    bl_parent_id = "PANOFORM_PT_main"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        column = self.layout.column()
+        column.prop(context.scene.panoform, "camera_height")
+        dome = context.active_object
+        modifier = dome.modifiers.get(MODIFIER_NAME) if dome is not None else None
+        if modifier is None or modifier.node_group is None:
+            column.label(text="Select a dome to adjust it", icon="INFO")
+        else:
+            column.label(text=dome.name, icon="MESH_UVSPHERE")
+            for socket in modifier.node_group.interface.items_tree:
+                if socket.in_out == "INPUT" and socket.socket_type != "NodeSocketGeometry":
+                    column.prop(modifier, f'["{socket.identifier}"]', text=socket.name)
+        column.operator("panoform.import_maps", icon="FILE_FOLDER")
+
+
+class PANOFORM_PT_results(_Section, bpy.types.Panel):
+    bl_label = "Results"
+    bl_parent_id = "PANOFORM_PT_main"
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return bool(jobs.results)
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        column = self.layout.column()
+        for index, result in enumerate(jobs.results):
+            row = column.row()
+            made = ", ".join(result.reply.maps) if result.reply is not None else "panorama"
+            row.label(text=f"{result.order.name}: {made}", icon="CHECKMARK" if result.built else "TIME")
+            row.operator("panoform.build_result", text="", icon="ADD").index = index
+            row.operator("panoform.forget_result", text="", icon="X").index = index
+            if result.waits_for:
+                column.label(text=f"Ready: it waits for {result.waits_for}", icon="INFO")
+            elif not result.built:
+                column.label(text="Its scene is gone: press + to build it here", icon="INFO")
+        notice = next((r.reply.info.notice for r in jobs.results if r.reply is not None and r.reply.info.notice), "")
+        _draw_words(column, notice, _width(bpy.context), icon="INFO")
+
+
+def _width(context: bpy.types.Context) -> int:
+    """Characters that fit in a line."""
+    scale = context.preferences.system.ui_scale
+    return max(20, int((context.region.width / scale - 60) / CHARACTER_PX))
+
+
+def _draw_words(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
+    """Text over as many labels as it needs, long words (paths) cut."""
+    column = layout.column(align=True)
+    for i, line in enumerate(_wrap(text, width)):
+        column.label(text=line, icon=icon if i == 0 else "BLANK1" if icon != "NONE" else "NONE")
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return [line for part in text.splitlines() for line in textwrap.wrap(part, width)]
+
+
+def _draw_state(layout: bpy.types.UILayout) -> None:
+    row = layout.row()
+    match jobs.state:
+        case State.SETTING_UP:
+            row.progress(factor=jobs.setup.fraction or 0.0, text=jobs.setup.text)
+            row.operator("panoform.cancel", text="", icon="X")
+        case State.NOT_SET_UP:
+            row.label(text="Not set up", icon="RADIOBUT_OFF")
+            row.operator("panoform.setup_backend", text="Set up the Backend", icon="IMPORT")
+        case State.OUT_OF_DATE:
+            row.label(text="Of another version", icon="RADIOBUT_OFF")
+            row.operator("panoform.setup_backend", text="Update the Backend", icon="IMPORT")
+        case State.STOPPED:
+            row.label(text="Starts when needed", icon="RADIOBUT_OFF")
+        case State.STARTING:
+            row.label(text="Starting the backend", icon="SORTTIME")
+        case State.READY:
+            row.label(text=_describe(jobs.session.status), icon="RADIOBUT_ON")
+            row.operator("panoform.stop_backend", text="", icon="QUIT")
+
+
+def _describe(status: StatusReply) -> str:
+    """ "Ready · FLUX + OmniX · cuda:0, 7.1 of 12 GB free" """
+    parts = ["Ready"]
+    if status.engine is not None:
+        parts.append(status.engine)
+    if status.device is not None:
+        memory = ""
+        if status.memory_total:
+            memory = f", {status.memory_free / 2**30:.1f} of {status.memory_total / 2**30:.0f} GB free"
+        parts.append(f"{status.device}{memory}")
+    return " · ".join(parts)
+
+
+def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) -> None:
+    _draw_words(layout, error.message, width - 4, icon="ERROR")
+    _draw_words(layout, error.hint, width - 4, icon="BLANK1")
+    row = layout.row()
+    if error.code in FIXES:
+        operator, label = FIXES[error.code]
+        row.operator(operator, text=label)
+    row.operator("panoform.copy_error", icon="COPYDOWN")
+    row.operator("panoform.dismiss_error", text="", icon="X")
+
+
+def _draw_world(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) -> None:
+    try:
+        image, _rotation = capture.world_image(scene)
+    except SceneError as error:
+        _draw_words(layout, error.message, width, icon="INFO")
+    else:
+        layout.label(text=f"{image.name} · {_size(image)}", icon="WORLD")
+
+
+def _size(image: bpy.types.Image) -> str:
+    width, height = image.size
+    return f"{width} × {height}" if width else "can't be read"
+
+
+def _draw_estimate(layout: bpy.types.UILayout, settings) -> None:
+    """How long the last one with these settings took."""
+    engine = preferences.get().engine_settings(settings.engine)
+    quality = QUALITIES[engine.engine][settings.quality]
+    names = tuple(name for name in MAPS if name.upper() in settings.maps)
+    seconds = jobs.seconds.get((engine, quality.num_inference_steps, quality.height, names))
+    if seconds is not None:
+        layout.label(text=f"Took {seconds:.0f} s the last time")
+
+
+def _draw_job(layout: bpy.types.UILayout, job: Job) -> None:
+    row = layout.row()
+    row.progress(factor=job.fraction, text=job.text)
+    row.operator("panoform.cancel", text="", icon="X")
+    for name in job.previews:
+        layout.label(text=MAPS[name].label)
+        layout.template_icon(icon_value=previews.icon(name), scale=7)
+
+
+CLASSES = (PANOFORM_PT_main, PANOFORM_PT_source, PANOFORM_PT_perceive, PANOFORM_PT_scene, PANOFORM_PT_results)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

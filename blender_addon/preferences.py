@@ -1,0 +1,114 @@
+"""Where the backend and its models live: settings of this computer, not of a .blend."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import bpy
+from bpy.props import EnumProperty, StringProperty
+
+from ..shared.engines import EngineSettings
+from . import environment
+
+#: The extension as Blender knows it: `bl_ext.<repo>.panoform`; this package is its `blender_addon`.
+EXTENSION = __package__.rpartition(".")[0]
+
+
+class Preferences(bpy.types.AddonPreferences):
+    bl_idname = EXTENSION
+
+    folder: StringProperty(
+        name="Folder",
+        description="Where the backend's environment (some gigabytes) and its logs lie. Uninstalling leaves it alone",
+        subtype="DIR_PATH",
+        default=str(environment.default_folder()),
+    )
+    backend_python: StringProperty(
+        name="Python",
+        description="A Python with Panoform's wheel installed. Empty: the environment that Panoform sets up",
+        subtype="FILE_PATH",
+    )
+    flux_model: StringProperty(
+        name="FLUX checkpoint",
+        description="FLUX.1-dev: a diffusers folder, a single .safetensors file, or a Hugging Face id",
+    )
+    flux_adapters: StringProperty(
+        name="OmniX adapters",
+        description="A folder of OmniX adapters or a Hugging Face id. Empty: OmniX's own, from Hugging Face",
+    )
+    device: StringProperty(name="Device", description="auto, cuda, cuda:1, mps or cpu", default="auto")
+    dtype: EnumProperty(
+        name="Precision",
+        items=(
+            ("auto", "Automatic", "What suits the device"),
+            ("bf16", "bfloat16", "Half the memory of float32"),
+            ("fp16", "float16", "Half the memory of float32, for older GPUs"),
+            ("fp32", "float32", "Exact, twice the memory"),
+        ),
+    )
+    offload: EnumProperty(
+        name="Offload",
+        items=(
+            ("none", "None", "Everything stays in device memory: fastest"),
+            ("model", "Model", "Each model is in device memory only while it computes"),
+            ("sequential", "Sequential", "Each layer is in device memory only while it computes: slow, smallest"),
+        ),
+    )
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+
+        column = layout.column(heading="Backend")
+        column.prop(self, "folder")
+        column.prop(self, "backend_python")
+        row = column.row()
+        row.operator("panoform.setup_backend", icon="IMPORT")
+        row.operator("panoform.stop_backend", icon="X")
+
+        column = layout.column(heading="FLUX")
+        column.prop(self, "flux_model")
+        column.prop(self, "flux_adapters")
+        column.label(text="FLUX.1-dev is gated: accept its licence on huggingface.co, then give the access token once")
+        column.operator("panoform.save_hub_token", icon="LOCKED")
+
+        column = layout.column(heading="Device")
+        column.prop(self, "device")
+        column.prop(self, "dtype")
+        column.prop(self, "offload")
+
+    def environment_folder(self) -> Path:
+        return Path(bpy.path.abspath(self.folder))
+
+    def python(self) -> Path | None:
+        """The Python that the user chose: by PANOFORM_BACKEND_PYTHON, or here; None: Panoform's own environment."""
+        chosen = os.environ.get("PANOFORM_BACKEND_PYTHON") or self.backend_python
+        return Path(bpy.path.abspath(chosen)) if chosen else None
+
+    def engine_settings(self, engine: str) -> EngineSettings:
+        """`engine` with what is set here. AUTO: FLUX where its checkpoint is set, else the starter."""
+        if engine == "AUTO":
+            engine = "FLUX" if self.flux_model else "STARTER"
+        flux = engine == "FLUX"
+        return EngineSettings(
+            engine=engine.lower(),
+            model=self.flux_model if flux and self.flux_model else None,
+            adapters=self.flux_adapters if flux and self.flux_adapters else None,
+            device=self.device,
+            dtype=self.dtype,
+            offload=self.offload,
+        )
+
+
+def get() -> Preferences:
+    return bpy.context.preferences.addons[EXTENSION].preferences
+
+
+def register() -> None:
+    bpy.utils.register_class(Preferences)
+
+
+def unregister() -> None:
+    bpy.utils.unregister_class(Preferences)

@@ -1,0 +1,35 @@
+"""Pictures of maps in the making, as icons for the panel."""
+
+from __future__ import annotations
+
+import bpy.utils.previews
+import numpy as np
+
+_collection: bpy.utils.previews.ImagePreviewCollection | None = None
+
+
+def show(name: str, picture: np.ndarray) -> None:
+    """Take `picture` ((H, W, 3) uint8, top row first) as the present look of map `name`."""
+    preview = _collection[name] if name in _collection else _collection.new(name)
+    height, width, _ = picture.shape
+    side = max(height, width)  # icons are drawn square
+    rgba = np.zeros((side, side, 4), np.float32)
+    top, left = (side - height) // 2, (side - width) // 2
+    rgba[top : top + height, left : left + width, :3] = picture[::-1] / np.float32(255)
+    rgba[top : top + height, left : left + width, 3] = 1
+    preview.image_size = (side, side)
+    preview.image_pixels_float.foreach_set(rgba.ravel())
+
+
+def icon(name: str) -> int:
+    """Id of the icon that shows map `name`."""
+    return _collection[name].icon_id
+
+
+def register() -> None:
+    global _collection
+    _collection = bpy.utils.previews.new()
+
+
+def unregister() -> None:
+    bpy.utils.previews.remove(_collection)

@@ -1,0 +1,95 @@
+"""The pump in a window: a timer that calls `jobs.poll`, has results built, and redraws what shows them.
+
+There is no timer in the background: it would never fire, and one left behind crashes Blender's exit.
+"""
+
+from __future__ import annotations
+
+import bpy
+
+from ..shared.errors import PanoformError
+from . import previews
+from .jobs import find_scene, jobs
+
+#: Seconds between two looks: while something is going on, and while an idle backend is only kept an eye on.
+BUSY_S, IDLE_S = 0.1, 1.0
+
+
+def watch() -> None:
+    """Have events taken in from now on. Called by whatever sets something going."""
+    if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.register(_tick, persistent=True)
+
+
+def unregister() -> None:
+    if bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.unregister(_tick)
+
+
+def _tick() -> float | None:
+    before = _drawn()
+    jobs.poll()
+    _build_what_came()
+    if _drawn() != before:
+        if jobs.job is not None:
+            for name, picture in jobs.job.previews.items():
+                previews.show(name, picture)
+        _redraw()
+    if jobs.busy or any(result.pending for result in jobs.results):
+        return BUSY_S
+    return IDLE_S if jobs.session is not None else None
+
+
+def _build_what_came() -> None:
+    """Have results built by their operator, one undo step each, once the user's hands are free."""
+    for index, result in enumerate(jobs.results):
+        if not result.pending:
+            continue
+        if find_scene(result.order.scene_uid) is None:
+            result.pending = False  # its file was closed, or the scene deleted: it waits in the panel
+            continue
+        result.waits_for = _what_keeps_the_user()
+        if result.waits_for:
+            continue
+        result.pending = False
+        windows = bpy.context.window_manager.windows
+        window = next((w for w in windows if w.scene.session_uid == result.order.scene_uid), windows[0])
+        try:
+            with bpy.context.temp_override(window=window):
+                bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=index)
+        except RuntimeError as error:  # what the operator reported
+            if jobs.failure is None:
+                jobs.fail(PanoformError(str(error), "The maps are kept under Results."))
+
+
+def _what_keeps_the_user() -> str:
+    """Why the scene can't be changed right now: an undo step made in the midst of these would not take it back."""
+    if bpy.app.is_job_running("RENDER"):
+        return "the render to end"
+    for window in bpy.context.window_manager.windows:
+        if any(operator.bl_idname.startswith("TRANSFORM_OT_") for operator in window.modal_operators):
+            return "the move to end"
+        active = window.view_layer.objects.active
+        if active is not None and active.mode != "OBJECT":
+            return "Object Mode"
+    return ""
+
+
+def _drawn() -> tuple:
+    """What the panel shows of all this."""
+    session, setup, job = jobs.session, jobs.setup, jobs.job
+    return (
+        jobs.failure,
+        session and (session, session.status),
+        setup and (setup.text, setup.fraction),
+        job and (job.text, job.fraction, tuple(map(id, job.previews.values()))),
+        tuple((result.waits_for, result.built) for result in jobs.results),
+    )
+
+
+def _redraw() -> None:
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            for region in area.regions:
+                if (area.type, region.type) in {("VIEW_3D", "UI"), ("PREFERENCES", "WINDOW")}:
+                    region.tag_redraw()
