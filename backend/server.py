@@ -22,7 +22,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import zmq
@@ -48,8 +48,11 @@ from ..shared.messages import (
     StatusReply,
     StatusRequest,
 )
-from . import parent, results
+from . import parent
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from .results import Perceived
 
 MAX_JOBS = 8
 MAX_QUEUED_BYTES = 4 * 2**30
@@ -82,7 +85,7 @@ class Engine(Protocol):
         engine: EngineSettings,
         settings: PerceiveSettings,
         watch: Watch,
-    ) -> results.Perceived: ...
+    ) -> Perceived: ...
 
 
 def load_engine() -> Engine:
@@ -359,6 +362,8 @@ class Server:
 
 
 def _perceive(engine: Engine, request: PerceiveRequest, watch: Watch) -> PerceiveReply:
+    from . import results  # OpenImageIO: nearly half of the start, were it above
+
     directory = Path(request.directory) if request.directory else None
     if directory:
         if not directory.is_absolute():

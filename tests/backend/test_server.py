@@ -25,11 +25,7 @@ from panoform.shared.engines import EngineSettings, PerceiveSettings
 from panoform.shared.errors import BackendVersionError, OutputError
 
 ARITHMETIC = [sys.executable, str(Path(__file__).with_name("serve_arithmetic.py"))]
-REAL = [
-    sys.executable,
-    "-c",
-    "import sys, pathlib; from panoform.backend.server import serve; sys.exit(serve(pathlib.Path(sys.argv[3]), True))",
-]
+REAL = [sys.executable, "-m", "panoform.backend"]
 PATIENCE_S = 30
 
 

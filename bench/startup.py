@@ -1,0 +1,90 @@
+"""How soon the backend answers, and how fast panoramas travel: python bench/startup.py [--height 1024]
+
+Prints, for five starts, the seconds from the start of the process to its StatusReply, and the processor time it took
+of them (the rest is waiting: for the disk, for other programs); then the seconds for one panorama of that height and
+its result of the same size to cross the wire and come back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import types
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import psutil
+
+import panoform.backend
+
+ROOT = Path(panoform.backend.__file__).parents[1]
+# The add-on's package without its __init__, which needs bpy.
+addon = types.ModuleType("panoform.blender_addon")
+addon.__path__ = [str(ROOT / "blender_addon")]
+sys.modules[addon.__name__] = addon
+
+from panoform.blender_addon.client import Client  # noqa: E402
+from panoform.blender_addon.process import BackendProcess  # noqa: E402
+from panoform.shared.engines import EngineSettings, PerceiveSettings  # noqa: E402
+from panoform.shared.messages import PerceiveReply, StatusReply  # noqa: E402
+
+ARITHMETIC = ROOT / "tests" / "backend" / "serve_arithmetic.py"
+
+
+def until(client: Client, kind: type) -> None:
+    while not any(isinstance(message, kind) for message in client.poll()):
+        time.sleep(0.001)
+
+
+def start(command: list[str], folder: Path) -> tuple[BackendProcess, Client, float, float]:
+    """A backend, its client, and the seconds until it answered: on the clock, and of processor time."""
+    began = time.perf_counter()
+    process = BackendProcess(command, folder)
+    while (connection := process.poll()) is None:
+        time.sleep(0.001)
+    client = Client(connection)
+    client.status()
+    until(client, StatusReply)
+    seconds = time.perf_counter() - began
+    used = psutil.Process(connection.pid).cpu_times()
+    return process, client, seconds, used.user + used.system
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--height", type=int, default=1024, help="of the panorama that travels, in pixels")
+    height = parser.parse_args().height
+    with tempfile.TemporaryDirectory() as folder:
+        times = []
+        for _ in range(5):
+            process, client, seconds, used = start([sys.executable, "-m", "panoform.backend"], Path(folder))
+            client.close()
+            process.stop()
+            times.append((seconds, used))
+        seconds, used = (median(column) for column in zip(*times, strict=True))
+        print(f"status answered after {seconds:.2f} s, {used:.2f} s of them computing (medians of 5)")
+
+        # An engine that hardly computes: what remains is the wire.
+        process, client, *_ = start([sys.executable, str(ARITHMETIC)], Path(folder))
+        panorama = np.random.default_rng(0).random((height, 2 * height, 3), np.float32)
+        began = time.perf_counter()
+        client.perceive(
+            panorama,
+            encoding="linear",
+            source="",
+            engine=EngineSettings(),
+            settings=PerceiveSettings(maps=("distance",)),
+        )
+        until(client, PerceiveReply)
+        seconds = time.perf_counter() - began
+        megabytes = panorama.nbytes * (1 + 1 / 3 + 1 + 1) / 1e6  # there; distance, albedo and the panorama back
+        print(f"{megabytes:.0f} MB there and back in {seconds:.2f} s: {megabytes / seconds:.0f} MB/s")
+        client.close()
+        process.stop()
+
+
+if __name__ == "__main__":
+    main()

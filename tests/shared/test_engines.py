@@ -1,0 +1,51 @@
+"""The bounds of what may be asked for."""
+
+import msgspec
+import pytest
+
+from panoform.shared import engines
+from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.errors import SettingError
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES)
+@pytest.mark.parametrize("quality", ["draft", "standard", "best"])
+def test_every_quality_may_be_asked_for(engine, quality):
+    chosen = engines.QUALITIES[engine][quality]
+    engines.check_engine(EngineSettings(engine=engine))
+    engines.check_perceive(PerceiveSettings(maps=("distance",), **msgspec.structs.asdict(chosen)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"engine": "dreams"}, "no engine called 'dreams'. Choose one of starter, flux"),
+        ({"dtype": "int3"}, "no dtype called 'int3'. Choose one of auto, bf16, fp16, fp32"),
+        ({"offload": "moon"}, "no offload mode called 'moon'. Choose one of none, model, sequential"),
+    ],
+)
+def test_unknown_engine_settings(settings, says):
+    with pytest.raises(SettingError, match=says):
+        engines.check_engine(EngineSettings(**settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "lowest", "highest", "below", "above"),
+    [
+        ("seed", 0, 4294967295, -1, 4294967296),
+        ("num_inference_steps", 1, 200, 0, 201),
+        ("guidance_scale", 0.0, 30.0, -0.1, 30.1),
+        ("height", 64, 2048, 48, 2064),
+    ],
+)
+def test_numbers_out_of_range(name, lowest, highest, below, above):
+    for value in (lowest, highest):
+        engines.check_perceive(PerceiveSettings(maps=("distance",), **{name: value}))
+    for value in (below, above, float("nan")):
+        with pytest.raises(SettingError, match="must lie between"):
+            engines.check_perceive(PerceiveSettings(maps=("distance",), **{name: value}))
+
+
+def test_a_height_that_is_no_multiple_of_16_names_its_neighbours():
+    with pytest.raises(SettingError, match="Use 496 or 512"):
+        engines.check_perceive(PerceiveSettings(maps=("distance",), height=500))
