@@ -153,8 +153,7 @@ def inspect(file: Path, shapes: Shapes) -> Report:
     """What `file` holds, without loading it. Raises AdapterError only where it can't be read at all."""
     with _opened(file) as tensors:
         survey = _survey(tensors, shapes)
-    filled = len({name for modules in survey.groups for name in modules} - survey.bad)
-    return Report(file, filled, len(shapes), survey.rank, survey.dtype, file.stat().st_size, survey.problem)
+    return Report(file, survey.filled, len(shapes), survey.rank, survey.dtype, file.stat().st_size, survey.problem)
 
 
 def stack(adapters: Sequence[Adapter], dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
@@ -192,17 +191,13 @@ def _refusal(file: Path, problem: str) -> AdapterError:
     )
 
 
-def _few(names: Sequence[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
-
-
 @dataclass
 class _Survey:
     """What the header of a file says."""
 
     #: The modules that lie together in one pair of tensors (three in a fused projection) → {"A" | "B" | "alpha": key}.
     groups: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
-    bad: set[str] = field(default_factory=set)
+    filled: int = 0
     rank: int = 0
     dtype: str = ""
     scale: float = 1.0
@@ -210,67 +205,80 @@ class _Survey:
 
 
 def _survey(tensors: Any, shapes: Shapes) -> _Survey:
-    survey, unexpected, wrong, ranks = _Survey(), [], [], {}
+    survey, problems = _Survey(), []
     aliases, rows = _aliases(shapes)
-    taken: dict[str, tuple[str, ...]] = {}
-    for key in sorted(tensors.keys()):
-        match = _KEY.fullmatch(key)
-        modules = aliases.get(match["module"]) if match else None
-        if match is None or modules is None or any(taken.setdefault(name, modules) != modules for name in modules):
-            unexpected.append(key)
-            continue
-        part = "alpha" if match["alpha"] else _FACTOR[match["factor"]]
-        if survey.groups.setdefault(modules, {}).setdefault(part, key) != key:
-            unexpected.append(key)
-
-    missing = [f"{name}.lora_A" for name in shapes if name not in taken]
+    survey.groups, unexpected = _match(tensors.keys(), aliases)
+    absent = shapes.keys() - {name for modules in survey.groups for name in modules}
+    missing = [f"{name}.lora_{part}" for name in shapes if name in absent for part in "AB"]
+    wrong: list[str] = []
+    ranks: dict[int, str] = {}
     for modules, keys in survey.groups.items():
-        lacking = [f"{name}.lora_{part}" for part in "AB" if part not in keys for name in modules]
-        if lacking:
-            missing += lacking
-            survey.bad.update(modules)
-            continue
-        A, B = (tensors.get_slice(keys[part]) for part in "AB")
-        (a, b), columns = (tuple(x.get_shape()) for x in (A, B)), shapes[modules[0]][1]
-        rank = a[0] if a else 0
-        survey.dtype = survey.dtype or A.get_dtype()
-        for key, shape, wanted in ((keys["A"], a, (rank, columns)), (keys["B"], b, (rows[modules], rank))):
-            if shape != wanted or rank == 0 or rank % len(modules):
-                wrong.append(f"{key} is {_by(shape)} instead of {_by(wanted)}")
-                survey.bad.update(modules)
-        wrong += [
-            f"{keys[part]} is {x.get_dtype()}" for part, x in (("A", A), ("B", B)) if x.get_dtype() not in _FLOATS
-        ]
-        if "alpha" in keys and tensors.get_slice(keys["alpha"]).get_shape() not in ([], [1]):
-            wrong.append(f"{keys['alpha']} is not one number")
-        ranks.setdefault(rank // len(modules), keys["A"])
+        lacking = [f"{name}.lora_{part}" for name in modules for part in "AB" if part not in keys]
+        faults = [] if lacking else _faults(tensors, keys, len(modules), rows[modules], shapes[modules[0]][1])
+        missing += lacking
+        wrong += faults
+        if not lacking and not faults:
+            survey.filled += len(modules)
+            survey.dtype = survey.dtype or tensors.get_slice(keys["A"]).get_dtype()
+            ranks.setdefault(tensors.get_slice(keys["A"]).get_shape()[0] // len(modules), keys["A"])
 
+    if survey.filled < len(shapes) or unexpected:
+        problems.append(f"it fills {survey.filled} of {len(shapes)} modules")
+    for what, items in (("missing", missing), ("unexpected", unexpected), ("wrong", wrong)):
+        if items:
+            problems.append(f"{len(items)} {what}: {', '.join(items[:3])}{', …' if len(items) > 3 else ''}")
     survey.rank = next(iter(ranks), 0)
-    claimed, survey.scale, unread = _claims(tensors.metadata() or {})
-    problems = [
-        f"{len(items)} {what} ({_few(items)})"
-        for items, what in (
-            (missing, "missing keys"),
-            (unexpected, "unexpected keys"),
-            (wrong, "of the wrong shape or type"),
-        )
-        if items
-    ]
-    if missing or unexpected:
-        filled = len(taken.keys() - survey.bad)
-        problems.insert(0, f"it fills {filled} of {len(shapes)} modules")
+    claimed, survey.scale, unsupported = _claims(tensors.metadata() or {})
     if len(ranks) > 1:
-        problems.append(f"its ranks differ ({_few([f'{rank} at {key}' for rank, key in ranks.items()])})")
-    elif claimed is not None and ranks and claimed != survey.rank:
-        problems.append(f"it claims rank {claimed} but {next(iter(ranks.values()))} has rank {survey.rank}")
-    if unread:
-        problems.append(f"its settings {unread} are not supported")
+        problems.append("its ranks differ: " + ", ".join(f"{rank} at {key}" for rank, key in list(ranks.items())[:3]))
+    elif ranks and claimed not in (None, survey.rank):
+        problems.append(f"it claims rank {claimed} but {ranks[survey.rank]} has rank {survey.rank}")
+    if unsupported:
+        problems.append(f"its settings are not supported: {unsupported}")
     survey.problem = "; ".join(problems)
     return survey
 
 
-def _by(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) or "a single number"
+def _match(
+    keys: Sequence[str], aliases: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[tuple[str, ...], dict[str, str]], list[str]]:
+    """Groups of modules → {"A" | "B" | "alpha": key}, and the keys that belong nowhere or say a thing twice."""
+    groups: dict[tuple[str, ...], dict[str, str]] = {}
+    owners: dict[str, tuple[str, ...]] = {}
+    unexpected = []
+    for key in sorted(keys):
+        match = _KEY.fullmatch(key)
+        modules = aliases.get(match["module"]) if match else None
+        if match is None or modules is None or any(owners.setdefault(name, modules) != modules for name in modules):
+            unexpected.append(key)
+            continue
+        part = "alpha" if match["alpha"] else _FACTOR[match["factor"]]
+        if groups.setdefault(modules, {}).setdefault(part, key) != key:
+            unexpected.append(key)
+    return groups, unexpected
+
+
+def _faults(tensors: Any, keys: Mapping[str, str], fused: int, rows: int, columns: int) -> list[str]:
+    """What is wrong with the types and shapes of one pair of factors, and of its alpha."""
+    slices = {part: tensors.get_slice(key) for part, key in keys.items()}
+    shapes = {part: tuple(x.get_shape()) for part, x in slices.items()}
+    rank = shapes["A"][0] if shapes["A"] else 0
+    faults = [
+        f"{keys[part]} is {' × '.join(map(str, shapes[part])) or 'one number'}, not {wanted}"
+        for part, shape, wanted in (
+            ("A", (rank, columns), f"rank × {columns}"),
+            ("B", (rows, rank), f"{rows} × {rank}"),
+        )
+        if shapes[part] != shape or not rank
+    ]
+    if rank % fused:
+        faults.append(f"{keys['A']} has rank {rank}, which can't be divided among q, k and v")
+    faults += [
+        f"{key} is {slices[part].get_dtype()}" for part, key in keys.items() if slices[part].get_dtype() not in _FLOATS
+    ]
+    if shapes.get("alpha", ()) not in ((), (1,)):
+        faults.append(f"{keys['alpha']} is not one number")
+    return faults
 
 
 def _aliases(shapes: Shapes) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str, ...], int]]:
@@ -300,14 +308,15 @@ def _aliases(shapes: Shapes) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str
 
 
 def _claims(metadata: Mapping[str, str]) -> tuple[int | None, float, str]:
-    """Rank, scale and unsupported settings that PEFT's config states in a file's header, where it is there."""
-    config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    """Rank, scale and what is not supported of PEFT's config, where the file's header holds it."""
+    try:
+        config = dict(json.loads(metadata.get("lora_adapter_metadata", "{}")))
+    except ValueError:
+        return None, 1.0, "metadata (unreadable)"
     config = {key.removeprefix("transformer."): value for key, value in config.items()}
+    others = ("rank_pattern", "alpha_pattern", "use_dora", "use_rslora", "lora_bias")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    unread = [
-        name for name in ("rank_pattern", "alpha_pattern", "use_dora", "use_rslora", "lora_bias") if config.get(name)
-    ]
-    return rank, alpha / rank if rank and alpha else 1.0, ", ".join(unread)
+    return rank, alpha / rank if rank and alpha else 1.0, ", ".join(name for name in others if config.get(name))
 
 
 def _split(file: Path, key: str, A: Tensor, B: Tensor, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:

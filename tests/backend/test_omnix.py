@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from panoform.backend.pipelines import omnix
-from panoform.backend.pipelines.omnix import TASKS, OmniXPipeline
-from panoform.shared.errors import AdapterError, PanoramaError, SettingError, WeightsError
 from safetensors.torch import load_file
+
+from panoform.backend.pipelines.omnix import TASKS, OmniXPipeline
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 INDEX = json.loads((GOLDEN / "index.json").read_text())
