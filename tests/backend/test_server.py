@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -54,16 +54,16 @@ class Backend:
 class Peer:
     """A DEALER that is told everything: frames in and out as they are."""
 
-    def __init__(self, to: connection.Connection, **keys: bytes | None) -> None:
+    def __init__(self, to: connection.Connection, **options: bytes | int | None) -> None:
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
         self.socket.linger = 0
-        keys = {
+        options = {
             "curve_serverkey": to.server_public_key.encode(),
             "curve_publickey": to.client_public_key.encode(),
             "curve_secretkey": to.client_secret_key.encode(),
-        } | keys
-        for name, value in keys.items():
+        } | options
+        for name, value in options.items():
             if value is not None:
                 setattr(self.socket, name, value)
         self.socket.connect(to.endpoint)
@@ -145,6 +145,33 @@ def idle(backend: Backend):
             asking.close()
 
     return check
+
+
+class Chatterbox:
+    """An engine that shows previews until it is stopped."""
+
+    def perceive(self, panorama, *, watch, **_):
+        while True:
+            watch.preview("distance", np.zeros((128, 256, 3), np.uint8))
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., server_module.Server]]:
+    """Servers in this process, whose bounds a test can lower."""
+    serving = []
+
+    def serve(engine: type) -> server_module.Server:
+        server = server_module.Server(engine)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        serving.append((server, thread))
+        return server
+
+    yield serve
+    for server, thread in serving:
+        server.end()
+        thread.join()
+        server.close()
 
 
 def kinds(heard: list[messages.Message]) -> list[str]:
@@ -387,11 +414,9 @@ def test_fuzzed_frames_do_not_stop_it(backend, peer):
     assert peer.status().pid == backend.process.pid
 
 
-def test_oversized_frame_ends_that_connection_only(monkeypatch):
+def test_oversized_frame_ends_that_connection_only(serve, monkeypatch):
     monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 2**20)
-    server = server_module.Server(engine_factory=lambda: pytest.fail("no job is sent"))
-    running = threading.Thread(target=server.run)
-    running.start()
+    server = serve(Chatterbox)
     glutton, peer = Peer(server.connection), Peer(server.connection)
     glutton.socket.reconnect_ivl = -1
     glutton.status()
@@ -405,9 +430,27 @@ def test_oversized_frame_ends_that_connection_only(monkeypatch):
         events.close()
         glutton.close()
         peer.close()
-        server.end()
-        running.join()
-        server.close()
+
+
+def test_too_many_bytes_are_busy(serve, monkeypatch):
+    panorama = np.ones((4, 8, 3), np.float32)
+    monkeypatch.setattr(server_module, "MAX_QUEUED_BYTES", 2 * panorama.nbytes)
+    peer = Peer(serve(Chatterbox).connection)
+    for name in ("a", "b", "c"):
+        peer.perceive(name, panorama)
+    assert peer.until_reply("c")[-1].code == "busy"
+    peer.close()
+
+
+def test_a_client_that_never_reads_does_not_hold_up_the_others(serve, monkeypatch):
+    monkeypatch.setattr(server_module, "MAX_UNREAD", 10)
+    server = serve(Chatterbox)
+    deaf, peer = Peer(server.connection, rcvhwm=1), Peer(server.connection)
+    deaf.perceive("endless")
+    assert isinstance(deaf.receive(), messages.QueuedEvent)  # it runs, and that is the last thing heard
+    wait_until(lambda: peer.status().running is None)
+    deaf.close()
+    peer.close()
 
 
 def test_a_broken_request_is_answered_under_its_id(peer):
