@@ -5,9 +5,9 @@ reads. How their numbers are read:
 
 - distance, roughness, metallic: the first channel as it is in the file (integers as shares of the largest).
   A distance that is infinite or at least 1e9 (what renderers write where nothing was hit) becomes the largest real one.
-- normal: in a float file (EXR, HDR) with any value below 0 as it is; in every other n · 0.5 + 0.5. Then normalised.
-- albedo, semantic: sRGB in integer files; linear in float ones, and encoded here.
-- panorama: sRGB in integer files, linear light in float ones.
+- normal: as it is where any value is below 0 (an EXR); else n · 0.5 + 0.5. Then normalised.
+- albedo, semantic: linear in EXR and HDR, and sRGB-encoded here; sRGB in every other format.
+- panorama: linear light in EXR and HDR, sRGB in every other format.
 """
 
 from __future__ import annotations
@@ -72,14 +72,12 @@ def _find(directory: Path, name: str, filename: str) -> Path | None:
 
 
 def _load(path: Path) -> tuple[np.ndarray, bool]:
-    """The file's own numbers, (H, W, 4) float32, and whether it is a float format."""
+    """The file's own numbers, (H, W, 4) float32, and whether its colours are linear light (EXR, HDR)."""
     image = bpy.data.images.load(str(path))
     try:
         image.colorspace_settings.name = "Non-Color"
         array = pixels.raw(image)
-        is_float = image.file_format in {"OPEN_EXR", "OPEN_EXR_MULTILAYER", "HDR"} or (
-            image.file_format == "TIFF" and image.depth >= 96 and bool(np.any((array < 0) | (array > 1)))
-        )
+        is_light = image.file_format in {"OPEN_EXR", "OPEN_EXR_MULTILAYER", "HDR"}
     except PanoramaError as error:
         raise PanoramaError(f"{path} can't be read: it is damaged, or no picture.", "Export it again.") from error
     finally:
@@ -89,7 +87,7 @@ def _load(path: Path) -> tuple[np.ndarray, bool]:
         raise PanoramaError(
             f"{path} is {width} × {height} px, not 2:1.", "Maps are equirectangular: twice as wide as high."
         )
-    return array, is_float
+    return array, is_light
 
 
 def _map(name: str, path: Path) -> np.ndarray:
@@ -98,14 +96,14 @@ def _map(name: str, path: Path) -> np.ndarray:
         colour = _colour(path)
         encoded = pixels.srgb_from_linear(colour.pixels) if colour.encoding == "linear" else colour.pixels
         return np.clip(encoded, 0, 1)
-    array, is_float = _load(path)
+    array, _ = _load(path)
     array = np.ascontiguousarray(array[..., : kind.channels])
     if kind is DISTANCE:
         return _distance(array, path)
     if not np.isfinite(array).all():
         raise PanoramaError(f"{path} holds values that are not numbers.", "Export it again.")
     if kind is NORMAL:
-        signed = array if is_float and array.min() < 0 else array * 2 - 1
+        signed = array if array.min() < 0 else array * 2 - 1
         length = np.linalg.norm(signed, axis=-1, keepdims=True)
         return signed / np.maximum(length, 1e-6)
     return np.clip(array, 0, 1)
@@ -117,17 +115,17 @@ def _distance(array: np.ndarray, path: Path) -> np.ndarray:
     if np.isnan(near).any() or (near < 0).any() or not (near > 0).any():
         raise PanoramaError(
             f"{path} holds distances that are negative, all zero or not numbers.",
-            "A distance map has the distance from the camera along the ray in every pixel.",
+            "Every pixel holds the distance along the ray; the channel of a one-channel EXR is called Y.",
         )
     return np.where(far, near.max(), array)
 
 
 def _colour(path: Path) -> pixels.Pixels:
-    array, is_float = _load(path)
+    array, is_light = _load(path)
     colour = np.ascontiguousarray(array[..., :3])
     if not np.isfinite(colour).all():
         raise PanoramaError(f"{path} holds values that are not numbers.", "Export it again.")
-    return pixels.Pixels(colour, "linear" if is_float else "srgb")
+    return pixels.Pixels(colour, "linear" if is_light else "srgb")
 
 
 def _info(path: Path) -> Info | None:

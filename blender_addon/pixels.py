@@ -36,9 +36,7 @@ def raw(image: bpy.types.Image) -> np.ndarray:
 
     Raises PanoramaError where the image has no data (missing or damaged file) or is too wide.
     """
-    if not image.has_data:
-        image.update()
-    width, height = image.size
+    width, height = image.size  # asking for it loads the file
     if not (width and height):
         where = f" ({bpy.path.abspath(image.filepath)})" if image.filepath else ""
         raise PanoramaError(

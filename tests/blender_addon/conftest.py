@@ -3,5 +3,15 @@
 from pathlib import Path
 
 import panoform
+import pytest
 
 panoform.__path__ = [str(Path(__file__).resolve().parents[2])]
+
+
+@pytest.fixture
+def scene():
+    """An empty Blender: bpy is one global state a process."""
+    import bpy
+
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    return bpy.context.scene

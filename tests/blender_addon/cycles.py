@@ -10,7 +10,6 @@ import numpy as np
 import OpenImageIO as oiio
 from mathutils import Matrix, Vector
 
-from panoform.shared import sphere
 from panoform.shared.maps import MAPS
 
 PASSES = {
@@ -168,5 +167,14 @@ def show(path: Path, linear: np.ndarray) -> None:
     write(path, np.clip(linear, 0, 1) ** (1 / 2.2), "uint8")
 
 
-def rays(height: int, width: int) -> np.ndarray:
-    return sphere.directions(height, width).astype(np.float64)
+def box_distance(rays: np.ndarray) -> np.ndarray:
+    """Distance from the centre of a box of half size HALF along unit `rays` (…, 3), (…, 1)."""
+    return (np.array(HALF) / np.maximum(np.abs(rays), 1e-9)).min(axis=-1, keepdims=True)
+
+
+def set_input(body: bpy.types.Object, name: str, value: float) -> None:
+    """What a user does in the modifier's panel."""
+    modifier = next(modifier for modifier in body.modifiers if modifier.type == "NODES")
+    socket = next(item for item in modifier.node_group.interface.items_tree if item.name == name)
+    modifier[socket.identifier] = value
+    body.update_tag()
