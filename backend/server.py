@@ -4,7 +4,7 @@
       router          ROUTER on 127.0.0.1, encrypted with keys made at this start
       zap             libzmq asks it whether a client's key is the one in the connection file (ZeroMQ RFC 27)
       wake            something happened in another thread
-    worker thread   runs one job at a time with an engine, and says how it goes through `outbox`
+    worker thread   worker.py: runs one job at a time with an engine, and says how it goes
 
 A client that is gone, or has thousands of messages unread, is noticed when a message to it can't be delivered; its
 jobs are then cancelled. While a job runs that is at its next progress event, and no queued job starts without one.
@@ -21,26 +21,18 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-import numpy as np
 import zmq
 from zmq.utils import z85
 
 from ..shared import connection, wire
-from ..shared.engines import EngineSettings, PerceiveSettings
-from ..shared.errors import BusyError, Cancelled, OutputError, PanoformError, ProtocolError
+from ..shared.errors import BusyError, Cancelled, PanoformError, ProtocolError
 from ..shared.messages import (
     PROTOCOL_VERSION,
     CancelReply,
     CancelRequest,
-    ErrorReply,
     Message,
-    PerceiveReply,
     PerceiveRequest,
-    PreviewEvent,
-    ProgressEvent,
     QueuedEvent,
     Request,
     ShutdownReply,
@@ -49,10 +41,7 @@ from ..shared.messages import (
     StatusRequest,
 )
 from . import parent
-from .watch import Watch
-
-if TYPE_CHECKING:
-    from .results import Perceived
+from .worker import Engine, Job, Worker, error_reply, load_engine
 
 MAX_JOBS = 8
 MAX_QUEUED_BYTES = 4 * 2**30
@@ -66,84 +55,16 @@ _WAKE = "inproc://wake"
 log = logging.getLogger("panoform.server")
 
 
-class Engine(Protocol):
-    """What does the work, in the worker thread; backend/engine.py has the real one."""
-
-    @property
-    def name(self) -> str | None: ...
-    @property
-    def device(self) -> str | None: ...
-    @property
-    def memory(self) -> tuple[int, int] | None: ...
-
-    def perceive(
-        self,
-        panorama: np.ndarray,
-        *,
-        encoding: Literal["linear", "srgb"],
-        source: str,
-        engine: EngineSettings,
-        settings: PerceiveSettings,
-        watch: Watch,
-    ) -> Perceived: ...
-
-
-def load_engine() -> Engine:
-    """The real engine. Imports torch, so it is called in the worker, by the first job."""
-    from .engine import Engine
-
-    return Engine()
-
-
-class _Job:
-    """One PerceiveRequest, from its arrival to its reply."""
-
-    def __init__(self, client: bytes, request: PerceiveRequest) -> None:
-        self.client = client
-        self.request = request
-        self.stop = threading.Event()
-        #: The position its client was told last.
-        self.ahead: int | None = None
-
-
-class _JobWatch(NamedTuple):
-    """watch.Watch of one job; lives in the worker thread."""
-
-    job: _Job
-    say: Callable[[Message], None]
-
-    def progress(self, stage: str, step: int, of: int, fraction: float, seconds_left: float | None) -> None:
-        self.check()
-        request_id = self.job.request.id
-        self.say(
-            ProgressEvent(id=request_id, stage=stage, step=step, of=of, fraction=fraction, seconds_left=seconds_left)
-        )
-
-    def preview(self, name: str, picture: np.ndarray) -> None:
-        self.check()
-        self.say(PreviewEvent(id=self.job.request.id, map=name, picture=picture))
-
-    def check(self) -> None:
-        if self.job.stop.is_set():
-            raise Cancelled("The job was cancelled.")
-
-
 class Server:
     """Listens from the moment it is made; `run` serves until somebody ends it, then `close`."""
 
     def __init__(self, engine_factory: Callable[[], Engine] = load_engine) -> None:
-        self._engine_factory = engine_factory
         #: The worker's job, and those after it in the order they came.
-        self._running: _Job | None = None
-        self._waiting: list[_Job] = []
-        #: What a StatusReply says of the engine, as it was after its last job.
-        self._loaded: dict[str, Any] = {}
+        self._running: Job | None = None
+        self._waiting: list[Job] = []
         self._ending = threading.Event()
         #: Who sent a ShutdownRequest, and its id.
         self._ended_by: list[tuple[bytes, str]] = []
-        self._todo: SimpleQueue[_Job | None] = SimpleQueue()
-        #: What the worker says of a job: frames, and whether they are its reply.
-        self._outbox: SimpleQueue[tuple[_Job, list[wire.Buffer], bool]] = SimpleQueue()
 
         self._context = zmq.Context()
         self._context.linger = 1000  # ms: the last messages go out
@@ -174,8 +95,7 @@ class Server:
             version=metadata.version("panoform"),
             pid=os.getpid(),
         )
-        self._worker = threading.Thread(target=self._work, name="panoform-worker", daemon=True)
-        self._worker.start()
+        self._worker = Worker(self._context, _WAKE, engine_factory)
 
     def end(self) -> None:
         """Ends `run`: jobs are cancelled, every request gets its reply. From any thread, or a signal handler."""
@@ -199,9 +119,7 @@ class Server:
             for socket, _ in poller.poll(_TICK_MS):
                 handlers[socket]()
         if self._running:
-            self._send(
-                self._running.client, _error_reply(self._running.request.id, Cancelled("The backend was ended."))
-            )
+            self._send(self._running.client, error_reply(self._running.request.id, Cancelled("The backend was ended.")))
         for client, request_id in self._ended_by:
             self._send(client, ShutdownReply(id=request_id))
         return self._running is None
@@ -213,8 +131,7 @@ class Server:
         if self._running:
             time.sleep(_TICK_MS / 1000)
             return
-        self._todo.put(None)
-        self._worker.join()
+        self._worker.end()
         self._zap.close()
         self._wake.close()
         self._context.term()
@@ -229,7 +146,7 @@ class Server:
             log.warning("refused a message: %s", error)
             request_id = wire.read_id(frames)
             if request_id is not None:
-                self._send(client.bytes, _error_reply(request_id, error))
+                self._send(client.bytes, error_reply(request_id, error))
 
     def _handle(self, client: bytes, request: Request) -> None:
         match request:
@@ -242,7 +159,7 @@ class Server:
                         pid=self.connection.pid,
                         running=self._running.request.id if self._running else None,
                         queued=len(self._waiting),
-                        **self._loaded,
+                        **self._worker.loaded,
                     ),
                 )
             case PerceiveRequest():
@@ -266,7 +183,7 @@ class Server:
 
     def _deliver(self) -> None:
         self._wake.recv()
-        job, frames, last = self._outbox.get()
+        job, frames, last = self._worker.said.get()
         self._send_frames(job.client, frames)
         if last:
             self._running = None
@@ -274,10 +191,10 @@ class Server:
 
     # The queue
 
-    def _jobs(self) -> list[_Job]:
+    def _jobs(self) -> list[Job]:
         return [self._running, *self._waiting] if self._running else self._waiting
 
-    def _find(self, client: bytes, request_id: str) -> _Job | None:
+    def _find(self, client: bytes, request_id: str) -> Job | None:
         return next((job for job in self._jobs() if (job.client, job.request.id) == (client, request_id)), None)
 
     def _queue(self, client: bytes, request: PerceiveRequest) -> None:
@@ -289,7 +206,7 @@ class Server:
         size = sum(job.request.panorama.nbytes for job in jobs) + request.panorama.nbytes
         if len(jobs) >= MAX_JOBS or size > MAX_QUEUED_BYTES:
             raise BusyError(f"{len(jobs)} jobs are waiting already.", "Wait for one to end, or cancel one.")
-        self._waiting.append(_Job(client, request))
+        self._waiting.append(Job(client, request))
         self._advance()
 
     def _advance(self) -> None:
@@ -298,19 +215,19 @@ class Server:
             job = self._waiting.pop(0)
             if self._send(job.client, QueuedEvent(id=job.request.id, ahead=0)):
                 self._running = job
-                self._todo.put(job)
+                self._worker.give(job)
         for ahead, job in enumerate(self._waiting, start=1):
             if job.ahead != ahead:
                 job.ahead = ahead
                 if not self._send(job.client, QueuedEvent(id=job.request.id, ahead=ahead)):
                     return self._advance()
 
-    def _cancel(self, job: _Job) -> None:
+    def _cancel(self, job: Job) -> None:
         if job is self._running:
             job.stop.set()
             return
         self._waiting.remove(job)
-        self._send(job.client, _error_reply(job.request.id, Cancelled("The job was cancelled.")))
+        self._send(job.client, error_reply(job.request.id, Cancelled("The job was cancelled.")))
         self._advance()
 
     def _send(self, client: bytes, message: Message) -> bool:
@@ -329,69 +246,6 @@ class Server:
                 self._running.stop.set()
             return False
         return True
-
-    # The worker thread
-
-    def _work(self) -> None:
-        engine = None
-        with self._context.socket(zmq.PUSH) as wake:
-            wake.connect(_WAKE)
-            while job := self._todo.get():
-
-                def say(message: Message, *, last: bool = False, job: _Job = job) -> None:
-                    self._outbox.put((job, wire.encode(message), last))
-                    wake.send(b"")
-
-                try:
-                    if engine is None:
-                        engine = self._engine_factory()
-                    reply = _perceive(engine, job.request, _JobWatch(job, say))
-                    free, total = engine.memory or (None, None)
-                    self._loaded = {
-                        "engine": engine.name,
-                        "device": engine.device,
-                        "memory_free": free,
-                        "memory_total": total,
-                    }
-                    say(reply, last=True)
-                # Whatever a library raises there, even SystemExit, its request gets its reply and the server lives.
-                except BaseException as error:
-                    if not isinstance(error, PanoformError):
-                        log.exception("job %s failed", job.request.id)
-                    say(_error_reply(job.request.id, error), last=True)
-
-
-def _perceive(engine: Engine, request: PerceiveRequest, watch: Watch) -> PerceiveReply:
-    from . import results  # OpenImageIO: nearly half of the start, were it above
-
-    directory = Path(request.directory) if request.directory else None
-    if directory:
-        if not directory.is_absolute():
-            raise OutputError(f"{directory} isn't an absolute path.", "Say the whole path of the folder.")
-        results.check_writable(directory)
-    perceived = engine.perceive(
-        request.panorama,
-        encoding=request.encoding,
-        source=request.source,
-        engine=request.engine,
-        settings=request.settings,
-        watch=watch,
-    )
-    if directory:
-        results.write(directory, perceived)
-    return PerceiveReply(id=request.id, maps=perceived.maps, panorama=perceived.panorama, info=perceived.info)
-
-
-def _error_reply(request_id: str, error: BaseException) -> ErrorReply:
-    if isinstance(error, PanoformError):
-        return ErrorReply(id=request_id, code=error.code, message=error.message, hint=error.hint)
-    what = f"{type(error).__name__}: {error}"[:500]
-    return ErrorReply(
-        id=request_id,
-        code="error",
-        message=f"The backend failed in a way it should not ({what}).",
-        hint="The backend's log has the details; please report it.",
-    )
 
 
 def serve(connection_file: Path, parent_pipe: bool, engine_factory: Callable[[], Engine] = load_engine) -> int:

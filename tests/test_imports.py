@@ -78,7 +78,7 @@ def packages(names: set[str]) -> set[str]:
 
 def test_there_is_something_to_read():
     assert "numpy" in packages(imports("shared/sphere.py"))
-    assert {"shared/wire.py", "shared/connection.py", "backend/watch.py"} <= imports("backend/server.py")
+    assert {"shared/wire.py", "shared/connection.py", "backend/worker.py"} <= imports("backend/server.py")
     assert "shared/errors.py" in reached("backend/server.py")
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import zmq
 from panoform.backend import server as server_module
 from panoform.shared import connection, messages, wire
 from panoform.shared.engines import EngineSettings, PerceiveSettings
-from panoform.shared.errors import BackendVersionError, OutputError
+from panoform.shared.errors import BackendVersionError, ModelError, OutputError
 
 ARITHMETIC = [sys.executable, str(Path(__file__).with_name("serve_arithmetic.py"))]
 REAL = [sys.executable, "-m", "panoform.backend"]
@@ -315,6 +316,32 @@ def test_what_fails_is_an_error_and_the_server_lives(peer, source, code, says):
     assert (error.code, says in error.message, bool(error.hint) or code == "protocol") == (code, True, True)
     peer.perceive("b")
     assert isinstance(peer.until_reply("b")[-1], messages.PerceiveReply)
+
+
+def test_a_job_that_ended_leaves_nothing_in_memory(serve):
+    seen = []
+
+    class Forgetful:
+        def perceive(self, panorama, **_):
+            seen.append(weakref.ref(panorama))
+            raise ModelError("No.")
+
+    peer = Peer(serve(Forgetful).connection)
+    peer.perceive("a", np.ones((256, 512, 3), np.float32))
+    assert peer.until_reply("a")[-1].code == "model"
+    wait_until(lambda: seen[0]() is None)
+    peer.close()
+
+
+def test_an_error_longer_than_a_header_is_told(serve):
+    class Longwinded:
+        def perceive(self, panorama, **_):
+            raise ModelError("transformer.single_transformer_blocks.0.attn.to_k " * 100_000)
+
+    peer = Peer(serve(Longwinded).connection)
+    peer.perceive("a")
+    assert "single_transformer_blocks" in peer.until_reply("a")[-1].message
+    peer.close()
 
 
 def test_result_folder_is_written(peer, tmp_path):
