@@ -1,5 +1,6 @@
 """Expose linear light to the [0, 1] sRGB picture that the models know, by a rule that can be undone.
 
+0. Negative channels (colours outside Rec.709) are 0 already (backend/images.py); only that can't be undone.
 1. e = 0.18 / (geometric mean luminance), so that the mean of the panorama lands on middle grey. The mean is weighted by
    solid angle and leaves out pixels that are exactly black; luminances beyond the 1st and 99th percentile count as
    those percentiles, so that a sun or a few dead pixels do not decide it. (The log-average of Reinhard et al.,

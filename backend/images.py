@@ -23,6 +23,9 @@ Encoding = Literal["linear", "srgb"]
 ASPECT_TOLERANCE = 0.01
 #: Below this alpha a pixel counts as transparent (half floats store 1 exactly; renderers leave 0.9998).
 OPAQUE = 0.999
+#: How negative a channel of a colour outside Rec.709 may be, as a share of the pixel's largest channel. Of the eight
+#: HDRIs that come with Blender, seven hold such pixels; the farthest out is at 0.195.
+OUT_OF_GAMUT = 0.25
 
 
 def read(path: Path, *, repair: bool = False) -> tuple[np.ndarray, Encoding]:
@@ -103,7 +106,8 @@ def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> 
     """The panorama as (H, W, 3) float32 with W = 2·H exactly, finite and ≥ 0.
 
     `panorama` is (H, W, 3) or, with alpha, (H, W, 4); opaque alpha is dropped. Within 1 % of 2:1 it is resized.
-    With `repair`, NaN becomes 0, ±infinity the largest finite value or 0, and negative values 0.
+    A negative channel beside one at least four times as large is a colour outside Rec.709 (most HDRIs hold some): it
+    becomes 0. With `repair`, NaN becomes 0, ±infinity the largest finite value or 0, and all negative values 0.
     Raises PanoramaError for anything else.
     """
     if panorama.ndim != 3:
@@ -120,7 +124,11 @@ def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> 
                 "Fill the background, or render with film transparency off.",
             )
     panorama = np.ascontiguousarray(panorama[..., :3], dtype=np.float32)
-    panorama = _repaired(panorama) if repair else _clean(panorama)
+    if repair:
+        panorama = _repaired(panorama)
+    else:
+        _refuse_bad(panorama)
+        panorama = np.maximum(panorama, 0)
     if encoding == "srgb" and (largest := float(panorama.max())) > 1:
         raise PanoramaError(f"The picture is sRGB, but its largest value is {largest:g}, not 1.", "Give it as linear.")
     if width != 2 * height:
@@ -128,11 +136,11 @@ def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> 
     return panorama
 
 
-def _clean(panorama: np.ndarray) -> np.ndarray:
+def _refuse_bad(panorama: np.ndarray) -> None:
     bad = {
         "not a number": np.isnan(panorama).any(-1),
         "infinite": np.isinf(panorama).any(-1),
-        "negative": (panorama < 0).any(-1),
+        "negative": panorama.min(-1) < -OUT_OF_GAMUT * np.maximum(panorama.max(-1), 0),
     }
     counts = {name: int(np.count_nonzero(mask)) for name, mask in bad.items()}
     if any(counts.values()):
@@ -140,9 +148,8 @@ def _clean(panorama: np.ndarray) -> np.ndarray:
         told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         raise PanoramaError(
             f"The panorama has bad pixels: {told}; the first is at column {column}, row {row} (from the top left).",
-            "Repair it (--repair, or the panel's Repair Pixels), or render it again.",
+            "Repair it (--repair, or Repair Pixels in the panel), or render it again.",
         )
-    return panorama
 
 
 def _repaired(panorama: np.ndarray) -> np.ndarray:

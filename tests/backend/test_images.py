@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import OpenImageIO as oiio
 import pytest
@@ -161,6 +163,26 @@ def test_bad_pixels_are_counted_and_located(value, words):
     assert "--repair" in error.hint
 
 
+def test_a_colour_outside_rec709_is_no_bad_pixel():
+    pixels = np.ones((8, 16, 3), np.float32)
+    pixels[2, 5] = -0.2, 0.5, 1
+    assert images.check(pixels, "linear")[2, 5].tolist() == [0, 0.5, 1]
+    pixels[2, 5] = -0.26, 0.5, 1
+    refused(pixels, "1 negative")
+    pixels[2, 5] = -1e-3
+    refused(pixels, "1 negative")
+
+
+@pytest.mark.parametrize("name", ["city", "courtyard", "forest", "interior", "night", "studio", "sunrise", "sunset"])
+def test_blenders_own_hdris_are_read(name):
+    bpy = pytest.importorskip("bpy")
+    folder = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world"
+    panorama, encoding = images.read(folder / f"{name}.exr")
+    assert encoding == "linear"
+    assert panorama.shape == (512, 1024, 3)
+    assert panorama.min() >= 0
+
+
 def test_repair_fixes_them():
     pixels = np.full((8, 16, 3), 7, np.float32)
     pixels[0, :4, 0] = np.nan, np.inf, -np.inf, -1
@@ -252,3 +274,14 @@ def test_resizing_keeps_a_smooth_picture(height):
 def test_a_chequerboard_becomes_grey():
     board = np.indices((128, 256)).sum(axis=0)[..., None] % 2 * np.ones(3)
     np.testing.assert_allclose(images.resize(board.astype(np.float32), 16), 0.5, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["forest", "interior", "night"])
+def test_real_hdris_with_colours_outside_rec709_are_read_and_only_those_pixels_change(name):
+    bpy = pytest.importorskip("bpy")
+    path = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world" / f"{name}.exr"
+    raw = oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT)[..., :3]
+    assert raw.min() < 0, "the file no longer has what this test is about"
+    panorama, encoding = images.read(path)
+    assert encoding == "linear"
+    np.testing.assert_array_equal(panorama, np.maximum(raw, 0))

@@ -1,0 +1,8 @@
+"""`python -m panoform.backend` is `panoform`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""What a job needs: which weights, where, in which precision. Loads once, reuses, and makes maps of a panorama.
+
+Torch is imported here and below, nowhere else in the backend.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+import time
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..shared.engines import ENGINES, EngineSettings, PerceiveSettings, check_engine, check_perceive
+from ..shared.maps import MAPS, check_names
+from ..shared.messages import Info
+from . import adapters, device, exposure, images, maps, prompt, weights
+from .images import Encoding
+from .pipelines.omnix import TASKS, OmniXPipeline
+from .progress import Progress
+from .results import Perceived
+from .watch import Watch
+
+#: Task → the maps that it draws.
+MAPS_OF_TASK: dict[str, tuple[str, ...]] = {
+    "rgb_to_depth": ("distance",),
+    "rgb_to_normal": ("normal",),
+    "rgb_to_albedo": ("albedo",),
+    "rgb_to_pbr": ("roughness", "metallic"),
+    "rgb_to_semantic": ("semantic",),
+}
+UNTRAINED = "The built-in starter model is untrained: its maps show the plumbing, not your scene."
+FRAME = "centre of the panorama +X, its left (u = 0.25) +Y, up +Z; right-handed (Blender's world axes)"
+
+LESS_MEMORY = "Lower the height, or use the offload mode model, then sequential; close other programs on the device."
+
+#: How many previews a map gets while it is made, and how wide they are at most, in pixels.
+_PREVIEWS = 5
+_PREVIEW_WIDTH = 256
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """How to sample: what was asked for, and the model's defaults for the rest."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    height: int
+    seed: int
+
+
+def _sampling(settings: PerceiveSettings, config: weights.ModelConfig) -> _Sampling:
+    return _Sampling(
+        settings.num_inference_steps or config.num_inference_steps,
+        config.guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
+        settings.height or config.height,
+        settings.seed,
+    )
+
+
+@dataclass
+class _Loaded:
+    settings: EngineSettings
+    checkpoint: weights.Checkpoint
+    pipeline: OmniXPipeline
+    prompt: dict[str, torch.Tensor]
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Engine:
+    """One model in memory, for one job at a time. Not to be shared between threads."""
+
+    def __init__(self) -> None:
+        self._loaded: _Loaded | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The model in memory, in words; None before the first job."""
+        return self._loaded and ENGINES[self._loaded.settings.engine]
+
+    @property
+    def device(self) -> str | None:
+        """The device it is on, in words ("NVIDIA GeForce RTX 4070"); None before the first job."""
+        return self._loaded and device.name(self._loaded.device)
+
+    @property
+    def memory(self) -> tuple[int, int] | None:
+        """(free, total) bytes of that device; None before the first job."""
+        return self._loaded and device.memory(self._loaded.device)
+
+    def release(self) -> None:
+        """Gives the model's memory back."""
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def perceive(
+        self,
+        panorama: np.ndarray,
+        *,
+        encoding: Encoding,
+        source: str,
+        engine: EngineSettings,
+        settings: PerceiveSettings,
+        watch: Watch,
+    ) -> Perceived:
+        """The maps that `settings` name of `panorama` (H, W, 3), W = 2·H to within 1 %.
+
+        One seed gives one result, bit for bit, on one machine, and a map does not depend on which others are asked for;
+        only the yaw of OmniX's normals is aligned where distance is there too.
+
+        Raises InputError, ModelError, and Cancelled out of `watch`, within one step.
+        """
+        began = time.monotonic()
+        check_engine(engine)
+        check_perceive(settings)
+        wanted = check_names(settings.maps)
+        checked = images.check(panorama, encoding, repair=settings.repair)
+        where = device.choose(engine)
+        checkpoint = weights.locate(engine, watch)
+        sampling = _sampling(settings, checkpoint.config)
+        height = sampling.height
+        picture, exposed = exposure.expose(images.resize(checked, height), encoding)
+
+        tasks = [task for task, drawn in MAPS_OF_TASK.items() if set(drawn) & set(wanted)]
+        loaded = self._load(engine, checkpoint, where, tasks, watch)
+        seconds = {"loading": time.monotonic() - began}
+        size = f"{2 * height} × {height}"
+        with device.memory_told(f"Encoding the panorama at {size}", where, LESS_MEMORY):
+            image = torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1  # (1, 3, H, W)
+            condition = loaded.pipeline.encode(image)  # (1, 16, H/8, W/8)
+
+        progress = Progress(watch, len(tasks), sampling.num_inference_steps)
+        made: dict[str, np.ndarray] = {}
+        for task in tasks:
+            started = time.monotonic()
+            names = tuple(name for name in MAPS_OF_TASK[task] if name in wanted)
+            label = " and ".join(MAPS[name].label for name in names)
+            progress.begin(label)
+            with device.memory_told(f"{label} at {size}", where, LESS_MEMORY):
+                made |= _perceive(loaded, task, names, condition, sampling, progress)
+            seconds[", ".join(names)] = time.monotonic() - started
+        meanings = {name: MAPS[name].meaning for name in wanted}
+        if "normal" in wanted and not checkpoint.config.exact_yaw:
+            if "distance" in wanted:
+                made["normal"], yaw_deg = maps.realign_yaw(made["normal"], made["distance"])
+                meanings["normal"] += f"; turned about +Z by {yaw_deg:.1f}° to agree with the distance map"
+            else:
+                meanings["normal"] += "; its yaw is not reliable, and there was no distance map to align it with"
+        for name in wanted:
+            progress.preview(name, preview(name, made[name]))
+        seconds["all"] = time.monotonic() - began
+
+        info = Info(
+            panoform=metadata.version("panoform"),
+            engine=engine.engine,
+            model=checkpoint.name,
+            adapters=checkpoint.adapters_name,
+            notice="" if checkpoint.config.trained else UNTRAINED,
+            maps=meanings,
+            frame=FRAME,
+            source=source,
+            source_size=(panorama.shape[0], panorama.shape[1]),
+            size=(height, 2 * height),
+            exposure=exposed,
+            seed=sampling.seed,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            device=device.name(where),
+            dtype=device.dtype_name(loaded.dtype),
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+            versions={"python": platform.python_version()}
+            | {package: metadata.version(package) for package in ("torch", "diffusers", "numpy")},
+        )
+        return Perceived({name: made[name] for name in wanted}, picture, info)
+
+    def _load(
+        self,
+        settings: EngineSettings,
+        checkpoint: weights.Checkpoint,
+        where: torch.device,
+        tasks: list[str],
+        watch: Watch,
+    ) -> _Loaded:
+        """The model with the adapters of `tasks`; what is in memory already stays there."""
+        if self._loaded is None or self._loaded.settings != settings:
+            self.release()
+            watch.progress(f"Loading {checkpoint.config.name}", 0, 0, 0.0, None)
+            self._loaded = _load(settings, checkpoint, where, tasks, watch)
+        pipeline = self._loaded.pipeline
+        for task in tasks:
+            if task not in pipeline.resident:
+                watch.progress("Loading adapters", 0, 0, 0.0, None)
+                pipeline.load_adapters(self._loaded.checkpoint.adapters, task)
+        return self._loaded
+
+
+@torch.no_grad()
+def _perceive(
+    loaded: _Loaded,
+    task: str,
+    names: tuple[str, ...],
+    condition: torch.Tensor,
+    sampling: _Sampling,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """Maps `names` of the panorama whose latents are `condition` (1, 16, H/8, W/8), by one run of `task`."""
+    pipeline, config, steps = loaded.pipeline, loaded.checkpoint.config, sampling.num_inference_steps
+    # Every map starts from the noise of the seed, drawn on the CPU: the same on all devices, whatever else is made.
+    generator = torch.Generator().manual_seed(sampling.seed)
+    noise = torch.randn(condition.shape, generator=generator, dtype=torch.float32)
+    latents = noise if config.initial_noise == "normal" else torch.zeros_like(noise)
+
+    def decoded(latents: torch.Tensor) -> dict[str, np.ndarray]:
+        picture = pipeline.decode(latents)[0].permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
+        drawn = maps.decode(TASKS[task].target, picture, config.decode)
+        return {name: drawn[name] for name in names}
+
+    def on_step_end(_: OmniXPipeline, step: int, __: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        progress.stepped()
+        # Under offload a preview would swap the transformer out and in again, which takes longer than a step.
+        if (step + 1) % -(-steps // _PREVIEWS) == 0 and step + 1 < steps and loaded.settings.offload == "none":
+            small = F.avg_pool2d(tensors["denoised"], max(1, condition.shape[-1] * 8 // _PREVIEW_WIDTH))
+            for name, pixels in decoded(small).items():
+                progress.preview(name, preview(name, pixels))
+
+    target = pipeline(
+        task,
+        condition_latents={"rgb": condition},
+        prompt_embeds=loaded.prompt["prompt_embeds"],
+        pooled_prompt_embeds=loaded.prompt["pooled_prompt_embeds"],
+        latents=latents,
+        num_inference_steps=steps,
+        guidance_scale=sampling.guidance_scale,
+        output_type="latent",
+        callback_on_step_end=on_step_end,
+    ).images
+    made = decoded(target)  # pyright: ignore[reportArgumentType]
+    progress.decoded()
+    return made
+
+
+def _load(
+    settings: EngineSettings, checkpoint: weights.Checkpoint, where: torch.device, tasks: list[str], watch: Watch
+) -> _Loaded:
+    dtype = device.choose_dtype(settings, where)
+    base = weights.inspect(checkpoint.path)
+    # Before gigabytes are read: are all adapters there?
+    for task in tasks:
+        for stream in TASKS[task].streams:
+            adapters.find(checkpoint.adapters, task, stream)
+    embeds = prompt.embeds(checkpoint, base, watch)
+    with device.memory_told(f"Loading {checkpoint.config.name}", where, LESS_MEMORY):
+        pipeline = weights.load(base, dtype)
+        pipeline.set_progress_bar_config(disable=True)
+        if settings.offload == "model":
+            pipeline.enable_model_cpu_offload(device=where)
+        elif settings.offload == "sequential":
+            pipeline.enable_sequential_cpu_offload(device=where)
+        else:
+            pipeline.to(where)
+    if where.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    return _Loaded(settings, checkpoint, pipeline, embeds, where, dtype)
+
+
+def preview(name: str, pixels: np.ndarray) -> np.ndarray:
+    """What map `name`, (H, W, C) float32, looks like: (h, w, 3) uint8, at most 256 wide."""
+    if pixels.shape[1] > _PREVIEW_WIDTH:
+        pixels = images.resize(pixels, _PREVIEW_WIDTH // 2)
+    if name == "distance":
+        pixels = pixels / pixels.max()
+    elif name == "normal":
+        pixels = pixels * 0.5 + 0.5
+    shown = np.broadcast_to(pixels, (*pixels.shape[:2], 3)) * 255 + 0.5
+    return np.ascontiguousarray(shown.clip(0, 255).astype(np.uint8))
