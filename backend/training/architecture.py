@@ -3,7 +3,7 @@
 A starter folder is a diffusers FLUX folder (no text encoders) and, beside it:
 
     adapters/{task}/{stream}/pytorch_lora_weights.safetensors    the hub's layout of OmniX
-    prompt_embeds.safetensors    the one prompt it knows, learned: prompt_embeds (1, tokens, 64), pooled_prompt_embeds (1, 64)
+    prompt_embeds.safetensors    its one prompt, learned: prompt_embeds (1, tokens, 64), pooled_prompt_embeds (1, 64)
     panoform.json                how it is used, and whether it is trained
 
 Everything is stored in float16.

@@ -1,0 +1,127 @@
+"""Makes the starter: `python -m panoform.backend.training render | train | export` (see --help of each).
+
+render   scenes and their ground truth into DATA/HEIGHT/train, …/heldout (same generator) and …/second (another one)
+train    VAE, then transformer, adapters and prompt; goes on from the checkpoints in DATA/checkpoints after any stop
+export   the latest checkpoints as a starter folder
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+#: Split → first seed; seeds of different splits never meet.
+SPLITS = {"train": 0, "heldout": 1_000_000, "second": 2_000_000}
+
+
+def _render(args: argparse.Namespace) -> None:
+    from . import render, scenes, second
+
+    # Cycles writes a line a sample.
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    build = second.build if args.split == "second" else scenes.build
+    start = time.monotonic()
+    done = 0
+    for seed in range(SPLITS[args.split] + args.worker, SPLITS[args.split] + args.count, args.workers):
+        if render.render_scene(args.data / str(args.height) / args.split, build, seed, args.height, args.samples):
+            done += 1
+            print(
+                f"{args.split} {seed}: {(time.monotonic() - start) / done:.1f} s a scene", file=sys.stderr, flush=True
+            )
+
+
+def _run(args: argparse.Namespace):
+    import torch
+
+    from . import dataset, fit
+
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.set_num_threads(args.threads)
+
+    def say(line: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+    def load(split: str) -> dataset.Scenes:
+        return dataset.Scenes(args.data / str(args.height) / split, args.height, device)
+
+    return fit.Run(
+        data=load("train"), heldout=load("heldout"), checkpoints=args.data / "checkpoints", device=device,
+        batch=args.batch, learning_rate=args.learning_rate, minutes=args.minutes, every=args.every, steps=args.steps,
+        say=say,
+    )  # fmt: skip
+
+
+def _train(args: argparse.Namespace) -> None:
+    from . import fit
+
+    (fit.train_vae if args.stage == "vae" else fit.train_perceiver)(_run(args))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from . import export
+
+    export.export(_run(args), args.out, trained=args.trained)
+
+
+def _mean_maps(args: argparse.Namespace) -> None:
+    from . import export
+
+    export.write_mean_maps(args.data / str(args.height) / "train", args.height, args.out)
+
+
+def _add_run(parser: argparse.ArgumentParser, run) -> None:
+    parser.add_argument("--minutes", type=float, default=1e9, help="how long at most")
+    parser.add_argument("--steps", type=int, help="last step; the learning rate falls to zero there")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
+    parser.add_argument("--height", type=int, default=256)
+    parser.add_argument("--device", help="default: cuda where there is one")
+    parser.add_argument("--threads", type=int, default=1, help="on the CPU")
+    parser.set_defaults(run=run)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m panoform.backend.training", description="Makes the starter.")
+    data = user_cache_path("panoform-training", appauthor=False)
+    parser.add_argument("--data", type=Path, default=data, help=f"where scenes and checkpoints are kept ({data})")
+    commands = parser.add_subparsers(required=True)
+
+    render = commands.add_parser("render", help="render scenes with Cycles (needs bpy); skips what is there")
+    render.add_argument("--split", choices=SPLITS, default="train")
+    render.add_argument("--count", type=int, required=True, help="how many scenes the split shall have")
+    render.add_argument("--height", type=int, default=256)
+    render.add_argument("--samples", type=int, default=8)
+    render.add_argument("--worker", type=int, default=0, help="this process's number, from 0")
+    render.add_argument("--workers", type=int, default=1, help="how many processes share the work")
+    render.set_defaults(run=_render)
+
+    train = commands.add_parser("train", help="train a stage; goes on from its checkpoint")
+    train.add_argument("stage", choices=("vae", "perceiver"))
+    _add_run(train, _train)
+
+    export = commands.add_parser("export", help="write a starter folder from the checkpoints")
+    export.add_argument("--out", type=Path, required=True)
+    export.add_argument("--trained", action="store_true", help="only when the figures are good enough to say so")
+    _add_run(export, _export)
+
+    mean = commands.add_parser("mean-maps", help="write the mean maps of the training scenes (evaluate's baseline)")
+    mean.add_argument("--out", type=Path, required=True)
+    mean.add_argument("--height", type=int, default=256)
+    mean.set_defaults(run=_mean_maps)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

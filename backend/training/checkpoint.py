@@ -1,0 +1,67 @@
+"""Checkpoints: model, averaged weights, optimiser and step in one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...shared.errors import WeightsError
+
+
+class Average:
+    """Exponential moving average of a module's floating-point weights."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        # Early on, the average of few steps must not remember the random start.
+        decay = min(self.decay, step / (step + 10))
+        for key, value in module.state_dict().items():
+            self.weights[key].lerp_(value, 1 - decay)
+
+
+def save(path: Path, step: int, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> None:
+    """Replace the checkpoint at `path` in one move; a full disk leaves the old one. Raises OSError."""
+    tensors: dict[str, Tensor] = {f"model.{key}": value for key, value in module.state_dict().items()}
+    tensors |= {f"average.{key}": value for key, value in average.weights.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, draft, {"step": str(step)})
+    with draft.open("rb+") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def load(path: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> int:
+    """Put a checkpoint's content in place; returns its step, 0 where there is none. Raises WeightsError if damaged."""
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            step = int(file.metadata()["step"])
+    except SafetensorError as error:
+        raise WeightsError(f"The checkpoint {path} is damaged: {error}.", "Remove it to start anew.") from error
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+    module.load_state_dict(part("model."))
+    for key, value in part("average.").items():
+        average.weights[key].copy_(value)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return step

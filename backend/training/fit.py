@@ -1,0 +1,309 @@
+"""Trains the two stages: the VAE, then transformer, adapters and prompt against the frozen VAE.
+
+Both run until `minutes` or `steps` are over or they are stopped, and go on from their checkpoint. On CUDA they run in
+bfloat16 by autocast; on the CPU in float32.
+"""
+
+# diffusers declares unions of outputs and tuples.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportArgumentType=false
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor, nn
+
+from ...shared import sphere
+from .. import wrap
+from . import architecture, checkpoint, dataset
+from .model import Perceiver
+from .render_io import write_image
+
+PERCEPTION = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
+_STREAM_WEIGHT = {"rgb": 2.0, "depth": 2.0, "normal": 1.5, "albedo": 1.0, "pbr": 1.0, "semantic": 0.5}
+
+
+@dataclasses.dataclass
+class Run:
+    """What both stages share."""
+
+    data: dataset.Scenes
+    heldout: dataset.Scenes
+    checkpoints: Path
+    device: torch.device
+    batch: int
+    learning_rate: float
+    minutes: float
+    #: Minutes between checkpoints, each with a validation line.
+    every: float
+    #: Steps after which the learning rate has fallen to zero; None keeps it.
+    steps: int | None
+    say: Callable[[str], None]
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+
+
+def _optimizer(module: nn.Module, rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
+
+
+def _loop(
+    run: Run, name: str, module: nn.Module, step_loss: Callable[[int], dict[str, float]],
+    validate: Callable[[nn.Module, int], str],
+) -> checkpoint.Average:  # fmt: skip
+    """Run `step_loss` (which calls backward and returns figures to print) until time or steps are over."""
+    path = run.checkpoints / f"{name}.safetensors"
+    optimizer = _optimizer(module, run.learning_rate)
+    average = checkpoint.Average(module, 0.999)
+    step = checkpoint.load(path, module, average, optimizer)
+    run.say(f"{name}: from step {step}, {len(run.data)} scenes, {run.device}")
+    start = saved = time.monotonic()
+    sums: dict[str, float] = {}
+    counted = 0
+    module.train()
+    while True:
+        over = time.monotonic() - start > run.minutes * 60 or (run.steps is not None and step >= run.steps)
+        if counted and (over or time.monotonic() - saved > run.every * 60):
+            checkpoint.save(path, step, module, average, optimizer)
+            means = " ".join(f"{key} {value / counted:.4f}" for key, value in sums.items())
+            run.say(f"{name} {step}: {means} ({(time.monotonic() - saved) / counted:.2f} s a step)")
+            run.say(f"{name} {step}: {validate(module, step)}")
+            run.data.refresh()
+            sums, counted, saved = {}, 0, time.monotonic()
+            module.train()
+        if over:
+            return average
+        decay = 1.0 if run.steps is None else max(0.0, 1 - step / run.steps) ** 0.5
+        for group in optimizer.param_groups:
+            group["lr"] = run.learning_rate * min(1, (step + 1) / 100) * decay
+        optimizer.zero_grad(set_to_none=True)
+        figures = step_loss(step)
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        average.update(module, step)
+        for key, value in figures.items():
+            sums[key] = sums.get(key, 0.0) + value
+        counted += 1
+
+
+def _edges(picture: Tensor) -> tuple[Tensor, Tensor]:
+    return picture[..., 1:] - picture[..., :-1], picture[..., 1:, :] - picture[..., :-1, :]
+
+
+def _picture_loss(shown: Tensor, wanted: Tensor) -> Tensor:
+    """L1 of values and of differences between neighbours."""
+    loss = (shown - wanted).abs().mean()
+    return loss + sum((a - b).abs().mean() for a, b in zip(_edges(shown), _edges(wanted), strict=True))
+
+
+def psnr(shown: Tensor, wanted: Tensor) -> float:
+    return float(-10 * torch.log10((shown.clamp(0, 1) - wanted).square().mean()))
+
+
+def train_vae(run: Run) -> None:
+    """Stage 1: pictures of all kinds, in crops of 64 × 64; L1, edges, and a light pull of the latents to N(0, 1)."""
+    torch.manual_seed(0)
+    vae = architecture.create()[1]
+    for module in vae.modules():
+        # Residual branches start at zero: the plain path learns first.
+        if type(module).__name__ == "ResnetBlock2D":
+            nn.init.zeros_(module.conv2.weight)
+    # And the posterior starts narrow (log variance −6), so that it carries something from the first step.
+    assert vae.encoder.conv_out.bias is not None
+    nn.init.constant_(vae.encoder.conv_out.bias[architecture.VAE["latent_channels"] :], -6.0)
+    vae.to(run.device).to(memory_format=torch.channels_last)
+
+    def step_loss(step: int) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(step)
+        maps = dataset.pictures(dataset.augment(run.data.shuffled(run.batch, generator), generator))
+        names = list(_STREAM_WEIGHT)
+        chances = torch.tensor([_STREAM_WEIGHT[name] for name in names])
+        chosen = torch.multinomial(chances, run.batch, replacement=True, generator=generator)
+        height, width = maps["rgb"].shape[-2:]
+        crops = []
+        for index, kind in enumerate(chosen.tolist()):
+            y = int(torch.randint(0, height - 63, (1,), generator=generator))
+            x = int(torch.randint(0, width - 63, (1,), generator=generator))
+            crops.append(maps[names[kind]][index, :, y : y + 64, x : x + 64])
+        wanted = (torch.stack(crops) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        with run.autocast():
+            posterior = vae.encode(wanted).latent_dist
+            latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+            shown = vae.decode(latents).sample
+        kl = posterior.kl().mean() / latents[0].numel()
+        loss = _picture_loss(shown.float(), wanted) + 3e-4 * kl
+        loss.backward()
+        return {
+            "loss": float(loss.detach()),
+            "kl": float(kl.detach()),
+            "psnr": psnr(shown.detach() / 2 + 0.5, wanted / 2 + 0.5),
+        }
+
+    @torch.no_grad()
+    def validate(_: nn.Module, step: int) -> str:
+        maps = run.heldout.take(torch.arange(min(4, len(run.heldout))))
+        wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
+        figures, rows = [], []
+        with wrap.circular(vae):
+            for name, picture in wanted.items():
+                shown = vae.decode(vae.encode(picture * 2 - 1).latent_dist.mode()).sample / 2 + 0.5
+                figures.append(f"{name} {psnr(shown, picture):.1f}")
+                rows.append(torch.stack([picture[:3], shown[:3].clamp(0, 1)], 1).flatten(0, 1))
+        sheet(run.checkpoints / "pictures" / f"vae-{step:06d}.png", torch.stack(rows))
+        return "held-out dB: " + ", ".join(figures)
+
+    _loop(run, "vae", vae, step_loss, validate)
+
+
+def sheet(path: Path, grid: Tensor) -> None:
+    """Write (rows, columns, 3, H, W) in [0, 1] as one PNG."""
+    rows = grid.permute(0, 3, 1, 4, 2)  # [rows, H, columns, W, 3]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = rows.flatten(2, 3).flatten(0, 1).float().cpu().numpy()
+    write_image(path, picture, "uint8")
+
+
+def load_average(run: Run, name: str, module: nn.Module) -> None:
+    """Put a stage's averaged weights into `module`. Raises FileNotFoundError where there is no checkpoint."""
+    path = run.checkpoints / f"{name}.safetensors"
+    average = checkpoint.Average(module, 0)
+    if checkpoint.load(path, module, average, _optimizer(module, 0)) == 0:
+        raise FileNotFoundError(path)
+    module.load_state_dict(average.weights)
+
+
+@torch.no_grad()
+def trained_vae(run: Run) -> AutoencoderKL:
+    """The averaged VAE of stage 1, frozen; its scaling and shift give latents of mean 0 and deviation 1."""
+    vae: AutoencoderKL = architecture.create()[1].to(run.device)
+    load_average(run, "vae", vae)
+    vae.requires_grad_(False).eval()
+    maps = run.data.take(torch.arange(min(32, len(run.data))))
+    wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
+    latents = torch.cat([vae.encode(picture * 2 - 1).latent_dist.mode() for picture in wanted.values()])
+    vae.register_to_config(
+        shift_factor=round(float(latents.mean()), 4), scaling_factor=round(1 / float(latents.std()), 4)
+    )
+    return vae
+
+
+def encode(vae: AutoencoderKL, picture: Tensor) -> Tensor:
+    """(N, 3, H, W) in [0, 1] → latents, as OmniXPipeline.encode makes them (inside wrap.circular)."""
+    latents = vae.encode(picture * 2 - 1).latent_dist.mode()
+    return (latents - vae.config["shift_factor"]) * vae.config["scaling_factor"]
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Latents → (N, 3, H, W), about [0, 1]."""
+    return vae.decode(latents / vae.config["scaling_factor"] + vae.config["shift_factor"]).sample / 2 + 0.5
+
+
+def _map_loss(task: str, shown: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    """Pixel loss of a decoded map; `weight` (N, 1, H, W) is solid angle, and zero where nothing is asked."""
+    total = weight.sum()
+    match task:
+        case "rgb_to_depth":
+            # Scale-invariant log (Eigen et al., arXiv 1406.2283): the grey is log distance already.
+            error = shown.mean(1, keepdim=True) - wanted[:, :1]
+            mean = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+            return ((error.abs() * weight).sum() / total) + (
+                ((error - 0.8 * mean[:, None, None, None]).abs() * weight).sum() / total
+            )
+        case "rgb_to_normal":
+            cosine = F.cosine_similarity(shown * 2 - 1, wanted * 2 - 1, dim=1)[:, None]
+            return ((1 - cosine) * weight).sum() / total
+        case "rgb_to_pbr":
+            return ((shown - wanted)[:, :2].abs() * weight).sum() / total / 2
+    return ((shown - wanted).abs() * weight).sum() / total / 3
+
+
+def perspective_mask(height: int, generator: torch.Generator) -> Tensor:
+    """What a level picture of 90° width and a random shape shows of the panorama: (H, W) bool."""
+    rays = torch.from_numpy(sphere.directions(height, 2 * height))
+    tall = float(torch.rand(1, generator=generator) * 0.9 + 0.4)
+    x, y, z = rays.unbind(-1)
+    return (x > 0) & (y.abs() <= x) & (z.abs() <= tall * x)
+
+
+def train_perceiver(run: Run) -> None:
+    """Stage 2: every step takes a batch through all perception tasks, every fourth one through image_to_pano too."""
+    torch.manual_seed(0)
+    vae = trained_vae(run)
+    perceiver = Perceiver(architecture.create()[0]).to(run.device)
+    with wrap.circular(vae):
+        _loop(run, "perceiver", perceiver, lambda step: _perceive_step(run, vae, perceiver, step),
+              lambda module, step: _validate(run, vae, perceiver, step))  # fmt: skip
+
+
+def _perceive_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(step)
+    maps = dataset.augment(run.data.shuffled(run.batch, generator), generator)
+    shown_at = dataset.pictures(maps)
+    height = maps["rgb"].shape[-2]
+    angle = torch.from_numpy(sphere.solid_angles(height, 2 * height)).to(run.device) / 1e-4
+    everywhere = angle.expand(run.batch, 1, height, 2 * height)
+    solid = everywhere * (maps["distance"] < 5e4)
+    figures = {}
+    with run.autocast():
+        with torch.no_grad():
+            rgb = encode(vae, shown_at["rgb"])
+        for task in PERCEPTION:
+            stream = architecture.TASKS[task][1]
+            with torch.no_grad():
+                wanted = encode(vae, shown_at[stream])
+            latents = perceiver.perceive(task, rgb)
+            loss = F.l1_loss(latents.float(), wanted.float())
+            figures[stream] = float(loss.detach())
+            # Pixels cost the decoder: a window of columns is enough on the CPU.
+            columns = latents.shape[-1] if run.device.type == "cuda" else 8
+            first = int(torch.randint(latents.shape[-1] - columns + 1, (1,), generator=generator))
+            shown = decode(vae, latents[..., first : first + columns]).float()
+            weight = everywhere if task in ("rgb_to_depth", "rgb_to_normal", "rgb_to_semantic") else solid
+            window = slice(8 * first, 8 * (first + columns))
+            pixel = _map_loss(task, shown, shown_at[stream][..., window], weight[..., window].clamp_min(1e-6))
+            figures[f"{stream}-px"] = float(pixel.detach())
+            (loss + 2 * pixel).backward()
+        if step % 4 == 3:
+            figures["pano"] = 4 * _pano_step(run, vae, perceiver, shown_at["rgb"], rgb, generator)
+    return figures
+
+
+def _pano_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, picture: Tensor, clean: Tensor, generator) -> float:
+    """Flow matching (velocity = noise − clean) beside a picture of which only a perspective view is seen."""
+    seen = perspective_mask(picture.shape[-2], generator).to(picture.device)
+    with torch.no_grad():
+        condition = wrap.extend(encode(vae, torch.where(seen, picture, 0.5)))
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    t = torch.sigmoid(torch.randn(len(clean), generator=generator) + 0.5).to(clean.device)
+    mixed = clean + (noise - clean) * t[:, None, None, None]
+    velocity = wrap.close(perceiver.velocity("image_to_pano", condition, wrap.extend(mixed), t))
+    loss = F.mse_loss(velocity.float(), (noise - clean).float())
+    loss.backward()
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def _validate(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> str:
+    """Loss in pixels on held-out scenes, and pictures of three of them: wanted above, perceived below."""
+    perceiver.eval()
+    count = min(16, len(run.heldout))
+    maps = run.heldout.take(torch.arange(count))
+    wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
+    rgb = encode(vae, wanted["rgb"])
+    figures, rows = [], [wanted["rgb"][:3], decode(vae, rgb[:3])]
+    for task in PERCEPTION:
+        stream = architecture.TASKS[task][1]
+        shown = decode(vae, perceiver.perceive(task, rgb))
+        figures.append(f"{stream} {(shown - wanted[stream]).abs().mean():.4f}")
+        rows += [wanted[stream][:3], shown[:3]]
+    sheet(run.checkpoints / "pictures" / f"perceiver-{step:06d}.png", torch.stack(rows).clamp(0, 1))
+    return "held-out L1: " + ", ".join(figures)

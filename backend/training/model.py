@@ -1,0 +1,170 @@
+"""The starter as it is trained: many panoramas at once, every task's adapters in place, the prompt a parameter.
+
+`Perceiver.velocity` computes what OmniXPipeline computes in one step (a test holds the two together); the pipeline
+takes one panorama a call, training takes a batch.
+"""
+
+# Sub-modules of a module are declared as modules or tensors.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportOptionalSubscript=false
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from torch import Tensor, nn
+
+from .. import wrap
+from .architecture import PANOFORM, PROMPT_TOKENS, RANK, TASKS, TEXT_DIM, adapted_modules
+
+_STREAMS = 2
+
+
+class _AdaptedLinear(nn.Module):
+    """A Linear and, for each task, the adapters of its streams; batch index = panorama · streams + stream."""
+
+    def __init__(self, base: nn.Linear, task: list[str]) -> None:
+        super().__init__()
+        self.base = base
+        self._task = task
+        self.A = nn.ParameterDict()
+        self.B = nn.ParameterDict()
+        for name in TASKS:
+            self.A[name] = nn.Parameter(torch.randn(_STREAMS, RANK, base.in_features) * base.in_features**-0.5)
+            self.B[name] = nn.Parameter(torch.zeros(_STREAMS, base.out_features, RANK))
+
+    def forward(self, x: Tensor) -> Tensor:
+        A, B = self.A[self._task[0]], self.B[self._task[0]]
+        n, tokens, _ = x.shape
+        by_stream = x.unflatten(0, (-1, _STREAMS)).transpose(0, 1).flatten(1, 2)  # [S, N·T, in]
+        added = torch.bmm(torch.bmm(by_stream, A.mT), B.mT)  # [S, N·T, out]
+        added = added.unflatten(1, (n // _STREAMS, tokens)).transpose(0, 1).flatten(0, 1)
+        return self.base(x) + added
+
+
+class _SharedAttention:
+    """FLUX's attention, the streams of one panorama attending to the tokens of both (reference: OmniX)."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, image_rotary_emb=None):
+        def heads(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (attn.heads, -1))
+
+        q, k = attn.norm_q(heads(attn.to_q(hidden_states))), attn.norm_k(heads(attn.to_k(hidden_states)))
+        v = heads(attn.to_v(hidden_states))
+        if encoder_hidden_states is not None:
+            q = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(encoder_hidden_states))), q], 1)
+            k = torch.cat([attn.norm_added_k(heads(attn.add_k_proj(encoder_hidden_states))), k], 1)
+            v = torch.cat([heads(attn.add_v_proj(encoder_hidden_states)), v], 1)
+        q, k = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=1) for x in (q, k))
+        # [N, S·T, heads, dim]: all streams of a panorama in one sequence
+        q, k, v = (x.unflatten(0, (-1, _STREAMS)).flatten(1, 2).transpose(1, 2) for x in (q, k, v.to(q.dtype)))
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        out = out.unflatten(1, (_STREAMS, -1)).flatten(0, 1).to(hidden_states.dtype)
+        if encoder_hidden_states is None:
+            return out
+        text, image = out.tensor_split([encoder_hidden_states.shape[1]], 1)
+        return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(text)
+
+
+def _look_around(transformer: FluxTransformer2DModel) -> None:
+    """Start half of the heads as a soft window around each token's own place, the same in both streams.
+
+    Rotary positions turn pairs of numbers by angle · position, so a query and a key that are the same constant in a few
+    pairs give Σ cos(angle · Δ): largest where Δ = 0. The target's slot starts empty, and has to find its own place in
+    the condition; learnt from nothing, that takes most of the training.
+    """
+    config = transformer.config
+    dim, heads = config["attention_head_dim"], config["num_attention_heads"] // 2
+    axes = config["axes_dims_rope"]
+    fast = [axes[0], axes[0] + 2, axes[0] + axes[1], axes[0] + axes[1] + 2]
+    for block in [*transformer.transformer_blocks, *transformer.single_transformer_blocks]:
+        for linear in (block.attn.to_q, block.attn.to_k):
+            bias = linear.bias.data.view(-1, dim)
+            bias[:heads, fast] = 4.0
+        block.attn.norm_q.weight.data[fast] = 3.0
+
+
+def _open_gates(transformer: FluxTransformer2DModel) -> None:
+    """Start with modulation that does nothing, gates half open and an output of zero.
+
+    DiT (arXiv 2212.09748) starts with gates shut; half open learns faster in few steps.
+    """
+    nn.init.zeros_(transformer.proj_out.weight)
+    nn.init.zeros_(transformer.norm_out.linear.weight)
+    norms = []
+    for block in transformer.transformer_blocks:
+        norms += [(block.norm1.linear, (2, 5)), (block.norm1_context.linear, (2, 5))]
+    norms += [(block.norm.linear, (2,)) for block in transformer.single_transformer_blocks]
+    for linear, gates in norms:
+        nn.init.zeros_(linear.weight)
+        chunks = linear.bias.data.chunk(3 * len(gates))
+        for gate in gates:
+            chunks[gate].fill_(0.5)
+
+
+class Perceiver(nn.Module):
+    """Transformer, adapters of all tasks and the prompt. Its parameters are trained together."""
+
+    def __init__(self, transformer: FluxTransformer2DModel) -> None:
+        super().__init__()
+        self._task = [""]
+        for linear in transformer.modules():
+            if isinstance(linear, nn.Linear) and linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+        _look_around(transformer)
+        _open_gates(transformer)
+        self.names = adapted_modules(transformer)
+        for name in self.names:
+            parent, _, child = name.rpartition(".")
+            adapted = _AdaptedLinear(transformer.get_submodule(name), self._task)
+            setattr(transformer.get_submodule(parent), child, adapted)
+        transformer.set_attn_processor(_SharedAttention())
+        self.transformer = transformer
+        self.prompt_embeds = nn.Parameter(torch.randn(1, PROMPT_TOKENS, TEXT_DIM))
+        self.pooled_prompt_embeds = nn.Parameter(torch.randn(1, TEXT_DIM))
+
+    def velocity(self, task: str, condition: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        """Velocity of the target stream, (N, C, h, w + 6).
+
+        `condition` and `target` are latents (N, C, h, w + 6), already extended; `t` is (N,) in [0, 1].
+        """
+        self._task[0] = task
+        n, c, h, w = target.shape
+        both = torch.stack([condition, target], 1).flatten(0, 1)  # [N·S, C, h, w]
+        tokens = FluxPipeline._pack_latents(both, 2 * n, c, h, w)
+        ids = FluxPipeline._prepare_latent_image_ids(1, h // 2, w // 2, target.device, target.dtype)
+        out = self.transformer(
+            hidden_states=tokens,
+            encoder_hidden_states=self.prompt_embeds.expand(2 * n, -1, -1),
+            pooled_projections=self.pooled_prompt_embeds.expand(2 * n, -1),
+            timestep=t.repeat_interleave(_STREAMS),
+            guidance=torch.full((2 * n,), PANOFORM["guidance_scale"], device=target.device),
+            txt_ids=torch.zeros(PROMPT_TOKENS, 3, device=target.device),
+            img_ids=ids,
+            return_dict=False,
+        )[0]
+        return FluxPipeline._unpack_latents(out[1::2].float(), 2 * (h // 2), 2 * (w // 2), vae_scale_factor=1)
+
+    def perceive(self, task: str, condition: Tensor) -> Tensor:
+        """The target's latents (N, C, h, w) from the condition's, in one step from an empty slot at t = 1."""
+        condition = wrap.extend(condition)
+        start = torch.zeros_like(condition)
+        return wrap.close(-self.velocity(task, condition, start, torch.ones(len(condition), device=condition.device)))
+
+    def base_state(self) -> dict[str, Tensor]:
+        """The transformer's own weights, under diffusers' names."""
+        state = self.transformer.state_dict()
+        return {
+            key.replace(".base.", "."): value for key, value in state.items() if ".A." not in key and ".B." not in key
+        }
+
+    def adapter_state(self, task: str, stream: int) -> dict[str, Tensor]:
+        """One stream's adapter, under PEFT's names."""
+        state = {}
+        for name in self.names:
+            module = self.transformer.get_submodule(name)
+            state[f"transformer.{name}.lora_A.weight"] = module.A[task][stream].detach()
+            state[f"transformer.{name}.lora_B.weight"] = module.B[task][stream].detach()
+        return state
