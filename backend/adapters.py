@@ -21,7 +21,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] - the HTTP client's; which client, depends on the version
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
@@ -115,7 +116,7 @@ def find(
                 f"There is neither a folder nor a hub repository {repo}.",
                 "Check the name; for a private repository log in (hf auth login) or give a token.",
             ) from error
-        except (HfHubHTTPError, OSError) as error:
+        except (HTTPError, HFValidationError, OSError) as error:
             raise AdapterError(f"The hub did not deliver {repo}: {error}", "Try again, or name a folder.") from error
     if unreachable:
         raise AdapterError(
@@ -310,13 +311,14 @@ def _aliases(shapes: Shapes) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str
 def _claims(metadata: Mapping[str, str]) -> tuple[int | None, float, str]:
     """Rank, scale and what is not supported of PEFT's config, where the file's header holds it."""
     try:
-        config = dict(json.loads(metadata.get("lora_adapter_metadata", "{}")))
-    except ValueError:
-        return None, 1.0, "metadata (unreadable)"
-    config = {key.removeprefix("transformer."): value for key, value in config.items()}
+        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        config = {key.removeprefix("transformer."): value for key, value in config.items()}
+        rank, alpha = config.get("r"), config.get("lora_alpha")
+        scale = float(alpha) / rank if rank and alpha else 1.0
+    except (ValueError, AttributeError, TypeError):
+        return None, 1.0, "lora_adapter_metadata is damaged"
     others = ("rank_pattern", "alpha_pattern", "use_dora", "use_rslora", "lora_bias")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    return rank, alpha / rank if rank and alpha else 1.0, ", ".join(name for name in others if config.get(name))
+    return rank, scale, ", ".join(name for name in others if config.get(name))
 
 
 def _split(file: Path, key: str, A: Tensor, B: Tensor, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:

@@ -234,6 +234,8 @@ def test_what_does_not_fit_is_refused_by_name(write, state, change, named):
         ({"r": 4, "use_rslora": True}, "use_rslora"),
         ({"r": 4, "alpha_pattern": {"to_q": 2}}, "alpha_pattern"),
         ("{", "metadata"),
+        ([], "metadata"),
+        ({"r": "4", "lora_alpha": 4}, "metadata"),
     ],
 )
 def test_a_file_that_claims_something_else_is_refused(write, state, claims, named):
