@@ -26,7 +26,7 @@ def blend(
     Args:
         fn: (N, C, rows · unit_in, columns · unit_in) → (N, C', rows · unit_out, columns · unit_out).
         tile: (rows, columns) of a window, in units; at most (h, w).
-        overlap: units, at least, by which neighbours overlap; less than a window's sides. Each weighs linearly less there.
+        overlap: units, at least, by which neighbours overlap; less than a window's sides. There each fades out.
     """
     height, width = x.shape[-2] // unit_in, x.shape[-1] // unit_in
     rows, columns = min(tile[0], height), min(tile[1], width)

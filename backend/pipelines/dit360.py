@@ -1,21 +1,25 @@
 """DiT360: words become a panorama, or change part of one, by FLUX and one LoRA.
 
-Paper: arXiv 2510.11712. While it is denoised, the panorama has a column of tokens more on either side: copies of the
-columns beyond the seam. Images are (N, 3, H, W), latents (N, C, h, w) with h = H / scale.
+Paper: arXiv 2510.11712. While it is denoised, the panorama has columns of tokens more on either side, copies of those
+beyond the seam. Images are (N, 3, H, W), latents (N, C, h, w) with h = H / scale.
+
+DiT360's copies have the positions of what they copy, as in the reference. To the transformer they are then the same
+tokens twice, and stay so by themselves; its LoRA knows what that means. A LoRA that doesn't is better shown copies whose
+positions run on past the edges (`continue_positions`); those must be made again after every step.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import FluxPipeline
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_timesteps
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline, calculate_shift, retrieve_timesteps
 from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -28,21 +32,19 @@ TRIGGER = "This is a panorama. The image shows"
 #: The LoRA on the hub, and its file there.
 ADAPTER = "Insta360-Research/DiT360-Panorama-Image-Generation"
 ADAPTER_FILE = "adapter_model.safetensors"
-#: Latent columns repeated on either side while denoising: one column of tokens.
-PADDING = 2
 #: Latents a side of the windows in which the VAE works on what is larger than MAX_WHOLE, and by which they overlap.
 VAE_TILE, VAE_OVERLAP = 128, 32
 #: Most latents that the VAE works on at once: 2048 × 1024 pixels.
 MAX_WHOLE = 256 * 128
-#: Latents by which the transformer's windows overlap.
-TILE_OVERLAP = 32
+#: The transformer's windows overlap by their shorter side divided by this.
+TILE_OVERLAP = 4
 
 
 class DiT360Pipeline(FluxPipeline):
     """FLUX for panoramas. `from_pretrained` is FluxPipeline's own; text encoders may be absent (None).
 
-    Any FLUX LoRA does, or none. With FLUX.1-Fill as its base the transformer is shown what an edit keeps; with any other it
-    is put back after every step.
+    Any FLUX LoRA does, or none. With FLUX.1-Fill as its base the transformer is shown what an edit keeps; with any
+    other it is put back after every step.
     """
 
     _optional_components: ClassVar = [
@@ -128,6 +130,8 @@ class DiT360Pipeline(FluxPipeline):
         mask_image: Tensor | None = None,
         strength: float = 1.0,
         tile: tuple[int, int] | None = None,
+        padding: int = 1,
+        continue_positions: bool = False,
         output_type: str = "pt",
         resync_padding: bool = True,
         callback_on_step_end: Callable[[DiT360Pipeline, int, Tensor, dict[str, Tensor]], Any] | None = None,
@@ -145,12 +149,13 @@ class DiT360Pipeline(FluxPipeline):
             image: (N or 1, 3, H, W) in [-1, 1], to be changed.
             mask_image: (N or 1, 1, H, W), 1 where `image` is to change, 0 where it is kept; None: it all changes.
             strength: how far back to noise `image` goes, in (0, 1].
-            tile: (height, width) in pixels, multiples of 16: the transformer sees a larger panorama in windows of that size.
+            tile: (height, width) in pixels, multiples of 16: the transformer sees what is larger in such windows.
             output_type: "pt" for (N, 3, H, W) in [0, 1], "latent" for (N, C, h, w), both float32.
-            resync_padding: copy the columns beyond the seam from the other side after every step. False lets them go
-                their own way, as the reference does; it shows as a seam.
+            padding: columns of tokens copied to either side; none where the transformer works in windows.
+            continue_positions: whether the copies' positions run on past the edges.
+            resync_padding: copy them again after every step. False leaves them to themselves, as the reference does.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents", "denoised"})` after each step. `latents`
-                are tokens, (N, h/2 · (w/2 + 2), 4C) with the padding; `denoised` what they would become, (N, C, h, w).
+                are tokens, (N, h/2 · (w/2 + 2 · padding), 4C); `denoised` what they would become, (N, C, h, w).
                 Raise in it to stop; what it returns is not used.
 
         Raises:
@@ -179,17 +184,23 @@ class DiT360Pipeline(FluxPipeline):
             embeds, pooled = torch.cat([embeds, negative[0]]), torch.cat([pooled, negative[1]])  # [2N, …]
 
         # 3. Prepare the noise, and what is kept; both go round, except in windows, which do so themselves
-        tiled = tile is not None and (height > tile[0] or width > tile[1])
-        padding = 0 if tiled else PADDING
+        tile = tile or (height, width)
+        tiled = height > tile[0] or width > tile[1]
+        padding = 0 if tiled else padding
+        beside = 2 * padding  # columns of latents
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        noise = _surround(latents.to(device, torch.float32), padding)  # [N, C, h, w + 4]
-        source = None if image is None else _surround(self.encode(image), padding)
-        change = None if mask_image is None else _surround(self._touched(mask_image), padding)  # [N or 1, 1, h, w + 4]
-        shown = _surround(self._fill_channels(image, mask_image, shape), padding) if self.is_fill else None
+        noise = _surround(latents.to(device, torch.float32), beside)  # [N, C, h, w + 4]
+        source = None if image is None else _surround(self.encode(image), beside)
+        change = None if mask_image is None else _surround(self._touched(mask_image), beside)  # [N or 1, 1, h, w + 4]
+        shown = _surround(self._fill_channels(image, mask_image, shape), beside) if self.is_fill else None
 
-        # 4. Prepare the timesteps, by the number of tokens that the transformer sees at once
-        rows, columns = (side // 16 for side in tile) if tile and tiled else (shape[2] // 2, noise.shape[3] // 2)
+        copied = 0 if continue_positions else padding
+
+        # 4. Prepare the timesteps, for the number of tokens that the transformer sees at once
+        rows, columns = (side // 2 for side in noise.shape[2:])
+        if tiled:
+            rows, columns = (side // (2 * self.vae_scale_factor) for side in tile)
         self.set_timesteps(num_inference_steps, rows * columns, shift, device)
         first = min(num_inference_steps - 1, int(num_inference_steps * (1 - strength)))
         timesteps, sigmas = self.scheduler.timesteps[first:], self.scheduler.sigmas[first:]
@@ -197,34 +208,34 @@ class DiT360Pipeline(FluxPipeline):
         x = noise if source is None else sigmas[0] * noise + (1 - sigmas[0]) * source  # [N, C, h, w + 4]
 
         # 5. Denoise
-        with self.progress_bar(total=len(timesteps)) as progress_bar:
+        with self.progress_bar(total=len(timesteps)) as progress_bar:  # pyright: ignore[reportCallIssue]
             for i, t in enumerate(timesteps):
-
-                def velocity_of(window: Tensor, t: Tensor = t) -> Tensor:
-                    return self._velocity(window, t, embeds, pooled, guidance_scale, padding)
-
                 seen = x if shown is None else torch.cat([x, shown.expand(len(x), -1, -1, -1)], dim=1)
                 seen = torch.cat([seen, seen]) if guided else seen  # [N or 2N, C or C', h, w + 4]
+                look = partial(
+                    self._velocity, t=t, embeds=embeds, pooled=pooled, guidance_scale=guidance_scale, copied=copied
+                )
                 if tiled:
-                    velocity = tiles.blend(velocity_of, seen, (rows, columns), TILE_OVERLAP // 2, unit_in=2, unit_out=2)
+                    overlap = min(rows, columns) // TILE_OVERLAP
+                    velocity = tiles.blend(look, seen, (rows, columns), overlap, unit_in=2, unit_out=2)
                 else:
-                    velocity = velocity_of(seen)
+                    velocity = look(seen)  # [N or 2N, C, h, w + 4]
                 if guided:
                     positive, negative = velocity.chunk(2)
                     velocity = negative + true_cfg_scale * (positive - negative)
                 denoised = x - sigmas[i] * velocity
                 x = self.scheduler.step(velocity, t, x, return_dict=False)[0]
-                if change is not None and source is not None and shown is None:
+                if source is not None and change is not None and shown is None:
                     x = torch.lerp(sigmas[i + 1] * noise + (1 - sigmas[i + 1]) * source, x, change)
                 if resync_padding:
-                    x = _surround(_crop(x, padding), padding)
+                    x = _surround(_crop(x, beside), beside)
                 if callback_on_step_end is not None:
-                    results = {"latents": _pack(x), "denoised": _crop(denoised, padding)}
+                    results = {"latents": _pack(x), "denoised": _crop(denoised, beside)}
                     callback_on_step_end(self, i, t, results)
                 progress_bar.update()
 
         # 6. Decode
-        x = _crop(x, padding)  # [N, C, h, w]
+        x = _crop(x, beside)  # [N, C, h, w]
         images = x if output_type == "latent" else self.decode(x)
         self.maybe_free_model_hooks()
         return FluxPipelineOutput(images=images)  # pyright: ignore[reportArgumentType]
@@ -248,18 +259,22 @@ class DiT360Pipeline(FluxPipeline):
         )
 
     def _velocity(
-        self, x: Tensor, t: Tensor, embeds: Tensor, pooled: Tensor, guidance_scale: float, padding: int
+        self, x: Tensor, t: Tensor, embeds: Tensor, pooled: Tensor, guidance_scale: float, copied: int
     ) -> Tensor:
-        """What the transformer says of (N, C', h, w) latents, padding and all, at time t → (N, C, h, w) float32."""
+        """What the transformer says of latents (N, C', h, w) at time t → (N, C, h, w) float32.
+
+        `copied` columns of tokens on either side have the positions of those they copy.
+        """
         rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
         device, dtype = x.device, self.transformer.dtype
-        ids = self._prepare_latent_image_ids(1, rows, columns - padding, device, dtype)
-        ids = ids.unflatten(0, (rows, -1)).permute(2, 0, 1)[None]  # [1, 3, rows, columns]
-        ids = _surround(ids, padding // 2)[0].flatten(1).T  # copied columns keep their places
+        ids = self._prepare_latent_image_ids(1, rows, columns, device, dtype)  # [rows · columns, 3]
+        ids[:, 2] = (ids[:, 2] - copied) % (columns - 2 * copied)
         tokens = self.transformer(
             hidden_states=_pack(x).to(dtype),
             timestep=(t / 1000).expand(len(x)),
-            guidance=torch.full([len(x)], guidance_scale, device=device) if self.transformer.config.guidance_embeds else None,
+            guidance=torch.full([len(x)], guidance_scale, device=device)
+            if self.transformer.config.guidance_embeds
+            else None,
             encoder_hidden_states=embeds.to(device, dtype),
             pooled_projections=pooled.to(device, dtype),
             txt_ids=torch.zeros(embeds.shape[1], 3, device=device, dtype=dtype),
@@ -289,7 +304,8 @@ class DiT360Pipeline(FluxPipeline):
                     "Load them, or give prompt_embeds and pooled_prompt_embeds.",
                 )
             embeds, pooled, _ = self.encode_prompt(prompt if isinstance(prompt, str) else list(prompt or ()))
-        assert embeds is not None and pooled is not None
+        assert embeds is not None
+        assert pooled is not None
         if {len(embeds), len(pooled)} - {1, count}:
             raise SettingError(f"There are {len(embeds)} prompts for {count} panoramas.", "Give one, or one for each.")
         return embeds.expand(count, -1, -1), pooled.expand(count, -1)
@@ -299,7 +315,7 @@ class DiT360Pipeline(FluxPipeline):
         return F.max_pool2d((mask.to(self._execution_device) > 0).float(), self.vae_scale_factor)
 
     def _fill_channels(self, image: Tensor | None, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-        """What FLUX.1-Fill reads beside the noise: (N, C + scale², h, w), the kept part's latents and the whole mask."""
+        """What FLUX.1-Fill reads beside the noise: latents of the kept part and the mask, (N, C + scale², h, w)."""
         scale = self.vae_scale_factor
         if image is None:
             image = torch.zeros(1, 3, shape[2] * scale, shape[3] * scale)
