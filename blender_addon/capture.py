@@ -59,7 +59,8 @@ def world_image(scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
     Raises SceneError where the world has no HDRI, has several, or maps it by anything but a rotation.
     """
     world = scene.world
-    output = world.node_tree.get_output_node("ALL") if world and world.use_nodes and world.node_tree else None
+    shaded = world is not None and (bpy.app.version >= (5, 0) or world.use_nodes)
+    output = world.node_tree.get_output_node("ALL") if shaded and world.node_tree else None
     if output is None:
         raise SceneError("The scene's world has no HDRI.", _NO_HDRI_HINT)
     textures = [node for node in _upstream(output.inputs["Surface"]) if node.bl_idname == "ShaderNodeTexEnvironment"]
@@ -157,6 +158,13 @@ def cursor_pose(scene: bpy.types.Scene) -> Matrix:
     return Matrix.Translation(scene.cursor.location)
 
 
+def _can_denoise() -> bool:
+    """Some builds of Blender (Debian's 4.3) lack OpenImageDenoise, and fail where a scene asks for it."""
+    import _cycles
+
+    return _cycles.with_openimagedenoise
+
+
 class Render:
     """An equirectangular Cycles render of a scene, made in a copy of it: the scene's own settings stay untouched.
 
@@ -174,6 +182,7 @@ class Render:
         self._source = scene.name
         self._folder = tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True)
         self._file = Path(self._folder.name) / "panorama.exr"
+        self._started = self._removed = False
         self._uids = self._prepare(scene, width, samples)
 
     def _prepare(self, scene: bpy.types.Scene, width: int, samples: int) -> tuple[int, int]:
@@ -189,6 +198,7 @@ class Render:
         copy.camera = camera
 
         copy.cycles.samples = samples
+        copy.cycles.use_denoising &= _can_denoise()
         render = copy.render
         render.engine = "CYCLES"
         render.film_transparent = False
@@ -232,6 +242,7 @@ class Render:
         display, view.render_display_type = view.render_display_type, "NONE"
         try:
             bpy.ops.render.render("INVOKE_DEFAULT", scene=self._scene().name, write_still=True)
+            self._started = True
         finally:
             view.render_display_type = display
 
@@ -251,10 +262,21 @@ class Render:
         return Capture(panorama, self._source, self._pose)
 
     def close(self) -> None:
-        """Remove the copied scene, its camera and the file."""
+        """Remove the copied scene, its camera and the file; where it still renders, as soon as it has ended (Python
+        can't stop a render, Esc does)."""
+        self._end()
+        if not self._removed:
+            bpy.app.timers.register(self._end)
+
+    def _end(self) -> float | None:
+        """Clean up, or say in how many seconds to try again (for `bpy.app.timers`)."""
+        if bpy.app.is_job_running("RENDER") and self._started:
+            return 0.5
         scene = self._scene()
         if scene is not None:
             bpy.data.scenes.remove(scene)
         for camera in [camera for camera in bpy.data.objects if camera.session_uid == self._uids[1]]:
             bpy.data.cameras.remove(camera.data)
         self._folder.cleanup()
+        self._removed = True
+        return None

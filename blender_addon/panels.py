@@ -9,10 +9,9 @@ import bpy
 from ..shared.engines import QUALITIES
 from ..shared.errors import PanoformError, SceneError
 from ..shared.maps import MAPS
-from ..shared.messages import StatusReply
 from . import capture, preferences, previews
 from .jobs import Job, State, jobs
-from .scene.dome import MODIFIER_NAME
+from .scene.dome import MODIFIER_NAME, controls
 
 #: Width of a character in the sidebar, in pixels at a UI scale of 1: labels don't wrap by themselves.
 CHARACTER_PX = 6.6
@@ -36,7 +35,7 @@ class PANOFORM_PT_main(_Section, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         column = self.layout.column()
-        _draw_state(column)
+        _draw_state(column, _width(context))
         if jobs.failure is not None:
             _draw_failure(column.box(), jobs.failure.error, _width(context))
 
@@ -102,9 +101,8 @@ class PANOFORM_PT_scene(_Section, bpy.types.Panel):
             column.label(text="Select a dome to adjust it", icon="INFO")
         else:
             column.label(text=dome.name, icon="MESH_UVSPHERE")
-            for socket in modifier.node_group.interface.items_tree:
-                if socket.in_out == "INPUT" and socket.socket_type != "NodeSocketGeometry":
-                    column.prop(modifier, f'["{socket.identifier}"]', text=socket.name)
+            for name, (owner, path) in controls(modifier).items():
+                column.prop(owner, path, text=name)
         column.operator("panoform.import_maps", icon="FILE_FOLDER")
 
 
@@ -120,8 +118,8 @@ class PANOFORM_PT_results(_Section, bpy.types.Panel):
         column = self.layout.column()
         for index, result in enumerate(jobs.results):
             row = column.row()
-            made = ", ".join(result.reply.maps) if result.reply is not None else "panorama"
-            row.label(text=f"{result.order.name}: {made}", icon="CHECKMARK" if result.built else "TIME")
+            made = f"{len(result.reply.maps)} maps" if result.reply is not None else "a panorama"
+            row.label(text=f"{result.order.name} · {made}", icon="CHECKMARK" if result.built else "TIME")
             row.operator("panoform.build_result", text="", icon="ADD").index = index
             row.operator("panoform.forget_result", text="", icon="X").index = index
             if result.waits_for:
@@ -149,7 +147,7 @@ def _wrap(text: str, width: int) -> list[str]:
     return [line for part in text.splitlines() for line in textwrap.wrap(part, width)]
 
 
-def _draw_state(layout: bpy.types.UILayout) -> None:
+def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
     row = layout.row()
     match jobs.state:
         case State.SETTING_UP:
@@ -157,30 +155,33 @@ def _draw_state(layout: bpy.types.UILayout) -> None:
             row.operator("panoform.cancel", text="", icon="X")
         case State.NOT_SET_UP:
             row.label(text="Not set up", icon="RADIOBUT_OFF")
-            row.operator("panoform.setup_backend", text="Set up the Backend", icon="IMPORT")
+            _draw_setup(layout, "Set up the Backend", width)
         case State.OUT_OF_DATE:
-            row.label(text="Of another version", icon="RADIOBUT_OFF")
-            row.operator("panoform.setup_backend", text="Update the Backend", icon="IMPORT")
+            row.label(text="Set up for another version", icon="RADIOBUT_OFF")
+            _draw_setup(layout, "Update the Backend", width)
         case State.STOPPED:
-            row.label(text="Starts when needed", icon="RADIOBUT_OFF")
+            row.label(text="Starts when it is needed", icon="RADIOBUT_OFF")
         case State.STARTING:
-            row.label(text="Starting the backend", icon="SORTTIME")
+            row.label(text="Starting", icon="SORTTIME")
         case State.READY:
-            row.label(text=_describe(jobs.session.status), icon="RADIOBUT_ON")
+            status = jobs.session.status
+            # "FLUX + OmniX", without what explains it in the menu of engines
+            row.label(
+                text=" · ".join(["Ready", *(status.engine or "").split(" (")[:1]]).strip(" ·"), icon="RADIOBUT_ON"
+            )
             row.operator("panoform.stop_backend", text="", icon="QUIT")
+            if status.memory_total:
+                free, total = status.memory_free / 2**30, status.memory_total / 2**30
+                layout.label(text=f"{status.device}: {free:.1f} of {total:.0f} GB free", icon="BLANK1")
 
 
-def _describe(status: StatusReply) -> str:
-    """ "Ready · FLUX + OmniX · cuda:0, 7.1 of 12 GB free" """
-    parts = ["Ready"]
-    if status.engine is not None:
-        parts.append(status.engine)
-    if status.device is not None:
-        memory = ""
-        if status.memory_total:
-            memory = f", {status.memory_free / 2**30:.1f} of {status.memory_total / 2**30:.0f} GB free"
-        parts.append(f"{status.device}{memory}")
-    return " · ".join(parts)
+def _draw_setup(layout: bpy.types.UILayout, label: str, width: int) -> None:
+    row = layout.row()
+    row.scale_y = 1.4
+    row.operator("panoform.setup_backend", text=label, icon="IMPORT")
+    if not bpy.app.online_access:
+        _draw_words(layout, "It downloads packages: allow online access first.", width, icon="INFO")
+        layout.operator("screen.userpref_show", text="Open Preferences", icon="PREFERENCES").section = "SYSTEM"
 
 
 def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) -> None:

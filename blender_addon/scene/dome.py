@@ -123,3 +123,16 @@ def create(name: str, distance: bpy.types.Image | None, scale: float, material: 
     for ray in ("shadow", "diffuse", "glossy", "transmission", "volume_scatter"):
         setattr(dome, f"visible_{ray}", False)
     return dome
+
+
+def controls(modifier: bpy.types.NodesModifier) -> dict[str, tuple[bpy.types.bpy_struct, str]]:
+    """Name → (owner, property path) of the modifier's inputs, as `UILayout.prop` takes them: Scale, Amount, Detail."""
+    sockets = [
+        item
+        for item in modifier.node_group.interface.items_tree
+        if item.item_type == "SOCKET" and item.in_out == "INPUT" and item.socket_type != "NodeSocketGeometry"
+    ]
+    if hasattr(modifier, "properties"):  # Blender 5.2
+        inputs = modifier.properties.inputs
+        return {socket.name: (getattr(inputs, socket.identifier), "value") for socket in sockets}
+    return {socket.name: (modifier, f'["{socket.identifier}"]') for socket in sockets}

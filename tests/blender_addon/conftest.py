@@ -1,11 +1,20 @@
 """The add-on is no part of the installed package (it ships as an extension): let `panoform.blender_addon` be found."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import panoform
 import pytest
 
-panoform.__path__ = [str(Path(__file__).resolve().parents[2])]
+import panoform
+
+ROOT = Path(__file__).resolve().parents[2]
+panoform.__path__ = [str(ROOT)]
+
+REAL_BLENDER = ROOT.parent / "shared" / "tools" / "real-blender"
+#: Blender → the Python it runs on.
+REAL_PYTHON = {"4.3": "3.13", "5.2": "3.14"}
 
 
 @pytest.fixture
@@ -15,3 +24,35 @@ def scene():
 
     bpy.ops.wm.read_factory_settings(use_empty=True)
     return bpy.context.scene
+
+
+@pytest.fixture(params=sorted(REAL_PYTHON))
+def real_blender(request, tmp_path):
+    """`run(*arguments, verb="run")` starts the Blender application under an empty user folder and returns its output.
+
+    Its Debian builds come without numpy, which every other Blender has; msgspec is for scripts that run without the
+    extension, which brings it.
+    """
+    if not REAL_BLENDER.exists():
+        pytest.skip("no real Blender here")
+    version = request.param
+    user = tmp_path / "user"
+    modules = user / "scripts" / "addons" / "modules"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--python-version"]
+    subprocess.run(
+        [*install, REAL_PYTHON[version], "--target", str(modules), "numpy", "msgspec"], check=True, capture_output=True
+    )
+
+    def run(*arguments: str, verb: str = "run", timeout: float = 300) -> str:
+        done = subprocess.run(
+            [str(REAL_BLENDER), verb, version, *arguments],
+            cwd=ROOT,
+            env=os.environ | {"BLENDER_USER_RESOURCES": str(user)},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run

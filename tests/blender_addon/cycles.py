@@ -10,6 +10,7 @@ import numpy as np
 import OpenImageIO as oiio
 from mathutils import Matrix, Vector
 
+from panoform.blender_addon.scene import dome
 from panoform.shared.maps import MAPS
 
 PASSES = {
@@ -174,7 +175,9 @@ def box_distance(rays: np.ndarray) -> np.ndarray:
 
 def set_input(body: bpy.types.Object, name: str, value: float) -> None:
     """What a user does in the modifier's panel."""
-    modifier = next(modifier for modifier in body.modifiers if modifier.type == "NODES")
-    socket = next(item for item in modifier.node_group.interface.items_tree if item.name == name)
-    modifier[socket.identifier] = value
+    owner, path = dome.controls(body.modifiers[dome.MODIFIER_NAME])[name]
+    if path == "value":
+        owner.value = value
+    else:
+        owner[path[2:-2]] = value
     body.update_tag()

