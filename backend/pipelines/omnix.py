@@ -157,8 +157,8 @@ class OmniXPipeline(FluxPipeline):
         clean = _pack(clean).to(dtype)  # [S - 1, T, 4C]
 
         # 3. Prepare the target
-        shape = (1, self.transformer.config.in_channels // 4, height // self.vae_scale_factor)
-        shape = (*shape, width // self.vae_scale_factor)
+        scale, channels = self.vae_scale_factor, self.transformer.config.in_channels // 4
+        shape = (1, channels, height // scale, width // scale)
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         elif tuple(latents.shape) != shape:
@@ -170,12 +170,12 @@ class OmniXPipeline(FluxPipeline):
         shared = {
             "encoder_hidden_states": prompt_embeds.to(device, dtype).expand(batch, -1, -1),
             "pooled_projections": pooled_prompt_embeds.to(device, dtype).expand(batch, -1),
-            "guidance": torch.full([batch], guidance_scale, device=device)
-            if self.transformer.config.guidance_embeds
-            else None,
-            "txt_ids": torch.zeros(prompt_embeds.shape[1], 3, device=device, dtype=dtype),
-            "img_ids": self._prepare_latent_image_ids(1, rows, columns, device, dtype),
+            "txt_ids": torch.zeros(prompt_embeds.shape[1], 3, device=device),
+            "img_ids": self._prepare_latent_image_ids(1, rows, columns, device, torch.float32),
+            "guidance": None,
         }
+        if self.transformer.config.guidance_embeds:
+            shared["guidance"] = torch.full([batch], guidance_scale, device=device)
         scheduler = self.scheduler.config
         mu = calculate_shift(
             rows * columns,

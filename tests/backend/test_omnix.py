@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -244,6 +245,18 @@ def test_bfloat16_runs_and_stays_near(pipe):
     image = rough(**arguments("rgb_to_depth")).images
     assert image.dtype == torch.float32
     assert (image - pipe(**arguments("rgb_to_depth")).images).abs().mean() < 0.02
+
+
+def test_it_runs_offloaded(pipe):
+    """With every weight lent to the device module by module: accelerate's hooks, as `--offload sequential` sets."""
+    offloaded = OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux")
+    for model in (offloaded.transformer, offloaded.vae):
+        cpu_offload(model, torch.device("cpu"))
+    assert offloaded.transformer.proj_out.weight.is_meta
+    offloaded.load_adapters(GOLDEN / "adapters", "rgb_to_depth")
+    for options in ({}, {"circular_encode": False}):
+        expected = pipe(**arguments("rgb_to_depth"), **options).images
+        torch.testing.assert_close(offloaded(**arguments("rgb_to_depth"), **options).images, expected)
 
 
 def test_the_callback_sees_what_the_target_becomes(pipe):
