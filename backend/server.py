@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 import zmq
 from zmq.utils import z85
@@ -248,10 +249,10 @@ class Server:
         return True
 
 
-def serve(connection_file: Path, parent_pipe: bool, engine_factory: Callable[[], Engine] = load_engine) -> int:
-    """Serves until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin. The exit status.
+def serve(connection_file: Path, parent_pipe: bool, engine_factory: Callable[[], Engine] = load_engine) -> NoReturn:
+    """Serves until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin; then ends the process.
 
-    To be called in the main thread of a process of its own, which it may end. The log goes to stderr. Raises
+    To be called in the main thread of a process of its own, whose exit status is then 0. The log goes to stderr. Raises
     OutputError where the connection file can't be written.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -270,7 +271,6 @@ def serve(connection_file: Path, parent_pipe: bool, engine_factory: Callable[[],
     finally:
         server.close()
     log.info("ended" if idle else "ended, though a job would not stop")
-    if not idle:
-        sys.stderr.flush()
-        os._exit(0)
-    return 0
+    # Nothing is left to save; Python would take seconds to take torch down, and for ever with such a job.
+    logging.shutdown()
+    os._exit(0)

@@ -65,4 +65,4 @@ class ArithmeticEngine:
 if __name__ == "__main__":
     # As `panoform serve --connection-file PATH [--parent-pipe]`.
     assert sys.argv[1:3] == ["serve", "--connection-file"]
-    sys.exit(serve(Path(sys.argv[3]), "--parent-pipe" in sys.argv, ArithmeticEngine))
+    serve(Path(sys.argv[3]), "--parent-pipe" in sys.argv, ArithmeticEngine)

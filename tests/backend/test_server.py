@@ -27,7 +27,7 @@ from panoform.shared.errors import BackendVersionError, ModelError, OutputError
 
 ARITHMETIC = [sys.executable, str(Path(__file__).with_name("serve_arithmetic.py"))]
 REAL = [sys.executable, "-m", "panoform.backend"]
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 class Backend:
@@ -192,6 +192,32 @@ def test_status_is_answered_before_torch_is_loaded(tmp_path):
             loaded = [mapped.path for mapped in psutil.Process(status.pid).memory_maps()]
             assert any("numpy" in path for path in loaded)
             assert not any("torch" in path for path in loaded)
+    finally:
+        peer.close()
+        backend.end()
+
+
+def test_the_real_engine_perceives_and_status_is_answered_meanwhile(tmp_path):
+    backend = Backend(REAL, tmp_path / "connection.json")
+    peer = Peer(backend.connection)
+    try:
+        peer.send(
+            messages.PerceiveRequest(
+                id="job",
+                panorama=np.random.default_rng(0).random((32, 64, 3), np.float32),
+                encoding="srgb",
+                engine=EngineSettings(device="cpu"),
+                settings=PerceiveSettings(maps=("distance",), height=64),
+            )
+        )
+        assert isinstance(peer.receive(), messages.QueuedEvent)
+        assert peer.status().running == "job"
+        reply = peer.until_reply("job")[-1]
+        assert isinstance(reply, messages.PerceiveReply), reply
+        assert {name: pixels.shape for name, pixels in reply.maps.items()} == {"distance": (64, 128, 1)}
+        status = peer.status()
+        assert (status.running, status.engine) == (None, "Starter (built in, preview quality)")
+        assert 0 < status.memory_free <= status.memory_total
     finally:
         peer.close()
         backend.end()
