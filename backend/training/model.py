@@ -151,7 +151,9 @@ class Perceiver(nn.Module):
         """The target's latents (N, C, h, w) from the condition's, in one step from an empty slot at t = 1."""
         condition = wrap.extend(condition)
         start = torch.zeros_like(condition)
-        return wrap.close(-self.velocity(task, condition, start, torch.ones(len(condition), device=condition.device)))
+        ended = -self.velocity(task, condition, start, torch.ones(len(condition), device=condition.device))
+        # The pipeline blends after every step, and once more at the end.
+        return wrap.close(wrap.blend(ended))
 
     def base_state(self) -> dict[str, Tensor]:
         """The transformer's own weights, under diffusers' names."""

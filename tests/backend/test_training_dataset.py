@@ -1,0 +1,73 @@
+"""Scenes drawn as pictures: turning, mirroring, and the way back through backend/maps.py."""
+
+import numpy as np
+import pytest
+import torch
+
+from panoform.backend import exposure, maps
+from panoform.backend.training import dataset
+from panoform.shared import sphere
+
+HEIGHT = 32
+
+
+def box_room(turn_rad: float = 0.0, mirror: bool = False) -> dict[str, torch.Tensor]:
+    """What a camera sees in a box of uneven sides turned about the vertical, by intersecting rays with its planes."""
+    rays = sphere.directions(HEIGHT, 2 * HEIGHT).astype(np.float64)
+    if mirror:
+        rays[..., 1] *= -1
+    local = rays @ sphere.yaw_matrix(-turn_rad).astype(np.float64).T
+    sides = np.array([[3.0, 2.0, 1.5], [1.0, 4.0, 1.2]])  # towards +, towards −
+    with np.errstate(divide="ignore"):
+        reach = np.where(local > 0, sides[0], sides[1]) / np.abs(local)
+    axis = reach.argmin(-1)
+    normal = -np.take_along_axis(np.sign(local), axis[..., None], -1) * np.eye(3)[axis]
+    normal = normal @ sphere.yaw_matrix(turn_rad).astype(np.float64).T
+    if mirror:
+        normal[..., 1] *= -1
+    distance = reach.min(-1)[..., None]
+    plain = np.full((HEIGHT, 2 * HEIGHT, 3), 0.5)
+    arrays = {"rgb": distance * plain, "distance": distance, "normal": normal, "albedo": plain, "pbr": plain}
+    arrays["semantic"] = plain
+    return {name: torch.from_numpy(a).float().permute(2, 0, 1)[None] for name, a in arrays.items()}
+
+
+@pytest.mark.parametrize("columns", [1, 9, 40])
+def test_turning_is_turning_the_room(columns):
+    turned = dataset.turn(box_room(0.3), columns, mirror=False)
+    expected = box_room(0.3 - 2 * np.pi * columns / (2 * HEIGHT))
+    # A pixel on an edge of the room may fall to either side by rounding.
+    same = (turned["normal"] - expected["normal"]).abs().amax(1) < 1e-4
+    assert same.float().mean() > 0.995
+    torch.testing.assert_close(turned["distance"], expected["distance"], atol=1e-4, rtol=1e-4)
+
+
+def test_mirroring_is_mirroring_the_room():
+    mirrored = dataset.turn(box_room(0.3), 0, mirror=True)
+    expected = box_room(0.3, mirror=True)
+    torch.testing.assert_close(mirrored["normal"], expected["normal"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mirrored["distance"], expected["distance"], atol=1e-4, rtol=1e-4)
+
+
+def test_pictures_decode_to_what_they_were_drawn_from():
+    room = box_room(0.3)
+    drawn = {name: p[0].permute(1, 2, 0).numpy() for name, p in dataset.pictures(room).items()}
+    options = maps.Decode(maps.DistanceDecode("log", dataset.DISTANCE_RATIO))
+    distance = maps.decode("depth", drawn["depth"], options)["distance"] * dataset.FAR_M
+    np.testing.assert_allclose(distance, room["distance"][0].permute(1, 2, 0).numpy(), rtol=1e-4)
+    normal = maps.decode("normal", drawn["normal"], options)["normal"]
+    np.testing.assert_allclose(normal, room["normal"][0].permute(1, 2, 0).numpy(), atol=1e-5)
+
+
+def test_display_is_the_exposure_that_the_backend_uses():
+    light = np.random.default_rng(0).lognormal(0, 2, (16, 32, 3)).astype(np.float32)
+    picture, record = exposure.expose(light, "linear")
+    assert record is not None
+    shown = dataset.display(torch.from_numpy(light * record["exposure"]).permute(2, 0, 1)[None])
+    np.testing.assert_allclose(shown[0].permute(1, 2, 0).numpy(), picture, atol=1e-4)
+
+
+def test_augmenting_keeps_normals_unit_and_pictures_in_range():
+    out = dataset.augment(box_room(0.3), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(out["normal"].norm(dim=1), torch.ones(1, HEIGHT, 2 * HEIGHT))
+    assert 0 <= out["rgb"].min() < out["rgb"].max() <= 1
