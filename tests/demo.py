@@ -1,0 +1,131 @@
+"""The main job on a real input, as a user of the built zip does it: `make demo`, or `python tests/demo.py`.
+
+Builds the extension, installs that zip into bpy under a throwaway user folder, makes a panorama the world, calls the
+add-on's own operator, which starts the backend in a process of its own, and leaves in demo/: the .blend, the maps,
+a contact sheet of input and maps, and a Cycles render of the rebuilt scene from a moved camera.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import OpenImageIO as oiio
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+ROOT = Path(__file__).resolve().parent.parent
+MAPS = ("distance", "normal", "albedo", "roughness", "metallic")
+
+
+def say(text: str) -> None:
+    print(f"\n— {text}", flush=True)
+
+
+def read(path: Path) -> np.ndarray:
+    """A picture as (H, W, C) float32, its numbers as stored."""
+    return np.atleast_3d(oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT))
+
+
+def picture_of(name: str, pixels: np.ndarray) -> Image.Image:
+    """A map as a picture to look at: distance from near (light) to far (dark), normals as n·½+½."""
+    if name == "distance":
+        near, far = np.log(np.percentile(pixels, [1, 99]))
+        shade = (far - np.log(pixels[..., 0])) / max(far - near, 1e-6)
+        grey = Image.fromarray((np.clip(shade, 0, 1) * 255).astype(np.uint8))
+        return ImageOps.colorize(grey, black="#1b0c41", mid="#cf4446", white="#fcffa4")
+    if name == "normal":
+        pixels = pixels * 0.5 + 0.5
+    return Image.fromarray(
+        (np.clip(np.broadcast_to(pixels[..., :3], (*pixels.shape[:2], 3)), 0, 1) * 255).astype(np.uint8)
+    )
+
+
+def contact_sheet(directory: Path, title: str, path: Path) -> None:
+    """Input and maps, two a row, each with its name."""
+    pictures = [("panorama", picture_of("panorama", read(directory / "panorama.png")))]
+    pictures += [(name, picture_of(name, read(next(directory.glob(f"{name}.*"))))) for name in MAPS]
+    width, height, bar = 720, 360, 34
+    rows = math.ceil(len(pictures) / 2)
+    sheet = Image.new("RGB", (2 * width + 30, rows * (height + bar) + bar + 20), "#1d1d1d")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((10, 10), title, fill="#c8c8c8", font=ImageFont.load_default(16))
+    for i, (name, picture) in enumerate(pictures):
+        x, y = 10 + (i % 2) * (width + 10), bar + 10 + (i // 2) * (height + bar)
+        sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (x, y))
+        draw.text((x, y + height + 6), name, fill="#ffffff", font=ImageFont.load_default(18))
+    sheet.save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Panorama in, maps and a rebuilt scene out, through the built zip.")
+    parser.add_argument("--panorama", type=Path, help="a panorama of yours (default: interior.exr, inside bpy)")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder for the results (default: demo)")
+    args = parser.parse_args()
+    started = time.monotonic()
+
+    say("Building the extension")
+    with tempfile.TemporaryDirectory(prefix="panoform demo ", ignore_cleanup_errors=True) as throwaway:
+        subprocess.run([sys.executable, str(ROOT / "build_addon.py"), "--out", throwaway], check=True)
+        (zip_path,) = Path(throwaway).glob("*-blender-4.2.zip")
+        # Read once, when Blender starts: so before bpy is imported.
+        os.environ["BLENDER_USER_RESOURCES"] = str(Path(throwaway) / "user")
+        os.environ["PANOFORM_BACKEND_PYTHON"] = sys.executable
+        run(zip_path, args.panorama, args.out)
+    say(f"Done in {time.monotonic() - started:.0f} s: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
+
+
+def run(zip_path: Path, panorama: Path | None, out: Path) -> None:
+    import bpy
+
+    say(f"Installing {zip_path.name} into Blender {bpy.app.version_string}")
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.extensions.package_install_files(filepath=str(zip_path), repo="user_default", enable_on_install=True)
+
+    if panorama is None:
+        panorama = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world" / "interior.exr"
+    say(f"Making {panorama.name} the world")
+    scene = bpy.context.scene
+    world = bpy.data.worlds.new("World")
+    world.use_nodes = True
+    environment = world.node_tree.nodes.new("ShaderNodeTexEnvironment")
+    environment.image = bpy.data.images.load(str(panorama.resolve()))
+    world.node_tree.links.new(environment.outputs["Color"], world.node_tree.nodes["Background"].inputs["Color"])
+    scene.world = world
+
+    say("Perceiving")
+    shutil.rmtree(out, ignore_errors=True)
+    maps = out.resolve() / "maps"
+    bpy.ops.panoform.perceive(source="WORLD", maps=set(map(str.upper, MAPS)), out_directory=str(maps))
+
+    info = msgspec.json.decode((maps / "maps.json").read_bytes())
+    title = f"{info['source']} · {info['engine']} · {info['num_inference_steps']} step(s) · seed {info['seed']}"
+    contact_sheet(maps, f"{title}   {info['notice']}", out / "contact_sheet.png")
+
+    say("Rendering the rebuilt scene from a moved camera")
+    camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
+    scene.collection.objects.link(camera)
+    camera.data.lens = 18
+    # The panorama was taken at the origin, 1.6 m over the floor.
+    camera.location = (-0.4, 0.3, 0.1)
+    camera.rotation_euler = (math.radians(87), 0, math.radians(-80))
+    scene.camera = camera
+    scene.render.engine = "CYCLES"
+    scene.cycles.samples = 32
+    scene.render.resolution_x, scene.render.resolution_y = 960, 540
+    scene.render.filepath = str(out.resolve() / "render.png")
+    bpy.ops.wm.save_as_mainfile(filepath=str(out.resolve() / "scene.blend"))
+    bpy.ops.render.render(write_still=True)
+    bpy.ops.preferences.addon_disable(module="bl_ext.user_default.panoform")
+
+
+if __name__ == "__main__":
+    main()
