@@ -1,4 +1,4 @@
-"""The command line: panoform serve · perceive · doctor. Torch is imported only once it is needed."""
+"""The command line: panoform serve · perceive · evaluate · doctor. Torch is imported only once it is needed."""
 
 from __future__ import annotations
 
@@ -65,6 +65,17 @@ def _parser() -> argparse.ArgumentParser:
     perceive.add_argument("--repair", action="store_true", help="replace NaN, infinite and negative pixels")
     perceive.add_argument("--json", action="store_true", help="print what was made as JSON on stdout")
     perceive.set_defaults(run=_perceive)
+
+    evaluate = commands.add_parser("evaluate", help="measure an engine against ground truth, beside two baselines")
+    evaluate.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="scenes, laid out as backend/truth.py tells"
+    )
+    evaluate.add_argument("--maps", type=_names, default=DEFAULT_MAPS, metavar="A,B", help="as for perceive")
+    _add_engine(evaluate)
+    evaluate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N scenes")
+    evaluate.add_argument("--json", action="store_true", help="as JSON")
+    evaluate.set_defaults(run=_evaluate)
 
     doctor = commands.add_parser("doctor", help="tell what is installed, and whether an engine can run")
     _add_engine(doctor)
@@ -137,6 +148,19 @@ def _perceive(given: argparse.Namespace) -> int:
     if info.notice:
         print(info.notice, file=sys.stderr)
     print(f"Wrote {', '.join(perceived.maps)} to {given.out} in {info.seconds['all']:.0f} s.", file=sys.stderr)
+    return 0
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    from .evaluate import evaluate, table
+    from .terminal import Terminal
+
+    engine = _engine_settings(given)
+    settings = PerceiveSettings(maps=check_names(given.maps), num_inference_steps=given.steps)
+    check_perceive(settings)
+    with Terminal() as watch:
+        evaluation = evaluate(given.data, engine, settings, watch, given.limit)
+    print(msgspec.json.format(msgspec.json.encode(evaluation), indent=2).decode() if given.json else table(evaluation))
     return 0
 
 

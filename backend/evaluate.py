@@ -159,6 +159,19 @@ class Evaluation(msgspec.Struct, frozen=True):
     notice: str
 
 
+class _Between:
+    """A Watch for the jobs within the evaluation: they are not told of, and may be stopped."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.check = watch.check
+
+    def progress(self, stage: str, step: int, of: int, fraction: float, seconds_left: float | None) -> None:
+        self.check()
+
+    def preview(self, name: str, picture: np.ndarray) -> None:
+        pass
+
+
 def evaluate(
     folder: Path, engine: EngineSettings, settings: PerceiveSettings, watch: Watch, limit: int | None = None
 ) -> Evaluation:
@@ -178,7 +191,7 @@ def evaluate(
         size = (wanted["panorama"].shape[0], wanted["panorama"].shape[1])
         started = time.monotonic()
         perceived = runner.perceive(
-            wanted["panorama"], encoding="linear", source=scene.name, engine=engine, watch=watch,
+            wanted["panorama"], encoding="linear", source=scene.name, engine=engine, watch=_Between(watch),
             settings=msgspec.structs.replace(settings, height=size[0]),
         )  # fmt: skip
         seconds.append(time.monotonic() - started - perceived.info.seconds["loading"])
