@@ -51,7 +51,7 @@ class State(Enum):
     READY = "Ready"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Order:
     """What was asked for, and for which scene."""
 
@@ -69,7 +69,7 @@ class Order:
     camera_height_m: float = 1.6
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Job:
     """An order under way; the fields are those of messages.ProgressEvent."""
 
@@ -97,7 +97,7 @@ class Job:
         return " · ".join(parts)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Result:
     """What came of an order. It can be built at any time, into any scene, more than once."""
 
@@ -113,7 +113,7 @@ class Result:
     built: bool = False
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Failure:
     """The last error, as the panel shows it."""
 
@@ -319,7 +319,7 @@ class Jobs:
             return  # a status, or a word about a job that was given up
         match message:
             case QueuedEvent():
-                job.stage = f"Waiting for {message.ahead} others" if message.ahead else "Next in line"
+                job.stage = f"Waiting for {message.ahead} others" if message.ahead else "Beginning"
             case ProgressEvent():
                 job.stage, job.step, job.of = message.stage, message.step, message.of
                 job.fraction, job.seconds_left = message.fraction, message.seconds_left

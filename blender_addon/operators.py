@@ -31,6 +31,7 @@ FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
 def _failed(operator: bpy.types.Operator, error: PanoformError) -> set[str]:
     """Report `error`; called from Python, the operator then raises RuntimeError."""
     jobs.fail(error)
+    pump.watch()  # it redraws the panel
     operator.report({"ERROR"}, str(error))
     return CANCELLED
 
@@ -61,8 +62,20 @@ def _build(operator: bpy.types.Operator, result: Result, scene: bpy.types.Scene)
             camera_height_m=result.order.camera_height_m,
             world_from_panorama=result.capture.world_from_panorama,
         )
+        _select(scene, collection)
         operator.report({"INFO"}, f"Built {collection.name!r}. {result.reply.info.notice}".strip())
     result.built = True
+
+
+def _select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
+    """Select what was built, as Blender does with what it adds."""
+    layer = bpy.context.view_layer if bpy.context.scene == scene else scene.view_layers[0]
+    layer.update()
+    for entry in list(layer.objects.selected):
+        entry.select_set(False, view_layer=layer)
+    for entry in collection.objects:
+        entry.select_set(True, view_layer=layer)
+        layer.objects.active = entry
 
 
 class PANOFORM_OT_perceive(bpy.types.Operator):
@@ -158,10 +171,12 @@ def _why_not_perceive(context: bpy.types.Context) -> str:
     return ""
 
 
-def _render(scene: bpy.types.Scene, at_cursor: bool) -> Capture | Render:
+def _render(
+    scene: bpy.types.Scene, at_cursor: bool, width: int = RENDER_WIDTH_PX, samples: int = RENDER_SAMPLES
+) -> Capture | Render:
     """The scene as a panorama: under way in a window, done in the background."""
     pose = capture.cursor_pose(scene) if at_cursor else capture.camera_pose(scene)
-    render = Render(scene, pose, width=RENDER_WIDTH_PX, samples=RENDER_SAMPLES)
+    render = Render(scene, pose, width=width, samples=samples)
     if bpy.app.background:
         return render.run()
     render.start()
@@ -175,6 +190,8 @@ class PANOFORM_OT_render_panorama(bpy.types.Operator):
     bl_label = "Render Panorama"
 
     at_cursor: BoolProperty(name="From 3D Cursor", description="From the 3D cursor, not from the camera")
+    width: IntProperty(name="Width", default=RENDER_WIDTH_PX, min=2, max=engines.MAX_PANORAMA_WIDTH, subtype="PIXEL")
+    samples: IntProperty(name="Samples", default=RENDER_SAMPLES, min=1)
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
@@ -185,7 +202,7 @@ class PANOFORM_OT_render_panorama(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = context.scene
         try:
-            source = _render(scene, self.at_cursor)
+            source = _render(scene, self.at_cursor, self.width, self.samples)
             order = Order(source, name=scene.name, scene_uid=scene.session_uid)
             if isinstance(source, Capture):
                 _build(self, Result(order, source), scene)
@@ -224,6 +241,7 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
             )
         except PanoformError as error:
             return _failed(self, error)
+        _select(scene, collection)
         self.report({"INFO"}, f"Built {collection.name!r} from {', '.join(folder.maps)}.")
         return FINISHED
 

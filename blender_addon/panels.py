@@ -114,7 +114,7 @@ class PANOFORM_PT_results(_Section, bpy.types.Panel):
     def poll(cls, _context: bpy.types.Context) -> bool:
         return bool(jobs.results)
 
-    def draw(self, _context: bpy.types.Context) -> None:
+    def draw(self, context: bpy.types.Context) -> None:
         column = self.layout.column()
         for index, result in enumerate(jobs.results):
             row = column.row()
@@ -127,7 +127,7 @@ class PANOFORM_PT_results(_Section, bpy.types.Panel):
             elif not result.built:
                 column.label(text="Its scene is gone: press + to build it here", icon="INFO")
         notice = next((r.reply.info.notice for r in jobs.results if r.reply is not None and r.reply.info.notice), "")
-        _draw_words(column, notice, _width(bpy.context), icon="INFO")
+        _draw_words(column, notice, _width(context), icon="INFO")
 
 
 def _width(context: bpy.types.Context) -> int:

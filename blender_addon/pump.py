@@ -13,6 +13,8 @@ from .jobs import find_scene, jobs
 
 #: Seconds between two looks: while something is going on, and while an idle backend is only kept an eye on.
 BUSY_S, IDLE_S = 0.1, 1.0
+#: What was drawn last.
+_shown: tuple = ()
 
 
 def watch() -> None:
@@ -27,10 +29,11 @@ def unregister() -> None:
 
 
 def _tick() -> float | None:
-    before = _drawn()
+    global _shown
     jobs.poll()
     _build_what_came()
-    if _drawn() != before:
+    if _shown != _drawn():
+        _shown = _drawn()
         if jobs.job is not None:
             for name, picture in jobs.job.previews.items():
                 previews.show(name, picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ..shared.errors import BackendLostError
@@ -9,12 +10,16 @@ from ..shared.messages import Event, Reply, StatusReply
 from .client import Client
 from .process import BackendProcess
 
+#: Logs of past backends that are kept.
+MAX_LOGS = 10
+
 
 class Session:
     """Starts a backend at once; `status` is None until it has answered. Raises what BackendProcess raises."""
 
     def __init__(self, python: Path, folder: Path) -> None:
         """`python` has Panoform installed; `folder` takes the connection file and the log."""
+        _sweep(folder)
         self.process = BackendProcess((str(python), "-m", "panoform.backend"), folder)
         self.client: Client | None = None
         self.status: StatusReply | None = None
@@ -42,3 +47,11 @@ class Session:
         if self.client is not None:
             self.client.close()
         self.process.stop()
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the oldest logs."""
+    logs = sorted(folder.glob("backend-*.log"), key=lambda log: log.stat().st_mtime, reverse=True)
+    for log in logs[MAX_LOGS:]:
+        with contextlib.suppress(OSError):  # another Blender sweeps too, or its backend holds the file (Windows)
+            log.unlink()

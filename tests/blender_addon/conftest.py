@@ -56,3 +56,34 @@ def real_blender(request, tmp_path):
         return done.stdout + done.stderr
 
     return run
+
+
+@pytest.fixture(scope="session")
+def registered():
+    """The add-on, registered in this process as Blender registers an extension."""
+    import bpy
+
+    from panoform import blender_addon
+
+    blender_addon.register()
+    yield blender_addon
+    blender_addon.unregister()
+    assert not hasattr(bpy.types.Scene, "panoform")
+
+
+@pytest.fixture
+def addon(registered, scene, tmp_path_factory, monkeypatch):
+    """An empty Blender with the add-on, whose backend runs on this Python; `jobs` is as new but for a backend that
+    an earlier test started."""
+    import bpy
+
+    from panoform.blender_addon import preferences
+    from panoform.blender_addon.jobs import jobs
+
+    entry = bpy.context.preferences.addons.new()
+    entry.module = preferences.EXTENSION
+    entry.preferences.folder = str(tmp_path_factory.getbasetemp() / "données of Panoform")
+    monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", sys.executable)
+    jobs.job = jobs.failure = None
+    jobs.results.clear()
+    return jobs

@@ -1,0 +1,66 @@
+"""`blender --command panoform`, called as Blender calls it (the application itself: test_real_blender.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+
+from panoform.blender_addon import command
+from panoform.blender_addon.jobs import Jobs
+
+
+@pytest.fixture
+def panorama(tmp_path: Path) -> Path:
+    path = tmp_path / "größe of a room.png"
+    image = oiio.ImageBuf(oiio.ImageSpec(128, 64, 3, oiio.UINT8))
+    image.set_pixels(oiio.ROI(), np.random.default_rng(0).uniform(0, 1, (64, 128, 3)).astype(np.float32))
+    assert image.write(str(path))
+    return path
+
+
+def test_perceive_and_import(addon: Jobs, panorama: Path, tmp_path: Path, capsys) -> None:
+    out, saved = tmp_path / "maps", tmp_path / "sch ön.blend"
+    code = command.run(
+        ["perceive", "--panorama", str(panorama), "--save", str(saved), "--maps", "distance,albedo",
+         "--quality", "draft", "--seed", "3", "--out", str(out), "--engine", "starter"]
+    )  # fmt: skip
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert "Panoform: Distance" in printed.out
+    assert {path.name for path in out.iterdir()} == {"distance.exr", "albedo.png", "panorama.png", "maps.json"}
+    bpy.ops.wm.open_mainfile(filepath=str(saved))
+    assert bpy.data.objects.get("größe of a room dome") is not None
+    assert all(image.packed_file for image in bpy.data.images if image.users and image.source == "FILE")
+
+    again = tmp_path / "again.blend"
+    assert command.run(["import", "--directory", str(out), "--save", str(again), "--camera-height", "2"]) == 0
+    bpy.ops.wm.open_mainfile(filepath=str(again))
+    assert bpy.data.objects.get("maps dome") is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["perceive", "--panorama", "nope.png", "--save", "x.blend"], 1, "There is no file"),
+        (["perceive", "--panorama", "nope.png", "--save", "x.blend", "--maps", "depth"], 1, "No map is called 'depth'"),
+        (["perceive", "--panorama", "nope.png", "--save", "none/x.blend"], 1, "There is no folder"),
+        (["import", "--directory", "nope", "--save", "x.blend"], 1, "There is no folder"),
+        (["perceive", "--save", "x.blend"], 2, "--panorama"),
+        (["perceive", "--panorama", "p", "--save", "x.blend", "--quality", "ultra"], 2, "ultra"),
+        (["fly"], 2, "fly"),
+    ],
+)
+def test_failure_is_said_on_stderr(addon: Jobs, arguments, code, words, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command.run(arguments) == code
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help(capsys) -> None:
+    assert command.run(["--help"]) == 0
+    assert "perceive" in capsys.readouterr().out

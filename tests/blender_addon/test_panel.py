@@ -1,0 +1,188 @@
+"""The panel, drawn into a layout that writes down what it is given (bpy has no window; test_real_blender.py does)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import bpy
+import numpy as np
+import pytest
+from mathutils import Matrix
+
+from panoform.blender_addon import environment, operators, panels, preferences, previews
+from panoform.blender_addon.capture import Capture
+from panoform.blender_addon.environment import Setup
+from panoform.blender_addon.jobs import Job, Jobs, Order, Result, State
+from panoform.blender_addon.pixels import Pixels
+from panoform.shared.errors import DeviceMemoryError
+from panoform.shared.messages import StatusReply
+
+
+class Layout:
+    """Takes what UILayout takes, and checks that every property, operator and icon exists."""
+
+    def __init__(self, said: list[str] | None = None) -> None:
+        self.said = [] if said is None else said
+
+    def column(self, **_) -> Layout:
+        return Layout(self.said)
+
+    row = box = grid_flow = column
+
+    def label(self, *, text: str, icon: str = "NONE") -> None:
+        self._icon(icon)
+        self.said.append(text)
+
+    def prop(self, data, name: str, **_) -> None:
+        if not name.startswith('["'):
+            assert name in data.bl_rna.properties, name
+        else:
+            assert name[2:-2] in data, name
+        self.said.append(name)
+
+    def prop_enum(self, data, name: str, value: str) -> None:
+        assert value in data.bl_rna.properties[name].enum_items
+        self.said.append(value)
+
+    def template_ID(self, data, name: str, open: str) -> None:
+        self.prop(data, name)
+
+    def template_icon(self, *, icon_value: int, scale: float) -> None:
+        self.said.append("picture")
+
+    def progress(self, *, factor: float, text: str) -> None:
+        assert 0 <= factor <= 1
+        self.said.append(text)
+
+    def operator(self, name: str, *, text: str | None = None, icon: str = "NONE") -> SimpleNamespace:
+        self._icon(icon)
+        module, function = name.split(".")
+        rna = getattr(getattr(bpy.ops, module), function).get_rna_type()
+        self.said.append(rna.name if text is None else text)
+        return SimpleNamespace()
+
+    @staticmethod
+    def _icon(icon: str) -> None:
+        assert icon in bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items
+
+
+@pytest.fixture
+def drawn(addon: Jobs, scene):
+    """Draw the whole tab; returns all texts in it."""
+
+    def draw() -> list[str]:
+        said: list[str] = []
+        context = SimpleNamespace(
+            scene=bpy.context.scene,
+            active_object=bpy.context.view_layer.objects.active,
+            preferences=SimpleNamespace(system=SimpleNamespace(ui_scale=1.0)),
+            region=SimpleNamespace(width=280),
+        )
+        for panel in panels.CLASSES:
+            if not hasattr(panel, "poll") or panel.poll(context):
+                panel.draw(SimpleNamespace(layout=Layout(said)), context)
+        return said
+
+    return draw
+
+
+def order(scene) -> Order:
+    pixels = np.full((8, 16, 3), 0.5, np.float32)
+    return Order(Capture(Pixels(pixels, "srgb"), "grey", Matrix.Identity(4)), name="grey", scene_uid=scene.session_uid)
+
+
+def test_not_set_up(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
+    addon.stop()
+    monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
+    preferences.get().folder = str(tmp_path)
+    assert addon.state is State.NOT_SET_UP
+    assert {"Not set up", "Set up the Backend", "The world has no HDRI."} & set(drawn()) >= {
+        "Not set up", "Set up the Backend"
+    }  # fmt: skip
+    assert "online access" in operators._why_not_set_up() or bpy.app.online_access
+
+
+def test_set_up_for_another_version(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
+    addon.stop()
+    monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
+    preferences.get().folder = str(tmp_path)
+    monkeypatch.setattr(environment, "find", lambda _folder, _version: environment.Found.OTHER_VERSION)
+    assert "Update the Backend" in drawn()
+
+
+def test_setting_up(addon: Jobs, drawn, tmp_path: Path) -> None:
+    addon.setup = Setup(tmp_path, tmp_path / "panoform-0.1.0-py3-none-any.whl", tmp_path / "python")
+    addon.setup.text, addon.setup.fraction = "Downloading torch-2.13.0 (216 MB)", 0.5
+    try:
+        assert "Downloading torch-2.13.0 (216 MB)" in drawn()
+        assert not bpy.ops.panoform.perceive.poll()
+    finally:
+        addon.setup = None
+
+
+def test_every_source_draws(drawn, scene) -> None:
+    for source in ("WORLD", "IMAGE", "FILE", "RENDER_CAMERA", "RENDER_CURSOR"):
+        scene.panoform.source = source
+        scene.panoform.image = bpy.data.images.new("some", 8, 4)
+        assert "Repair Pixels" not in drawn()  # it is drawn as a property
+    scene.panoform.source = "IMAGE"
+    assert "8 × 4" in drawn()
+    scene.panoform.source = "RENDER_CAMERA"
+    assert "The scene has no camera" in drawn()
+
+
+def test_at_work(addon: Jobs, drawn, scene) -> None:
+    addon.job = Job(order(scene), id="x", stage="Normal", step=12, of=28, fraction=0.4, seconds_left=41)
+    addon.job.previews["normal"] = np.zeros((4, 8, 3), np.uint8)
+    previews.show("normal", addon.job.previews["normal"])
+    try:
+        said = drawn()
+        assert "Normal 12/28 · 0:41 left" in said
+        assert "picture" in said
+        assert not bpy.ops.panoform.perceive.poll()
+        assert not bpy.ops.panoform.render_panorama.poll()
+        assert bpy.ops.panoform.cancel.poll()
+    finally:
+        addon.job = None
+
+
+def test_ready_with_memory(addon: Jobs, drawn, monkeypatch) -> None:
+    status = StatusReply(
+        id="x", version="0.1.0", pid=1, running=None, queued=0, engine="Starter (built in, preview quality)",
+        device="cuda:0", memory_free=7 * 2**30, memory_total=12 * 2**30,
+    )  # fmt: skip
+    monkeypatch.setattr(addon, "session", SimpleNamespace(status=status, close=lambda: None))
+    said = drawn()
+    assert "Ready · Starter" in said
+    assert "cuda:0: 7.0 of 12 GB free" in said
+
+
+def test_an_error_says_what_to_do_and_offers_it(addon: Jobs, drawn) -> None:
+    addon.fail(DeviceMemoryError("Normal needs 1.3 GB more than cuda:0 has.", "Use model offload."), "the log")
+    said = " ".join(drawn())
+    assert "Normal needs 1.3 GB more than cuda:0 has." in said
+    assert "Use Model Offload" in said
+    assert "Copy Details" in said
+    assert "the log" in addon.failure.details
+    assert bpy.ops.panoform.use_offload() == {"FINISHED"}
+    assert preferences.get().offload == "model"
+    assert addon.failure is None
+
+
+def test_results_and_a_dome_to_adjust(addon: Jobs, drawn, scene) -> None:
+    addon.results.append(Result(order(scene), order(scene).source, None, waits_for="Object Mode"))
+    assert "Ready: it waits for Object Mode" in drawn()
+    addon.results[0].waits_for, addon.results[0].pending = "", False
+    assert "Its scene is gone: press + to build it here" in drawn()
+
+    from panoform.blender_addon.scene.build import build
+
+    collection = build(scene, {"distance": np.ones((8, 16, 1), np.float32)}, None, "grey")
+    bpy.context.view_layer.update()
+    bpy.context.view_layer.objects.active = collection.objects[0]
+    said = drawn()
+    assert "grey dome" in said
+    assert len([text for text in said if text.startswith('["Socket_')]) == 3
+    assert bpy.ops.panoform.forget_result(index=0) == {"FINISHED"}
+    assert not addon.results
