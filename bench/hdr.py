@@ -1,0 +1,131 @@
+"""How well `backend.hdr` rebuilds the light of real panoramas: the eight CC0 HDRIs inside bpy, clipped and rebuilt.
+
+    python bench/hdr.py [--each] [FILE.exr …]
+
+Each panorama is exposed so that 1, 3, 10 or 30 % of its pixels clip, or so that its median luminance is 0.35, then
+clipped and rounded to 8-bit sRGB. Three ways back to light are compared: plain sRGB → linear; an expand operator (a
+steep power curve that takes white to 10); and `reconstruct`.
+
+Columns: the relative error of the irradiance, averaged over 256 directions; how far the strongest light (the 5° cap
+with the most energy) points from the true one; and by what factor that cap's energy is off. Medians over the cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import bpy
+import numpy as np
+import OpenImageIO as oiio
+
+from panoform.backend import hdr
+from panoform.backend.exposure import linear_from_srgb, srgb_from_linear
+from panoform.shared.sphere import directions, solid_angles
+
+EXPOSURES = ("1 %", "3 %", "10 %", "30 %", "median 0.35")
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+CAP_RAD = np.radians(5)
+
+
+def bundled() -> list[Path]:
+    return sorted((Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world").glob("*.exr"))
+
+
+def load(path: Path) -> np.ndarray:
+    """(H, W, 3) linear; H a multiple of 128."""
+    pixels = oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT)[..., :3]
+    return np.maximum(pixels, 0)
+
+
+def expose(light: np.ndarray, exposure: str) -> tuple[np.ndarray, np.ndarray]:
+    """(the light in units of the picture's white, the clipped 8-bit picture)."""
+    if exposure.startswith("median"):
+        scale = float(exposure.split()[1]) / np.median(light @ LUMINANCE)
+    else:
+        scale = 1 / np.quantile(light.max(-1), 1 - float(exposure.split()[0]) / 100)
+    light = light * scale
+    picture = np.round(srgb_from_linear(np.clip(light, 0, 1)) * 255) / 255
+    return light, picture.astype(np.float32)
+
+
+def expand(picture: np.ndarray) -> np.ndarray:
+    """The expand operator: white at 10, the rest nearly untouched."""
+    linear = linear_from_srgb(picture)
+    return linear * (1 + 9 * (linear @ LUMINANCE)[..., None] ** 10)
+
+
+class Meter:
+    """Measures panoramas, on a grid of 128 × 256 cells that each hold all the light of their pixels."""
+
+    HEIGHT = 128
+
+    def __init__(self) -> None:
+        self.rays = directions(self.HEIGHT, 2 * self.HEIGHT).reshape(-1, 3).astype(np.float64)
+        index = np.arange(256) + 0.5  # Fibonacci sphere
+        z, lon = 1 - 2 * index / 256, np.pi * (1 + 5**0.5) * index
+        normals = np.stack([np.sqrt(1 - z**2) * np.cos(lon), np.sqrt(1 - z**2) * np.sin(lon), z], -1)
+        self.cosine = np.maximum(normals @ self.rays.T, 0)  # (256, cells)
+
+    def cells(self, panorama: np.ndarray) -> np.ndarray:
+        """(cells,) luminance × solid angle."""
+        height, width = panorama.shape[:2]
+        energy = (panorama @ LUMINANCE) * solid_angles(height, width)
+        return energy.reshape(self.HEIGHT, height // self.HEIGHT, 2 * self.HEIGHT, -1).sum((1, 3)).ravel()
+
+    def strongest(self, cells: np.ndarray) -> tuple[np.ndarray, float]:
+        """(direction, energy) of the brightest 5° cap: climbed to from the brightest cells."""
+        best, found, left = 0.0, self.rays[0], cells.copy()
+        for _ in range(5):
+            centre = self.rays[left.argmax()]
+            for _ in range(4):
+                inside = self.rays @ centre > np.cos(CAP_RAD)
+                centre = cells[inside] @ self.rays[inside]
+                centre /= np.linalg.norm(centre)
+            inside = self.rays @ centre > np.cos(CAP_RAD)
+            if cells[inside].sum() > best:
+                best, found = float(cells[inside].sum()), centre
+            left[inside] = 0
+        return found, best
+
+
+def measure(meter: Meter, truth: np.ndarray, rebuilt: np.ndarray) -> tuple[float, float, float]:
+    """(relative irradiance error, angle of the strongest light in degrees, factor on its energy ≥ 1)."""
+    true_cells, cells = meter.cells(truth), meter.cells(rebuilt)
+    true, got = meter.cosine @ true_cells, meter.cosine @ cells
+    (true_ray, true_energy), (ray, energy) = meter.strongest(true_cells), meter.strongest(cells)
+    angle = np.degrees(np.arccos(np.clip(true_ray @ ray, -1, 1)))
+    return float(np.mean(np.abs(got - true) / true)), float(angle), float(np.exp(abs(np.log(energy / true_energy))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, help="EXR panoramas instead of the eight")
+    parser.add_argument("--each", action="store_true", help="every case, not only the medians")
+    options = parser.parse_args()
+    ways = {"plain": linear_from_srgb, "expand": expand, "rebuilt": hdr.reconstruct}
+    print(f"{'':24}" + "".join(f"{name:>26}" for name in ways))
+    print(f"{'':24}" + "".join(f"{'irradiance':>12}{'angle':>7}{'energy':>7}" for _ in ways))
+    meter = Meter()
+    table: dict[str, dict[str, list]] = {exposure: {way: [] for way in ways} for exposure in EXPOSURES}
+    for path in options.files or bundled():
+        light = load(path)
+        for exposure in EXPOSURES:
+            truth, picture = expose(light, exposure)
+            row = {way: measure(meter, truth, np.asarray(rebuild(picture))) for way, rebuild in ways.items()}
+            for way, figures in row.items():
+                table[exposure][way].append(figures)
+            if options.each:
+                print(f"{path.stem + ' ' + exposure:24}" + _columns(row.values()))
+    for exposure in EXPOSURES:
+        print(f"{'median, ' + exposure:24}" + _columns(np.median(table[exposure][way], axis=0) for way in ways))
+    everything = ([row for exposure in EXPOSURES for row in table[exposure][way]] for way in ways)
+    print(f"{'median, all':24}" + _columns(np.median(rows, axis=0) for rows in everything))
+
+
+def _columns(rows) -> str:
+    return "".join(f"{100 * error:10.0f} %{angle:6.0f}°{factor:6.1f}×" for error, angle, factor in rows)
+
+
+if __name__ == "__main__":
+    main()
