@@ -52,8 +52,8 @@ ON_GROUND = 0.05
 SKY = 2.0
 #: z below which a ray sees the ground.
 GROUND_Z = -0.2
-#: Standard deviation of a light's disc: two pixels of a panorama 1024 wide, so that it stays a disc there.
-LIGHT_RADIUS_RAD = np.radians(0.5)
+#: Standard deviation of a light's disc: half the sun's diameter, and two thirds of a pixel in a panorama 1024 wide.
+LIGHT_RADIUS_RAD = np.radians(0.25)
 #: A sun lamp is split off with everything this near to its centre …
 SUN_REACH_RAD = np.radians(5)
 #: … where it outshines what is around it by at least this, and makes at least this share of the panorama's light.
