@@ -159,8 +159,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     notice: str
 
 
-class _Between:
-    """A Watch for the jobs within the evaluation: they are not told of, and may be stopped."""
+class Between:
+    """A Watch for one job of many: it is not told of, but may be stopped."""
 
     def __init__(self, watch: Watch) -> None:
         self.check = watch.check
@@ -191,7 +191,7 @@ def evaluate(
         size = (wanted["panorama"].shape[0], wanted["panorama"].shape[1])
         started = time.monotonic()
         perceived = runner.perceive(
-            wanted["panorama"], encoding="linear", source=scene.name, engine=engine, watch=_Between(watch),
+            wanted["panorama"], encoding="linear", source=scene.name, engine=engine, watch=Between(watch),
             settings=msgspec.structs.replace(settings, height=size[0]),
         )  # fmt: skip
         seconds.append(time.monotonic() - started - perceived.info.seconds["loading"])

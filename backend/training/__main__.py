@@ -1,8 +1,9 @@
-"""Makes the starter: `python -m panoform.backend.training render | train | export` (see --help of each).
+"""Makes the starter: `python -m panoform.backend.training COMMAND` (see --help of each).
 
 render   scenes and their ground truth into DATA/HEIGHT/train, …/heldout (same generator) and …/second (another one)
 train    VAE, then transformer, adapters and prompt; goes on from the checkpoints in DATA/checkpoints after any stop
-export   the latest checkpoints as a starter folder
+export   the latest checkpoints as a starter folder, with mean-maps for `panoform evaluate`
+look     a contact sheet of a starter's maps of real panoramas
 """
 
 from __future__ import annotations
@@ -75,6 +76,12 @@ def _mean_maps(args: argparse.Namespace) -> None:
     export.write_mean_maps(args.data / str(args.height) / "train", args.height, args.out)
 
 
+def _look(args: argparse.Namespace) -> None:
+    from . import look
+
+    look.look(args.starter, args.out, args.height)
+
+
 def _add_run(parser: argparse.ArgumentParser, run) -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="how long at most")
     parser.add_argument("--steps", type=int, help="last step; the learning rate falls to zero there")
@@ -115,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     mean.add_argument("--out", type=Path, required=True)
     mean.add_argument("--height", type=int, default=256)
     mean.set_defaults(run=_mean_maps)
+
+    look = commands.add_parser("look", help="a contact sheet of a starter's maps of the panoramas inside bpy")
+    look.add_argument("--starter", type=Path, help="its folder (the built-in one)")
+    look.add_argument("--out", type=Path, required=True, help="PNG")
+    look.add_argument("--height", type=int, default=256)
+    look.set_defaults(run=_look)
     return parser
 
 
