@@ -1,0 +1,61 @@
+"""Runs inside a real Blender's window: a panorama rendered while the window lives on. Writes what it saw as JSON.
+
+blender --python real_render.py -- OUT.json
+"""
+
+import json
+import sys
+import traceback
+import types
+from pathlib import Path
+
+import bpy
+
+root = Path(__file__).resolve().parents[2]
+for name, folder in (("panoform", root), ("panoform.blender_addon", root / "blender_addon")):
+    package = types.ModuleType(name)
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
+
+from panoform.blender_addon import capture  # noqa: E402
+
+out = Path(sys.argv[sys.argv.index("--") + 1])
+seen = {}
+render = None
+
+
+def names() -> dict[str, list[str]]:
+    return {kind: [one.name for one in getattr(bpy.data, kind)] for kind in ("scenes", "cameras", "objects")}
+
+
+def begin() -> capture.Render:
+    scene = bpy.context.scene
+    bpy.data.objects.remove(bpy.data.objects["Cube"])
+    scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.2, 0.4, 0.8, 1)
+    seen["before"] = names()
+    render = capture.Render(scene, capture.cursor_pose(scene), width=64, samples=8)
+    render.start()
+    seen["running"] = bpy.app.is_job_running("RENDER")
+    return render
+
+
+def step() -> float | None:
+    global render
+    try:
+        if render is None:
+            render = begin()
+            return 0.05
+        found = render.poll()
+        if found is None:
+            return 0.05
+        seen["mean"] = found.panorama.pixels.mean(axis=(0, 1)).tolist()
+        seen["shape"] = found.panorama.pixels.shape
+        seen["after"] = names()
+        seen["windows"] = len(bpy.context.window_manager.windows)
+    except Exception:
+        seen["error"] = traceback.format_exc()
+    out.write_text(json.dumps(seen))
+    return None
+
+
+bpy.app.timers.register(step, first_interval=1)
