@@ -44,6 +44,7 @@ def _run(args: argparse.Namespace):
 
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("high")
 
     def say(line: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...shared.errors import WeightsError
 
@@ -24,8 +25,8 @@ class Average:
     def update(self, module: nn.Module, step: int) -> None:
         # Early on, the average of few steps must not remember the random start.
         decay = min(self.decay, step / (step + 10))
-        for key, value in module.state_dict().items():
-            self.weights[key].lerp_(value, 1 - decay)
+        state = module.state_dict()
+        get_ema_multi_avg_fn(decay)(list(self.weights.values()), [state[key] for key in self.weights], None)
 
 
 def save(path: Path, step: int, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> None:

@@ -165,10 +165,15 @@ AGAINST_WALL: list[Piece] = [
 STANDING: list[Piece] = [table, table, chair, chair, sofa, crate, plant, pillar, floor_lamp]
 
 
+def _clear(x: float, y: float, radius: float) -> float:
+    """The radius, small enough that the camera at the origin stays outside."""
+    return min(radius, 0.6 * float(np.hypot(x, y)))
+
+
 def tree(b: Builder, place: Place) -> None:
     rng = b.rng
     x, y, z, _ = place
-    h, r = rng.uniform(1.5, 5), rng.uniform(0.8, 2.5)
+    h, r = rng.uniform(1.5, 5), _clear(x, y, rng.uniform(0.8, 2.5))
     b.cylinder((x, y, z), r * 0.12, h + r, materials.wood(rng), "otherprop", top=r * 0.06, sides=10)
     leaves = materials.foliage(rng)
     if rng.uniform() < 0.3:
@@ -187,14 +192,14 @@ def bush(b: Builder, place: Place) -> None:
     x, y, z, _ = place
     leaves = materials.foliage(b.rng)
     for _ in range(b.rng.integers(1, 4)):
-        r = b.rng.uniform(0.3, 0.9)
+        r = _clear(x, y, b.rng.uniform(0.3, 0.9))
         at = (x + b.rng.normal(0, 0.4), y + b.rng.normal(0, 0.4), z + r * 0.5)
         b.blob(at, (r, r, r * 0.8), leaves, "otherprop", rough=0.35)
 
 
 def rock(b: Builder, place: Place) -> None:
     x, y, z, _ = place
-    r = b.rng.uniform(0.15, 1.6)
+    r = _clear(x, y, b.rng.uniform(0.15, 1.6))
     b.blob(
         (x, y, z + r * 0.2), tuple(r * b.rng.uniform(0.5, 1.2, 3)), materials.mottled(b.rng), "otherprop", rough=0.15
     )

@@ -101,7 +101,7 @@ def _save(folder: Path, passes: dict[str, np.ndarray]) -> None:
 def render_scene(
     folder: Path, build: Callable[[np.random.Generator], float], seed: int, height: int, samples: int
 ) -> bool:
-    """Build the scene of `seed`, render it, and write its folder. False if it was there already, or shows nothing.
+    """Build the scene of `seed`, render it, and write its folder. False if it was there already.
 
     `build` fills the empty file and returns the camera's height over z = 0 in metres.
     """
