@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 
 import numpy as np
@@ -16,9 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from ..shared.engines import ENGINES, EngineSettings, PerceiveSettings, check_engine, check_perceive
+from ..shared.generation import GenerateSettings, View
 from ..shared.maps import MAPS, check_names
 from ..shared.messages import Info
-from . import adapters, device, exposure, images, maps, prompt, weights
+from . import adapters, device, exposure, generation, images, maps, prompt, weights
+from .generation import Generated
 from .images import Encoding
 from .pipelines.omnix import TASKS, OmniXPipeline
 from .progress import Progress
@@ -63,20 +65,24 @@ def _sampling(settings: PerceiveSettings, config: weights.ModelConfig) -> _Sampl
 
 
 @dataclass
-class _Loaded:
+class Loaded:
+    """What is in memory."""
+
     settings: EngineSettings
     checkpoint: weights.Checkpoint
     pipeline: OmniXPipeline
     prompt: dict[str, torch.Tensor]
     device: torch.device
     dtype: torch.dtype
+    #: What generation has had encoded: text → its embeddings, named as `prompt`'s.
+    words: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
 
 class Engine:
     """One model in memory, for one job at a time. Not to be shared between threads."""
 
     def __init__(self) -> None:
-        self._loaded: _Loaded | None = None
+        self._loaded: Loaded | None = None
 
     @property
     def name(self) -> str | None:
@@ -129,7 +135,7 @@ class Engine:
         picture, exposed = exposure.expose(images.resize(checked, height), encoding)
 
         tasks = [task for task, drawn in MAPS_OF_TASK.items() if set(drawn) & set(wanted)]
-        loaded = self._load(engine, checkpoint, where, tasks, watch)
+        loaded = self.load(engine, checkpoint, where, tasks, watch)
         seconds = {"loading": time.monotonic() - began}
         size = f"{2 * height} × {height}"
         with device.memory_told(f"Encoding the panorama at {size}", where, LESS_MEMORY):
@@ -180,14 +186,47 @@ class Engine:
         )
         return Perceived({name: made[name] for name in wanted}, picture, info)
 
-    def _load(
+    def generate(
+        self,
+        *,
+        picture: np.ndarray | None,
+        view: View,
+        source: str,
+        engine: EngineSettings,
+        settings: GenerateSettings,
+        watch: Watch,
+    ) -> list[Generated]:
+        """See generation.generate."""
+        return generation.generate(
+            self, picture=picture, view=view, source=source, engine=engine, settings=settings, watch=watch
+        )
+
+    def edit(
+        self,
+        *,
+        panorama: np.ndarray,
+        encoding: Encoding,
+        mask: np.ndarray | None,
+        strength: float,
+        source: str,
+        engine: EngineSettings,
+        settings: GenerateSettings,
+        watch: Watch,
+    ) -> list[Generated]:
+        """See generation.edit."""
+        return generation.edit(
+            self, panorama=panorama, encoding=encoding, mask=mask, strength=strength, source=source,
+            engine=engine, settings=settings, watch=watch,
+        )  # fmt: skip
+
+    def load(
         self,
         settings: EngineSettings,
         checkpoint: weights.Checkpoint,
         where: torch.device,
         tasks: list[str],
         watch: Watch,
-    ) -> _Loaded:
+    ) -> Loaded:
         """The model with the adapters of `tasks`; what is in memory already stays there."""
         if self._loaded is None or self._loaded.settings != settings:
             self.release()
@@ -203,7 +242,7 @@ class Engine:
 
 @torch.no_grad()
 def _perceive(
-    loaded: _Loaded,
+    loaded: Loaded,
     task: str,
     names: tuple[str, ...],
     condition: torch.Tensor,
@@ -248,7 +287,7 @@ def _perceive(
 
 def _load(
     settings: EngineSettings, checkpoint: weights.Checkpoint, where: torch.device, tasks: list[str], watch: Watch
-) -> _Loaded:
+) -> Loaded:
     dtype = device.choose_dtype(settings, where)
     base = weights.inspect(checkpoint.path)
     # Before gigabytes are read: are all adapters there?
@@ -268,7 +307,7 @@ def _load(
     if where.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    return _Loaded(settings, checkpoint, pipeline, embeds, where, dtype)
+    return Loaded(settings, checkpoint, pipeline, embeds, where, dtype)
 
 
 def preview(name: str, pixels: np.ndarray) -> np.ndarray:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
 import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
-from ..shared.errors import WeightsError
+from ..shared.errors import SettingError, WeightsError
 from . import hub
 from .pipelines.omnix import TRIGGER
 from .watch import Watch
@@ -26,6 +29,8 @@ from .weights import Base, Checkpoint
 KEPT = "prompt_embeds.safetensors"
 _PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 _NAMES = ("prompt_embeds", "pooled_prompt_embeds")
+#: What FLUX reads of T5's tokens.
+MAX_TOKENS = 512
 
 
 def embeds(checkpoint: Checkpoint, base: Base, watch: Watch) -> dict[str, torch.Tensor]:
@@ -36,7 +41,7 @@ def embeds(checkpoint: Checkpoint, base: Base, watch: Watch) -> dict[str, torch.
     folder, kept = _folder(checkpoint), _cached(base)
     file = next((file for file in (folder / KEPT, kept) if file.is_file()), None)
     if file is None:
-        _save(_compute(checkpoint, folder, watch), kept)
+        _save(encode(checkpoint, [TRIGGER], watch)[0], kept)
         file = kept
     try:
         found = load_file(file)
@@ -68,27 +73,45 @@ def _cached(base: Base) -> Path:
     return platformdirs.user_cache_path("panoform", appauthor=False) / "prompt" / f"{name}.safetensors"
 
 
-def _compute(checkpoint: Checkpoint, folder: Path, watch: Watch) -> dict[str, torch.Tensor]:
+def encode(checkpoint: Checkpoint, texts: Sequence[str], watch: Watch) -> list[dict[str, torch.Tensor]]:
+    """The embeddings of each text, as `embeds` has them. The text encoders are in memory only as long as this takes.
+
+    Raises SettingError for a text that is longer than the model reads, WeightsError where there are no text encoders.
+    """
+    folder = _folder(checkpoint)
     if not all((folder / part).is_dir() for part in _PARTS) and hub.is_id(checkpoint.name):
         folder = hub.fetch(checkpoint.name, [f"{part}/*" for part in (*_PARTS, "model_index.json")], folder, watch)
     missing = [part for part in _PARTS if not (folder / part).is_dir()]
     if missing:
         raise WeightsError(
             f"The text encoders of {checkpoint.name} are missing ({', '.join(missing)}); no encoded prompt is kept.",
-            f"Put these folders of FLUX.1-dev (FLUX.1-schnell's are the same) into {folder}; they are used once.",
+            f"Put these folders of FLUX.1-dev (FLUX.1-schnell's are the same) into {folder}.",
         )
-    watch.progress("Encoding the prompt (once)", 0, 0, 0.0, None)
+    # Their bars would go across ours.
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+    watch.progress("Loading the text encoders", 0, 0, 0.0, None)
     try:
         pipeline = FluxPipeline.from_pretrained(
-            folder, transformer=None, vae=None, scheduler=None, torch_dtype=torch.bfloat16, local_files_only=True
+            folder, transformer=None, vae=None, scheduler=None, dtype=torch.bfloat16, local_files_only=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise WeightsError(f"The text encoders in {folder} can't be loaded: {error}", "Download them again.") from error
-    with torch.no_grad():
-        embeds, pooled, _ = pipeline.encode_prompt(TRIGGER, device=torch.device("cpu"))
-    assert embeds is not None
-    assert pooled is not None
-    return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+    found = []
+    for text in texts:
+        watch.progress("Encoding the prompt", 0, 0, 0.0, None)
+        tokens = len(pipeline.tokenizer_2(text).input_ids)
+        if tokens > MAX_TOKENS:
+            raise SettingError(
+                f"The prompt is {tokens} tokens long; the model reads {MAX_TOKENS}.",
+                f"Shorten it to about {len(text.split()) * MAX_TOKENS // tokens} words.",
+            )
+        with torch.no_grad():
+            embeds, pooled, _ = pipeline.encode_prompt(text, device=torch.device("cpu"))
+        assert embeds is not None
+        assert pooled is not None
+        found.append({"prompt_embeds": embeds, "pooled_prompt_embeds": pooled})
+    return found
 
 
 def _save(found: dict[str, torch.Tensor], file: Path) -> None:

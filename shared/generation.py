@@ -64,7 +64,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def rounded(height: int) -> int:
     """The nearest height that can be made."""
-    return min(max(round(height / MULTIPLE) * MULTIPLE, MIN_HEIGHT), MAX_HEIGHT)
+    return min(max((height + MULTIPLE // 2) // MULTIPLE * MULTIPLE, MIN_HEIGHT), MAX_HEIGHT)
 
 
 def check_fov(fov: float) -> None:
@@ -78,6 +78,12 @@ def check_view(view: View) -> None:
         check_fov(view.fov)
     for name, value, limit in (("yaw", view.yaw, 360), ("pitch", view.pitch, 90), ("roll", view.roll, 360)):
         _in_range(f"The {name}", value, -limit, limit, "°")
+
+
+def check_strength(strength: float) -> None:
+    """Raises SettingError unless it lies in (0, 1]."""
+    if not 0 < strength <= 1:
+        raise SettingError(f"The strength is {strength:g}.", "It must be more than 0, and at most 1.")
 
 
 def check_generate(settings: GenerateSettings) -> None:

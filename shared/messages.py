@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from .engines import EngineSettings, PerceiveSettings
+from .generation import GenerateSettings, View
 
 #: Raised with every change that an older side would misread.
 PROTOCOL_VERSION = 1
@@ -47,6 +48,35 @@ class PerceiveRequest(Message, kw_only=True):
     settings: PerceiveSettings
     #: Absolute path of a result folder that the backend writes too, as `panoform perceive --out` does; "": none.
     directory: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+
+
+class GenerateRequest(Message, kw_only=True):
+    """Make a panorama for each seed, of words or of a picture. Ends in a GenerateReply; events as for perception."""
+
+    #: (h, w, 3) float32 sRGB in [0, 1], a perspective picture to be completed; None: of the words alone.
+    picture: np.ndarray | None = None
+    #: Where the picture's camera looked, and its field of view, which must be given with a picture.
+    view: View = View()
+    #: The picture's name, for the record ("holiday.jpg").
+    source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    engine: EngineSettings
+    settings: GenerateSettings
+
+
+class EditRequest(Message, kw_only=True):
+    """Change a panorama where the mask is, once for each seed. Ends in a GenerateReply; events as for perception."""
+
+    #: (H, W, 3) float32, W = 2·H exactly. Finite and not negative.
+    panorama: np.ndarray
+    #: As in PerceiveRequest; the results are in the same.
+    encoding: Literal["linear", "srgb"]
+    #: (H, W, 1) uint8, 0 where the panorama keeps every bit. None: all of it may change.
+    mask: np.ndarray | None = None
+    #: How far it may go from what was there, in (0, 1]: 1 forgets that, 0.3 is a variation.
+    strength: float = 1.0
+    source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    engine: EngineSettings
+    settings: GenerateSettings
 
 
 class CancelRequest(Message, kw_only=True):
@@ -85,7 +115,7 @@ class ProgressEvent(Message, kw_only=True):
 class PreviewEvent(Message, kw_only=True):
     """What a map looks like so far."""
 
-    #: Name from maps.MAPS.
+    #: Name from maps.MAPS, or "panorama".
     map: str
     #: (H, W, 3) uint8, small (at most 256 wide).
     picture: np.ndarray
@@ -152,6 +182,46 @@ class PerceiveReply(Message, kw_only=True):
     info: Info
 
 
+class Recipe(msgspec.Struct, kw_only=True):
+    """Everything needed to make a panorama again; its sidecar is this as JSON."""
+
+    panoform: str
+    kind: Literal["words", "picture", "edit"]
+    engine: EngineSettings
+    #: The checkpoint and, where OmniX took part, the adapters it loaded, as given.
+    model: str
+    adapters: str
+    #: Nothing in them is left to a default; the one seed is this panorama's.
+    settings: GenerateSettings
+    #: Of a picture.
+    view: View | None = None
+    #: Of an edit.
+    strength: float | None = None
+    exposure: dict[str, float | str] | None = None
+    encoding: Literal["linear", "srgb"] = "srgb"
+    #: What it was made from: name, SHA-256 of the pixels (float32, from the top) and of the mask (a byte each).
+    source: str
+    source_sha256: str = ""
+    mask_sha256: str = ""
+    #: Height and width in pixels.
+    size: tuple[int, int]
+    #: Plain lines that the user should read.
+    notices: tuple[str, ...]
+    device: str
+    dtype: str
+    seconds: float
+    #: Versions of what computed it: python, torch, diffusers …
+    versions: dict[str, str]
+
+
+class GenerateReply(Message, kw_only=True):
+    """A panorama for each seed, in that order."""
+
+    #: (H, W, 3) float32 each, in its recipe's encoding.
+    panoramas: tuple[np.ndarray, ...]
+    recipes: tuple[Recipe, ...]
+
+
 class CancelReply(Message, kw_only=True):
     """Whether the job was there to be cancelled."""
 
@@ -170,6 +240,8 @@ class ErrorReply(Message, kw_only=True):
     hint: str = ""
 
 
-Request = StatusRequest | PerceiveRequest | CancelRequest | ShutdownRequest
+#: Those that wait for the device.
+JobRequest = PerceiveRequest | GenerateRequest | EditRequest
+Request = StatusRequest | JobRequest | CancelRequest | ShutdownRequest
 Event = QueuedEvent | ProgressEvent | PreviewEvent
-Reply = StatusReply | PerceiveReply | CancelReply | ShutdownReply | ErrorReply
+Reply = StatusReply | PerceiveReply | GenerateReply | CancelReply | ShutdownReply | ErrorReply

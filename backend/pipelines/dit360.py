@@ -4,7 +4,7 @@ Paper: arXiv 2510.11712. While it is denoised, the panorama has columns of token
 beyond the seam. Images are (N, 3, H, W), latents (N, C, h, w) with h = H / scale.
 
 DiT360's copies have the positions of what they copy, as in the reference. To the transformer they are then the same
-tokens twice, and stay so by themselves; its LoRA knows what that means. A LoRA that doesn't is better shown copies whose
+tokens twice, and stay so by themselves; its LoRA knows what that means. Any other LoRA is better shown copies whose
 positions run on past the edges (`continue_positions`); those must be made again after every step.
 """
 
@@ -24,7 +24,7 @@ from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ...shared.errors import AdapterError, PanoramaError, SettingError, WeightsError
+from ...shared.errors import PanoramaError, SettingError, WeightsError
 from .. import lora, tiles, wrap
 
 #: What the LoRA was trained to read before the words.
@@ -63,20 +63,7 @@ class DiT360Pipeline(FluxPipeline):
 
         Raises AdapterError, naming keys, where any of it is not for this model: diffusers would leave that out.
         """
-        name = "The state dict" if isinstance(source, dict) else str(source)
-        given: Any = source if isinstance(source, dict) else str(source)
-        options = {"weight_name": weight_name, "token": token, "use_safetensors": True}
-        try:
-            state: Any = self.lora_state_dict(dict(given) if isinstance(source, dict) else given, **options)
-        except Exception as error:  # diffusers' converters raise whatever they stumble on
-            raise AdapterError(
-                f"{name} can't be read as a FLUX LoRA: {error}",
-                "Name a .safetensors file, a folder that holds one, or a hub repository.",
-            ) from error
-        models = {"transformer": self.transformer, "text_encoder": self.text_encoder}
-        if problem := lora.misfit(state, models):
-            raise AdapterError(f"{name} is not a LoRA of this model: {problem}.", "Use one made for this base model.")
-        super().load_lora_weights(given, adapter_name=adapter_name, **options)
+        lora.load(self, source, adapter_name=adapter_name, weight_name=weight_name, token=token)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -267,7 +254,7 @@ class DiT360Pipeline(FluxPipeline):
         """
         rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
         device, dtype = x.device, self.transformer.dtype
-        ids = self._prepare_latent_image_ids(1, rows, columns, device, dtype)  # [rows · columns, 3]
+        ids = self._prepare_latent_image_ids(1, rows, columns, device, torch.float32)  # [rows · columns, 3]
         ids[:, 2] = (ids[:, 2] - copied) % (columns - 2 * copied)
         tokens = self.transformer(
             hidden_states=_pack(x).to(dtype),
@@ -277,7 +264,7 @@ class DiT360Pipeline(FluxPipeline):
             else None,
             encoder_hidden_states=embeds.to(device, dtype),
             pooled_projections=pooled.to(device, dtype),
-            txt_ids=torch.zeros(embeds.shape[1], 3, device=device, dtype=dtype),
+            txt_ids=torch.zeros(embeds.shape[1], 3, device=device),
             img_ids=ids,
             return_dict=False,
         )[0]

@@ -1,0 +1,408 @@
+"""Words, pictures and edits through the real engine, with a tiny FLUX of the real classes and real text encoders."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from panoform.backend import photo, projection, seams, studio
+from panoform.backend.engine import Engine
+from panoform.shared import sphere
+from panoform.shared.engines import EngineSettings
+from panoform.shared.errors import AdapterError, Cancelled, InputError, PanoramaError, SettingError, WeightsError
+from panoform.shared.generation import GenerateSettings, View, rounded
+from panoform.shared.messages import Recipe
+
+SIZE = {"height": 256, "num_inference_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine()
+
+
+@pytest.fixture(scope="session")
+def tiny_lora(tmp_path_factory):
+    """What DiT360's file is: attention's projections, rank 4 here."""
+    generator = torch.Generator().manual_seed(1)
+    state = {}
+    for index in range(2):
+        modules = [f"transformer_blocks.{index}.attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
+        modules += [f"single_transformer_blocks.{index}.attn.{name}" for name in ("to_q", "to_k", "to_v")]
+        for module in modules:
+            state[f"transformer.{module}.lora_A.weight"] = torch.randn(4, 128, generator=generator)
+            state[f"transformer.{module}.lora_B.weight"] = torch.randn(128, 4, generator=generator)
+    file = tmp_path_factory.mktemp("lora") / "my löra.safetensors"
+    save_file(state, file)
+    return file
+
+
+@pytest.fixture
+def flux(tiny_flux, tiny_adapters):
+    return EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters), dtype="fp32")
+
+
+@pytest.fixture
+def words(tiny_lora):
+    return GenerateSettings(prompt="a stone yard", lora=str(tiny_lora), **SIZE)
+
+
+def generate(engine, flux, settings, watch, picture=None, view=None):
+    return engine.generate(picture=picture, view=view or View(), source="", engine=flux, settings=settings, watch=watch)
+
+
+def edit(engine, flux, settings, watch, panorama, mask, strength=1.0, encoding="linear"):
+    return engine.edit(
+        panorama=panorama, encoding=encoding, mask=mask, strength=strength, source="p.exr",
+        engine=flux, settings=settings, watch=watch,
+    )  # fmt: skip
+
+
+def changed(settings, **fields):
+    return msgspec.structs.replace(settings, **fields)
+
+
+def scene(height=256):
+    """Linear light with a sun, smooth all the way round."""
+    rays = sphere.directions(height, 2 * height)
+    light = np.exp(np.stack([rays[..., 0], 0.5 * rays[..., 1] - rays[..., 2], rays[..., 2]], -1)).astype(np.float32)
+    light[height // 4, height // 3] = 3000
+    return light
+
+
+# Words
+
+
+def test_words_become_panoramas_one_for_each_seed(engine, flux, words, watch):
+    made = generate(engine, flux, changed(words, seeds=(1, 2)), watch)
+    assert [one.recipe.settings.seeds for one in made] == [(1,), (2,)]
+    for one in made:
+        assert one.panorama.shape == (256, 512, 3)
+        assert one.panorama.dtype == np.float32
+        assert 0 <= one.panorama.min() < one.panorama.max() <= 1
+    assert not np.array_equal(made[0].panorama, made[1].panorama)
+    again = generate(engine, flux, changed(words, seeds=(2,)), watch)[0]
+    assert np.array_equal(again.panorama, made[1].panorama)
+
+
+def test_the_recipe_makes_it_again(engine, flux, tiny_lora, watch):
+    """Nothing is left to a default, and the recipe survives JSON."""
+    asked = GenerateSettings(prompt=" a yard ", height=250, lora=str(tiny_lora), num_inference_steps=2, seeds=(7,))
+    one = generate(engine, flux, msgspec.structs.replace(asked, height=261), watch)[0]
+    recipe = msgspec.json.decode(msgspec.json.encode(one.recipe), type=Recipe)
+    told = recipe.settings
+    assert (told.prompt, told.trigger) == ("a yard", "This is a panorama. The image shows")
+    assert (told.guidance_scale, told.num_inference_steps, told.height, told.seeds) == (2.8, 2, 256, (7,))
+    assert recipe.notices == ("The height 261 was rounded to 256, a multiple of 16.",)
+    assert recipe.versions["diffusers"]
+    again = generate(engine, recipe.engine, told, watch)[0]
+    assert np.array_equal(again.panorama, one.panorama)
+    assert not again.recipe.notices
+
+
+def test_every_setting_counts(engine, flux, words, watch):
+    base = generate(engine, flux, words, watch)[0].panorama
+    for other in (
+        {"prompt": "a yard of stone"},
+        {"trigger": "360 degrees"},
+        {"lora": ""},
+        {"guidance_scale": 9.0},
+        {"shift": 9.0},
+        {"num_inference_steps": 3},
+        {"negative_prompt": "fog", "true_cfg_scale": 3.0},
+        {"seeds": (5,)},
+        {"method": "lora"},
+    ):
+        assert not np.array_equal(generate(engine, flux, changed(words, **other), watch)[0].panorama, base), other
+    assert np.array_equal(generate(engine, flux, changed(words, negative_prompt="fog"), watch)[0].panorama, base)
+    assert np.array_equal(generate(engine, flux, words, watch)[0].panorama, base)  # and none of them stayed behind
+
+
+def test_omnix_makes_a_picture_and_completes_it(engine, flux, words, watch, monkeypatch):
+    monkeypatch.setattr("panoform.backend.drawing.SQUARE", 256)
+    made = generate(engine, flux, changed(words, method="omnix", lora=None), watch)[0]
+    assert made.panorama.shape == (256, 512, 3)
+    assert (made.recipe.kind, made.recipe.adapters) == ("words", flux.adapters)
+    stages = [stage for stage, *_ in watch.told]
+    assert stages.index("Picture") < stages.index("Panorama")
+
+
+def test_progress_runs_to_the_end_and_previews_come(engine, flux, words, watch):
+    generate(engine, flux, changed(words, seeds=(0, 1)), watch)
+    done = [(stage, step, fraction) for stage, step, of, fraction, _ in watch.told if of]
+    assert [stage for stage, *_ in done] == ["Panorama 1 of 2"] * 2 + ["Panorama 2 of 2"] * 2
+    fractions = [fraction for *_, fraction in done]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    name, preview = watch.previews[-1]
+    assert name == "panorama"
+    assert preview.dtype == np.uint8
+    assert preview.shape == (128, 256, 3)
+
+
+def test_large_panoramas_are_refined_in_windows(engine, flux, words, watch, monkeypatch):
+    monkeypatch.setitem(studio.NATIVE, "dit360", 256)
+    monkeypatch.setattr("panoform.backend.drawing.WINDOW", (256, 256))
+    made = generate(engine, flux, changed(words, height=384), watch)[0]
+    assert made.panorama.shape == (384, 768, 3)
+    assert [stage for stage, _, of, *_ in watch.told if of] == ["Panorama", "Panorama", "Refining Panorama"]
+    assert watch.told[-1][3] == 1
+    assert seams.seam(made.panorama).ratio < 2
+
+
+def test_stops_within_a_step_and_leaves_the_model_as_it_was(engine, flux, words, watch, watch_that_stops):
+    before = generate(engine, flux, changed(words, lora=""), watch)[0].panorama
+    with pytest.raises(Cancelled):
+        generate(engine, flux, words, watch_that_stops(lambda stage, step: stage == "Panorama" and step == 1))
+    assert np.array_equal(generate(engine, flux, changed(words, lora=""), watch)[0].panorama, before)
+
+
+# Pictures
+
+
+def test_a_picture_stands_where_its_camera_looked(engine, flux, watch):
+    panorama = 0.5 + 0.4 * sphere.directions(256, 512)
+    pose = {"yaw": 133.0, "pitch": 15.0, "roll": -8.0}
+    picture = projection.picture_from_panorama(panorama, 240, 320, 65, **pose)
+    made = generate(engine, flux, GenerateSettings(**SIZE), watch, picture, View(fov=65, **pose))[0]
+    _, shown = projection.panorama_from_picture(picture, 256, 65, **pose)
+    inner = shown & np.roll(shown, 8, 1) & np.roll(shown, -8, 1) & np.roll(shown, 8, 0) & np.roll(shown, -8, 0)
+    assert inner.sum() > 3000
+    assert np.abs(made.panorama - panorama)[inner].max() < 0.01
+    assert np.abs(made.panorama - panorama)[~shown].mean() > 0.05  # that is up to the model
+    assert made.recipe.kind == "picture"
+    assert made.recipe.view == View(fov=65, **pose)
+    assert len(made.recipe.source_sha256) == 64
+
+
+def test_turning_the_camera_turns_the_panorama(engine, flux, watch):
+    """The model is shown the picture in its middle, wherever the camera looked."""
+    picture = np.random.default_rng(0).random((60, 80, 3)).astype(np.float32)
+    ahead, left = (
+        generate(engine, flux, GenerateSettings(**SIZE), watch, picture, View(fov=60, yaw=yaw))[0].panorama
+        for yaw in (0, 90)
+    )
+    assert np.abs(np.roll(ahead, -128, axis=1) - left).max() < 1e-4
+
+
+def test_words_guide_a_picture(engine, flux, watch):
+    picture = np.full((60, 80, 3), 0.3, np.float32)
+    plain, guided = (
+        generate(engine, flux, GenerateSettings(prompt=text, **SIZE), watch, picture, View(fov=60))[0].panorama
+        for text in ("", "a forest")
+    )
+    assert not np.array_equal(plain, guided)
+
+
+def test_the_trained_starter_completes_a_picture(engine, tiny_flux, tiny_adapters, tmp_path, watch):
+    """An engine of the starter's kind, said to be trained: no text encoder is there, or needed."""
+    import shutil
+
+    from panoform.backend import weights
+
+    folder = tmp_path / "starter"
+    shutil.copytree(weights.STARTER, folder)
+    config = msgspec.json.decode((folder / "panoform.json").read_bytes())
+    picture = np.full((60, 80, 3), 0.3, np.float32)
+    for trained in (False, True):
+        (folder / "panoform.json").write_bytes(msgspec.json.encode({**config, "trained": trained}))
+        starter = EngineSettings(model=str(folder))
+        if not trained:
+            with pytest.raises(WeightsError, match="not trained yet"):
+                generate(engine, starter, GenerateSettings(**SIZE), watch, picture, View(fov=60))
+            continue
+        made = generate(
+            engine, starter, GenerateSettings(height=512, num_inference_steps=2), watch, picture, View(fov=60)
+        )
+        assert made[0].panorama.shape == (512, 1024, 3)
+    with pytest.raises(WeightsError, match=r"Words need FLUX.*huggingface\.co"):
+        generate(engine, EngineSettings(), GenerateSettings(prompt="a yard"), watch)
+
+
+# Edits
+
+
+def ball(height, u, v, radius):
+    y, x = np.mgrid[:height, : 2 * height]
+    return np.minimum((x - u) % (2 * height), (u - x) % (2 * height)) ** 2 + (y - v) ** 2 < radius**2
+
+
+@pytest.mark.parametrize("encoding", ["linear", "srgb"])
+def test_outside_the_mask_every_bit_stays(engine, flux, words, watch, encoding):
+    panorama = scene() if encoding == "linear" else (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
+    mask = ball(256, 0, 128, 40)  # across the seam
+    made = edit(engine, flux, words, watch, panorama, mask, encoding=encoding)[0]
+    assert np.array_equal(made.panorama[~mask], panorama[~mask])
+    assert np.abs(made.panorama - panorama)[mask].mean() > 0.05
+    assert (made.recipe.encoding, made.recipe.strength) == (encoding, 1.0)
+    assert made.recipe.mask_sha256 != made.recipe.source_sha256
+    # What is new fades in: at the mask's edge there is no step beyond those inside it.
+    step = np.abs(np.diff(made.panorama, axis=1)).mean(-1)
+    edge = mask[:, 1:] != mask[:, :-1]
+    inside = mask[:, 1:] & mask[:, :-1]
+    assert step[edge].max() <= np.quantile(step[inside], 0.999)
+
+
+def test_an_edit_across_the_seam_is_the_edit_beside_it(engine, flux, words, watch):
+    """Half a turn of picture, mask and noise is half a turn of the result: the seam is no place of its own."""
+    panorama = scene()
+    made = edit(engine, flux, words, watch, panorama, ball(256, 0, 128, 40))[0].panorama
+    assert seams.seam(np.log1p(made)).percentile < 1
+
+
+def test_variations_change_all_of_it_and_need_no_words(engine, flux, words, watch):
+    panorama = (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
+    asked = changed(words, num_inference_steps=5, prompt="", seeds=(0, 1))
+    little, much = (edit(engine, flux, asked, watch, panorama, None, strength, "srgb") for strength in (0.2, 1.0))
+    assert (np.abs(little[0].panorama - panorama).max(-1) > 1e-3).mean() > 0.9
+    assert not np.array_equal(little[0].panorama, little[1].panorama)
+    assert not np.array_equal(little[0].panorama, much[0].panorama)
+    assert little[0].recipe.strength == 0.2
+    assert little[0].recipe.mask_sha256 == ""
+
+
+def test_a_large_panorama_keeps_its_size(engine, flux, words, watch):
+    panorama = scene(300)
+    mask = ball(300, 250, 100, 30)
+    made = edit(engine, flux, words, watch, panorama, mask)[0]
+    assert made.panorama.shape == (300, 600, 3)
+    assert made.recipe.size == (300, 600)
+    assert np.array_equal(made.panorama[~mask], panorama[~mask])
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("fields", "words_of_error"),
+    [
+        ({"prompt": ""}, "no words"),
+        ({"prompt": " \n "}, "no words"),
+        ({"prompt": "stone yard " * 5000}, "long"),
+        ({"height": 128}, "height"),
+        ({"height": 4096}, "height"),
+        ({"num_inference_steps": 0}, "steps"),
+        ({"guidance_scale": 31.0}, "Guidance"),
+        ({"true_cfg_scale": 0.5}, "True guidance"),
+        ({"shift": 0.0}, "shift"),
+        ({"seeds": (-1,)}, "seed"),
+        ({"method": "magic"}, "method"),
+        ({"method": "lora", "lora": None}, "LoRA"),
+        ({"method": "omnix", "true_cfg_scale": 2.0}, "negative prompt"),
+    ],
+)
+def test_refuses_settings(engine, flux, words, watch, fields, words_of_error):
+    with pytest.raises(SettingError, match=words_of_error):
+        generate(engine, flux, changed(words, **fields), watch)
+
+
+@pytest.mark.parametrize(
+    ("picture", "view", "words_of_error"),
+    [
+        (np.zeros((60, 80, 3), np.float32), View(), "field of view"),
+        (np.zeros((60, 80, 3), np.float32), View(fov=0), "field of view"),
+        (np.zeros((60, 80, 3), np.float32), View(fov=200), "field of view"),
+        (np.zeros((60, 80, 3), np.float32), View(fov=60, pitch=120), "pitch"),
+        (np.zeros((60, 80), np.float32), View(fov=60), "shape"),
+        (np.zeros((60, 80, 4), np.float32), View(fov=60), "shape"),
+        (np.zeros((2, 2, 3), np.float32), View(fov=60), "shape"),
+        (np.full((60, 80, 3), 2, np.float32), View(fov=60), "0 to 1"),
+        (np.full((60, 80, 3), np.nan, np.float32), View(fov=60), "0 to 1"),
+    ],
+)
+def test_refuses_pictures(engine, flux, words, watch, picture, view, words_of_error):
+    with pytest.raises(InputError, match=words_of_error):
+        generate(engine, flux, words, watch, picture, view)
+
+
+@pytest.mark.parametrize(
+    ("panorama", "mask", "strength", "words_of_error"),
+    [
+        (scene(), np.ones((128, 256), bool), 1.0, "512 × 256"),
+        (scene(), np.zeros((256, 512), bool), 1.0, "empty"),
+        (scene(), np.ones((256, 512), bool), 0.0, "strength"),
+        (scene(), np.ones((256, 512), bool), 1.5, "strength"),
+        (scene()[:, 1:], None, 1.0, "2:1"),
+        (scene()[:, :256], None, 1.0, "2:1"),
+        (scene() * np.nan, None, 1.0, "not a number"),
+    ],
+)
+def test_refuses_edits(engine, flux, words, watch, panorama, mask, strength, words_of_error):
+    with pytest.raises(InputError, match=words_of_error):
+        edit(engine, flux, words, watch, panorama, mask, strength)
+
+
+def test_refuses_edits_without_words_or_by_omnix(engine, flux, words, watch):
+    mask = ball(256, 100, 100, 30)
+    with pytest.raises(SettingError, match="no words"):
+        edit(engine, flux, changed(words, prompt=""), watch, scene(), mask)
+    with pytest.raises(SettingError, match="OmniX"):
+        edit(engine, flux, changed(words, method="omnix"), watch, scene(), mask)
+
+
+def test_refuses_a_lora_that_is_not_there_or_of_another_base(engine, flux, words, watch, tmp_path):
+    with pytest.raises(AdapterError, match="no LoRA"):
+        generate(engine, flux, changed(words, lora=str(tmp_path / "absent.safetensors")), watch)
+    other = tmp_path / "other.safetensors"
+    name = "transformer.transformer_blocks.0.attn.to_q.lora_"
+    save_file({f"{name}A.weight": torch.zeros(4, 3072), f"{name}B.weight": torch.zeros(3072, 4)}, other)
+    with pytest.raises(AdapterError, match="3072"):
+        generate(engine, flux, changed(words, lora=str(other)), watch)
+    with pytest.raises(AdapterError, match=r"0 \.safetensors files"):
+        generate(engine, flux, changed(words, lora=str(tmp_path.parent)), watch)
+
+
+@pytest.mark.parametrize(("height", "to"), [(1000, 1008), (1024, 1024), (260, 256), (100, 256), (5000, 2048)])
+def test_rounds(height, to):
+    assert rounded(height) == to
+
+
+# Photos
+
+
+def write_photo(path, pixels, **attributes):
+    spec = oiio.ImageSpec(pixels.shape[1], pixels.shape[0], pixels.shape[2], "uint8")
+    for name, value in attributes.items():
+        spec.attribute(name, value)
+    output = oiio.ImageOutput.create(str(path))
+    assert output.open(str(path), spec), output.geterror()
+    assert output.write_image(pixels)
+    output.close()
+
+
+def test_reads_the_field_of_view_from_exif(tmp_path):
+    pixels = np.zeros((60, 90, 3), np.uint8)
+    for name, attributes, fov in (
+        ("35mm", {"Exif:FocalLengthIn35mmFilm": 28}, 2 * math.degrees(math.atan(18 / 28))),
+        ("none", {}, None),
+        ("nonsense", {"Exif:FocalLengthIn35mmFilm": 60000}, None),
+    ):
+        write_photo(tmp_path / f"{name} ä.jpg", pixels, **attributes)
+        read = photo.read(tmp_path / f"{name} ä.jpg")
+        assert read.fov == (None if fov is None else pytest.approx(fov, abs=1e-3))
+        assert read.pixels.shape == (60, 90, 3)
+
+
+def test_turns_upright_and_its_field_of_view_with_it(tmp_path):
+    pixels = np.zeros((60, 90, 3), np.uint8)
+    pixels[:, :10] = 255  # the left side; Orientation 6: turn it clockwise, so that it comes to the top
+    write_photo(tmp_path / "p.png", pixels)
+    write_photo(tmp_path / "turned.jpg", pixels, Orientation=6, **{"Exif:FocalLengthIn35mmFilm": 28})
+    read = photo.read(tmp_path / "turned.jpg")
+    assert read.pixels.shape == (90, 60, 3)
+    assert read.pixels[:5].mean() > 0.95
+    assert read.fov == pytest.approx(2 * math.degrees(math.atan(12 / 28)), abs=1e-3)
+
+
+def test_refuses_files_that_are_no_pictures(tmp_path):
+    with pytest.raises(PanoramaError, match="no file"):
+        photo.read(tmp_path / "absent.jpg")
+    (tmp_path / "text.jpg").write_text("not a picture")
+    with pytest.raises(PanoramaError, match="can't be read"):
+        photo.read(tmp_path / "text.jpg")
