@@ -118,7 +118,8 @@ class PANOFORM_PT_results(_Section, bpy.types.Panel):
         column = self.layout.column()
         for index, result in enumerate(jobs.results):
             row = column.row()
-            made = f"{len(result.reply.maps)} maps" if result.reply is not None else "a panorama"
+            count = len(result.reply.maps) if result.reply is not None else 0
+            made = f"{count} map{'s' if count > 1 else ''}" if count else "a panorama"
             row.label(text=f"{result.order.name} · {made}", icon="CHECKMARK" if result.built else "TIME")
             row.operator("panoform.build_result", text="", icon="ADD").index = index
             row.operator("panoform.forget_result", text="", icon="X").index = index

@@ -1,0 +1,151 @@
+"""Runs inside Blender's window: presses the panel's button, takes the import back, changes the scene meanwhile.
+
+Started with --enable-event-simulate and -- OUT PANORAMA FOLDER. Writes what it saw to OUT/seen.json and, where it can,
+pictures of the window beside it.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import bpy
+
+OUT, PANORAMA, FOLDER = sys.argv[sys.argv.index("--") + 1 :]
+EXTENSION = "bl_ext.user_default.panoform"
+jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs"].jobs
+#: Middle of the button "Perceive" in a window of 1600 × 900, from its lower left corner.
+BUTTON = (1155, 481)
+seen: dict = {}
+
+
+def window():
+    return bpy.context.window_manager.windows[0]
+
+
+def view():
+    return next(area for area in window().screen.areas if area.type == "VIEW_3D")
+
+
+def shot(name):
+    if shutil.which("import"):
+        subprocess.run(["import", "-window", "root", str(Path(OUT) / f"{name}.png")], check=True)
+
+
+def press(kind, at=None, **modifiers):
+    x, y = at or (view().x + view().width // 2, view().y + view().height // 2)
+    window().event_simulate(type="MOUSEMOVE", value="NOTHING", x=x, y=y)
+    yield 0.3
+    window().event_simulate(type=kind, value="PRESS", x=x, y=y, **modifiers)
+    yield 0.1
+    window().event_simulate(type=kind, value="RELEASE", x=x, y=y, **modifiers)
+    yield 1.0
+
+
+def stands():
+    """What is in the file."""
+    return [sorted(thing.name for thing in bpy.data.objects), window().scene.world.name, len(bpy.data.images)]
+
+
+def in_window(**given):
+    return bpy.context.temp_override(window=window(), area=view(), **given)
+
+
+def wait_for_job():
+    ticks = 0
+    while jobs.job is not None:
+        ticks += 1
+        yield 0.2
+    yield 1.5
+    return ticks
+
+
+def steps():
+    bpy.context.preferences.addons[EXTENSION].preferences.folder = FOLDER
+    settings = bpy.context.scene.panoform
+    settings.source, settings.filepath, settings.quality = "FILE", PANORAMA, "draft"
+    settings.maps = {"DISTANCE", "ALBEDO"}
+    bpy.ops.ed.undo_push(message="settings")
+    yield from press("ESC")  # the splash screen takes it
+    view().spaces.active.show_region_ui = True
+    yield 0.5
+    sidebar = next(region for region in view().regions if region.type == "UI")
+    sidebar.active_panel_category = "Panoform"
+    sidebar.tag_redraw()
+    yield 1.0
+    shot("1 before")
+
+    seen["before"] = stands()
+    yield from press("LEFTMOUSE", at=BUTTON)
+    seen["pressed"] = jobs.job is not None
+    shot("2 at work")
+    seen["ticks at work"] = yield from wait_for_job()
+    seen["failure"] = jobs.failure and jobs.failure.details
+    seen["built"] = stands()
+    shot("3 built")
+    yield from press("Z", ctrl=True)
+    seen["undone"] = stands()
+    yield from press("Z", ctrl=True, shift=True)
+    seen["redone"] = stands()
+    yield from press("Z", ctrl=True)
+
+    with in_window():
+        window().view_layer.objects.active = bpy.data.objects["Cube"]
+        bpy.ops.panoform.perceive()
+        bpy.ops.object.mode_set(mode="EDIT")
+    yield from wait_for_job()
+    seen["in edit mode"] = stands()
+    seen["waits for"] = jobs.results[0].waits_for
+    shot("4 edit mode")
+    yield from press("TAB")
+    yield 1.0
+    seen["out of edit mode"] = stands()
+    yield from press("Z", ctrl=True)
+    seen["undone again"] = stands()
+
+    with in_window():
+        seen["returned at once"] = "FINISHED" in bpy.ops.panoform.render_panorama(width=64, samples=1)
+    seen["rendering"] = jobs.job is not None
+    yield from wait_for_job()
+    seen["rendered"] = window().scene.panoform.image.size[:]
+    seen["scenes"] = len(bpy.data.scenes)
+
+    with in_window():
+        bpy.ops.panoform.perceive(source="FILE", filepath=PANORAMA)
+        bpy.ops.wm.read_homefile()
+    yield from wait_for_job()
+    seen["in another file"] = stands()
+    with in_window():
+        bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=0)
+    seen["built there"] = stands()
+
+    with in_window():
+        bpy.ops.panoform.perceive(source="FILE", filepath=PANORAMA)
+    seen["backend"] = jobs.session.status.pid
+    write()
+    bpy.ops.wm.quit_blender()  # with a job under way
+
+
+def write():
+    part = Path(OUT) / "part.json"
+    part.write_text(json.dumps(seen))
+    part.replace(Path(OUT) / "seen.json")
+
+
+def tick(under_way=steps()):  # noqa: B008
+    try:
+        return next(under_way)
+    except StopIteration:
+        return None
+    except BaseException:
+        seen["error"] = traceback.format_exc()
+        write()
+        time.sleep(1)
+        os._exit(3)
+
+
+bpy.app.timers.register(tick, first_interval=2.0, persistent=True)
