@@ -42,6 +42,8 @@ SPREAD = 0.4
 LIGHT, LIGHT_SIZE_SR, LIGHT_POWER = 2.0, 0.01, 0.7
 #: At most this share of the lack comes from lights at first; what remains makes them grow at most so many times.
 LIGHT_SHARE, LIGHT_GROWTH = 0.5, 10.0
+#: Lights lower than this z count as this high.
+LOWEST_Z = 0.2
 #: A region counts as round from (0) to (1) here: depth of its deepest point / radius of a cap of its solid angle.
 ROUND = (0.65, 0.85)
 #: Smaller regions than this are glints more than lights, in steradians (a disc of 2°).
@@ -126,7 +128,8 @@ def reconstruct(ldr: np.ndarray, *, sun_strength: float = 1.0, threshold: float 
     irradiance = LIGHT * level * trust * (size / LIGHT_SIZE_SR) ** LIGHT_POWER
     irradiance[elevation < GROUND_Z] *= ON_GROUND
     centre = _centres(region, row, ray, solid, count, height)
-    climb = np.maximum(centre[:, 2], 0)
+    # A light at the horizon sends the ground nothing; counted as if it did, so that the lack bounds it too.
+    climb = np.maximum(centre[:, 2], LOWEST_Z)
     from_lights = irradiance @ climb
     if from_lights > LIGHT_SHARE * lack:
         irradiance *= LIGHT_SHARE * lack / from_lights
@@ -205,12 +208,14 @@ def _label(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _depth(mask: np.ndarray) -> np.ndarray:
-    """(H, W) distance to the nearest pixel outside the mask, in radians of latitude."""
+    """(H, W) distance to the edge of the mask, in radians of latitude."""
     height, width = mask.shape
     around = np.pad(mask, ((0, 0), (width // 2, width // 2)), mode="wrap")
     depth = np.empty(around.shape)
     ndimage.distance_transform_edt(around, distances=depth)
-    return depth[:, width // 2 : -(width // 2)] * np.pi / height
+    # From pixel centre to pixel centre, so the edge is half a pixel nearer; the deepest point, though, may lie as far
+    # from the deepest pixel's centre: a quarter is right on average.
+    return (depth[:, width // 2 : -(width // 2)] - 0.25).clip(min=0) * np.pi / height
 
 
 def _centres(

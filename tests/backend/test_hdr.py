@@ -40,11 +40,10 @@ def outdoors(azimuth_rad: float = 0.7, elevation_rad: float = 0.6) -> tuple[np.n
 
 @pytest.fixture(scope="module", params=["city", "courtyard", "interior", "night", "sunrise", "sunset"])
 def real(request: pytest.FixtureRequest) -> np.ndarray:
-    """A real panorama in units of what clips: its median luminance is 0.35. (HEIGHT, WIDTH, 3)."""
+    """A real panorama in units of what clips: its median luminance is 0.35. (512, 1024, 3), the smallest we generate."""
     bpy = pytest.importorskip("bpy")
     world = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world"
     light = np.maximum(oiio.ImageBuf(str(world / f"{request.param}.exr")).get_pixels(oiio.FLOAT)[..., :3], 0)
-    light = light.reshape(HEIGHT, 4, WIDTH, 4, 3).mean((1, 3))
     return light * 0.35 / np.median(light @ LUMINANCE)
 
 
@@ -55,7 +54,7 @@ def picture() -> np.ndarray:
 
 def test_clipped_light_comes_back_closer_than_plain_linear(real: np.ndarray, request: pytest.FixtureRequest) -> None:
     picture = to_picture(real)
-    normals = directions(8, 16).reshape(-1, 3)
+    normals = directions(4, 8).reshape(-1, 3)
     true, plain, rebuilt = (
         np.array([facing(normal, light) @ LUMINANCE for normal in normals])
         for light in (real, linear_from_srgb(picture), hdr.reconstruct(picture))
