@@ -40,7 +40,7 @@ def outdoors(azimuth_rad: float = 0.7, elevation_rad: float = 0.6) -> tuple[np.n
 
 @pytest.fixture(scope="module", params=["city", "courtyard", "interior", "night", "sunrise", "sunset"])
 def real(request: pytest.FixtureRequest) -> np.ndarray:
-    """A real panorama in units of what clips: its median luminance is 0.35. (512, 1024, 3), the smallest we generate."""
+    """A real panorama in units of what clips: its median luminance is 0.35. (512, 1024, 3), our smallest."""
     bpy = pytest.importorskip("bpy")
     world = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world"
     light = np.maximum(oiio.ImageBuf(str(world / f"{request.param}.exr")).get_pixels(oiio.FLOAT)[..., :3], 0)
