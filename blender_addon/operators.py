@@ -212,6 +212,13 @@ class PANOFORM_OT_render_panorama(bpy.types.Operator):
             return _failed(self, error)
 
 
+def _in_object_mode(operator: type[bpy.types.Operator], context: bpy.types.Context) -> bool:
+    """One Ctrl+Z takes back what was built only where it was built in Object Mode."""
+    if context.mode != "OBJECT":
+        operator.poll_message_set("Only in Object Mode")
+    return context.mode == "OBJECT"
+
+
 class PANOFORM_OT_import_maps(bpy.types.Operator):
     """Build world, dome and material from a folder of maps"""
 
@@ -222,6 +229,10 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
     directory: StringProperty(name="Folder", subtype="DIR_PATH")
     camera_height: properties.camera_height_property()
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return _in_object_mode(cls, context)
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         context.window_manager.fileselect_add(self)
@@ -257,9 +268,7 @@ class PANOFORM_OT_build_result(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        if context.mode != "OBJECT":
-            cls.poll_message_set("Only in Object Mode")
-        return context.mode == "OBJECT"
+        return _in_object_mode(cls, context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         result = jobs.results[self.index]

@@ -15,10 +15,11 @@ import psutil
 import pytest
 from mathutils import Matrix
 
-from panoform.blender_addon import pump
+from panoform.blender_addon import pump, session
 from panoform.blender_addon.capture import Capture
 from panoform.blender_addon.jobs import MAX_RESULTS, Job, Jobs, Order, Result, State
 from panoform.blender_addon.pixels import Pixels
+from panoform.blender_addon.session import MAX_LOGS
 from panoform.shared.engines import PerceiveSettings
 from panoform.shared.errors import BusyError, Cancelled
 
@@ -127,6 +128,14 @@ def test_the_oldest_results_that_were_built_go_first(addon: Jobs, scene) -> None
     assert len(addon.results) == MAX_RESULTS
     assert made[0] in addon.results, "what was never built is not thrown away"
     assert made[1] not in addon.results
+
+
+def test_logs_do_not_pile_up(tmp_path: Path) -> None:
+    for i in range(MAX_LOGS + 5):
+        (tmp_path / f"backend-{i:012}.log").write_text("")
+        os.utime(tmp_path / f"backend-{i:012}.log", (i, i))
+    session._sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"backend-{i:012}.log" for i in range(5, MAX_LOGS + 5)]
 
 
 def test_time_left_in_words(addon: Jobs, scene) -> None:

@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import bpy
@@ -15,9 +16,10 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from panoform.blender_addon import operators
+from panoform.blender_addon import operators, preferences
 from panoform.blender_addon.client import Client
-from panoform.blender_addon.jobs import Jobs
+from panoform.blender_addon.jobs import Jobs, State
+from panoform.shared import VERSION
 from panoform.shared.errors import BackendLostError
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and scripts")
@@ -29,6 +31,17 @@ def write_picture(path: Path, array: np.ndarray) -> Path:
     image.set_pixels(oiio.ROI(), array.astype(np.float32))
     assert image.write(str(path)), image.geterror()
     return path
+
+
+def make_wheel(folder: Path) -> None:
+    """A wheel without dependencies that pip takes for Panoform's."""
+    folder.mkdir()
+    info = f"panoform-{VERSION}.dist-info"
+    with zipfile.ZipFile(folder / f"panoform-{VERSION}-py3-none-any.whl", "w") as archive:
+        archive.writestr("panoform/__init__.py", "")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: panoform\nVersion: {VERSION}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
 
 
 @pytest.fixture(scope="session")
@@ -254,6 +267,45 @@ def test_a_backend_that_falls_silent_is_given_up(addon: Jobs, panorama: Path, mo
     refused("not answered", source="FILE", filepath=str(panorama))
     thread.join()
     assert addon.session is None
+
+
+def test_the_backend_is_set_up_by_a_press(addon: Jobs, monkeypatch, tmp_path: Path, capsys) -> None:
+    """With a stand-in of a few bytes for the wheel, and no network."""
+    addon.stop()
+    make_wheel(tmp_path / "backend_wheel")
+    monkeypatch.setattr(operators, "EXTENSION_FOLDER", tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
+    preferences.get().folder = str(tmp_path / "data")
+    if not bpy.app.online_access:
+        with pytest.raises(RuntimeError, match="poll"):
+            bpy.ops.panoform.setup_backend()
+        assert "online access" in operators._why_not_set_up()
+    bpy.context.preferences.system.use_online_access = True
+    assert addon.state is State.NOT_SET_UP
+    assert bpy.ops.panoform.setup_backend() == {"FINISHED"}
+    assert addon.state is State.STOPPED
+    assert "Panoform: Making a Python environment" in capsys.readouterr().out
+
+
+def test_a_checkout_has_nothing_to_set_up(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(operators, "EXTENSION_FOLDER", tmp_path)
+    monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
+    bpy.context.preferences.system.use_online_access = True
+    with pytest.raises(RuntimeError, match="carries no backend"):
+        bpy.ops.panoform.setup_backend()
+
+
+def test_the_hub_token_is_kept_for_its_owner_only(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    with pytest.raises(RuntimeError, match="no Hugging Face access token"):
+        bpy.ops.panoform.save_hub_token(token="secret")
+    assert bpy.ops.panoform.save_hub_token(token=" hf_secret\n") == {"FINISHED"}
+    path = tmp_path / "hub" / "token"
+    assert path.read_text() == "hf_secret"
+    if os.name == "posix":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_every_operator_says_what_it_does(registered) -> None:
