@@ -90,7 +90,7 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
     found.prompt = prompt.origin(checkpoint, base)
     if not found.prompt:
         found.problems.append(
-            "There is neither an encoded prompt nor a text encoder. Put FLUX.1-dev's text encoders in."
+            "There is neither an encoded prompt nor a text encoder; FLUX.1-dev's text encoders are needed once."
         )
     shapes = adapters.targets(base.transformer.config)
     for task in MAPS_OF_TASK:
@@ -101,7 +101,7 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
     found.memory_needed = {"none": sum(loaded), "model": max(loaded), "sequential": 0}[settings.offload]
     if found.memory_needed > found.memory_free:
         found.problems.append(
-            f"The weights alone need {_size(found.memory_needed)}, and {_size(found.memory_free)} are free on the device. "
+            f"The weights alone need {_size(found.memory_needed)}; {_size(found.memory_free)} are free on the device. "
             "Close other programs, or use --offload model, then sequential."
         )
     return found

@@ -86,7 +86,7 @@ def models_folder() -> Path:
 
 
 def locate(settings: EngineSettings, watch: Watch | None) -> Checkpoint:
-    """What `settings` name, fetched from the hub where it is not here (never without a `watch`). Raises WeightsError."""
+    """What `settings` name, fetched from the hub where it is not here (not without a `watch`). Raises WeightsError."""
     if settings.engine == "starter":
         path = Path(settings.model).expanduser() if settings.model else STARTER
         if not (path / "panoform.json").is_file():

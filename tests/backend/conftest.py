@@ -1,0 +1,189 @@
+"""A FLUX.1-dev of a hundredth of a percent of its size: the real classes, saved in all the ways users have it."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from panoform.backend import single_file
+
+TINY_TRANSFORMER = {
+    "in_channels": 64, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 128, "num_attention_heads": 1,
+    "joint_attention_dim": 32, "pooled_projection_dim": 32, "guidance_embeds": True,
+}  # fmt: skip
+TINY_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (32,) * 4, "layers_per_block": 2, "latent_channels": 16,
+    "sample_size": 1024, "scaling_factor": 0.3611, "shift_factor": 0.1159,
+    "use_quant_conv": False, "use_post_quant_conv": False,
+}  # fmt: skip
+STREAMS = {
+    "rgb_to_depth": ("rgb", "depth"),
+    "rgb_to_normal": ("rgb", "normal"),
+    "rgb_to_albedo": ("rgb", "albedo"),
+    "rgb_to_pbr": ("rgb", "pbr"),
+    "rgb_to_semantic": ("rgb", "semantic"),
+    "image_to_pano": ("masked_rgb", "filled_rgb"),
+}
+
+
+def _text_encoders():
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+    letters = [chr(code) for code in range(33, 127)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    clip = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=32, projection_dim=32, num_hidden_layers=2,
+        num_attention_heads=2, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    t5 = T5EncoderModel(T5Config(vocab_size=256, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4))
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *((letter, -2.0) for letter in letters)]
+    return {
+        "text_encoder": CLIPTextModel(clip),
+        "text_encoder_2": t5,
+        "tokenizer": CLIPTokenizer({word: i for i, word in enumerate(words)}, [], model_max_length=77),
+        "tokenizer_2": T5TokenizerFast(pieces, extra_ids=0, model_max_length=512),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory):
+    """A diffusers folder, with text encoders. Not to be written to."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny") / "FLUX tiny ö"
+    FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**single_file.SCHEDULER),
+        vae=AutoencoderKL(**TINY_VAE),
+        transformer=FluxTransformer2DModel(**TINY_TRANSFORMER),
+        **_text_encoders(),
+    ).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def _bfl_names(state):
+    """diffusers' names → Black Forest Labs', tensors fused: what `single_file.transformer_state` has to undo."""
+    rest, bfl = dict(state), {}
+    tables = (
+        ("transformer_blocks", "double_blocks", single_file._DOUBLE),
+        ("single_transformer_blocks", "single_blocks", single_file._SINGLE),
+    )
+    for ours, theirs, table in tables:
+        for index in range(2):
+            for name, parts in table.items():
+                for kind in ("weight", "bias"):
+                    keys = [f"{ours}.{index}.{part}.{kind}" for part in parts]
+                    if keys[0] in rest:
+                        told = "scale" if name.endswith("_norm") else kind
+                        bfl[f"{theirs}.{index}.{name}.{told}"] = torch.cat([rest.pop(key) for key in keys])
+    for theirs, ours in single_file._OUTER.items():
+        for kind in ("weight", "bias"):
+            tensor = rest.pop(f"{ours}.{kind}")
+            bfl[f"{theirs}.{kind}"] = torch.cat(tensor.chunk(2)[::-1]) if ours == "norm_out.linear" else tensor
+    assert not rest
+    return bfl
+
+
+def _bfl_vae_names(state):
+    """AutoencoderKL's names → those of ae.safetensors."""
+    import re
+
+    def renamed(key):
+        for pattern, name in (
+            (r"encoder\.down_blocks\.(\d)\.resnets", r"encoder.down.\1.block"),
+            (r"encoder\.down_blocks\.(\d)\.downsamplers\.0", r"encoder.down.\1.downsample"),
+            (r"decoder\.up_blocks\.(\d)\.upsamplers\.0", lambda m: f"decoder.up.{3 - int(m[1])}.upsample"),
+            (r"decoder\.up_blocks\.(\d)\.resnets", lambda m: f"decoder.up.{3 - int(m[1])}.block"),
+            (r"mid_block\.resnets\.0", "mid.block_1"),
+            (r"mid_block\.resnets\.1", "mid.block_2"),
+            (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
+            (r"mid_block\.attentions\.0\.to_(q|k|v)\.", r"mid.attn_1.\1."),
+            (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
+            ("conv_norm_out", "norm_out"),
+            ("conv_shortcut", "nin_shortcut"),
+        ):
+            key = re.sub(pattern, name, key)
+        return key
+
+    bfl = {renamed(key): tensor for key, tensor in state.items()}
+    # BFL's attention is made of 1 × 1 convolutions.
+    square = [key for key, tensor in bfl.items() if "attn_1" in key and tensor.ndim == 2]
+    return bfl | {key: bfl[key][..., None, None] for key in square}
+
+
+@pytest.fixture(scope="session")
+def tiny_states(tiny_flux):
+    """The transformer and the VAE of `tiny_flux` in BFL's naming."""
+    return (
+        _bfl_names(load_file(tiny_flux / "transformer" / "diffusion_pytorch_model.safetensors")),
+        _bfl_vae_names(load_file(tiny_flux / "vae" / "diffusion_pytorch_model.safetensors")),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tiny_flux, tmp_path_factory):
+    """Adapters for `tiny_flux`, every task, in the hub's layout."""
+    folder = tmp_path_factory.mktemp("adapters")
+    generator = torch.Generator().manual_seed(0)
+
+    def pair(name, wide=1, deep=1):
+        return {
+            f"transformer.{name}.lora_A.weight": torch.randn(4, 128 * deep, generator=generator) * 0.1,
+            f"transformer.{name}.lora_B.weight": torch.randn(128 * wide, 4, generator=generator) * 0.1,
+        }
+
+    for task, streams in STREAMS.items():
+        for stream in streams:
+            state = {}
+            for index in range(2):
+                for name in ("to_q", "to_k", "to_v", "to_out.0"):
+                    state |= pair(f"transformer_blocks.{index}.attn.{name}")
+                state |= pair(f"transformer_blocks.{index}.ff.net.0.proj", wide=4)
+                state |= pair(f"transformer_blocks.{index}.ff.net.2", deep=4)
+                for name in ("to_q", "to_k", "to_v"):
+                    state |= pair(f"single_transformer_blocks.{index}.attn.{name}")
+            file = folder / task / stream / "pytorch_lora_weights.safetensors"
+            file.parent.mkdir(parents=True)
+            save_file(state, file)
+    return folder
+
+
+class Recorder:
+    """A Watch that remembers, and that stops the job once told to."""
+
+    def __init__(self, stop_at=None):
+        self.told, self.previews, self.stop_at = [], [], stop_at
+
+    def progress(self, stage, step, of, fraction, seconds_left):
+        self.told.append((stage, step, of, fraction, seconds_left))
+        if self.stop_at and self.stop_at(stage, step):
+            from panoform.shared.errors import Cancelled
+
+            raise Cancelled("Stopped.")
+
+    def preview(self, name, picture):
+        self.previews.append((name, picture))
+
+    def check(self):
+        pass
+
+
+@pytest.fixture
+def watch():
+    return Recorder()
+
+
+@pytest.fixture
+def watch_that_stops():
+    """stop_at(stage, step) → Watch that raises Cancelled where it is true."""
+    return Recorder
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory, monkeypatch):
+    """Caches and models of the user who runs the tests stay out of them."""
+    folder = tmp_path_factory.mktemp("user")
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(folder / name))
+    monkeypatch.setenv("PANOFORM_MODELS", str(folder / "models"))
+    return folder
