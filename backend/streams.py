@@ -87,8 +87,9 @@ def together(transformer: FluxTransformer2DModel, layers: Layers, device: torch.
     """
     processors: dict[str, Any] = transformer.attn_processors
     bases = {name: transformer.get_submodule(name) for name in layers}
+    dtype = transformer.dtype  # Walks through all parameters: once, not once a layer.
     for name, (A, B) in layers.items():
-        A, B = (factor.to(device, transformer.dtype) for factor in (A, B))
+        A, B = (factor.to(device, dtype) for factor in (A, B))
         _put(transformer, name, StreamLinear(bases[name], A, B))
     shared: dict[str, Any] = {name: SharedAttnProcessor(p._attention_backend) for name, p in processors.items()}
     transformer.set_attn_processor(shared)
