@@ -87,7 +87,7 @@ def test_backend_wheel_carries_the_starter_and_no_tests(zips):
             names = wheel.namelist()
     assert "panoform/backend/starter/panoform.json" in names
     assert "panoform/backend/pipelines/omnix.py" in names
-    assert not [name for name in names if name.startswith(("panoform/tests", "panoform/blender_addon", "tests"))]
+    assert not [name for name in names if name.startswith(("panoform/tests", "panoform/backend/training", "tests"))]
 
 
 def test_same_tree_same_bytes(zips, tmp_path):

@@ -1,4 +1,4 @@
-"""The add-on is no part of the installed package (it ships as an extension): let `panoform.blender_addon` be found."""
+"""Blender for tests: the bpy module in this process, and the application where the machine has it."""
 
 import os
 import subprocess
@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import panoform
-
 ROOT = Path(__file__).resolve().parents[2]
-panoform.__path__ = [str(ROOT)]
 
 REAL_BLENDER = ROOT.parent / "shared" / "tools" / "real-blender"
 #: Blender → the Python it runs on.
