@@ -231,7 +231,8 @@ class Setup:
             name = "-".join(match[1].rsplit("/", 1)[-1].split("-")[:2]).removesuffix(".metadata")
             self.text, self.fraction = f"Downloading {name} ({match[2]})", None
         elif match := re.match(r"\s*Installing collected packages: (.+)", line):
-            self.text, self.fraction = f"Installing {match[1].count(',') + 1} packages", None
+            count = match[1].count(",") + 1
+            self.text, self.fraction = f"Installing {count} package{'s' if count > 1 else ''}", None
         return False
 
 

@@ -81,7 +81,7 @@ class Job:
     of: int = 0
     fraction: float = 0.0
     seconds_left: float | None = None
-    #: Newest preview of each map, (H, W, 3) uint8.
+    #: Newest preview of each map, (H, W, 3) uint8; the last entry came last.
     previews: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     cancelling: bool = False
 
@@ -324,6 +324,7 @@ class Jobs:
                 job.stage, job.step, job.of = message.stage, message.step, message.of
                 job.fraction, job.seconds_left = message.fraction, message.seconds_left
             case PreviewEvent():
+                job.previews.pop(message.map, None)
                 job.previews[message.map] = message.picture
             case PerceiveReply():
                 self.job = None

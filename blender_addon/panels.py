@@ -188,10 +188,10 @@ def _draw_setup(layout: bpy.types.UILayout, label: str, width: int) -> None:
 def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) -> None:
     _draw_words(layout, error.message, width - 4, icon="ERROR")
     _draw_words(layout, error.hint, width - 4, icon="BLANK1")
-    row = layout.row()
     if error.code in FIXES:
         operator, label = FIXES[error.code]
-        row.operator(operator, text=label)
+        layout.operator(operator, text=label)
+    row = layout.row()
     row.operator("panoform.copy_error", icon="COPYDOWN")
     row.operator("panoform.dismiss_error", text="", icon="X")
 
@@ -224,9 +224,10 @@ def _draw_job(layout: bpy.types.UILayout, job: Job) -> None:
     row = layout.row()
     row.progress(factor=job.fraction, text=job.text)
     row.operator("panoform.cancel", text="", icon="X")
-    for name in job.previews:
-        layout.label(text=MAPS[name].label)
-        layout.template_icon(icon_value=previews.icon(name), scale=7)
+    if job.previews:
+        newest = list(job.previews)[-1]
+        layout.label(text=MAPS[newest].label)
+        layout.template_icon(icon_value=previews.icon(newest), scale=8)
 
 
 CLASSES = (PANOFORM_PT_main, PANOFORM_PT_source, PANOFORM_PT_perceive, PANOFORM_PT_scene, PANOFORM_PT_results)
