@@ -1,7 +1,7 @@
 """Makes the starter: `python -m panoform.backend.training COMMAND` (see --help of each).
 
 render   scenes and their ground truth into DATA/HEIGHT/train, …/heldout (same generator) and …/second (another one)
-train    VAE, then transformer, adapters and prompt; goes on from the checkpoints in DATA/checkpoints after any stop
+train    the VAE, then transformer, adapters and prompt; goes on from DATA/checkpoints after any stop
 export   the latest checkpoints as a starter folder, with mean-maps for `panoform evaluate`
 look     a contact sheet of a starter's maps of real panoramas
 """
@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 from platformdirs import user_cache_path
+
+from ...shared.errors import PanoformError
 
 #: Split → first seed; seeds of different splits never meet.
 SPLITS = {"train": 0, "heldout": 1_000_000, "second": 2_000_000}
@@ -54,15 +56,16 @@ def _run(args: argparse.Namespace):
 
     return fit.Run(
         data=load("train"), heldout=load("heldout"), checkpoints=args.data / "checkpoints", device=device,
-        batch=args.batch, learning_rate=args.learning_rate, minutes=args.minutes, every=args.every, steps=args.steps,
-        say=say,
+        batch=args.batch, until=time.monotonic() + args.minutes * 60, every_s=args.every * 60, say=say,
     )  # fmt: skip
 
 
 def _train(args: argparse.Namespace) -> None:
     from . import fit
 
-    (fit.train_vae if args.stage == "vae" else fit.train_perceiver)(_run(args))
+    run = _run(args)
+    if fit.train_vae(run, args.vae_steps):
+        fit.train_perceiver(run, args.perceiver_steps)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -84,10 +87,8 @@ def _look(args: argparse.Namespace) -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser, run) -> None:
-    parser.add_argument("--minutes", type=float, default=1e9, help="how long at most")
-    parser.add_argument("--steps", type=int, help="last step; the learning rate falls to zero there")
+    parser.add_argument("--minutes", type=float, default=1e6, help="how long at most")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--height", type=int, default=256)
     parser.add_argument("--device", help="default: cuda where there is one")
@@ -110,8 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--workers", type=int, default=1, help="how many processes share the work")
     render.set_defaults(run=_render)
 
-    train = commands.add_parser("train", help="train a stage; goes on from its checkpoint")
-    train.add_argument("stage", choices=("vae", "perceiver"))
+    train = commands.add_parser("train", help="train both stages; goes on from their checkpoints")
+    train.add_argument("--vae-steps", type=int, default=20_000, help="the learning rate falls to zero there")
+    train.add_argument("--perceiver-steps", type=int, default=60_000, help="the same for the second stage")
     _add_run(train, _train)
 
     export = commands.add_parser("export", help="write a starter folder from the checkpoints")
@@ -134,7 +136,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    args.run(args)
+    try:
+        args.run(args)
+    except PanoformError as error:
+        sys.exit(f"{error}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Trains the two stages: the VAE, then transformer, adapters and prompt against the frozen VAE.
 
-Both run until `minutes` or `steps` are over or they are stopped, and go on from their checkpoint. On CUDA they run in
-bfloat16 by autocast; on the CPU in float32.
+Both go on from their checkpoints. On CUDA they run in bfloat16 by autocast; on the CPU in float32.
 """
 
 # diffusers declares unions of outputs and tuples.
@@ -39,60 +38,59 @@ class Run:
     checkpoints: Path
     device: torch.device
     batch: int
-    learning_rate: float
-    minutes: float
-    #: Minutes between checkpoints, each with a validation line.
-    every: float
-    #: Steps after which the learning rate has fallen to zero; None keeps it.
-    steps: int | None
+    #: When to stop, in the seconds of time.monotonic.
+    until: float
+    #: Seconds between checkpoints, each with a validation line and pictures.
+    every_s: float
     say: Callable[[str], None]
 
     def autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
 
 
-def _optimizer(module: nn.Module, rate: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(module.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
+def _optimizer(module: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(module.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=0.01)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Share of the learning rate: up in 200 steps, down to zero in the last third."""
+    return min(1.0, (step + 1) / 200, max(0.0, 3 * (1 - step / steps)))
 
 
 def _loop(
-    run: Run, name: str, module: nn.Module, step_loss: Callable[[int], dict[str, float]],
-    validate: Callable[[nn.Module, int], str],
-) -> checkpoint.Average:  # fmt: skip
-    """Run `step_loss` (which calls backward and returns figures to print) until time or steps are over."""
+    run: Run, name: str, module: nn.Module, steps: int, rate: float,
+    step_loss: Callable[[int], dict[str, float]], validate: Callable[[int], str],
+) -> bool:  # fmt: skip
+    """Run `step_loss` (which calls backward and returns figures to print) up to `steps`, or until time is over.
+
+    Returns whether all steps are done.
+    """
     path = run.checkpoints / f"{name}.safetensors"
-    optimizer = _optimizer(module, run.learning_rate)
+    optimizer = _optimizer(module)
     average = checkpoint.Average(module, 0.999)
     step = checkpoint.load(path, module, average, optimizer)
-    run.say(f"{name}: from step {step}, {len(run.data)} scenes, {run.device}")
-    start = saved = time.monotonic()
-    sums: dict[str, float] = {}
-    counted = 0
-    module.train()
-    while True:
-        over = time.monotonic() - start > run.minutes * 60 or (run.steps is not None and step >= run.steps)
-        if counted and (over or time.monotonic() - saved > run.every * 60):
-            checkpoint.save(path, step, module, average, optimizer)
-            means = " ".join(f"{key} {value / counted:.4f}" for key, value in sums.items())
-            run.say(f"{name} {step}: {means} ({(time.monotonic() - saved) / counted:.2f} s a step)")
-            run.say(f"{name} {step}: {validate(module, step)}")
-            run.data.refresh()
-            sums, counted, saved = {}, 0, time.monotonic()
-            module.train()
-        if over:
-            return average
-        decay = 1.0 if run.steps is None else max(0.0, 1 - step / run.steps) ** 0.5
+    run.say(f"{name}: from step {step} of {steps}, {len(run.data)} scenes, {run.device}")
+    saved, counted, sums = time.monotonic(), 0, dict[str, float]()
+    while step < steps and time.monotonic() < run.until:
         for group in optimizer.param_groups:
-            group["lr"] = run.learning_rate * min(1, (step + 1) / 100) * decay
+            group["lr"] = rate * _rate(step, steps)
         optimizer.zero_grad(set_to_none=True)
         figures = step_loss(step)
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         step += 1
         average.update(module, step)
+        counted += 1
         for key, value in figures.items():
             sums[key] = sums.get(key, 0.0) + value
-        counted += 1
+        if step == steps or time.monotonic() > min(run.until, saved + run.every_s):
+            checkpoint.save(path, step, module, average, optimizer)
+            means = " ".join(f"{key} {value / counted:.4f}" for key, value in sums.items())
+            run.say(f"{name} {step}: {means} ({(time.monotonic() - saved) / counted:.2f} s a step)")
+            run.say(f"{name} {step}: {validate(step)}")
+            run.data.refresh()
+            saved, counted, sums = time.monotonic(), 0, {}
+    return step >= steps
 
 
 def _edges(picture: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,8 +107,11 @@ def psnr(shown: Tensor, wanted: Tensor) -> float:
     return float(-10 * torch.log10((shown.clamp(0, 1) - wanted).square().mean()))
 
 
-def train_vae(run: Run) -> None:
-    """Stage 1: pictures of all kinds, in crops of 64 × 64; L1, edges, and a light pull of the latents to N(0, 1)."""
+def train_vae(run: Run, steps: int) -> bool:
+    """Stage 1: pictures of all kinds, in crops of 64 × 64; L1, edges, and a light pull of the latents to N(0, 1).
+
+    Returns whether all steps are done.
+    """
     torch.manual_seed(0)
     vae = architecture.create()[1]
     for module in vae.modules():
@@ -149,7 +150,7 @@ def train_vae(run: Run) -> None:
         }
 
     @torch.no_grad()
-    def validate(_: nn.Module, step: int) -> str:
+    def validate(step: int) -> str:
         maps = run.heldout.take(torch.arange(min(4, len(run.heldout))))
         wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
         figures, rows = [], []
@@ -161,7 +162,7 @@ def train_vae(run: Run) -> None:
         sheet(run.checkpoints / "pictures" / f"vae-{step:06d}.png", torch.stack(rows))
         return "held-out dB: " + ", ".join(figures)
 
-    _loop(run, "vae", vae, step_loss, validate)
+    return _loop(run, "vae", vae, steps, 1.5e-3, step_loss, validate)
 
 
 def sheet(path: Path, grid: Tensor) -> None:
@@ -176,7 +177,7 @@ def load_average(run: Run, name: str, module: nn.Module) -> None:
     """Put a stage's averaged weights into `module`. Raises FileNotFoundError where there is no checkpoint."""
     path = run.checkpoints / f"{name}.safetensors"
     average = checkpoint.Average(module, 0)
-    if checkpoint.load(path, module, average, _optimizer(module, 0)) == 0:
+    if checkpoint.load(path, module, average, _optimizer(module)) == 0:
         raise FileNotFoundError(path)
     module.load_state_dict(average.weights)
 
@@ -234,14 +235,19 @@ def perspective_mask(height: int, generator: torch.Generator) -> Tensor:
     return (x > 0) & (y.abs() <= x) & (z.abs() <= tall * x)
 
 
-def train_perceiver(run: Run) -> None:
-    """Stage 2: every step takes a batch through all perception tasks, every fourth one through image_to_pano too."""
+def train_perceiver(run: Run, steps: int) -> bool:
+    """Stage 2: every step takes a batch through all perception tasks, every fourth one through image_to_pano too.
+
+    Returns whether all steps are done.
+    """
     torch.manual_seed(0)
     vae = trained_vae(run)
     perceiver = Perceiver(architecture.create()[0]).to(run.device)
     with wrap.circular(vae):
-        _loop(run, "perceiver", perceiver, lambda step: _perceive_step(run, vae, perceiver, step),
-              lambda module, step: _validate(run, vae, perceiver, step))  # fmt: skip
+        return _loop(
+            run, "perceiver", perceiver, steps, 6e-4,
+            lambda step: _perceive_step(run, vae, perceiver, step), lambda step: _validate(run, vae, perceiver, step),
+        )  # fmt: skip
 
 
 def _perceive_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> dict[str, float]:
@@ -294,7 +300,6 @@ def _pano_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, picture: Tens
 @torch.no_grad()
 def _validate(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> str:
     """Loss in pixels on held-out scenes, and pictures of three of them: wanted above, perceived below."""
-    perceiver.eval()
     count = min(16, len(run.heldout))
     maps = run.heldout.take(torch.arange(count))
     wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})

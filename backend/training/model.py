@@ -68,24 +68,6 @@ class _SharedAttention:
         return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(text)
 
 
-def _look_around(transformer: FluxTransformer2DModel) -> None:
-    """Start half of the heads as a soft window around each token's own place, the same in both streams.
-
-    Rotary positions turn pairs of numbers by angle · position, so a query and a key that are the same constant in a few
-    pairs give Σ cos(angle · Δ): largest where Δ = 0. The target's slot starts empty, and has to find its own place in
-    the condition; learnt from nothing, that takes most of the training.
-    """
-    config = transformer.config
-    dim, heads = config["attention_head_dim"], config["num_attention_heads"] // 2
-    axes = config["axes_dims_rope"]
-    fast = [axes[0], axes[0] + 2, axes[0] + axes[1], axes[0] + axes[1] + 2]
-    for block in [*transformer.transformer_blocks, *transformer.single_transformer_blocks]:
-        for linear in (block.attn.to_q, block.attn.to_k):
-            bias = linear.bias.data.view(-1, dim)
-            bias[:heads, fast] = 4.0
-        block.attn.norm_q.weight.data[fast] = 3.0
-
-
 def _open_gates(transformer: FluxTransformer2DModel) -> None:
     """Start with modulation that does nothing, gates half open and an output of zero.
 
@@ -113,7 +95,6 @@ class Perceiver(nn.Module):
         for linear in transformer.modules():
             if isinstance(linear, nn.Linear) and linear.bias is not None:
                 nn.init.zeros_(linear.bias)
-        _look_around(transformer)
         _open_gates(transformer)
         self.names = adapted_modules(transformer)
         for name in self.names:

@@ -1,0 +1,64 @@
+"""Both stages train, stop, go on and are exported as a starter that the engine runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panoform.backend import truth
+from panoform.backend.training import __main__ as command
+from panoform.backend.training.render_io import write_image
+from panoform.shared import sphere
+
+HEIGHT = 64
+
+
+def write_scene(folder: Path, seed: int) -> None:
+    """A smooth made-up panorama with maps that agree in layout, not in physics."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    rays = sphere.directions(HEIGHT, 2 * HEIGHT)
+    smooth = 0.5 + 0.4 * np.sin(rays @ rng.normal(0, 2, (3, 3)))
+    maps = {name: smooth[..., :channels] for name, channels in truth.FILES.items()}
+    maps["distance.exr"] = maps["distance.exr"] * 10
+    maps["normal.exr"] = -rays
+    for name, pixels in maps.items():
+        write_image(folder / name, pixels, "half" if name.endswith("exr") else "uint8")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "heldout"):
+        for seed in range(2):
+            write_scene(folder / str(HEIGHT) / split / f"{seed:06d}", seed)
+    return folder
+
+
+def test_train_stop_go_on_export(data, capsys):
+    common = ["--height", str(HEIGHT), "--device", "cpu"]
+    train = ["--data", str(data), "train", "--batch", "2", "--perceiver-steps", "4", *common]
+    command.main([*train, "--vae-steps", "2"])
+    command.main([*train, "--vae-steps", "3"])
+    told = capsys.readouterr().out
+    assert "vae: from step 2 of 3" in told
+    assert "perceiver: from step 4 of 4" in told
+    assert "held-out L1: depth" in told
+    assert {path.name for path in (data / "checkpoints" / "pictures").iterdir()} == {
+        "vae-000002.png", "vae-000003.png", "perceiver-000004.png",
+    }  # fmt: skip
+    out = data / "starter"
+    command.main(["--data", str(data), "export", "--out", str(out), *common])
+    from panoform.backend import cli
+
+    assert cli.main(["evaluate", "--model", str(out), "--data", str(data / str(HEIGHT) / "heldout")]) == 0
+    assert "2 scenes at 128 × 64" in capsys.readouterr().out
+
+
+def test_a_bad_scene_stops_training_before_it_starts(data, tmp_path):
+    for split in ("train", "heldout"):
+        write_scene(tmp_path / str(HEIGHT) / split / "000000", 0)
+    (tmp_path / str(HEIGHT) / "train" / "000000" / "albedo.png").unlink()
+    with pytest.raises(SystemExit, match=r"albedo\.png is missing"):
+        command.main(["--data", str(tmp_path), "train", "--height", str(HEIGHT), "--device", "cpu"])
+    assert not (tmp_path / "checkpoints").exists()
