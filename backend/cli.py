@@ -14,6 +14,7 @@ import msgspec
 from ..shared.engines import ENGINES, OFFLOADS, EngineSettings, PerceiveSettings, check_engine, check_perceive
 from ..shared.errors import Cancelled, PanoformError
 from ..shared.maps import DEFAULT_MAPS, MAPS, check_names
+from . import cli_generate
 
 INTERRUPTED = 130
 
@@ -66,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     perceive.add_argument("--json", action="store_true", help="print what was made as JSON on stdout")
     perceive.set_defaults(run=_perceive)
 
+    cli_generate.add(commands, _add_engine)
+
     evaluate = commands.add_parser("evaluate", help="measure an engine against ground truth, beside two baselines")
     evaluate.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="scenes, laid out as backend/truth.py tells"
@@ -91,10 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_engine(parser: argparse.ArgumentParser) -> None:
+def _add_engine(parser: argparse.ArgumentParser, default_told: str = "starter") -> None:
     defaults = EngineSettings()
     parser.add_argument(
-        "--engine", default=defaults.engine, metavar="E", help=f"{' or '.join(ENGINES)} (default: starter)"
+        "--engine", default=defaults.engine, metavar="E", help=f"{' or '.join(ENGINES)} (default: {default_told})"
     )
     parser.add_argument("--model", metavar="P", help="diffusers folder, .safetensors file, or hub id of FLUX.1-dev")
     parser.add_argument("--adapters", metavar="P", help="folder or hub id of OmniX's adapters")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
@@ -22,6 +22,7 @@ from ..shared.messages import Info
 from . import adapters, device, exposure, generation, images, maps, prompt, weights
 from .generation import Generated
 from .images import Encoding
+from .loaded import Loaded
 from .pipelines.omnix import TASKS, OmniXPipeline
 from .progress import Progress
 from .results import Perceived
@@ -62,20 +63,6 @@ def _sampling(settings: PerceiveSettings, config: weights.ModelConfig) -> _Sampl
         settings.height or config.height,
         settings.seed,
     )
-
-
-@dataclass
-class Loaded:
-    """What is in memory."""
-
-    settings: EngineSettings
-    checkpoint: weights.Checkpoint
-    pipeline: OmniXPipeline
-    prompt: dict[str, torch.Tensor]
-    device: torch.device
-    dtype: torch.dtype
-    #: What generation has had encoded: text → its embeddings, named as `prompt`'s.
-    words: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
 
 class Engine:
@@ -208,6 +195,7 @@ class Engine:
         encoding: Encoding,
         mask: np.ndarray | None,
         strength: float,
+        extend: bool,
         source: str,
         engine: EngineSettings,
         settings: GenerateSettings,
@@ -215,7 +203,7 @@ class Engine:
     ) -> list[Generated]:
         """See generation.edit."""
         return generation.edit(
-            self, panorama=panorama, encoding=encoding, mask=mask, strength=strength, source=source,
+            self, panorama=panorama, encoding=encoding, mask=mask, strength=strength, extend=extend, source=source,
             engine=engine, settings=settings, watch=watch,
         )  # fmt: skip
 

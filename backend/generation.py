@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -22,14 +21,12 @@ from ..shared.engines import EngineSettings, check_engine
 from ..shared.errors import PanoramaError, SettingError, WeightsError
 from ..shared.generation import MIN_HEIGHT, GenerateSettings, View, check_generate, check_strength, check_view
 from ..shared.messages import Recipe
-from . import drawing, exposure, images, projection, weights
+from . import drawing, exposure, hdr, images, projection, weights
 from .drawing import Drawing, Embeds
 from .images import Encoding
+from .loaded import Loader
 from .studio import Studio
 from .watch import Watch
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 #: Of the square picture that words become on OmniX's way, in degrees.
 SQUARE_FOV = 90.0
@@ -53,7 +50,7 @@ class Generated:
 
 
 def generate(
-    loader: Engine,
+    loader: Loader,
     *,
     picture: np.ndarray | None,
     view: View,
@@ -102,7 +99,10 @@ def generate(
             made = projection.limit_poles(studio.enlarge(draw, made, None, embeds)).clip(0, 1)
             if seen is not None:
                 made = _put_in(made, seen, pose)
+            if settings.hdr:
+                made = hdr.reconstruct(made, sun_strength=settings.sun_strength, threshold=settings.sun_threshold)
             recipe = studio.recipe(seed, began, kind="words" if picture is None else "picture", source=source)
+            recipe.encoding = "linear" if settings.hdr else "srgb"
             if picture is not None:
                 recipe = msgspec.structs.replace(recipe, view=view, source_sha256=_sha256(picture))
             results.append(Generated(made, recipe))
@@ -110,12 +110,13 @@ def generate(
 
 
 def edit(
-    loader: Engine,
+    loader: Loader,
     *,
     panorama: np.ndarray,
     encoding: Encoding,
     mask: np.ndarray | None,
     strength: float,
+    extend: bool,
     source: str,
     engine: EngineSettings,
     settings: GenerateSettings,
@@ -123,7 +124,9 @@ def edit(
 ) -> list[Generated]:
     """`panorama` (H, W, 3), changed where `mask` is true (None: everywhere), for each seed; in its size and encoding.
 
-    Outside the mask it keeps every bit. `strength`, in (0, 1], is how far it may go from what was there.
+    Outside the mask it keeps every bit. `strength`, in (0, 1], is how far it may go from what was there; with `extend`
+    nothing is known in the mask, and what is there is not looked at. In linear light, what is white before and after
+    keeps its light; whatever else is white becomes as bright as white is.
     Raises InputError, ModelError, and Cancelled out of `watch`, within one step.
     """
     check_engine(engine)
@@ -140,6 +143,11 @@ def edit(
     if mask is not None and not settings.prompt.strip():
         raise SettingError("There are no words for what is to be in the mask.", "Write them.")
     _need_flux(engine)
+    source_sha256 = _sha256(panorama)
+    if extend:
+        if mask is None or mask.all() or strength < 1:
+            raise SettingError("There is nothing to extend from.", "Mask what is missing; the strength must be 1.")
+        panorama = np.where(mask[..., None], _nearest(panorama, ~mask), panorama)
     checked = images.check(panorama, encoding)
     height = len(panorama)
     studio = Studio(
@@ -163,13 +171,15 @@ def edit(
             made = projection.limit_poles(studio.enlarge(draw, made, full_mask, embeds)).clip(0, 1)
             made = images.resize(made, height)
             if record is not None:
-                made = exposure.unexpose(made, record)
+                light = exposure.unexpose(np.minimum(made, hdr.THRESHOLD), record)
+                still_white = np.minimum(made, exposed).min(axis=-1, keepdims=True) >= hdr.THRESHOLD
+                made = np.where(still_white, panorama, light)
             if mask is not None:
                 made = np.where(mask[..., None], _fade(made, panorama, mask), panorama)
             recipe = studio.recipe(seed, began, kind="edit", source=source)
             recipe = msgspec.structs.replace(
-                recipe, strength=strength, exposure=record, encoding=encoding, size=(height, 2 * height),
-                source_sha256=_sha256(panorama), mask_sha256="" if mask is None else _sha256(mask),
+                recipe, strength=strength, extend=extend, exposure=record, encoding=encoding, size=(height, 2 * height),
+                source_sha256=source_sha256, mask_sha256="" if mask is None else _sha256(mask),
             )  # fmt: skip
             results.append(Generated(np.ascontiguousarray(made, dtype=np.float32), recipe))
     return results
@@ -204,6 +214,15 @@ def _fade(new: np.ndarray, old: np.ndarray, mask: np.ndarray) -> np.ndarray:
     over = min(FEATHER * height, depth.max())
     weight = np.minimum(depth / over, 1)[..., None].astype(np.float32)
     return old + weight * (new - old)
+
+
+def _nearest(panorama: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The panorama with every pixel that isn't known as the nearest that is, round the seam."""
+    width = known.shape[1]
+    around = np.concatenate([known] * 3, axis=1)
+    nearest = np.asarray(distance_transform_edt(~around, return_distances=False, return_indices=True))
+    rows, columns = nearest[:, :, width : 2 * width]
+    return panorama[rows, columns % width]
 
 
 def _need_flux(engine: EngineSettings) -> None:

@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,14 +43,14 @@ def write(directory: Path, perceived: Perceived) -> None:
 
     Raises OutputError where the folder can't be written or the disk is full; then nothing of this result is left in it.
     """
-    with _writing(directory) as draft:
+    with writing(directory) as draft:
         for name, pixels in perceived.maps.items():
-            _write_image(draft / MAPS[name].filename, pixels, MAPS[name].colorspace)
-        _write_image(draft / PANORAMA_FILENAME, perceived.panorama, "sRGB")
+            write_image(draft / MAPS[name].filename, pixels, MAPS[name].colorspace)
+        write_image(draft / PANORAMA_FILENAME, perceived.panorama, "sRGB")
         info = msgspec.json.format(msgspec.json.encode(perceived.info), indent=2)
         (draft / INFO_FILENAME).write_bytes(info + b"\n")
         for file in draft.iterdir():
-            _flush(file)
+            flush(file)
         outdated = _written_before(directory) - {file.name for file in draft.iterdir()}
         for file in sorted(draft.iterdir(), key=lambda file: file.name == INFO_FILENAME):
             file.replace(directory / file.name)
@@ -60,12 +60,12 @@ def write(directory: Path, perceived: Perceived) -> None:
 
 def check_writable(directory: Path) -> None:
     """Raises OutputError where a result folder could not be written to `directory`, before any time is spent on it."""
-    with _writing(directory, keep=False):
+    with writing(directory, keep=False):
         pass
 
 
 @contextmanager
-def _writing(directory: Path, *, keep: bool = True) -> Iterator[Path]:
+def writing(directory: Path, *, keep: bool = True) -> Iterator[Path]:
     """A draft folder within `directory`, gone afterwards; so are folders made for it unless the writing succeeds."""
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     done = False
@@ -99,12 +99,15 @@ def _written_before(directory: Path) -> set[str]:
     return {MAPS[name].filename for name in info.maps if name in MAPS}
 
 
-def _write_image(path: Path, pixels: np.ndarray, colorspace: str) -> None:
+def write_image(path: Path, pixels: np.ndarray, colorspace: str, attributes: Mapping[str, str] | None = None) -> None:
+    """Writes (H, W, C), EXR as float32, others in 16 bits, with attributes in its header. Raises OutputError."""
     height, width, channels = pixels.shape
-    depth = "float" if path.suffix == ".exr" else "uint8" if path.name == SEMANTIC.filename else "uint16"
+    depth = "float" if path.suffix.lower() == ".exr" else "uint8" if path.name == SEMANTIC.filename else "uint16"
     spec = oiio.ImageSpec(width, height, channels, depth)
     if colorspace == "sRGB":
         spec.attribute("oiio:ColorSpace", "sRGB")
+    for name, value in (attributes or {}).items():
+        spec.attribute(name, value)
     output = oiio.ImageOutput.create(str(path))
     written = output.open(str(path), spec) and output.write_image(np.ascontiguousarray(pixels, dtype=np.float32))
     error = output.geterror()
@@ -115,6 +118,7 @@ def _write_image(path: Path, pixels: np.ndarray, colorspace: str) -> None:
         raise OutputError(f"{path.name} could not be written: {reason}.", _ELSEWHERE)
 
 
-def _flush(file: Path) -> None:
+def flush(file: Path) -> None:
+    """Onto the disk."""
     with file.open("r+b") as handle:
         os.fsync(handle.fileno())

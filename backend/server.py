@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import zmq
 from zmq.utils import z85
 
@@ -32,6 +33,9 @@ from ..shared.messages import (
     PROTOCOL_VERSION,
     CancelReply,
     CancelRequest,
+    EditRequest,
+    GenerateRequest,
+    JobRequest,
     Message,
     PerceiveRequest,
     QueuedEvent,
@@ -163,7 +167,7 @@ class Server:
                         **self._worker.loaded,
                     ),
                 )
-            case PerceiveRequest():
+            case PerceiveRequest() | GenerateRequest() | EditRequest():
                 self._queue(client, request)
             case CancelRequest():
                 found = self._find(client, request.job)
@@ -198,13 +202,13 @@ class Server:
     def _find(self, client: bytes, request_id: str) -> Job | None:
         return next((job for job in self._jobs() if (job.client, job.request.id) == (client, request_id)), None)
 
-    def _queue(self, client: bytes, request: PerceiveRequest) -> None:
+    def _queue(self, client: bytes, request: JobRequest) -> None:
         if self._ending.is_set():
             raise BusyError("The backend is shutting down.", "Start it again.")
         if self._find(client, request.id):
             raise ProtocolError(f"There is a job {request.id} already.")
         jobs = self._jobs()
-        size = sum(job.request.panorama.nbytes for job in jobs) + request.panorama.nbytes
+        size = sum(_size(job.request) for job in jobs) + _size(request)
         if len(jobs) >= MAX_JOBS or size > MAX_QUEUED_BYTES:
             raise BusyError(f"{len(jobs)} jobs are waiting already.", "Wait for one to end, or cancel one.")
         self._waiting.append(Job(client, request))
@@ -247,6 +251,12 @@ class Server:
                 self._running.stop.set()
             return False
         return True
+
+
+def _size(request: JobRequest) -> int:
+    """Bytes of its arrays."""
+    values = (getattr(request, name) for name in request.__struct_fields__)
+    return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
 def serve(connection_file: Path, parent_pipe: bool, engine_factory: Callable[[], Engine] = load_engine) -> NoReturn:

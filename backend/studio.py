@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -21,12 +21,10 @@ from ..shared.generation import MIN_HEIGHT, MULTIPLE, GenerateSettings, rounded
 from ..shared.messages import Recipe
 from . import device, drawing, hub, images, lora, prompt, weights
 from .drawing import Drawing, Embeds
+from .loaded import Loaded, Loader
 from .pace import Pace, Stage
 from .pipelines import dit360, omnix
 from .watch import Watch
-
-if TYPE_CHECKING:
-    from .engine import Engine, Loaded
 
 STEPS = 28
 #: Height that each way was trained at, in pixels; what is higher is drawn at that, enlarged, and refined in windows.
@@ -40,7 +38,7 @@ GUIDANCE = {"dit360": 2.8, "lora": 3.5, "omnix": 3.5}
 class Studio:
     """Loads what the settings need. Raises SettingError, WeightsError, AdapterError, and Cancelled out of `watch`."""
 
-    def __init__(self, loader: Engine, engine: EngineSettings, settings: GenerateSettings, watch: Watch) -> None:
+    def __init__(self, loader: Loader, engine: EngineSettings, settings: GenerateSettings, watch: Watch) -> None:
         self.where = device.choose(engine)
         checkpoint = weights.locate(engine, watch)
         self.config = checkpoint.config

@@ -14,11 +14,24 @@ import zmq
 
 from ..shared import wire
 from ..shared.engines import EngineSettings, PerceiveSettings
-from ..shared.errors import Cancelled, OutputError, PanoformError
-from ..shared.messages import ErrorReply, Message, PerceiveReply, PerceiveRequest, PreviewEvent, ProgressEvent
+from ..shared.errors import Cancelled, OutputError, PanoformError, PanoramaError
+from ..shared.generation import GenerateSettings, View
+from ..shared.messages import (
+    EditRequest,
+    ErrorReply,
+    GenerateReply,
+    GenerateRequest,
+    JobRequest,
+    Message,
+    PerceiveReply,
+    PerceiveRequest,
+    PreviewEvent,
+    ProgressEvent,
+)
 from .watch import Watch
 
 if TYPE_CHECKING:
+    from .generation import Generated
     from .results import Perceived
 
 #: Longer messages of errors are cut, so that each fits into a header.
@@ -48,6 +61,31 @@ class Engine(Protocol):
         watch: Watch,
     ) -> Perceived: ...
 
+    def generate(
+        self,
+        *,
+        picture: np.ndarray | None,
+        view: View,
+        source: str,
+        engine: EngineSettings,
+        settings: GenerateSettings,
+        watch: Watch,
+    ) -> list[Generated]: ...
+
+    def edit(
+        self,
+        *,
+        panorama: np.ndarray,
+        encoding: Literal["linear", "srgb"],
+        mask: np.ndarray | None,
+        strength: float,
+        extend: bool,
+        source: str,
+        engine: EngineSettings,
+        settings: GenerateSettings,
+        watch: Watch,
+    ) -> list[Generated]: ...
+
 
 def load_engine() -> Engine:
     """The real engine. Imports torch, so it is called in the worker, by the first job."""
@@ -57,9 +95,9 @@ def load_engine() -> Engine:
 
 
 class Job:
-    """One PerceiveRequest, from its arrival to its reply."""
+    """One request that the engine works on, from its arrival to its reply."""
 
-    def __init__(self, client: bytes, request: PerceiveRequest) -> None:
+    def __init__(self, client: bytes, request: JobRequest) -> None:
         self.client = client
         self.request = request
         self.stop = threading.Event()
@@ -114,7 +152,7 @@ class Worker:
 
         try:
             self._engine = self._engine or self._engine_factory()
-            reply = _perceive(self._engine, job.request, _JobWatch(job, say))
+            reply = _reply(self._engine, job.request, _JobWatch(job, say))
             self.loaded = _describe(self._engine)
             say(reply, last=True)
         # Whatever a library raises there, even SystemExit, its request gets its reply and the server lives.
@@ -152,6 +190,34 @@ class _JobWatch(NamedTuple):
 def _describe(engine: Engine) -> dict[str, Any]:
     free, total = engine.memory or (None, None)
     return {"engine": engine.name, "device": engine.device, "memory_free": free, "memory_total": total}
+
+
+def _reply(engine: Engine, request: JobRequest, watch: Watch) -> Message:
+    match request:
+        case PerceiveRequest():
+            return _perceive(engine, request, watch)
+        case GenerateRequest():
+            made = engine.generate(
+                picture=request.picture, view=request.view, source=request.source,
+                engine=request.engine, settings=request.settings, watch=watch,
+            )  # fmt: skip
+        case EditRequest():
+            made = engine.edit(
+                panorama=request.panorama, encoding=request.encoding, mask=_bool_mask(request.mask),
+                strength=request.strength, extend=request.extend, source=request.source,
+                engine=request.engine, settings=request.settings, watch=watch,
+            )  # fmt: skip
+    panoramas, recipes = zip(*((one.panorama, one.recipe) for one in made), strict=True)
+    return GenerateReply(id=request.id, panoramas=panoramas, recipes=recipes)
+
+
+def _bool_mask(mask: np.ndarray | None) -> np.ndarray | None:
+    """(H, W, 1) uint8 → (H, W) bool. Raises PanoramaError for another shape."""
+    if mask is None:
+        return None
+    if mask.ndim != 3 or mask.shape[2] != 1:
+        raise PanoramaError(f"The mask has shape {mask.shape}, not (height, width, 1).")
+    return mask[..., 0] > 0
 
 
 def _perceive(engine: Engine, request: PerceiveRequest, watch: Watch) -> PerceiveReply:

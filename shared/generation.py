@@ -19,6 +19,7 @@ MAX_SEEDS = 16
 #: Horizontal fields of view in degrees that a perspective picture can have.
 MIN_FOV, MAX_FOV = 5.0, 170.0
 MAX_TRUE_CFG = 20.0
+MAX_SUN_STRENGTH = 100.0
 
 #: How words become a panorama.
 METHODS: dict[str, str] = {
@@ -48,6 +49,11 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     guidance_scale: float | None = None
     #: Time shift of the scheduler; None: FLUX's own, by size.
     shift: float | None = None
+    #: Whether words and pictures become linear light with the clipped lights rebuilt (backend/hdr.py), or sRGB.
+    hdr: bool = True
+    #: Times the light of suns and lamps; the sRGB value from which on a channel counts as clipped.
+    sun_strength: float = 1.0
+    sun_threshold: float = 0.98
     #: One panorama for each.
     seeds: Annotated[tuple[int, ...], msgspec.Meta(min_length=1, max_length=MAX_SEEDS)] = (0,)
 
@@ -96,6 +102,8 @@ def check_generate(settings: GenerateSettings) -> None:
         _in_range("A seed", seed, 0, MAX_SEED)
     _in_range("The height", settings.height, MIN_HEIGHT, MAX_HEIGHT)
     _in_range("True guidance", settings.true_cfg_scale, 1, MAX_TRUE_CFG)
+    _in_range("The sun's strength", settings.sun_strength, 0, MAX_SUN_STRENGTH)
+    _in_range("The sun's threshold", settings.sun_threshold, 0.5, 1)
     for name, value, low, high in (
         ("The number of steps", settings.num_inference_steps, 1, MAX_STEPS),
         ("Guidance", settings.guidance_scale, 0, MAX_GUIDANCE),

@@ -74,6 +74,8 @@ class EditRequest(Message, kw_only=True):
     mask: np.ndarray | None = None
     #: How far it may go from what was there, in (0, 1]: 1 forgets that, 0.3 is a variation.
     strength: float = 1.0
+    #: Whether nothing is known in the mask: what the panorama has there is not looked at.
+    extend: bool = False
     source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
     engine: EngineSettings
     settings: GenerateSettings
@@ -197,6 +199,7 @@ class Recipe(msgspec.Struct, kw_only=True):
     view: View | None = None
     #: Of an edit.
     strength: float | None = None
+    extend: bool = False
     exposure: dict[str, float | str] | None = None
     encoding: Literal["linear", "srgb"] = "srgb"
     #: What it was made from: name, SHA-256 of the pixels (float32, from the top) and of the mask (a byte each).

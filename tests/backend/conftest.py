@@ -148,6 +148,22 @@ def tiny_adapters(tiny_flux, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_lora(tmp_path_factory):
+    """What DiT360's file is: attention's projections, rank 4 here."""
+    generator = torch.Generator().manual_seed(1)
+    state = {}
+    for index in range(2):
+        modules = [f"transformer_blocks.{index}.attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
+        modules += [f"single_transformer_blocks.{index}.attn.{name}" for name in ("to_q", "to_k", "to_v")]
+        for module in modules:
+            state[f"transformer.{module}.lora_A.weight"] = torch.randn(4, 128, generator=generator)
+            state[f"transformer.{module}.lora_B.weight"] = torch.randn(128, 4, generator=generator)
+    file = tmp_path_factory.mktemp("lora") / "my löra.safetensors"
+    save_file(state, file)
+    return file
+
+
 class Recorder:
     """A Watch that remembers, and that stops the job once told to."""
 

@@ -19,28 +19,12 @@ from panoform.shared.errors import AdapterError, Cancelled, InputError, Panorama
 from panoform.shared.generation import GenerateSettings, View, rounded
 from panoform.shared.messages import Recipe
 
-SIZE = {"height": 256, "num_inference_steps": 2}
+SIZE = {"height": 256, "num_inference_steps": 2, "hdr": False}
 
 
 @pytest.fixture(scope="module")
 def engine():
     return Engine()
-
-
-@pytest.fixture(scope="session")
-def tiny_lora(tmp_path_factory):
-    """What DiT360's file is: attention's projections, rank 4 here."""
-    generator = torch.Generator().manual_seed(1)
-    state = {}
-    for index in range(2):
-        modules = [f"transformer_blocks.{index}.attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
-        modules += [f"single_transformer_blocks.{index}.attn.{name}" for name in ("to_q", "to_k", "to_v")]
-        for module in modules:
-            state[f"transformer.{module}.lora_A.weight"] = torch.randn(4, 128, generator=generator)
-            state[f"transformer.{module}.lora_B.weight"] = torch.randn(128, 4, generator=generator)
-    file = tmp_path_factory.mktemp("lora") / "my löra.safetensors"
-    save_file(state, file)
-    return file
 
 
 @pytest.fixture
@@ -57,9 +41,9 @@ def generate(engine, flux, settings, watch, picture=None, view=None):
     return engine.generate(picture=picture, view=view or View(), source="", engine=flux, settings=settings, watch=watch)
 
 
-def edit(engine, flux, settings, watch, panorama, mask, strength=1.0, encoding="linear"):
+def edit(engine, flux, settings, watch, panorama, mask, strength=1.0, encoding="linear", extend=False):
     return engine.edit(
-        panorama=panorama, encoding=encoding, mask=mask, strength=strength, source="p.exr",
+        panorama=panorama, encoding=encoding, mask=mask, strength=strength, extend=extend, source="p.exr",
         engine=flux, settings=settings, watch=watch,
     )  # fmt: skip
 
@@ -93,7 +77,9 @@ def test_words_become_panoramas_one_for_each_seed(engine, flux, words, watch):
 
 def test_the_recipe_makes_it_again(engine, flux, tiny_lora, watch):
     """Nothing is left to a default, and the recipe survives JSON."""
-    asked = GenerateSettings(prompt=" a yard ", height=250, lora=str(tiny_lora), num_inference_steps=2, seeds=(7,))
+    asked = GenerateSettings(
+        prompt=" a yard ", height=250, lora=str(tiny_lora), num_inference_steps=2, seeds=(7,), hdr=False
+    )
     one = generate(engine, flux, msgspec.structs.replace(asked, height=261), watch)[0]
     recipe = msgspec.json.decode(msgspec.json.encode(one.recipe), type=Recipe)
     told = recipe.settings
@@ -144,6 +130,17 @@ def test_progress_runs_to_the_end_and_previews_come(engine, flux, words, watch):
     assert name == "panorama"
     assert preview.dtype == np.uint8
     assert preview.shape == (128, 256, 3)
+
+
+def test_lights_are_rebuilt(engine, flux, words, watch):
+    picture = generate(engine, flux, words, watch)[0]
+    light = generate(engine, flux, changed(words, hdr=True, sun_threshold=0.9), watch)[0]
+    assert (picture.recipe.encoding, light.recipe.encoding) == ("srgb", "linear")
+    linear = np.where(
+        picture.panorama <= 0.04045, picture.panorama / 12.92, ((picture.panorama + 0.055) / 1.055) ** 2.4
+    )
+    dark = picture.panorama.min(-1) < 0.9
+    assert np.abs(light.panorama - linear)[dark].max() < 1e-5
 
 
 def test_large_panoramas_are_refined_in_windows(engine, flux, words, watch, monkeypatch):
@@ -217,9 +214,7 @@ def test_the_trained_starter_completes_a_picture(engine, tiny_flux, tiny_adapter
             with pytest.raises(WeightsError, match="not trained yet"):
                 generate(engine, starter, GenerateSettings(**SIZE), watch, picture, View(fov=60))
             continue
-        made = generate(
-            engine, starter, GenerateSettings(height=512, num_inference_steps=2), watch, picture, View(fov=60)
-        )
+        made = generate(engine, starter, GenerateSettings(**SIZE | {"height": 512}), watch, picture, View(fov=60))
         assert made[0].panorama.shape == (512, 1024, 3)
     with pytest.raises(WeightsError, match=r"Words need FLUX.*huggingface\.co"):
         generate(engine, EngineSettings(), GenerateSettings(prompt="a yard"), watch)
@@ -274,6 +269,32 @@ def test_a_large_panorama_keeps_its_size(engine, flux, words, watch):
     assert made.panorama.shape == (300, 600, 3)
     assert made.recipe.size == (300, 600)
     assert np.array_equal(made.panorama[~mask], panorama[~mask])
+
+
+def test_extends_from_what_is_known_alone(engine, flux, words, watch):
+    panorama = (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
+    _, known = projection.panorama_from_picture(np.zeros((60, 80, 3), np.float32), 256, 100, yaw=180)
+    black, noise = panorama * known[..., None], np.where(known[..., None], panorama, 0.7)
+    made = [
+        edit(engine, flux, words, watch, given, ~known, encoding="srgb", extend=True)[0].panorama
+        for given in (black, noise)
+    ]
+    assert np.array_equal(made[0], made[1])
+    assert np.array_equal(made[0][known], panorama[known])
+    for mask, strength in ((None, 1.0), (np.ones_like(known), 1.0), (~known, 0.5)):
+        with pytest.raises(SettingError, match="extend"):
+            edit(engine, flux, words, watch, panorama, mask, strength, encoding="srgb", extend=True)
+
+
+def test_a_sun_that_stays_white_keeps_its_light(engine, flux, words, watch, monkeypatch):
+    """What comes back white where nothing was becomes no sun."""
+    panorama = scene()
+    panorama[60:70, 100:110] = 500.0
+    monkeypatch.setattr("panoform.backend.drawing.Drawing.change", lambda self, picture, *_: picture * 0 + 1)
+    made = edit(engine, flux, words, watch, panorama, None, 0.5)[0].panorama
+    assert (made[60:70, 100:110] == 500).all()
+    dim = panorama.max(-1) < 2
+    assert made[dim].max() < 20 * np.median(panorama)
 
 
 # Bad input

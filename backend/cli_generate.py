@@ -1,0 +1,181 @@
+"""The commands generate and edit of the command line. Torch is imported only once it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..shared.engines import EngineSettings, check_engine
+from ..shared.errors import OutputError, PanoramaError, SettingError
+from ..shared.generation import MAX_HEIGHT, METHODS, MIN_HEIGHT, GenerateSettings, View, check_generate, check_view
+
+if TYPE_CHECKING:
+    from .generation import Generated
+
+#: Alpha below this is missing.
+_THERE = 0.999
+
+
+def add(commands: Any, add_engine: Callable[[argparse.ArgumentParser, str], None]) -> None:
+    """Adds the two commands to the subparsers."""
+    generate = commands.add_parser("generate", help="make a panorama of words, or around a picture")
+    generate.add_argument("prompt", nargs="?", default="", metavar="WORDS", help="what it shows")
+    generate.add_argument("--image", type=Path, metavar="FILE", help="a picture to complete")
+    generate.add_argument("--fov", type=float, metavar="DEG", help="its horizontal field of view (default: its EXIF's)")
+    for name, what in (("yaw", "to the left"), ("pitch", "up"), ("roll", "clockwise")):
+        generate.add_argument(f"--{name}", type=float, default=0.0, metavar="DEG", help=f"its camera was turned {what}")
+    _add_common(generate, "flux for words, starter for a picture", add_engine)
+    generate.add_argument("--ldr", action="store_true", help="leave the clipped lights as they are (PNG always does)")
+    defaults = GenerateSettings()
+    generate.add_argument(
+        "--sun-strength",
+        type=float,
+        default=defaults.sun_strength,
+        metavar="X",
+        help="times the light of lamps",
+    )
+    generate.add_argument(
+        "--sun-threshold", type=float, default=defaults.sun_threshold, metavar="V", help="sRGB value that is clipped"
+    )
+    generate.set_defaults(run=_generate)
+
+    edit = commands.add_parser("edit", help="change a panorama, or extend one")
+    edit.add_argument("panorama", type=Path, metavar="PANORAMA", help="EXR, HDR, PNG, JPEG, TIFF or WebP, exactly 2:1")
+    edit.add_argument("prompt", nargs="?", default="", metavar="WORDS", help="what is to be there")
+    edit.add_argument("--mask", type=Path, metavar="FILE", help="white where it is to change (default: everywhere)")
+    edit.add_argument("--extend", action="store_true", help="fill in what is transparent")
+    edit.add_argument(
+        "--strength", type=float, default=1.0, metavar="S", help="how far it may go, up to 1; 0.3 is a variation"
+    )
+    _add_common(edit, "flux", add_engine)
+    edit.set_defaults(run=_edit)
+
+
+def _add_common(
+    parser: argparse.ArgumentParser, engine_default: str, add_engine: Callable[[argparse.ArgumentParser, str], None]
+) -> None:
+    defaults = GenerateSettings()
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".exr for light, .png for a picture")
+    add_engine(parser, engine_default)
+    parser.set_defaults(engine=None)
+    parser.add_argument("--method", default=defaults.method, metavar="M", help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--lora", metavar="P", help="file, folder or hub id of a FLUX LoRA (default: the method's)")
+    parser.add_argument("--trigger", metavar="WORDS", help="put before the words (default: the method's)")
+    parser.add_argument("--negative", default="", metavar="WORDS", help="what it shows not; with --true-cfg")
+    parser.add_argument("--true-cfg", type=float, default=defaults.true_cfg_scale, metavar="X", help="1: none")
+    parser.add_argument(
+        "--height", type=int, default=defaults.height, metavar="H",
+        help=f"in pixels, {MIN_HEIGHT} to {MAX_HEIGHT} (default: {defaults.height}); it is twice as wide",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 28)")
+    parser.add_argument("--guidance", type=float, metavar="G", help="FLUX's guidance (default: the method's)")
+    parser.add_argument("--shift", type=float, metavar="X", help="the scheduler's (default: FLUX's, by size)")
+    parser.add_argument("--seed", type=_seeds, default=(0,), metavar="N[,N…]", help="a panorama for each (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the recipes as JSON on stdout")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _settings(given: argparse.Namespace, **more: Any) -> GenerateSettings:
+    """Raises SettingError for what is out of range, also the lengths that are checked where messages come in."""
+    fields = {
+        "prompt": given.prompt, "negative_prompt": given.negative, "true_cfg_scale": given.true_cfg,
+        "method": given.method, "lora": given.lora, "trigger": given.trigger, "height": given.height,
+        "num_inference_steps": given.steps, "guidance_scale": given.guidance, "shift": given.shift,
+        "seeds": given.seed, **more,
+    }  # fmt: skip
+    try:
+        settings = msgspec.convert(fields, GenerateSettings)
+    except msgspec.ValidationError as error:
+        raise SettingError(f"A setting can't be used: {error}.", "Shorten the words, or give fewer seeds.") from error
+    check_generate(settings)
+    return settings
+
+
+def _engine(given: argparse.Namespace, default: str) -> EngineSettings:
+    fields = {name: getattr(given, name) for name in EngineSettings.__struct_fields__}
+    settings = EngineSettings(**fields | {"engine": given.engine or default})
+    check_engine(settings)
+    return settings
+
+
+def _generate(given: argparse.Namespace) -> int:
+    from . import generated, photo
+
+    generated.check_path(given.out)
+    hdr = given.out.suffix.lower() == ".exr" and not given.ldr
+    settings = _settings(given, hdr=hdr, sun_strength=given.sun_strength, sun_threshold=given.sun_threshold)
+    engine = _engine(given, "starter" if given.image else "flux")
+    picture, view = None, View(fov=given.fov, yaw=given.yaw, pitch=given.pitch, roll=given.roll)
+    if given.image:
+        read = photo.read(given.image)
+        picture, view = read.pixels, msgspec.structs.replace(view, fov=read.fov if view.fov is None else view.fov)
+        check_view(view)
+        if view.fov is None:
+            raise SettingError(f"{given.image.name} doesn't tell its field of view.", "Give it in degrees (--fov).")
+    source = given.image.name if given.image else ""
+    with _terminal() as watch:
+        from .engine import Engine
+
+        made = Engine().generate(
+            picture=picture, view=view, source=source, engine=engine, settings=settings, watch=watch
+        )
+    return _write(given, made)
+
+
+def _edit(given: argparse.Namespace) -> int:
+    from . import generated, images, photo
+
+    generated.check_path(given.out)
+    settings, engine = _settings(given), _engine(given, "flux")
+    mask = None
+    if given.extend:
+        if given.mask:
+            raise SettingError("Both a mask and --extend are given.", "Leave one out.")
+        read = photo.read(given.panorama)
+        if read.alpha is None or read.alpha.min() >= _THERE:
+            raise PanoramaError(f"Nothing of {given.panorama.name} is transparent.", "Give a mask (--mask).")
+        panorama, encoding, mask = read.pixels, "srgb", read.alpha < _THERE
+    else:
+        panorama, encoding = images.read(given.panorama)
+        if given.mask:
+            mask = photo.read(given.mask).pixels.mean(axis=-1) > 0.5
+    if encoding == "linear" and given.out.suffix.lower() != ".exr":
+        raise OutputError(f"{given.panorama.name} is light, and a PNG can't hold it.", "Name the output .exr.")
+    with _terminal() as watch:
+        from .engine import Engine
+
+        made = Engine().edit(
+            panorama=panorama, encoding=encoding, mask=mask, strength=given.strength, extend=given.extend,
+            source=given.panorama.name, engine=engine, settings=settings, watch=watch,
+        )  # fmt: skip
+    return _write(given, made)
+
+
+def _terminal() -> Any:
+    from .terminal import Terminal
+
+    return Terminal()
+
+
+def _write(given: argparse.Namespace, made: Sequence[Generated]) -> int:
+    from . import generated
+
+    places = generated.paths(given.out, given.seed)
+    for place, one in zip(places, made, strict=True):
+        generated.write(place, one)
+    recipes = [one.recipe for one in made]
+    if given.json:
+        print(msgspec.json.format(msgspec.json.encode(recipes), indent=2).decode())
+    for notice in dict.fromkeys(line for recipe in recipes for line in recipe.notices):
+        print(notice, file=sys.stderr)
+    seconds = sum(recipe.seconds for recipe in recipes)
+    print(f"Wrote {', '.join(str(place) for place in places)} in {seconds:.0f} s.", file=sys.stderr)
+    return 0

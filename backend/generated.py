@@ -1,0 +1,60 @@
+"""Write generated panoramas: the picture, and beside it and inside it how to make it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..shared.errors import OutputError
+from ..shared.messages import Recipe
+from . import exposure, results
+
+if TYPE_CHECKING:
+    from .generation import Generated
+
+#: EXR holds linear light as float32, PNG sRGB in 16 bits.
+FORMATS = (".exr", ".png")
+#: Attribute of the file's header that holds the recipe as JSON.
+ATTRIBUTE = "panoform"
+
+
+def check_path(path: Path) -> None:
+    """Raises OutputError for another format, or a folder that can't be written to."""
+    if path.suffix.lower() not in FORMATS:
+        raise OutputError(f"{path.name} is neither an EXR nor a PNG.", "Name it .exr for light, .png for a picture.")
+    results.check_writable(path.parent)
+
+
+def paths(path: Path, seeds: tuple[int, ...]) -> list[Path]:
+    """Where the panoramas of these seeds go: `path` itself, or "name-7.exr" where there are several."""
+    return [path] if len(seeds) == 1 else [path.with_stem(f"{path.stem}-{seed}") for seed in seeds]
+
+
+def write(path: Path, generated: Generated) -> None:
+    """Writes the panorama and its sidecar, "name.json", each whole or not at all. Raises OutputError."""
+    pixels, recipe = generated.panorama, generated.recipe
+    exr = path.suffix.lower() == ".exr"
+    if exr and recipe.encoding == "srgb":
+        pixels = exposure.linear_from_srgb(pixels)
+    if not exr and recipe.encoding == "linear":
+        raise OutputError("A PNG can't hold light.", "Name it .exr.")
+    text = msgspec.json.format(msgspec.json.encode(recipe), indent=2)
+    with results.writing(path.parent) as draft:
+        drafts = {draft / path.name: path, draft / f"{path.stem}.json": path.with_suffix(".json")}
+        picture, sidecar = drafts
+        results.write_image(picture, pixels, "Linear" if exr else "sRGB", {ATTRIBUTE: text.decode()})
+        sidecar.write_bytes(text + b"\n")
+        for file in drafts:
+            results.flush(file)
+        for file, place in drafts.items():
+            file.replace(place)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a sidecar. Raises OutputError where that isn't one."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Recipe)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise OutputError(f"{path} holds no recipe: {error}.", "Name the .json beside a generated panorama.") from error
