@@ -1,8 +1,8 @@
 """Panoform's add-on: it runs in Blender's Python and never imports torch."""
 
-from . import command, jobs, operators, panels, preferences, previews, properties, pump
+from . import command, jobs, operators, operators_backend, panels, preferences, previews, properties, pump
 
-_PARTS = (preferences, properties, previews, operators, panels, command, jobs)
+_PARTS = (preferences, properties, previews, operators, operators_backend, panels, command, jobs)
 
 
 def register() -> None:

@@ -14,8 +14,8 @@ from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from ..shared import engines, maps
 from ..shared.engines import PerceiveSettings
-from ..shared.errors import Cancelled, PanoformError, SceneError
-from . import capture, environment, hub_token, maps_folder, preferences, properties, pump
+from ..shared.errors import PanoformError, SceneError
+from . import capture, maps_folder, preferences, properties, pump
 from .capture import Capture, Render
 from .jobs import Order, Result, State, find_scene, jobs
 from .scene.build import build
@@ -28,7 +28,7 @@ RENDER_SAMPLES = 64
 FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
 
 
-def _failed(operator: bpy.types.Operator, error: PanoformError) -> set[str]:
+def failed(operator: bpy.types.Operator, error: PanoformError) -> set[str]:
     """Report `error`; called from Python, the operator then raises RuntimeError."""
     jobs.fail(error)
     pump.watch()  # it redraws the panel
@@ -106,7 +106,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
         try:
             return _carry_out(self, self._order(context.scene))
         except PanoformError as error:
-            return _failed(self, error)
+            return failed(self, error)
 
     def _order(self, scene: bpy.types.Scene) -> Order:
         engine = preferences.get().engine_settings(self._get(scene, "engine"))
@@ -209,7 +209,7 @@ class PANOFORM_OT_render_panorama(bpy.types.Operator):
                 return FINISHED
             return _carry_out(self, order)
         except PanoformError as error:
-            return _failed(self, error)
+            return failed(self, error)
 
 
 def _in_object_mode(operator: type[bpy.types.Operator], context: bpy.types.Context) -> bool:
@@ -251,7 +251,7 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
                 camera_height_m=self.camera_height if given else scene.panoform.camera_height,
             )
         except PanoformError as error:
-            return _failed(self, error)
+            return failed(self, error)
         _select(scene, collection)
         self.report({"INFO"}, f"Built {collection.name!r} from {', '.join(folder.maps)}.")
         return FINISHED
@@ -276,7 +276,7 @@ class PANOFORM_OT_build_result(bpy.types.Operator):
         try:
             _build(self, result, scene or context.scene)
         except PanoformError as error:
-            return _failed(self, error)
+            return failed(self, error)
         return FINISHED
 
 
@@ -312,130 +312,6 @@ class PANOFORM_OT_cancel(bpy.types.Operator):
         return FINISHED
 
 
-class PANOFORM_OT_setup_backend(bpy.types.Operator):
-    """Download and install the backend into a folder of its own (some gigabytes), or update or repair it"""
-
-    bl_idname = "panoform.setup_backend"
-    bl_label = "Set up the Backend"
-
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        why_not = _why_not_set_up()
-        if why_not:
-            cls.poll_message_set(why_not)
-        return not why_not
-
-    def execute(self, _context: bpy.types.Context) -> set[str]:
-        try:
-            jobs.set_up(environment.bundled_wheel(EXTENSION_FOLDER), environment.base_python())
-            if bpy.app.background:
-                jobs.wait_for_setup()
-        except Cancelled:
-            return CANCELLED
-        except PanoformError as error:
-            return _failed(self, error)
-        pump.watch()
-        return FINISHED
-
-
-#: The extension's root, which holds `backend_wheel/`.
-EXTENSION_FOLDER = Path(__file__).resolve().parents[1]
-
-
-def _why_not_set_up() -> str:
-    if jobs.setup is not None:
-        return "The backend is being set up"
-    if jobs.job is not None:
-        return "Panoform is at work: wait for it, or cancel it"
-    if preferences.get().python() is not None:
-        return "The preferences name a Python of your own, which Panoform leaves alone"
-    if not bpy.app.online_access:
-        return "Setting up downloads packages: allow online access in Preferences ▸ System"
-    return ""
-
-
-class PANOFORM_OT_stop_backend(bpy.types.Operator):
-    """End the backend process and free its memory. It starts again when it is needed"""
-
-    bl_idname = "panoform.stop_backend"
-    bl_label = "Stop the Backend"
-
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        if jobs.session is None:
-            cls.poll_message_set("The backend is not running")
-        return jobs.session is not None
-
-    def execute(self, _context: bpy.types.Context) -> set[str]:
-        jobs.stop()
-        return FINISHED
-
-
-class PANOFORM_OT_copy_error(bpy.types.Operator):
-    """Copy all that is known about the error, for a bug report"""
-
-    bl_idname = "panoform.copy_error"
-    bl_label = "Copy Details"
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        context.window_manager.clipboard = jobs.failure.details
-        self.report({"INFO"}, "Copied to the clipboard.")
-        return FINISHED
-
-
-class PANOFORM_OT_dismiss_error(bpy.types.Operator):
-    """Forget this error"""
-
-    bl_idname = "panoform.dismiss_error"
-    bl_label = "Dismiss"
-    bl_options: ClassVar = {"INTERNAL"}
-
-    def execute(self, _context: bpy.types.Context) -> set[str]:
-        jobs.failure = None
-        return FINISHED
-
-
-class PANOFORM_OT_use_offload(bpy.types.Operator):
-    """Keep in device memory only what is computing: slower, and it fits"""
-
-    bl_idname = "panoform.use_offload"
-    bl_label = "Use Model Offload"
-    bl_options: ClassVar = {"INTERNAL"}
-
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        if preferences.get().offload != "none":
-            cls.poll_message_set("Offload is on already")
-        return preferences.get().offload == "none"
-
-    def execute(self, _context: bpy.types.Context) -> set[str]:
-        preferences.get().offload = "model"
-        jobs.failure = None
-        return FINISHED
-
-
-class PANOFORM_OT_save_hub_token(bpy.types.Operator):
-    """Keep a Hugging Face access token on this computer, where all programs that use the hub look for it"""
-
-    bl_idname = "panoform.save_hub_token"
-    bl_label = "Save Access Token"
-    bl_options: ClassVar = {"INTERNAL"}
-
-    token: StringProperty(name="Token", description='From huggingface.co ▸ Settings ▸ Access Tokens, "hf_…"',
-                          subtype="PASSWORD", options={"SKIP_SAVE"})  # fmt: skip
-
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_props_dialog(self)
-
-    def execute(self, _context: bpy.types.Context) -> set[str]:
-        try:
-            path = hub_token.save(self.token)
-        except PanoformError as error:
-            return _failed(self, error)
-        self.report({"INFO"}, f"Saved in {path}.")
-        return FINISHED
-
-
 CLASSES = (
     PANOFORM_OT_perceive,
     PANOFORM_OT_render_panorama,
@@ -443,12 +319,6 @@ CLASSES = (
     PANOFORM_OT_build_result,
     PANOFORM_OT_forget_result,
     PANOFORM_OT_cancel,
-    PANOFORM_OT_setup_backend,
-    PANOFORM_OT_stop_backend,
-    PANOFORM_OT_copy_error,
-    PANOFORM_OT_dismiss_error,
-    PANOFORM_OT_use_offload,
-    PANOFORM_OT_save_hub_token,
 )
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

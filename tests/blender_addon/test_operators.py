@@ -16,7 +16,7 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from panoform.blender_addon import operators, preferences
+from panoform.blender_addon import operators, operators_backend, preferences
 from panoform.blender_addon.client import Client
 from panoform.blender_addon.jobs import Jobs, State
 from panoform.shared import VERSION
@@ -273,14 +273,14 @@ def test_the_backend_is_set_up_by_a_press(addon: Jobs, monkeypatch, tmp_path: Pa
     """With a stand-in of a few bytes for the wheel, and no network."""
     addon.stop()
     make_wheel(tmp_path / "backend_wheel")
-    monkeypatch.setattr(operators, "EXTENSION_FOLDER", tmp_path)
+    monkeypatch.setattr(operators_backend, "EXTENSION_FOLDER", tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
     preferences.get().folder = str(tmp_path / "data")
     if not bpy.app.online_access:
         with pytest.raises(RuntimeError, match="poll"):
             bpy.ops.panoform.setup_backend()
-        assert "online access" in operators._why_not_set_up()
+        assert "online access" in operators_backend._why_not_set_up()
     bpy.context.preferences.system.use_online_access = True
     assert addon.state is State.NOT_SET_UP
     assert bpy.ops.panoform.setup_backend() == {"FINISHED"}
@@ -289,7 +289,7 @@ def test_the_backend_is_set_up_by_a_press(addon: Jobs, monkeypatch, tmp_path: Pa
 
 
 def test_a_checkout_has_nothing_to_set_up(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(operators, "EXTENSION_FOLDER", tmp_path)
+    monkeypatch.setattr(operators_backend, "EXTENSION_FOLDER", tmp_path)
     monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
     bpy.context.preferences.system.use_online_access = True
     with pytest.raises(RuntimeError, match="carries no backend"):
@@ -309,7 +309,7 @@ def test_the_hub_token_is_kept_for_its_owner_only(addon: Jobs, monkeypatch, tmp_
 
 
 def test_every_operator_says_what_it_does(registered) -> None:
-    for cls in operators.CLASSES:
+    for cls in (*operators.CLASSES, *operators_backend.CLASSES):
         assert cls.bl_idname.startswith("panoform.")
         assert cls.__doc__
         assert not cls.__doc__.endswith("."), "Blender adds the full stop"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mathutils import Matrix
 
-from panoform.blender_addon import environment, operators, panels, preferences, previews
+from panoform.blender_addon import environment, operators_backend, panels, preferences, previews
 from panoform.blender_addon.capture import Capture
 from panoform.blender_addon.environment import Setup
 from panoform.blender_addon.jobs import Job, Jobs, Order, Result, State
@@ -100,7 +100,7 @@ def test_not_set_up(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
     assert {"Not set up", "Set up the Backend", "The world has no HDRI."} & set(drawn()) >= {
         "Not set up", "Set up the Backend"
     }  # fmt: skip
-    assert "online access" in operators._why_not_set_up() or bpy.app.online_access
+    assert "online access" in operators_backend._why_not_set_up() or bpy.app.online_access
 
 
 def test_set_up_for_another_version(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
