@@ -58,8 +58,7 @@ def seed_property() -> IntProperty:
 def repair_property() -> BoolProperty:
     return BoolProperty(
         name="Repair Pixels",
-        description="Many HDRIs hold a few negative, infinite or NaN pixels: replace them. Off: refuse such a panorama",
-        default=True,
+        description="Replace negative, infinite and NaN pixels. Off: refuse such a panorama",
     )
 
 

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import pytest
 from mathutils import Matrix
@@ -12,7 +13,6 @@ from panoform.blender_addon import capture
 from panoform.blender_addon.scene.build import build
 from panoform.shared import sphere
 from panoform.shared.errors import PanoramaError, SceneError
-from panoform.tests.blender_addon import cycles
 
 INTERIOR = Path(bpy.utils.system_resource("DATAFILES", path="studiolights/world")) / "interior.exr"
 

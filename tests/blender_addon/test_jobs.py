@@ -23,8 +23,6 @@ from panoform.blender_addon.session import MAX_LOGS
 from panoform.shared.engines import PerceiveSettings
 from panoform.shared.errors import BusyError, Cancelled
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def order(scene, **settings) -> Order:
     pixels = np.random.default_rng(1).uniform(0.05, 1, (64, 128, 3)).astype(np.float32)
@@ -145,15 +143,13 @@ def test_time_left_in_words(addon: Jobs, scene) -> None:
 
 SCRIPT = """
 import sys, time
-import panoform
-panoform.__path__ = [sys.argv[1]]
 import bpy
 from panoform import blender_addon
 from panoform.blender_addon.jobs import jobs
 blender_addon.register()
 entry = bpy.context.preferences.addons.new()
 entry.module = "panoform"
-entry.preferences.folder = sys.argv[2]
+entry.preferences.folder = sys.argv[1]
 jobs.start()
 while jobs.session.status is None:
     jobs.poll()
@@ -169,7 +165,7 @@ print("backend", jobs.session.status.pid, flush=True)
 )
 def test_no_backend_outlives_blender(end: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT + end, str(ROOT), str(tmp_path)],
+        [sys.executable, "-c", SCRIPT + end, str(tmp_path)],
         env=os.environ | {"PANOFORM_BACKEND_PYTHON": sys.executable},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import pytest
 
 from panoform.blender_addon import maps_folder
 from panoform.shared import sphere
 from panoform.shared.errors import InputError, PanoramaError
-from panoform.tests.blender_addon import cycles
 
 RAYS = sphere.directions(16, 32)
 DISTANCE = (1 + 0.5 * RAYS[..., :1]).astype(np.float32)

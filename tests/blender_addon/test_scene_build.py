@@ -1,6 +1,7 @@
 """The whole scene: in place, lit, kept, added to."""
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import pytest
 from mathutils import Matrix
@@ -8,7 +9,6 @@ from mathutils import Matrix
 from panoform.blender_addon import maps_folder, pixels
 from panoform.blender_addon.scene.build import build
 from panoform.shared import sphere
-from panoform.tests.blender_addon import cycles
 
 
 def small_maps() -> dict[str, np.ndarray]:

@@ -5,11 +5,11 @@ import math
 import bpy
 import numpy as np
 import pytest
+from cycles_truth import HALF, box_distance, set_input
 
 from panoform.blender_addon.scene import dome
 from panoform.blender_addon.scene.build import build
 from panoform.shared import sphere
-from panoform.tests.blender_addon.cycles import HALF, box_distance, set_input
 
 
 def box_maps(height: int) -> dict[str, np.ndarray]:

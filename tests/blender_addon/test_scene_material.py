@@ -3,13 +3,13 @@
 import math
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import pytest
 from mathutils import Matrix, Vector
 
 from panoform.blender_addon.scene.build import build
 from panoform.shared import sphere
-from panoform.tests.blender_addon import cycles
 
 AXES = {"+X": (1, 0, 0), "-X": (-1, 0, 0), "+Y": (0, 1, 0), "-Y": (0, -1, 0), "+Z": (0, 0, 1), "-Z": (0, 0, -1)}
 
