@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_module
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from torch import Tensor, nn
 
@@ -44,9 +46,10 @@ def load(
         ) from error
     if problem := misfit(state, pipeline.transformer):
         raise AdapterError(f"{name} is not a LoRA of this model: {problem}.", "Use one made for this base model.")
-    pipeline.load_lora_into_transformer(
-        state, alphas, pipeline.transformer, adapter_name, written, _pipeline=pipeline, low_cpu_mem_usage=True
-    )
+    with _gathered(pipeline):
+        pipeline.load_lora_into_transformer(
+            state, alphas, pipeline.transformer, adapter_name, written, low_cpu_mem_usage=True
+        )
 
 
 @contextmanager
@@ -59,7 +62,22 @@ def applied(pipeline: FluxPipeline, source: str | Path | None) -> Iterator[None]
     try:
         yield
     finally:
-        pipeline.unload_lora_weights()
+        with _gathered(pipeline):
+            pipeline.unload_lora_weights()
+
+
+@contextmanager
+def _gathered(pipeline: FluxPipeline) -> Iterator[None]:
+    """Inside, the transformer's weights lie in it, also where they are lent to the device one module at a time."""
+    transformer, device = pipeline.transformer, pipeline._execution_device
+    lent = any(parameter.is_meta for parameter in transformer.parameters())
+    if lent:
+        remove_hook_from_module(transformer, recurse=True)
+    try:
+        yield
+    finally:
+        if lent:
+            cpu_offload(transformer, device)
 
 
 def _only_file(folder: Path) -> str:

@@ -88,9 +88,11 @@ class Studio:
 
     @contextmanager
     def lora(self) -> Iterator[None]:
-        with self._memory(), lora.applied(self.loaded.pipeline, self._lora):
-            yield
-        self.loaded.pipeline.maybe_free_model_hooks()
+        try:
+            with self._memory(), lora.applied(self.loaded.pipeline, self._lora):
+                yield
+        finally:
+            self.loaded.pipeline.maybe_free_model_hooks()
 
     def drawings(self, *, square_first: bool = False, strength: float = 1.0) -> Iterator[tuple[int, Drawing]]:
         """A drawing for each seed, to be done before the next is asked for."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from safetensors.torch import load_file, save_file
 
+from panoform.backend import lora, seams
 from panoform.backend.pipelines.dit360 import DiT360Pipeline
 from panoform.shared.errors import AdapterError, PanoramaError, SettingError, WeightsError
 
@@ -84,6 +88,19 @@ def test_the_lora_is_applied_and_taken_off_again(plain, golden, call):
     plain.unload_lora_weights()
     assert (before - with_lora).abs().max() > 1e-2
     assert torch.equal(plain(**call).images, before)
+
+
+def test_a_lora_comes_and_goes_on_offloaded_weights(plain, pipe, call):
+    """With every weight lent to the device module by module: accelerate's hooks, as `--offload sequential` sets."""
+    offloaded = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux")
+    offloaded.set_progress_bar_config(disable=True)
+    for model in (offloaded.transformer, offloaded.vae):
+        cpu_offload(model, torch.device("cpu"))
+    with lora.applied(offloaded, LORA):
+        assert offloaded.transformer.proj_out.weight.is_meta
+        torch.testing.assert_close(offloaded(**call).images, pipe(**call).images)
+    assert offloaded.transformer.proj_out.weight.is_meta
+    torch.testing.assert_close(offloaded(**call).images, plain(**call).images)
 
 
 def lora_state() -> dict[str, torch.Tensor]:
@@ -259,3 +276,56 @@ def test_fill_reads_the_mask_and_what_is_kept(plain, call):
 def test_refuses(plain, call, change, error, words):
     with pytest.raises(error, match=words):
         plain(**{**call, **change})
+
+
+class Smoother(torch.nn.Module):
+    """A transformer that can be told in advance: it takes every token for the mean of those around it.
+
+    Noise smoothed step by step becomes a picture without edges, except where it can't see what comes next. Real
+    weights, which also do this, are too large to be here.
+    """
+
+    config = SimpleNamespace(in_channels=64, guidance_embeds=False)
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def forward(self, hidden_states, timestep, img_ids, **_):
+        places = img_ids[:, 1:]
+        # How near tokens are is told by their positions alone.
+        near = torch.exp(-((places[:, None] - places[None]) ** 2).sum(-1) / 8)
+        mean = (near / near.sum(-1, keepdim=True)) @ hidden_states
+        return ((hidden_states - mean) / timestep[:, None, None],)
+
+
+def seam_of(plain, **options) -> list[seams.Seam]:
+    """Of the tokens that smoothing makes of noise, for ten seeds."""
+    pipe = DiT360Pipeline(**{**plain.components, "transformer": None})
+    pipe.set_progress_bar_config(disable=True)
+    pipe.transformer = Smoother()
+    embeds = {"prompt_embeds": torch.zeros(1, 1, 1), "pooled_prompt_embeds": torch.zeros(1, 1)}
+    generators = [torch.Generator().manual_seed(seed) for seed in range(10)]
+    latents = pipe(
+        **embeds, height=256, width=512, num_inference_steps=8, generator=generators, output_type="latent", **options
+    ).images
+    tokens = torch.nn.functional.pixel_unshuffle(latents, 2)  # (N, 4C, rows, columns)
+    return [seams.seam(one.permute(1, 2, 0).numpy()) for one in tokens]
+
+
+def test_the_wrap_closes_generated_latents(plain):
+    """Only what lies beyond the seam, in its place and kept up to date, makes the two ends one."""
+    on = seam_of(plain, padding=4, continue_positions=True)
+    off = seam_of(plain, padding=0)
+    stale = seam_of(plain, padding=4, continue_positions=True, resync_padding=False)
+    ratio = {
+        name: float(np.median([one.ratio for one in each]))
+        for name, each in (("on", on), ("off", off), ("stale", stale))
+    }
+    assert ratio["on"] < 1.3, ratio
+    assert ratio["off"] > 3, ratio
+    assert ratio["stale"] > ratio["on"], ratio
+    assert np.median([one.percentile for one in off]) == 1
+
+
+def test_windows_leave_no_seam(plain):
+    """Nor where one window ends, nor at 0°."""
+    found = seam_of(plain, tile=(128, 256))
+    assert np.median([one.ratio for one in found]) < 1.5

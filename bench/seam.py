@@ -1,0 +1,105 @@
+"""How well panoramas close at 0°/360° and at the poles, with the wrap and without.
+
+    python bench/seam.py [--model FLUX] [--lora FILE] [--prompt WORDS] [--height H] [--steps N] [--seeds N]
+
+Always: the eight CC0 HDRIs inside bpy, as they are and through the starter's VAE and back. With a model: panoramas of
+the words, their latents and pixels. `off` denoises without columns beyond the seam and decodes as if the ends were
+edges; `on` is how Panoform does it.
+
+step: across the seam / the median step between neighbouring columns. share: of the steps elsewhere, those that are smaller.
+top, bottom: how much the end rows vary / the rows around the equator. Medians over the panoramas. See backend/seams.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from pathlib import Path
+
+import bpy
+import numpy as np
+import OpenImageIO as oiio
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from panoform.backend import exposure, images, lora, projection, seams, wrap
+from panoform.backend.drawing import array, tensor
+from panoform.backend.pipelines import dit360
+from panoform.backend.weights import STARTER
+
+
+def tell(name: str, panoramas: list[np.ndarray]) -> None:
+    found = [seams.seam(panorama) for panorama in panoramas]
+    ends = np.median([seams.poles(panorama) for panorama in panoramas], axis=0)
+    step, share = np.median([one.ratio for one in found]), np.median([one.percentile for one in found])
+    print(f"{name:34} {step:6.2f} {share:6.2f} {ends[0]:6.2f} {ends[1]:6.2f}", flush=True)
+
+
+def hdris(height: int) -> list[np.ndarray]:
+    """The bundled HDRIs as pictures, each cut at four places: the seam of a panorama may be anywhere."""
+    folder = Path(bpy.utils.system_resource("DATAFILES")) / "studiolights" / "world"
+    found = []
+    for file in sorted(folder.glob("*.exr")):
+        light = np.maximum(np.asarray(oiio.ImageBuf(str(file)).get_pixels(oiio.FLOAT))[..., :3], 0)
+        picture, _ = exposure.expose(images.resize(light, height), "linear")
+        found += [np.roll(picture, turn * height // 2, axis=1) for turn in range(4)]
+    return found
+
+
+@torch.no_grad()
+def through(vae: AutoencoderKL, picture: np.ndarray, *, closed: bool) -> np.ndarray:
+    with wrap.circular(vae) if closed else nullcontext():
+        decoded: Tensor = vae.decode(vae.encode(tensor(picture) * 2 - 1).latent_dist.mode()).sample
+    return array((decoded / 2 + 0.5).clamp(0, 1))
+
+
+@torch.no_grad()
+def of_words(given: argparse.Namespace) -> None:
+    pipe = dit360.DiT360Pipeline.from_pretrained(given.model, torch_dtype=torch.bfloat16)
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    with lora.applied(pipe, given.lora):
+        prompt = f"{dit360.TRIGGER} {given.prompt}"
+        for name, options in (("off", {"padding": 0}), ("on", {})):
+            latents, pixels = [], []
+            for seed in range(given.seeds):
+                made: Tensor = pipe(
+                    prompt, height=given.height, width=2 * given.height, num_inference_steps=given.steps,
+                    generator=torch.Generator().manual_seed(seed), output_type="latent", **options,
+                ).images  # fmt: skip
+                latents.append(array(made))
+                if name == "on":
+                    decoded = pipe.decode(made)
+                else:
+                    config = pipe.vae.config
+                    z = (made / config.scaling_factor + config.shift_factor).to(pipe.vae.device, pipe.vae.dtype)
+                    decoded = (pipe.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
+                pixels.append(array(decoded))
+            tell(f"words, latents, {name}", latents)
+            tell(f"words, pixels, {name}", pixels)
+        tell("words, pixels, on, poles limited", [projection.limit_poles(one) for one in pixels])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model")
+    parser.add_argument("--lora")
+    parser.add_argument("--prompt", default="a stone courtyard at dusk")
+    parser.add_argument("--height", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--seeds", type=int, default=4)
+    given = parser.parse_args()
+
+    print(f"{'':34} {'step':>6} {'share':>6} {'top':>6} {'bottom':>6}")
+    pictures = hdris(128)
+    tell("HDRIs", pictures)
+    tell("HDRIs, cut in half (a true seam)", [picture[:, :128] for picture in pictures])
+    vae = AutoencoderKL.from_pretrained(STARTER / "vae")
+    for name, closed in (("off", False), ("on", True)):
+        tell(f"HDRIs through the VAE, {name}", [through(vae, picture, closed=closed) for picture in pictures])
+    if given.model:
+        of_words(given)
+
+
+if __name__ == "__main__":
+    main()
