@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..shared.engines import ENGINES, EngineSettings, PerceiveSettings, check_engine, check_perceive
+from ..shared.errors import WeightsError
 from ..shared.generation import GenerateSettings, View
 from ..shared.maps import MAPS, check_names
 from ..shared.messages import Info
@@ -23,6 +24,7 @@ from . import adapters, device, exposure, generation, images, maps, prompt, weig
 from .generation import Generated
 from .images import Encoding
 from .loaded import Loaded
+from .pipelines import dit360
 from .pipelines.omnix import TASKS, OmniXPipeline
 from .progress import Progress
 from .results import Perceived
@@ -39,6 +41,7 @@ MAPS_OF_TASK: dict[str, tuple[str, ...]] = {
 UNTRAINED = "The built-in starter model is untrained: its maps show the plumbing, not your scene."
 FRAME = "centre of the panorama +X, its left (u = 0.25) +Y, up +Z; right-handed (Blender's world axes)"
 
+FILL_EDITS = "FLUX.1-Fill makes and edits panoramas, but perceives nothing and completes no picture."
 LESS_MEMORY = "Lower the height, or use the offload mode model, then sequential; close other programs on the device."
 
 #: How many previews a map gets while it is made, and how wide they are at most, in pixels.
@@ -215,12 +218,17 @@ class Engine:
         tasks: list[str],
         watch: Watch,
     ) -> Loaded:
-        """The model with the adapters of `tasks`; what is in memory already stays there."""
+        """The model with the adapters of `tasks`; what is in memory already stays there.
+
+        Raises WeightsError and AdapterError.
+        """
         if self._loaded is None or self._loaded.settings != settings:
             self.release()
             watch.progress(f"Loading {checkpoint.config.name}", 0, 0, 0.0, None)
             self._loaded = _load(settings, checkpoint, where, tasks, watch)
         pipeline = self._loaded.pipeline
+        if tasks and dit360.is_fill(pipeline):
+            raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
         for task in tasks:
             if task not in pipeline.resident:
                 watch.progress("Loading adapters", 0, 0, 0.0, None)
@@ -278,6 +286,8 @@ def _load(
 ) -> Loaded:
     dtype = device.choose_dtype(settings, where)
     base = weights.inspect(checkpoint.path)
+    if tasks and base.is_fill:
+        raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
     # Before gigabytes are read: are all adapters there?
     for task in tasks:
         for stream in TASKS[task].streams:

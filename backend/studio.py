@@ -33,6 +33,7 @@ TRIGGERS = {"dit360": dit360.TRIGGER, "lora": "", "omnix": omnix.TRIGGER}
 #: Texts whose embeddings are kept in memory, 4 MB each.
 _MAX_KNOWN = 32
 GUIDANCE = {"dit360": 2.8, "lora": 3.5, "omnix": 3.5}
+FILL_GUIDANCE = 30.0
 
 
 class Studio:
@@ -59,14 +60,15 @@ class Studio:
             trigger=TRIGGERS[method] if settings.trigger is None else settings.trigger.strip(),
             lora=dit360.ADAPTER if settings.lora is None and method == "dit360" else settings.lora,
             num_inference_steps=settings.num_inference_steps or STEPS,
-            guidance_scale=settings.guidance_scale
-            if settings.guidance_scale is not None
-            else self.config.guidance_scale if starter else GUIDANCE[method],
-        )  # fmt: skip
+        )
         # Found, or fetched, before gigabytes are read.
         self._lora = None if method == "omnix" else _find_lora(self.settings.lora, watch)
         self.loaded = loader.load(engine, checkpoint, self.where, ["image_to_pano"] if method == "omnix" else [], watch)
         self.refines = not starter
+        if settings.guidance_scale is None:
+            fill = dit360.is_fill(self.loaded.pipeline)
+            guidance = self.config.guidance_scale if starter else FILL_GUIDANCE if fill else GUIDANCE[method]
+            self.settings = msgspec.structs.replace(self.settings, guidance_scale=guidance)
 
     @property
     def base_height(self) -> int:

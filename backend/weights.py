@@ -172,15 +172,23 @@ class Base:
     vae: Part
     scheduler: FlowMatchEulerDiscreteScheduler
 
+    @property
+    def is_fill(self) -> bool:
+        """Whether it is FLUX.1-Fill, in a folder: beside the noise it reads a picture's latents and a mask's pixels."""
+        channels = 4 * self.vae.config["latent_channels"]
+        pixels = 4 ** len(self.vae.config["block_out_channels"])
+        config = self.transformer.config
+        return config["in_channels"] == 2 * channels + pixels and config["out_channels"] == channels
+
 
 def inspect(path: Path) -> Base:
-    """The base checkpoint at `path`, checked by its headers. Raises WeightsError unless it is a whole FLUX.1-dev."""
+    """The base checkpoint at `path`, checked by its headers. Raises WeightsError unless a whole FLUX.1-dev or Fill."""
     base = _inspect_folder(path) if path.is_dir() else _inspect_file(path)
     config, channels = base.transformer.config, base.vae.config["latent_channels"]
-    if config["in_channels"] != 4 * channels:
+    if config["in_channels"] != 4 * channels and not base.is_fill:
         raise WeightsError(
             f"{path} is not FLUX.1-dev: its transformer takes {config['in_channels']} channels, not {4 * channels} "
-            "(FLUX Fill, Canny and Depth take more).", _AGAIN,
+            "(FLUX Canny and Depth, and Fill in a single file, take more).", _AGAIN,
         )  # fmt: skip
     if not config["guidance_embeds"]:
         raise WeightsError(f"{path} is not FLUX.1-dev: it has no guidance embedding (FLUX.1-schnell has none).", _AGAIN)
@@ -191,7 +199,7 @@ def inspect(path: Path) -> Base:
 
 def _inspect_folder(folder: Path) -> Base:
     index = _json(folder / "model_index.json")
-    if index.get("_class_name") != "FluxPipeline":
+    if index.get("_class_name") not in ("FluxPipeline", "FluxFillPipeline"):
         raise WeightsError(f"{folder} is a {index.get('_class_name')}, not a FluxPipeline.", _AGAIN)
     parts: list[Part] = []
     for name, cls in (("transformer", FluxTransformer2DModel), ("vae", AutoencoderKL)):

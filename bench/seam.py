@@ -6,8 +6,8 @@ Always: the eight CC0 HDRIs inside bpy, as they are and through the starter's VA
 the words, their latents and pixels. `off` denoises without columns beyond the seam and decodes as if the ends were
 edges; `on` is how Panoform does it.
 
-step: across the seam / the median step between neighbouring columns. share: of the steps elsewhere, those that are smaller.
-top, bottom: how much the end rows vary / the rows around the equator. Medians over the panoramas. See backend/seams.py.
+step: across the seam / the median step between neighbouring columns. share: of the steps elsewhere, how many are
+smaller. top, bottom: how much the end rows vary / the rows around the equator. Medians. See backend/seams.py.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def through(vae: AutoencoderKL, picture: np.ndarray, *, closed: bool) -> np.ndar
 
 @torch.no_grad()
 def of_words(given: argparse.Namespace) -> None:
-    pipe = dit360.DiT360Pipeline.from_pretrained(given.model, torch_dtype=torch.bfloat16)
+    pipe = dit360.DiT360Pipeline.from_pretrained(given.model, dtype=torch.bfloat16)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     with lora.applied(pipe, given.lora):
         prompt = f"{dit360.TRIGGER} {given.prompt}"

@@ -180,7 +180,7 @@ class DiT360Pipeline(FluxPipeline):
         noise = _surround(latents.to(device, torch.float32), beside)  # [N, C, h, w + 4]
         source = None if image is None else _surround(self.encode(image), beside)
         change = None if mask_image is None else _surround(self._touched(mask_image), beside)  # [N or 1, 1, h, w + 4]
-        shown = _surround(self._fill_channels(image, mask_image, shape), beside) if self.is_fill else None
+        shown = _surround(self._fill_channels(image, mask_image, shape), beside) if is_fill(self) else None
 
         copied = 0 if continue_positions else padding
 
@@ -226,11 +226,6 @@ class DiT360Pipeline(FluxPipeline):
         images = x if output_type == "latent" else self.decode(x)
         self.maybe_free_model_hooks()
         return FluxPipelineOutput(images=images)  # pyright: ignore[reportArgumentType]
-
-    @property
-    def is_fill(self) -> bool:
-        """Whether the base is FLUX.1-Fill, whose transformer also reads the picture and the mask."""
-        return self.transformer.config.in_channels > 4 * self.vae.config.latent_channels
 
     def set_timesteps(self, num_inference_steps: int, tokens: int, shift: float | None, device: torch.device) -> None:
         """FLUX's timesteps: `num_inference_steps` from 1 to 0, shifted by `shift` or for so many `tokens`."""
@@ -309,6 +304,11 @@ class DiT360Pipeline(FluxPipeline):
         mask = torch.ones_like(image[:, :1]) if mask is None else (mask > 0).to(image)
         kept = self.encode(image * (1 - mask))
         return torch.cat([kept, F.pixel_unshuffle(mask.to(kept), scale)], dim=1)
+
+
+def is_fill(pipeline: FluxPipeline) -> bool:
+    """Whether its base is FLUX.1-Fill, whose transformer also reads the picture and the mask."""
+    return pipeline.transformer.config.in_channels > 4 * pipeline.vae.config.latent_channels
 
 
 def _count(latents: Tensor | None, generator: Any, prompt: Any, embeds: Tensor | None) -> int:

@@ -13,7 +13,7 @@ from accelerate import cpu_offload
 from safetensors.torch import load_file, save_file
 
 from panoform.backend import lora, seams
-from panoform.backend.pipelines.dit360 import DiT360Pipeline
+from panoform.backend.pipelines.dit360 import DiT360Pipeline, is_fill
 from panoform.shared.errors import AdapterError, PanoramaError, SettingError, WeightsError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -243,7 +243,7 @@ def test_fill_reads_the_mask_and_what_is_kept(plain, call):
     config = {**plain.transformer.config, "in_channels": 384, "out_channels": 64}
     fill = DiT360Pipeline(**{**plain.components, "transformer": type(plain.transformer).from_config(config)})
     fill.set_progress_bar_config(disable=True)
-    assert fill.is_fill
+    assert is_fill(fill)
     mask = torch.zeros(1, 1, 64, 128)
     mask[..., 16:32, 32:64] = 1
     edits = [

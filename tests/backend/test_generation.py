@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 
 import msgspec
 import numpy as np
 import OpenImageIO as oiio
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from panoform.backend import photo, projection, seams, studio
+from panoform.backend import photo, projection, seams, studio, weights
 from panoform.backend.engine import Engine
 from panoform.shared import sphere
 from panoform.shared.engines import EngineSettings
@@ -70,6 +72,7 @@ def test_words_become_panoramas_one_for_each_seed(engine, flux, words, watch):
         assert one.panorama.shape == (256, 512, 3)
         assert one.panorama.dtype == np.float32
         assert 0 <= one.panorama.min() < one.panorama.max() <= 1
+        assert max(seams.poles(one.panorama)) < 0.5  # the rows at the poles are nearly one colour
     assert not np.array_equal(made[0].panorama, made[1].panorama)
     again = generate(engine, flux, changed(words, seeds=(2,)), watch)[0]
     assert np.array_equal(again.panorama, made[1].panorama)
@@ -199,10 +202,6 @@ def test_words_guide_a_picture(engine, flux, watch):
 
 def test_the_trained_starter_completes_a_picture(engine, tiny_flux, tiny_adapters, tmp_path, watch):
     """An engine of the starter's kind, said to be trained: no text encoder is there, or needed."""
-    import shutil
-
-    from panoform.backend import weights
-
     folder = tmp_path / "starter"
     shutil.copytree(weights.STARTER, folder)
     config = msgspec.json.decode((folder / "panoform.json").read_bytes())
@@ -295,6 +294,29 @@ def test_a_sun_that_stays_white_keeps_its_light(engine, flux, words, watch, monk
     assert (made[60:70, 100:110] == 500).all()
     dim = panorama.max(-1) < 2
     assert made[dim].max() < 20 * np.median(panorama)
+
+
+def test_flux_fill_edits_but_completes_no_picture(engine, tiny_flux, words, watch, tmp_path):
+    folder = tmp_path / "fill"
+    shutil.copytree(tiny_flux, folder)
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    state["x_embedder.weight"] = torch.cat([state["x_embedder.weight"]] * 6, dim=1)
+    save_file(state, file)
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    (folder / "transformer" / "config.json").write_text(json.dumps(config | {"in_channels": 384, "out_channels": 64}))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxFillPipeline"}))
+    fill = EngineSettings(engine="flux", model=str(folder), dtype="fp32")
+    panorama, mask = scene(), ball(256, 0, 128, 40)
+    made = edit(engine, fill, words, watch, panorama, mask)[0]
+    assert np.array_equal(made.panorama[~mask], panorama[~mask])
+    assert made.recipe.settings.guidance_scale == 30
+    with pytest.raises(WeightsError, match="Fill"):
+        generate(engine, fill, words, watch, np.zeros((60, 80, 3), np.float32), View(fov=60))
+    engine.release()
+    with pytest.raises(WeightsError, match="Fill"):
+        generate(engine, fill, words, watch, np.zeros((60, 80, 3), np.float32), View(fov=60))
 
 
 # Bad input

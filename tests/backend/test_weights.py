@@ -226,9 +226,9 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(copy):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"in_channels": 384}, "takes 384"), ({"guidance_embeds": False}, "no guidance embedding")],
+    [({"in_channels": 128}, "takes 128"), ({"guidance_embeds": False}, "no guidance embedding")],
 )
-def test_flux_fill_and_schnell(copy, change, words):
+def test_flux_depth_and_schnell(copy, change, words):
     edit(copy / "transformer" / "config.json", **change)
     refused(copy, words)
 
