@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent
-BUILD = ROOT / "build"
-WHEELS = BUILD / "wheels"
+WHEELS = ROOT / "build" / "wheels"
 
 PLATFORMS = {
     "windows": ["win_amd64"],
@@ -74,18 +75,24 @@ def dependency_wheels(python: str) -> list[Path]:
                 print(f"downloading {requirement} for {platform}, Python {python}")
                 options = ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", python]
                 options += [option for tag in tags for option in ("--platform", tag)]
-                run(sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", folder, requirement)
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(dir=folder) as fresh:  # another build may be looking into the folder
+                    run(sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", fresh, requirement)
+                    for wheel in Path(fresh).glob("*.whl"):
+                        wheel.replace(folder / wheel.name)
             found += folder.glob(f"{name}-{version}-*.whl")
     return found
 
 
-def backend_wheel() -> Path:
-    """The backend as a wheel, built from this tree."""
-    folder = BUILD / "backend"
-    for old in folder.glob("*.whl"):
-        old.unlink()
+def backend_wheel(folder: Path) -> Path:
+    """The backend as a wheel in `folder`, built from a copy of the tree: setuptools leaves files behind and reuses them."""
+    tree = folder / "tree"
+    for package in ("backend", "blender_addon", "shared"):
+        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tree)
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
-    run(sys.executable, "-m", "pip", "wheel", *options, ROOT)
+    run(sys.executable, "-m", "pip", "wheel", *options, tree)
     (wheel,) = folder.glob("panoform-*.whl")
     return wheel
 
@@ -141,11 +148,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the installable extension.")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the zips (default: dist)")
     out = parser.parse_args().out.resolve()
-    backend = backend_wheel()
-    for target in TARGETS:
-        path = build(target, backend, out)
-        checked = "valid" if validate(path) else "NOT CHECKED: the validator comes with bpy, which isn't installed"
-        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, {checked}")
+    with tempfile.TemporaryDirectory(prefix="panoform-") as folder:
+        backend = backend_wheel(Path(folder))
+        for target in TARGETS:
+            path = build(target, backend, out)
+            checked = "valid" if validate(path) else "NOT CHECKED: the validator comes with bpy, which isn't installed"
+            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, {checked}")
 
 
 if __name__ == "__main__":

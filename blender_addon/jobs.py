@@ -328,7 +328,7 @@ class Jobs:
                 job.previews[message.map] = message.picture
             case PerceiveReply():
                 self.job = None
-                self.seconds[cost(job.order)] = sum(message.info.seconds.values())
+                self.seconds[cost(job.order)] = message.info.seconds["all"]
                 self._keep(Result(job.order, job.order.source, message))
                 self.session.client.status()  # how much memory is left now
             case ErrorReply():

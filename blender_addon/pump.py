@@ -13,8 +13,11 @@ from .jobs import find_scene, jobs
 
 #: Seconds between two looks: while something is going on, and while an idle backend is only kept an eye on.
 BUSY_S, IDLE_S = 0.1, 1.0
-#: What was drawn last.
+#: A panel that grows pushes those below it away only while it is drawn again: this often, once a tick.
+REDRAWS = 4
+#: What was drawn last, and how often it is still to be drawn.
 _shown: tuple = ()
+_redraws = 0
 
 
 def watch() -> None:
@@ -29,16 +32,18 @@ def unregister() -> None:
 
 
 def _tick() -> float | None:
-    global _shown
+    global _shown, _redraws
     jobs.poll()
     _build_what_came()
     if _shown != _drawn():
-        _shown = _drawn()
+        _shown, _redraws = _drawn(), REDRAWS
         if jobs.job is not None:
             for name, picture in jobs.job.previews.items():
                 previews.show(name, picture)
+    if _redraws:
+        _redraws -= 1
         _redraw()
-    if jobs.busy or any(result.pending for result in jobs.results):
+    if _redraws or jobs.busy or any(result.pending for result in jobs.results):
         return BUSY_S
     return IDLE_S if jobs.session is not None else None
 
