@@ -85,7 +85,7 @@ def dependency_wheels(python: str) -> list[Path]:
 
 
 def backend_wheel(folder: Path) -> Path:
-    """The backend as a wheel in `folder`, built from a copy of the tree: setuptools leaves files behind and reuses them."""
+    """The backend as a wheel in `folder`, built from a copy of the tree: setuptools leaves files and reuses them."""
     tree = folder / "tree"
     for package in ("backend", "blender_addon", "shared"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
