@@ -53,8 +53,8 @@ def _optimizer(module: nn.Module) -> torch.optim.Optimizer:
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate: up in 200 steps, down to zero in the last third."""
-    return min(1.0, (step + 1) / 200, max(0.0, 3 * (1 - step / steps)))
+    """Share of the learning rate: up in 100 steps, down to zero in the last third."""
+    return min(1.0, (step + 1) / 100, max(0.0, 3 * (1 - step / steps)))
 
 
 def _loop(
@@ -246,7 +246,7 @@ def train_perceiver(run: Run, steps: int) -> bool:
     perceiver = Perceiver(architecture.create()[0]).to(run.device)
     with wrap.circular(vae):
         return _loop(
-            run, "perceiver", perceiver, steps, 6e-4,
+            run, "perceiver", perceiver, steps, 8e-4,
             lambda step: _perceive_step(run, vae, perceiver, step), lambda step: _validate(run, vae, perceiver, step),
         )  # fmt: skip
 
