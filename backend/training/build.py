@@ -106,3 +106,9 @@ class Builder:
             (i * n + j, i * n + j + 1, (i + 1) * n + j + 1, (i + 1) * n + j) for i in range(n - 1) for j in range(n - 1)
         ]
         return self.mesh(vertices, faces, material, label, smooth=True)
+
+
+def turned(point, yaw: float, pivot=(0.0, 0.0)) -> tuple[float, float, float]:
+    """The point (x, y, z) after a turn about the vertical through the origin and a shift by pivot (x, y)."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    return float(pivot[0] + c * point[0] - s * point[1]), float(pivot[1] + s * point[0] + c * point[1]), float(point[2])

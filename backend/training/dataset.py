@@ -69,8 +69,8 @@ class Scenes:
             yield self.take(torch.arange(start, min(start + batch, len(self))))
 
     def shuffled(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """A batch drawn at random."""
-        return self.take(torch.randint(len(self), (batch,), generator=generator))
+        """A batch drawn at random, by a generator on `device`."""
+        return self.take(torch.randint(len(self), (batch,), generator=generator, device=generator.device))
 
 
 def turn(maps: dict[str, Tensor], columns: int, mirror: bool) -> dict[str, Tensor]:
@@ -113,15 +113,15 @@ def augment(maps: dict[str, Tensor], generator: torch.Generator) -> dict[str, Te
     """Turned, mirrored, in another exposure and white balance, with noise and JPEG; `rgb` becomes display sRGB."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return (torch.rand(shape, generator=generator) * (high - low) + low).to(maps["rgb"].device)
+        return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
 
     width = maps["rgb"].shape[-1]
-    columns = int(torch.randint(width, (1,), generator=generator))
-    maps = turn(maps, columns, mirror=bool(torch.rand(1, generator=generator) < 0.5))
+    columns = int(torch.randint(width, (1,), generator=generator, device=generator.device))
+    maps = turn(maps, columns, mirror=bool(uniform(0, 1, 1) < 0.5))
     n = maps["rgb"].shape[0]
     rgb = maps["rgb"] * 2 ** (uniform(-0.7, 0.7, n, 1, 1, 1) + uniform(-0.25, 0.25, n, 3, 1, 1))
     picture = display(rgb)
-    noise = torch.randn(picture.shape, generator=generator).to(picture.device)
+    noise = torch.randn(picture.shape, generator=generator, device=generator.device)
     picture = picture + noise * uniform(-0.02, 0.03, n, 1, 1, 1).clamp_min(0)
     damaged = _jpeg(picture, uniform(0.01, 0.2, n, 1, 1, 1))
     picture = torch.where(uniform(0, 1, n, 1, 1, 1) < 0.3, damaged, picture)

@@ -125,16 +125,17 @@ def train_vae(run: Run, steps: int) -> bool:
     size = 128 if run.device.type == "cuda" else 64
 
     def step_loss(step: int) -> dict[str, float]:
-        generator = torch.Generator().manual_seed(step)
+        generator = torch.Generator(run.device).manual_seed(step)
         maps = dataset.pictures(dataset.augment(run.data.shuffled(run.batch, generator), generator))
         names = list(_STREAM_WEIGHT)
-        chances = torch.tensor([_STREAM_WEIGHT[name] for name in names])
+        chances = torch.tensor([_STREAM_WEIGHT[name] for name in names], device=run.device)
         chosen = torch.multinomial(chances, run.batch, replacement=True, generator=generator)
         height, width = maps["rgb"].shape[-2:]
+        room = torch.tensor([height - size + 1, width - size + 1], device=run.device)
+        places = (torch.rand(run.batch, 2, generator=generator, device=run.device) * room).long().tolist()
         crops = []
         for index, kind in enumerate(chosen.tolist()):
-            y = int(torch.randint(0, height - size + 1, (1,), generator=generator))
-            x = int(torch.randint(0, width - size + 1, (1,), generator=generator))
+            y, x = places[index]
             crops.append(maps[names[kind]][index, :, y : y + size, x : x + size])
         wanted = (torch.stack(crops) * 2 - 1).contiguous(memory_format=torch.channels_last)
         with run.autocast():
@@ -231,7 +232,7 @@ def _map_loss(task: str, shown: Tensor, wanted: Tensor, weight: Tensor) -> Tenso
 def perspective_mask(height: int, generator: torch.Generator) -> Tensor:
     """What a level picture of 90° width and a random shape shows of the panorama: (H, W) bool."""
     rays = torch.from_numpy(sphere.directions(height, 2 * height))
-    tall = float(torch.rand(1, generator=generator) * 0.9 + 0.4)
+    tall = float(torch.rand(1, generator=generator, device=generator.device) * 0.9 + 0.4)
     x, y, z = rays.unbind(-1)
     return (x > 0) & (y.abs() <= x) & (z.abs() <= tall * x)
 
@@ -252,7 +253,7 @@ def train_perceiver(run: Run, steps: int) -> bool:
 
 
 def _perceive_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> dict[str, float]:
-    generator = torch.Generator().manual_seed(step)
+    generator = torch.Generator(run.device).manual_seed(step)
     maps = dataset.augment(run.data.shuffled(run.batch, generator), generator)
     shown_at = dataset.pictures(maps)
     height = maps["rgb"].shape[-2]
@@ -286,8 +287,8 @@ def _pano_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, picture: Tens
     seen = perspective_mask(picture.shape[-2], generator).to(picture.device)
     with torch.no_grad():
         condition = wrap.extend(encode(vae, torch.where(seen, picture, 0.5)))
-    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-    t = torch.sigmoid(torch.randn(len(clean), generator=generator) + 0.5).to(clean.device)
+    noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+    t = torch.sigmoid(torch.randn(len(clean), generator=generator, device=clean.device) + 0.5)
     mixed = clean + (noise - clean) * t[:, None, None, None]
     velocity = wrap.close(perceiver.velocity("image_to_pano", condition, wrap.extend(mixed), t))
     loss = F.mse_loss(velocity.float(), (noise - clean).float())

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("bpy", reason="rendering needs bpy")
 
 from panoform.backend import truth
-from panoform.backend.training import build, materials, render, scenes, second
+from panoform.backend.training import build, materials, render, scenes, second, sky
 from panoform.shared import sphere
 
 HEIGHT = 32
@@ -14,7 +14,7 @@ HEIGHT = 32
 
 def marked_room(rng) -> float:
     """A floor 1.5 m below the camera, a red wall 2 m ahead (+X), a green metal one 3 m to the left (+Y), else sky."""
-    scenes.sky(rng)
+    sky.sky(rng)
     b = build.Builder(rng)
     b.box((0, 0, -0.5), (100, 100, 1), materials.Graph("grey").finish((0.5, 0.5, 0.5), 0.75, 0.0), "floor")
     b.box((2.5, 0, 1.5), (1, 1.5, 3), materials.Graph("red").finish((0.6, 0.0, 0.0), 0.25, 0.0), "wall")
