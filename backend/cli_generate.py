@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from ..shared.engines import EngineSettings, check_engine
 from ..shared.errors import OutputError, PanoramaError, SettingError
 from ..shared.generation import MAX_HEIGHT, METHODS, MIN_HEIGHT, GenerateSettings, View, check_generate, check_view
 
 if TYPE_CHECKING:
-    from .generation import Generated
+    from .generated import Generated
 
 #: Alpha below this is missing.
 _THERE = 0.999
@@ -29,6 +30,9 @@ def add(commands: Any, add_engine: Callable[[argparse.ArgumentParser, str], None
     generate.add_argument("--fov", type=float, metavar="DEG", help="its horizontal field of view (default: its EXIF's)")
     for name, what in (("yaw", "to the left"), ("pitch", "up"), ("roll", "clockwise")):
         generate.add_argument(f"--{name}", type=float, default=0.0, metavar="DEG", help=f"its camera was turned {what}")
+    generate.add_argument(
+        "--recipe", type=Path, metavar="JSON", help="make the panorama beside this file again (nothing else is asked)"
+    )
     _add_common(generate, "flux for words, starter for a picture", add_engine)
     generate.add_argument("--ldr", action="store_true", help="leave the clipped lights as they are (PNG always does)")
     defaults = GenerateSettings()
@@ -110,6 +114,8 @@ def _generate(given: argparse.Namespace) -> int:
     from . import generated, photo
 
     generated.check_path(given.out)
+    if given.recipe:
+        return _make_again(given)
     hdr = given.out.suffix.lower() == ".exr" and not given.ldr
     settings = _settings(given, hdr=hdr, sun_strength=given.sun_strength, sun_threshold=given.sun_threshold)
     engine = _engine(given, "starter" if given.image else "flux")
@@ -120,14 +126,42 @@ def _generate(given: argparse.Namespace) -> int:
         check_view(view)
         if view.fov is None:
             raise SettingError(f"{given.image.name} doesn't tell its field of view.", "Give it in degrees (--fov).")
+    return _write(given, _made(given, picture, view, engine, settings))
+
+
+def _make_again(given: argparse.Namespace) -> int:
+    from . import generated, photo
+
+    recipe = generated.read_recipe(given.recipe)
+    if recipe.kind == "edit":
+        raise SettingError(f"{given.recipe.name} is an edit's.", "Give panorama, mask and settings to panoform edit.")
+    if recipe.encoding == "linear" and given.out.suffix.lower() != ".exr":
+        raise OutputError("It was light, and a PNG can't hold it.", "Name the output .exr.")
+    picture = None
+    if recipe.kind == "picture":
+        if not given.image:
+            raise SettingError(f"It was made of the picture {recipe.source}.", "Give that again (--image).")
+        picture = photo.read(given.image).pixels
+        if generated.sha256(picture) != recipe.source_sha256:
+            raise SettingError(f"{given.image.name} is not the picture {recipe.source} that it was made of.")
+    given.seed = recipe.settings.seeds
+    return _write(given, _made(given, picture, recipe.view or View(), recipe.engine, recipe.settings))
+
+
+def _made(
+    given: argparse.Namespace,
+    picture: np.ndarray | None,
+    view: View,
+    engine: EngineSettings,
+    settings: GenerateSettings,
+) -> list[Generated]:
     source = given.image.name if given.image else ""
     with _terminal() as watch:
         from .engine import Engine
 
-        made = Engine().generate(
+        return Engine().generate(
             picture=picture, view=view, source=source, engine=engine, settings=settings, watch=watch
         )
-    return _write(given, made)
 
 
 def _edit(given: argparse.Namespace) -> int:

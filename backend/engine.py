@@ -21,7 +21,7 @@ from ..shared.generation import GenerateSettings, View
 from ..shared.maps import MAPS, check_names
 from ..shared.messages import Info
 from . import adapters, device, exposure, generation, images, maps, prompt, weights
-from .generation import Generated
+from .generated import Generated
 from .images import Encoding
 from .loaded import Loaded
 from .pipelines import dit360

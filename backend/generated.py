@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from ..shared.errors import OutputError
 from ..shared.messages import Recipe
 from . import exposure, results
 
-if TYPE_CHECKING:
-    from .generation import Generated
-
 #: EXR holds linear light as float32, PNG sRGB in 16 bits.
 FORMATS = (".exr", ".png")
 #: Attribute of the file's header that holds the recipe as JSON.
 ATTRIBUTE = "panoform"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One panorama, and how to make it again."""
+
+    #: (H, W, 3) float32 in the recipe's encoding.
+    panorama: np.ndarray
+    recipe: Recipe
 
 
 def check_path(path: Path) -> None:
@@ -58,3 +66,8 @@ def read_recipe(path: Path) -> Recipe:
         return msgspec.json.decode(path.read_bytes(), type=Recipe)
     except (OSError, msgspec.MsgspecError) as error:
         raise OutputError(f"{path} holds no recipe: {error}.", "Name the .json beside a generated panorama.") from error
+
+
+def sha256(pixels: np.ndarray) -> str:
+    """Of an array's bytes, rows from the top: what a recipe knows a picture by."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()

@@ -9,9 +9,7 @@ Pictures are (H, W, 3) float32 sRGB in [0, 1]; panoramas have W = 2·H; masks ar
 
 from __future__ import annotations
 
-import hashlib
 import time
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -20,9 +18,9 @@ from scipy.ndimage import distance_transform_edt
 from ..shared.engines import EngineSettings, check_engine
 from ..shared.errors import PanoramaError, SettingError, WeightsError
 from ..shared.generation import MIN_HEIGHT, GenerateSettings, View, check_generate, check_strength, check_view
-from ..shared.messages import Recipe
 from . import drawing, exposure, hdr, images, projection, weights
 from .drawing import Drawing, Embeds
+from .generated import Generated, sha256
 from .images import Encoding
 from .loaded import Loader
 from .studio import Studio
@@ -38,15 +36,6 @@ GET_FLUX = (
     f"Accept its licence at https://huggingface.co/{weights.FLUX_ID}, set HF_TOKEN or run `hf auth login`, and choose "
     "the engine flux (--engine flux): it is fetched then. Or name a copy of yours (--model)."
 )
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One panorama, and how to make it again."""
-
-    #: (H, W, 3) float32 in the recipe's encoding.
-    panorama: np.ndarray
-    recipe: Recipe
 
 
 def generate(
@@ -104,7 +93,7 @@ def generate(
             recipe = studio.recipe(seed, began, kind="words" if picture is None else "picture", source=source)
             recipe.encoding = "linear" if settings.hdr else "srgb"
             if picture is not None:
-                recipe = msgspec.structs.replace(recipe, view=view, source_sha256=_sha256(picture))
+                recipe = msgspec.structs.replace(recipe, view=view, source_sha256=sha256(picture))
             results.append(Generated(made, recipe))
     return results
 
@@ -143,7 +132,7 @@ def edit(
     if mask is not None and not settings.prompt.strip():
         raise SettingError("There are no words for what is to be in the mask.", "Write them.")
     _need_flux(engine)
-    source_sha256 = _sha256(panorama)
+    source_sha256 = sha256(panorama)
     if extend:
         if mask is None or mask.all() or strength < 1:
             raise SettingError("There is nothing to extend from.", "Mask what is missing; the strength must be 1.")
@@ -161,6 +150,9 @@ def edit(
         shrunk = None if mask is None else images.resize(mask[..., None].astype(np.float32), size)[..., 0] > 0
         return images.resize(exposed, size), shrunk
 
+    if studio.settings.height < height:
+        drawn = studio.settings.height
+        studio.notices.append(f"It was drawn at {2 * drawn} × {drawn} and enlarged to {2 * height} × {height}.")
     base, base_mask = at(studio.base_height)
     _, full_mask = at(studio.settings.height)
     results = []
@@ -179,7 +171,7 @@ def edit(
             recipe = studio.recipe(seed, began, kind="edit", source=source)
             recipe = msgspec.structs.replace(
                 recipe, strength=strength, extend=extend, exposure=record, encoding=encoding, size=(height, 2 * height),
-                source_sha256=source_sha256, mask_sha256="" if mask is None else _sha256(mask),
+                source_sha256=source_sha256, mask_sha256="" if mask is None else sha256(mask),
             )  # fmt: skip
             results.append(Generated(np.ascontiguousarray(made, dtype=np.float32), recipe))
     return results
@@ -254,7 +246,3 @@ def _check_mask(mask: np.ndarray | None, panorama: np.ndarray) -> None:
         )
     if not mask.any():
         raise PanoramaError("The mask is empty: nothing would change.", "Paint white what is to change.")
-
-
-def _sha256(pixels: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()

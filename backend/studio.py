@@ -30,10 +30,10 @@ STEPS = 28
 #: Height that each way was trained at, in pixels; what is higher is drawn at that, enlarged, and refined in windows.
 NATIVE = {"dit360": 1024, "lora": 1024, "omnix": 512}
 TRIGGERS = {"dit360": dit360.TRIGGER, "lora": "", "omnix": omnix.TRIGGER}
-#: Texts whose embeddings are kept in memory, 4 MB each.
-_MAX_KNOWN = 32
 GUIDANCE = {"dit360": 2.8, "lora": 3.5, "omnix": 3.5}
 FILL_GUIDANCE = 30.0
+#: Texts whose embeddings are kept in memory, 4 MB each.
+_MAX_KNOWN = 32
 
 
 class Studio:
@@ -84,7 +84,7 @@ class Studio:
         if missing := [text for text in dict.fromkeys(wanted) if text not in known]:
             known |= zip(missing, prompt.encode(self.loaded.checkpoint, missing, self.watch), strict=True)
         dtype = self.loaded.dtype
-        found = [{name: value.to(dtype) for name, value in known[text].items()} for text in wanted]
+        found = [{name: value.to(self.where, dtype) for name, value in known[text].items()} for text in wanted]
         extra = {f"negative_{name}": value for name, value in found[-1].items()} if negative else {}
         return [{**each, **extra} for each in found[: len(texts)]]
 

@@ -31,7 +31,7 @@ from ..shared.messages import (
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from .generation import Generated
+    from .generated import Generated
     from .results import Perceived
 
 #: Longer messages of errors are cut, so that each fits into a header.

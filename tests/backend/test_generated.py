@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 from panoform.backend import cli, generated, images
-from panoform.backend.generation import Generated
+from panoform.backend.generated import Generated
 from panoform.shared import connection, messages, wire
 from panoform.shared.engines import EngineSettings
 from panoform.shared.errors import OutputError
@@ -113,6 +113,14 @@ def test_a_photo_and_an_unfinished_panorama_on_the_command_line(flux, tmp_path, 
     around, encoding = images.read(tmp_path / "around.png")
     assert (around.shape, encoding) == ((256, 512, 3), "srgb")
     assert generated.read_recipe(tmp_path / "around.json").view == View(fov=65, yaw=30)
+
+    again = ["generate", "--recipe", str(tmp_path / "around.json"), "--out", str(tmp_path / "again.png")]
+    assert cli.main([*again, "--image", str(tmp_path / "photo.png")]) == 0
+    assert np.array_equal(images.read(tmp_path / "again.png")[0], around)
+    assert cli.main(again) == 1
+    assert "photo.png" in capsys.readouterr().err
+    assert cli.main([*again, "--image", str(tmp_path / "around.png")]) == 1
+    assert "not the picture" in capsys.readouterr().err
 
     part = np.concatenate([around, np.ones((256, 512, 1), np.float32)], axis=-1)
     part[:, 200:] = 0
