@@ -17,7 +17,15 @@ from panoform.backend import photo, projection, seams, studio, weights
 from panoform.backend.engine import Engine
 from panoform.shared import sphere
 from panoform.shared.engines import EngineSettings
-from panoform.shared.errors import AdapterError, Cancelled, InputError, PanoramaError, SettingError, WeightsError
+from panoform.shared.errors import (
+    AdapterError,
+    Cancelled,
+    DeviceMemoryError,
+    InputError,
+    PanoramaError,
+    SettingError,
+    WeightsError,
+)
 from panoform.shared.generation import GenerateSettings, View, rounded
 from panoform.shared.messages import Recipe
 
@@ -449,3 +457,18 @@ def test_refuses_files_that_are_no_pictures(tmp_path):
     (tmp_path / "text.jpg").write_text("not a picture")
     with pytest.raises(PanoramaError, match="can't be read"):
         photo.read(tmp_path / "text.jpg")
+
+
+def test_out_of_memory_says_what_would_fit(engine, flux, words, watch, monkeypatch):
+    before = generate(engine, flux, changed(words, lora=""), watch)[0].panorama
+
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("panoform.backend.drawing.Drawing.words", exhausted)
+        # Free for this VAE of 32 channels in float32: three of them at 400 × 800.
+        patch.setattr("panoform.backend.device.memory", lambda _: (3 * 32 * 4 * 400 * 800, 2**34))
+        with pytest.raises(DeviceMemoryError, match=r"1024 × 512 ran out of memory.*About 800 × 400 would fit"):
+            generate(engine, flux, changed(words, height=512), watch)
+    assert np.array_equal(generate(engine, flux, changed(words, lora=""), watch)[0].panorama, before)
