@@ -172,8 +172,10 @@ def test_bad_pixels_are_refused_unless_repaired(addon: Jobs, tmp_path: Path) -> 
     array = np.full((64, 128, 3), 0.5)
     array[3, 4] = np.nan
     path = write_picture(tmp_path / "nan.exr", array)
-    refused("not a number", source="FILE", filepath=str(path), repair=False)
-    perceive(path)
+    refused("not a number", source="FILE", filepath=str(path))
+    assert bpy.ops.panoform.perceive(
+        source="FILE", filepath=str(path), maps={"DISTANCE"}, quality="draft", repair=True
+    ) == {"FINISHED"}
 
 
 def test_no_camera_to_render_from(addon: Jobs) -> None:
