@@ -78,6 +78,11 @@ def targets(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     return shapes
 
 
+def filenames(task: str, stream: str) -> tuple[str, str]:
+    """Where one stream's adapter lies in a folder or repository: the hub's layout, and the flat one."""
+    return f"{task}/{stream}/pytorch_lora_weights.safetensors", f"{task}_{stream}.safetensors"
+
+
 def find(
     source: str | Path, task: str, stream: str, *, token: str | None = None, local_files_only: bool = False
 ) -> Path:
@@ -85,7 +90,7 @@ def find(
 
     Raises AdapterError where there is none, and says what to download, accept or log in to.
     """
-    names = (f"{task}/{stream}/pytorch_lora_weights.safetensors", f"{task}_{stream}.safetensors")
+    names = filenames(task, stream)
     folder = Path(source).expanduser()
     if folder.is_dir():
         for name in names:

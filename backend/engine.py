@@ -10,17 +10,18 @@ import platform
 import time
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..shared.engines import ENGINES, EngineSettings, PerceiveSettings, check_engine, check_perceive
-from ..shared.errors import WeightsError
+from ..shared.errors import AdapterError, WeightsError
 from ..shared.generation import GenerateSettings, View
 from ..shared.maps import MAPS, check_names
 from ..shared.messages import Info
-from . import adapters, device, exposure, generation, images, maps, prompt, weights
+from . import adapters, device, exposure, generation, hub, images, maps, prompt, weights
 from .generated import Generated
 from .images import Encoding
 from .loaded import Loaded
@@ -222,18 +223,20 @@ class Engine:
 
         Raises WeightsError and AdapterError.
         """
-        if self._loaded is None or self._loaded.settings != settings:
+        loaded = self._loaded
+        if loaded is None or loaded.settings != settings:
             self.release()
             watch.progress(f"Loading {checkpoint.config.name}", 0, 0, 0.0, None)
-            self._loaded = _load(settings, checkpoint, where, tasks, watch)
-        pipeline = self._loaded.pipeline
-        if tasks and dit360.is_fill(pipeline):
-            raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
+            loaded = self._loaded = _load(settings, checkpoint, where, tasks, watch)
+        else:
+            if tasks and dit360.is_fill(loaded.pipeline):
+                raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
+            _find_adapters(checkpoint.adapters, [task for task in tasks if task not in loaded.pipeline.resident], watch)
         for task in tasks:
-            if task not in pipeline.resident:
+            if task not in loaded.pipeline.resident:
                 watch.progress("Loading adapters", 0, 0, 0.0, None)
-                pipeline.load_adapters(self._loaded.checkpoint.adapters, task)
-        return self._loaded
+                loaded.pipeline.load_adapters(checkpoint.adapters, task)
+        return loaded
 
 
 @torch.no_grad()
@@ -288,10 +291,7 @@ def _load(
     base = weights.inspect(checkpoint.path)
     if tasks and base.is_fill:
         raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
-    # Before gigabytes are read: are all adapters there?
-    for task in tasks:
-        for stream in TASKS[task].streams:
-            adapters.find(checkpoint.adapters, task, stream)
+    _find_adapters(checkpoint.adapters, tasks, watch)  # before gigabytes are read
     embeds = prompt.embeds(checkpoint, base, watch)
     with device.memory_told(f"Loading {checkpoint.config.name}", where, LESS_MEMORY):
         pipeline = weights.load(base, dtype)
@@ -306,6 +306,16 @@ def _load(
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
     return Loaded(settings, checkpoint, pipeline, embeds, where, dtype)
+
+
+def _find_adapters(source: str, tasks: list[str], watch: Watch) -> None:
+    """Makes sure that the adapters of `tasks` are here, and downloads them. Raises AdapterError, Cancelled."""
+    wanted = [(task, stream) for task in tasks for stream in TASKS[task].streams]
+    if wanted and hub.is_id(source) and not Path(source).is_dir():
+        files = [name for stream in wanted for name in adapters.filenames(*stream)]
+        hub.fetch(source, files, weights.models_folder() / "OmniX", watch, AdapterError)
+    for task, stream in wanted:
+        adapters.find(source, task, stream)
 
 
 def preview(name: str, pixels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from tqdm.auto import tqdm
 
-from ..shared.errors import Cancelled, WeightsError
+from ..shared.errors import Cancelled, ModelError, WeightsError
 from .watch import Watch
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -24,12 +24,14 @@ def is_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
-def fetch(repo: str, patterns: Sequence[str], instead: Path, watch: Watch | None) -> Path:
+def fetch(
+    repo: str, patterns: Sequence[str], instead: Path, watch: Watch | None, failure: type[ModelError] = WeightsError
+) -> Path:
     """The folder, in the hub's cache, with the files of `repo` that match `patterns`; what is missing is downloaded.
 
     `instead`: where the user may put a copy by hand. Without a `watch` nothing is downloaded: it is there or it is not.
     The token is HF_TOKEN's, or that of `hf auth login`.
-    Raises WeightsError, and Cancelled out of `watch`.
+    Raises `failure`, and Cancelled out of `watch`.
     """
     bars: list[_Bar] = []
     stop = False
@@ -61,23 +63,23 @@ def fetch(repo: str, patterns: Sequence[str], instead: Path, watch: Watch | None
         try:
             return Path(future.result())
         except GatedRepoError as error:
-            raise WeightsError(
+            raise failure(
                 f"{repo} is gated: the hub gives it only to those who accepted its licence.",
                 f"Accept it at https://huggingface.co/{repo}, then set HF_TOKEN or run `hf auth login`. {by_hand}",
             ) from error
         except RepositoryNotFoundError as error:
-            raise WeightsError(
+            raise failure(
                 f"There is neither a folder or file nor a hub repository {repo}.",
                 "Check the name; for a private repository set HF_TOKEN or run `hf auth login`.",
             ) from error
         except LocalEntryNotFoundError as error:
-            raise WeightsError(
+            raise failure(
                 f"{repo} is not on this computer{', and the hub can not be reached' if watch else ''}.",
                 f"{'Connect to the internet once.' if watch else 'The first job downloads it.'} {by_hand}",
             ) from error
         # Which exceptions a broken connection or a full disk raise changes with the hub library's version.
         except Exception as error:
-            raise WeightsError(f"The hub did not deliver {repo}: {error}", f"Try again. {by_hand}") from error
+            raise failure(f"The hub did not deliver {repo}: {error}", f"Try again. {by_hand}") from error
 
 
 class _Bar(tqdm):

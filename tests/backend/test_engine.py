@@ -1,7 +1,10 @@
+import json
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -268,6 +271,90 @@ def test_a_missing_adapter_is_told_before_anything_is_loaded(watch, tiny_flux, t
     engine = Engine()
     error = refused(AdapterError, "rgb_to_normal", engine, watch, names=["distance", "normal"], settings=settings)
     assert "rgb_to_normal" in error.hint
+    assert engine.name is None
+
+
+@pytest.fixture
+def hub_repository(tiny_adapters, monkeypatch, tmp_path):
+    """owner/OmniX on a hub of our own, which holds files back until `released` is set; and what was asked of it."""
+    import huggingface_hub
+
+    released, asked = threading.Event(), []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            files = {file.relative_to(tiny_adapters).as_posix(): file for file in tiny_adapters.rglob("*.safetensors")}
+            tree = [
+                {"type": "file", "path": name, "oid": name, "size": file.stat().st_size} for name, file in files.items()
+            ]
+            told = {"id": "owner/OmniX", "sha": "0" * 40, "siblings": [{"rfilename": name} for name in files]}
+            name = self.path.partition("/resolve/")[2].partition("/")[2]
+            if name and name not in files:
+                self.send_response(404)
+                self.send_header("X-Error-Code", "EntryNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            body = files[name].read_bytes() if name else json.dumps(tree if "/tree/" in self.path else told).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", f'"{abs(hash(self.path)):x}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.end_headers()
+            if self.command == "GET":
+                if "resolve" in self.path:
+                    released.wait(60)
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    yield released, asked
+    released.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_adapters_come_from_the_hub_and_their_progress_is_told(
+    hub_repository, flux_engine, flux, watch, watch_that_stops
+):
+    released, asked = hub_repository
+
+    def let_it_come(stage, _step):
+        if stage.startswith("Downloading owner/OmniX"):
+            released.set()
+
+    settings = EngineSettings(engine="flux", model=flux.model, adapters="owner/OmniX", dtype="fp32")
+    watching = watch_that_stops(let_it_come)
+    made = perceive(flux_engine, watching, ["albedo"], settings=settings, num_inference_steps=1)
+    assert any(stage.startswith("Downloading owner/OmniX") for stage, *_ in watching.told)
+    assert same(made, perceive(flux_engine, watch, ["albedo"], settings=flux, num_inference_steps=1))
+    assert not any("depth" in path for path in asked)
+
+
+def test_a_download_of_adapters_can_be_stopped(hub_repository, flux, watch_that_stops):
+    released, _ = hub_repository
+
+    def stop(stage, _step):
+        if not stage.startswith("Downloading"):
+            return False
+        released.set()
+        return True
+
+    settings = EngineSettings(engine="flux", model=flux.model, adapters="owner/OmniX", dtype="fp32")
+    engine = Engine()
+    with pytest.raises(Cancelled):
+        perceive(engine, watch_that_stops(stop), ["albedo"], settings=settings)
     assert engine.name is None
 
 
