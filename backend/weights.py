@@ -120,7 +120,7 @@ def _model_config(path: Path) -> ModelConfig:
         return FLUX_CONFIG
     try:
         return msgspec.json.decode(file.read_bytes(), type=ModelConfig)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{file} can't be read: {error}.", "Restore the model's folder.") from error
 
 

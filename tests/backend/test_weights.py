@@ -73,8 +73,9 @@ def test_no_such_folder(watch, tmp_path):
         weights.locate(flux(tmp_path / "nowhere"), watch)
 
 
-def test_an_unknown_option_in_panoform_json_is_refused(tmp_path, watch):
-    (tmp_path / "panoform.json").write_text('{"name": "x", "colour": "blue"}', encoding="utf-8")
+@pytest.mark.parametrize("content", [b'{"name": "x", "colour": "blue"}', b'{"name": "\xff"}'])
+def test_an_unknown_option_or_damage_in_panoform_json_is_refused(tmp_path, watch, content):
+    (tmp_path / "panoform.json").write_bytes(content)
     with pytest.raises(WeightsError, match=r"panoform\.json can't be read"):
         weights.locate(EngineSettings(model=str(tmp_path)), watch)
 
