@@ -23,6 +23,8 @@ import OpenImageIO as oiio
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Where the results go; emptied first.
+OUT = ROOT / "demo"
 MAPS = ("distance", "normal", "albedo", "roughness", "metallic")
 
 
@@ -68,8 +70,11 @@ def contact_sheet(directory: Path, title: str, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Panorama in, maps and a rebuilt scene out, through the built zip.")
     parser.add_argument("--panorama", type=Path, help="a panorama of yours (default: interior.exr, inside bpy)")
-    parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder for the results (default: demo)")
-    args = parser.parse_args()
+    panorama = parser.parse_args().panorama
+    if panorama is not None and not panorama.is_file():
+        parser.error(f"There is no file {panorama}.")
+    if panorama is not None and OUT in panorama.resolve().parents:
+        parser.error(f"{OUT} is emptied first: move {panorama.name} elsewhere.")
     started = time.monotonic()
 
     say("Building the extension")
@@ -79,11 +84,11 @@ def main() -> None:
         # Read once, when Blender starts: so before bpy is imported.
         os.environ["BLENDER_USER_RESOURCES"] = str(Path(throwaway) / "user")
         os.environ["PANOFORM_BACKEND_PYTHON"] = sys.executable
-        run(zip_path, args.panorama, args.out)
-    say(f"Done in {time.monotonic() - started:.0f} s: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
+        run(zip_path, panorama)
+    say(f"Done in {time.monotonic() - started:.0f} s: {', '.join(sorted(path.name for path in OUT.iterdir()))}")
 
 
-def run(zip_path: Path, panorama: Path | None, out: Path) -> None:
+def run(zip_path: Path, panorama: Path | None) -> None:
     import bpy
 
     say(f"Installing {zip_path.name} into Blender {bpy.app.version_string}")
@@ -102,13 +107,13 @@ def run(zip_path: Path, panorama: Path | None, out: Path) -> None:
     scene.world = world
 
     say("Perceiving")
-    shutil.rmtree(out, ignore_errors=True)
-    maps = out.resolve() / "maps"
+    shutil.rmtree(OUT, ignore_errors=True)
+    maps = OUT / "maps"
     bpy.ops.panoform.perceive(source="WORLD", maps=set(map(str.upper, MAPS)), out_directory=str(maps))
 
     info = msgspec.json.decode((maps / "maps.json").read_bytes())
     title = f"{info['source']} · {info['engine']} · {info['num_inference_steps']} step(s) · seed {info['seed']}"
-    contact_sheet(maps, f"{title}   {info['notice']}", out / "contact_sheet.png")
+    contact_sheet(maps, f"{title}   {info['notice']}", OUT / "contact_sheet.png")
 
     say("Rendering the rebuilt scene from a moved camera")
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
@@ -121,8 +126,8 @@ def run(zip_path: Path, panorama: Path | None, out: Path) -> None:
     scene.render.engine = "CYCLES"
     scene.cycles.samples = 32
     scene.render.resolution_x, scene.render.resolution_y = 960, 540
-    scene.render.filepath = str(out.resolve() / "render.png")
-    bpy.ops.wm.save_as_mainfile(filepath=str(out.resolve() / "scene.blend"))
+    scene.render.filepath = str(OUT / "render.png")
+    bpy.ops.wm.save_as_mainfile(filepath=str(OUT / "scene.blend"))
     bpy.ops.render.render(write_still=True)
     bpy.ops.preferences.addon_disable(module="bl_ext.user_default.panoform")
 
