@@ -14,6 +14,13 @@ REAL_BLENDER = ROOT.parent / "shared" / "tools" / "real-blender"
 REAL_PYTHON = {"4.3": "3.13", "5.2": "3.14"}
 
 
+def _installed(version: str) -> bool:
+    """Whether the tool has put that Blender on this machine; asked to run, it would begin with minutes of installing."""
+    home = os.environ.get("REAL_BLENDER_HOME")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(home or cache / "real-blender") / version / ".ready").exists()
+
+
 @pytest.fixture
 def scene():
     """An empty Blender: bpy is one global state a process."""
@@ -30,9 +37,9 @@ def real_blender(request, tmp_path):
     Its Debian builds come without numpy, which every other Blender has; msgspec is for scripts that run without the
     extension, which brings it.
     """
-    if not REAL_BLENDER.exists():
-        pytest.skip("no real Blender here")
     version = request.param
+    if not (REAL_BLENDER.exists() and _installed(version)):
+        pytest.skip(f"no real Blender {version} here")
     user = tmp_path / "user"
     modules = user / "scripts" / "addons" / "modules"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--python-version"]
