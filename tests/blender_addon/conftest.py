@@ -15,7 +15,7 @@ REAL_PYTHON = {"4.3": "3.13", "5.2": "3.14"}
 
 
 def _installed(version: str) -> bool:
-    """Whether the tool has put that Blender on this machine; asked to run, it would begin with minutes of installing."""
+    """Whether that Blender is on this machine; the tool, asked to run it, would begin with minutes of installing."""
     home = os.environ.get("REAL_BLENDER_HOME")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return (Path(home or cache / "real-blender") / version / ".ready").exists()
