@@ -94,7 +94,7 @@ def _written_before(directory: Path) -> set[str]:
     """Names of the map files that the earlier result in this folder consists of."""
     try:
         info = msgspec.json.decode((directory / INFO_FILENAME).read_bytes(), type=Info)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return set()
     return {MAPS[name].filename for name in info.maps if name in MAPS}
 

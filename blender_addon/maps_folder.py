@@ -133,5 +133,5 @@ def _info(path: Path) -> Info | None:
         return None
     try:
         return msgspec.json.decode(path.read_bytes(), type=Info)
-    except (msgspec.MsgspecError, OSError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} can't be read: {error}.", "Delete it, or make the maps again.") from error

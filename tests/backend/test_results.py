@@ -84,6 +84,13 @@ def test_an_earlier_result_is_replaced_whole_and_nothing_else(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"normal.exr", "panorama.png", "maps.json", "notes.txt"}
 
 
+def test_somebody_elses_maps_json_does_not_stand_in_the_way(tmp_path):
+    for content in (b"\xff\xfe", b'{"panoform": "\xff"}', b"[]"):
+        (tmp_path / "maps.json").write_bytes(content)
+        results.write(tmp_path, perceived(["normal"]))
+        assert b"normal" in (tmp_path / "maps.json").read_bytes()
+
+
 def test_a_users_own_map_stays(tmp_path):
     (tmp_path / "albedo.png").write_bytes(b"painted by hand")
     results.write(tmp_path, perceived(["normal"]))
