@@ -73,8 +73,11 @@ def memory(device: torch.device) -> tuple[int, int]:
 
 
 @contextmanager
-def memory_told(what: str, device: torch.device, hint: str) -> Iterator[None]:
-    """Inside, running out of memory is a DeviceMemoryError that says what for, and how much was asked for and free."""
+def memory_told(what: str, device: torch.device, hint: str = "") -> Iterator[None]:
+    """Inside, running out of memory is a DeviceMemoryError that says what for, and how much was asked for and free.
+
+    `hint` replaces the general advice.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -89,8 +92,15 @@ def memory_told(what: str, device: torch.device, hint: str) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.empty_cache()
         raise DeviceMemoryError(
-            f"{what} ran out of memory on {name(device)}{told}: {_size(free)} of {_size(total)} are free.", hint
+            f"{what} ran out of memory on {name(device)}{told}: {_size(free)} of {_size(total)} are free.",
+            hint or _less_memory(device),
         ) from None
+
+
+def _less_memory(device: torch.device) -> str:
+    if device.type == "cpu":  # where offloading has nowhere to go
+        return "Lower the height, and close other programs."
+    return "Lower the height, or use the offload mode model, then sequential; close other programs on the device."
 
 
 def _size(count: float) -> str:

@@ -43,7 +43,6 @@ UNTRAINED = "The built-in starter model is untrained: its maps show the plumbing
 FRAME = "centre of the panorama +X, its left (u = 0.25) +Y, up +Z; right-handed (Blender's world axes)"
 
 FILL_EDITS = "FLUX.1-Fill makes and edits panoramas, but perceives nothing and completes no picture."
-LESS_MEMORY = "Lower the height, or use the offload mode model, then sequential; close other programs on the device."
 
 #: How many previews a map gets while it is made, and how wide they are at most, in pixels.
 _PREVIEWS = 5
@@ -129,7 +128,7 @@ class Engine:
         loaded = self.load(engine, checkpoint, where, tasks, watch)
         seconds = {"loading": time.monotonic() - began}
         size = f"{2 * height} × {height}"
-        with device.memory_told(f"Encoding the panorama at {size}", where, LESS_MEMORY):
+        with device.memory_told(f"Encoding the panorama at {size}", where):
             image = torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1  # (1, 3, H, W)
             condition = loaded.pipeline.encode(image)  # (1, 16, H/8, W/8)
 
@@ -140,7 +139,7 @@ class Engine:
             names = tuple(name for name in MAPS_OF_TASK[task] if name in wanted)
             label = " and ".join(MAPS[name].label for name in names)
             progress.begin(label)
-            with device.memory_told(f"{label} at {size}", where, LESS_MEMORY):
+            with device.memory_told(f"{label} at {size}", where):
                 made |= _perceive(loaded, task, names, condition, sampling, progress)
             seconds[", ".join(names)] = time.monotonic() - started
         meanings = {name: MAPS[name].meaning for name in wanted}
@@ -293,7 +292,7 @@ def _load(
         raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
     _find_adapters(checkpoint.adapters, tasks, watch)  # before gigabytes are read
     embeds = prompt.embeds(checkpoint, base, watch)
-    with device.memory_told(f"Loading {checkpoint.config.name}", where, LESS_MEMORY):
+    with device.memory_told(f"Loading {checkpoint.config.name}", where):
         pipeline = weights.load(base, dtype)
         pipeline.set_progress_bar_config(disable=True)
         if settings.offload == "model":

@@ -41,7 +41,8 @@ class Perceived:
 def write(directory: Path, perceived: Perceived) -> None:
     """Write a result folder; an earlier result in it is replaced, and maps of it that the new one lacks are removed.
 
-    Raises OutputError where the folder can't be written or the disk is full; then nothing of this result is left in it.
+    Raises OutputError where the folder can't be written or the disk is full; then nothing of this result is left in it,
+    unless an earlier file is kept open and can't be replaced (Windows): then there is no `maps.json`.
     """
     with writing(directory) as draft:
         for name, pixels in perceived.maps.items():
@@ -52,6 +53,7 @@ def write(directory: Path, perceived: Perceived) -> None:
         for file in draft.iterdir():
             flush(file)
         outdated = _written_before(directory) - {file.name for file in draft.iterdir()}
+        (directory / INFO_FILENAME).unlink(missing_ok=True)
         for file in sorted(draft.iterdir(), key=lambda file: file.name == INFO_FILENAME):
             file.replace(directory / file.name)
         for name in outdated:

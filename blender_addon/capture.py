@@ -30,11 +30,13 @@ class Capture(NamedTuple):
     image_uid: int | None = None
 
     def world_picture(self) -> bpy.types.Image | pixels.Pixels:
-        """What `scene.build` shows as the world: the very image it came from where that is still a file or packed, else
-        its values."""
+        """What `scene.build` shows as the world: the very image it came from where that is still packed, or a file that
+        is there, else its values."""
         for image in bpy.data.images:
             if image.session_uid == self.image_uid and image.source == "FILE" and not image.is_dirty:
-                return image
+                path = bpy.path.abspath(image.filepath, library=image.library)
+                if image.packed_file or Path(path).is_file():
+                    return image
         return self.panorama
 
 

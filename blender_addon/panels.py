@@ -188,7 +188,8 @@ def _draw_setup(layout: bpy.types.UILayout, label: str, width: int) -> None:
 def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) -> None:
     _draw_words(layout, error.message, width - 4, icon="ERROR")
     _draw_words(layout, error.hint, width - 4, icon="BLANK1")
-    if error.code in FIXES:
+    # On a CPU there is nothing to offload from, and the error doesn't advise it.
+    if error.code in FIXES and (error.code != "device_memory" or "offload" in error.hint):
         operator, label = FIXES[error.code]
         layout.operator(operator, text=label)
     row = layout.row()

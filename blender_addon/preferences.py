@@ -98,7 +98,7 @@ class Preferences(bpy.types.AddonPreferences):
             adapters=self.flux_adapters if flux and self.flux_adapters else None,
             device=self.device,
             dtype=self.dtype,
-            offload=self.offload,
+            offload=self.offload if flux else "none",  # the starter is small, and may run on a CPU
         )
 
 

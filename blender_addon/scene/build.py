@@ -29,7 +29,6 @@ def build(
     """
     world_from_panorama = Matrix.Identity(4) if world_from_panorama is None else world_from_panorama
     collection = bpy.data.collections.new(f"Panoform {name}")
-    scene.collection.children.link(collection)
 
     textures = {kind: _texture(f"{name} {kind}", kind, array) for kind, array in maps.items() if kind in MAPS}
     if textures.keys() - {"semantic"}:
@@ -50,6 +49,7 @@ def build(
         else:
             picture = images.create_16bit(f"{name} panorama", panorama.pixels, "sRGB")
         world.assign(scene, world.create(f"Panoform {name}", picture, world_from_panorama))
+    scene.collection.children.link(collection)
     return collection
 
 

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-import panoform.backend
 import pytest
 import torch
 from diffusers.models import AutoencoderKL, FluxTransformer2DModel
 from diffusers.schedulers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file
+
+import panoform.backend
 
 STARTER = Path(panoform.backend.__file__).parent / "starter"
 STREAMS = {

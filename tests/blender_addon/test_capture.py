@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mathutils import Matrix
 
-from panoform.blender_addon import capture
+from panoform.blender_addon import capture, pixels
 from panoform.blender_addon.scene.build import build
 from panoform.shared import sphere
 from panoform.shared.errors import PanoramaError, SceneError
@@ -269,3 +269,18 @@ def test_a_scene_that_can_not_be_rendered_is_left_clean(scene):
     with pytest.raises(PanoramaError):
         capture.Render(scene, Matrix.Identity(4), width=20000, samples=1)
     assert state(scene) == before
+
+
+def test_an_hdri_whose_file_goes_away_is_kept_by_its_values(scene, tmp_path):
+    path = tmp_path / "sky.exr"
+    cycles.write(path, gradient())
+    image = bpy.data.images.load(str(path))
+    hdri_world(scene, image)
+    captured = capture.from_world(scene)
+    assert captured.world_picture() == image
+    path.unlink()
+    collection = build(scene, {}, captured.world_picture(), "sky")
+    assert collection.name in scene.collection.children
+    (kept,) = [found for found in bpy.data.images if found.name == "sky panorama"]
+    assert kept.packed_file
+    np.testing.assert_allclose(pixels.read(kept).pixels, gradient(), atol=1e-6)

@@ -170,6 +170,11 @@ def test_an_error_says_what_to_do_and_offers_it(addon: Jobs, drawn) -> None:
     assert addon.failure is None
 
 
+def test_no_offload_is_offered_where_it_is_no_help(addon: Jobs, drawn) -> None:
+    addon.fail(DeviceMemoryError("Normal ran out of memory on CPU.", "Lower the height, and close other programs."))
+    assert "Use Model Offload" not in drawn()
+
+
 def test_results_and_a_dome_to_adjust(addon: Jobs, drawn, scene) -> None:
     addon.results.append(Result(order(scene), order(scene).source, None, waits_for="Object Mode"))
     assert "Ready: it waits for Object Mode" in drawn()
