@@ -7,10 +7,10 @@ with random numbers.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,10 +130,14 @@ Header = dict[str, tuple[str, tuple[int, ...]]]
 Network = type[FluxTransformer2DModel] | type[AutoencoderKL]
 
 
-def _empty(cls: Network, config: dict[str, Any]) -> FluxTransformer2DModel | AutoencoderKL:
-    """The network without its weights."""
-    with init_empty_weights():
-        return cls.from_config(config)  # pyright: ignore[reportReturnType]
+def _built(cls: Any, config: dict[str, Any], file: Path) -> Any:
+    """What diffusers makes of the `config` from `file`; a network comes without weights. Raises WeightsError."""
+    try:
+        with init_empty_weights():
+            return cls.from_config(config)
+    # diffusers checks no config: what a nonsensical one raises depends on the line of it that trips first.
+    except Exception as error:
+        raise WeightsError(f"No {cls.__name__} can be made from {file}: {error}.", _AGAIN) from error
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,11 @@ class Part:
     tensors: Header
     #: Their naming → the class's; None where it is the class's already.
     convert: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+
+    @property
+    def place(self) -> Path:
+        """The file, or the folder of the shards."""
+        return self.files[0] if len(self.files) == 1 else self.files[0].parent
 
     @property
     def parameters(self) -> int:
@@ -178,7 +187,7 @@ class Base:
         channels = 4 * self.vae.config["latent_channels"]
         pixels = 4 ** len(self.vae.config["block_out_channels"])
         config = self.transformer.config
-        return config["in_channels"] == 2 * channels + pixels and config["out_channels"] == channels
+        return config["in_channels"] == 2 * channels + pixels and config.get("out_channels") == channels
 
 
 def inspect(path: Path) -> Base:
@@ -193,7 +202,7 @@ def inspect(path: Path) -> Base:
     if not config["guidance_embeds"]:
         raise WeightsError(f"{path} is not FLUX.1-dev: it has no guidance embedding (FLUX.1-schnell has none).", _AGAIN)
     for part in (base.transformer, base.vae):
-        _check_tensors(path, part)
+        _check_tensors(part)
     return base
 
 
@@ -203,21 +212,26 @@ def _inspect_folder(folder: Path) -> Base:
         raise WeightsError(f"{folder} is a {index.get('_class_name')}, not a FluxPipeline.", _AGAIN)
     parts: list[Part] = []
     for name, cls in (("transformer", FluxTransformer2DModel), ("vae", AutoencoderKL)):
-        config = _json(folder / name / "config.json")
+        file = folder / name / "config.json"
+        config = _json(file)
         if config.get("_class_name") != cls.__name__:
             raise WeightsError(f"{folder / name} is a {config.get('_class_name')}, not a {cls.__name__}.", _AGAIN)
-        config = dict(_empty(cls, config).config)
+        config = dict(_built(cls, config, file).config)
         files = _weight_files(folder / name)
         tensors = {key: value for file in files for key, value in read_header(file).items()}
         parts.append(Part(cls, config, files, "", tensors))
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(_json(folder / "scheduler" / "scheduler_config.json"))
-    return Base(folder, parts[0], parts[1], scheduler)  # pyright: ignore[reportArgumentType]
+    file = folder / "scheduler" / "scheduler_config.json"
+    return Base(folder, parts[0], parts[1], _built(FlowMatchEulerDiscreteScheduler, _json(file), file))
+
+
+class _Shards(msgspec.Struct):
+    weight_map: dict[str, str]
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     stem = "diffusion_pytorch_model.safetensors"
     if (folder / f"{stem}.index.json").is_file():
-        names = sorted(set(_json(folder / f"{stem}.index.json")["weight_map"].values()))
+        names = sorted(set(_json(folder / f"{stem}.index.json", _Shards).weight_map.values()))
     else:
         names = [stem]
     for name in names:
@@ -236,7 +250,7 @@ def _inspect_file(file: Path) -> Base:
     header = read_header(file)
     prefix = single_file.TRANSFORMER_PREFIX if any(k.startswith(single_file.TRANSFORMER_PREFIX) for k in header) else ""
     inner = _within(header, prefix)
-    config = single_file.transformer_config({key: shape for key, (_, shape) in inner.items()})
+    config = single_file.transformer_config({key: shape for key, (_, shape) in inner.items()}, file)
     names = tuple(key for key in inner if not key.startswith((*single_file.VAE_PREFIXES, "text_encoders.")))
     tensors = {key: inner[key] for key in names}
     transformer = Part(FluxTransformer2DModel, config, (file,), prefix, tensors, single_file.transformer_state)
@@ -258,8 +272,8 @@ def _vae_of_file(file: Path, header: Header) -> Part:
 
 
 def _bfl_vae(file: Path, prefix: str, tensors: Header) -> Part:
-    config = single_file.vae_config({key: shape for key, (_, shape) in tensors.items()})
-    return Part(AutoencoderKL, config, (file,), prefix, tensors, single_file.vae_state)
+    config = single_file.vae_config({key: shape for key, (_, shape) in tensors.items()}, file)
+    return Part(AutoencoderKL, config, (file,), prefix, tensors, partial(single_file.vae_state, config=config))
 
 
 def _within(header: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -276,8 +290,9 @@ def read_header(file: Path) -> Header:
         raise WeightsError(f"{file} is damaged or incomplete: {error}.", "Download it again.") from error
 
 
-def _check_tensors(path: Path, part: Part) -> None:
-    expected = {key: tuple(value.shape) for key, value in _empty(part.cls, part.config).state_dict().items()}
+def _check_tensors(part: Part) -> None:
+    network = _built(part.cls, part.config, part.place)
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: shape for key, (_, shape) in part.tensors.items()}
     if part.convert:
         converted = part.convert({key: torch.empty(shape, device="meta") for key, shape in found.items()})
@@ -290,17 +305,17 @@ def _check_tensors(path: Path, part: Part) -> None:
         if keys
     ]
     if problems:
-        raise WeightsError(f"{path} does not fit {part.cls.__name__}: {'; '.join(problems)}.", _AGAIN)
+        raise WeightsError(f"{part.place} does not fit {part.cls.__name__}: {'; '.join(problems)}.", _AGAIN)
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path, kind: Any = dict[str, Any]) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return msgspec.json.decode(file.read_bytes(), type=kind)
     except FileNotFoundError:
         raise WeightsError(
             f"{file} is missing.", "Give a diffusers folder of FLUX.1-dev, a single .safetensors file, or a hub id."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{file} can't be read: {error}.", "Download it again.") from error
 
 
@@ -329,6 +344,6 @@ def _load(part: Part, dtype: torch.dtype) -> Any:
             state |= {name: tensors.get_tensor(key).to(dtype) for name, key in names.items() if name in part.tensors}
     if part.convert:
         state = part.convert(state)
-    model = _empty(part.cls, part.config)
+    model = _built(part.cls, part.config, part.place)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)

@@ -204,6 +204,33 @@ def test_damaged_json(copy):
     refused(copy, "can't be read")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model_index.json", b"[]", "can't be read"),
+        ("model_index.json", b'{"_class_name": "\xff"}', "can't be read"),
+        ("transformer/config.json", b"[]", "can't be read"),
+        ("vae/config.json", b"null", "can't be read"),
+        ("scheduler/scheduler_config.json", b'"shift"', "can't be read"),
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", b"[]", "can't be read"),
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", b"{}", "can't be read"),
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", b'{"weight_map": {"x": 1}}', "can't be read"),
+        ("transformer/config.json", {"num_layers": "two"}, "No FluxTransformer2DModel can be made from"),
+        ("transformer/config.json", {"attention_head_dim": 0}, "No FluxTransformer2DModel can be made from"),
+        ("vae/config.json", {"block_out_channels": []}, "No AutoencoderKL can be made from"),
+        ("vae/config.json", {"norm_num_groups": 5}, "No AutoencoderKL can be made from"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}, "No FlowMatch.*Scheduler can be made from"),
+    ],
+)
+def test_json_of_another_kind_and_configs_of_no_model(copy, name, content, words):
+    file = copy / name
+    if isinstance(content, dict):
+        edit(file, **content)
+    else:
+        file.write_bytes(content)
+    assert str(file) in refused(copy, words).message
+
+
 def test_another_pipeline(copy):
     edit(copy / "model_index.json", _class_name="StableDiffusionXLPipeline")
     refused(copy, "is a StableDiffusionXLPipeline, not a FluxPipeline")
@@ -249,6 +276,43 @@ def test_a_single_file_without_a_vae(tiny_states, tmp_path):
     error = refused(tmp_path / "flux1-dev.safetensors", "holds no VAE")
     assert "ae.safetensors" in error.hint
     assert str(tmp_path) in error.hint
+
+
+def single(folder, states, **changes):
+    """A single file and its VAE, with tensors of other shapes (None: left out); keys of the VAE begin with `vae.`."""
+    for file, prefix, state in zip(("flux1-dev", "ae"), ("", "vae."), states, strict=True):
+        shapes = {key: changes.get(prefix + key, tuple(tensor.shape)) for key, tensor in state.items()}
+        spoilt = {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items() if shape is not None}
+        save_file(spoilt, folder / f"{file}.safetensors")
+    return folder / "flux1-dev.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "named"),
+    [
+        ("double_blocks.0.img_attn.qkv.weight", (400, 128), "of another shape (transformer_blocks.0.attn.to_v.weight)"),
+        ("double_blocks.1.txt_attn.qkv.bias", (), "transformer_blocks.1.attn.add_k_proj.bias"),
+        ("single_blocks.0.linear1.weight", (100, 128), "single_transformer_blocks.0.attn.to_k.weight"),
+        ("single_blocks.0.linear1.weight", None, "it has no single_blocks.0.linear1.weight"),
+        ("final_layer.adaLN_modulation.1.weight", (), "norm_out.linear.weight"),
+        ("img_in.weight", (128,), "its img_in.weight is of shape (128,)"),
+        ("img_in.weight", (64, 64), "img_in.weight 64"),
+        ("img_in.weight", (128, 384), "takes 384 channels"),
+        ("double_blocks.0.img_attn.norm.query_norm.scale", (), "query_norm.scale is of shape ()"),
+        ("txt_in.weight", (128,), "its txt_in.weight is of shape (128,)"),
+        ("vae.encoder.down.0.block.0.conv1.weight", (16, 32, 3, 3), "encoder.down.0.block.0.conv1.weight is 16 wide"),
+        ("vae.encoder.down.0.block.0.conv1.weight", None, "it has no encoder.down.0.block.0.conv1.weight"),
+        ("vae.encoder.down.1.block.0.conv1.weight", (32,), "encoder.down.1.block.0.conv1.weight is of shape (32,)"),
+        ("vae.decoder.conv_in.weight", None, "it has no decoder.conv_in.weight"),
+        ("vae.decoder.mid.attn_1.q.weight", (32,), "decoder.mid_block.attentions.0.to_q.weight"),
+        ("vae.encoder.down.0.downsample.conv.bias", None, "it has no encoder.down.0.downsample.conv.bias"),
+        ("vae.decoder.up.1.upsample.conv.bias", None, "it has no decoder.up.1.upsample.conv.bias"),
+        ("vae.decoder.conv_out.bias", None, "1 tensors missing (decoder.conv_out.bias)"),
+    ],
+)
+def test_a_wrong_tensor_in_a_single_file_is_named(tiny_states, tmp_path, key, shape, named):
+    message = refused(single(tmp_path, tiny_states, **{key: shape}), re.escape(named)).message
+    assert str(tmp_path / ("ae.safetensors" if key.startswith("vae.") else "flux1-dev.safetensors")) in message
 
 
 # The prompt
