@@ -17,6 +17,7 @@ from .watch import Watch
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _POLL_S = 0.5
+_THREAD = "panoform-download"
 
 
 def is_id(name: str) -> bool:
@@ -47,39 +48,41 @@ def fetch(
             super().update(n)
 
     by_hand = f"Or download it in another way, and put it into {instead}."
-    with ThreadPoolExecutor(1) as pool:
-        began = time.monotonic()
-        future = pool.submit(
-            snapshot_download, repo, allow_patterns=list(patterns), tqdm_class=Bar, local_files_only=watch is None
-        )
-        try:
-            while watch and not wait([future], timeout=_POLL_S).done:
-                done, of = (sum(getattr(bar, name) for bar in bars if bar.unit == "B") / 1e6 for name in ("n", "total"))
-                left = (time.monotonic() - began) / done * (of - done) if done else None
-                watch.progress(f"Downloading {repo} (MB)", round(done), round(of), 0.0, left)
-        except Cancelled:
-            stop = True
-            raise
-        try:
-            return Path(future.result())
-        except GatedRepoError as error:
-            raise failure(
-                f"{repo} is gated: the hub gives it only to those who accepted its licence.",
-                f"Accept it at https://huggingface.co/{repo}, then set HF_TOKEN or run `hf auth login`. {by_hand}",
-            ) from error
-        except RepositoryNotFoundError as error:
-            raise failure(
-                f"There is neither a folder or file nor a hub repository {repo}.",
-                "Check the name; for a private repository set HF_TOKEN or run `hf auth login`.",
-            ) from error
-        except LocalEntryNotFoundError as error:
-            raise failure(
-                f"{repo} is not on this computer{', and the hub can not be reached' if watch else ''}.",
-                f"{'Connect to the internet once.' if watch else 'The first job downloads it.'} {by_hand}",
-            ) from error
-        # Which exceptions a broken connection or a full disk raise changes with the hub library's version.
-        except Exception as error:
-            raise failure(f"The hub did not deliver {repo}: {error}", f"Try again. {by_hand}") from error
+    began = time.monotonic()
+    pool = ThreadPoolExecutor(1, _THREAD)
+    future = pool.submit(
+        snapshot_download, repo, allow_patterns=list(patterns), tqdm_class=Bar, local_files_only=watch is None
+    )
+    # Nobody waits for the thread of a download that was stopped: while the hub hangs it hears of nothing.
+    pool.shutdown(wait=False)
+    try:
+        while watch and not wait([future], timeout=_POLL_S).done:
+            done, of = (sum(getattr(bar, name) for bar in bars if bar.unit == "B") / 1e6 for name in ("n", "total"))
+            left = (time.monotonic() - began) / done * (of - done) if done else None
+            watch.progress(f"Downloading {repo} (MB)", round(done), round(of), 0.0, left)
+    except (Cancelled, KeyboardInterrupt):
+        stop = True
+        raise
+    try:
+        return Path(future.result())
+    except GatedRepoError as error:
+        raise failure(
+            f"{repo} is gated: the hub gives it only to those who accepted its licence.",
+            f"Accept it at https://huggingface.co/{repo}, then set HF_TOKEN or run `hf auth login`. {by_hand}",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise failure(
+            f"There is neither a folder or file nor a hub repository {repo}.",
+            "Check the name; for a private repository set HF_TOKEN or run `hf auth login`.",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise failure(
+            f"{repo} is not on this computer{', and the hub can not be reached' if watch else ''}.",
+            f"{'Connect to the internet once.' if watch else 'The first job downloads it.'} {by_hand}",
+        ) from error
+    # Which exceptions a broken connection or a full disk raise changes with the hub library's version.
+    except Exception as error:
+        raise failure(f"The hub did not deliver {repo}: {error}", f"Try again. {by_hand}") from error
 
 
 class _Bar(tqdm):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from panoform.backend import prompt, single_file, weights
+from panoform.backend import hub, prompt, single_file, weights
 from panoform.shared.engines import EngineSettings
-from panoform.shared.errors import WeightsError
+from panoform.shared.errors import Cancelled, WeightsError
 
 TINY_TRANSFORMER = {
     "in_channels": 64, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 128, "num_attention_heads": 1,
@@ -357,9 +357,13 @@ def test_an_embedding_of_another_model(copy, watch):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does: `owner/gated`, `owner/private`, `owner/broken`."""
+    """Answers as the hub does: `owner/gated`, `owner/private`, `owner/broken`; to `owner/hangs` once `released`."""
+
+    released = threading.Event()
 
     def do_GET(self):
+        if "hangs" in self.path:
+            self.released.wait(60)
         code, header = {"gated": (403, "GatedRepo"), "private": (401, "RepoNotFound")}.get(
             self.path.split("/")[4], (500, "")
         )
@@ -399,6 +403,20 @@ def test_what_the_hub_refuses(hub_server, watch, repo, words, hint):
     with pytest.raises(WeightsError, match=words) as caught:
         weights.locate(flux(repo), watch)
     assert re.search(hint, caught.value.hint)
+
+
+def test_a_download_is_stopped_while_the_hub_hangs(hub_server, watch_that_stops):
+    def downloads():
+        return [thread for thread in threading.enumerate() if thread.name.startswith(hub._THREAD)]
+
+    try:
+        with pytest.raises(Cancelled):
+            weights.locate(flux("owner/hangs"), watch_that_stops(lambda stage, _step: True))
+        assert downloads(), "it was waited for"
+    finally:
+        Hub.released.set()
+        for thread in downloads():
+            thread.join()
 
 
 def test_offline(watch, monkeypatch, tmp_path):
