@@ -18,11 +18,9 @@ import torch.nn.functional as F
 
 from ..shared.engines import ENGINES, EngineSettings, PerceiveSettings, check_engine, check_perceive
 from ..shared.errors import AdapterError, WeightsError
-from ..shared.generation import GenerateSettings, View
 from ..shared.maps import MAPS, check_names
 from ..shared.messages import Info
 from . import adapters, device, exposure, generation, hub, images, maps, prompt, weights
-from .generated import Generated
 from .images import Encoding
 from .loaded import Loaded
 from .pipelines import dit360
@@ -176,39 +174,9 @@ class Engine:
         )
         return Perceived({name: made[name] for name in wanted}, picture, info)
 
-    def generate(
-        self,
-        *,
-        picture: np.ndarray | None,
-        view: View,
-        source: str,
-        engine: EngineSettings,
-        settings: GenerateSettings,
-        watch: Watch,
-    ) -> list[Generated]:
-        """See generation.generate."""
-        return generation.generate(
-            self, picture=picture, view=view, source=source, engine=engine, settings=settings, watch=watch
-        )
-
-    def edit(
-        self,
-        *,
-        panorama: np.ndarray,
-        encoding: Encoding,
-        mask: np.ndarray | None,
-        strength: float,
-        extend: bool,
-        source: str,
-        engine: EngineSettings,
-        settings: GenerateSettings,
-        watch: Watch,
-    ) -> list[Generated]:
-        """See generation.edit."""
-        return generation.edit(
-            self, panorama=panorama, encoding=encoding, mask=mask, strength=strength, extend=extend, source=source,
-            engine=engine, settings=settings, watch=watch,
-        )  # fmt: skip
+    # Beside perception: they ask this engine, their loader, for the model.
+    generate = generation.generate
+    edit = generation.edit
 
     def load(
         self,

@@ -137,7 +137,7 @@ def _decode(header: _Header, frames: Sequence[Buffer], kind: Any) -> Any:
 
     def take(wanted: type, value: Any) -> Any:
         if wanted is not np.ndarray:
-            raise NotImplementedError(wanted)
+            raise NotImplementedError(wanted)  # as above
         ref = msgspec.convert(value, _ArrayRef)
         if ref.frame not in unused:
             raise ProtocolError(f"Frame {ref.frame} is missing, or used twice.")

@@ -1,9 +1,14 @@
 """A FLUX.1-dev of a hundredth of a percent of its size: the real classes, saved in all the ways users have it."""
 
+import threading
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from serving import ARITHMETIC, Backend, Peer, idle, wait_until
 
+from panoform.backend import server as server_module
 from panoform.backend import single_file
 
 TINY_TRANSFORMER = {
@@ -203,3 +208,48 @@ def own_folders(tmp_path_factory, monkeypatch):
         monkeypatch.setenv(name, str(folder / name))
     monkeypatch.setenv("PANOFORM_MODELS", str(folder / "models"))
     return folder
+
+
+# A server to speak to
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory) -> Iterator[Backend]:
+    # A path with a space and letters beyond ASCII.
+    started = Backend(ARITHMETIC, tmp_path_factory.mktemp("vérbindung 1") / "connection.json")
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def own_backend(tmp_path) -> Iterator[Backend]:
+    started = Backend(ARITHMETIC, tmp_path / "connection.json", "--parent-pipe")
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def peer(backend) -> Iterator[Peer]:
+    made = Peer(backend.connection)
+    yield made
+    made.close()
+    wait_until(idle(backend))
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., server_module.Server]]:
+    """Servers in this process, whose bounds a test can lower."""
+    serving = []
+
+    def serve(engine: type) -> server_module.Server:
+        server = server_module.Server(engine)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        serving.append((server, thread))
+        return server
+
+    yield serve
+    for server, thread in serving:
+        server.end()
+        thread.join()
+        server.close()
