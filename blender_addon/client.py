@@ -13,9 +13,12 @@ from ..shared import wire
 from ..shared.connection import Connection
 from ..shared.engines import EngineSettings, PerceiveSettings
 from ..shared.errors import BackendLostError
+from ..shared.generation import GenerateSettings, View
 from ..shared.messages import (
     CancelRequest,
+    EditRequest,
     Event,
+    GenerateRequest,
     PerceiveRequest,
     Reply,
     Request,
@@ -95,6 +98,53 @@ class Client:
                 engine=engine,
                 settings=settings,
                 directory=directory,
+            )
+        )
+
+    def generate(
+        self,
+        picture: np.ndarray | None,
+        *,
+        view: View,
+        source: str,
+        engine: EngineSettings,
+        settings: GenerateSettings,
+    ) -> str:
+        """Ends in a GenerateReply. `picture` must not change until an event of this job has come; None: of words.
+
+        Raises ProtocolError for an array that can't travel.
+        """
+        return self._send(
+            GenerateRequest(id=_new_id(), picture=picture, view=view, source=source, engine=engine, settings=settings)
+        )
+
+    def edit(
+        self,
+        panorama: np.ndarray,
+        *,
+        encoding: Literal["linear", "srgb"],
+        mask: np.ndarray | None,
+        strength: float,
+        extend: bool,
+        source: str,
+        engine: EngineSettings,
+        settings: GenerateSettings,
+    ) -> str:
+        """Ends in a GenerateReply. Neither array may change until an event of this job has come.
+
+        Raises ProtocolError for an array that can't travel.
+        """
+        return self._send(
+            EditRequest(
+                id=_new_id(),
+                panorama=panorama,
+                encoding=encoding,
+                mask=mask,
+                strength=strength,
+                extend=extend,
+                source=source,
+                engine=engine,
+                settings=settings,
             )
         )
 

@@ -1,0 +1,78 @@
+"""generate and edit through the client, as test_client.py does for the rest."""
+
+import time
+
+import numpy as np
+import pytest
+
+from panoform.blender_addon.client import Client
+from panoform.shared import messages
+from panoform.shared.errors import ProtocolError
+from panoform.shared.generation import GenerateSettings, View
+
+PATIENCE_S = 180
+
+
+@pytest.fixture
+def client(connection):
+    made = Client(connection)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_lora):
+    return GenerateSettings(prompt="a yard", lora=str(tiny_lora), height=256, num_inference_steps=2, seeds=(3,))
+
+
+def until_reply(client: Client, job: str) -> list[messages.Message]:
+    heard, end = [], time.monotonic() + PATIENCE_S
+    while not (heard and heard[-1].id == job and isinstance(heard[-1], messages.Reply)):
+        assert time.monotonic() < end, heard
+        heard += [message for message in client.poll() if message.id == job]
+        time.sleep(0.01)
+    return heard
+
+
+def test_words_a_picture_and_an_edit(client, flux, settings) -> None:
+    *events, reply = until_reply(client, client.generate(None, view=View(), source="", engine=flux, settings=settings))
+    assert isinstance(reply, messages.GenerateReply), reply
+    assert any(isinstance(event, messages.PreviewEvent) and event.map == "panorama" for event in events)
+    (panorama,), (recipe,) = reply.panoramas, reply.recipes
+    assert panorama.shape == (256, 512, 3)
+    assert (recipe.kind, recipe.encoding, recipe.settings.prompt) == ("words", "linear", "a yard")
+
+    picture = np.random.default_rng(0).random((32, 48, 3), np.float32)
+    view = View(fov=70, yaw=30, pitch=10)
+    (*_, completed) = until_reply(
+        client, client.generate(picture, view=view, source="fotö.jpg", engine=flux, settings=settings)
+    )
+    assert (completed.recipes[0].kind, completed.recipes[0].view) == ("picture", view)
+    assert completed.recipes[0].source == "fotö.jpg"
+
+    mask = np.zeros((256, 512, 1), np.uint8)
+    mask[100:140, 10:60] = 1
+    asked = {"encoding": "linear", "source": "p", "engine": flux, "settings": settings}
+    (*_, edited) = until_reply(client, client.edit(panorama, mask=mask, strength=1.0, extend=False, **asked))
+    outside = mask[..., 0] == 0
+    assert np.array_equal(edited.panoramas[0][outside], panorama[outside])
+    assert not np.array_equal(edited.panoramas[0], panorama)
+    (*_, varied) = until_reply(client, client.edit(panorama, mask=None, strength=0.5, extend=False, **asked))
+    assert varied.recipes[0].strength == 0.5
+
+
+def test_what_the_backend_refuses_comes_as_an_error(client, flux, settings) -> None:
+    black = np.zeros((256, 512, 3), np.float32)
+    mask = np.zeros((255, 512, 1), np.uint8)
+    (*_, refused) = until_reply(
+        client,
+        client.edit(
+            black, encoding="linear", mask=mask, strength=1.0, extend=False, source="", engine=flux, settings=settings
+        ),
+    )
+    assert (refused.code, "512 × 255" in refused.message) == ("panorama", True)
+
+
+def test_a_picture_that_cannot_travel_is_refused_here(client, flux, settings) -> None:
+    with pytest.raises(ProtocolError, match="float64"):
+        client.generate(np.zeros((8, 8, 3)), view=View(fov=60), source="", engine=flux, settings=settings)
