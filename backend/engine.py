@@ -263,6 +263,7 @@ def _load(
     with device.memory_told(f"Loading {checkpoint.config.name}", where):
         pipeline = weights.load(base, dtype)
         pipeline.set_progress_bar_config(disable=True)
+        pipeline.position_rows = checkpoint.config.position_rows
         if settings.offload == "model":
             pipeline.enable_model_cpu_offload(device=where)
         elif settings.offload == "sequential":

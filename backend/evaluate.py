@@ -98,9 +98,7 @@ def mean_by_latitude(scenes: Iterable[Maps], rows: int = 32) -> dict[str, list[l
         height, width = wanted["distance"].shape[:2]
         surface = np.isfinite(wanted["distance"])
         everywhere = np.ones_like(surface)
-        lon = (0.5 - (np.arange(width) + 0.5) / width) * 2 * np.pi
-        x, y, z = np.moveaxis(wanted["normal"], -1, 0)
-        turned = np.stack([x * np.cos(lon) + y * np.sin(lon), y * np.cos(lon) - x * np.sin(lon), z], -1)
+        turned = np.einsum("wij,hwj->hwi", sphere.column_frames(width), wanted["normal"])
         parts = {
             "distance": (np.log(np.where(surface, wanted["distance"], 1)), surface),
             "normal": (turned, everywhere),
@@ -129,11 +127,7 @@ def baselines(height: int) -> dict[str, Maps]:
         return maps | {"distance": np.exp(maps["distance"]), "normal": maps["normal"] / np.maximum(length, 1e-6)}
 
     mean = {name: spread(values) for name, values in rows.items()}
-    lon = (0.5 - (np.arange(2 * height) + 0.5) / (2 * height)) * 2 * np.pi
-    away, left, up = np.moveaxis(mean["normal"], -1, 0)
-    mean["normal"] = np.stack(
-        [away * np.cos(lon) - left * np.sin(lon), away * np.sin(lon) + left * np.cos(lon), up], -1
-    )
+    mean["normal"] = np.einsum("wji,hwj->hwi", sphere.column_frames(2 * height), mean["normal"])
     constant = {
         name: spread(np.broadcast_to((values * weight).sum(0) / weight.sum(), (2, values.shape[1])))
         for name, values in rows.items()

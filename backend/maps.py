@@ -23,10 +23,17 @@ class DistanceDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ratio: float = 1 / MIN_DISTANCE
 
 
+class NormalDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """In whose axes a model draws normals: the "world"'s (OmniX), or those of each "column" of the panorama."""
+
+    axes: Literal["world", "column"] = "world"
+
+
 class Decode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model draws its maps, where it may differ from OmniX."""
 
     distance: DistanceDecode = DistanceDecode()
+    normal: NormalDecode = NormalDecode()
 
 
 def decode(target: str, picture: np.ndarray, options: Decode) -> dict[str, np.ndarray]:
@@ -35,7 +42,7 @@ def decode(target: str, picture: np.ndarray, options: Decode) -> dict[str, np.nd
         case "depth":
             return {"distance": _distance(picture, options.distance)}
         case "normal":
-            return {"normal": _normal(picture)}
+            return {"normal": _normal(picture, options.normal)}
         case "pbr":
             return {"roughness": picture[..., 0:1].copy(), "metallic": picture[..., 1:2].copy()}
         case "albedo" | "semantic":
@@ -49,9 +56,14 @@ def _distance(picture: np.ndarray, options: DistanceDecode) -> np.ndarray:
     return np.maximum(distance, MIN_DISTANCE, dtype=np.float32)
 
 
-def _normal(picture: np.ndarray) -> np.ndarray:
-    """OmniX's axes are X front, Y up, Z left; ours X front, Y left, Z up. A mid-grey pixel looks at the camera."""
+def _normal(picture: np.ndarray, options: NormalDecode) -> np.ndarray:
+    """OmniX's axes are X front, Y up, Z left; ours X front, Y left, Z up. A mid-grey pixel looks at the camera.
+
+    A column's axes are its own front (away from the vertical axis), up and left.
+    """
     normal = (2 * picture - 1)[..., [0, 2, 1]]
+    if options.axes == "column":
+        normal = np.einsum("wji,hwj->hwi", sphere.column_frames(normal.shape[1]), normal)
     return _unit(normal, -sphere.directions(*normal.shape[:2]))
 
 

@@ -50,6 +50,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: What the target stream starts from.
     initial_noise: Literal["zero", "normal"]
     decode: maps.Decode = maps.Decode()
+    #: See OmniXPipeline.
+    position_rows: int | None = None
     #: False where the yaw of its normals is not reliable (OmniX).
     exact_yaw: bool = True
 

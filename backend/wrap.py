@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
@@ -72,7 +71,9 @@ def circular(vae: AutoencoderKL) -> Iterator[None]:
 
 
 def _pad_columns(columns: int, conv: nn.Module, args: tuple[Tensor]) -> Tensor:
-    return F.pad(args[0], (columns, columns, 0, 0), mode="circular")
+    # Unlike F.pad, this leaves channels-last tensors as they are.
+    (x,) = args
+    return torch.cat([x[..., -columns:], x, x[..., :columns]], dim=-1)
 
 
 def _repeat_first_column(conv: nn.Module, args: tuple[Tensor]) -> Tensor:

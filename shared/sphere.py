@@ -31,6 +31,16 @@ def solid_angles(height: int, width: int) -> np.ndarray:
     return ((edges[:-1] - edges[1:]) * 2 * np.pi / width)[:, None].astype(np.float32)
 
 
+def column_frames(width: int) -> np.ndarray:
+    """Each column's own axes as rows, (W, 3, 3) float32: away from the vertical axis, to the left, up.
+
+    `frames[column] @ vector` tells a vector of the world in them. What is told so turns with the panorama.
+    """
+    lon = (0.5 - (np.arange(width) + 0.5) / width) * 2 * np.pi
+    c, s, zero = np.cos(lon), np.sin(lon), np.zeros(width)
+    return np.stack([c, s, zero, -s, c, zero, zero, zero, zero + 1], -1).reshape(width, 3, 3).astype(np.float32)
+
+
 def yaw_matrix(yaw_rad: float) -> np.ndarray:
     """Rotation about +Z by `yaw_rad`, anticlockwise seen from above (+X towards +Y), (3, 3) float32."""
     c, s = np.cos(yaw_rad), np.sin(yaw_rad)

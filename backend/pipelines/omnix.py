@@ -59,6 +59,10 @@ class OmniXPipeline(FluxPipeline):
         *FluxPipeline._optional_components, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
     ]  # fmt: skip
 
+    #: Rows of tokens that positions are scaled to, whatever the panorama's size (position interpolation, Chen et al.,
+    #: arXiv 2306.15595). None: a token a step, as in the reference.
+    position_rows: int | None = None
+
     @cached_property
     def resident(self) -> dict[str, streams.Layers]:
         """The loaded adapters by task, in the computer's memory; `together` lends a task's to the device."""
@@ -171,7 +175,7 @@ class OmniXPipeline(FluxPipeline):
             "encoder_hidden_states": prompt_embeds.to(device, dtype).expand(batch, -1, -1),
             "pooled_projections": pooled_prompt_embeds.to(device, dtype).expand(batch, -1),
             "txt_ids": torch.zeros(prompt_embeds.shape[1], 3, device=device),
-            "img_ids": self._prepare_latent_image_ids(1, rows, columns, device, torch.float32),
+            "img_ids": self._positions(rows, columns, device),
             "guidance": None,
         }
         if self.transformer.config.guidance_embeds:
@@ -208,6 +212,11 @@ class OmniXPipeline(FluxPipeline):
         image = target if output_type == "latent" else self.decode(target, circular_encode)
         self.maybe_free_model_hooks()
         return FluxPipelineOutput(images=image)  # pyright: ignore[reportArgumentType]
+
+    def _positions(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """(T, 3) positions of the tokens; row and column are the last two."""
+        ids = self._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
+        return ids if self.position_rows is None else ids * (self.position_rows / rows)
 
     def _size(self, task: str, images: Mapping[str, Tensor], encoded: Mapping[str, Tensor]) -> tuple[int, int]:
         """Height and width in pixels that all given conditions have. Raises SettingError, PanoramaError."""

@@ -65,7 +65,7 @@ def _train(args: argparse.Namespace) -> None:
 
     run = _run(args)
     if fit.train_vae(run, args.vae_steps):
-        fit.train_perceiver(run, args.perceiver_steps)
+        fit.train_perceiver(run, args.perceiver_steps, args.variants, args.pixels_every)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -114,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train both stages; goes on from their checkpoints")
     train.add_argument("--vae-steps", type=int, default=20_000, help="the learning rate falls to zero there")
     train.add_argument("--perceiver-steps", type=int, default=60_000, help="the same for the second stage")
+    train.add_argument("--variants", type=int, default=2, help="how many augmentations of a scene are encoded")
+    train.add_argument("--pixels-every", type=int, default=8, help="every how many steps maps are compared as pixels")
     _add_run(train, _train)
 
     export = commands.add_parser("export", help="write a starter folder from the checkpoints")

@@ -32,7 +32,9 @@ TASKS: dict[str, tuple[str, str]] = {
 }
 
 RANK = 24
-PROMPT_TOKENS = 4
+PROMPT_TOKENS = 8
+#: Rows of tokens that positions are scaled to: as many as 256 pixels of height have.
+POSITION_ROWS = 16
 TEXT_DIM = 64
 #: Distance is drawn as 1 + log(d / d_max) / log(DISTANCE_RATIO): grey 0 is d_max / DISTANCE_RATIO, grey 1 is d_max.
 DISTANCE_RATIO = 128.0
@@ -41,9 +43,9 @@ TRANSFORMER = {
     "patch_size": 1,
     "in_channels": 64,
     "num_layers": 2,
-    "num_single_layers": 5,
+    "num_single_layers": 6,
     "attention_head_dim": 32,
-    "num_attention_heads": 8,
+    "num_attention_heads": 6,
     "joint_attention_dim": TEXT_DIM,
     "pooled_projection_dim": TEXT_DIM,
     "guidance_embeds": True,
@@ -80,7 +82,8 @@ PANOFORM = {
     "num_inference_steps": 1,
     "guidance_scale": 3.5,
     "initial_noise": "zero",
-    "decode": {"distance": {"encoding": "log", "ratio": DISTANCE_RATIO}},
+    "position_rows": POSITION_ROWS,
+    "decode": {"distance": {"encoding": "log", "ratio": DISTANCE_RATIO}, "normal": {"axes": "column"}},
 }
 MODEL_INDEX = {
     "_class_name": "FluxPipeline",

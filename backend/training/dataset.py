@@ -130,13 +130,31 @@ def augment(maps: dict[str, Tensor], generator: torch.Generator) -> dict[str, Te
 
 def pictures(maps: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each stream's picture, (N, 3, H, W) in [0, 1], as backend/maps.py decodes it; `rgb` is display sRGB already."""
+    frames = torch.from_numpy(sphere.column_frames(maps["normal"].shape[-1])).to(maps["normal"])
+    normal = torch.einsum("wij,njhw->nihw", frames, maps["normal"])
     grey = 1 + torch.log(maps["distance"].clamp_min(1e-3) / FAR_M) / math.log(DISTANCE_RATIO)
     return {
         "rgb": maps["rgb"],
         "depth": grey.clamp(0, 1).expand(-1, 3, -1, -1),
-        # OmniX's axes: X front, Y up, Z left.
-        "normal": maps["normal"][:, [0, 2, 1]] / 2 + 0.5,
+        # OmniX's order: front, up, left.
+        "normal": normal[:, [0, 2, 1]] / 2 + 0.5,
         "albedo": maps["albedo"],
         "pbr": maps["pbr"],
         "semantic": maps["semantic"],
     }
+
+
+def _perspective_mask(height: int, generator: torch.Generator) -> Tensor:
+    """What a level picture of a random width (44° to 122°) and shape shows of the panorama: (H, W) bool."""
+    rays = torch.from_numpy(sphere.directions(height, 2 * height))
+    wide, shape = torch.rand(2, generator=generator, device=generator.device).tolist()
+    wide = 0.4 + 1.4 * wide
+    tall = wide * (0.5 + shape)
+    x, y, z = rays.unbind(-1)
+    return (x > 0) & (y.abs() <= wide * x) & (z.abs() <= tall * x)
+
+
+def masked(picture: Tensor, generator: torch.Generator) -> Tensor:
+    """What a level perspective picture shows of each panorama; the rest is grey, as projection.py leaves it."""
+    seen = _perspective_mask(picture.shape[-2], generator).to(picture.device)
+    return torch.where(seen, picture, 0.5)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from ...shared import sphere
 from .. import wrap
-from . import architecture, checkpoint, dataset
+from . import architecture, checkpoint, dataset, latents
 from .model import Perceiver
+from .muon import Muon
 from .render_io import write_image
 
 PERCEPTION = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
@@ -48,10 +49,6 @@ class Run:
         return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
 
 
-def _optimizer(module: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(module.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=0.01)
-
-
 def _rate(step: int, steps: int) -> float:
     """Share of the learning rate: up in 100 steps, down to zero in the last third."""
     return min(1.0, (step + 1) / 100, max(0.0, 3 * (1 - step / steps)))
@@ -66,7 +63,7 @@ def _loop(
     Returns whether all steps are done.
     """
     path = run.checkpoints / f"{name}.safetensors"
-    optimizer = _optimizer(module)
+    optimizer = Muon(module)
     average = checkpoint.Average(module, 0.999)
     step = checkpoint.load(path, module, average, optimizer)
     run.say(f"{name}: from step {step} of {steps}, {len(run.data)} scenes, {run.device}")
@@ -126,7 +123,8 @@ def train_vae(run: Run, steps: int) -> bool:
 
     def step_loss(step: int) -> dict[str, float]:
         generator = torch.Generator(run.device).manual_seed(step)
-        maps = dataset.pictures(dataset.augment(run.data.shuffled(run.batch, generator), generator))
+        scenes = max(1, run.batch // 2)
+        maps = dataset.pictures(dataset.augment(run.data.shuffled(scenes, generator), generator))
         names = list(_STREAM_WEIGHT)
         chances = torch.tensor([_STREAM_WEIGHT[name] for name in names], device=run.device)
         chosen = torch.multinomial(chances, run.batch, replacement=True, generator=generator)
@@ -136,13 +134,13 @@ def train_vae(run: Run, steps: int) -> bool:
         crops = []
         for index, kind in enumerate(chosen.tolist()):
             y, x = places[index]
-            crops.append(maps[names[kind]][index, :, y : y + size, x : x + size])
+            crops.append(maps[names[kind]][index % scenes, :, y : y + size, x : x + size])
         wanted = (torch.stack(crops) * 2 - 1).contiguous(memory_format=torch.channels_last)
         with run.autocast():
             posterior = vae.encode(wanted).latent_dist
-            latents = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-            shown = vae.decode(latents).sample
-        kl = posterior.kl().mean() / latents[0].numel()
+            sample = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+            shown = vae.decode(sample).sample
+        kl = posterior.kl().mean() / sample[0].numel()
         loss = _picture_loss(shown.float(), wanted) + 3e-4 * kl
         loss.backward()
         return {
@@ -164,7 +162,7 @@ def train_vae(run: Run, steps: int) -> bool:
         sheet(run.checkpoints / "pictures" / f"vae-{step:06d}.png", torch.stack(rows))
         return "held-out dB: " + ", ".join(figures)
 
-    return _loop(run, "vae", vae, steps, 1.5e-3, step_loss, validate)
+    return _loop(run, "vae", vae, steps, 2e-3, step_loss, validate)
 
 
 def sheet(path: Path, grid: Tensor) -> None:
@@ -179,7 +177,7 @@ def load_average(run: Run, name: str, module: nn.Module) -> None:
     """Put a stage's averaged weights into `module`. Raises FileNotFoundError where there is no checkpoint."""
     path = run.checkpoints / f"{name}.safetensors"
     average = checkpoint.Average(module, 0)
-    if checkpoint.load(path, module, average, _optimizer(module)) == 0:
+    if checkpoint.load(path, module, average, Muon(module)) == 0:
         raise FileNotFoundError(path)
     module.load_state_dict(average.weights)
 
@@ -192,22 +190,9 @@ def trained_vae(run: Run) -> AutoencoderKL:
     vae.requires_grad_(False).eval()
     maps = run.data.take(torch.arange(min(32, len(run.data))))
     wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
-    latents = torch.cat([vae.encode(picture * 2 - 1).latent_dist.mode() for picture in wanted.values()])
-    vae.register_to_config(
-        shift_factor=round(float(latents.mean()), 4), scaling_factor=round(1 / float(latents.std()), 4)
-    )
-    return vae
-
-
-def encode(vae: AutoencoderKL, picture: Tensor) -> Tensor:
-    """(N, 3, H, W) in [0, 1] → latents, as OmniXPipeline.encode makes them (inside wrap.circular)."""
-    latents = vae.encode(picture * 2 - 1).latent_dist.mode()
-    return (latents - vae.config["shift_factor"]) * vae.config["scaling_factor"]
-
-
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Latents → (N, 3, H, W), about [0, 1]."""
-    return vae.decode(latents / vae.config["scaling_factor"] + vae.config["shift_factor"]).sample / 2 + 0.5
+    found = torch.cat([vae.encode(picture * 2 - 1).latent_dist.mode() for picture in wanted.values()])
+    vae.register_to_config(shift_factor=round(float(found.mean()), 4), scaling_factor=round(1 / float(found.std()), 4))
+    return vae.to(memory_format=torch.channels_last)
 
 
 def _map_loss(task: str, shown: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
@@ -229,69 +214,73 @@ def _map_loss(task: str, shown: Tensor, wanted: Tensor, weight: Tensor) -> Tenso
     return ((shown - wanted).abs() * weight).sum() / total / 3
 
 
-def perspective_mask(height: int, generator: torch.Generator) -> Tensor:
-    """What a level picture of 90° width and a random shape shows of the panorama: (H, W) bool."""
-    rays = torch.from_numpy(sphere.directions(height, 2 * height))
-    tall = float(torch.rand(1, generator=generator, device=generator.device) * 0.9 + 0.4)
-    x, y, z = rays.unbind(-1)
-    return (x > 0) & (y.abs() <= x) & (z.abs() <= tall * x)
+def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> bool:
+    """Stage 2: every step takes a batch through all perception tasks, every second one through image_to_pano too.
 
-
-def train_perceiver(run: Run, steps: int) -> bool:
-    """Stage 2: every step takes a batch through all perception tasks, every fourth one through image_to_pano too.
-
-    Returns whether all steps are done.
+    Most steps compare latents of `variants` encoded once; every `pixels_every`th takes pictures that are new, and
+    compares maps through the frozen decoder, which costs more than all the rest. Returns whether all steps are done.
     """
     torch.manual_seed(0)
     vae = trained_vae(run)
+    known = latents.encoded(
+        vae, run.data, variants, run.checkpoints / f"latents-{run.data.height}.safetensors", run.say
+    )
     perceiver = Perceiver(architecture.create()[0]).to(run.device)
+
+    def step_loss(step: int) -> dict[str, float]:
+        generator = torch.Generator(run.device).manual_seed(step)
+        with run.autocast():
+            if step % pixels_every == pixels_every - 1:
+                return _pixel_step(run, vae, perceiver, generator)
+            drawn = latents.drawn(known, run.batch, generator)
+            figures = _latent_step(perceiver, drawn)
+            if step % 2:
+                figures["pano"] = 2 * _pano_step(perceiver, drawn["masked_rgb"], drawn["rgb"], generator)
+            return figures
+
     with wrap.circular(vae):
         return _loop(
-            run, "perceiver", perceiver, steps, 8e-4,
-            lambda step: _perceive_step(run, vae, perceiver, step), lambda step: _validate(run, vae, perceiver, step),
-        )  # fmt: skip
+            run, "perceiver", perceiver, steps, 3e-3, step_loss, lambda step: _validate(run, vae, perceiver, step)
+        )
 
 
-def _perceive_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> dict[str, float]:
-    generator = torch.Generator(run.device).manual_seed(step)
-    maps = dataset.augment(run.data.shuffled(run.batch, generator), generator)
-    shown_at = dataset.pictures(maps)
-    height = maps["rgb"].shape[-2]
-    angle = torch.from_numpy(sphere.solid_angles(height, 2 * height)).to(run.device) / 1e-4
-    everywhere = angle.expand(run.batch, 1, height, 2 * height)
-    solid = everywhere * (maps["distance"] < 5e4)
+def _latent_step(perceiver: Perceiver, drawn: dict[str, Tensor]) -> dict[str, float]:
     figures = {}
-    with run.autocast():
-        with torch.no_grad():
-            rgb = encode(vae, shown_at["rgb"])
-        for task in PERCEPTION:
-            stream = architecture.TASKS[task][1]
-            with torch.no_grad():
-                wanted = encode(vae, shown_at[stream])
-            latents = perceiver.perceive(task, rgb)
-            loss = F.l1_loss(latents.float(), wanted.float())
-            figures[stream] = float(loss.detach())
-            # Pixels cost the decoder, on the CPU more than all the rest: there, they are looked at now and then.
-            if run.device.type == "cuda" or step % 8 == 0:
-                shown = decode(vae, latents).float()
-                weight = everywhere if task in ("rgb_to_depth", "rgb_to_normal", "rgb_to_semantic") else solid
-                loss = loss + 2 * _map_loss(task, shown, shown_at[stream], weight)
-            loss.backward()
-        if step % 4 == 3:
-            figures["pano"] = 4 * _pano_step(run, vae, perceiver, shown_at["rgb"], rgb, generator)
+    for task in PERCEPTION:
+        stream = architecture.TASKS[task][1]
+        loss = F.l1_loss(perceiver.perceive(task, drawn["rgb"]).float(), drawn[stream])
+        loss.backward()
+        figures[stream] = float(loss.detach())
     return figures
 
 
-def _pano_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, picture: Tensor, clean: Tensor, generator) -> float:
-    """Flow matching (velocity = noise − clean) beside a picture of which only a perspective view is seen."""
-    seen = perspective_mask(picture.shape[-2], generator).to(picture.device)
+def _pixel_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, generator: torch.Generator) -> dict[str, float]:
+    maps = dataset.augment(run.data.shuffled(max(1, run.batch // 2), generator), generator)
+    shown_at = dataset.pictures(maps)
+    height = maps["rgb"].shape[-2]
+    angle = torch.from_numpy(sphere.solid_angles(height, 2 * height)).to(run.device)
+    everywhere = angle.expand(len(maps["rgb"]), 1, height, 2 * height)
+    solid = everywhere * (maps["distance"] < 5e4)
     with torch.no_grad():
-        condition = wrap.extend(encode(vae, torch.where(seen, picture, 0.5)))
+        rgb = latents.encode(vae, shown_at["rgb"])
+    for task in PERCEPTION:
+        stream = architecture.TASKS[task][1]
+        made = perceiver.perceive(task, rgb)
+        with torch.no_grad():
+            wanted = latents.encode(vae, shown_at[stream])
+        shown = latents.decode(vae, made).float()
+        weight = everywhere if task in ("rgb_to_depth", "rgb_to_normal", "rgb_to_semantic") else solid
+        (F.l1_loss(made.float(), wanted.float()) + 2 * _map_loss(task, shown, shown_at[stream], weight)).backward()
+    return {}
+
+
+def _pano_step(perceiver: Perceiver, condition: Tensor, clean: Tensor, generator: torch.Generator) -> float:
+    """Flow matching (velocity = noise − clean) beside a picture of which only a perspective view is seen."""
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     t = torch.sigmoid(torch.randn(len(clean), generator=generator, device=clean.device) + 0.5)
     mixed = clean + (noise - clean) * t[:, None, None, None]
-    velocity = wrap.close(perceiver.velocity("image_to_pano", condition, wrap.extend(mixed), t))
-    loss = F.mse_loss(velocity.float(), (noise - clean).float())
+    velocity = wrap.close(perceiver.velocity("image_to_pano", wrap.extend(condition), wrap.extend(mixed), t))
+    loss = F.mse_loss(velocity.float(), noise - clean)
     loss.backward()
     return float(loss.detach())
 
@@ -302,11 +291,11 @@ def _validate(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> 
     count = min(16, len(run.heldout))
     maps = run.heldout.take(torch.arange(count))
     wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
-    rgb = encode(vae, wanted["rgb"])
-    figures, rows = [], [wanted["rgb"][:3], decode(vae, rgb[:3])]
+    rgb = latents.encode(vae, wanted["rgb"])
+    figures, rows = [], [wanted["rgb"][:3], latents.decode(vae, rgb[:3])]
     for task in PERCEPTION:
         stream = architecture.TASKS[task][1]
-        shown = decode(vae, perceiver.perceive(task, rgb))
+        shown = latents.decode(vae, perceiver.perceive(task, rgb))
         figures.append(f"{stream} {(shown - wanted[stream]).abs().mean():.4f}")
         rows += [wanted[stream][:3], shown[:3]]
     sheet(run.checkpoints / "pictures" / f"perceiver-{step:06d}.png", torch.stack(rows).clamp(0, 1))

@@ -17,7 +17,7 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from torch import Tensor, nn
 
 from .. import wrap
-from .architecture import PANOFORM, PROMPT_TOKENS, RANK, TASKS, TEXT_DIM, adapted_modules
+from .architecture import PANOFORM, POSITION_ROWS, PROMPT_TOKENS, RANK, TASKS, TEXT_DIM, adapted_modules
 
 _STREAMS = 2
 
@@ -116,6 +116,7 @@ class Perceiver(nn.Module):
         both = torch.stack([condition, target], 1).flatten(0, 1)  # [N·S, C, h, w]
         tokens = FluxPipeline._pack_latents(both, 2 * n, c, h, w)
         ids = FluxPipeline._prepare_latent_image_ids(1, h // 2, w // 2, target.device, target.dtype)
+        ids = ids * (POSITION_ROWS / (h // 2))
         out = self.transformer(
             hidden_states=tokens,
             encoder_hidden_states=self.prompt_embeds.expand(2 * n, -1, -1),

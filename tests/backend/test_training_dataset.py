@@ -52,7 +52,7 @@ def test_mirroring_is_mirroring_the_room():
 def test_pictures_decode_to_what_they_were_drawn_from():
     room = box_room(0.3)
     drawn = {name: p[0].permute(1, 2, 0).numpy() for name, p in dataset.pictures(room).items()}
-    options = maps.Decode(maps.DistanceDecode("log", dataset.DISTANCE_RATIO))
+    options = maps.Decode(maps.DistanceDecode("log", dataset.DISTANCE_RATIO), maps.NormalDecode("column"))
     distance = maps.decode("depth", drawn["depth"], options)["distance"] * dataset.FAR_M
     np.testing.assert_allclose(distance, room["distance"][0].permute(1, 2, 0).numpy(), rtol=1e-4)
     normal = maps.decode("normal", drawn["normal"], options)["normal"]
@@ -71,3 +71,22 @@ def test_augmenting_keeps_normals_unit_and_pictures_in_range():
     out = dataset.augment(box_room(0.3), torch.Generator().manual_seed(0))
     torch.testing.assert_close(out["normal"].norm(dim=1), torch.ones(1, HEIGHT, 2 * HEIGHT))
     assert 0 <= out["rgb"].min() < out["rgb"].max() <= 1
+
+
+@pytest.mark.parametrize("columns", [1, 9, 40])
+def test_pictures_turn_with_the_panorama(columns):
+    """So their latents may be turned instead: no picture, of normals neither, tells a direction of the world."""
+    drawn = dataset.pictures(box_room(0.3))
+    for name, picture in dataset.pictures(dataset.turn(box_room(0.3), columns, mirror=False)).items():
+        torch.testing.assert_close(picture, drawn[name].roll(columns, -1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_masked_picture_shows_what_a_perspective_view_sees():
+    generator, picture = torch.Generator().manual_seed(0), torch.rand(1, 3, HEIGHT, 2 * HEIGHT)
+    widths = []
+    for _ in range(8):
+        seen = (dataset.masked(picture, generator) == picture).all(1)[0]
+        assert not seen[:, : HEIGHT // 2].any()
+        assert not seen[:, 3 * HEIGHT // 2 :].any()
+        widths.append(int(seen[HEIGHT // 2].sum()) * 360 / (2 * HEIGHT))
+    assert 40 <= min(widths) < max(widths) <= 130

@@ -37,7 +37,7 @@ def data(tmp_path_factory) -> Path:
 
 def test_train_stop_go_on_export(data, capsys):
     common = ["--height", str(HEIGHT), "--device", "cpu"]
-    train = ["--data", str(data), "train", "--batch", "2", "--perceiver-steps", "4", *common]
+    train = ["--data", str(data), "train", "--batch", "2", "--perceiver-steps", "4", "--pixels-every", "3", *common]
     command.main([*train, "--vae-steps", "2"])
     command.main([*train, "--vae-steps", "3"])
     told = capsys.readouterr().out

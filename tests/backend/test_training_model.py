@@ -35,6 +35,7 @@ def pipeline(perceiver, tmp_path_factory) -> OmniXPipeline:
     prompt = {key: value.detach() for key, value in prompt.items()}
     architecture.save(folder, transformer, vae, adapters, prompt, architecture.PANOFORM)
     pipe = OmniXPipeline.from_pretrained(folder).to(torch.float32)
+    pipe.position_rows = architecture.POSITION_ROWS
     pipe.set_progress_bar_config(disable=True)
     for task in ("rgb_to_depth", "rgb_to_albedo"):
         pipe.load_adapters(folder / "adapters", task)
