@@ -164,7 +164,7 @@ def _find_lora(name: str | None, watch: Watch) -> Path | None:
     if not hub.is_id(name):
         raise AdapterError(f"There is no LoRA {name}.", "Check the path, or give a hub id as owner/name.")
     files = [dit360.ADAPTER_FILE] if name == dit360.ADAPTER else ["*.safetensors"]
-    return hub.fetch(name, files, local, watch)
+    return hub.fetch(name, files, local, watch, AdapterError)
 
 
 def _what_fits(free: int, loaded: Loaded, height: int) -> str:
