@@ -1,17 +1,15 @@
-"""World, image, file or scene → panorama array, with where it stands in the world."""
+"""World, image or file → panorama array, with where it stands in the world (rendering one: render.py)."""
 
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import bpy
 from mathutils import Euler, Matrix, Vector
 
-from ..shared.engines import MAX_PANORAMA_WIDTH
-from ..shared.errors import BusyError, Cancelled, PanoramaError, SceneError
+from ..shared.errors import PanoramaError, SceneError
 from . import pixels
 
 _NO_HDRI_HINT = "Give it an Environment Texture with an HDRI in the World tab, or choose another source."
@@ -143,7 +141,7 @@ def from_file(path: str | Path) -> Capture:
         bpy.data.images.remove(image)
 
 
-# Render
+# Where a render stands
 
 
 def camera_pose(scene: bpy.types.Scene) -> Matrix:
@@ -158,127 +156,3 @@ def camera_pose(scene: bpy.types.Scene) -> Matrix:
 def cursor_pose(scene: bpy.types.Scene) -> Matrix:
     """At the 3D cursor, the panorama's centre towards +X."""
     return Matrix.Translation(scene.cursor.location)
-
-
-def _can_denoise() -> bool:
-    """Some builds of Blender (Debian's 4.3) lack OpenImageDenoise, and fail where a scene asks for it."""
-    import _cycles
-
-    return _cycles.with_openimagedenoise
-
-
-class Render:
-    """An equirectangular Cycles render of a scene, made in a copy of it: the scene's own settings stay untouched.
-
-    `run()` blocks. In a window: `start()`, then `poll()` from a timer until it returns the capture. One or the other,
-    once. Both end by removing the copy.
-    """
-
-    def __init__(self, scene: bpy.types.Scene, pose: Matrix, *, width: int, samples: int) -> None:
-        """`pose`: `camera_pose` or `cursor_pose`. `width` in pixels, twice the height."""
-        if not (2 <= width <= MAX_PANORAMA_WIDTH):
-            raise PanoramaError(f"A panorama {width} px wide can't be rendered.", f"Use 2 to {MAX_PANORAMA_WIDTH} px.")
-        if "cycles" not in bpy.context.preferences.addons:
-            raise SceneError("Cycles is disabled.", "Enable the add-on Cycles Render Engine in the preferences.")
-        self._pose = pose.copy()
-        self._source = scene.name
-        self._folder = tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True)
-        self._file = Path(self._folder.name) / "panorama.exr"
-        self._started = self._removed = False
-        self._uids = self._prepare(scene, width, samples)
-
-    def _prepare(self, scene: bpy.types.Scene, width: int, samples: int) -> tuple[int, int]:
-        copy = scene.copy()
-        copy.name = "Panoform Render"
-        eye = bpy.data.cameras.new("Panoform Render")
-        eye.type = "PANO"
-        eye.panorama_type = "EQUIRECTANGULAR"
-        eye.clip_start, eye.clip_end = 1e-3, 1e9
-        camera = bpy.data.objects.new("Panoform Render", eye)
-        camera.matrix_world = self._pose @ Euler((math.pi / 2, 0, -math.pi / 2)).to_matrix().to_4x4()
-        copy.collection.objects.link(camera)
-        copy.camera = camera
-
-        copy.cycles.samples = samples
-        copy.cycles.use_denoising &= _can_denoise()
-        render = copy.render
-        render.engine = "CYCLES"
-        render.film_transparent = False
-        render.use_compositing = render.use_sequencer = False
-        render.use_border = render.use_multiview = render.use_stamp = False
-        render.resolution_x, render.resolution_y, render.resolution_percentage = width, width // 2, 100
-        render.pixel_aspect_x = render.pixel_aspect_y = 1
-        render.filepath = str(self._file)
-        render.use_file_extension = False
-        settings = render.image_settings
-        if bpy.app.version >= (5, 0):
-            settings.media_type = "IMAGE"
-        settings.file_format = "OPEN_EXR"
-        settings.color_mode, settings.color_depth, settings.exr_codec = "RGB", "32", "ZIP"
-        settings.color_management = "FOLLOW_SCENE"
-        layers = copy.view_layers
-        chosen = next((layer for layer in layers if layer.use), layers[0])
-        for layer in layers:
-            layer.use = layer == chosen
-        return copy.session_uid, camera.session_uid
-
-    def _scene(self) -> bpy.types.Scene | None:
-        return next((scene for scene in bpy.data.scenes if scene.session_uid == self._uids[0]), None)
-
-    def run(self) -> Capture:
-        """Render now. Raises SceneError where Blender can't."""
-        try:
-            bpy.ops.render.render(scene=self._scene().name, write_still=True)
-            return self._capture()
-        except RuntimeError as error:
-            raise SceneError(f"Blender can't render the panorama: {error}", "See Blender's console.") from error
-        finally:
-            self.close()
-
-    def start(self) -> None:
-        """Render in the background of a window. Raises BusyError where Blender renders already."""
-        if bpy.app.is_job_running("RENDER"):
-            self.close()
-            raise BusyError("Blender is rendering.", "Wait for it to end, or cancel it with Esc.")
-        view = bpy.context.preferences.view
-        display, view.render_display_type = view.render_display_type, "NONE"
-        try:
-            bpy.ops.render.render("INVOKE_DEFAULT", scene=self._scene().name, write_still=True)
-            self._started = True
-        finally:
-            view.render_display_type = display
-
-    def poll(self) -> Capture | None:
-        """The capture once it is there, None before. Raises Cancelled where the user stopped it."""
-        if bpy.app.is_job_running("RENDER"):
-            return None
-        try:
-            if not self._file.exists():
-                raise Cancelled("The render was stopped.")
-            return self._capture()
-        finally:
-            self.close()
-
-    def _capture(self) -> Capture:
-        panorama = from_file(self._file).panorama
-        return Capture(panorama, self._source, self._pose)
-
-    def close(self) -> None:
-        """Remove the copied scene, its camera and the file; where it still renders, as soon as it has ended (Python
-        can't stop a render, Esc does)."""
-        self._end()
-        if not self._removed:
-            bpy.app.timers.register(self._end)
-
-    def _end(self) -> float | None:
-        """Clean up, or say in how many seconds to try again (for `bpy.app.timers`)."""
-        if bpy.app.is_job_running("RENDER") and self._started:
-            return 0.5
-        scene = self._scene()
-        if scene is not None:
-            bpy.data.scenes.remove(scene)
-        for camera in [camera for camera in bpy.data.objects if camera.session_uid == self._uids[1]]:
-            bpy.data.cameras.remove(camera.data)
-        self._folder.cleanup()
-        self._removed = True
-        return None

@@ -1,9 +1,12 @@
-"""`blender --background --command panoform …`: panoramas become scenes without a window.
+"""`blender --background --command panoform …`: panoramas, and scenes made of them, without a window.
 
     perceive --panorama P --save OUT.blend [--maps distance,normal,…] [--quality …] [--engine …] [--seed N] [--out DIR]
     import --directory DIR --save OUT.blend
+    generate WORDS --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
+    edit PANORAMA [WORDS] --out OUT.exr [--mask M | --extend] [--strength S] …
 
-The exit code is 0 only if the .blend was written.
+generate and edit take what `panoform generate` and `panoform edit` take; the engine and the device are those of the
+preferences. The exit code is 0 only if the file was written.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import bpy
 from ..shared import maps
 from ..shared.engines import ENGINES, QUALITIES
 from ..shared.errors import OutputError, PanoformError
+from . import command_generate
 
 _handle = None
 
@@ -40,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (perceive, import_):
         verb.add_argument("--camera-height", type=float, default=1.6, help="metres over the floor (default: 1.6)")
         verb.add_argument("--save", required=True, type=Path, help="the .blend to write")
+    command_generate.add(verbs)
     return parser
 
 
@@ -58,6 +63,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _carry_out(options: argparse.Namespace) -> None:
+    if options.verb in command_generate.VERBS:
+        command_generate.carry_out(options)
+        return
     save = options.save.resolve()
     if not save.parent.is_dir():
         raise OutputError(f"There is no folder {save.parent}.", "Make it, or save elsewhere.")

@@ -1,6 +1,6 @@
 """What is going on: the backend's session, the job it works on, what came of it, and what went wrong.
 
-    operators → jobs.set_up / perceive / cancel / stop          the panel draws what `jobs` says
+    operators → jobs.set_up / begin / cancel / stop          the panel draws what `jobs` says
     backend   → jobs.poll → job (progress) → results → built by an operator
 
 In a window pump.py calls `poll` from a timer; in the background `wait` does it in a loop. `jobs` outlives files, undo
@@ -20,11 +20,11 @@ import bpy
 import numpy as np
 
 from ..shared import VERSION, errors
-from ..shared.engines import EngineSettings, PerceiveSettings
 from ..shared.errors import BackendMissingError, BackendVersionError, BusyError, OutputError, PanoformError
 from ..shared.messages import (
     ErrorReply,
     Event,
+    GenerateReply,
     PerceiveReply,
     PreviewEvent,
     ProgressEvent,
@@ -32,8 +32,9 @@ from ..shared.messages import (
     Reply,
 )
 from . import environment, preferences
-from .capture import Capture, Render
 from .environment import Found, Setup
+from .orders import BackendOrder, Order, Result, took_s
+from .render import Render
 from .session import Session
 
 #: Results kept in memory; the oldest that was built goes first.
@@ -49,24 +50,6 @@ class State(Enum):
     STOPPED = "Not running"
     STARTING = "Starting"
     READY = "Ready"
-
-
-@dataclasses.dataclass(eq=False)
-class Order:
-    """What was asked for, and for which scene."""
-
-    #: The panorama, or the render that is to make it.
-    source: Capture | Render
-    #: Name of the panorama, for datablocks and for the record.
-    name: str
-    scene_uid: int
-    #: None: only the panorama is wanted, as an image.
-    settings: PerceiveSettings | None = None
-    engine: EngineSettings = dataclasses.field(default_factory=EngineSettings)
-    #: Folder for the maps as files, "" for none.
-    directory: str = ""
-    #: Height of the camera over the floor in metres.
-    camera_height_m: float = 1.6
 
 
 @dataclasses.dataclass(eq=False)
@@ -98,22 +81,6 @@ class Job:
 
 
 @dataclasses.dataclass(eq=False)
-class Result:
-    """What came of an order. It can be built at any time, into any scene, more than once."""
-
-    order: Order
-    capture: Capture
-    #: The maps; None where only the panorama was wanted.
-    reply: PerceiveReply | None = None
-    #: To be built as soon as the user's hands are free.
-    pending: bool = True
-    #: What it waits for, in words; "" while it doesn't.
-    waits_for: str = ""
-    #: Whether it stands, or stood, in a scene.
-    built: bool = False
-
-
-@dataclasses.dataclass(eq=False)
 class Failure:
     """The last error, as the panel shows it."""
 
@@ -130,7 +97,7 @@ class Jobs:
         #: Newest first.
         self.results: list[Result] = []
         self.failure: Failure | None = None
-        #: Seconds that the last job took, by (engine, steps, height, number of maps).
+        #: Seconds that the last job took, by its order's cost.
         self.seconds: dict[tuple, float] = {}
         self._found: tuple[float, Path, Found] | None = None
 
@@ -214,8 +181,12 @@ class Jobs:
         if self.job is not None:
             raise BusyError("Panoform works on one panorama already.", "Wait for it, or cancel it.")
         self.failure = None
-        if order.settings is not None:
-            self.start()
+        try:
+            if isinstance(order, BackendOrder):
+                self.start()
+        except PanoformError:
+            _close(order)
+            raise
         self.job = Job(order)
 
     def cancel(self) -> None:
@@ -230,8 +201,8 @@ class Jobs:
 
     def _drop(self) -> None:
         """Forget the job."""
-        if self.job is not None and isinstance(self.job.order.source, Render):
-            self.job.order.source.close()
+        if self.job is not None:
+            _close(self.job.order)
         self.job = None
 
     def wait(self) -> Result:
@@ -290,27 +261,19 @@ class Jobs:
             self.fail(setup.error, setup.log.read_text("utf-8", "replace")[-8000:] if setup.log.exists() else "")
 
     def _rendering(self, job: Job) -> None:
-        job.stage = "Rendering the panorama"
-        capture = job.order.source.poll()
-        if capture is None:
+        job.stage = "Rendering"
+        made = job.order.source.poll()
+        if made is None:
             return
-        job.order.source = capture
-        if job.order.settings is None:
+        job.order.source = made
+        if not isinstance(job.order, BackendOrder):
             self.job = None
-            self._keep(Result(job.order, capture))
+            self._keep(Result(job.order))
 
     def _send(self, job: Job) -> None:
-        order = job.order
-        if isinstance(order.source, Render):
+        if isinstance(job.order.source, Render):
             return
-        job.id = self.session.client.perceive(
-            order.source.panorama.pixels,
-            encoding=order.source.panorama.encoding,
-            source=order.name,
-            engine=order.engine,
-            settings=order.settings,
-            directory=order.directory,
-        )
+        job.id = job.order.send(self.session.client)
         job.stage = "Sent to the backend"
 
     def _take(self, message: Event | Reply) -> None:
@@ -326,10 +289,10 @@ class Jobs:
             case PreviewEvent():
                 job.previews.pop(message.map, None)
                 job.previews[message.map] = message.picture
-            case PerceiveReply():
+            case PerceiveReply() | GenerateReply():
                 self.job = None
-                self.seconds[cost(job.order)] = message.info.seconds["all"]
-                self._keep(Result(job.order, job.order.source, message))
+                self.seconds[job.order.cost()] = took_s(message)
+                self._keep(Result(job.order, message))
                 self.session.client.status()  # how much memory is left now
             case ErrorReply():
                 self.job = None
@@ -348,9 +311,10 @@ class Jobs:
         self.failure = Failure(error, "\n".join(line for line in lines if line))
 
 
-def cost(order: Order) -> tuple:
-    """What the time for an order depends on."""
-    return (order.engine, order.settings.num_inference_steps, order.settings.height, order.settings.maps)
+def _close(order: Order) -> None:
+    """Take away the render that was to make its source."""
+    if isinstance(order.source, Render):
+        order.source.close()
 
 
 def find_scene(uid: int) -> bpy.types.Scene | None:

@@ -16,10 +16,13 @@ from ..shared import engines, maps
 from ..shared.engines import PerceiveSettings
 from ..shared.errors import PanoformError, SceneError
 from . import capture, maps_folder, preferences, properties, pump
-from .capture import Capture, Render
-from .jobs import Order, Result, State, find_scene, jobs
+from .building import build_result, select
+from .capture import Capture
+from .jobs import State, find_scene, jobs
+from .orders import GenerateOrder, Order, PerceiveOrder, Result
+from .picture import Picture
+from .render import PanoramaRender, Render
 from .scene.build import build
-from .scene.images import create_float
 
 #: Width and samples of a render that becomes a panorama: twice what the finest engine sees.
 RENDER_WIDTH_PX = 2048
@@ -36,46 +39,28 @@ def failed(operator: bpy.types.Operator, error: PanoformError) -> set[str]:
     return CANCELLED
 
 
-def _carry_out(operator: bpy.types.Operator, order: Order) -> set[str]:
+def carry_out(operator: bpy.types.Operator, order: Order) -> set[str]:
     """Begin; in the background also wait, and build."""
     jobs.begin(order)
     if not bpy.app.background:
         pump.watch()
         return FINISHED
-    _build(operator, jobs.wait(), find_scene(order.scene_uid))
+    bring_in(operator, jobs.wait(), find_scene(order.scene_uid))
     return FINISHED
 
 
-def _build(operator: bpy.types.Operator, result: Result, scene: bpy.types.Scene) -> None:
-    result.pending = False
-    if result.reply is None:
-        image = create_float(f"{result.order.name} panorama", result.capture.panorama.pixels, "Linear Rec.709")
-        scene.panoform.source, scene.panoform.image = "IMAGE", image
-        image.use_fake_user = True
-        operator.report({"INFO"}, f"Rendered {image.name!r}; it is the source now.")
-    else:
-        collection = build(
-            scene,
-            result.reply.maps,
-            result.capture.world_picture(),
-            result.order.name,
-            camera_height_m=result.order.camera_height_m,
-            world_from_panorama=result.capture.world_from_panorama,
-        )
-        _select(scene, collection)
-        operator.report({"INFO"}, f"Built {collection.name!r}. {result.reply.info.notice}".strip())
-    result.built = True
+def bring_in(operator: bpy.types.Operator, result: Result, scene: bpy.types.Scene) -> None:
+    """Build it. What is on disk then needs no memory."""
+    operator.report({"INFO"}, build_result(result, scene))
+    if isinstance(result.order, GenerateOrder):
+        jobs.results.remove(result)
 
 
-def _select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
-    """Select what was built, as Blender does with what it adds."""
-    layer = bpy.context.view_layer if bpy.context.scene == scene else scene.view_layers[0]
-    layer.update()
-    for entry in list(layer.objects.selected):
-        entry.select_set(False, view_layer=layer)
-    for entry in collection.objects:
-        entry.select_set(True, view_layer=layer)
-        layer.objects.active = entry
+def given(operator: bpy.types.Operator, name: str, *settings: bpy.types.PropertyGroup):
+    """The operator's own property where a script gave it, else that of the first settings that have it."""
+    if operator.properties.is_property_set(name):
+        return getattr(operator, name)
+    return getattr(next(group for group in settings if name in group.bl_rna.properties), name)
 
 
 class PANOFORM_OT_perceive(bpy.types.Operator):
@@ -97,14 +82,14 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        why_not = _why_not_perceive(context)
+        why_not = why_not_begin()
         if why_not:
             cls.poll_message_set(why_not)
         return not why_not
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
-            return _carry_out(self, self._order(context.scene))
+            return carry_out(self, self._order(context.scene))
         except PanoformError as error:
             return failed(self, error)
 
@@ -121,7 +106,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
         engines.check_engine(engine)
         engines.check_perceive(settings)
         source = self._source(scene)
-        return Order(
+        return PerceiveOrder(
             source=source,
             name=source.source if isinstance(source, Capture) else scene.name,
             scene_uid=scene.session_uid,
@@ -132,8 +117,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
         )
 
     def _get(self, scene: bpy.types.Scene, name: str):
-        """The operator's own property where it was given, else the scene's."""
-        return getattr(self if self.properties.is_property_set(name) else scene.panoform, name)
+        return given(self, name, scene.panoform)
 
     def _source(self, scene: bpy.types.Scene) -> Capture | Render:
         match self._get(scene, "source"):
@@ -157,8 +141,8 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
                 return _render(scene, at_cursor=True)
 
 
-def _why_not_perceive(context: bpy.types.Context) -> str:
-    """Why "Perceive" can't be pressed now; "" where it can."""
+def why_not_begin() -> str:
+    """Why nothing can be asked of the backend now; "" where it can."""
     if jobs.job is not None:
         return "Panoform works on one panorama already"
     match jobs.state:
@@ -171,16 +155,19 @@ def _why_not_perceive(context: bpy.types.Context) -> str:
     return ""
 
 
-def _render(
-    scene: bpy.types.Scene, at_cursor: bool, width: int = RENDER_WIDTH_PX, samples: int = RENDER_SAMPLES
-) -> Capture | Render:
-    """The scene as a panorama: under way in a window, done in the background."""
-    pose = capture.cursor_pose(scene) if at_cursor else capture.camera_pose(scene)
-    render = Render(scene, pose, width=width, samples=samples)
+def rendered(render: Render) -> Capture | Picture | Render:
+    """What it makes: under way in a window, done in the background."""
     if bpy.app.background:
         return render.run()
     render.start()
     return render
+
+
+def _render(
+    scene: bpy.types.Scene, at_cursor: bool, width: int = RENDER_WIDTH_PX, samples: int = RENDER_SAMPLES
+) -> Capture | Render:
+    pose = capture.cursor_pose(scene) if at_cursor else capture.camera_pose(scene)
+    return rendered(PanoramaRender(scene, pose, width=width, samples=samples))
 
 
 class PANOFORM_OT_render_panorama(bpy.types.Operator):
@@ -203,11 +190,11 @@ class PANOFORM_OT_render_panorama(bpy.types.Operator):
         scene = context.scene
         try:
             source = _render(scene, self.at_cursor, self.width, self.samples)
-            order = Order(source, name=scene.name, scene_uid=scene.session_uid)
+            order = Order(source=source, name=scene.name, scene_uid=scene.session_uid)
             if isinstance(source, Capture):
-                _build(self, Result(order, source), scene)
+                self.report({"INFO"}, build_result(Result(order), scene))
                 return FINISHED
-            return _carry_out(self, order)
+            return carry_out(self, order)
         except PanoformError as error:
             return failed(self, error)
 
@@ -240,7 +227,6 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = context.scene
-        given = self.properties.is_property_set("camera_height")
         try:
             folder = maps_folder.read(self.directory)
             collection = build(
@@ -248,20 +234,20 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
                 folder.maps,
                 folder.panorama,
                 Path(bpy.path.abspath(self.directory)).name,
-                camera_height_m=self.camera_height if given else scene.panoform.camera_height,
+                camera_height_m=given(self, "camera_height", scene.panoform),
             )
         except PanoformError as error:
             return failed(self, error)
-        _select(scene, collection)
+        select(scene, collection)
         self.report({"INFO"}, f"Built {collection.name!r} from {', '.join(folder.maps)}.")
         return FINISHED
 
 
 class PANOFORM_OT_build_result(bpy.types.Operator):
-    """Build world, dome and material from this result, in this scene"""
+    """Bring this result into this scene"""
 
     bl_idname = "panoform.build_result"
-    bl_label = "Build Panorama"
+    bl_label = "Build Result"
     bl_options: ClassVar = {"UNDO", "INTERNAL"}
 
     index: IntProperty(min=0)
@@ -274,7 +260,7 @@ class PANOFORM_OT_build_result(bpy.types.Operator):
         result = jobs.results[self.index]
         scene = find_scene(result.order.scene_uid) if result.pending else None
         try:
-            _build(self, result, scene or context.scene)
+            bring_in(self, result, scene or context.scene)
         except PanoformError as error:
             return failed(self, error)
         return FINISHED

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
-
 import bpy
 
 from ..shared.engines import QUALITIES
 from ..shared.errors import PanoformError, SceneError
 from ..shared.maps import MAPS
-from . import capture, preferences, previews
-from .jobs import Job, State, jobs
+from ..shared.messages import PerceiveReply
+from . import capture, preferences
+from .jobs import State, jobs
+from .orders import GenerateOrder
+from .panel_parts import Section, characters, draw_job, draw_words
 from .scene.dome import MODIFIER_NAME, controls
-
-#: Width of a character in the sidebar, in pixels at a UI scale of 1: labels don't wrap by themselves.
-CHARACTER_PX = 6.6
 
 #: Errors that one press mends: code → operator, label.
 FIXES = {
@@ -24,25 +22,20 @@ FIXES = {
 }
 
 
-class _Section:
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "Panoform"
-
-
-class PANOFORM_PT_main(_Section, bpy.types.Panel):
+class PANOFORM_PT_main(Section, bpy.types.Panel):
     bl_label = "Panoform"
 
     def draw(self, context: bpy.types.Context) -> None:
         column = self.layout.column()
-        _draw_state(column, _width(context))
+        _draw_state(column, characters(context))
         if jobs.failure is not None:
-            _draw_failure(column.box(), jobs.failure.error, _width(context))
+            _draw_failure(column.box(), jobs.failure.error, characters(context))
 
 
-class PANOFORM_PT_source(_Section, bpy.types.Panel):
+class PANOFORM_PT_source(Section, bpy.types.Panel):
     bl_label = "Source"
     bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 0
 
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform
@@ -50,7 +43,7 @@ class PANOFORM_PT_source(_Section, bpy.types.Panel):
         column.prop(settings, "source", text="")
         match settings.source:
             case "WORLD":
-                _draw_world(column, context.scene, _width(context))
+                _draw_world(column, context.scene, characters(context))
             case "IMAGE":
                 column.template_ID(settings, "image", open="image.open")
                 if settings.image is not None:
@@ -65,9 +58,10 @@ class PANOFORM_PT_source(_Section, bpy.types.Panel):
         column.prop(settings, "repair")
 
 
-class PANOFORM_PT_perceive(_Section, bpy.types.Panel):
+class PANOFORM_PT_perceive(Section, bpy.types.Panel):
     bl_label = "Perceive"
     bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 1
 
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform
@@ -79,18 +73,19 @@ class PANOFORM_PT_perceive(_Section, bpy.types.Panel):
         row = column.row()
         row.prop(settings, "seed")
         row.prop(settings, "engine", text="")
-        if jobs.job is None:
+        if jobs.job is None or isinstance(jobs.job.order, GenerateOrder):
             row = column.row()
             row.scale_y = 1.4
             row.operator("panoform.perceive", icon="SHADERFX")
             _draw_estimate(column, settings)
         else:
-            _draw_job(column, jobs.job)
+            draw_job(column, jobs.job)
 
 
-class PANOFORM_PT_scene(_Section, bpy.types.Panel):
+class PANOFORM_PT_scene(Section, bpy.types.Panel):
     bl_label = "Scene"
     bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 5
 
     def draw(self, context: bpy.types.Context) -> None:
         column = self.layout.column()
@@ -106,9 +101,10 @@ class PANOFORM_PT_scene(_Section, bpy.types.Panel):
         column.operator("panoform.import_maps", icon="FILE_FOLDER")
 
 
-class PANOFORM_PT_results(_Section, bpy.types.Panel):
+class PANOFORM_PT_results(Section, bpy.types.Panel):
     bl_label = "Results"
     bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 6
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
@@ -118,7 +114,7 @@ class PANOFORM_PT_results(_Section, bpy.types.Panel):
         column = self.layout.column()
         for index, result in enumerate(jobs.results):
             row = column.row()
-            count = len(result.reply.maps) if result.reply is not None else 0
+            count = len(result.reply.maps) if isinstance(result.reply, PerceiveReply) else 0
             made = f"{count} map{'s' if count > 1 else ''}" if count else "a panorama"
             row.label(text=f"{result.order.name} · {made}", icon="CHECKMARK" if result.built else "TIME")
             row.operator("panoform.build_result", text="", icon="ADD").index = index
@@ -127,25 +123,9 @@ class PANOFORM_PT_results(_Section, bpy.types.Panel):
                 column.label(text=f"Ready: it waits for {result.waits_for}", icon="INFO")
             elif not result.built:
                 column.label(text="Its scene is gone: press + to build it here", icon="INFO")
-        notice = next((r.reply.info.notice for r in jobs.results if r.reply is not None and r.reply.info.notice), "")
-        _draw_words(column, notice, _width(context), icon="INFO")
-
-
-def _width(context: bpy.types.Context) -> int:
-    """Characters that fit in a line."""
-    scale = context.preferences.system.ui_scale
-    return max(20, int((context.region.width / scale - 60) / CHARACTER_PX))
-
-
-def _draw_words(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
-    """Text over as many labels as it needs, long words (paths) cut."""
-    column = layout.column(align=True)
-    for i, line in enumerate(_wrap(text, width)):
-        column.label(text=line, icon=icon if i == 0 else "BLANK1" if icon != "NONE" else "NONE")
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    return [line for part in text.splitlines() for line in textwrap.wrap(part, width)]
+        infos = [result.reply.info for result in jobs.results if isinstance(result.reply, PerceiveReply)]
+        notice = next((info.notice for info in infos if info.notice), "")
+        draw_words(column, notice, characters(context), icon="INFO")
 
 
 def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
@@ -181,13 +161,13 @@ def _draw_setup(layout: bpy.types.UILayout, label: str, width: int) -> None:
     row.scale_y = 1.4
     row.operator("panoform.setup_backend", text=label, icon="IMPORT")
     if not bpy.app.online_access:
-        _draw_words(layout, "It downloads packages: allow online access first.", width, icon="INFO")
+        draw_words(layout, "It downloads packages: allow online access first.", width, icon="INFO")
         layout.operator("screen.userpref_show", text="Open Preferences", icon="PREFERENCES").section = "SYSTEM"
 
 
 def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) -> None:
-    _draw_words(layout, error.message, width - 4, icon="ERROR")
-    _draw_words(layout, error.hint, width - 4, icon="BLANK1")
+    draw_words(layout, error.message, width - 4, icon="ERROR")
+    draw_words(layout, error.hint, width - 4, icon="BLANK1")
     # On a CPU there is nothing to offload from, and the error doesn't advise it.
     if error.code in FIXES and (error.code != "device_memory" or "offload" in error.hint):
         operator, label = FIXES[error.code]
@@ -201,7 +181,7 @@ def _draw_world(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) 
     try:
         image, _rotation = capture.world_image(scene)
     except SceneError as error:
-        _draw_words(layout, error.message, width, icon="INFO")
+        draw_words(layout, error.message, width, icon="INFO")
     else:
         layout.label(text=f"{image.name} · {_size(image)}", icon="WORLD")
 
@@ -219,16 +199,6 @@ def _draw_estimate(layout: bpy.types.UILayout, settings) -> None:
     seconds = jobs.seconds.get((engine, quality.num_inference_steps, quality.height, names))
     if seconds is not None:
         layout.label(text=f"Took {seconds:.0f} s the last time")
-
-
-def _draw_job(layout: bpy.types.UILayout, job: Job) -> None:
-    row = layout.row()
-    row.progress(factor=job.fraction, text=job.text)
-    row.operator("panoform.cancel", text="", icon="X")
-    if job.previews:
-        newest = list(job.previews)[-1]
-        layout.label(text=MAPS[newest].label)
-        layout.template_icon(icon_value=previews.icon(newest), scale=8)
 
 
 CLASSES = (PANOFORM_PT_main, PANOFORM_PT_source, PANOFORM_PT_perceive, PANOFORM_PT_scene, PANOFORM_PT_results)

@@ -31,6 +31,13 @@ def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
     return np.copysign(encoded, linear).astype(np.float32)
 
 
+def linear_from_srgb(encoded: np.ndarray) -> np.ndarray:
+    """Undoes `srgb_from_linear`; same shape, float32."""
+    magnitude = np.abs(encoded)
+    linear = np.where(magnitude <= 0.04045, magnitude / 12.92, np.power((magnitude + 0.055) / 1.055, 2.4))
+    return np.copysign(linear, encoded).astype(np.float32)
+
+
 def raw(image: bpy.types.Image) -> np.ndarray:
     """The numbers of `image.pixels`, (H, W, 4) float32, top row first.
 
@@ -57,15 +64,27 @@ def read(image: bpy.types.Image) -> Pixels:
 
     Raises PanoramaError where there is nothing to read, or where pixels are transparent.
     """
-    array = raw(image)
-    if array.shape[-1] < 3:
-        raise PanoramaError(f"The image {image.name!r} has no colour channels.", "Use an RGB image.")
-    if array.shape[-1] == 4 and not np.all(array[..., 3] == 1):
+    colours, alpha = read_with_alpha(image)
+    if alpha is not None:
         raise PanoramaError(
             f"The image {image.name!r} has transparent pixels.", "Save it without an alpha channel, or fill them."
         )
+    return colours
+
+
+def read_with_alpha(image: bpy.types.Image) -> tuple[Pixels, np.ndarray | None]:
+    """As `read`; and the alpha, (H, W) float32, where any of it is not 1."""
+    array = raw(image)
+    if array.shape[-1] < 3:
+        raise PanoramaError(f"The image {image.name!r} has no colour channels.", "Use an RGB image.")
+    alpha = array[..., 3] if array.shape[-1] == 4 and not np.all(array[..., 3] == 1) else None
     colour = np.ascontiguousarray(array[..., :3])
     if image.colorspace_settings.name != "sRGB" or colour.max() > 1.001:
-        return Pixels(colour, "linear")
+        return Pixels(colour, "linear"), alpha
     # Blender's way to linear and back leaves 1.00001 where a 16-bit file has its largest value.
-    return Pixels(np.minimum(srgb_from_linear(colour), 1) if image.is_float else colour, "srgb")
+    return Pixels(np.minimum(srgb_from_linear(colour), 1) if image.is_float else colour, "srgb"), alpha
+
+
+def display(colours: Pixels) -> np.ndarray:
+    """The same sRGB-encoded in [0, 1], (H, W, 3) float32; light beyond white is clipped, as a camera clips it."""
+    return colours.pixels if colours.encoding == "srgb" else srgb_from_linear(colours.pixels.clip(0, 1))

@@ -1,6 +1,8 @@
-"""Pictures of maps in the making, as icons for the panel."""
+"""Pictures of maps in the making, and of panoramas on disk, as icons for the panel."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import bpy.utils.previews
 import numpy as np
@@ -24,6 +26,13 @@ def show(name: str, picture: np.ndarray) -> None:
 def icon(name: str) -> int:
     """Id of the icon that shows map `name`."""
     return _collection[name].icon_id
+
+
+def thumbnail(path: Path) -> int:
+    """Id of the icon that shows a picture on disk, as it is now."""
+    name = f"{path} {path.stat().st_mtime_ns}"
+    preview = _collection[name] if name in _collection else _collection.load(name, str(path), "IMAGE")
+    return preview.icon_id
 
 
 def register() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
-from ..shared.engines import ENGINES
 from ..shared.maps import DEFAULT_MAPS, MAPS
+from .properties_engine import engine_property, quality_property
+from .properties_generate import EditProperties, GenerateProperties
 
 SOURCES = (
     ("WORLD", "World HDRI", "The environment texture of the scene's world"),
@@ -17,15 +18,6 @@ SOURCES = (
 )
 MAP_ITEMS = tuple(
     (name.upper(), kind.label, kind.meaning.capitalize(), 2**i) for i, (name, kind) in enumerate(MAPS.items())
-)
-QUALITY_ITEMS = (
-    ("draft", "Draft", "A quick look"),
-    ("standard", "Standard", "What the model was trained for"),
-    ("best", "Best", "The finest the model can do, slower"),
-)
-ENGINE_ITEMS = (
-    ("AUTO", "Automatic", "FLUX + OmniX where its checkpoint is set in the preferences, else the starter"),
-    *((name.upper(), label, "") for name, label in ENGINES.items()),
 )
 
 
@@ -47,10 +39,6 @@ def maps_property() -> EnumProperty:
     )
 
 
-def quality_property() -> EnumProperty:
-    return EnumProperty(name="Quality", items=QUALITY_ITEMS, default="standard")
-
-
 def seed_property() -> IntProperty:
     return IntProperty(name="Seed", description="The same seed gives the same maps", min=0)
 
@@ -60,10 +48,6 @@ def repair_property() -> BoolProperty:
         name="Repair Pixels",
         description="Replace negative, infinite and NaN pixels. Off: refuse such a panorama",
     )
-
-
-def engine_property() -> EnumProperty:
-    return EnumProperty(name="Engine", description="What perceives", items=ENGINE_ITEMS)
 
 
 def camera_height_property() -> FloatProperty:
@@ -88,6 +72,8 @@ class PanoformSettings(bpy.types.PropertyGroup):
     engine: engine_property()
     repair: repair_property()
     camera_height: camera_height_property()
+    generate: PointerProperty(type=GenerateProperties)
+    edit: PointerProperty(type=EditProperties)
 
 
 def register() -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import bpy
 
 from ..shared.errors import PanoformError
-from . import previews
-from .jobs import find_scene, jobs
+from . import previews, world_preview
+from .jobs import Job, find_scene, jobs
+from .orders import GenerateOrder
 
 #: Seconds between two looks: while something is going on, and while an idle backend is only kept an eye on.
 BUSY_S, IDLE_S = 0.1, 1.0
@@ -34,12 +35,13 @@ def unregister() -> None:
 def _tick() -> float | None:
     global _shown, _redraws
     jobs.poll()
+    if jobs.job is None:
+        world_preview.end()
     _build_what_came()
     if _shown != _drawn():
         _shown, _redraws = _drawn(), REDRAWS
         if jobs.job is not None:
-            for name, picture in jobs.job.previews.items():
-                previews.show(name, picture)
+            _show_previews(jobs.job)
     if _redraws:
         _redraws -= 1
         _redraw()
@@ -48,9 +50,18 @@ def _tick() -> float | None:
     return IDLE_S if jobs.session is not None else None
 
 
+def _show_previews(job: Job) -> None:
+    """In the panel; a panorama in the making also as its scene's world."""
+    for name, picture in job.previews.items():
+        previews.show(name, picture)
+    scene = find_scene(job.order.scene_uid)
+    if isinstance(job.order, GenerateOrder) and job.previews and scene is not None:
+        world_preview.show(scene, picture, job.order.world_from_panorama)
+
+
 def _build_what_came() -> None:
     """Have results built by their operator, one undo step each, once the user's hands are free."""
-    for index, result in enumerate(jobs.results):
+    for result in list(jobs.results):
         if not result.pending:
             continue
         if find_scene(result.order.scene_uid) is None:
@@ -64,10 +75,10 @@ def _build_what_came() -> None:
         window = next((w for w in windows if w.scene.session_uid == result.order.scene_uid), windows[0])
         try:
             with bpy.context.temp_override(window=window):
-                bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=index)
+                bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=jobs.results.index(result))
         except RuntimeError as error:  # what the operator reported
             if jobs.failure is None:
-                jobs.fail(PanoformError(str(error), "The maps are kept under Results."))
+                jobs.fail(PanoformError(str(error), "What was made is kept under Results."))
 
 
 def _what_keeps_the_user() -> str:

@@ -17,35 +17,35 @@ for name, folder in (("panoform", root), ("panoform.blender_addon", root / "blen
     package.__path__ = [str(folder)]
     sys.modules[name] = package
 
-from panoform.blender_addon import capture  # noqa: E402
+from panoform.blender_addon import capture, render  # noqa: E402
 
 out = Path(sys.argv[sys.argv.index("--") + 1])
 seen = {}
-render = None
+rendering = None
 
 
 def names() -> dict[str, list[str]]:
     return {kind: [one.name for one in getattr(bpy.data, kind)] for kind in ("scenes", "cameras", "objects")}
 
 
-def begin() -> capture.Render:
+def begin() -> render.PanoramaRender:
     scene = bpy.context.scene
     bpy.data.objects.remove(bpy.data.objects["Cube"])
     scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.2, 0.4, 0.8, 1)
     seen["before"] = names()
-    render = capture.Render(scene, capture.cursor_pose(scene), width=64, samples=8)
-    render.start()
+    rendering = render.PanoramaRender(scene, capture.cursor_pose(scene), width=64, samples=8)
+    rendering.start()
     seen["running"] = bpy.app.is_job_running("RENDER")
-    return render
+    return rendering
 
 
 def step() -> float | None:
-    global render
+    global rendering
     try:
-        if render is None:
-            render = begin()
+        if rendering is None:
+            rendering = begin()
             return 0.05
-        found = render.poll()
+        found = rendering.poll()
         if found is None:
             return 0.05
         seen["mean"] = found.panorama.pixels.mean(axis=(0, 1)).tolist()

@@ -18,7 +18,7 @@ for name, folder in (("panoform", root), ("panoform.blender_addon", root / "blen
     package.__path__ = [str(folder)]
     sys.modules[name] = package
 
-from panoform.blender_addon import capture, maps_folder, pixels  # noqa: E402
+from panoform.blender_addon import capture, maps_folder, pixels, render  # noqa: E402
 from panoform.blender_addon.scene import dome  # noqa: E402
 from panoform.blender_addon.scene.build import build  # noqa: E402
 from panoform.shared import sphere  # noqa: E402
@@ -63,7 +63,7 @@ np.testing.assert_allclose(np.linalg.norm(vertices(body), axis=-1), 3.0, rtol=1e
 
 # A panorama camera at the origin sees the world again; where the dome is hidden.
 body.hide_render = True
-seen = capture.Render(scene, Matrix.Identity(4), width=128, samples=4).run().panorama.pixels
+seen = render.PanoramaRender(scene, Matrix.Identity(4), width=128, samples=4).run().panorama.pixels
 np.testing.assert_allclose(seen[2:-2], sky[2:-2], atol=0.1)
 assert [one.name for one in bpy.data.scenes] == ["Scene"]
 body.hide_render = False

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mathutils import Matrix
 
-from panoform.blender_addon import capture, pixels
+from panoform.blender_addon import capture, pixels, render
 from panoform.blender_addon.scene.build import build
 from panoform.shared import sphere
 from panoform.shared.errors import PanoramaError, SceneError
@@ -219,7 +219,7 @@ def test_render_from_the_cursor(scene):
     scene.cursor.location = (-0.5, 0.2, 0.1)
     scene.render.film_transparent = True
     before = state(scene)
-    found = capture.Render(scene, capture.cursor_pose(scene), width=64, samples=4).run()
+    found = render.PanoramaRender(scene, capture.cursor_pose(scene), width=64, samples=4).run()
     assert state(scene) == before
     assert found.panorama.encoding == "linear"
     picture = found.panorama.pixels
@@ -237,7 +237,7 @@ def test_render_from_the_camera_looks_where_it_looks(scene):
         capture.camera_pose(scene)
     pose = Matrix.Translation((0.3, -0.4, 0.2)) @ Matrix.Rotation(math.pi / 2, 4, "Z") @ Matrix.Rotation(0.3, 4, "Y")
     cycles.camera(scene, pose, panorama=False)
-    found = capture.Render(scene, capture.camera_pose(scene), width=64, samples=4).run()
+    found = render.PanoramaRender(scene, capture.camera_pose(scene), width=64, samples=4).run()
     assert wall(found.panorama.pixels[16, 32]) == "+Y"
     assert wall(found.panorama.pixels[16, 16]) == "-X"
     level = Matrix.Translation((0.3, -0.4, 0.2)) @ Matrix.Rotation(math.pi / 2, 4, "Z")
@@ -247,7 +247,7 @@ def test_render_from_the_camera_looks_where_it_looks(scene):
 def test_a_render_of_the_world_is_the_world(scene, tmp_path):
     cycles.write(tmp_path / "sky.exr", gradient(32))
     hdri_world(scene, bpy.data.images.load(str(tmp_path / "sky.exr")))
-    found = capture.Render(scene, capture.cursor_pose(scene), width=64, samples=16).run()
+    found = render.PanoramaRender(scene, capture.cursor_pose(scene), width=64, samples=16).run()
     # Blender's environment texture blends zenith with nadir in the outermost rows.
     np.testing.assert_allclose(found.panorama.pixels[1:-1], gradient(32)[1:-1], atol=0.06)
 
@@ -260,14 +260,14 @@ def test_hidden_collections_stay_hidden(scene):
     blocker.scale = (9, 9, 9)
     hidden.objects.link(blocker)
     bpy.context.view_layer.layer_collection.children["hidden"].exclude = True
-    found = capture.Render(scene, capture.cursor_pose(scene), width=32, samples=1).run()
+    found = render.PanoramaRender(scene, capture.cursor_pose(scene), width=32, samples=1).run()
     assert wall(found.panorama.pixels[8, 1]) == "-X"
 
 
 def test_a_scene_that_can_not_be_rendered_is_left_clean(scene):
     before = state(scene)
     with pytest.raises(PanoramaError):
-        capture.Render(scene, Matrix.Identity(4), width=20000, samples=1)
+        render.PanoramaRender(scene, Matrix.Identity(4), width=20000, samples=1)
     assert state(scene) == before
 
 

@@ -17,18 +17,22 @@ from mathutils import Matrix
 
 from panoform.blender_addon import pump, session
 from panoform.blender_addon.capture import Capture
-from panoform.blender_addon.jobs import MAX_RESULTS, Job, Jobs, Order, Result, State
+from panoform.blender_addon.jobs import MAX_RESULTS, Job, Jobs, State
+from panoform.blender_addon.orders import PerceiveOrder, Result
 from panoform.blender_addon.pixels import Pixels
 from panoform.blender_addon.session import MAX_LOGS
-from panoform.shared.engines import PerceiveSettings
+from panoform.shared.engines import EngineSettings, PerceiveSettings
 from panoform.shared.errors import BusyError, Cancelled
 
 
-def order(scene, **settings) -> Order:
+def order(scene, **settings) -> PerceiveOrder:
     pixels = np.random.default_rng(1).uniform(0.05, 1, (64, 128, 3)).astype(np.float32)
     capture = Capture(Pixels(pixels, "linear"), "noise", Matrix.Identity(4))
     given = {"maps": ("distance",), "num_inference_steps": 1, "height": 64} | settings
-    return Order(capture, name="noise", scene_uid=scene.session_uid, settings=PerceiveSettings(**given))
+    return PerceiveOrder(
+        source=capture, name="noise", scene_uid=scene.session_uid, engine=EngineSettings(),
+        settings=PerceiveSettings(**given),
+    )  # fmt: skip
 
 
 def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
@@ -120,7 +124,7 @@ def test_undo_meanwhile_keeps_the_scene(addon: Jobs, scene) -> None:
 
 
 def test_the_oldest_results_that_were_built_go_first(addon: Jobs, scene) -> None:
-    made = [Result(order(scene), order(scene).source, None, built=i != 0) for i in range(MAX_RESULTS + 2)]
+    made = [Result(order(scene), built=i != 0) for i in range(MAX_RESULTS + 2)]
     for result in made:
         addon._keep(result)
     assert len(addon.results) == MAX_RESULTS

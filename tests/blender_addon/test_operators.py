@@ -16,7 +16,7 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from panoform.blender_addon import operators, operators_backend, preferences
+from panoform.blender_addon import operators, operators_backend, operators_generate, preferences
 from panoform.blender_addon.client import Client
 from panoform.blender_addon.jobs import Jobs, State
 from panoform.shared import VERSION
@@ -311,7 +311,7 @@ def test_the_hub_token_is_kept_for_its_owner_only(addon: Jobs, monkeypatch, tmp_
 
 
 def test_every_operator_says_what_it_does(registered) -> None:
-    for cls in (*operators.CLASSES, *operators_backend.CLASSES):
+    for cls in (*operators.CLASSES, *operators_backend.CLASSES, *operators_generate.CLASSES):
         assert cls.bl_idname.startswith("panoform.")
         assert cls.__doc__
         assert not cls.__doc__.endswith("."), "Blender adds the full stop"

@@ -7,26 +7,42 @@ from types import SimpleNamespace
 
 import bpy
 import numpy as np
+import OpenImageIO as oiio
 import pytest
 from mathutils import Matrix
 
-from panoform.blender_addon import environment, operators_backend, panels, preferences, previews
+from panoform.blender_addon import (
+    environment,
+    operators_backend,
+    panels,
+    panels_generate,
+    panoramas,
+    preferences,
+    previews,
+    world_preview,
+)
 from panoform.blender_addon.capture import Capture
 from panoform.blender_addon.environment import Setup
-from panoform.blender_addon.jobs import Job, Jobs, Order, Result, State
+from panoform.blender_addon.jobs import Job, Jobs, State
+from panoform.blender_addon.orders import GenerateOrder, Order, Result
 from panoform.blender_addon.pixels import Pixels
+from panoform.shared.engines import EngineSettings
 from panoform.shared.errors import DeviceMemoryError
-from panoform.shared.messages import StatusReply
+from panoform.shared.generation import GenerateSettings
+from panoform.shared.messages import Recipe, StatusReply
 
 
 class Layout:
     """Takes what UILayout takes, and checks that every property, operator and icon exists."""
 
-    def __init__(self, said: list[str] | None = None) -> None:
+    def __init__(self, said: list[str] | None = None, enabled: dict[str, Layout] | None = None) -> None:
         self.said = [] if said is None else said
+        #: Label of a button → the layout that it was drawn in last.
+        self.drawn_in = {} if enabled is None else enabled
+        self.enabled = True
 
     def column(self, **_) -> Layout:
-        return Layout(self.said)
+        return Layout(self.said, self.drawn_in)
 
     row = box = grid_flow = column
 
@@ -35,15 +51,20 @@ class Layout:
         self.said.append(text)
 
     def prop(self, data, name: str, **_) -> None:
+        assert set(_) <= set(bpy.types.UILayout.bl_rna.functions["prop"].parameters.keys())
         if not name.startswith('["'):
             assert name in data.bl_rna.properties, name
         else:
             assert name[2:-2] in data, name
         self.said.append(name)
 
-    def prop_enum(self, data, name: str, value: str) -> None:
+    def prop_enum(self, data, name: str, value: str, *, text: str | None = None, icon: str = "NONE") -> None:
+        self._icon(icon)
         assert value in data.bl_rna.properties[name].enum_items
-        self.said.append(value)
+        self.said.append(text or value)
+
+    def template_icon_view(self, data, name: str, **_) -> None:
+        self.prop(data, name)
 
     def template_ID(self, data, name: str, open: str) -> None:
         self.prop(data, name)
@@ -60,6 +81,7 @@ class Layout:
         module, function = name.split(".")
         rna = getattr(getattr(bpy.ops, module), function).get_rna_type()
         self.said.append(rna.name if text is None else text)
+        self.drawn_in[self.said[-1]] = self
         return SimpleNamespace()
 
     @staticmethod
@@ -71,17 +93,21 @@ class Layout:
 def drawn(addon: Jobs, scene):
     """Draw the whole tab; returns all texts in it."""
 
-    def draw() -> list[str]:
+    def draw(greyed: list[str] | None = None) -> list[str]:
+        """`greyed` takes the labels of the buttons that can't be pressed."""
         said: list[str] = []
+        drawn_in: dict[str, Layout] = {}
         context = SimpleNamespace(
             scene=bpy.context.scene,
             active_object=bpy.context.view_layer.objects.active,
             preferences=SimpleNamespace(system=SimpleNamespace(ui_scale=1.0)),
             region=SimpleNamespace(width=280),
         )
-        for panel in panels.CLASSES:
+        for panel in (*panels.CLASSES, *panels_generate.CLASSES):
             if not hasattr(panel, "poll") or panel.poll(context):
-                panel.draw(SimpleNamespace(layout=Layout(said)), context)
+                panel.draw(SimpleNamespace(layout=Layout(said, drawn_in)), context)
+        if greyed is not None:
+            greyed += [label for label, layout in drawn_in.items() if not layout.enabled]
         return said
 
     return draw
@@ -89,7 +115,8 @@ def drawn(addon: Jobs, scene):
 
 def order(scene) -> Order:
     pixels = np.full((8, 16, 3), 0.5, np.float32)
-    return Order(Capture(Pixels(pixels, "srgb"), "grey", Matrix.Identity(4)), name="grey", scene_uid=scene.session_uid)
+    source = Capture(Pixels(pixels, "srgb"), "grey", Matrix.Identity(4))
+    return Order(source=source, name="grey", scene_uid=scene.session_uid)
 
 
 def test_not_set_up(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
@@ -176,7 +203,7 @@ def test_no_offload_is_offered_where_it_is_no_help(addon: Jobs, drawn) -> None:
 
 
 def test_results_and_a_dome_to_adjust(addon: Jobs, drawn, scene) -> None:
-    addon.results.append(Result(order(scene), order(scene).source, None, waits_for="Object Mode"))
+    addon.results.append(Result(order(scene), waits_for="Object Mode"))
     assert "Ready: it waits for Object Mode" in drawn()
     addon.results[0].waits_for, addon.results[0].pending = "", False
     assert "Its scene is gone: press + to build it here" in drawn()
@@ -191,3 +218,111 @@ def test_results_and_a_dome_to_adjust(addon: Jobs, drawn, scene) -> None:
     assert len([text for text in said if text.startswith('["Socket_')]) == 3
     assert bpy.ops.panoform.forget_result(index=0) == {"FINISHED"}
     assert not addon.results
+
+
+# Generate and Edit
+
+
+def reasons(drawn) -> tuple[str, list[str]]:
+    """All that is drawn in one line, and the buttons that can't be pressed."""
+    greyed: list[str] = []
+    return " ".join(drawn(greyed)), greyed
+
+
+def test_words_without_flux_are_told_before_any_press(drawn, scene) -> None:
+    said, greyed = reasons(drawn)
+    assert "Words need FLUX.1-dev" in said
+    assert {"Accept Its Licence", "Save Access Token", "Use FLUX"} <= set(drawn())
+    assert "Generate" in greyed
+    assert "Edit" in greyed
+    scene.panoform.generate.engine = "FLUX"
+    said, greyed = reasons(drawn)
+    assert "need FLUX" not in said
+    assert "Write what it shows." in said
+    assert "Generate" in greyed
+    scene.panoform.generate.prompt = "a yard"
+    said, greyed = reasons(drawn)
+    assert "Generate" not in greyed
+
+
+def test_a_picture_needs_its_field_of_view_not_flux(drawn, scene, tmp_path: Path) -> None:
+    settings = scene.panoform.generate
+    settings.of = "PICTURE"
+    assert "Choose a picture." in drawn()
+    settings.image = bpy.data.images.new("photo", 30, 20)
+    assert settings.fov == 0
+    said, greyed = reasons(drawn)
+    assert "field of view" in said
+    assert "Generate" in greyed
+    settings.fov = 1.0
+    assert "Generate" not in reasons(drawn)[1]
+
+
+def test_choosing_a_photo_shows_the_field_of_view_it_tells(drawn, scene, tmp_path: Path) -> None:
+    spec = oiio.ImageSpec(48, 32, 3, oiio.UINT8)
+    spec.attribute("Exif:FocalLengthIn35mmFilm", 28)
+    oiio.ImageBuf(spec).write(str(tmp_path / "photo.jpg"))
+    scene.panoform.generate.image = bpy.data.images.load(str(tmp_path / "photo.jpg"))
+    # 28 mm over a film 36 mm wide, both diagonals alike
+    assert np.degrees(scene.panoform.generate.fov) == pytest.approx(65.5, abs=0.1)
+    scene.panoform.generate.image = None
+    assert scene.panoform.generate.fov == 0
+
+
+def test_the_camera_that_is_seen(drawn, scene) -> None:
+    scene.panoform.generate.of = "CAMERA"
+    assert "no camera" in reasons(drawn)[0]
+    eye = bpy.data.objects.new("My Eye", bpy.data.cameras.new("eye"))
+    scene.collection.objects.link(eye)
+    scene.camera = eye
+    assert "My Eye · 40° wide" in drawn()
+    assert "Generate" not in reasons(drawn)[1]
+
+
+def test_what_an_edit_lacks(drawn, scene) -> None:
+    scene.panoform.generate.engine = "FLUX"
+    settings = scene.panoform.edit
+    assert "The scene's world has no HDRI." in reasons(drawn)[0]
+    world_preview.show(scene, np.zeros((4, 8, 3), np.uint8), Matrix.Identity(4))
+    assert "Paint a mask" in reasons(drawn)[0]
+    settings.mask = bpy.data.images.new("mask", 8, 4)
+    assert "Write what is to be there." in reasons(drawn)[0]
+    settings.mode = "VARY"
+    assert "strength" in drawn()
+    assert "Edit" not in reasons(drawn)[1]
+    world_preview.end()
+
+
+def test_generating_is_shown_in_its_own_section(addon: Jobs, drawn, scene) -> None:
+    asked = GenerateOrder(
+        source=None, name="a yard", scene_uid=scene.session_uid, engine=EngineSettings(), settings=GenerateSettings()
+    )
+    addon.job = Job(asked, id="x", stage="Panorama", step=12, of=28, fraction=0.4, seconds_left=41)
+    addon.job.previews["panorama"] = np.zeros((4, 8, 3), np.uint8)
+    previews.show("panorama", addon.job.previews["panorama"])
+    try:
+        said = drawn()
+        assert said.count("Panorama 12/28 · 0:41 left") == 1
+        assert "Perceive" in said
+        assert "Generate" not in said
+        assert "Panorama" in said
+        assert not bpy.ops.panoform.generate.poll()
+        assert not bpy.ops.panoform.edit.poll()
+    finally:
+        addon.job = None
+
+
+def test_the_gallery_is_there_once_something_is(addon: Jobs, drawn, scene, tmp_path: Path) -> None:
+    scene.panoform.generate.folder = str(tmp_path)
+    assert "gallery" not in drawn()
+    recipe = Recipe(
+        panoform="0.1.0", kind="words", engine=EngineSettings(), model="m", adapters="",
+        settings=GenerateSettings(prompt="a yard", seeds=(3,)), source="", size=(8, 16), notices=(), device="cpu",
+        dtype="fp32", seconds=1.0, versions={},
+    )  # fmt: skip
+    panoramas.write(tmp_path / "a yard 3.exr", np.zeros((8, 16, 3), np.float32), recipe)
+    assert "Choose one as the world" in drawn()
+    scene.panoform.generate.gallery = "a yard 3.exr"
+    said = drawn()
+    assert "16 × 8 · seed 3" in said
+    assert "Perceive This" in said

@@ -1,0 +1,69 @@
+"""What came of an order → the scene."""
+
+from __future__ import annotations
+
+import bpy
+
+from . import panoramas
+from .orders import EditOrder, GenerateOrder, PerceiveOrder, Result
+from .scene.build import build
+from .scene.images import create_float
+
+
+def build_result(result: Result, scene: bpy.types.Scene) -> str:
+    """Bring it into `scene`; returns what was done, in words. Raises OutputError, InputError."""
+    result.pending = False
+    match result.order:
+        case PerceiveOrder():
+            said = _maps(result, scene)
+        case GenerateOrder() | EditOrder():
+            said = _world(result, scene)
+        case _:
+            said = _image(result, scene)
+    result.built = True
+    return said
+
+
+def _image(result: Result, scene: bpy.types.Scene) -> str:
+    panorama = result.order.source.panorama
+    image = create_float(f"{result.order.name} panorama", panorama.pixels, "Linear Rec.709")
+    scene.panoform.source, scene.panoform.image = "IMAGE", image
+    image.use_fake_user = True
+    return f"Rendered {image.name!r}; it is the source now."
+
+
+def _maps(result: Result, scene: bpy.types.Scene) -> str:
+    order = result.order
+    collection = build(
+        scene,
+        result.reply.maps,
+        order.source.world_picture(),
+        order.name,
+        camera_height_m=order.camera_height_m,
+        world_from_panorama=order.source.world_from_panorama,
+    )
+    select(scene, collection)
+    return f"Built {collection.name!r}. {result.reply.info.notice}".strip()
+
+
+def _world(result: Result, scene: bpy.types.Scene) -> str:
+    """Writes the file once; built again, it is only shown."""
+    order = result.order
+    (panorama,), (recipe,) = result.reply.panoramas, result.reply.recipes
+    if not result.built:
+        folder = panoramas.folder(scene)
+        order.path = order.path or panoramas.free_path(folder, order.name, recipe.settings.seeds[0])
+        panoramas.write(order.path, panorama, recipe)
+    panoramas.show(scene, order.path, order.world_from_panorama)
+    return " ".join((f"Wrote {order.path}.", *recipe.notices))
+
+
+def select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
+    """Select what was built, as Blender does with what it adds."""
+    layer = bpy.context.view_layer if bpy.context.scene == scene else scene.view_layers[0]
+    layer.update()
+    for entry in list(layer.objects.selected):
+        entry.select_set(False, view_layer=layer)
+    for entry in collection.objects:
+        entry.select_set(True, view_layer=layer)
+        layer.objects.active = entry

@@ -1,0 +1,258 @@
+"""The operators that make and change panoramas; operators.py tells how they run."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import ClassVar
+
+import bpy
+import msgspec
+import numpy as np
+from bpy.props import BoolProperty, IntProperty, StringProperty
+from mathutils import Matrix
+
+from ..shared.engines import QUALITIES, EngineSettings
+from ..shared.errors import InputError, PanoformError, SceneError, SettingError, WeightsError
+from ..shared.generation import GenerateSettings, View, check_generate, check_strength
+from . import capture, mask, panoramas, picture, pixels, preferences
+from .capture import Capture
+from .operators import FINISHED, RENDER_SAMPLES, carry_out, failed, given, rendered, why_not_begin
+from .orders import EditOrder, GenerateOrder
+from .properties_generate import Drawing, Editing, Generating
+from .render import ViewRender
+
+GET_FLUX = (
+    "Accept FLUX.1-dev's licence on huggingface.co, save your access token, then choose the engine FLUX + OmniX. "
+    "Or name a copy of yours in the preferences."
+)
+
+
+def has_flux(scene: bpy.types.Scene) -> bool:
+    """Whether the panel's engine for generating is FLUX."""
+    return preferences.get().engine_settings(scene.panoform.generate.engine).engine == "flux"
+
+
+def _need_flux(engine: EngineSettings, what: str) -> None:
+    if engine.engine != "flux":
+        raise WeightsError(f"{what} need FLUX.1-dev.", GET_FLUX)
+
+
+def why_not_generate(scene: bpy.types.Scene) -> str:
+    """What the panel's settings lack to generate; "" for nothing."""
+    settings = scene.panoform.generate
+    try:
+        if settings.of == "CAMERA":
+            picture.camera_view(scene)
+    except InputError as error:
+        return str(error)
+    if settings.of == "PICTURE" and settings.image is None:
+        return "Choose a picture."
+    if settings.of == "PICTURE" and not settings.fov:
+        return "The picture doesn't tell its field of view: give it."
+    if settings.of == "WORDS" and not settings.prompt.strip():
+        return "Write what it shows."
+    return ""
+
+
+def why_not_edit(scene: bpy.types.Scene) -> str:
+    """What the panel's settings lack to edit; "" for nothing."""
+    settings = scene.panoform.edit
+    try:
+        capture.world_image(scene)
+    except SceneError as error:
+        return error.message
+    if settings.mode == "INPAINT" and settings.mask is None:
+        return "Paint a mask, white where it is to change."
+    if settings.mode != "VARY" and not settings.prompt.strip():
+        return "Write what is to be there."
+    return ""
+
+
+class _DrawingOperator(Drawing):
+    """What making and changing have in common."""
+
+    height: IntProperty(name="Height", description="Of the panorama, in pixels", options={"HIDDEN"})
+    num_inference_steps: IntProperty(name="Steps", description="0: by the quality", options={"HIDDEN"})
+    out: StringProperty(
+        name="File", description="EXR to write. Empty: a new one in the scene's folder", subtype="FILE_PATH"
+    )
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        why_not = why_not_begin()
+        if why_not:
+            cls.poll_message_set(why_not)
+        return not why_not
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            return carry_out(self, self._order(context.scene))
+        except PanoformError as error:
+            return failed(self, error)
+
+    def _get(self, scene: bpy.types.Scene, name: str):
+        return given(self, name, scene.panoform.generate)
+
+    def _common(self, scene: bpy.types.Scene) -> dict:
+        """What an order is made of in any case. Raises OutputError."""
+        path = Path(bpy.path.abspath(self.out)) if self.out else None
+        if path is not None:
+            panoramas.check_path(path)
+        engine = preferences.get().engine_settings(self._get(scene, "engine"))
+        return {"scene_uid": scene.session_uid, "engine": engine, "path": path}
+
+    def _settings(self, scene: bpy.types.Scene, prompt: str, height: int) -> GenerateSettings:
+        """Raises SettingError for what is out of range, also lengths, which are checked where messages come in."""
+        # FLUX's for the starter too: it completes pictures in as many steps.
+        quality = QUALITIES["flux"][self._get(scene, "quality")]
+        same = ("method", "negative_prompt", "true_cfg_scale", "hdr", "sun_strength", "sun_threshold")
+        own_if_empty = ("lora", "trigger", "guidance_scale", "shift")
+        fields = {name: self._get(scene, name) for name in same}
+        fields |= {name: self._get(scene, name) or None for name in own_if_empty}
+        fields |= {
+            "prompt": prompt,
+            "height": height,
+            "num_inference_steps": self.num_inference_steps or quality.num_inference_steps,
+            "seeds": (self._seed(scene),),
+        }
+        # Blender's numbers have 24 bits: 0.98 is 0.9800000190734863.
+        fields |= {name: round(value, 6) for name, value in fields.items() if isinstance(value, float)}
+        try:
+            settings = msgspec.convert(fields, GenerateSettings)
+        except msgspec.ValidationError as error:
+            raise SettingError(f"A setting can't be used: {error}.", "Shorten the words.") from error
+        check_generate(settings)
+        return settings
+
+    def _seed(self, scene: bpy.types.Scene) -> int:
+        settings = scene.panoform.generate
+        if self._get(scene, "new_seed") and not self.properties.is_property_set("seed"):
+            settings.seed = random.randrange(2**31)
+            return settings.seed
+        return self._get(scene, "seed")
+
+
+class PANOFORM_OT_generate(_DrawingOperator, Generating, bpy.types.Operator):
+    """Make a panorama of words or around a picture, and light the scene with it"""
+
+    bl_idname = "panoform.generate"
+    bl_label = "Generate"
+
+    image: StringProperty(name="Picture", description="Name of an image of this file, to be completed")
+    use_camera: BoolProperty(name="Camera", description="Complete what the scene's camera sees, rendered")
+
+    def _order(self, scene: bpy.types.Scene) -> GenerateOrder:
+        common = self._common(scene)
+        prompt = self._get(scene, "prompt")
+        height = self.height or int(self._get(scene, "size"))
+        settings = self._settings(scene, prompt, height)
+        of = self._of(scene)
+        if of == "WORDS":
+            _need_flux(common["engine"], "Words")
+            if not prompt.strip():
+                raise SettingError("There are no words to make a panorama of.", "Write what it shows.")
+        source = self._source(scene, of)
+        name = prompt.strip() or (Path(source.source).stem if isinstance(source, picture.Picture) else scene.name)
+        return GenerateOrder(source=source, name=name, settings=settings, **common)
+
+    def _of(self, scene: bpy.types.Scene) -> str:
+        """What it is made of: what the script gave, else what the panel has."""
+        if self.image:
+            return "PICTURE"
+        if self.use_camera:
+            return "CAMERA"
+        return "WORDS" if self.properties.is_property_set("prompt") else scene.panoform.generate.of
+
+    def _source(self, scene: bpy.types.Scene, of: str) -> picture.Picture | ViewRender | None:
+        if of == "WORDS":
+            return None
+        if of == "CAMERA":
+            return rendered(ViewRender(scene, samples=RENDER_SAMPLES))
+        image = _image(self.image) if self.image else scene.panoform.generate.image
+        if image is None:
+            raise SceneError("No picture is chosen.", "Choose an image of this file.")
+        fov, *angles = (round(math.degrees(self._get(scene, name)), 4) for name in ("fov", "yaw", "pitch", "roll"))
+        return picture.from_image(image, View(fov=fov or None, yaw=angles[0], pitch=angles[1], roll=angles[2]))
+
+
+class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
+    """Change the world's panorama where the mask is white, fill in what is missing, or vary all of it"""
+
+    bl_idname = "panoform.edit"
+    bl_label = "Edit"
+
+    image: StringProperty(name="Panorama", description="Name of an image of this file. Empty: the world's HDRI")
+    mask: StringProperty(name="Mask", description="Name of an image of this file, white where it is to change")
+
+    def _get(self, scene: bpy.types.Scene, name: str):
+        return given(self, name, scene.panoform.edit, scene.panoform.generate)
+
+    def _order(self, scene: bpy.types.Scene) -> EditOrder:
+        common = self._common(scene)
+        _need_flux(common["engine"], "Edits")
+        mode = self._get(scene, "mode")
+        settings = self._settings(scene, self._get(scene, "prompt"), self.height or GenerateSettings().height)
+        vary = mode == "VARY"
+        if not vary and not settings.prompt.strip():
+            raise SettingError("There are no words for what is to be in the mask.", "Write them.")
+        strength = self._get(scene, "strength") if vary or self.properties.is_property_set("strength") else 1.0
+        check_strength(strength)
+        image, world_from_panorama = self._panorama(scene)
+        missing = None
+        if mode == "EXTEND":
+            colours, alpha = pixels.read_with_alpha(image)
+            missing = mask.of_missing(alpha) if alpha is not None else None
+        else:
+            colours = pixels.read(image)
+        if not vary:
+            painted = self._mask(scene)
+            missing = painted if missing is None else missing if painted is None else missing | painted
+            if missing is None:
+                raise SceneError("No mask is chosen.", "Paint one, white where it is to change.")
+        source = Capture(colours, Path(image.name).stem, world_from_panorama, image.session_uid)
+        name = settings.prompt.strip() or f"{source.source} variation"
+        return EditOrder(
+            source=source, name=name, settings=settings, mask=missing, strength=strength, extend=mode == "EXTEND",
+            **common,
+        )  # fmt: skip
+
+    def _panorama(self, scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
+        return (_image(self.image), Matrix.Identity(4)) if self.image else capture.world_image(scene)
+
+    def _mask(self, scene: bpy.types.Scene) -> np.ndarray | None:
+        image = _image(self.mask) if self.mask else scene.panoform.edit.mask
+        return mask.of_image(image) if image is not None else None
+
+
+def _image(name: str) -> bpy.types.Image:
+    image = bpy.data.images.get(name)
+    if image is None:
+        raise SceneError(f"There is no image called {name!r}.", "Choose an image of this file.")
+    return image
+
+
+class PANOFORM_OT_paint_mask(bpy.types.Operator):
+    """Make a mask for the world's panorama, and open it to be painted white where the panorama is to change"""
+
+    bl_idname = "panoform.paint_mask"
+    bl_label = "Paint a Mask"
+    bl_options: ClassVar = {"REGISTER", "UNDO"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            image, _ = capture.world_image(context.scene)
+            painted = mask.create(image)
+        except PanoformError as error:
+            return failed(self, error)
+        context.scene.panoform.edit.mask = painted
+        if not bpy.app.background:
+            mask.open_to_paint(context, painted)
+        self.report({"INFO"}, "Paint white what is to change; black takes it back.")
+        return FINISHED
+
+
+CLASSES = (PANOFORM_OT_generate, PANOFORM_OT_edit, PANOFORM_OT_paint_mask)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -1,0 +1,96 @@
+"""Panoramas that were generated or edited: an EXR each, its recipe beside it and inside it, shown as a world.
+
+The files are what `panoform generate --out` writes too (backend/generated.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+import msgspec
+import numpy as np
+from mathutils import Matrix
+
+from ..shared.errors import OutputError
+from ..shared.messages import Recipe
+from . import exr, pixels, preferences
+from .scene import world
+
+#: Attribute of the EXR's header that holds the recipe as JSON.
+ATTRIBUTE = "panoform"
+#: Longest part of a file's name that is made of the words.
+_NAME_LENGTH = 40
+
+
+def folder(scene: bpy.types.Scene) -> Path:
+    """Where the scene's panoramas lie; of a .blend that isn't saved yet, in the add-on's own folder."""
+    chosen = scene.panoform.generate.folder
+    if not chosen or (chosen.startswith("//") and not bpy.data.filepath):
+        return preferences.get().environment_folder() / "panoramas"
+    return Path(bpy.path.abspath(chosen))
+
+
+def free_path(folder: Path, words: str, seed: int) -> Path:
+    """ "a stone courtyard 7.exr", or "a stone courtyard 7 2.exr" where that is taken."""
+    name = bpy.path.clean_name(words[:_NAME_LENGTH].strip(), replace=" ").strip() or "panorama"
+    stem = f"{name} {seed}"
+    path, count = folder / f"{stem}.exr", 1
+    while path.exists() or path.with_suffix(".json").exists():
+        count += 1
+        path = folder / f"{stem} {count}.exr"
+    return path
+
+
+def check_path(path: Path) -> None:
+    """Raises OutputError for another format, or a folder that isn't there."""
+    if path.suffix.lower() != ".exr":
+        raise OutputError(f"{path.name} is no EXR.", "Name it .exr: an environment is light.")
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent}.", "Make it, or write elsewhere.")
+
+
+def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:
+    """Writes the panorama, in its recipe's encoding, as light, and its sidecar. Raises OutputError."""
+    light = pixels.linear_from_srgb(panorama) if recipe.encoding == "srgb" else panorama
+    text = msgspec.json.format(msgspec.json.encode(recipe), indent=2)
+    data = exr.encode(light, {ATTRIBUTE: text.decode()})
+    contents = {path: data, path.with_suffix(".json"): text + b"\n"}
+    drafts = {place.with_name(f"{place.name}.part"): place for place in contents}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for draft, place in drafts.items():
+            draft.write_bytes(contents[place])
+        for draft, place in drafts.items():
+            draft.replace(place)
+    except OSError as error:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} can't be written: {error.strerror}.", "Make room, or choose another folder."
+        ) from error
+
+
+def show(scene: bpy.types.Scene, path: Path, world_from_panorama: Matrix) -> bpy.types.World:
+    """Make the panorama the scene's world: the one that this file has of it already, else a new one."""
+    found = next((known for known in bpy.data.worlds if path in _files(known)), None)
+    if found is None:
+        image = bpy.data.images.load(str(path), check_existing=True)
+        image.colorspace_settings.name = "Linear Rec.709"
+        blend = Path(bpy.data.filepath).parent
+        if bpy.data.filepath and path.is_relative_to(blend):
+            image.filepath = bpy.path.relpath(str(path))
+        found = world.create(f"Panoform {path.stem}", image, world_from_panorama)
+    world.assign(scene, found)
+    return found
+
+
+def shown(scene: bpy.types.Scene) -> list[Path]:
+    """The files of the panoramas in the scene's world."""
+    return _files(scene.world) if scene.world is not None else []
+
+
+def _files(shown: bpy.types.World) -> list[Path]:
+    nodes = shown.node_tree.nodes if shown.node_tree else ()
+    textures = [node.image for node in nodes if node.bl_idname == "ShaderNodeTexEnvironment" and node.image]
+    return [Path(bpy.path.abspath(image.filepath, library=image.library)) for image in textures if image.filepath]

@@ -1,0 +1,127 @@
+"""The world while a panorama is made, and after it was cancelled, failed, or built and taken back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bpy
+import numpy as np
+import pytest
+from mathutils import Matrix
+
+from panoform.blender_addon import capture, panoramas, pump
+from panoform.blender_addon.capture import Capture
+from panoform.blender_addon.jobs import Jobs
+from panoform.blender_addon.orders import EditOrder, GenerateOrder
+from panoform.blender_addon.pixels import Pixels
+from panoform.shared.engines import EngineSettings
+from panoform.shared.errors import BackendLostError, Cancelled
+from panoform.shared.generation import GenerateSettings
+
+
+@pytest.fixture
+def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
+    """A .blend with a world of the user's; returns the folder of its panoramas."""
+    bpy.context.scene.world = bpy.data.worlds.new("mine")
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
+    return tmp_path / "panoramas"
+
+
+def order(flux: EngineSettings, lora: Path, steps: int = 2) -> GenerateOrder:
+    settings = GenerateSettings(prompt="a yard", lora=str(lora), height=256, num_inference_steps=steps, seeds=(3,))
+    return GenerateOrder(
+        source=None, name="a yard", scene_uid=bpy.context.scene.session_uid, engine=flux, settings=settings
+    )
+
+
+def tick_until(met: Callable[[], bool]) -> None:
+    by = time.monotonic() + 600
+    while not met():
+        pump._tick()
+        assert time.monotonic() < by, "it never came"
+        time.sleep(0.01)
+
+
+def world() -> str:
+    return bpy.context.scene.world.name
+
+
+def begin_and_see_it(addon: Jobs, flux: EngineSettings, lora: Path) -> None:
+    """Until the world shows the panorama in the making."""
+    addon.begin(order(flux, lora, steps=200))
+    tick_until(lambda: addon.job is None or addon.job.previews)
+    assert addon.failure is None, addon.failure.details
+    pump._tick()
+    assert world() == "Panoform Preview"
+    image, _ = capture.world_image(bpy.context.scene)
+    assert tuple(image.size) == addon.job.previews["panorama"].shape[1::-1]
+
+
+def test_cancelled_at_work_the_world_and_the_files_are_as_they_were(addon: Jobs, saved, flux, tiny_lora) -> None:
+    begin_and_see_it(addon, flux, tiny_lora)
+    addon.cancel()
+    tick_until(lambda: addon.job is None)
+    pump._tick()
+    assert isinstance(addon.failure.error, Cancelled)
+    assert world() == "mine"
+    assert [found.name for found in bpy.data.worlds] == ["mine"]
+    assert not bpy.data.images
+    assert not saved.exists()
+    assert not addon.results
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_a_backend_that_dies_at_work_leaves_the_world_as_it_was(addon: Jobs, saved, flux, tiny_lora) -> None:
+    begin_and_see_it(addon, flux, tiny_lora)
+    os.kill(addon.session.status.pid, signal.SIGKILL)
+    tick_until(lambda: addon.job is None)
+    pump._tick()
+    assert isinstance(addon.failure.error, BackendLostError)
+    assert world() == "mine"
+    assert not saved.exists()
+
+
+def test_built_it_is_one_step_to_take_back(addon: Jobs, saved, flux, tiny_lora) -> None:
+    bpy.ops.ed.undo_push(message="mine")
+    addon.begin(order(flux, tiny_lora))
+    by = time.monotonic() + 600
+    while addon.job is not None:
+        addon.poll()
+        assert time.monotonic() < by
+    assert addon.failure is None, addon.failure.details
+    assert not saved.exists(), "nothing is written before it is built"
+    bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=0)
+    assert world() == "Panoform a yard 3"
+    bpy.ops.ed.undo()
+    assert world() == "mine"
+    assert (saved / "a yard 3.exr").exists(), "it stays in the gallery"
+    bpy.ops.ed.redo()
+    assert world() == "Panoform a yard 3"
+    assert panoramas.shown(bpy.context.scene) == [saved / "a yard 3.exr"]
+
+
+def test_an_edit_in_the_making_is_turned_as_the_world_is(addon: Jobs, saved, flux, tiny_lora) -> None:
+    asked = order(flux, tiny_lora, steps=100)
+    panorama = np.full((256, 512, 3), 0.3, np.float32)
+    addon.begin(
+        EditOrder(
+            source=Capture(Pixels(panorama, "linear"), "sky", Matrix.Rotation(1, 4, "Z")),
+            name="sky",
+            mask=None,
+            strength=1.0,
+            extend=False,
+            scene_uid=asked.scene_uid,
+            engine=asked.engine,
+            settings=asked.settings,
+        )
+    )
+    tick_until(lambda: addon.job is None or addon.job.previews)
+    pump._tick()
+    _, turn = capture.world_image(bpy.context.scene)
+    assert turn.to_euler().z == pytest.approx(1)
+    addon.cancel()
+    tick_until(lambda: addon.job is None)

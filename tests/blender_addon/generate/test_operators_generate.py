@@ -1,0 +1,378 @@
+"""generate and edit in bpy, with the real backend in its own process and tests/backend's tiny FLUX."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import bpy
+import msgspec
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+
+from panoform.blender_addon import capture, gallery, mask, operators_generate, panoramas, pixels, render
+from panoform.blender_addon.jobs import Jobs
+from panoform.shared.messages import Recipe
+
+SMALL = {"height": 256, "num_inference_steps": 2, "seed": 3}
+
+
+@pytest.fixture
+def flux(addon: Jobs, tiny_flux, tiny_adapters) -> Jobs:
+    """The add-on, set to the tiny FLUX."""
+    chosen = bpy.context.preferences.addons["panoform"].preferences
+    chosen.flux_model, chosen.flux_adapters = str(tiny_flux), str(tiny_adapters)
+    chosen.device, chosen.dtype = "cpu", "fp32"
+    return addon
+
+
+@pytest.fixture
+def saved(scene, tmp_path: Path) -> Path:
+    """The .blend, saved in a folder with letters beyond ASCII; returns the folder."""
+    folder = tmp_path / "Zoë's scene"
+    folder.mkdir()
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "scene.blend"))
+    return folder
+
+
+def generate(lora: Path, **given) -> None:
+    assert bpy.ops.panoform.generate(**({"prompt": "a stone yard", "lora": str(lora)} | SMALL | given)) == {"FINISHED"}
+
+
+def edit(lora: Path, **given) -> None:
+    assert bpy.ops.panoform.edit(**({"prompt": "a red door", "lora": str(lora)} | SMALL | given)) == {"FINISHED"}
+
+
+def read(path: Path) -> np.ndarray:
+    image = oiio.ImageBuf(str(path))
+    return np.asarray(image.get_pixels(oiio.FLOAT))
+
+
+def light(height: int = 256) -> np.ndarray:
+    """Linear light, all of it different, with a sun."""
+    array = np.random.default_rng(0).uniform(0.02, 1.5, (height, 2 * height, 3)).astype(np.float32)
+    array[40, 80] = 5000
+    return array
+
+
+def image_of(array: np.ndarray, name: str, path: Path) -> bpy.types.Image:
+    """A file's image, as a user opens it."""
+    height, width, channels = array.shape
+    buffer = oiio.ImageBuf(oiio.ImageSpec(width, height, channels, oiio.FLOAT if path.suffix == ".exr" else oiio.UINT8))
+    buffer.set_pixels(oiio.ROI(), array)
+    assert buffer.write(str(path)), buffer.geterror()
+    image = bpy.data.images.load(str(path))
+    image.name = name
+    return image
+
+
+def show(image: bpy.types.Image, turn: float = 0.0) -> bpy.types.World:
+    """Make it the scene's world, turned about Z."""
+    from mathutils import Matrix
+
+    from panoform.blender_addon.scene import world
+
+    made = world.create("mine", image, Matrix.Rotation(turn, 4, "Z"))
+    bpy.context.scene.world = made
+    return made
+
+
+# What is made
+
+
+def test_words_become_the_world_and_a_file_with_its_recipe(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    mine = bpy.context.scene.world = bpy.data.worlds.new("mine")
+    generate(tiny_lora)
+    path = saved / "panoramas" / "a stone yard 3.exr"
+    assert {file.name for file in path.parent.iterdir()} == {path.name, "a stone yard 3.json"}
+    scene = bpy.context.scene
+    assert scene.world.name == "Panoform a stone yard 3"
+    assert mine.name in bpy.data.worlds
+    image, turn = capture.world_image(scene)
+    assert image.filepath == "//panoramas/a stone yard 3.exr"
+    assert np.allclose(turn, np.eye(4))
+    recipe = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Recipe)
+    assert (recipe.kind, recipe.settings.prompt, recipe.settings.seeds) == ("words", "a stone yard", (3,))
+    assert recipe.settings.height == 256
+    # The file can be read by others, says how it was made, and shows what Blender shows.
+    buffer = oiio.ImageBuf(str(path))
+    assert buffer.nativespec().format.basetype == oiio.FLOAT
+    assert json.loads(buffer.spec().getattribute("panoform")) == json.loads(path.with_suffix(".json").read_text())
+    assert read(path).shape == (256, 512, 3)
+    np.testing.assert_array_equal(pixels.read(image).pixels, read(path))
+    assert not flux.results, "what is on disk needs no memory"
+
+
+def test_a_second_one_overwrites_nothing_and_the_same_seed_is_the_same(
+    flux: Jobs, saved: Path, tiny_lora: Path
+) -> None:
+    generate(tiny_lora)
+    generate(tiny_lora)
+    folder = saved / "panoramas"
+    assert {file.name for file in folder.glob("*.exr")} == {"a stone yard 3.exr", "a stone yard 3 2.exr"}
+    assert np.array_equal(read(folder / "a stone yard 3.exr"), read(folder / "a stone yard 3 2.exr"))
+
+
+def test_a_file_that_is_named_is_written_there(flux: Jobs, tiny_lora: Path, tmp_path: Path) -> None:
+    generate(tiny_lora, out=str(tmp_path / "mine.exr"), hdr=False)
+    assert {file.name for file in tmp_path.iterdir()} == {"mine.exr", "mine.json"}
+    assert read(tmp_path / "mine.exr").max() <= 1
+
+
+def test_a_blend_that_is_not_saved_has_a_folder_too(flux: Jobs, tiny_lora: Path) -> None:
+    assert not bpy.data.filepath
+    folder = panoramas.folder(bpy.context.scene)
+    generate(tiny_lora)
+    image, _ = capture.world_image(bpy.context.scene)
+    assert Path(image.filepath).parent == folder
+    assert folder.parent == Path(bpy.context.preferences.addons["panoform"].preferences.folder)
+
+
+def test_a_picture_is_completed(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    red = np.zeros((60, 80, 3), np.float32)
+    red[..., 0] = 1
+    image_of(red, "photo.png", saved / "photo.png")
+    generate(tiny_lora, prompt="", image="photo.png", fov=math.radians(60), yaw=math.radians(90), hdr=False)
+    path = saved / "panoramas" / "photo 3.exr"
+    made = read(path)
+    # A quarter of the way from the left edge is +Y, where the picture's camera looked.
+    np.testing.assert_allclose(made[128, 128], (1, 0, 0), atol=0.02)
+    assert np.abs(made[128, 384] - (1, 0, 0)).max() > 0.1
+    recipe = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Recipe)
+    assert (recipe.kind, recipe.source) == ("picture", "photo.png")
+    assert (recipe.view.fov, recipe.view.yaw) == pytest.approx((60, 90))
+
+
+def test_the_cameras_view_is_completed_where_it_looks(flux: Jobs, saved: Path, tiny_lora: Path, monkeypatch) -> None:
+    monkeypatch.setattr(render, "VIEW_SIDE_PX", 64)
+    monkeypatch.setattr(operators_generate, "RENDER_SAMPLES", 1)
+    scene = bpy.context.scene
+    scene.cycles.use_denoising = False
+    bpy.ops.mesh.primitive_cube_add(size=2, location=(0, 5, 0))
+    glow = bpy.data.materials.new("glow")
+    glow.use_nodes = True
+    principled = glow.node_tree.nodes["Principled BSDF"]
+    principled.inputs["Emission Color"].default_value = (0, 1, 0, 1)
+    principled.inputs["Emission Strength"].default_value = 1
+    principled.inputs["Base Color"].default_value = (0, 0, 0, 1)
+    bpy.context.object.data.materials.append(glow)
+    eye = bpy.data.objects.new("eye", bpy.data.cameras.new("eye"))
+    eye.rotation_euler = (math.pi / 2, 0, 0)  # towards +Y
+    scene.collection.objects.link(eye)
+    scene.camera = eye
+    bpy.context.view_layer.update()
+    before = {kind: len(getattr(bpy.data, kind)) for kind in ("scenes", "objects", "cameras")}
+    generate(tiny_lora, prompt="", use_camera=True, hdr=False)
+    assert {kind: len(getattr(bpy.data, kind)) for kind in before} == before
+    image, _ = capture.world_image(bpy.context.scene)
+    assert pixels.read(image).pixels[128, 128].argmax() == 1
+    np.testing.assert_allclose(pixels.read(image).pixels[128, 128], (0, 1, 0), atol=0.05)
+    assert Path(image.filepath).stem == "Scene 3"
+
+
+def test_what_is_not_given_is_the_panels(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    settings = bpy.context.scene.panoform.generate
+    settings.prompt, settings.size, settings.quality, settings.lora = "fog", "512", "draft", str(tiny_lora)
+    settings.seed, settings.new_seed = 9, False
+    assert bpy.ops.panoform.generate() == {"FINISHED"}
+    recipe = gallery.chosen(bpy.context.scene).recipe
+    assert (recipe.settings.prompt, recipe.settings.height) == ("fog", 512)
+    assert (recipe.settings.num_inference_steps, recipe.settings.seeds) == (8, (9,))
+
+
+def test_a_new_seed_each_time_is_shown(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    given = SMALL.copy()
+    del given["seed"]
+    settings = bpy.context.scene.panoform.generate
+    seeds = []
+    for _ in range(2):
+        assert bpy.ops.panoform.generate(prompt="fog", lora=str(tiny_lora), **given) == {"FINISHED"}
+        seeds.append(settings.seed)
+        assert gallery.chosen(bpy.context.scene).recipe.settings.seeds == (settings.seed,)
+    assert seeds[0] != seeds[1]
+
+
+def test_an_odd_height_is_rounded_and_said(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    generate(tiny_lora, height=261)
+    recipe = gallery.chosen(bpy.context.scene).recipe
+    assert recipe.size == (256, 512)
+    assert "rounded to 256" in recipe.notices[0]
+
+
+# What is changed
+
+
+def test_only_what_is_masked_changes(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    show(image_of(light(), "sky", saved / "sky.exr"), turn=1.0)
+    painted = mask.create(bpy.data.images["sky"])
+    assert not mask.of_image(painted).any(), "nothing is painted yet"
+    white = np.zeros((256, 512), bool)
+    white[100:140, -20:] = white[100:140, :30] = True
+    flat = np.empty(256 * 512 * 4, np.float32)
+    painted.pixels.foreach_get(flat)
+    flat.reshape(256, 512, 4)[::-1][white] = 1
+    painted.pixels.foreach_set(flat)
+    edit(tiny_lora, mask=painted.name)
+    image, turn = capture.world_image(bpy.context.scene)
+    assert Path(image.filepath).name == "a red door 3.exr"
+    made = pixels.read(image).pixels
+    assert np.array_equal(made[~white], light()[~white])
+    assert (made[white] != light()[white]).any(axis=-1).mean() > 0.9
+    np.testing.assert_allclose(turn.to_euler().z, 1.0, atol=1e-5)
+    assert np.array_equal(read(saved / "sky.exr"), light()), "the user's own file"
+    recipe = gallery.chosen(bpy.context.scene).recipe
+    assert (recipe.kind, recipe.source, recipe.strength) == ("edit", "sky", 1.0)
+
+
+def test_what_is_transparent_is_filled_in(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    rgba = np.ones((256, 512, 4), np.float32)
+    rgba[..., :3] = np.random.default_rng(1).uniform(0.1, 0.9, (256, 512, 3))
+    rgba[:, 300:, 3] = 0
+    show(image_of(rgba, "half.png", saved / "half.png"))
+    edit(tiny_lora, mode="EXTEND")
+    image, _ = capture.world_image(bpy.context.scene)
+    made = pixels.read(image).pixels
+    before = pixels.linear_from_srgb(np.rint(rgba[..., :3] * 255) / 255)
+    np.testing.assert_allclose(made[:, :300], before[:, :300], atol=1e-6)
+    recipe = gallery.chosen(bpy.context.scene).recipe
+    assert recipe.extend
+
+
+def test_a_variation(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    show(image_of(light(), "sky", saved / "sky.exr"))
+    edit(tiny_lora, prompt="", mode="VARY", strength=0.5)
+    recipe = gallery.chosen(bpy.context.scene).recipe
+    assert recipe.strength == 0.5
+    assert gallery.chosen(bpy.context.scene).path.name == "sky variation 3.exr"
+
+
+# What goes wrong is said, and leaves world and files as they were
+
+
+def refused(words: str, operator=None, **given) -> None:
+    scene = bpy.context.scene
+    folder = panoramas.folder(scene)
+    before = scene.world, len(bpy.data.worlds), len(bpy.data.images), len(bpy.data.scenes)
+    files = sorted(folder.iterdir()) if folder.exists() else None
+    with pytest.raises(RuntimeError, match=words):
+        (operator or bpy.ops.panoform.generate)(**(SMALL | given))
+    assert (scene.world, len(bpy.data.worlds), len(bpy.data.images), len(bpy.data.scenes)) == before
+    assert (sorted(folder.iterdir()) if folder.exists() else None) == files
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"prompt": ""}, "no words"),
+        ({"prompt": "  "}, "no words"),
+        ({"prompt": "word " * 10_000}, "Shorten"),
+        ({"prompt": "x", "height": 100_000}, "height"),
+        ({"prompt": "x", "method": "lora"}, "No LoRA"),
+        ({"prompt": "x", "lora": "/no/lora/here.safetensors"}, "no LoRA"),
+        ({"prompt": "x", "num_inference_steps": 1000}, "steps"),
+        ({"prompt": "x", "true_cfg_scale": 90.0}, "True guidance"),
+        ({"prompt": "x", "out": "/tmp/x.png"}, "EXR"),
+        ({"prompt": "x", "out": "/no/folder/x.exr"}, "no folder"),
+        ({"image": "nope.png"}, "no image called"),
+        ({"use_camera": True}, "no camera"),
+    ],
+)
+def test_bad_input(flux: Jobs, saved: Path, given: dict, words: str) -> None:
+    refused(words, **given)
+    assert flux.failure is not None
+
+
+def test_a_lora_of_another_base(flux: Jobs, saved: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    foreign = tmp_path / "sdxl.safetensors"
+    save_file({"unet.up.lora_A.weight": np.zeros((4, 64), np.float32)}, foreign)
+    refused("sdxl", prompt="x", lora=str(foreign))
+
+
+def test_a_picture_whose_field_of_view_nobody_knows(flux: Jobs, saved: Path) -> None:
+    image_of(np.full((32, 48, 3), 0.5, np.float32), "photo", saved / "photo.png")
+    refused("field of view", image="photo")
+    refused("field of view", image="photo", fov=3.0)
+
+
+def test_a_camera_that_makes_no_perspective_picture(flux: Jobs, saved: Path) -> None:
+    eye = bpy.data.objects.new("eye", bpy.data.cameras.new("eye"))
+    bpy.context.scene.collection.objects.link(eye)
+    bpy.context.scene.camera = eye
+    eye.data.type = "ORTHO"
+    refused("not a perspective camera", use_camera=True)
+    eye.data.type, eye.data.shift_x = "PERSP", 0.2
+    refused("shifted", use_camera=True)
+
+
+def test_words_and_edits_without_flux(addon: Jobs, saved: Path) -> None:
+    refused("Words need FLUX", prompt="a yard")
+    refused("Edits need FLUX", bpy.ops.panoform.edit, prompt="a yard")
+
+
+def test_edits_that_cannot_be(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    change = bpy.ops.panoform.edit
+    given = {"prompt": "a door", "lora": str(tiny_lora)}
+    refused("no HDRI", change, **given)
+    show(image_of(light(), "sky", saved / "sky.exr"))
+    refused("No mask", change, **given)
+    refused("No mask", change, mode="EXTEND", **given)
+    refused("no image called", change, mask="nope", **given)
+    refused("no words", change, **given | {"prompt": ""})
+    refused("strength", change, mode="VARY", strength=2.0, **given)
+    for name, array, words in (
+        ("small", np.ones((128, 256, 3), np.float32), "256 × 128"),
+        ("empty", np.zeros((256, 512, 3), np.float32), "empty"),
+    ):
+        image_of(array, name, saved / f"{name}.png")
+        refused(words, change, mask=name, **given)
+    full = image_of(np.ones((256, 512, 3), np.float32), "full", saved / "full.png")
+    refused("nothing to extend", change, mode="EXTEND", mask=full.name, **given)
+
+
+def test_a_folder_that_cannot_be_written_keeps_the_panorama(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    (saved / "panoramas").write_text("a file")
+    with pytest.raises(RuntimeError, match="can't be written"):
+        generate(tiny_lora)
+    (result,) = flux.results
+    assert not result.built
+    (saved / "panoramas").unlink()
+    assert bpy.ops.panoform.build_result(index=0) == {"FINISHED"}
+    assert (saved / "panoramas" / "a stone yard 3.exr").exists()
+    assert not flux.results
+
+
+# The gallery
+
+
+def test_the_gallery_switches_worlds_and_survives_another_start(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    generate(tiny_lora, prompt="one")
+    first = bpy.context.scene.world
+    generate(tiny_lora, prompt="two", seed=4)
+    scene = bpy.context.scene
+    assert [entry.path.stem for entry in gallery.entries(scene)] == ["two 4", "one 3"]
+    settings = scene.panoform.generate
+    assert settings.gallery == "two 4.exr"
+    settings.gallery = "one 3.exr"
+    assert scene.world == first, "the world there is, not another"
+    assert settings.gallery == "one 3.exr"
+    (saved / "panoramas" / "notes.json").write_text('{"mine": 1}')  # no business of ours
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.read_homefile(use_empty=True)
+    assert not gallery.entries(bpy.context.scene) or bpy.context.scene.panoform.generate.gallery == ""
+    bpy.ops.wm.open_mainfile(filepath=str(saved / "scene.blend"))
+    settings = bpy.context.scene.panoform.generate
+    assert settings.gallery == "one 3.exr"
+    settings.gallery = "two 4.exr"
+    assert Path(capture.world_image(bpy.context.scene)[0].filepath).name == "two 4.exr"
+
+
+def test_what_was_generated_can_be_perceived(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    generate(tiny_lora)
+    assert bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft", engine="STARTER") == {
+        "FINISHED"
+    }
+    assert bpy.data.objects.get("a stone yard 3 dome") is not None
