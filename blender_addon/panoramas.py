@@ -5,6 +5,7 @@ The files are what `panoform generate --out` writes too (backend/generated.py).
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import bpy
@@ -65,7 +66,8 @@ def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:
             draft.replace(place)
     except OSError as error:
         for draft in drafts:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # where nothing can be written, nothing was
+                draft.unlink()
         raise OutputError(
             f"{path} can't be written: {error.strerror}.", "Make room, or choose another folder."
         ) from error

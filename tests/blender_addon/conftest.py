@@ -1,10 +1,15 @@
 """Blender for tests: the bpy module in this process, and the application where the machine has it."""
 
+import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,3 +96,43 @@ def addon(registered, scene, tmp_path_factory, monkeypatch):
     jobs.job = jobs.failure = None
     jobs.results.clear()
     return jobs
+
+
+@pytest.fixture(scope="session")
+def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zips")
+    subprocess.run([sys.executable, str(ROOT / "build_addon.py"), "--out", str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture
+def blender(real_blender: Callable, request: pytest.FixtureRequest, zips: Path, monkeypatch) -> Callable:
+    """`real_blender` with the zip for that version installed, whose backend runs on this Python."""
+    version = request.node.callspec.params["real_blender"]
+    (zip_path,) = zips.glob(f"*-blender-{'4.2' if version < '5.1' else '5.1'}.zip")
+    monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", sys.executable)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    install = ("--background", "--command", "extension", "install-file", "-r", "user_default", "--enable")
+    real_blender(*install, str(zip_path), timeout=120)
+    return real_blender
+
+
+@pytest.fixture
+def in_window(blender):
+    """`run(out, *script)` runs a script in a window until it has written out/seen.json, and returns that."""
+
+    def run(out: Path, *script: str) -> dict:
+        # The tool that gives the window only waits for a time.
+        with ThreadPoolExecutor() as pool:
+            window = pool.submit(blender, str(out / "end.png"), "600", *script, verb="gui", timeout=700)
+            while not window.done() and not (out / "seen.json").exists():
+                time.sleep(0.5)
+            time.sleep(3)  # Blender quits
+            for child in psutil.Process().children(recursive=True):
+                if child.name() == "sleep":
+                    child.terminate()
+            said = window.result()
+        assert (out / "seen.json").exists(), said
+        return json.loads((out / "seen.json").read_text())
+
+    return run

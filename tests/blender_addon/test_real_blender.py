@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +12,8 @@ import psutil
 import pytest
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 
 pytestmark = [pytest.mark.real_blender, pytest.mark.slow]
-
-
-@pytest.fixture(scope="session")
-def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("zips")
-    subprocess.run([sys.executable, str(ROOT / "build_addon.py"), "--out", str(folder)], check=True)
-    return folder
-
-
-@pytest.fixture
-def blender(real_blender: Callable, request: pytest.FixtureRequest, zips: Path, monkeypatch) -> Callable:
-    """`real_blender` with the zip for that version installed, whose backend runs on this Python."""
-    version = request.node.callspec.params["real_blender"]
-    (zip_path,) = zips.glob(f"*-blender-{'4.2' if version < '5.1' else '5.1'}.zip")
-    monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", sys.executable)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    install = ("--background", "--command", "extension", "install-file", "-r", "user_default", "--enable")
-    real_blender(*install, str(zip_path), timeout=120)
-    return real_blender
 
 
 @pytest.fixture
@@ -65,13 +41,15 @@ def test_command_line(blender: Callable, panorama: Path, tmp_path: Path) -> None
 
     with pytest.raises(AssertionError, match="There is no file"):  # the exit code is not 0
         blender(*command, "perceive", "--panorama", "nope.exr", "--save", str(saved))
+    with pytest.raises(AssertionError, match=r"Words need FLUX\.1-dev"):
+        blender(*command, "generate", "a yard", "--engine", "starter", "--out", str(tmp_path / "out.exr"))
 
 
-def test_window(blender: Callable, panorama: Path, tmp_path: Path) -> None:
+def test_window(in_window: Callable, panorama: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     script = ("--enable-event-simulate", "--python", str(HERE / "real_window.py"), "--", str(out), str(panorama))
-    seen = _in_window(blender, out, *script, str(tmp_path / "data"))
+    seen = in_window(out, *script, str(tmp_path / "data"))
     assert "error" not in seen, seen["error"]
     assert seen["failure"] is None
 
@@ -100,18 +78,3 @@ def test_window(blender: Callable, panorama: Path, tmp_path: Path) -> None:
     while psutil.pid_exists(seen["backend"]):
         assert time.monotonic() < by, "the backend outlived Blender"
         time.sleep(0.1)
-
-
-def _in_window(blender: Callable, out: Path, *script: str) -> dict:
-    """Run a script in a window until it has written seen.json; the tool that gives the window only waits for a time."""
-    with ThreadPoolExecutor() as pool:
-        run = pool.submit(blender, str(out / "end.png"), "600", *script, verb="gui", timeout=700)
-        while not run.done() and not (out / "seen.json").exists():
-            time.sleep(0.5)
-        time.sleep(3)  # Blender quits
-        for child in psutil.Process().children(recursive=True):
-            if child.name() == "sleep":
-                child.terminate()
-        said = run.result()
-    assert (out / "seen.json").exists(), said
-    return json.loads((out / "seen.json").read_text())

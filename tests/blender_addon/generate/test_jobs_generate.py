@@ -52,7 +52,7 @@ def world() -> str:
 
 def begin_and_see_it(addon: Jobs, flux: EngineSettings, lora: Path) -> None:
     """Until the world shows the panorama in the making."""
-    addon.begin(order(flux, lora, steps=200))
+    addon.begin(order(flux, lora, steps=40))
     tick_until(lambda: addon.job is None or addon.job.previews)
     assert addon.failure is None, addon.failure.details
     pump._tick()
@@ -105,7 +105,7 @@ def test_built_it_is_one_step_to_take_back(addon: Jobs, saved, flux, tiny_lora) 
 
 
 def test_an_edit_in_the_making_is_turned_as_the_world_is(addon: Jobs, saved, flux, tiny_lora) -> None:
-    asked = order(flux, tiny_lora, steps=100)
+    asked = order(flux, tiny_lora, steps=40)
     panorama = np.full((256, 512, 3), 0.3, np.float32)
     addon.begin(
         EditOrder(
