@@ -52,7 +52,10 @@ def check_path(path: Path) -> None:
 
 
 def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:
-    """Writes the panorama, in its recipe's encoding, as light, and its sidecar. Raises OutputError."""
+    """Writes the panorama, in its recipe's encoding, as light, and its sidecar; images of the file are read again.
+
+    Raises OutputError.
+    """
     light = pixels.linear_from_srgb(panorama) if recipe.encoding == "srgb" else panorama
     text = msgspec.json.format(msgspec.json.encode(recipe), indent=2)
     data = exr.encode(light, {ATTRIBUTE: text.decode()})
@@ -71,6 +74,9 @@ def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:
         raise OutputError(
             f"{path} can't be written: {error.strerror}.", "Make room, or choose another folder."
         ) from error
+    for image in bpy.data.images:
+        if _file(image) == path:
+            image.reload()
 
 
 def show(scene: bpy.types.Scene, path: Path, world_from_panorama: Matrix) -> bpy.types.World:
@@ -94,5 +100,9 @@ def shown(scene: bpy.types.Scene) -> list[Path]:
 
 def _files(shown: bpy.types.World) -> list[Path]:
     nodes = shown.node_tree.nodes if shown.node_tree else ()
-    textures = [node.image for node in nodes if node.bl_idname == "ShaderNodeTexEnvironment" and node.image]
-    return [Path(bpy.path.abspath(image.filepath, library=image.library)) for image in textures if image.filepath]
+    images = [node.image for node in nodes if node.bl_idname == "ShaderNodeTexEnvironment" and node.image]
+    return [path for path in map(_file, images) if path is not None]
+
+
+def _file(image: bpy.types.Image) -> Path | None:
+    return Path(bpy.path.abspath(image.filepath, library=image.library)) if image.filepath else None

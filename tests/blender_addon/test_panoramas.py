@@ -98,6 +98,16 @@ def test_shown_it_is_the_world_exactly(saved: Path) -> None:
     assert panoramas.shown(scene) == [path]
 
 
+def test_a_file_written_again_is_shown_as_it_is_now(saved: Path) -> None:
+    scene, path = bpy.context.scene, saved / "panoramas" / "x.exr"
+    panoramas.write(path, light() / 2, recipe())
+    panoramas.show(scene, path, Matrix.Identity(4))
+    image, _ = capture.world_image(scene)
+    assert np.array_equal(pixels.read(image).pixels, light() / 2)
+    panoramas.write(path, light(), recipe())
+    assert np.array_equal(pixels.read(image).pixels, light())
+
+
 def test_the_gallery(saved: Path) -> None:
     scene, folder = bpy.context.scene, saved / "panoramas"
     settings = scene.panoform.generate

@@ -92,6 +92,7 @@ def test_built_it_is_one_step_to_take_back(addon: Jobs, saved, flux, tiny_lora) 
     while addon.job is not None:
         addon.poll()
         assert time.monotonic() < by
+        time.sleep(0.01)
     assert addon.failure is None, addon.failure.details
     assert not saved.exists(), "nothing is written before it is built"
     bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=0)
