@@ -120,14 +120,16 @@ class Engine:
         checkpoint = weights.locate(engine, watch)
         sampling = _sampling(settings, checkpoint.config)
         height = sampling.height
+        shown = checkpoint.config.shown(height)
         picture, exposed = exposure.expose(images.resize(checked, height), encoding)
+        seen = picture if shown == height else exposure.expose(images.resize(checked, shown), encoding)[0]
 
         tasks = [task for task, drawn in MAPS_OF_TASK.items() if set(drawn) & set(wanted)]
         loaded = self.load(engine, checkpoint, where, tasks, watch)
         seconds = {"loading": time.monotonic() - began}
-        size = f"{2 * height} × {height}"
+        size = f"{2 * shown} × {shown}"
         with device.memory_told(f"Encoding the panorama at {size}", where):
-            image = torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1  # (1, 3, H, W)
+            image = torch.from_numpy(seen).permute(2, 0, 1)[None] * 2 - 1  # (1, 3, H, W)
             condition = loaded.pipeline.encode(image)  # (1, 16, H/8, W/8)
 
         progress = Progress(watch, len(tasks), sampling.num_inference_steps)
@@ -147,6 +149,8 @@ class Engine:
                 meanings["normal"] += f"; turned about +Z by {yaw_deg:.1f}° to agree with the distance map"
             else:
                 meanings["normal"] += "; its yaw is not reliable, and there was no distance map to align it with"
+        if shown != height:
+            meanings = {name: f"{meaning}; drawn at {size}, enlarged" for name, meaning in meanings.items()}
         for name in wanted:
             progress.preview(name, preview(name, made[name]))
         seconds["all"] = time.monotonic() - began
@@ -220,10 +224,12 @@ def _perceive(
     # Every map starts from the noise of the seed, drawn on the CPU: the same on all devices, whatever else is made.
     generator = torch.Generator().manual_seed(sampling.seed)
     noise = torch.randn(condition.shape, generator=generator, dtype=torch.float32)
-    latents = noise if config.initial_noise == "normal" else torch.zeros_like(noise)
+    latents = noise if config.start == "noise" else condition
 
-    def decoded(latents: torch.Tensor) -> dict[str, np.ndarray]:
+    def decoded(latents: torch.Tensor, height: int | None = None) -> dict[str, np.ndarray]:
         picture = pipeline.decode(latents)[0].permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
+        if height is not None:
+            picture = images.resize(picture, height)
         drawn = maps.decode(TASKS[task].target, picture, config.decode)
         return {name: drawn[name] for name in names}
 
@@ -246,7 +252,7 @@ def _perceive(
         output_type="latent",
         callback_on_step_end=on_step_end,
     ).images
-    made = decoded(target)  # pyright: ignore[reportArgumentType]
+    made = decoded(target, sampling.height)  # pyright: ignore[reportArgumentType]
     progress.decoded()
     return made
 

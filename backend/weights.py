@@ -43,17 +43,23 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     trained: bool
-    #: Of the panorama it sees, in pixels.
+    #: Of the maps, in pixels, where nothing else is asked for.
     height: int
     num_inference_steps: int
     guidance_scale: float
     #: What the target stream starts from.
-    initial_noise: Literal["zero", "normal"]
+    start: Literal["noise", "condition"]
     decode: maps.Decode = maps.Decode()
+    #: Height of the largest panorama it is shown; what it draws of a larger one is enlarged.
+    max_height: int | None = None
     #: See OmniXPipeline.
     position_rows: int | None = None
     #: False where the yaw of its normals is not reliable (OmniX).
     exact_yaw: bool = True
+
+    def shown(self, height: int) -> int:
+        """Height at which it is shown a panorama whose maps are to have `height`."""
+        return min(height, self.max_height or height)
 
 
 FLUX_CONFIG = ModelConfig(
@@ -62,7 +68,7 @@ FLUX_CONFIG = ModelConfig(
     height=QUALITIES["flux"]["standard"].height,
     num_inference_steps=QUALITIES["flux"]["standard"].num_inference_steps,
     guidance_scale=3.5,
-    initial_noise="normal",
+    start="noise",
     exact_yaw=False,
 )
 

@@ -13,10 +13,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
 from ...shared.errors import PanoformError
+
+if TYPE_CHECKING:
+    from . import run
 
 #: Split → first seed; seeds of different splits never meet.
 SPLITS = {"train": 0, "heldout": 1_000_000, "second": 2_000_000}
@@ -39,39 +43,26 @@ def _render(args: argparse.Namespace) -> None:
             )
 
 
-def _run(args: argparse.Namespace):
-    import torch
+def _options(args: argparse.Namespace, **more: int) -> run.Options:
+    from . import run
 
-    from . import dataset, fit
-
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    torch.set_num_threads(args.threads)
-    torch.set_float32_matmul_precision("high")
-
-    def say(line: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
-
-    def load(split: str) -> dataset.Scenes:
-        return dataset.Scenes(args.data / str(args.height) / split, args.height, device)
-
-    return fit.Run(
-        data=load("train"), heldout=load("heldout"), checkpoints=args.data / "checkpoints", device=device,
-        batch=args.batch, until=time.monotonic() + args.minutes * 60, every_s=args.every * 60, say=say,
+    return run.Options(
+        data=args.data, height=args.height, device=args.device, threads=args.threads, batch=args.batch,
+        minutes=args.minutes, every_minutes=args.every, **more,
     )  # fmt: skip
 
 
 def _train(args: argparse.Namespace) -> None:
-    from . import fit
+    from . import fit, workers
 
-    run = _run(args)
-    if fit.train_vae(run, args.vae_steps):
-        fit.train_perceiver(run, args.perceiver_steps, args.variants, args.pixels_every)
+    names = ("vae_steps", "perceiver_steps", "variants", "pixels_every")
+    workers.run(args.processes, fit.train, _options(args, **{name: getattr(args, name) for name in names}))
 
 
 def _export(args: argparse.Namespace) -> None:
-    from . import export
+    from . import export, run, workers
 
-    export.export(_run(args), args.out, trained=args.trained)
+    export.export(run.prepare(_options(args), workers.Workers()), args.out, trained=args.trained)
 
 
 def _mean_maps(args: argparse.Namespace) -> None:
@@ -114,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train both stages; goes on from their checkpoints")
     train.add_argument("--vae-steps", type=int, default=20_000, help="the learning rate falls to zero there")
     train.add_argument("--perceiver-steps", type=int, default=60_000, help="the same for the second stage")
+    train.add_argument("--processes", type=int, default=1, help="how many train together, each with --batch")
     train.add_argument("--variants", type=int, default=2, help="how many augmentations of a scene are encoded")
     train.add_argument("--pixels-every", type=int, default=8, help="every how many steps maps are compared as pixels")
     _add_run(train, _train)

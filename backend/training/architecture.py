@@ -81,7 +81,7 @@ PANOFORM = {
     "height": 256,
     "num_inference_steps": 1,
     "guidance_scale": 3.5,
-    "initial_noise": "zero",
+    "start": "condition",
     "position_rows": POSITION_ROWS,
     "decode": {"distance": {"encoding": "log", "ratio": DISTANCE_RATIO}, "normal": {"axes": "column"}},
 }

@@ -10,9 +10,10 @@ from ..evaluate import MEAN_FILE, mean_by_latitude
 from . import architecture, fit
 from .architecture import TASKS
 from .model import Perceiver
+from .run import Run
 
 
-def export(run: fit.Run, folder: Path, *, trained: bool) -> None:
+def export(run: Run, folder: Path, *, trained: bool) -> None:
     """Write the averaged weights of both stages as a starter folder, and the training scenes' mean maps beside them.
 
     Raises WeightsError where a checkpoint is damaged, FileNotFoundError where one is missing.
@@ -31,7 +32,7 @@ def export(run: fit.Run, folder: Path, *, trained: bool) -> None:
     }
     transformer = architecture.create()[0]
     transformer.load_state_dict(perceiver.base_state())
-    panoform = architecture.PANOFORM | {"trained": trained, "height": run.data.height}
+    panoform = architecture.PANOFORM | {"trained": trained, "max_height": run.data.height}
     architecture.save(folder, transformer, vae.cpu(), adapters, prompt, panoform)
     write_mean_maps(run.data.folder, run.data.height, folder / MEAN_FILE.name)
 

@@ -8,8 +8,6 @@ Both go on from their checkpoints. On CUDA they run in bfloat16 by autocast; on 
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,40 +20,30 @@ from torch import Tensor, nn
 from ...shared import sphere
 from .. import wrap
 from . import architecture, checkpoint, dataset, latents
-from .model import Perceiver
+from .model import ENDS, Perceiver
 from .muon import Muon
 from .render_io import write_image
+from .run import Options, Run, prepare
+from .workers import Workers
 
 PERCEPTION = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
 _STREAM_WEIGHT = {"rgb": 2.0, "depth": 2.0, "normal": 1.5, "albedo": 1.0, "pbr": 1.0, "semantic": 0.5}
 
 
-@dataclasses.dataclass
-class Run:
-    """What both stages share."""
-
-    data: dataset.Scenes
-    heldout: dataset.Scenes
-    checkpoints: Path
-    device: torch.device
-    batch: int
-    #: When to stop, in the seconds of time.monotonic.
-    until: float
-    #: Seconds between checkpoints, each with a validation line and pictures.
-    every_s: float
-    say: Callable[[str], None]
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+def train(workers: Workers, options: Options) -> None:
+    """Both stages, each from where it stopped; returns when they are done or the time is over."""
+    run = prepare(options, workers)
+    if train_vae(run, options.vae_steps):
+        train_perceiver(run, options.perceiver_steps, options.variants, options.pixels_every)
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate: up in 100 steps, down to zero in the last third."""
-    return min(1.0, (step + 1) / 100, max(0.0, 3 * (1 - step / steps)))
+    """Share of the learning rate: up in 30 steps, down to zero in the last third."""
+    return min(1.0, (step + 1) / 30, max(0.0, 3 * (1 - step / steps)))
 
 
 def _loop(
-    run: Run, name: str, module: nn.Module, steps: int, rate: float,
+    run: Run, name: str, module: nn.Module, optimizer: Muon, steps: int, rate: float,
     step_loss: Callable[[int], dict[str, float]], validate: Callable[[int], str],
 ) -> bool:  # fmt: skip
     """Run `step_loss` (which calls backward and returns figures to print) up to `steps`, or until time is over.
@@ -63,16 +51,16 @@ def _loop(
     Returns whether all steps are done.
     """
     path = run.checkpoints / f"{name}.safetensors"
-    optimizer = Muon(module)
     average = checkpoint.Average(module, 0.999)
     step = checkpoint.load(path, module, average, optimizer)
     run.say(f"{name}: from step {step} of {steps}, {len(run.data)} scenes, {run.device}")
     saved, counted, sums = time.monotonic(), 0, dict[str, float]()
-    while step < steps and time.monotonic() < run.until:
+    while step < steps and not run.workers.agree(time.monotonic() > run.until):
         for group in optimizer.param_groups:
             group["lr"] = rate * _rate(step, steps)
         optimizer.zero_grad(set_to_none=True)
         figures = step_loss(step)
+        run.workers.average_gradients(module)
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         step += 1
@@ -80,7 +68,7 @@ def _loop(
         counted += 1
         for key, value in figures.items():
             sums[key] = sums.get(key, 0.0) + value
-        if step == steps or time.monotonic() > min(run.until, saved + run.every_s):
+        if run.workers.first and (step == steps or time.monotonic() > min(run.until, saved + run.every_s)):
             checkpoint.save(path, step, module, average, optimizer)
             means = " ".join(f"{key} {value / counted:.4f}" for key, value in sums.items())
             run.say(f"{name} {step}: {means} ({(time.monotonic() - saved) / counted:.2f} s a step)")
@@ -122,7 +110,7 @@ def train_vae(run: Run, steps: int) -> bool:
     size = 128 if run.device.type == "cuda" else 64
 
     def step_loss(step: int) -> dict[str, float]:
-        generator = torch.Generator(run.device).manual_seed(step)
+        generator = run.generator(step)
         scenes = max(1, run.batch // 2)
         maps = dataset.pictures(dataset.augment(run.data.shuffled(scenes, generator), generator))
         names = list(_STREAM_WEIGHT)
@@ -162,7 +150,7 @@ def train_vae(run: Run, steps: int) -> bool:
         sheet(run.checkpoints / "pictures" / f"vae-{step:06d}.png", torch.stack(rows))
         return "held-out dB: " + ", ".join(figures)
 
-    return _loop(run, "vae", vae, steps, 2e-3, step_loss, validate)
+    return _loop(run, "vae", vae, Muon(vae), steps, 2e-3, step_loss, validate)
 
 
 def sheet(path: Path, grid: Tensor) -> None:
@@ -222,13 +210,12 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
     """
     torch.manual_seed(0)
     vae = trained_vae(run)
-    known = latents.encoded(
-        vae, run.data, variants, run.checkpoints / f"latents-{run.data.height}.safetensors", run.say
-    )
+    file = run.checkpoints / f"latents-{run.data.height}.safetensors"
+    known = run.workers.in_turn(lambda: latents.encoded(vae, run.data, variants, file, run.say))
     perceiver = Perceiver(architecture.create()[0]).to(run.device)
 
     def step_loss(step: int) -> dict[str, float]:
-        generator = torch.Generator(run.device).manual_seed(step)
+        generator = run.generator(step)
         with run.autocast():
             if step % pixels_every == pixels_every - 1:
                 return _pixel_step(run, vae, perceiver, generator)
@@ -238,10 +225,11 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
                 figures["pano"] = 2 * _pano_step(perceiver, drawn["masked_rgb"], drawn["rgb"], generator)
             return figures
 
+    def validate(step: int) -> str:
+        return _validate(run, vae, perceiver, step)
+
     with wrap.circular(vae):
-        return _loop(
-            run, "perceiver", perceiver, steps, 3e-3, step_loss, lambda step: _validate(run, vae, perceiver, step)
-        )
+        return _loop(run, "perceiver", perceiver, Muon(perceiver, ENDS), steps, 5e-3, step_loss, validate)
 
 
 def _latent_step(perceiver: Perceiver, drawn: dict[str, Tensor]) -> dict[str, float]:

@@ -20,6 +20,15 @@ from .. import wrap
 from .architecture import PANOFORM, POSITION_ROWS, PROMPT_TOKENS, RANK, TASKS, TEXT_DIM, adapted_modules
 
 _STREAMS = 2
+#: The first and last layers of a Perceiver.
+ENDS = (
+    "transformer.x_embedder.weight",
+    "transformer.context_embedder.weight",
+    "transformer.norm_out.linear.weight",
+    "transformer.proj_out.weight",
+    "prompt_embeds",
+    "pooled_prompt_embeds",
+)
 
 
 class _AdaptedLinear(nn.Module):
@@ -86,6 +95,25 @@ def _open_gates(transformer: FluxTransformer2DModel) -> None:
             chunks[gate].fill_(0.5)
 
 
+def _look_around(transformer: FluxTransformer2DModel) -> None:
+    """Start with half of the heads attending to their own place, in both streams.
+
+    Finding its own place by attention would take a token longest to learn (ConViT, arXiv 2103.10697). A query and a key
+    that are the same constant meet, under rotary positions, in a sum of cosines of their distance; the three fastest of
+    rows and columns make it narrow.
+    """
+    heads, rows = transformer.config["num_attention_heads"], transformer.config["axes_dims_rope"][:2]
+    width = transformer.config["attention_head_dim"]
+    place = torch.zeros(width)
+    for start in (rows[0], rows[0] + rows[1]):
+        place[start : start + 6] = 3.0
+    bias = torch.cat([place.repeat(heads // 2), torch.zeros(width * (heads - heads // 2))])
+    for block in [*transformer.transformer_blocks, *transformer.single_transformer_blocks]:
+        for linear, norm in ((block.attn.to_q, block.attn.norm_q), (block.attn.to_k, block.attn.norm_k)):
+            linear.bias.data.copy_(bias)
+            norm.weight.data.fill_(1.5)
+
+
 class Perceiver(nn.Module):
     """Transformer, adapters of all tasks and the prompt. Its parameters are trained together."""
 
@@ -96,6 +124,7 @@ class Perceiver(nn.Module):
             if isinstance(linear, nn.Linear) and linear.bias is not None:
                 nn.init.zeros_(linear.bias)
         _open_gates(transformer)
+        _look_around(transformer)
         self.names = adapted_modules(transformer)
         for name in self.names:
             parent, _, child = name.rpartition(".")
@@ -130,10 +159,15 @@ class Perceiver(nn.Module):
         return FluxPipeline._unpack_latents(out[1::2].float(), 2 * (h // 2), 2 * (w // 2), vae_scale_factor=1)
 
     def perceive(self, task: str, condition: Tensor) -> Tensor:
-        """The target's latents (N, C, h, w) from the condition's, in one step from an empty slot at t = 1."""
+        """The target's latents (N, C, h, w) from the condition's, in one step from the condition itself at t = 1.
+
+        The picture's own latents are a better start than an empty slot or noise (DepthFM, arXiv 2403.13788): what the
+        picture says of a place is there at once, and need not come by attention.
+        """
         condition = wrap.extend(condition)
-        start = torch.zeros_like(condition)
-        ended = -self.velocity(task, condition, start, torch.ones(len(condition), device=condition.device))
+        ended = condition - self.velocity(
+            task, condition, condition, torch.ones(len(condition), device=condition.device)
+        )
         # The pipeline blends after every step, and once more at the end.
         return wrap.close(wrap.blend(ended))
 

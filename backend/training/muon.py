@@ -7,6 +7,8 @@ semi-orthogonal one. Scaled to AdamW's usual step (Liu et al., arXiv 2502.16982)
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -35,10 +37,14 @@ def _as_matrices(tensor: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps `module`'s parameters; weight decay is AdamW's."""
+    """Steps `module`'s parameters; weight decay is AdamW's.
 
-    def __init__(self, module: nn.Module, weight_decay: float = 0.01) -> None:
+    `by_adam`: names of matrices that AdamW steps too. First and last layers learn faster by it, as Jordan et al. found.
+    """
+
+    def __init__(self, module: nn.Module, by_adam: Collection[str] = (), weight_decay: float = 0.01) -> None:
         super().__init__(module.parameters(), {"lr": 0.0, "weight_decay": weight_decay})
+        self._by_adam = {parameter for name, parameter in module.named_parameters() if name in by_adam}
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - no closure
@@ -47,7 +53,8 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                update = self._orthogonal if parameter.ndim >= 2 else self._adam
+                by_adam = parameter.ndim < 2 or parameter in self._by_adam
+                update = self._adam if by_adam else self._orthogonal
                 parameter.add_(update(parameter), alpha=-group["lr"])
 
     def _orthogonal(self, parameter: Tensor) -> Tensor:

@@ -82,6 +82,6 @@ def test_panoform_json_says_how_it_is_used():
     info = json.loads((STARTER / "panoform.json").read_text(encoding="utf-8"))
     assert isinstance(info["trained"], bool)
     assert info["num_inference_steps"] == 1
-    assert info["initial_noise"] == "zero"
+    assert info["start"] == "condition"
     assert info["height"] % 16 == 0
     assert info["decode"]["distance"] == {"encoding": "log", "ratio": 128.0}

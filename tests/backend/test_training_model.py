@@ -48,7 +48,7 @@ def perceived(pipeline, perceiver, task, latents):
         condition_latents={"rgb": latents},
         prompt_embeds=perceiver.prompt_embeds.detach(),
         pooled_prompt_embeds=perceiver.pooled_prompt_embeds.detach(),
-        latents=torch.zeros_like(latents),
+        latents=latents,
         num_inference_steps=1,
         guidance_scale=architecture.PANOFORM["guidance_scale"],
         output_type="latent",

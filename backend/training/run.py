@@ -1,0 +1,75 @@
+"""What a training run is asked for, and what its stages share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .dataset import Scenes
+from .workers import Workers
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, as processes are handed it."""
+
+    #: Folder of HEIGHT/train, HEIGHT/heldout and checkpoints.
+    data: Path
+    height: int
+    #: None: CUDA where there is one.
+    device: str | None
+    threads: int
+    #: Panoramas a step, of each process.
+    batch: int
+    #: How long at most, and between checkpoints.
+    minutes: float
+    every_minutes: float
+    vae_steps: int = 0
+    perceiver_steps: int = 0
+    variants: int = 1
+    pixels_every: int = 1
+
+
+@dataclass
+class Run:
+    """What both stages share."""
+
+    data: Scenes
+    heldout: Scenes
+    checkpoints: Path
+    device: torch.device
+    batch: int
+    #: When to stop, in the seconds of time.monotonic.
+    until: float
+    #: Seconds between checkpoints, each with a validation line and pictures.
+    every_s: float
+    workers: Workers
+
+    def say(self, line: str) -> None:
+        if self.workers.first:
+            print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+    def generator(self, step: int) -> torch.Generator:
+        """What draws this process's batch of a step."""
+        return torch.Generator(self.device).manual_seed(step * self.workers.count + self.workers.rank)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+
+
+def prepare(options: Options, workers: Workers) -> Run:
+    """Raises InputError as `truth.scenes` does."""
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("high")
+    folder = options.data / str(options.height)
+    return Run(
+        data=Scenes(folder / "train", options.height, device),
+        heldout=Scenes(folder / "heldout", options.height, device),
+        checkpoints=options.data / "checkpoints", device=device, batch=options.batch,
+        until=time.monotonic() + options.minutes * 60, every_s=options.every_minutes * 60, workers=workers,
+    )  # fmt: skip

@@ -1,0 +1,80 @@
+"""Several processes that train one model: each takes batches of its own, their gradients are averaged at every step.
+
+On CPUs this uses the cores better than threads do: most of FLUX's operations at this size are too small to be shared.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed
+from torch import nn
+from torch.multiprocessing.spawn import spawn
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """One process's place among `count`; the first speaks and writes for all."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Every process must have gradients of the same parameters."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.count
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def agree(self, stop: bool) -> bool:
+        """Whether any process wants to stop."""
+        if self.count == 1:
+            return stop
+        flag = torch.tensor(float(stop))
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
+    def in_turn(self, work: Callable[[], _T]) -> _T:
+        """`work`'s result; the first process does it before the others, which find what it left on disk."""
+        if self.count == 1:
+            return work()
+        if not self.first:
+            torch.distributed.barrier()
+        result = work()
+        if self.first:
+            torch.distributed.barrier()
+        return result
+
+
+def _enter(rank: int, count: int, meeting: str, work: Callable[[Workers, Any], None], argument: Any) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file:///{meeting}", rank=rank, world_size=count)
+    try:
+        work(Workers(rank, count), argument)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def run(count: int, work: Callable[[Workers, Any], None], argument: Any) -> None:
+    """Call `work(workers, argument)`, both importable, in `count` processes; in this one if there is but one."""
+    if count == 1:
+        return work(Workers(), argument)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        meeting = (Path(folder) / "meeting").as_posix().lstrip("/")
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        spawn(_enter, (count, meeting, work, argument), nprocs=count)
