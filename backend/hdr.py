@@ -1,18 +1,20 @@
 """Rebuild the light that an 8-bit panorama clipped, so that it lights a scene and casts shadows: inverse tone mapping.
 
-An algorithm with a few constants, no network. Its light meter is the ground: what the ground sends back tells how much
-light falls on it, whatever was clipped. `reconstruct`, step by step:
+`reconstruct`, step by step:
 
 1. Linearise (IEC 61966-2-1). A pixel is clipped where all three channels reach `threshold`; any other stays as it is.
-2. Meter the ground: G is its geometric mean luminance. The irradiance on it is π · METER · G, log-normally spread by
-   SPREAD, and at least what the picture shows: the median of that truncated distribution. The lack was clipped.
-3. Label the clipped regions on the sphere. A round one above the ground (its deepest point nearly as deep as in a cap
-   of the same solid angle) is a light, sun or lamp: its irradiance goes with METER · G and a power of its size.
-4. The rest of the lack goes to all clipped pixels, the more the deeper they lie, up to the mean radiance that skies and
-   windows reach; what still remains makes the lights stronger.
+2. Find the clipped regions (`clipped.find`). Two estimates say how much light each sends, as an even glow, deeper in
+   the region brighter, and as a small disc in its middle: the sun, a lamp.
+   The light meter (`_metered`) is the ground, which sends back a share of what falls on it, whatever was clipped: an
+   algorithm with a few constants. The regressor (`_learned`) knows the region and the panorama by 30 features: three
+   small networks, averaged, fitted on panoramas that we rendered (training/hdr.py).
+3. Take between the two: METER_SHARE of the logarithm of their total light, METER_SHAPE of how it is spread. The meter
+   is right where the ground is as dark as it mostly is, and far too bright over snow or white tiles; the regressor errs
+   less, and rather towards too dim.
+4. Discs are as warm as what surrounds them, never bluer than white: a sun looks white in a blue sky.
 
-METER is the median measured on the eight HDRIs inside bpy; the other constants were chosen on them too, by search
-(`bench/hdr.py`).
+METER is the median measured on the eight HDRIs inside bpy; the meter's other constants were chosen on them too, by
+search. The regressor has never seen them. `bench/hdr.py` measures all of it.
 
 Light is relative, 1 being the picture's white. In Blender an environment of radiance 1 all around gives a surface the
 irradiance π, and a Sun lamp of strength 1 gives a surface that faces it the irradiance 1: a light's irradiance is the
@@ -21,14 +23,18 @@ strength of a Sun lamp.
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage, sparse
+from safetensors.numpy import load_file
 from scipy.stats import norm
 
 from ..shared.errors import PanoramaError, SettingError
 from ..shared.sphere import directions, solid_angles
+from . import clipped
+from .clipped import BLACK, LUMINANCE, Clipped
 from .exposure import linear_from_srgb
 
 #: sRGB value from which on a channel counts as clipped.
@@ -52,18 +58,24 @@ GLINT_SR = 1e-3
 ON_GROUND = 0.05
 #: Most mean radiance of skies and windows, in units of METER · G.
 SKY = 2.0
-#: z below which a ray sees the ground.
-GROUND_Z = -0.2
+
+#: Features count at most so many standard deviations from their mean; bounds of the logarithms of radiance and of a
+#: disc's irradiance.
+LIMIT, RADIANCE, IRRADIANCE = 2.5, (-6.0, 6.0), (-9.0, 6.0)
+
+#: How far the meter counts, from 0 to 1: in the logarithm of the total light, and in how it is spread.
+METER_SHARE, METER_SHAPE = 0.6, 0.75
+#: At most so many times less light than the meter's counts: the regressor knows few small suns.
+DISAGREEMENT = 30.0
+#: Least total light of an estimate, so that it has a spread.
+TOO_LITTLE = 1e-6
+
 #: Standard deviation of a light's disc: half the sun's diameter, and two thirds of a pixel in a panorama 1024 wide.
 LIGHT_RADIUS_RAD = np.radians(0.25)
 #: A sun lamp is split off with everything this near to its centre …
 SUN_REACH_RAD = np.radians(5)
 #: … where it outshines what is around it by at least this, and makes at least this share of the panorama's light.
 SUN_CONTRAST, SUN_SHARE = 8.0, 0.03
-
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
-#: Half a step of an 8-bit sRGB picture above black, so that black has a logarithm.
-_BLACK = 0.5 / 255 / 12.92
 
 
 class Sun(NamedTuple):
@@ -92,60 +104,15 @@ def reconstruct(ldr: np.ndarray, *, sun_strength: float = 1.0, threshold: float 
     if not 0 < threshold <= 1:
         raise SettingError(f"The threshold is {threshold:g}.", "Give more than 0 and at most 1.")
     linear = linear_from_srgb(ldr.astype(np.float64))
-    clipped = (ldr >= np.float32(threshold)).all(axis=-1)  # (H, W)
-    if not clipped.any():
+    mask = (ldr >= np.float32(threshold)).all(axis=-1)  # (H, W)
+    if not mask.any():
         return linear.astype(np.float32)
-    if clipped.all():
+    if mask.all():
         raise PanoramaError("The panorama is white everywhere.", "Raise the threshold, or choose another image.")
-
-    height, width = clipped.shape
-    rays = directions(height, width).astype(np.float64)
-    weight = np.broadcast_to(solid_angles(height, width), clipped.shape).astype(np.float64)
-    luminance = linear @ _LUMINANCE
-
-    # 1. How much light the ground lacks
-    on_ground = rays[..., 2] < GROUND_Z
-    ground = np.exp(np.average(np.log(np.maximum(luminance[on_ground], _BLACK)), weights=weight[on_ground]))
-    level = METER * ground  # of the sky as a whole
-    facing_up = weight * np.maximum(rays[..., 2], 0)
-    shown = (luminance * facing_up).sum() / np.pi
-    lack = np.pi * (_at_least(shown, level) - shown)
-
-    # 2. Regions, as lists of their pixels  # [P]
-    label, count = _label(clipped)
-    depth_rad = _depth(clipped)
-    region = label[clipped] - 1
-    ray, solid, deep = rays[clipped], weight[clipped], depth_rad[clipped]
-    row = np.nonzero(clipped)[0]
-    size = np.bincount(region, solid, count)  # [R] steradians
-    deepest = np.zeros(count)
-    np.maximum.at(deepest, region, deep)
-    elevation = np.bincount(region, solid * ray[:, 2], count) / size
-
-    # 3. Lights
-    roundness = deepest / np.arccos(1 - np.minimum(size / (2 * np.pi), 2))
-    trust = np.clip((roundness - ROUND[0]) / (ROUND[1] - ROUND[0]), 0, 1) * np.minimum(size / GLINT_SR, 1) ** 2
-    irradiance = LIGHT * level * trust * (size / LIGHT_SIZE_SR) ** LIGHT_POWER
-    irradiance[elevation < GROUND_Z] *= ON_GROUND
-    centre = _centres(region, row, ray, solid, count, height)
-    # A light at the horizon sends the ground nothing; counted as if it did, so that the lack bounds it too.
-    climb = np.maximum(centre[:, 2], LOWEST_Z)
-    from_lights = irradiance @ climb
-    if from_lights > LIGHT_SHARE * lack:
-        irradiance *= LIGHT_SHARE * lack / from_lights
-        from_lights = LIGHT_SHARE * lack
-
-    # 4. Skies and windows, and the lights again
-    profile = deep / np.average(deep, weights=solid)
-    # All of it may lie below the horizon, where nothing it sends reaches the ground: a tenth of it counts always.
-    reach = max((profile * facing_up[clipped]).sum(), 0.1 * size.sum())
-    added = np.clip((lack - from_lights) / reach, 0, max(SKY * level - 1, 0))
-    remaining = lack - from_lights - added * reach
-    if from_lights > 0:
-        irradiance *= min(1 + remaining / from_lights, LIGHT_GROWTH)
-    gain = added * profile + sun_strength * _discs(region, ray, solid, centre, irradiance)
-
-    linear[clipped] += gain[:, None]
+    lights = clipped.find(linear, mask)
+    glow, discs = _between(lights, _metered(lights), _learned(lights))  # [P], [P]
+    gain = glow[:, None] + sun_strength * discs[:, None] * _warmth(lights)[lights.region]  # [P, 3]
+    linear[mask] += gain
     return linear.astype(np.float32)
 
 
@@ -162,7 +129,7 @@ def split_sun(hdr: np.ndarray) -> tuple[np.ndarray, Sun | None]:
         np.broadcast_to(solid_angles(height, width), (height, width)),
     )
     light = hdr.astype(np.float64)
-    luminance = light @ _LUMINANCE
+    luminance = light @ LUMINANCE
     centre = rays[np.unravel_index(luminance.argmax(), luminance.shape)]
     for _ in range(4):
         near = rays @ centre > np.cos(SUN_REACH_RAD)
@@ -173,71 +140,103 @@ def split_sun(hdr: np.ndarray) -> tuple[np.ndarray, Sun | None]:
     around = ~near & (cosine > np.cos(1.5 * SUN_REACH_RAD))
     level = np.median(light[around], axis=0)  # (3,)
     excess = np.where(near[..., None], np.maximum(light - level, 0), 0)
-    excess[luminance <= SUN_CONTRAST * (level @ _LUMINANCE)] = 0
+    excess[luminance <= SUN_CONTRAST * (level @ LUMINANCE)] = 0
     energy = excess * weight[..., None]
     total = energy.sum(axis=(0, 1))  # (3,) irradiance of a surface that faces it
-    if total @ _LUMINANCE <= SUN_SHARE * (luminance * weight).sum():
+    if total @ LUMINANCE <= SUN_SHARE * (luminance * weight).sum():
         return hdr.astype(np.float32), None
-    direction = np.tensordot(energy @ _LUMINANCE, rays, 2)
+    direction = np.tensordot(energy @ LUMINANCE, rays, 2)
     direction /= np.linalg.norm(direction)
     # A uniform disc of diameter δ has the mean squared angle δ² / 8 about its centre.
-    squared = np.average(2 * (1 - np.minimum(rays @ direction, 1)), weights=energy @ _LUMINANCE)
+    squared = np.average(2 * (1 - np.minimum(rays @ direction, 1)), weights=energy @ LUMINANCE)
     sun = Sun(direction, float(total.max()), total / total.max(), float(np.sqrt(8 * squared)))
     return (light - excess).astype(np.float32), sun
 
 
+def _metered(lights: Clipped) -> tuple[np.ndarray, np.ndarray]:
+    """(radiance of the glow, of the discs) that the clipped pixels lack, (P,) each, as the ground says.
+
+    1. G is the ground's geometric mean luminance. The irradiance on it is π · METER · G, log-normally spread by SPREAD,
+       and at least what the picture shows: the median of that truncated distribution. The lack was clipped.
+    2. A round region above the ground (its deepest point nearly as deep as in a cap of the same solid angle) is a
+       light: its irradiance goes with METER · G and a power of its size.
+    3. The rest of the lack goes to all clipped pixels, the more the deeper they lie, up to the mean radiance that skies
+       and windows reach; what still remains makes the lights stronger.
+    """
+    level = METER * lights.ground  # of the sky as a whole
+    lack = np.pi * (_at_least(lights.shown, level) - lights.shown)
+    size, solid = lights.size, lights.solid
+
+    roundness = np.clip((lights.roundness - ROUND[0]) / (ROUND[1] - ROUND[0]), 0, 1)
+    irradiance = LIGHT * level * roundness * np.minimum(size / GLINT_SR, 1) ** 2 * (size / LIGHT_SIZE_SR) ** LIGHT_POWER
+    irradiance[lights.z < clipped.GROUND_Z] *= ON_GROUND
+    # A light at the horizon sends the ground nothing; counted as if it did, so that the lack bounds it too.
+    climb = np.maximum(lights.centre[:, 2], LOWEST_Z)
+    from_lights = irradiance @ climb
+    if from_lights > LIGHT_SHARE * lack:
+        irradiance *= LIGHT_SHARE * lack / from_lights
+        from_lights = LIGHT_SHARE * lack
+
+    profile = lights.depth_rad / np.average(lights.depth_rad, weights=solid)
+    # All of it may lie below the horizon, where nothing it sends reaches the ground: a tenth of it counts always.
+    reach = max((profile * solid * np.maximum(lights.ray[:, 2], 0)).sum(), 0.1 * size.sum())
+    added = np.clip((lack - from_lights) / reach, 0, max(SKY * level - 1, 0))
+    remaining = lack - from_lights - added * reach
+    if from_lights > 0:
+        irradiance *= min(1 + remaining / from_lights, LIGHT_GROWTH)
+    return added * profile, _discs(lights, irradiance)
+
+
+@cache
+def _networks() -> dict[str, np.ndarray]:
+    """Three networks of one hidden layer side by side; made by training/hdr.py."""
+    return load_file(Path(__file__).with_name("hdr.safetensors"))
+
+
+def _learned(lights: Clipped) -> tuple[np.ndarray, np.ndarray]:
+    """(radiance of the glow, of the discs) that the clipped pixels lack, (P,) each, as the regressor says."""
+    net = _networks()
+    seen = np.clip((lights.features - net["mean"]) / net["deviation"], -LIMIT, LIMIT)
+    log = np.tanh(seen @ net["hidden"] + net["hidden_bias"]) @ net["out"] + net["out_bias"]  # [R, 2]
+    radiance, irradiance = np.exp(np.clip(log[:, 0], *RADIANCE)), np.exp(np.clip(log[:, 1], *IRRADIANCE))
+    deep = np.bincount(lights.region, lights.depth_rad * lights.solid) / lights.size
+    return (radiance / deep)[lights.region] * lights.depth_rad, _discs(lights, irradiance)
+
+
+def _between(
+    lights: Clipped, metered: tuple[np.ndarray, np.ndarray], learned: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(radiance of the glow, of the discs), (P,) each, between two estimates of how much there is and where."""
+    meter, regressor = (max(float((glow + discs) @ lights.solid), TOO_LITTLE) for glow, discs in (metered, learned))
+    total = meter**METER_SHARE * max(regressor, meter / DISAGREEMENT) ** (1 - METER_SHARE)
+    glow, discs = (
+        total * (METER_SHAPE * a / meter + (1 - METER_SHAPE) * b / regressor)
+        for a, b in zip(metered, learned, strict=True)
+    )
+    return glow, discs
+
+
+def _warmth(lights: Clipped) -> np.ndarray:
+    """(R, 3) colour of each region's disc, of luminance 1: that around it, with no more green than red nor more blue
+    than green."""
+    colour = np.minimum.accumulate(lights.around, axis=-1)
+    return colour / (colour @ LUMINANCE)[:, None]
+
+
 def _at_least(shown: float, level: float) -> float:
     """Median of a log-normal distribution about `level`, cut off below `shown`."""
-    mean = np.log(max(level, _BLACK))
+    mean = np.log(max(level, BLACK))
     # In logarithms of the upper tail, so that it stays exact where the picture shows far more than the meter says.
-    upper = norm.logsf((np.log(max(shown, _BLACK)) - mean) / SPREAD)
+    upper = norm.logsf((np.log(max(shown, BLACK)) - mean) / SPREAD)
     return float(np.exp(mean + SPREAD * norm.isf(np.exp(upper - np.log(2)))))
 
 
-def _label(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """(H, W) labels 1 … count of the 8-connected regions, across 0°/360° too; 0 elsewhere."""
-    label = np.zeros(mask.shape, np.int32)
-    ndimage.label(mask, np.ones((3, 3)), output=label)
-    first, last = label[:, 0], np.pad(label[:, -1], 1)
-    pairs = np.concatenate([np.stack([first, last[shift : shift + len(first)]], axis=-1) for shift in range(3)])
-    pairs = pairs[(pairs > 0).all(axis=-1)]
-    count = int(label.max())
-    graph = sparse.coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count + 1, count + 1))
-    _, merged = sparse.csgraph.connected_components(graph, directed=False)
-    return merged[label], int(merged.max())
-
-
-def _depth(mask: np.ndarray) -> np.ndarray:
-    """(H, W) distance to the edge of the mask, in radians of latitude."""
-    height, width = mask.shape
-    around = np.pad(mask, ((0, 0), (width // 2, width // 2)), mode="wrap")
-    depth = np.empty(around.shape)
-    ndimage.distance_transform_edt(around, distances=depth)
-    # From pixel centre to pixel centre, so the edge is half a pixel nearer; the deepest point, though, may lie as far
-    # from the deepest pixel's centre: a quarter is right on average.
-    return (depth[:, width // 2 : -(width // 2)] - 0.25).clip(min=0) * np.pi / height
-
-
-def _centres(
-    region: np.ndarray, row: np.ndarray, ray: np.ndarray, solid: np.ndarray, count: int, height: int
-) -> np.ndarray:
-    """(R, 3) unit vectors to the regions' middles, where they are widest: the horizon cuts off a low sun's glow."""
-    key, inverse = np.unique(region * height + row, return_inverse=True)
-    breadth = np.bincount(inverse, solid)
-    widest = np.zeros(count)
-    np.maximum.at(widest, key // height, breadth)
-    share = solid * (breadth[inverse] / widest[region]) ** 6
-    centre = np.stack([np.bincount(region, share * ray[:, axis], count) for axis in range(3)], axis=-1)
-    return centre / np.linalg.norm(centre, axis=-1, keepdims=True)
-
-
-def _discs(
-    region: np.ndarray, ray: np.ndarray, solid: np.ndarray, centre: np.ndarray, irradiance: np.ndarray
-) -> np.ndarray:
+def _discs(lights: Clipped, irradiance: np.ndarray) -> np.ndarray:
     """(P,) radiance of a soft disc in the middle of each region; a surface that faces it gets `irradiance` (R,)."""
+    region, centre = lights.region, lights.centre
     # Of the chord: a cosine would lose the small angles to rounding.
-    squared = ((ray - centre[region]) ** 2).sum(axis=-1)
+    squared = ((lights.ray - centre[region]) ** 2).sum(axis=-1)
     nearest = np.full(len(centre), np.inf)
     np.minimum.at(nearest, region, squared)  # the middle of a crescent lies outside it
     disc = np.exp((nearest[region] - squared) / (2 * LIGHT_RADIUS_RAD**2))
-    return disc * (irradiance / np.bincount(region, disc * solid, len(centre)))[region]
+    return disc * (irradiance / np.bincount(region, disc * lights.solid, len(centre)))[region]

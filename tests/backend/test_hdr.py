@@ -6,7 +6,7 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from panoform.backend import hdr
+from panoform.backend import clipped, hdr, images, results
 from panoform.backend.exposure import linear_from_srgb, srgb_from_linear
 from panoform.shared.errors import PanoramaError, SettingError
 from panoform.shared.sphere import directions, solid_angles
@@ -97,7 +97,18 @@ def test_the_rebuilt_sun_stands_where_it_stood(azimuth: float, elevation: float)
     assert sun is not None
     assert np.degrees(np.arccos(sun.direction @ direction)) < 6
     true = (facing(direction, light) - facing(direction, linear_from_srgb(to_picture(light)))) @ LUMINANCE
-    assert true / 3 < sun.irradiance < true * 3
+    assert true / 4 < sun.irradiance < true * 2  # rather too dim than too bright
+
+
+def test_the_rebuilt_sun_is_as_warm_as_its_aureole_and_never_blue() -> None:
+    light, _ = outdoors()
+    for tint in ((1.0, 0.7, 0.4), (0.6, 0.8, 1.0)):
+        _, sun = hdr.split_sun(hdr.reconstruct(to_picture(light * tint)))
+        assert sun is not None
+        if tint[0] == 1:
+            assert 1 == sun.colour[0] > sun.colour[1] + 0.03 > sun.colour[2] + 0.06
+        else:
+            assert sun.colour == pytest.approx(np.ones(3), abs=0.03)
 
 
 def test_a_split_sun_and_the_rest_light_as_the_whole() -> None:
@@ -125,6 +136,24 @@ def test_sun_strength_scales_the_sun_and_nothing_else(picture: np.ndarray) -> No
     np.testing.assert_allclose(twice - once, once - none, rtol=1e-4, atol=1e-4)
     assert (once - none).max() > 10
     assert none.max() < 10
+
+
+def test_features_do_not_depend_on_the_size_of_the_picture(picture: np.ndarray) -> None:
+    small = clipped.find(linear_from_srgb(picture.astype(np.float64)), (picture >= np.float32(0.98)).all(-1))
+    double = picture.repeat(2, axis=0).repeat(2, axis=1)
+    large = clipped.find(linear_from_srgb(double.astype(np.float64)), (double >= np.float32(0.98)).all(-1))
+    assert small.features.shape == (1, len(clipped.FEATURES))
+    np.testing.assert_allclose(large.features, small.features, atol=0.3)
+
+
+def test_light_goes_through_an_exr_unchanged(picture: np.ndarray, tmp_path: Path) -> None:
+    rebuilt = hdr.reconstruct(picture)
+    path = tmp_path / "Licht für später.exr"
+    results.write_image(path, rebuilt, "Linear")
+    read, encoding = images.read(path)
+    assert encoding == "linear"
+    assert read.dtype == np.float32
+    assert np.array_equal(read, rebuilt)
 
 
 def test_a_lower_threshold_finds_a_grey_sun(picture: np.ndarray) -> None:
