@@ -68,7 +68,10 @@ def test_what_cannot_be_written_leaves_nothing(addon: Jobs, scene, tmp_path: Pat
     (tmp_path / "x.json").mkdir()
     with pytest.raises(OutputError, match="can't be written"):
         panoramas.write(tmp_path / "x.exr", light(), recipe())
-    assert [path.name for path in tmp_path.iterdir() if path.is_file() and path.suffix == ".part"] == []
+    assert not list(tmp_path.glob("*.part"))
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OutputError, match="can't be written"):
+        panoramas.write(tmp_path / "file" / "x.exr", light(), recipe())
 
 
 def test_names_that_are_free(tmp_path: Path) -> None:
