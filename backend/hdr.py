@@ -64,7 +64,7 @@ SKY = 2.0
 LIMIT, RADIANCE, IRRADIANCE = 2.5, (-6.0, 6.0), (-9.0, 6.0)
 
 #: How far the meter counts, from 0 to 1: in the logarithm of the total light, and in how it is spread.
-METER_SHARE, METER_SHAPE = 0.6, 0.75
+METER_SHARE, METER_SHAPE = 0.5, 0.75
 #: At most so many times less light than the meter's counts: the regressor knows few small suns.
 DISAGREEMENT = 30.0
 #: Least total light of an estimate, so that it has a spread.
