@@ -14,7 +14,8 @@
 4. Discs are as warm as what surrounds them, never bluer than white: a sun looks white in a blue sky.
 
 METER is the median measured on the eight HDRIs inside bpy; the meter's other constants were chosen on them too, by
-search. The regressor has never seen them. `bench/hdr.py` measures all of it.
+search; METER_SHARE, METER_SHAPE and DISAGREEMENT on them and on our own held-out scenes. The regressor was fitted
+without either. `bench/hdr.py` measures all of it.
 
 Light is relative, 1 being the picture's white. In Blender an environment of radiance 1 all around gives a surface the
 irradiance π, and a Sun lamp of strength 1 gives a surface that faces it the irradiance 1: a light's irradiance is the
