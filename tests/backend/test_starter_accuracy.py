@@ -1,0 +1,96 @@
+"""The starter against Cycles' ground truth of scenes that it never saw (tests/scenes), beside the baselines.
+
+Two are held-out scenes of the training generator, two of the second one.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from panoform.backend import evaluate, weights
+from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.maps import MAPS
+
+SCENES = Path(__file__).parents[1] / "scenes"
+#: Task → whose adapters it gets in the swap.
+SWAP = {
+    "rgb_to_depth": "rgb_to_normal",
+    "rgb_to_normal": "rgb_to_albedo",
+    "rgb_to_albedo": "rgb_to_pbr",
+    "rgb_to_pbr": "rgb_to_semantic",
+    "rgb_to_semantic": "rgb_to_depth",
+}
+FILE = "pytorch_lora_weights.safetensors"
+
+
+class Quiet:
+    def progress(self, *_) -> None: ...
+    def preview(self, *_) -> None: ...
+    def check(self) -> None: ...
+
+
+def measured(adapters: Path | None = None) -> dict[str, dict[str, float]]:
+    engine = EngineSettings(device="cpu", adapters=str(adapters) if adapters else None)
+    return evaluate.evaluate(SCENES, engine, PerceiveSettings(maps=tuple(MAPS)), Quiet()).columns
+
+
+@pytest.fixture(scope="module")
+def columns() -> dict[str, dict[str, float]]:
+    return measured()
+
+
+@pytest.mark.parametrize(
+    ("figure", "share"), [("normal mean", 0.85), ("normal median", 0.6)]
+)
+@pytest.mark.parametrize("baseline", ["mean map", "constant"])
+def test_errs_less_than_a_baseline(columns, figure, share, baseline):
+    assert columns["starter"][figure] < share * columns[baseline][figure]
+
+
+@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.02), ("albedo PSNR", 1.0)])
+@pytest.mark.parametrize("baseline", ["mean map", "constant"])
+def test_scores_more_than_a_baseline(columns, figure, more, baseline):
+    assert columns["starter"][figure] > columns[baseline][figure] + more
+
+
+def test_names_what_it_sees(columns):
+    assert columns["starter"]["semantic accuracy"] > columns["mean map"]["semantic accuracy"] + 0.15
+
+
+def test_has_no_seam(columns):
+    # Tokens are 16 pixels wide, and every 16th column steps a little; a torn map's step is ten times this.
+    assert columns["starter"]["seam step"] < 3.5
+
+
+def collapsed(figures: dict[str, float], whole: dict[str, float]) -> None:
+    assert figures["distance δ1.25"] < whole["distance δ1.25"] - 0.05
+    assert figures["normal mean"] > 1.5 * whole["normal mean"]
+    assert figures["albedo PSNR"] < whole["albedo PSNR"] - 2
+    assert figures["semantic accuracy"] < 0.5 * whole["semantic accuracy"]
+
+
+def test_another_tasks_adapters_make_it_collapse(columns, tmp_path):
+    for task, other in SWAP.items():
+        for stream, file in zip(weights_of(task), weights_of(other).values(), strict=True):
+            (tmp_path / task / stream).mkdir(parents=True)
+            shutil.copy(file, tmp_path / task / stream / FILE)
+    collapsed(measured(tmp_path)["starter"], columns["starter"])
+
+
+def test_no_adapters_make_it_collapse(columns, tmp_path):
+    for task in SWAP:
+        for stream, file in weights_of(task).items():
+            state = {key: value * 0 if "lora_B" in key else value for key, value in load_file(file).items()}
+            (tmp_path / task / stream).mkdir(parents=True)
+            save_file(state, tmp_path / task / stream / FILE)
+    collapsed(measured(tmp_path)["starter"], columns["starter"])
+
+
+def weights_of(task: str) -> dict[str, Path]:
+    """Stream → the starter's adapter, the condition's first."""
+    folder = weights.STARTER / "adapters" / task
+    return {
+        stream: folder / stream / FILE for stream in ("rgb", *(p.name for p in folder.iterdir() if p.name != "rgb"))
+    }
