@@ -41,9 +41,7 @@ def columns() -> dict[str, dict[str, float]]:
     return measured()
 
 
-@pytest.mark.parametrize(
-    ("figure", "share"), [("normal mean", 0.85), ("normal median", 0.6)]
-)
+@pytest.mark.parametrize(("figure", "share"), [("normal mean", 0.85), ("normal median", 0.6)])
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_errs_less_than_a_baseline(columns, figure, share, baseline):
     assert columns["starter"][figure] < share * columns[baseline][figure]
