@@ -73,7 +73,8 @@ def find(linear: np.ndarray, mask: np.ndarray) -> Clipped:
     # 2. What is around them: each pixel that is not clipped belongs to the nearest region
     reach = int(np.ceil(_RINGS[-1][1] / 360 * width)) + 1
     padded = np.pad(mask, ((0, 0), (reach, reach)), mode="wrap")
-    away, (row, column) = ndimage.distance_transform_edt(~padded, return_indices=True)
+    # scipy's declarations do not know that `return_indices` makes it two arrays.
+    away, (row, column) = ndimage.distance_transform_edt(~padded, return_indices=True)  # pyright: ignore[reportGeneralTypeIssues]
     away = away[:, reach:-reach] * 180 / height
     nearest = label[row[:, reach:-reach], (column[:, reach:-reach] - reach) % width] - 1
     luminance = linear @ LUMINANCE

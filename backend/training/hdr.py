@@ -16,8 +16,8 @@ The file in the tree was fitted on 2213 clipped panoramas of the first 380 train
 measuring (bench/hdr.py), never for fitting.
 """
 
-# bpy comes without declarations.
-# pyright: reportAttributeAccessIssue=false
+# bpy and mathutils come without declarations; OpenImageIO's say that pixels may be None.
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false, reportOptionalSubscript=false, reportCallIssue=false, reportArgumentType=false
 
 from __future__ import annotations
 
