@@ -18,7 +18,7 @@ def flux(tiny_flux, tiny_adapters):
 def test_the_starter_can_run(capsys):
     assert doctor(EngineSettings(), as_json=False) == 0
     told = capsys.readouterr().out
-    assert "rgb_to_depth/depth       27 of 27 modules, rank 24, F16" in told
+    assert "rgb_to_depth/depth       30 of 30 modules, rank 24, F16" in told
     assert told.rstrip().endswith("This engine can run.")
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from panoform.backend import device, maps
 from panoform.backend.engine import UNTRAINED, Engine, _Sampling, _sampling, preview
-from panoform.backend.weights import FLUX_CONFIG
+from panoform.backend.weights import FLUX_CONFIG, STARTER
 from panoform.shared.engines import EngineSettings, PerceiveSettings
 from panoform.shared.errors import (
     AdapterError,
@@ -381,7 +381,7 @@ class Watch:
     def check(self): pass
 
 def perceive(height):
-    return engine.perceive(panorama, encoding="srgb", source="", engine=EngineSettings(),
+    return engine.perceive(panorama, encoding="srgb", source="", engine=EngineSettings(model=sys.argv[1]),
         settings=PerceiveSettings(maps=("albedo",), height=height), watch=Watch())
 
 panorama = np.random.default_rng(0).random((64, 128, 3)).astype(np.float32)
@@ -398,8 +398,12 @@ print(np.array_equal(perceive(64).maps["albedo"], small))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
-def test_out_of_memory_says_what_and_the_engine_lives_on():
-    done = subprocess.run([sys.executable, "-c", _STARVED], capture_output=True, text=True, check=True)
+def test_out_of_memory_says_what_and_the_engine_lives_on(tmp_path):
+    folder = shutil.copytree(STARTER, tmp_path / "starter")
+    config = json.loads((folder / "panoform.json").read_text(encoding="utf-8"))
+    del config["max_height"]
+    (folder / "panoform.json").write_text(json.dumps(config), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", _STARVED, str(folder)], capture_output=True, text=True, check=True)
     told, alive = done.stdout.splitlines()
     assert re.match(r"(Encoding the panorama|Albedo) at 1024 × 512 ran out of memory on CPU", told)
     assert re.search(r"\d+(\.\d)? (MB|GB) more were asked for", told)

@@ -68,5 +68,5 @@ def test_the_vae_leaves_a_seam_only_without_the_wrap():
     off = steps()
     with wrap.circular(vae):
         on = steps()
-    assert np.median(on) < 1.3
+    assert np.median(on) < 1.5
     assert np.mean(off > on) > 0.65
