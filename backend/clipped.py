@@ -12,12 +12,12 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from ..shared.sphere import directions, solid_angles
+from ..shared.sun import LUMINANCE
 
 #: z below which a ray sees the ground, and above which the sky or the ceiling.
 GROUND_Z, ABOVE_Z = -0.2, 0.2
 #: Half a step of an 8-bit sRGB picture above black, so that black has a logarithm.
 BLACK = 0.5 / 255 / 12.92
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 #: Rings around a region, in degrees from its edge.
 _RINGS = ((0, 3), (3, 10), (10, 30))

@@ -29,6 +29,7 @@ from scipy import ndimage
 
 from panoform.backend import hdr
 from panoform.backend.exposure import linear_from_srgb, srgb_from_linear
+from panoform.shared.sun import Sun
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 #: Reflectance of sphere and plane.
@@ -49,7 +50,7 @@ class Look(NamedTuple):
     plane: float
 
 
-def render(panorama: np.ndarray, size: int = 64, samples: int = 64, sun: hdr.Sun | None = None) -> np.ndarray:
+def render(panorama: np.ndarray, size: int = 64, samples: int = 64, sun: Sun | None = None) -> np.ndarray:
     """The scene from straight above under `panorama` (H, W, 3) linear, and a Sun lamp: (size, size, 3) linear, its top
     towards +Y."""
     bpy.ops.wm.read_factory_settings(use_empty=True)

@@ -10,6 +10,7 @@ from panoform.backend import clipped, hdr, images, results
 from panoform.backend.exposure import linear_from_srgb, srgb_from_linear
 from panoform.shared.errors import PanoramaError, SettingError
 from panoform.shared.sphere import directions, solid_angles
+from panoform.shared.sun import split_sun
 
 HEIGHT, WIDTH = 128, 256
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
@@ -93,7 +94,7 @@ def test_turning_the_panorama_turns_the_light(columns: int) -> None:
 def test_the_rebuilt_sun_stands_where_it_stood(azimuth: float, elevation: float) -> None:
     light, direction = outdoors(azimuth, elevation)
     rebuilt = hdr.reconstruct(to_picture(light))
-    _, sun = hdr.split_sun(rebuilt)
+    _, sun = split_sun(rebuilt)
     assert sun is not None
     assert np.degrees(np.arccos(sun.direction @ direction)) < 6
     true = (facing(direction, light) - facing(direction, linear_from_srgb(to_picture(light)))) @ LUMINANCE
@@ -103,7 +104,7 @@ def test_the_rebuilt_sun_stands_where_it_stood(azimuth: float, elevation: float)
 def test_the_rebuilt_sun_is_as_warm_as_its_aureole_and_never_blue() -> None:
     light, _ = outdoors()
     for tint in ((1.0, 0.7, 0.4), (0.6, 0.8, 1.0)):
-        _, sun = hdr.split_sun(hdr.reconstruct(to_picture(light * tint)))
+        _, sun = split_sun(hdr.reconstruct(to_picture(light * tint)))
         assert sun is not None
         if tint[0] == 1:
             assert 1 == sun.colour[0] > sun.colour[1] + 0.03 > sun.colour[2] + 0.06
@@ -113,7 +114,7 @@ def test_the_rebuilt_sun_is_as_warm_as_its_aureole_and_never_blue() -> None:
 
 def test_a_split_sun_and_the_rest_light_as_the_whole() -> None:
     light, direction = outdoors()
-    rest, sun = hdr.split_sun(light.astype(np.float32))
+    rest, sun = split_sun(light.astype(np.float32))
     assert sun is not None
     assert np.degrees(np.arccos(min(1, sun.direction @ direction))) < 0.5
     assert np.degrees(sun.diameter_rad) == pytest.approx(4, rel=0.25)
@@ -126,7 +127,7 @@ def test_a_split_sun_and_the_rest_light_as_the_whole() -> None:
 
 def test_no_sun_in_an_even_sky() -> None:
     light = np.broadcast_to(np.linspace(2, 0.1, HEIGHT, dtype=np.float32)[:, None, None], (HEIGHT, WIDTH, 3))
-    rest, sun = hdr.split_sun(light)
+    rest, sun = split_sun(light)
     assert sun is None
     assert np.array_equal(rest, light)
 

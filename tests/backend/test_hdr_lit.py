@@ -11,6 +11,7 @@ pytest.importorskip("bpy", reason="rendering needs bpy")
 from panoform.backend import hdr
 from panoform.backend.exposure import linear_from_srgb
 from panoform.shared.sphere import directions
+from panoform.shared.sun import split_sun
 
 _SPEC = importlib.util.spec_from_file_location("lit_scene", Path(__file__).parents[2] / "bench" / "lit_scene.py")
 lit_scene = importlib.util.module_from_spec(_SPEC)
@@ -45,7 +46,7 @@ def test_a_sun_lamp_and_the_rest_light_the_scene_as_the_whole() -> None:
     sky = np.where(rays[..., 2:] > 0, [0.3, 0.4, 0.6], 0.1) + np.where(rays @ toward > np.cos(np.radians(3)), 200, 0)[
         ..., None
     ] * np.array([1, 0.8, 0.6])
-    rest, sun = hdr.split_sun(sky.astype(np.float32))
+    rest, sun = split_sun(sky.astype(np.float32))
     assert sun is not None
     whole, split, without = (
         lit_scene.render(*panorama) for panorama in ((sky, 32, 128), (rest, 32, 128, sun), (rest, 32, 128))

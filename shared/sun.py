@@ -1,0 +1,67 @@
+"""The sun of a panorama: split off, so that it can be a lamp."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .sphere import directions, solid_angles
+
+#: Relative luminance of linear Rec.709.
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+
+#: A sun lamp is split off with everything this near to its centre …
+SUN_REACH_RAD = np.radians(5)
+#: … where it outshines what is around it by at least this, and makes at least this share of the panorama's light.
+SUN_CONTRAST, SUN_SHARE = 8.0, 0.03
+
+
+class Sun(NamedTuple):
+    """A distant light, as Blender's Sun lamp has it."""
+
+    #: Unit vector towards the sun, (3,) float64, in the frame of `shared.sphere`.
+    direction: np.ndarray
+    #: Irradiance of a surface that faces it; the lamp's strength, in Blender's W/m². Of the brightest channel.
+    irradiance: float
+    #: Linear RGB of the light, (3,) float64, the largest 1.
+    colour: np.ndarray
+    #: Angular diameter in radians; the lamp's angle.
+    diameter_rad: float
+
+
+def split_sun(hdr: np.ndarray) -> tuple[np.ndarray, Sun | None]:
+    """(the panorama without its sun, (H, W, 3) float32; the sun, or None where no single small light stands out).
+
+    `hdr` is (H, W, 3) linear, W = 2 · H. The sun is the brightest light where, within SUN_REACH_RAD, it outshines its
+    surroundings; it is taken off down to their colour, so that panorama and lamp together give every surface the light
+    it had.
+    """
+    height, width = hdr.shape[:2]
+    rays, weight = (
+        directions(height, width).astype(np.float64),
+        np.broadcast_to(solid_angles(height, width), (height, width)),
+    )
+    light = hdr.astype(np.float64)
+    luminance = light @ LUMINANCE
+    centre = rays[np.unravel_index(luminance.argmax(), luminance.shape)]
+    for _ in range(4):
+        near = rays @ centre > np.cos(SUN_REACH_RAD)
+        centre = (luminance * weight)[near] @ rays[near]
+        centre /= np.linalg.norm(centre)
+    cosine = rays @ centre
+    near = cosine > np.cos(SUN_REACH_RAD)
+    around = ~near & (cosine > np.cos(1.5 * SUN_REACH_RAD))
+    level = np.median(light[around], axis=0)  # (3,)
+    excess = np.where(near[..., None], np.maximum(light - level, 0), 0)
+    excess[luminance <= SUN_CONTRAST * (level @ LUMINANCE)] = 0
+    energy = excess * weight[..., None]
+    total = energy.sum(axis=(0, 1))  # (3,) irradiance of a surface that faces it
+    if total @ LUMINANCE <= SUN_SHARE * (luminance * weight).sum():
+        return hdr.astype(np.float32), None
+    direction = np.tensordot(energy @ LUMINANCE, rays, 2)
+    direction /= np.linalg.norm(direction)
+    # A uniform disc of diameter δ has the mean squared angle δ² / 8 about its centre.
+    squared = np.average(2 * (1 - np.minimum(rays @ direction, 1)), weights=energy @ LUMINANCE)
+    sun = Sun(direction, float(total.max()), total / total.max(), float(np.sqrt(8 * squared)))
+    return (light - excess).astype(np.float32), sun
