@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from pathlib import Path
 
@@ -29,18 +30,18 @@ class Order:
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class BackendOrder(Order):
+class BackendOrder(Order, abc.ABC):
     """One that the backend works on."""
 
     engine: EngineSettings
 
+    @abc.abstractmethod
     def send(self, client: Client) -> str:
         """Hand it over, its source being there; returns the job's id."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def cost(self) -> tuple:
         """What the time for it depends on."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

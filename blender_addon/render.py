@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 import tempfile
 from pathlib import Path
@@ -29,7 +30,7 @@ def _can_denoise() -> bool:
     return _cycles.with_openimagedenoise
 
 
-class Render(Generic[Made]):
+class Render(abc.ABC, Generic[Made]):
     """A render of a scene by one camera.
 
     `run()` blocks. In a window: `start()`, then `poll()` from a timer until it returns what was made. One or the other,
@@ -81,9 +82,9 @@ class Render(Generic[Made]):
             layer.use = layer == chosen
         return copy.session_uid, camera.session_uid
 
+    @abc.abstractmethod
     def _read(self, light: pixels.Pixels) -> Made:
         """What the render, in linear light, is to be."""
-        raise NotImplementedError
 
     def _scene(self) -> bpy.types.Scene | None:
         return next((scene for scene in bpy.data.scenes if scene.session_uid == self._uids[0]), None)
