@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 
 import msgspec
 import numpy as np
-import OpenImageIO as oiio
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from panoform.backend import photo, projection, seams, studio, weights
+from panoform.backend import projection, seams, studio, weights
 from panoform.backend.engine import Engine
 from panoform.shared import sphere
 from panoform.shared.engines import EngineSettings
@@ -412,51 +410,6 @@ def test_refuses_a_lora_that_is_not_there_or_of_another_base(engine, flux, words
 @pytest.mark.parametrize(("height", "to"), [(1000, 1008), (1024, 1024), (260, 256), (100, 256), (5000, 2048)])
 def test_rounds(height, to):
     assert rounded(height) == to
-
-
-# Photos
-
-
-def write_photo(path, pixels, **attributes):
-    spec = oiio.ImageSpec(pixels.shape[1], pixels.shape[0], pixels.shape[2], "uint8")
-    for name, value in attributes.items():
-        spec.attribute(name, value)
-    output = oiio.ImageOutput.create(str(path))
-    assert output.open(str(path), spec), output.geterror()
-    assert output.write_image(pixels)
-    output.close()
-
-
-def test_reads_the_field_of_view_from_exif(tmp_path):
-    pixels = np.zeros((60, 90, 3), np.uint8)
-    for name, attributes, fov in (
-        ("35mm", {"Exif:FocalLengthIn35mmFilm": 28}, 2 * math.degrees(math.atan(18 / 28))),
-        ("none", {}, None),
-        ("nonsense", {"Exif:FocalLengthIn35mmFilm": 60000}, None),
-    ):
-        write_photo(tmp_path / f"{name} ä.jpg", pixels, **attributes)
-        read = photo.read(tmp_path / f"{name} ä.jpg")
-        assert read.fov == (None if fov is None else pytest.approx(fov, abs=1e-3))
-        assert read.pixels.shape == (60, 90, 3)
-
-
-def test_turns_upright_and_its_field_of_view_with_it(tmp_path):
-    pixels = np.zeros((60, 90, 3), np.uint8)
-    pixels[:, :10] = 255  # the left side; Orientation 6: turn it clockwise, so that it comes to the top
-    write_photo(tmp_path / "p.png", pixels)
-    write_photo(tmp_path / "turned.jpg", pixels, Orientation=6, **{"Exif:FocalLengthIn35mmFilm": 28})
-    read = photo.read(tmp_path / "turned.jpg")
-    assert read.pixels.shape == (90, 60, 3)
-    assert read.pixels[:5].mean() > 0.95
-    assert read.fov == pytest.approx(2 * math.degrees(math.atan(12 / 28)), abs=1e-3)
-
-
-def test_refuses_files_that_are_no_pictures(tmp_path):
-    with pytest.raises(PanoramaError, match="no file"):
-        photo.read(tmp_path / "absent.jpg")
-    (tmp_path / "text.jpg").write_text("not a picture")
-    with pytest.raises(PanoramaError, match="can't be read"):
-        photo.read(tmp_path / "text.jpg")
 
 
 def test_out_of_memory_says_what_would_fit(engine, flux, words, watch, monkeypatch):
