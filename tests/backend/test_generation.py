@@ -20,7 +20,6 @@ from panoform.shared.errors import (
     Cancelled,
     DeviceMemoryError,
     InputError,
-    PanoramaError,
     SettingError,
     WeightsError,
 )
