@@ -13,7 +13,7 @@ import numpy as np
 
 from ..shared.engines import EngineSettings, check_engine
 from ..shared.errors import OutputError, PanoramaError, SettingError
-from ..shared.generation import MAX_HEIGHT, METHODS, MIN_HEIGHT, GenerateSettings, View, check_generate, check_view
+from ..shared.generation import MAX_HEIGHT, METHODS, MIN_HEIGHT, GenerateSettings, View, check_view, generate_settings
 
 if TYPE_CHECKING:
     from .generated import Generated
@@ -88,19 +88,11 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _settings(given: argparse.Namespace, **more: Any) -> GenerateSettings:
-    """Raises SettingError for what is out of range, also the lengths that are checked where messages come in."""
-    fields = {
-        "prompt": given.prompt, "negative_prompt": given.negative, "true_cfg_scale": given.true_cfg,
-        "method": given.method, "lora": given.lora, "trigger": given.trigger, "height": given.height,
-        "num_inference_steps": given.steps, "guidance_scale": given.guidance, "shift": given.shift,
-        "seeds": given.seed, **more,
-    }  # fmt: skip
-    try:
-        settings = msgspec.convert(fields, GenerateSettings)
-    except msgspec.ValidationError as error:
-        raise SettingError(f"A setting can't be used: {error}.", "Shorten the words, or give fewer seeds.") from error
-    check_generate(settings)
-    return settings
+    return generate_settings(
+        prompt=given.prompt, negative_prompt=given.negative, true_cfg_scale=given.true_cfg, method=given.method,
+        lora=given.lora, trigger=given.trigger, height=given.height, num_inference_steps=given.steps,
+        guidance_scale=given.guidance, shift=given.shift, seeds=given.seed, **more,
+    )  # fmt: skip
 
 
 def _engine(given: argparse.Namespace, default: str) -> EngineSettings:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import bpy
-import msgspec
 import numpy as np
 from bpy.props import BoolProperty, IntProperty, StringProperty
 from mathutils import Matrix
 
 from ..shared.engines import QUALITIES, EngineSettings
 from ..shared.errors import InputError, PanoformError, SceneError, SettingError, WeightsError
-from ..shared.generation import GenerateSettings, View, check_generate, check_strength
+from ..shared.generation import GenerateSettings, View, check_strength, generate_settings
 from . import capture, mask, panoramas, picture, pixels, preferences
 from .capture import Capture
 from .operators import FINISHED, RENDER_SAMPLES, carry_out, failed, given, rendered, why_not_begin
@@ -104,7 +103,7 @@ class _DrawingOperator(Drawing):
         return {"scene_uid": scene.session_uid, "engine": engine, "path": path}
 
     def _settings(self, scene: bpy.types.Scene, prompt: str, height: int) -> GenerateSettings:
-        """Raises SettingError for what is out of range, also lengths, which are checked where messages come in."""
+        """Raises SettingError (`generate_settings`)."""
         # FLUX's for the starter too: it completes pictures in as many steps.
         quality = QUALITIES["flux"][self._get(scene, "quality")]
         same = ("method", "negative_prompt", "true_cfg_scale", "hdr", "sun_strength", "sun_threshold")
@@ -119,12 +118,7 @@ class _DrawingOperator(Drawing):
         }
         # Blender's numbers have 24 bits: 0.98 is 0.9800000190734863.
         fields |= {name: round(value, 6) for name, value in fields.items() if isinstance(value, float)}
-        try:
-            settings = msgspec.convert(fields, GenerateSettings)
-        except msgspec.ValidationError as error:
-            raise SettingError(f"A setting can't be used: {error}.", "Shorten the words.") from error
-        check_generate(settings)
-        return settings
+        return generate_settings(**fields)
 
     def _seed(self, scene: bpy.types.Scene) -> int:
         settings = scene.panoform.generate

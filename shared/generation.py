@@ -92,6 +92,17 @@ def check_strength(strength: float) -> None:
         raise SettingError(f"The strength is {strength:g}.", "It must be more than 0, and at most 1.")
 
 
+def generate_settings(**fields: object) -> GenerateSettings:
+    """The settings with these fields. Raises SettingError for anything out of range, also the lengths that msgspec
+    checks only where messages come in."""
+    try:
+        settings = msgspec.convert(fields, GenerateSettings)
+    except msgspec.ValidationError as error:
+        raise SettingError(f"A setting can't be used: {error}.", "Shorten the words, or give fewer seeds.") from error
+    check_generate(settings)
+    return settings
+
+
 def check_generate(settings: GenerateSettings) -> None:
     """Raises SettingError for anything out of range."""
     if settings.method not in METHODS:
