@@ -8,6 +8,7 @@ Both go on from their checkpoints. On CUDA they run in bfloat16 by autocast; on 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -188,12 +189,13 @@ def _map_loss(task: str, shown: Tensor, wanted: Tensor, weight: Tensor) -> Tenso
     total = weight.sum()
     match task:
         case "rgb_to_depth":
-            # Scale-invariant log (Eigen et al., arXiv 1406.2283): the grey is log distance already.
+            # The grey is log distance: what AbsRel counts, and scale-invariant log (Eigen et al., arXiv 1406.2283).
             error = shown.mean(1, keepdim=True) - wanted[:, :1]
             mean = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
-            return ((error.abs() * weight).sum() / total) + (
-                ((error - 0.8 * mean[:, None, None, None]).abs() * weight).sum() / total
-            )
+            log = math.log(architecture.DISTANCE_RATIO)
+            relative = torch.expm1((error * log).clamp(max=1)).abs() / log
+            free_of_scale = (error - 0.8 * mean[:, None, None, None]).abs()
+            return ((relative + free_of_scale) * weight).sum() / total
         case "rgb_to_normal":
             cosine = F.cosine_similarity(shown * 2 - 1, wanted * 2 - 1, dim=1)[:, None]
             return ((1 - cosine) * weight).sum() / total

@@ -5,8 +5,10 @@ On CPUs this uses the cores better than threads do: most of FLUX's operations at
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +64,16 @@ class Workers:
         return result
 
 
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _enter(rank: int, count: int, meeting: str, work: Callable[[Workers, Any], None], argument: Any) -> None:
+    # A process that is killed can't end its children.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.distributed.init_process_group("gloo", init_method=f"file:///{meeting}", rank=rank, world_size=count)
     try:
         work(Workers(rank, count), argument)

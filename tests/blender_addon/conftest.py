@@ -19,11 +19,21 @@ REAL_BLENDER = ROOT.parent / "shared" / "tools" / "real-blender"
 REAL_PYTHON = {"4.3": "3.13", "5.2": "3.14"}
 
 
-def _installed(version: str) -> bool:
-    """Whether that Blender is on this machine; the tool, asked to run it, would begin with minutes of installing."""
+#: The tool mounts the folder above the checkout inside Blender's root, and leaves it there. Mounts of our own end with
+#: the command; and where an earlier checkout at this path is still mounted, which is gone by now, it makes way.
+IN_OWN_MOUNTS = ("unshare", "--mount", "sh", "-c", 'umount --lazy "$0" 2>/dev/null; exec "$@"')
+
+
+def _root(version: str) -> Path:
+    """The root that the tool runs that Blender in."""
     home = os.environ.get("REAL_BLENDER_HOME")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(home or cache / "real-blender") / version / ".ready").exists()
+    return Path(home or cache / "real-blender") / version
+
+
+def _installed(version: str) -> bool:
+    """Whether that Blender is on this machine; the tool, asked to run it, would begin with minutes of installing."""
+    return (_root(version) / ".ready").exists()
 
 
 @pytest.fixture
@@ -54,7 +64,7 @@ def real_blender(request, tmp_path):
 
     def run(*arguments: str, verb: str = "run", timeout: float = 300) -> str:
         done = subprocess.run(
-            [str(REAL_BLENDER), verb, version, *arguments],
+            [*IN_OWN_MOUNTS, f"{_root(version)}{ROOT.parent}", str(REAL_BLENDER), verb, version, *arguments],
             cwd=ROOT,
             env=os.environ | {"BLENDER_USER_RESOURCES": str(user)},
             capture_output=True,
