@@ -53,7 +53,7 @@ def _world(result: Result, scene: bpy.types.Scene) -> str:
     if not result.built:
         folder = panoramas.folder(scene)
         order.path = order.path or panoramas.free_path(folder, order.name, recipe.settings.seeds[0])
-        panoramas.write(order.path, panorama, recipe)
+        panoramas.write(order.path, panorama, panoramas.turned(recipe, order.world_from_panorama))
     panoramas.show(scene, order.path, order.world_from_panorama)
     return " ".join((f"Wrote {order.path}.", *recipe.notices))
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import bpy
 import msgspec
-from mathutils import Matrix
 
 from ..shared.messages import Recipe
 from . import panoramas, previews
@@ -73,8 +72,9 @@ def _get(settings: bpy.types.PropertyGroup) -> int:
 
 def _set(settings: bpy.types.PropertyGroup, number: int) -> None:
     scene = settings.id_data
-    name = next(item[0] for item in _items(settings, bpy.context) if item[4] == number)
-    panoramas.show(scene, panoramas.folder(scene) / name, Matrix.Identity(4))
+    found, items = _look(scene)
+    entry = next(entry for entry, item in zip(found, items, strict=True) if item[4] == number)
+    panoramas.show(scene, entry.path, panoramas.world_from_panorama(entry.recipe))
 
 
 def gallery_property() -> bpy.types.EnumProperty:

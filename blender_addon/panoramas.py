@@ -6,12 +6,13 @@ The files are what `panoform generate --out` writes too (backend/generated.py).
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 
 import bpy
 import msgspec
 import numpy as np
-from mathutils import Matrix
+from mathutils import Euler, Matrix
 
 from ..shared.errors import OutputError
 from ..shared.messages import Recipe
@@ -77,6 +78,17 @@ def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:
     for image in bpy.data.images:
         if _file(image) == path:
             image.reload()
+
+
+def turned(recipe: Recipe, world_from_panorama: Matrix) -> Recipe:
+    """The recipe, with how its panorama is turned in the world (4 × 4, a rotation)."""
+    angles = (round(math.degrees(angle), 4) for angle in world_from_panorama.to_euler("XYZ"))
+    return msgspec.structs.replace(recipe, turn=tuple(angles))
+
+
+def world_from_panorama(recipe: Recipe) -> Matrix:
+    """How the recipe's panorama is turned, 4 × 4."""
+    return Euler([math.radians(angle) for angle in recipe.turn], "XYZ").to_matrix().to_4x4()
 
 
 def show(scene: bpy.types.Scene, path: Path, world_from_panorama: Matrix) -> bpy.types.World:

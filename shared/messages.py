@@ -202,6 +202,8 @@ class Recipe(msgspec.Struct, kw_only=True):
     extend: bool = False
     exposure: dict[str, float | str] | None = None
     encoding: Literal["linear", "srgb"] = "srgb"
+    #: How Blender's world turned what was edited, which no pixel depends on: Euler angles (XYZ) in degrees.
+    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
     #: What it was made from: name, SHA-256 of the pixels (float32, from the top) and of the mask (a byte each).
     source: str
     source_sha256: str = ""

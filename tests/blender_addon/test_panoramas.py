@@ -44,6 +44,19 @@ def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
     return folder
 
 
+def test_the_gallery_turns_a_panorama_as_the_world_it_was_made_for(saved: Path) -> None:
+    turn = Matrix.Rotation(0.5, 4, "Z") @ Matrix.Rotation(-1.2, 4, "Y") @ Matrix.Rotation(0.3, 4, "X")
+    folder = saved / "panoramas"
+    panoramas.write(folder / "turned 3.exr", light(), panoramas.turned(recipe(), turn))
+    panoramas.write(folder / "plain 3.exr", light(), recipe())
+    settings = bpy.context.scene.panoform.generate
+    for name, expected in (("turned 3.exr", turn), ("plain 3.exr", Matrix.Identity(4))):
+        settings.gallery = name
+        image, shown = capture.world_image(bpy.context.scene)
+        assert Path(image.filepath).name == name
+        np.testing.assert_allclose(shown, expected, atol=1e-5)
+
+
 def test_a_file_is_what_the_backend_writes(addon: Jobs, scene, tmp_path: Path) -> None:
     path, theirs = tmp_path / "größe.exr", tmp_path / "theirs.exr"
     panoramas.write(path, light(), recipe())

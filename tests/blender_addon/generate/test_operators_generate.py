@@ -224,6 +224,7 @@ def test_only_what_is_masked_changes(flux: Jobs, saved: Path, tiny_lora: Path) -
     assert np.array_equal(read(saved / "sky.exr"), light()), "the user's own file"
     recipe = gallery.chosen(bpy.context.scene).recipe
     assert (recipe.kind, recipe.source, recipe.strength) == ("edit", "sky", 1.0)
+    assert recipe.turn == pytest.approx((0, 0, math.degrees(1)), abs=1e-3)
 
 
 def test_what_is_transparent_is_filled_in(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
