@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from ..shared import generate_options
 from ..shared.engines import EngineSettings, check_engine
 from ..shared.errors import OutputError, PanoramaError, SettingError
-from ..shared.generation import MAX_HEIGHT, METHODS, MIN_HEIGHT, GenerateSettings, View, check_view, generate_settings
+from ..shared.generation import METHODS, GenerateSettings, View, check_view, generate_settings
 
 if TYPE_CHECKING:
     from .generated import Generated
@@ -24,67 +25,24 @@ _THERE = 0.999
 
 def add(commands: Any, add_engine: Callable[[argparse.ArgumentParser, str], None]) -> None:
     """Adds the two commands to the subparsers."""
-    generate = commands.add_parser("generate", help="make a panorama of words, or around a picture")
-    generate.add_argument("prompt", nargs="?", default="", metavar="WORDS", help="what it shows")
-    generate.add_argument("--image", type=Path, metavar="FILE", help="a picture to complete")
-    generate.add_argument("--fov", type=float, metavar="DEG", help="its horizontal field of view (default: its EXIF's)")
-    for name, what in (("yaw", "to the left"), ("pitch", "up"), ("roll", "clockwise")):
-        generate.add_argument(f"--{name}", type=float, default=0.0, metavar="DEG", help=f"its camera was turned {what}")
+    generate = generate_options.add_generate(commands)
     generate.add_argument(
         "--recipe", type=Path, metavar="JSON", help="make the panorama beside this file again (nothing else is asked)"
     )
-    _add_common(generate, "flux for words, starter for a picture", add_engine)
-    generate.add_argument("--ldr", action="store_true", help="leave the clipped lights as they are (PNG always does)")
-    defaults = GenerateSettings()
-    generate.add_argument(
-        "--sun-strength",
-        type=float,
-        default=defaults.sun_strength,
-        metavar="X",
-        help="times the light of lamps",
-    )
-    generate.add_argument(
-        "--sun-threshold", type=float, default=defaults.sun_threshold, metavar="V", help="sRGB value that is clipped"
-    )
-    generate.set_defaults(run=_generate)
-
-    edit = commands.add_parser("edit", help="change a panorama, or extend one")
-    edit.add_argument("panorama", type=Path, metavar="PANORAMA", help="EXR, HDR, PNG, JPEG, TIFF or WebP, exactly 2:1")
-    edit.add_argument("prompt", nargs="?", default="", metavar="WORDS", help="what is to be there")
-    edit.add_argument("--mask", type=Path, metavar="FILE", help="white where it is to change (default: everywhere)")
-    edit.add_argument("--extend", action="store_true", help="fill in what is transparent")
-    edit.add_argument(
-        "--strength", type=float, default=1.0, metavar="S", help="how far it may go, up to 1; 0.3 is a variation"
-    )
-    _add_common(edit, "flux", add_engine)
-    edit.set_defaults(run=_edit)
-
-
-def _add_common(
-    parser: argparse.ArgumentParser, engine_default: str, add_engine: Callable[[argparse.ArgumentParser, str], None]
-) -> None:
-    defaults = GenerateSettings()
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".exr for light, .png for a picture")
-    add_engine(parser, engine_default)
-    parser.set_defaults(engine=None)
-    parser.add_argument("--method", default=defaults.method, metavar="M", help=f"of {', '.join(METHODS)}")
-    parser.add_argument("--lora", metavar="P", help="file, folder or hub id of a FLUX LoRA (default: the method's)")
-    parser.add_argument("--trigger", metavar="WORDS", help="put before the words (default: the method's)")
-    parser.add_argument("--negative", default="", metavar="WORDS", help="what it shows not; with --true-cfg")
-    parser.add_argument("--true-cfg", type=float, default=defaults.true_cfg_scale, metavar="X", help="1: none")
-    parser.add_argument(
-        "--height", type=int, default=defaults.height, metavar="H",
-        help=f"in pixels, {MIN_HEIGHT} to {MAX_HEIGHT} (default: {defaults.height}); it is twice as wide",
-    )  # fmt: skip
-    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 28)")
-    parser.add_argument("--guidance", type=float, metavar="G", help="FLUX's guidance (default: the method's)")
-    parser.add_argument("--shift", type=float, metavar="X", help="the scheduler's (default: FLUX's, by size)")
-    parser.add_argument("--seed", type=_seeds, default=(0,), metavar="N[,N…]", help="a panorama for each (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print the recipes as JSON on stdout")
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    edit = generate_options.add_edit(commands)
+    for command, engine, run in (
+        (generate, "flux for words, starter for a picture", _generate),
+        (edit, "flux", _edit),
+    ):
+        command.add_argument(
+            "--out", type=Path, required=True, metavar="FILE", help=".exr for light, .png for a picture"
+        )
+        command.add_argument(
+            "--method", default=GenerateSettings().method, metavar="M", help=f"of {', '.join(METHODS)}"
+        )
+        add_engine(command, engine)
+        command.add_argument("--json", action="store_true", help="print the recipes as JSON on stdout")
+        command.set_defaults(engine=None, run=run)
 
 
 def _settings(given: argparse.Namespace, **more: Any) -> GenerateSettings:

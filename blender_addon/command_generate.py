@@ -9,6 +9,7 @@ from typing import Any
 
 import bpy
 
+from ..shared import generate_options
 from ..shared.engines import ENGINES
 from ..shared.errors import PanoramaError, SettingError
 from ..shared.generation import METHODS, GenerateSettings, View, check_view
@@ -18,43 +19,10 @@ VERBS = ("generate", "edit")
 
 def add(verbs: Any) -> None:
     """Adds the two to the subparsers."""
-    defaults = GenerateSettings()
-    generate = verbs.add_parser("generate", help="make a panorama of words, or around a picture")
-    generate.add_argument("prompt", nargs="?", default="", metavar="WORDS", help="what it shows")
-    generate.add_argument("--image", type=Path, metavar="FILE", help="a picture to complete")
-    generate.add_argument("--fov", type=float, metavar="DEG", help="its horizontal field of view (default: its EXIF's)")
-    for name, what in (("yaw", "to the left"), ("pitch", "up"), ("roll", "clockwise")):
-        generate.add_argument(f"--{name}", type=float, default=0.0, metavar="DEG", help=f"its camera was turned {what}")
-    generate.add_argument("--ldr", action="store_true", help="leave the clipped lights as they are")
-    generate.add_argument("--sun-strength", type=float, default=defaults.sun_strength, metavar="X", help="of lamps")
-    generate.add_argument("--sun-threshold", type=float, default=defaults.sun_threshold, metavar="V", help="is clipped")
-
-    edit = verbs.add_parser("edit", help="change a panorama, or extend one")
-    edit.add_argument("panorama", type=Path, metavar="PANORAMA", help="any format that Blender reads, exactly 2:1")
-    edit.add_argument("prompt", nargs="?", default="", metavar="WORDS", help="what is to be there")
-    edit.add_argument("--mask", type=Path, metavar="FILE", help="white where it is to change (default: everywhere)")
-    edit.add_argument("--extend", action="store_true", help="fill in what is transparent")
-    edit.add_argument("--strength", type=float, default=1.0, metavar="S", help="how far it may go, up to 1")
-
-    for verb in (generate, edit):
+    for verb in (generate_options.add_generate(verbs), generate_options.add_edit(verbs)):
         verb.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .exr to write")
         verb.add_argument("--engine", choices=list(ENGINES), help="default: what the preferences have")
-        verb.add_argument("--method", default=defaults.method, choices=list(METHODS))
-        verb.add_argument("--lora", default="", metavar="P", help="file, folder or hub id (default: the method's)")
-        verb.add_argument("--trigger", default="", metavar="WORDS", help="put before the words (default: the method's)")
-        verb.add_argument("--negative", default="", metavar="WORDS", help="what it shows not; with --true-cfg")
-        verb.add_argument("--true-cfg", type=float, default=defaults.true_cfg_scale, metavar="X", help="1: none")
-        verb.add_argument("--height", type=int, default=defaults.height, metavar="H", help="it is twice as wide")
-        verb.add_argument("--steps", type=int, default=28, metavar="N", help="denoising steps (default: %(default)s)")
-        verb.add_argument("--guidance", type=float, default=0.0, metavar="G", help="default: the method's")
-        verb.add_argument("--shift", type=float, default=0.0, metavar="X", help="default: FLUX's own, by size")
-        verb.add_argument(
-            "--seed", type=_seeds, default=(0,), metavar="N[,N…]", help="a panorama for each (default: 0)"
-        )
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+        verb.add_argument("--method", default=GenerateSettings().method, choices=list(METHODS))
 
 
 def carry_out(options: argparse.Namespace) -> None:
@@ -67,6 +35,7 @@ def carry_out(options: argparse.Namespace) -> None:
         "true_cfg_scale": options.true_cfg, "guidance_scale": options.guidance, "shift": options.shift,
         "height": options.height, "num_inference_steps": options.steps,
     }  # fmt: skip
+    asked = {name: value for name, value in asked.items() if value is not None}
     out = options.out.resolve()
     for seed in options.seed:
         path = out if len(options.seed) == 1 else out.with_stem(f"{out.stem}-{seed}")
