@@ -33,35 +33,36 @@ class Sun(NamedTuple):
 def split_sun(hdr: np.ndarray) -> tuple[np.ndarray, Sun | None]:
     """(the panorama without its sun, (H, W, 3) float32; the sun, or None where no single small light stands out).
 
-    `hdr` is (H, W, 3) linear, W = 2 · H. The sun is the brightest light where, within SUN_REACH_RAD, it outshines its
-    surroundings; it is taken off down to their colour, so that panorama and lamp together give every surface the light
-    it had.
+    `hdr` is (H, W, 3) linear and finite, W = 2 · H. The sun is the brightest light where, within SUN_REACH_RAD, it
+    outshines its surroundings; it is taken off down to their colour, so that panorama and lamp together give every
+    surface the light it had.
     """
-    height, width = hdr.shape[:2]
-    rays, weight = (
-        directions(height, width).astype(np.float64),
-        np.broadcast_to(solid_angles(height, width), (height, width)),
-    )
-    light = hdr.astype(np.float64)
-    luminance = light @ LUMINANCE
+    rest = hdr.astype(np.float32)
+    rays, solid = directions(*rest.shape[:2]), solid_angles(*rest.shape[:2])  # [H, W, 3], [H, 1]
+    luminance = rest @ LUMINANCE.astype(np.float32)
+    if luminance.max() <= 0:
+        return rest, None
+    power = luminance * solid
     centre = rays[np.unravel_index(luminance.argmax(), luminance.shape)]
     for _ in range(4):
         near = rays @ centre > np.cos(SUN_REACH_RAD)
-        centre = (luminance * weight)[near] @ rays[near]
+        centre = power[near] @ rays[near]
         centre /= np.linalg.norm(centre)
     cosine = rays @ centre
-    near = cosine > np.cos(SUN_REACH_RAD)
-    around = ~near & (cosine > np.cos(1.5 * SUN_REACH_RAD))
-    level = np.median(light[around], axis=0)  # (3,)
-    excess = np.where(near[..., None], np.maximum(light - level, 0), 0)
-    excess[luminance <= SUN_CONTRAST * (level @ LUMINANCE)] = 0
-    energy = excess * weight[..., None]
-    total = energy.sum(axis=(0, 1))  # (3,) irradiance of a surface that faces it
-    if total @ LUMINANCE <= SUN_SHARE * (luminance * weight).sum():
-        return hdr.astype(np.float32), None
-    direction = np.tensordot(energy @ LUMINANCE, rays, 2)
+    around = (cosine <= np.cos(SUN_REACH_RAD)) & (cosine > np.cos(1.5 * SUN_REACH_RAD))
+    level = np.median(rest[around].astype(np.float64), axis=0)  # (3,)
+    bright = (cosine > np.cos(SUN_REACH_RAD)) & (luminance > SUN_CONTRAST * (level @ LUMINANCE))
+
+    ray, solid = rays[bright].astype(np.float64), np.broadcast_to(solid, bright.shape)[bright]  # [P, 3], [P]
+    excess = np.maximum(rest[bright] - level, 0)  # [P, 3]
+    energy = excess * solid[:, None]
+    total = energy.sum(axis=0)  # (3,) irradiance of a surface that faces it
+    if total @ LUMINANCE <= SUN_SHARE * power.sum(dtype=np.float64):
+        return rest, None
+    direction = (energy @ LUMINANCE) @ ray
     direction /= np.linalg.norm(direction)
-    # A uniform disc of diameter δ has the mean squared angle δ² / 8 about its centre.
-    squared = np.average(2 * (1 - np.minimum(rays @ direction, 1)), weights=energy @ LUMINANCE)
-    sun = Sun(direction, float(total.max()), total / total.max(), float(np.sqrt(8 * squared)))
-    return (light - excess).astype(np.float32), sun
+    # A uniform disc of diameter δ has the mean squared angle δ² / 8 about its centre, a square pixel a sixth of its
+    # solid angle.
+    squared = np.average(((ray - direction) ** 2).sum(axis=-1) + solid / 6, weights=energy @ LUMINANCE)
+    rest[bright] = np.minimum(rest[bright], level)
+    return rest, Sun(direction, float(total.max()), total / total.max(), float(np.sqrt(8 * squared)))
