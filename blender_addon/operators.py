@@ -1,8 +1,4 @@
-"""The operators: read properties, call one function, return.
-
-In a window they return at once and pump.py does the rest; in the background (and in the bpy module) they block until
-done and raise on failure, as bpy's own operators do.
-"""
+"""The operators that perceive, render and build: read properties, call one function, return."""
 
 from __future__ import annotations
 
@@ -14,53 +10,29 @@ from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from ..shared import engines, maps
 from ..shared.engines import PerceiveSettings
-from ..shared.errors import PanoformError, SceneError
-from . import capture, maps_folder, preferences, properties, pump
+from ..shared.errors import SceneError
+from . import capture, maps_folder, preferences, properties
 from .building import build_result, select
 from .capture import Capture
-from .jobs import State, find_scene, jobs
-from .orders import GenerateOrder, Order, PerceiveOrder, Result
-from .picture import Picture
+from .jobs import find_scene, jobs
+from .operator_parts import (
+    FINISHED,
+    RENDER_SAMPLES,
+    bring_in,
+    carry_out,
+    given,
+    greyed_by,
+    rendered,
+    reporting,
+    why_not_begin,
+    why_not_build,
+)
+from .orders import Order, PerceiveOrder, Result
 from .render import PanoramaRender, Render
 from .scene.build import build
 
-#: Width and samples of a render that becomes a panorama: twice what the finest engine sees.
+#: Width of a render that becomes a panorama: twice what the finest engine sees.
 RENDER_WIDTH_PX = 2048
-RENDER_SAMPLES = 64
-
-FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
-
-
-def failed(operator: bpy.types.Operator, error: PanoformError) -> set[str]:
-    """Report `error`; called from Python, the operator then raises RuntimeError."""
-    jobs.fail(error)
-    pump.watch()  # it redraws the panel
-    operator.report({"ERROR"}, str(error))
-    return CANCELLED
-
-
-def carry_out(operator: bpy.types.Operator, order: Order) -> set[str]:
-    """Begin; in the background also wait, and build."""
-    jobs.begin(order)
-    if not bpy.app.background:
-        pump.watch()
-        return FINISHED
-    bring_in(operator, jobs.wait(), find_scene(order.scene_uid))
-    return FINISHED
-
-
-def bring_in(operator: bpy.types.Operator, result: Result, scene: bpy.types.Scene) -> None:
-    """Build it. What is on disk then needs no memory."""
-    operator.report({"INFO"}, build_result(result, scene))
-    if isinstance(result.order, GenerateOrder):
-        jobs.results.remove(result)
-
-
-def given(operator: bpy.types.Operator, name: str, *settings: bpy.types.PropertyGroup):
-    """The operator's own property where a script gave it, else that of the first settings that have it."""
-    if operator.properties.is_property_set(name):
-        return getattr(operator, name)
-    return getattr(next(group for group in settings if name in group.bl_rna.properties), name)
 
 
 class PANOFORM_OT_perceive(bpy.types.Operator):
@@ -80,18 +52,11 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     out_directory: StringProperty(name="Folder", description="Write the maps there too", subtype="DIR_PATH")
     repair: properties.repair_property()
 
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        why_not = why_not_begin()
-        if why_not:
-            cls.poll_message_set(why_not)
-        return not why_not
+    poll = greyed_by(why_not_begin)
 
+    @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            return carry_out(self, self._order(context.scene))
-        except PanoformError as error:
-            return failed(self, error)
+        return carry_out(self, self._order(context.scene))
 
     def _order(self, scene: bpy.types.Scene) -> Order:
         engine = preferences.get().engine_settings(self._get(scene, "engine"))
@@ -141,28 +106,6 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
                 return _render(scene, at_cursor=True)
 
 
-def why_not_begin() -> str:
-    """Why nothing can be asked of the backend now; "" where it can."""
-    if jobs.job is not None:
-        return "Panoform works on one panorama already"
-    match jobs.state:
-        case State.SETTING_UP:
-            return "The backend is being set up"
-        case State.NOT_SET_UP if not bpy.app.background:
-            return "The backend is not set up yet"
-        case State.OUT_OF_DATE if not bpy.app.background:
-            return "The backend is of another version than the add-on: update it"
-    return ""
-
-
-def rendered(render: Render) -> Capture | Picture | Render:
-    """What it makes: under way in a window, done in the background."""
-    if bpy.app.background:
-        return render.run()
-    render.start()
-    return render
-
-
 def _render(
     scene: bpy.types.Scene, at_cursor: bool, width: int = RENDER_WIDTH_PX, samples: int = RENDER_SAMPLES
 ) -> Capture | Render:
@@ -180,30 +123,17 @@ class PANOFORM_OT_render_panorama(bpy.types.Operator):
     width: IntProperty(name="Width", default=RENDER_WIDTH_PX, min=2, max=engines.MAX_PANORAMA_WIDTH, subtype="PIXEL")
     samples: IntProperty(name="Samples", default=RENDER_SAMPLES, min=1)
 
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        if jobs.job is not None:
-            cls.poll_message_set("Panoform works on one panorama already")
-        return jobs.job is None
+    poll = greyed_by(lambda: "" if jobs.job is None else "Panoform works on one panorama already")
 
+    @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = context.scene
-        try:
-            source = _render(scene, self.at_cursor, self.width, self.samples)
-            order = Order(source=source, name=scene.name, scene_uid=scene.session_uid)
-            if isinstance(source, Capture):
-                self.report({"INFO"}, build_result(Result(order), scene))
-                return FINISHED
-            return carry_out(self, order)
-        except PanoformError as error:
-            return failed(self, error)
-
-
-def _in_object_mode(operator: type[bpy.types.Operator], context: bpy.types.Context) -> bool:
-    """One Ctrl+Z takes back what was built only where it was built in Object Mode."""
-    if context.mode != "OBJECT":
-        operator.poll_message_set("Only in Object Mode")
-    return context.mode == "OBJECT"
+        source = _render(scene, self.at_cursor, self.width, self.samples)
+        order = Order(source=source, name=scene.name, scene_uid=scene.session_uid)
+        if isinstance(source, Capture):
+            self.report({"INFO"}, build_result(Result(order), scene))
+            return FINISHED
+        return carry_out(self, order)
 
 
 class PANOFORM_OT_import_maps(bpy.types.Operator):
@@ -217,27 +147,23 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
     camera_height: properties.camera_height_property()
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})
 
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return _in_object_mode(cls, context)
+    poll = greyed_by(why_not_build)
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 
+    @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = context.scene
-        try:
-            folder = maps_folder.read(self.directory)
-            collection = build(
-                scene,
-                folder.maps,
-                folder.panorama,
-                Path(bpy.path.abspath(self.directory)).name,
-                camera_height_m=given(self, "camera_height", scene.panoform),
-            )
-        except PanoformError as error:
-            return failed(self, error)
+        folder = maps_folder.read(self.directory)
+        collection = build(
+            scene,
+            folder.maps,
+            folder.panorama,
+            Path(bpy.path.abspath(self.directory)).name,
+            camera_height_m=given(self, "camera_height", scene.panoform),
+        )
         select(scene, collection)
         self.report({"INFO"}, f"Built {collection.name!r} from {', '.join(folder.maps)}.")
         return FINISHED
@@ -252,17 +178,13 @@ class PANOFORM_OT_build_result(bpy.types.Operator):
 
     index: IntProperty(min=0)
 
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return _in_object_mode(cls, context)
+    poll = greyed_by(why_not_build)
 
+    @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         result = jobs.results[self.index]
         scene = find_scene(result.order.scene_uid) if result.pending else None
-        try:
-            bring_in(self, result, scene or context.scene)
-        except PanoformError as error:
-            return failed(self, error)
+        bring_in(self, result, scene or context.scene)
         return FINISHED
 
 
@@ -286,12 +208,7 @@ class PANOFORM_OT_cancel(bpy.types.Operator):
     bl_idname = "panoform.cancel"
     bl_label = "Cancel"
 
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        runs = jobs.job is not None or jobs.setup is not None
-        if not runs:
-            cls.poll_message_set("Nothing is under way")
-        return runs
+    poll = greyed_by(lambda: "" if jobs.job or jobs.setup else "Nothing is under way")
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         jobs.cancel()

@@ -8,39 +8,13 @@ from typing import ClassVar
 import bpy
 from bpy.props import StringProperty
 
-from ..shared.errors import Cancelled, PanoformError
+from ..shared.errors import Cancelled
 from . import environment, hub_token, preferences, pump
 from .jobs import jobs
-from .operators import CANCELLED, FINISHED, failed
+from .operator_parts import CANCELLED, FINISHED, greyed_by, reporting
 
 #: The extension's root, which holds `backend_wheel/`.
 EXTENSION_FOLDER = Path(__file__).resolve().parents[1]
-
-
-class PANOFORM_OT_setup_backend(bpy.types.Operator):
-    """Download and install the backend into a folder of its own (some gigabytes), or update or repair it"""
-
-    bl_idname = "panoform.setup_backend"
-    bl_label = "Set up the Backend"
-
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        why_not = _why_not_set_up()
-        if why_not:
-            cls.poll_message_set(why_not)
-        return not why_not
-
-    def execute(self, _context: bpy.types.Context) -> set[str]:
-        try:
-            jobs.set_up(environment.bundled_wheel(EXTENSION_FOLDER), environment.base_python())
-            if bpy.app.background:
-                jobs.wait_for_setup()
-        except Cancelled:
-            return CANCELLED
-        except PanoformError as error:
-            return failed(self, error)
-        pump.watch()
-        return FINISHED
 
 
 def _why_not_set_up() -> str:
@@ -55,17 +29,33 @@ def _why_not_set_up() -> str:
     return ""
 
 
+class PANOFORM_OT_setup_backend(bpy.types.Operator):
+    """Download and install the backend into a folder of its own (some gigabytes), or update or repair it"""
+
+    bl_idname = "panoform.setup_backend"
+    bl_label = "Set up the Backend"
+
+    poll = greyed_by(_why_not_set_up)
+
+    @reporting
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        try:
+            jobs.set_up(environment.bundled_wheel(EXTENSION_FOLDER), environment.base_python())
+            if bpy.app.background:
+                jobs.wait_for_setup()
+        except Cancelled:
+            return CANCELLED
+        pump.watch()
+        return FINISHED
+
+
 class PANOFORM_OT_stop_backend(bpy.types.Operator):
     """End the backend process and free its memory. It starts again when it is needed"""
 
     bl_idname = "panoform.stop_backend"
     bl_label = "Stop the Backend"
 
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        if jobs.session is None:
-            cls.poll_message_set("The backend is not running")
-        return jobs.session is not None
+    poll = greyed_by(lambda: "" if jobs.session else "The backend is not running")
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         jobs.stop()
@@ -103,11 +93,7 @@ class PANOFORM_OT_use_offload(bpy.types.Operator):
     bl_label = "Use Model Offload"
     bl_options: ClassVar = {"INTERNAL"}
 
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        if preferences.get().offload != "none":
-            cls.poll_message_set("Offload is on already")
-        return preferences.get().offload == "none"
+    poll = greyed_by(lambda: "" if preferences.get().offload == "none" else "Offload is on already")
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         preferences.get().offload = "model"
@@ -128,11 +114,9 @@ class PANOFORM_OT_save_hub_token(bpy.types.Operator):
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         return context.window_manager.invoke_props_dialog(self)
 
+    @reporting
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        try:
-            path = hub_token.save(self.token)
-        except PanoformError as error:
-            return failed(self, error)
+        path = hub_token.save(self.token)
         self.report({"INFO"}, f"Saved in {path}.")
         return FINISHED
 

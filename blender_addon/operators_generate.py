@@ -1,4 +1,4 @@
-"""The operators that make and change panoramas; operators.py tells how they run."""
+"""The operators that make and change panoramas; operator_parts.py tells how they run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bpy.props import BoolProperty, IntProperty, StringProperty
 from mathutils import Matrix
 
 from ..shared.engines import QUALITIES, EngineSettings
-from ..shared.errors import InputError, PanoformError, SceneError, SettingError, WeightsError
+from ..shared.errors import InputError, SceneError, SettingError, WeightsError
 from ..shared.generation import GenerateSettings, View, check_strength, generate_settings
 from . import capture, mask, panoramas, picture, pixels, preferences
 from .capture import Capture
-from .operators import FINISHED, RENDER_SAMPLES, carry_out, failed, given, rendered, why_not_begin
+from .operator_parts import FINISHED, RENDER_SAMPLES, carry_out, given, greyed_by, rendered, reporting, why_not_begin
 from .orders import EditOrder, GenerateOrder
 from .properties_generate import Drawing, Editing, Generating
 from .render import ViewRender
@@ -78,18 +78,11 @@ class _DrawingOperator(Drawing):
         name="File", description="EXR to write. Empty: a new one in the scene's folder", subtype="FILE_PATH"
     )
 
-    @classmethod
-    def poll(cls, _context: bpy.types.Context) -> bool:
-        why_not = why_not_begin()
-        if why_not:
-            cls.poll_message_set(why_not)
-        return not why_not
+    poll = greyed_by(why_not_begin)
 
+    @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            return carry_out(self, self._order(context.scene))
-        except PanoformError as error:
-            return failed(self, error)
+        return carry_out(self, self._order(context.scene))
 
     def _get(self, scene: bpy.types.Scene, name: str):
         return given(self, name, scene.panoform.generate)
@@ -234,12 +227,10 @@ class PANOFORM_OT_paint_mask(bpy.types.Operator):
     bl_label = "Paint a Mask"
     bl_options: ClassVar = {"REGISTER", "UNDO"}
 
+    @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
-        try:
-            image, _ = capture.world_image(context.scene)
-            painted = mask.create(image)
-        except PanoformError as error:
-            return failed(self, error)
+        image, _ = capture.world_image(context.scene)
+        painted = mask.create(image)
         context.scene.panoform.edit.mask = painted
         if not bpy.app.background:
             mask.open_to_paint(context, painted)
