@@ -58,9 +58,32 @@ def world_image(scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
 
     Raises SceneError where the world has no HDRI, has several, or maps it by anything but a rotation.
     """
-    world = scene.world
+    texture = _texture(scene)
+    return texture.image, _rotation(scene.world, texture)
+
+
+def world_strength(scene: bpy.types.Scene) -> float:
+    """By what the scene's world multiplies its HDRI. Raises SceneError where more than a Background does."""
+    texture = _texture(scene)
+    background, *behind = _upstream(_output(scene.world).inputs["Surface"])
+    straight = background.bl_idname == "ShaderNodeBackground" and behind[0] == texture
+    if not straight or background.inputs["Strength"].is_linked:
+        raise SceneError(
+            f"The world {scene.world.name!r} changes its HDRI by other nodes.",
+            "Connect the Environment Texture to a Background, and that to the output.",
+        )
+    return background.inputs["Strength"].default_value
+
+
+def _output(world: bpy.types.World | None) -> bpy.types.Node | None:
     shaded = world is not None and (bpy.app.version >= (5, 0) or world.use_nodes)
-    output = world.node_tree.get_output_node("ALL") if shaded and world.node_tree else None
+    return world.node_tree.get_output_node("ALL") if shaded and world.node_tree else None
+
+
+def _texture(scene: bpy.types.Scene) -> bpy.types.Node:
+    """The node with the HDRI that lights the scene."""
+    world = scene.world
+    output = _output(world)
     if output is None:
         raise SceneError("The scene's world has no HDRI.", _NO_HDRI_HINT)
     textures = [node for node in _upstream(output.inputs["Surface"]) if node.bl_idname == "ShaderNodeTexEnvironment"]
@@ -73,7 +96,7 @@ def world_image(scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
         )
     if textures[0].projection != "EQUIRECTANGULAR":
         raise SceneError(f"The HDRI of {world.name!r} is a mirror ball.", "Render the scene instead.")
-    return textures[0].image, _rotation(world, textures[0])
+    return textures[0]
 
 
 def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
@@ -114,19 +137,19 @@ def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
 def from_world(scene: bpy.types.Scene) -> Capture:
     """The HDRI that lights `scene`. Raises SceneError (`world_image`) or PanoramaError (`pixels.read`)."""
     image, world_from_panorama = world_image(scene)
-    return Capture(pixels.read(image), _stem(image), world_from_panorama, image.session_uid)
+    return Capture(pixels.read(image), stem(image), world_from_panorama, image.session_uid)
 
 
 # Image, file
 
 
-def _stem(image: bpy.types.Image) -> str:
+def stem(image: bpy.types.Image) -> str:
     return Path(image.name).stem or image.name
 
 
 def from_image(image: bpy.types.Image) -> Capture:
     """An image datablock. Raises PanoramaError (`pixels.read`)."""
-    return Capture(pixels.read(image), _stem(image), Matrix.Identity(4), image.session_uid)
+    return Capture(pixels.read(image), stem(image), Matrix.Identity(4), image.session_uid)
 
 
 def from_file(path: str | Path) -> Capture:

@@ -15,9 +15,21 @@ from mathutils import Matrix
 from ..shared.engines import QUALITIES, EngineSettings
 from ..shared.errors import InputError, SceneError, SettingError, WeightsError
 from ..shared.generation import GenerateSettings, View, check_strength, generate_settings
-from . import capture, mask, panoramas, picture, pixels, preferences
+from . import capture, mask, panoramas, picture, pixels, preferences, sun_lamp
 from .capture import Capture
-from .operator_parts import FINISHED, RENDER_SAMPLES, carry_out, given, greyed_by, rendered, reporting, why_not_begin
+from .jobs import jobs
+from .operator_parts import (
+    CANCELLED,
+    FINISHED,
+    RENDER_SAMPLES,
+    carry_out,
+    given,
+    greyed_by,
+    rendered,
+    reporting,
+    why_not_begin,
+    why_not_build,
+)
 from .orders import EditOrder, GenerateOrder
 from .properties_generate import Drawing, Editing, Generating
 from .render import ViewRender
@@ -67,6 +79,11 @@ def why_not_edit(scene: bpy.types.Scene) -> str:
     if settings.mode != "VARY" and not settings.prompt.strip():
         return "Write what is to be there."
     return ""
+
+
+def why_not_split() -> str:
+    """Why the world's sun can't be split off now; "" where it can."""
+    return "Panoform is at work: wait for it, or cancel it" if jobs.job is not None else why_not_build()
 
 
 class _DrawingOperator(Drawing):
@@ -238,6 +255,27 @@ class PANOFORM_OT_paint_mask(bpy.types.Operator):
         return FINISHED
 
 
-CLASSES = (PANOFORM_OT_generate, PANOFORM_OT_edit, PANOFORM_OT_paint_mask)
+class PANOFORM_OT_split_sun(bpy.types.Operator):
+    """Make the sun in the world's HDRI a Sun lamp, and take it out of a copy of that HDRI, which becomes the world"""
+
+    bl_idname = "panoform.split_sun"
+    bl_label = "Sun as a Lamp"
+    bl_options: ClassVar = {"REGISTER", "UNDO"}
+
+    poll = greyed_by(why_not_split)
+
+    @reporting
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        scene = context.scene
+        lamp = sun_lamp.split(scene)
+        if lamp is None:
+            self.report({"INFO"}, f"No sun stands out in {scene.world.name!r}: all is as it was.")
+            return CANCELLED
+        (written,) = panoramas.shown(scene)
+        self.report({"INFO"}, f"The sun is the lamp {lamp.name!r} now. Wrote the panorama without it: {written}.")
+        return FINISHED
+
+
+CLASSES = (PANOFORM_OT_generate, PANOFORM_OT_edit, PANOFORM_OT_paint_mask, PANOFORM_OT_split_sun)
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -184,6 +184,7 @@ def _draw_world(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) 
         draw_words(layout, error.message, width, icon="INFO")
     else:
         layout.label(text=f"{image.name} · {_size(image)}", icon="WORLD")
+        layout.operator("panoform.split_sun", icon="LIGHT_SUN")
 
 
 def _size(image: bpy.types.Image) -> str:

@@ -95,6 +95,7 @@ class PANOFORM_PT_panoramas(Section, bpy.types.Panel):
         column.label(text=entry.path.stem, icon="WORLD")
         column.label(text=f"{width} × {height} · seed {entry.recipe.settings.seeds[0]}", icon="BLANK1")
         column.operator("panoform.perceive", text="Perceive This", icon="SHADERFX").source = "WORLD"
+        column.operator("panoform.split_sun", icon="LIGHT_SUN")
 
 
 class PANOFORM_PT_edit(Section, bpy.types.Panel):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from pathlib import Path
 
 import bpy
@@ -23,6 +24,8 @@ from .scene import world
 ATTRIBUTE = "panoform"
 #: Longest part of a file's name that is made of the words.
 _NAME_LENGTH = 40
+#: What can't be in a file's name, on one system or another. (Blender's own `clean_name` takes ä and é for bad too.)
+_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 
 
 def folder(scene: bpy.types.Scene) -> Path:
@@ -33,10 +36,10 @@ def folder(scene: bpy.types.Scene) -> Path:
     return Path(bpy.path.abspath(chosen))
 
 
-def free_path(folder: Path, words: str, seed: int) -> Path:
-    """ "a stone courtyard 7.exr", or "a stone courtyard 7 2.exr" where that is taken."""
-    name = bpy.path.clean_name(words[:_NAME_LENGTH].strip(), replace=" ").strip() or "panorama"
-    stem = f"{name} {seed}"
+def free_path(folder: Path, words: str, last: int | str) -> Path:
+    """ "a stone courtyard 7.exr" for those words and 7, or "a stone courtyard 7 2.exr" where that is taken."""
+    name = _NOT_IN_NAMES.sub(" ", words[:_NAME_LENGTH]).strip() or "panorama"
+    stem = f"{name} {last}"
     path, count = folder / f"{stem}.exr", 1
     while path.exists() or path.with_suffix(".json").exists():
         count += 1
@@ -53,14 +56,20 @@ def check_path(path: Path) -> None:
 
 
 def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:
-    """Writes the panorama, in its recipe's encoding, as light, and its sidecar; images of the file are read again.
-
-    Raises OutputError.
-    """
+    """Writes the panorama, in its recipe's encoding, as light, and its sidecar. Raises OutputError."""
     light = pixels.linear_from_srgb(panorama) if recipe.encoding == "srgb" else panorama
     text = msgspec.json.format(msgspec.json.encode(recipe), indent=2)
-    data = exr.encode(light, {ATTRIBUTE: text.decode()})
-    contents = {path: data, path.with_suffix(".json"): text + b"\n"}
+    _write_whole({path: exr.encode(light, {ATTRIBUTE: text.decode()}), path.with_suffix(".json"): text + b"\n"})
+
+
+def write_light(path: Path, light: np.ndarray) -> None:
+    """Writes (H, W, 3) linear light that no recipe tells of. Raises OutputError."""
+    _write_whole({path: exr.encode(light, {})})
+
+
+def _write_whole(contents: dict[Path, bytes]) -> None:
+    """All of the files or none of them, the first being a panorama; images of it are read again."""
+    path = next(iter(contents))
     drafts = {place.with_name(f"{place.name}.part"): place for place in contents}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -96,6 +96,8 @@ def test_names_that_are_free(tmp_path: Path) -> None:
     assert panoramas.free_path(tmp_path, "  ", 7).name == "panorama 7.exr"
     assert len(panoramas.free_path(tmp_path, "word " * 1000, 7).name) < 60
     assert panoramas.free_path(tmp_path, "石の中庭", 3).name == "石の中庭 3.exr"
+    assert panoramas.free_path(tmp_path, "schöner Höf, 2.0", 3).name == "schöner Höf, 2.0 3.exr"
+    assert panoramas.free_path(tmp_path, 'a\\b|c?"d"\n', 3).name == "a b c  d 3.exr"
 
 
 def test_shown_it_is_the_world_exactly(saved: Path) -> None:

@@ -1,0 +1,58 @@
+"""The sun in the scene's HDRI → a Sun lamp, and a world without it."""
+
+from __future__ import annotations
+
+import bpy
+import numpy as np
+from mathutils import Vector
+
+from ..shared.errors import PanoramaError
+from ..shared.sun import split_sun
+from . import capture, panoramas, pixels
+
+NAME = "Panoform Sun"
+#: Custom property of the lamp's object: the image whose sun it is.
+_SUN_OF = "panoform_sun_of"
+#: How far from the origin a lamp is put, in metres: its light is the same everywhere.
+_FAR_M = 10.0
+
+
+def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
+    """Give the scene a lamp for the sun in its world's HDRI, and a world without that sun, from an EXR of its own.
+
+    World and lamp together give every surface the light it had. A scene has one lamp for the sun of one image: split
+    again, it is set anew. Returns the lamp, or None, and all is as it was, where no sun stands out.
+    Raises SceneError (`capture.world_image`, `world_strength`), PanoramaError (`pixels.read`; for pixels that are no
+    light), OutputError.
+    """
+    strength = capture.world_strength(scene)
+    image, world_from_panorama = capture.world_image(scene)
+    colours = pixels.read(image)
+    light = pixels.linear_from_srgb(colours.pixels) if colours.encoding == "srgb" else colours.pixels
+    if not (np.isfinite(light).all() and light.min() >= 0):
+        raise PanoramaError(
+            f"The image {image.name!r} has negative, infinite or NaN pixels.", "Repair it, or choose another one."
+        )
+    rest, sun = split_sun(light)
+    if sun is None:
+        return None
+    path = panoramas.free_path(panoramas.folder(scene), capture.stem(image), "without sun")
+    panoramas.write_light(path, rest)
+    shown = panoramas.show(scene, path, world_from_panorama)
+    shown.node_tree.nodes["Strength"].inputs["Strength"].default_value = strength
+
+    lamp = next((thing for thing in scene.objects if thing.get(_SUN_OF) == image), None) or _new(scene, image)
+    direction = world_from_panorama.to_3x3() @ Vector(sun.direction)
+    lamp.location = direction * _FAR_M
+    lamp.rotation_mode = "QUATERNION"
+    lamp.rotation_quaternion = direction.to_track_quat("Z", "Y")  # it shines along its -Z
+    lamp.data.energy = sun.irradiance * strength
+    lamp.data.color, lamp.data.angle = sun.colour, sun.diameter_rad
+    return lamp
+
+
+def _new(scene: bpy.types.Scene, image: bpy.types.Image) -> bpy.types.Object:
+    lamp = bpy.data.objects.new(NAME, bpy.data.lights.new(NAME, "SUN"))
+    lamp[_SUN_OF] = image
+    scene.collection.objects.link(lamp)
+    return lamp
