@@ -29,9 +29,14 @@ class Generated:
 
 
 def check_path(path: Path) -> None:
-    """Raises OutputError for another format, or a folder that can't be written to."""
+    """Raises OutputError for another format, a folder that can't be written to, or another's file as its sidecar."""
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"{path.name} is neither an EXR nor a PNG.", "Name it .exr for light, .png for a picture.")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder.", "Name a file.")
+    sidecar = path.with_suffix(".json")
+    if sidecar.exists() and not _is_recipe(sidecar):
+        raise OutputError(f"{sidecar} is there and no recipe: it would be lost.", f"Name {path.name} otherwise.")
     results.check_writable(path.parent)
 
 
@@ -66,6 +71,14 @@ def read_recipe(path: Path) -> Recipe:
         return msgspec.json.decode(path.read_bytes(), type=Recipe)
     except (OSError, msgspec.MsgspecError) as error:
         raise OutputError(f"{path} holds no recipe: {error}.", "Name the .json beside a generated panorama.") from error
+
+
+def _is_recipe(path: Path) -> bool:
+    try:
+        read_recipe(path)
+    except OutputError:
+        return False
+    return True
 
 
 def sha256(pixels: np.ndarray) -> str:

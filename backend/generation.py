@@ -9,6 +9,7 @@ Pictures are (H, W, 3) float32 sRGB in [0, 1]; panoramas have W = 2·H; masks ar
 
 from __future__ import annotations
 
+import math
 import time
 
 import msgspec
@@ -28,6 +29,8 @@ from .watch import Watch
 
 #: Of the square picture that words become on OmniX's way, in degrees.
 SQUARE_FOV = 90.0
+#: Least of the sides of a picture to complete, in pixels.
+MIN_SIDE = 16
 #: Share of its height over which what is new in a panorama fades into what was there.
 FEATHER = 0.01
 
@@ -198,10 +201,12 @@ def _put_in(panorama: np.ndarray, picture: np.ndarray, view: View) -> np.ndarray
 
 def _fade(new: np.ndarray, old: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """`new` inside the mask, which `old` fades into from its edge inwards; across the seam too."""
+    if mask.all():  # no edge
+        return new
     height, width = mask.shape
-    around = np.concatenate([mask, mask, mask], axis=1)
-    depth = np.asarray(distance_transform_edt(np.pad(around, ((1, 1), (0, 0)), mode="edge")))
-    depth = depth[1:-1, width : 2 * width]
+    reach = math.ceil(FEATHER * height)
+    around = np.pad(mask, ((0, 0), (reach, reach)), mode="wrap")
+    depth = np.asarray(distance_transform_edt(around))[:, reach : reach + width]
     # `new` weighs all of it in the middle of the thinnest mask.
     over = min(FEATHER * height, depth.max())
     weight = np.minimum(depth / over, 1)[..., None].astype(np.float32)
@@ -230,8 +235,11 @@ def _refuse_guidance(settings: GenerateSettings) -> None:
 
 
 def _check_picture(picture: np.ndarray) -> None:
-    if picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < 16:
+    if picture.ndim != 3 or picture.shape[2] != 3:
         raise PanoramaError(f"The picture has shape {picture.shape}, not (height, width, 3).", "Give an RGB picture.")
+    height, width = picture.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise PanoramaError(f"The picture is {width} × {height}.", f"Give one of at least {MIN_SIDE} pixels a side.")
     if not (np.isfinite(picture).all() and picture.min() >= 0 and picture.max() <= 1):
         raise PanoramaError("The picture has values outside 0 to 1.", "Give it as sRGB.")
 

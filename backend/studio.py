@@ -34,6 +34,8 @@ GUIDANCE = {"dit360": 2.8, "lora": 3.5, "omnix": 3.5}
 FILL_GUIDANCE = 30.0
 #: Texts whose embeddings are kept in memory, 4 MB each.
 _MAX_KNOWN = 32
+#: How many of its widest pictures the VAE's decoder has in memory at once: FLUX's at 512 × 256 and 768 × 384, on a CPU.
+_WIDEST_PICTURES = 5
 
 
 class Studio:
@@ -148,7 +150,7 @@ class Studio:
     @contextmanager
     def _memory(self) -> Iterator[None]:
         height = self.settings.height
-        hint = _what_fits(device.memory(self.where)[0], self.loaded, height)
+        hint = _what_fits(self.where, self.loaded, height)
         with device.memory_told(f"A panorama of {2 * height} × {height}", self.where, hint):
             yield
 
@@ -167,14 +169,18 @@ def _find_lora(name: str | None, watch: Watch) -> Path | None:
     return hub.fetch(name, files, local, watch, AdapterError)
 
 
-def _what_fits(free: int, loaded: Loaded, height: int) -> str:
-    """A hint for when memory runs out. What decides is the VAE: about three of its widest pictures at full size."""
+def _what_fits(where: torch.device, loaded: Loaded, height: int) -> str:
+    """A hint for when memory runs out; "" where only the general one can be given.
+
+    What decides is the VAE, which works on its widest pictures at full size.
+    """
     vae = loaded.pipeline.vae
-    per_pixel = 3 * vae.config.block_out_channels[1] * torch.finfo(vae.dtype).bits // 8
-    fits = int(math.sqrt(free / per_pixel / 2)) // MULTIPLE * MULTIPLE
-    if MIN_HEIGHT <= fits < height:
-        return f"About {2 * fits} × {fits} would fit; or use the offload mode model, then sequential."
-    return "Use the offload mode model, then sequential; close other programs on the device."
+    per_pixel = _WIDEST_PICTURES * vae.config.block_out_channels[1] * torch.finfo(vae.dtype).bits // 8
+    fits = int(math.sqrt(device.memory(where)[0] / per_pixel / 2)) // MULTIPLE * MULTIPLE
+    if not MIN_HEIGHT <= fits < height:
+        return ""
+    less = "" if where.type == "cpu" else "; or use the offload mode model, then sequential"
+    return f"About {2 * fits} × {fits} would fit{less}."
 
 
 def _steps(steps: int, strength: float) -> int:

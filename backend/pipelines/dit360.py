@@ -171,8 +171,8 @@ class DiT360Pipeline(FluxPipeline):
             embeds, pooled = torch.cat([embeds, negative[0]]), torch.cat([pooled, negative[1]])  # [2N, …]
 
         # 3. Prepare the noise, and what is kept; both go round, except in windows, which do so themselves
-        tile = tile or (height, width)
-        tiled = height > tile[0] or width > tile[1]
+        tile = (min(tile[0], height), min(tile[1], width)) if tile else (height, width)
+        tiled = tile != (height, width)
         padding = 0 if tiled else padding
         beside = 2 * padding  # columns of latents
         if latents is None:

@@ -67,6 +67,13 @@ def test_refuses_what_it_can_not_write(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(OutputError, match="no recipe"):
         generated.read_recipe(tmp_path / "x.json")
+    with pytest.raises(OutputError, match="no recipe.*lost"):
+        generated.check_path(tmp_path / "x.exr")
+    (tmp_path / "folder.exr").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        generated.check_path(tmp_path / "folder.exr")
+    generated.write(tmp_path / "p.exr", Generated(np.zeros((8, 16, 3), np.float32), recipe()))
+    generated.check_path(tmp_path / "p.exr")  # its own may be written again
 
 
 @pytest.fixture
