@@ -132,7 +132,7 @@ class Engine:
             image = torch.from_numpy(seen).permute(2, 0, 1)[None] * 2 - 1  # (1, 3, H, W)
             condition = loaded.pipeline.encode(image)  # (1, 16, H/8, W/8)
 
-        progress = Progress(watch, len(tasks), sampling.num_inference_steps)
+        progress = Progress(watch, len(tasks), checkpoint.config.turns * sampling.num_inference_steps)
         made: dict[str, np.ndarray] = {}
         for task in tasks:
             started = time.monotonic()
@@ -224,7 +224,7 @@ def _perceive(
     # Every map starts from the noise of the seed, drawn on the CPU: the same on all devices, whatever else is made.
     generator = torch.Generator().manual_seed(sampling.seed)
     noise = torch.randn(condition.shape, generator=generator, dtype=torch.float32)
-    latents = noise if config.start == "noise" else condition
+    start = noise if config.start == "noise" else condition
 
     def decoded(latents: torch.Tensor, height: int | None = None) -> dict[str, np.ndarray]:
         picture = pipeline.decode(latents)[0].permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
@@ -233,28 +233,44 @@ def _perceive(
         drawn = maps.decode(TASKS[task].target, picture, config.decode)
         return {name: drawn[name] for name in names}
 
+    shifts = _shifts(condition.shape[-1], config.turns)
+    every = -(-steps * len(shifts) // _PREVIEWS)
+
     def on_step_end(_: OmniXPipeline, step: int, __: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
         progress.stepped()
+        done = turn * steps + step + 1
         # Under offload a preview would swap the transformer out and in again, which takes longer than a step.
-        if (step + 1) % -(-steps // _PREVIEWS) == 0 and step + 1 < steps and loaded.settings.offload == "none":
-            small = F.avg_pool2d(tensors["denoised"], max(1, condition.shape[-1] * 8 // _PREVIEW_WIDTH))
+        if done % every == 0 and done < steps * len(shifts) and loaded.settings.offload == "none":
+            drawn = tensors["denoised"].roll(-shifts[turn], -1)
+            small = F.avg_pool2d(drawn, max(1, condition.shape[-1] * 8 // _PREVIEW_WIDTH))
             for name, pixels in decoded(small).items():
                 progress.preview(name, preview(name, pixels))
 
-    target = pipeline(
-        task,
-        condition_latents={"rgb": condition},
-        prompt_embeds=loaded.prompt["prompt_embeds"],
-        pooled_prompt_embeds=loaded.prompt["pooled_prompt_embeds"],
-        latents=latents,
-        num_inference_steps=steps,
-        guidance_scale=sampling.guidance_scale,
-        output_type="latent",
-        callback_on_step_end=on_step_end,
-    ).images
-    made = decoded(target, sampling.height)  # pyright: ignore[reportArgumentType]
+    target = torch.zeros_like(condition)
+    for turn, shift in enumerate(shifts):
+        turned = pipeline(
+            task,
+            condition_latents={"rgb": condition.roll(shift, -1)},
+            prompt_embeds=loaded.prompt["prompt_embeds"],
+            pooled_prompt_embeds=loaded.prompt["pooled_prompt_embeds"],
+            latents=start.roll(shift, -1),
+            num_inference_steps=steps,
+            guidance_scale=sampling.guidance_scale,
+            output_type="latent",
+            callback_on_step_end=on_step_end,
+        ).images
+        target += turned.roll(-shift, -1) / len(shifts)  # pyright: ignore[reportAttributeAccessIssue]
+    made = decoded(target, sampling.height)
     progress.decoded()
     return made
+
+
+def _shifts(columns: int, turns: int) -> list[int]:
+    """By how many columns of latents each of `turns` turns a panorama: evenly around, every second by an odd number.
+
+    A token is two columns wide, so the borders of tokens lie elsewhere every second time, and average out.
+    """
+    return [turn * columns // turns // 2 * 2 + turn % 2 for turn in range(turns)]
 
 
 def _load(

@@ -54,6 +54,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_height: int | None = None
     #: See OmniXPipeline.
     position_rows: int | None = None
+    #: How often it perceives a panorama, each time turned further; what it draws is averaged.
+    turns: int = 1
     #: False where the yaw of its normals is not reliable (OmniX).
     exact_yaw: bool = True
 

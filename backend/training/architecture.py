@@ -83,6 +83,7 @@ PANOFORM = {
     "guidance_scale": 3.5,
     "start": "condition",
     "position_rows": POSITION_ROWS,
+    "turns": 4,
     "decode": {"distance": {"encoding": "log", "ratio": DISTANCE_RATIO}, "normal": {"axes": "column"}},
 }
 MODEL_INDEX = {
@@ -111,15 +112,12 @@ def adapted_modules(transformer: FluxTransformer2DModel) -> list[str]:
     ]
 
 
-def _signs(shape: torch.Size, std: float, generator: torch.Generator) -> torch.Tensor:
-    """Random ±std: one bit a weight, so that an untrained starter takes hardly any room in the repository's history."""
-    return (torch.randint(0, 2, shape, generator=generator).float() * 2 - 1) * std
-
-
 def _randomise(module: nn.Module, generator: torch.Generator) -> None:
+    """Matrices become random signs, scaled to keep variance."""
     for parameter in module.parameters():
         if parameter.ndim > 1:
-            parameter.data = _signs(parameter.shape, parameter[0].numel() ** -0.5, generator)
+            signs = torch.randint(0, 2, parameter.shape, generator=generator).float() * 2 - 1
+            parameter.data = signs * parameter[0].numel() ** -0.5
 
 
 def create(seed: int = 0) -> tuple[FluxTransformer2DModel, AutoencoderKL]:
@@ -130,19 +128,6 @@ def create(seed: int = 0) -> tuple[FluxTransformer2DModel, AutoencoderKL]:
     _randomise(transformer, generator)
     _randomise(vae, generator)
     return transformer, vae
-
-
-def create_adapter(transformer: FluxTransformer2DModel, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """An untrained rank-RANK adapter, PEFT's keys → weights: A (RANK, in) random, B (out, RANK) random and small."""
-    state = {}
-    for name in adapted_modules(transformer):
-        linear = transformer.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        state[f"transformer.{name}.lora_A.weight"] = _signs(
-            torch.Size((RANK, linear.in_features)), linear.in_features**-0.5, generator
-        )
-        state[f"transformer.{name}.lora_B.weight"] = _signs(torch.Size((linear.out_features, RANK)), 0.02, generator)
-    return state
 
 
 def save(
@@ -167,17 +152,3 @@ def save(
     save_file({key: value.half().contiguous() for key, value in prompt.items()}, folder / "prompt_embeds.safetensors")
     for name, content in (("model_index.json", MODEL_INDEX), ("panoform.json", panoform)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def save_untrained(folder: Path, seed: int = 0) -> None:
-    """Write a starter folder with random weights, "trained": false in its panoform.json."""
-    transformer, vae = create(seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    adapters = {
-        (task, stream): create_adapter(transformer, generator) for task, streams in TASKS.items() for stream in streams
-    }
-    prompt = {
-        "prompt_embeds": _signs(torch.Size((1, PROMPT_TOKENS, TEXT_DIM)), 1.0, generator),
-        "pooled_prompt_embeds": _signs(torch.Size((1, TEXT_DIM)), 1.0, generator),
-    }
-    save(folder, transformer, vae, adapters, prompt, PANOFORM)

@@ -194,7 +194,7 @@ def watch():
     return Recorder()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def watch_that_stops():
     """stop_at(stage, step) → Watch that raises Cancelled where it is true."""
     return Recorder

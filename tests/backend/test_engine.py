@@ -145,7 +145,9 @@ def test_progress_rises_to_the_end(engine, watch):
     assert fractions[-1] == 1
     stages = [stage for stage, *_ in watch.told]
     assert stages[0] == "Loading Starter"
-    assert [(step, of) for stage, step, of, *_ in watch.told if stage == "Distance"] == [(1, 3), (2, 3), (3, 3)]
+    # The starter takes its steps once for each of its four turns.
+    steps = [(step, 12) for step in range(1, 13)]
+    assert [(step, of) for stage, step, of, *_ in watch.told if stage == "Distance"] == steps
     assert "Roughness and Metallic" in stages
     left = [seconds for *_, fraction, seconds in watch.told if fraction]
     assert all(seconds >= 0 for seconds in left)
@@ -154,14 +156,14 @@ def test_progress_rises_to_the_end(engine, watch):
 
 def test_previews_come_while_it_works_and_at_the_end(engine, watch):
     result = perceive(engine, watch, ["distance", "normal"], num_inference_steps=7)
-    # After steps 2, 4 and 6 of each, and both at the end.
-    assert [name for name, _ in watch.previews] == ["distance"] * 3 + ["normal"] * 3 + ["distance", "normal"]
+    # After steps 6, 12, 18 and 24 of each (7 in each of four turns), and both at the end.
+    assert [name for name, _ in watch.previews] == ["distance"] * 4 + ["normal"] * 4 + ["distance", "normal"]
     for _, picture in watch.previews:
         assert picture.dtype == np.uint8
         assert picture.shape[1] <= 256
         assert picture.shape[2] == 3
     np.testing.assert_array_equal(watch.previews[-1][1], preview("normal", result.maps["normal"]))
-    assert len({picture.tobytes() for _, picture in watch.previews}) == 8
+    assert len({picture.tobytes() for _, picture in watch.previews}) == 10
 
 
 def test_cancel_takes_effect_within_one_step(engine, watch, watch_that_stops):
@@ -169,7 +171,7 @@ def test_cancel_takes_effect_within_one_step(engine, watch, watch_that_stops):
     stopping = watch_that_stops(lambda stage, step: stage == "Distance" and step == 2)
     with pytest.raises(Cancelled):
         perceive(engine, stopping, num_inference_steps=50)
-    assert stopping.told[-1][:3] == ("Distance", 2, 50)
+    assert stopping.told[-1][:3] == ("Distance", 2, 200)
     assert same(perceive(engine, watch, ["distance"]), before)
 
 

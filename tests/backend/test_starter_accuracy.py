@@ -4,6 +4,7 @@ Two are held-out scenes of the training generator, two of the second one.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,19 +26,19 @@ SWAP = {
 FILE = "pytorch_lora_weights.safetensors"
 
 
-class Quiet:
-    def progress(self, *_) -> None: ...
-    def preview(self, *_) -> None: ...
-    def check(self) -> None: ...
+@pytest.fixture(scope="module")
+def measured(watch_that_stops) -> Callable[..., dict[str, dict[str, float]]]:
+    """measured(adapters) → column → figure → value, of the starter with these adapters (its own)."""
 
+    def measured(adapters: Path | None = None) -> dict[str, dict[str, float]]:
+        engine = EngineSettings(device="cpu", adapters=str(adapters) if adapters else None)
+        return evaluate.evaluate(SCENES, engine, PerceiveSettings(maps=tuple(MAPS)), watch_that_stops()).columns
 
-def measured(adapters: Path | None = None) -> dict[str, dict[str, float]]:
-    engine = EngineSettings(device="cpu", adapters=str(adapters) if adapters else None)
-    return evaluate.evaluate(SCENES, engine, PerceiveSettings(maps=tuple(MAPS)), Quiet()).columns
+    return measured
 
 
 @pytest.fixture(scope="module")
-def columns() -> dict[str, dict[str, float]]:
+def columns(measured) -> dict[str, dict[str, float]]:
     return measured()
 
 
@@ -69,7 +70,7 @@ def collapsed(figures: dict[str, float], whole: dict[str, float]) -> None:
     assert figures["semantic accuracy"] < 0.5 * whole["semantic accuracy"]
 
 
-def test_another_tasks_adapters_make_it_collapse(columns, tmp_path):
+def test_another_tasks_adapters_make_it_collapse(measured, columns, tmp_path):
     for task, other in SWAP.items():
         for stream, file in zip(weights_of(task), weights_of(other).values(), strict=True):
             (tmp_path / task / stream).mkdir(parents=True)
@@ -77,7 +78,7 @@ def test_another_tasks_adapters_make_it_collapse(columns, tmp_path):
     collapsed(measured(tmp_path)["starter"], columns["starter"])
 
 
-def test_no_adapters_make_it_collapse(columns, tmp_path):
+def test_no_adapters_make_it_collapse(measured, columns, tmp_path):
     for task in SWAP:
         for stream, file in weights_of(task).items():
             state = {key: value * 0 if "lora_B" in key else value for key, value in load_file(file).items()}
