@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from typing import NamedTuple
 
-import numpy as np
-
-from ..shared.generation import MAX_FOV, MIN_FOV
-
-#: Diagonal of the 35 mm film (36 × 24 mm) that equivalent focal lengths are told for (CIPA DCG-001).
-_FILM_DIAGONAL_MM = math.hypot(36, 24)
-#: FocalPlaneResolutionUnit → millimetres.
-_UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
+from ..shared import exif
 
 _ORIENTATION, _EXIF_IFD = 0x0112, 0x8769
 _FOCAL, _WIDTH, _PLANE_RESOLUTION, _PLANE_UNIT, _FOCAL_FILM = 0x920A, 0xA002, 0xA20E, 0xA210, 0xA405
@@ -37,29 +29,11 @@ def read(data: bytes) -> Exif:
     if not tags:
         return Exif()
     orientation = int(tags.get(_ORIENTATION, 1))
-    film_mm, focal_mm, per_unit = tags.get(_FOCAL_FILM), tags.get(_FOCAL), tags.get(_PLANE_RESOLUTION)
-    unit_mm = _UNIT_MM.get(int(tags.get(_PLANE_UNIT, 2)))
-    if film_mm:
-        half = _FILM_DIAGONAL_MM / 2 / film_mm * width / math.hypot(width, height)
-    elif focal_mm and per_unit and unit_mm:
-        half = tags.get(_WIDTH, width) / per_unit * unit_mm / 2 / focal_mm
-    else:
-        return Exif(orientation)
-    if orientation >= 5:  # held upright: the file's height is the picture's width
-        half *= height / width
-    fov = math.degrees(2 * math.atan(half))
-    return Exif(orientation, fov if MIN_FOV <= fov <= MAX_FOV else None)
-
-
-def upright(picture: np.ndarray, orientation: int) -> np.ndarray:
-    """The picture (h, w, C) of a file, as it is to be seen."""
-    if orientation >= 5:
-        picture = picture.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        picture = picture[::-1]
-    if orientation in (2, 3, 6, 7):
-        picture = picture[:, ::-1]
-    return picture
+    fov = exif.fov(
+        width, height, orientation, film_mm=tags.get(_FOCAL_FILM), focal_mm=tags.get(_FOCAL),
+        per_unit=tags.get(_PLANE_RESOLUTION), unit=int(tags.get(_PLANE_UNIT, 0)), sensor_width=tags.get(_WIDTH),
+    )  # fmt: skip
+    return Exif(orientation, fov)
 
 
 def _jpeg(data: bytes) -> tuple[int, int, dict[int, float]]:

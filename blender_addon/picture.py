@@ -12,6 +12,7 @@ import numpy as np
 from mathutils import Matrix, Vector
 
 from ..shared.errors import SceneError, SettingError
+from ..shared.exif import upright
 from ..shared.generation import View, check_view
 from . import exif, pixels
 
@@ -38,8 +39,8 @@ def from_image(image: bpy.types.Image, view: View) -> Picture:
     check_view(view)
     if view.fov is None:
         raise SettingError(f"{image.name} doesn't tell its field of view.", "Give it.")
-    upright = exif.upright(pixels.display(pixels.read(image)), told.orientation)
-    return Picture(np.ascontiguousarray(upright), view, Path(image.name).name)
+    seen = upright(pixels.display(pixels.read(image)), told.orientation)
+    return Picture(np.ascontiguousarray(seen), view, Path(image.name).name)
 
 
 def told_by_exif(image: bpy.types.Image) -> exif.Exif:
