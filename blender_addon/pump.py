@@ -45,7 +45,7 @@ def _tick() -> float | None:
     if _redraws:
         _redraws -= 1
         _redraw()
-    if _redraws or jobs.busy or any(result.pending for result in jobs.results):
+    if _redraws or jobs.busy or world_preview.lasts() or any(result.pending for result in jobs.results):
         return BUSY_S
     return IDLE_S if jobs.session is not None else None
 

@@ -1,7 +1,8 @@
 """What a panorama looks like while it is made, in the world itself.
 
 The preview is a world of its own, which remembers the one it stands for; so it can be taken away at any time, also out
-of a state that undo or a file brought back.
+of a state that undo or a file brought back. A render reads it on a thread of its own: until that has ended, the preview
+is neither changed nor removed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _IS_PREVIEW, _INSTEAD_OF = "panoform_preview", "panoform_instead_of"
 
 
 def show(scene: bpy.types.Scene, picture: np.ndarray, world_from_panorama: Matrix) -> None:
-    """Show `picture`, (H, W, 3) uint8, top row first, as the scene's world."""
+    """Show `picture`, (H, W, 3) uint8, top row first, as the scene's world; not while Blender renders."""
+    if bpy.app.is_job_running("RENDER"):
+        return
     height, width, _ = picture.shape
     image = bpy.data.images.get(NAME) or bpy.data.images.new(NAME, width, height, alpha=False)
     if tuple(image.size) != (width, height):
@@ -38,6 +41,11 @@ def show(scene: bpy.types.Scene, picture: np.ndarray, world_from_panorama: Matri
     scene.world = preview
 
 
+def lasts() -> bool:
+    """Whether it is in the file, be it the world of a scene or not any more."""
+    return any(_IS_PREVIEW in found for found in bpy.data.worlds)
+
+
 @persistent
 def end(*_: object) -> None:
     """Give every scene its own world again. Also called by Blender: before saving, after undo, redo and loading."""
@@ -45,6 +53,8 @@ def end(*_: object) -> None:
     for scene in bpy.data.scenes:
         if scene.world in previews:
             scene.world = scene.world.get(_INSTEAD_OF)
+    if bpy.app.is_job_running("RENDER"):
+        return  # the pump calls again
     if previews:
         bpy.data.batch_remove(previews)
     image = bpy.data.images.get(NAME)
