@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import bpy
 
 from . import panoramas
-from .orders import EditOrder, GenerateOrder, PerceiveOrder, Result
+from .orders import GenerateOrder, PerceiveOrder, Result
 from .scene.build import build
 from .scene.images import create_float
 
@@ -16,7 +18,7 @@ def build_result(result: Result, scene: bpy.types.Scene) -> str:
     match result.order:
         case PerceiveOrder():
             said = _maps(result, scene)
-        case GenerateOrder() | EditOrder():
+        case GenerateOrder():
             said = _world(result, scene)
         case _:
             said = _image(result, scene)
@@ -47,15 +49,22 @@ def _maps(result: Result, scene: bpy.types.Scene) -> str:
 
 
 def _world(result: Result, scene: bpy.types.Scene) -> str:
-    """Writes the file once; built again, it is only shown."""
-    order = result.order
-    (panorama,), (recipe,) = result.reply.panoramas, result.reply.recipes
-    if not result.built:
-        folder = panoramas.folder(scene)
-        order.path = order.path or panoramas.free_path(folder, order.name, recipe.settings.seeds[0])
-        panoramas.write(order.path, panorama, panoramas.turned(recipe, order.world_from_panorama))
-    panoramas.show(scene, order.path, order.world_from_panorama)
-    return " ".join((f"Wrote {order.path}.", *recipe.notices))
+    """Writes the files once; built again, the first is only shown."""
+    order, reply = result.order, result.reply
+    for panorama, recipe in list(zip(reply.panoramas, reply.recipes, strict=True))[len(result.paths) :]:
+        path = _path(order, recipe.settings.seeds[0], scene)
+        panoramas.write(path, panorama, panoramas.turned(recipe, order.world_from_panorama))
+        result.paths.append(path)
+    panoramas.show(scene, result.paths[0], order.world_from_panorama)
+    notices = dict.fromkeys(line for recipe in reply.recipes for line in recipe.notices)
+    return " ".join((f"Wrote {', '.join(map(str, result.paths))}.", *notices))
+
+
+def _path(order: GenerateOrder, seed: int, scene: bpy.types.Scene) -> Path:
+    """Where the panorama of that seed is to be written."""
+    if order.path is None:
+        return panoramas.free_path(panoramas.folder(scene), order.name, seed)
+    return panoramas.with_seed(order.path, seed, order.settings.seeds)
 
 
 def select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:

@@ -13,6 +13,7 @@ from ..shared import generate_options
 from ..shared.engines import ENGINES
 from ..shared.errors import PanoramaError, SettingError
 from ..shared.generation import METHODS, GenerateSettings, View, check_view
+from . import panoramas
 
 VERBS = ("generate", "edit")
 
@@ -38,7 +39,7 @@ def carry_out(options: argparse.Namespace) -> None:
     asked = {name: value for name, value in asked.items() if value is not None}
     out = options.out.resolve()
     for seed in options.seed:
-        path = out if len(options.seed) == 1 else out.with_stem(f"{out.stem}-{seed}")
+        path = panoramas.with_seed(out, seed, options.seed)
         operator(**asked, seed=seed, out=str(path))
         print(f"panoform: wrote {path}")
 

@@ -92,7 +92,9 @@ class _DrawingOperator(Drawing):
     height: IntProperty(name="Height", description="Of the panorama, in pixels", options={"HIDDEN"})
     num_inference_steps: IntProperty(name="Steps", description="0: by the quality", options={"HIDDEN"})
     out: StringProperty(
-        name="File", description="EXR to write. Empty: a new one in the scene's folder", subtype="FILE_PATH"
+        name="File",
+        description="EXR to write, or several, each with its seed. Empty: new ones in the scene's folder",
+        subtype="FILE_PATH",
     )
 
     poll = greyed_by(why_not_begin)
@@ -118,13 +120,14 @@ class _DrawingOperator(Drawing):
         quality = QUALITIES["flux"][self._get(scene, "quality")]
         same = ("method", "negative_prompt", "true_cfg_scale", "hdr", "sun_strength", "sun_threshold")
         own_if_empty = ("lora", "trigger", "guidance_scale", "shift")
+        seed = self._seed(scene)
         fields = {name: self._get(scene, name) for name in same}
         fields |= {name: self._get(scene, name) or None for name in own_if_empty}
         fields |= {
             "prompt": prompt,
             "height": height,
             "num_inference_steps": self.num_inference_steps or quality.num_inference_steps,
-            "seeds": (self._seed(scene),),
+            "seeds": tuple(range(seed, seed + self._get(scene, "count"))),
         }
         # Blender's numbers have 24 bits: 0.98 is 0.9800000190734863.
         fields |= {name: round(value, 6) for name, value in fields.items() if isinstance(value, float)}

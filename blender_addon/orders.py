@@ -70,10 +70,10 @@ class PerceiveOrder(BackendOrder):
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class GenerateOrder(BackendOrder):
-    """A panorama of words, or around a picture, as the scene's world."""
+    """A panorama for each seed, of words, or around a picture; the first as the scene's world."""
 
     settings: GenerateSettings
-    #: Where it is to be written. None: in the panoramas' folder, under a name that is free.
+    #: Where it is to be written (`panoramas.with_seed`). None: in the panoramas' folder, under names that are free.
     path: Path | None = None
 
     @property
@@ -92,12 +92,13 @@ class GenerateOrder(BackendOrder):
 
     def cost(self) -> tuple:
         settings = self.settings
-        return (self.engine, self.source is None, settings.method, settings.num_inference_steps, settings.height)
+        of = (self.source is None, settings.method, settings.num_inference_steps, settings.height)
+        return (self.engine, *of, len(settings.seeds))
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class EditOrder(GenerateOrder):
-    """A panorama that is changed, as the scene's world."""
+    """A panorama that is changed."""
 
     #: As in messages.EditRequest.
     mask: np.ndarray | None
@@ -137,6 +138,8 @@ class Result:
     waits_for: str = ""
     #: Whether it stands, or stood, in a scene.
     built: bool = False
+    #: Its panoramas that are on disk already.
+    paths: list[Path] = dataclasses.field(default_factory=list)
 
 
 def took_s(reply: PerceiveReply | GenerateReply) -> float:

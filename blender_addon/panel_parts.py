@@ -8,7 +8,7 @@ import bpy
 
 from ..shared.maps import MAPS
 from . import previews
-from .jobs import Job
+from .jobs import Job, jobs
 
 #: Width of a character in the sidebar, in pixels at a UI scale of 1: labels don't wrap by themselves.
 CHARACTER_PX = 6.6
@@ -45,3 +45,9 @@ def draw_job(layout: bpy.types.UILayout, job: Job) -> None:
         newest = list(job.previews)[-1]
         layout.label(text=MAPS[newest].label if newest in MAPS else newest.capitalize())
         layout.template_icon(icon_value=previews.icon(newest), scale=8)
+
+
+def draw_took(layout: bpy.types.UILayout, cost: tuple) -> None:
+    """How long the last order of that cost took, if there was one."""
+    if cost in jobs.seconds:
+        layout.label(text=f"Took {jobs.seconds[cost]:.0f} s the last time")

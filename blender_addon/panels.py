@@ -7,11 +7,11 @@ import bpy
 from ..shared.engines import QUALITIES
 from ..shared.errors import PanoformError, SceneError
 from ..shared.maps import MAPS
-from ..shared.messages import PerceiveReply
+from ..shared.messages import GenerateReply, PerceiveReply
 from . import capture, preferences
 from .jobs import State, jobs
-from .orders import GenerateOrder
-from .panel_parts import Section, characters, draw_job, draw_words
+from .orders import GenerateOrder, Result
+from .panel_parts import Section, characters, draw_job, draw_took, draw_words
 from .scene.dome import MODIFIER_NAME, controls
 
 #: Errors that one press mends: code → operator, label.
@@ -77,7 +77,7 @@ class PANOFORM_PT_perceive(Section, bpy.types.Panel):
             row = column.row()
             row.scale_y = 1.4
             row.operator("panoform.perceive", icon="SHADERFX")
-            _draw_estimate(column, settings)
+            draw_took(column, _cost(settings))
         else:
             draw_job(column, jobs.job)
 
@@ -114,9 +114,8 @@ class PANOFORM_PT_results(Section, bpy.types.Panel):
         column = self.layout.column()
         for index, result in enumerate(jobs.results):
             row = column.row()
-            count = len(result.reply.maps) if isinstance(result.reply, PerceiveReply) else 0
-            made = f"{count} map{'s' if count > 1 else ''}" if count else "a panorama"
-            row.label(text=f"{result.order.name} · {made}", icon="CHECKMARK" if result.built else "TIME")
+            icon = "CHECKMARK" if result.built else "TIME"
+            row.label(text=f"{result.order.name} · {_made(result)}", icon=icon)
             row.operator("panoform.build_result", text="", icon="ADD").index = index
             row.operator("panoform.forget_result", text="", icon="X").index = index
             if result.waits_for:
@@ -192,14 +191,23 @@ def _size(image: bpy.types.Image) -> str:
     return f"{width} × {height}" if width else "can't be read"
 
 
-def _draw_estimate(layout: bpy.types.UILayout, settings) -> None:
-    """How long the last one with these settings took."""
+def _cost(settings: bpy.types.PropertyGroup) -> tuple:
+    """That of the order that these settings would make."""
     engine = preferences.get().engine_settings(settings.engine)
     quality = QUALITIES[engine.engine][settings.quality]
     names = tuple(name for name in MAPS if name.upper() in settings.maps)
-    seconds = jobs.seconds.get((engine, quality.num_inference_steps, quality.height, names))
-    if seconds is not None:
-        layout.label(text=f"Took {seconds:.0f} s the last time")
+    return (engine, quality.num_inference_steps, quality.height, names)
+
+
+def _made(result: Result) -> str:
+    match result.reply:
+        case PerceiveReply():
+            count, what = len(result.reply.maps), "map"
+        case GenerateReply():
+            count, what = len(result.reply.panoramas), "panorama"
+        case None:
+            count, what = 1, "panorama"
+    return f"{count} {what}{'s' if count > 1 else ''}"
 
 
 CLASSES = (PANOFORM_PT_main, PANOFORM_PT_source, PANOFORM_PT_perceive, PANOFORM_PT_scene, PANOFORM_PT_results)

@@ -11,7 +11,7 @@ from ..shared.errors import InputError
 from . import gallery, operators_generate, picture, preferences
 from .jobs import jobs
 from .orders import EditOrder, GenerateOrder
-from .panel_parts import Section, characters, draw_job, draw_words
+from .panel_parts import Section, characters, draw_job, draw_took, draw_words
 
 FLUX_URL = "https://huggingface.co/black-forest-labs/FLUX.1-dev"
 
@@ -46,7 +46,7 @@ class PANOFORM_PT_generate(Section, bpy.types.Panel):
         no_flux = "Words" if settings.of == "WORDS" and not operators_generate.has_flux(context.scene) else ""
         why_not = operators_generate.why_not_generate(context.scene)
         _draw_button(column, context, "panoform.generate", "WORLD", no_flux, why_not)
-        _draw_estimate(column, settings)
+        draw_took(column, _cost(settings))
 
 
 class PANOFORM_PT_generate_options(Section, bpy.types.Panel):
@@ -138,6 +138,7 @@ def _draw_seed(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) ->
     seed.active = not settings.new_seed
     seed.prop(settings, "seed")
     row.prop(settings, "new_seed", text="", icon="FILE_REFRESH")
+    layout.prop(settings, "count")
 
 
 def _draw_button(
@@ -166,13 +167,11 @@ def _draw_get_flux(layout: bpy.types.UILayout, context: bpy.types.Context, what:
     column.prop_enum(context.scene.panoform.generate, "engine", "FLUX", text="Use FLUX", icon="CHECKMARK")
 
 
-def _draw_estimate(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
-    """How long the last one with these settings took."""
+def _cost(settings: bpy.types.PropertyGroup) -> tuple:
+    """That of the order that these settings would make."""
     engine = preferences.get().engine_settings(settings.engine)
     steps = QUALITIES["flux"][settings.quality].num_inference_steps
-    seconds = jobs.seconds.get((engine, settings.of == "WORDS", settings.method, steps, int(settings.size)))
-    if seconds is not None:
-        layout.label(text=f"Took {seconds:.0f} s the last time")
+    return (engine, settings.of == "WORDS", settings.method, steps, int(settings.size), settings.count)
 
 
 CLASSES = (

@@ -10,7 +10,7 @@ import math
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
-from ..shared.generation import METHODS, GenerateSettings
+from ..shared.generation import MAX_SEEDS, METHODS, GenerateSettings
 from . import gallery, picture
 from .properties_engine import engine_property, quality_property
 
@@ -41,6 +41,10 @@ class Drawing:
     engine: engine_property()
     seed: IntProperty(name="Seed", description="The same seed and words give the same panorama", min=0)
     new_seed: BoolProperty(name="New Seed Each Time", default=True)
+    count: IntProperty(
+        name="Variations", description="How many to make: of this seed, and of those that follow it", default=1, min=1,
+        max=MAX_SEEDS,
+    )  # fmt: skip
     method: EnumProperty(name="Method", description="How words become a panorama", items=METHOD_ITEMS)
     lora: StringProperty(
         name="LoRA", description="A .safetensors file, a folder or a Hugging Face id. Empty: the method's own"

@@ -121,6 +121,22 @@ def test_a_file_that_is_named_is_written_there(flux: Jobs, tiny_lora: Path, tmp_
     assert read(tmp_path / "mine.exr").max() <= 1
 
 
+def test_variations_all_land_in_the_gallery_and_the_first_is_shown(
+    flux: Jobs, saved: Path, tiny_lora: Path, tmp_path: Path
+) -> None:
+    generate(tiny_lora, count=3)
+    scene = bpy.context.scene
+    assert {entry.path.stem for entry in gallery.entries(scene)} == {f"a stone yard {seed}" for seed in (3, 4, 5)}
+    assert [entry.recipe.settings.seeds for entry in gallery.entries(scene) if entry.path.stem.endswith("5")] == [(5,)]
+    assert gallery.chosen(scene).path.stem == "a stone yard 3"
+    made = {seed: read(saved / "panoramas" / f"a stone yard {seed}.exr") for seed in (3, 4)}
+    assert not np.array_equal(made[3], made[4])
+
+    generate(tiny_lora, count=2, out=str(tmp_path / "mine.exr"))
+    assert {file.name for file in tmp_path.glob("mine*.exr")} == {"mine-3.exr", "mine-4.exr"}
+    assert np.array_equal(read(tmp_path / "mine-4.exr"), made[4]), "of that seed, whatever else is made with it"
+
+
 def test_a_blend_that_is_not_saved_has_a_folder_too(flux: Jobs, tiny_lora: Path) -> None:
     assert not bpy.data.filepath
     folder = panoramas.folder(bpy.context.scene)
