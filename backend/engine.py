@@ -9,6 +9,7 @@ import gc
 import platform
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -236,7 +237,7 @@ def _perceive(
     shifts = _shifts(condition.shape[-1], config.turns)
     every = -(-steps * len(shifts) // _PREVIEWS)
 
-    def on_step_end(_: OmniXPipeline, step: int, __: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+    def on_step_end(turn: int, _: OmniXPipeline, step: int, __: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
         progress.stepped()
         done = turn * steps + step + 1
         # Under offload a preview would swap the transformer out and in again, which takes longer than a step.
@@ -257,7 +258,7 @@ def _perceive(
             num_inference_steps=steps,
             guidance_scale=sampling.guidance_scale,
             output_type="latent",
-            callback_on_step_end=on_step_end,
+            callback_on_step_end=partial(on_step_end, turn),
         ).images
         target += turned.roll(-shift, -1) / len(shifts)  # pyright: ignore[reportAttributeAccessIssue]
     made = decoded(target, sampling.height)
