@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from panoform.backend import lora, seams
+from panoform.backend import lora, seams, tiles
+from panoform.backend.pipelines import dit360
 from panoform.backend.pipelines.dit360 import DiT360Pipeline, is_fill
+from panoform.backend.weights import STARTER
+from panoform.shared import sphere
 from panoform.shared.errors import AdapterError, PanoramaError, SettingError, WeightsError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -222,9 +226,12 @@ def test_windows_go_round(plain, call):
     assert (one - plain(**{**larger, "latents": noise}).images).abs().max() > 1e-3
 
 
-def test_decodes_large_panoramas_in_windows(plain, monkeypatch):
-    from panoform.backend.pipelines import dit360
+def test_a_window_higher_than_the_panorama_is_as_high_as_that(plain, call):
+    larger = {**call, "height": 64, "width": 256, "latents": torch.randn(1, 16, 8, 32)}
+    assert torch.equal(plain(**larger, tile=(64, 128)).images, plain(**larger, tile=(1024, 128)).images)
 
+
+def test_decodes_large_panoramas_in_windows(plain, monkeypatch):
     monkeypatch.setattr(dit360, "MAX_WHOLE", 100)
     monkeypatch.setattr(dit360, "VAE_TILE", 16)
     monkeypatch.setattr(dit360, "VAE_OVERLAP", 8)
@@ -325,7 +332,33 @@ def test_the_wrap_closes_generated_latents(plain):
     assert np.median([one.percentile for one in off]) == 1
 
 
-def test_windows_leave_no_seam(plain):
-    """Nor where one window ends, nor at 0°."""
-    found = seam_of(plain, tile=(128, 256))
-    assert np.median([one.ratio for one in found]) < 1.5
+def test_windows_leave_no_seam(plain, monkeypatch):
+    """Nor where one window ends, nor at 0°: but for their going round, there is one."""
+    on = seam_of(plain, tile=(128, 256))
+    monkeypatch.setattr(tiles, "_starts_around", tiles._starts)
+    off = seam_of(plain, tile=(128, 256))
+    assert np.median([one.ratio for one in on]) < 1.5
+    assert np.median([one.ratio for one in off]) > 3
+    assert np.median([one.percentile for one in off]) == 1
+
+
+def test_windows_of_the_vae_leave_no_seam(plain, monkeypatch):
+    """In latents that are encoded and pixels that are decoded; by the starter's VAE, as a random one draws noise."""
+    vae = AutoencoderKL.from_pretrained(STARTER / "vae")
+    pipe = DiT360Pipeline(**{**plain.components, "vae": vae})
+    for name, value in (("MAX_WHOLE", 100), ("VAE_TILE", 16), ("VAE_OVERLAP", 8)):
+        monkeypatch.setattr(dit360, name, value)
+    smooth = torch.from_numpy(0.4 * sphere.directions(128, 256)).permute(2, 0, 1)[None]
+    grain = 0.02 * torch.randn(1, 3, 128, 256, generator=torch.Generator().manual_seed(7))
+
+    def seam(x: torch.Tensor) -> seams.Seam:
+        return seams.seam(x[0].permute(1, 2, 0).numpy())
+
+    latents = pipe.encode(smooth + grain)
+    on = seam(latents), seam(pipe.decode(latents))
+    monkeypatch.setattr(tiles, "_starts_around", tiles._starts)
+    latents = pipe.encode(smooth + grain)
+    off = seam(latents), seam(pipe.decode(latents))
+    assert max(one.ratio for one in on) < 1.5, on
+    assert min(one.ratio for one in off) > 1.8, off
+    assert min(one.percentile for one in off) > 0.9, off
