@@ -22,16 +22,16 @@ def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
 
     World and lamp together give every surface the light it had. A scene has one lamp for the sun of one image: split
     again, it is set anew. Returns the lamp, or None, and all is as it was, where no sun stands out.
-    Raises SceneError (`capture.world_image`, `world_strength`), PanoramaError (`pixels.read`; for pixels that are no
-    light), OutputError.
+    Raises SceneError (`capture.world_image`, `world_strength`), PanoramaError (`pixels.read`; for infinite or NaN
+    pixels), OutputError.
     """
     strength = capture.world_strength(scene)
     image, world_from_panorama = capture.world_image(scene)
     colours = pixels.read(image)
     light = pixels.linear_from_srgb(colours.pixels) if colours.encoding == "srgb" else colours.pixels
-    if not (np.isfinite(light).all() and light.min() >= 0):
+    if not np.isfinite(light).all():
         raise PanoramaError(
-            f"The image {image.name!r} has negative, infinite or NaN pixels.", "Repair it, or choose another one."
+            f"The image {image.name!r} has infinite or NaN pixels.", "Repair them, or choose another one."
         )
     rest, sun = split_sun(light)
     if sun is None:
