@@ -4,46 +4,26 @@ Started with --enable-event-simulate and -- OUT PANORAMA FOLDER. Writes what it 
 pictures of the window beside it.
 """
 
-import json
-import os
 import shutil
 import subprocess
 import sys
-import time
-import traceback
 from pathlib import Path
 
 import bpy
 
+sys.path.insert(0, str(Path(__file__).parent))
+from window_runner import EXTENSION, press, run, view, window
+
 OUT, PANORAMA, FOLDER = sys.argv[sys.argv.index("--") + 1 :]
-EXTENSION = "bl_ext.user_default.panoform"
 jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs"].jobs
 #: Middle of the button "Perceive" in a window of 1600 × 900, from its lower left corner.
 BUTTON = (1155, 481)
 seen: dict = {}
 
 
-def window():
-    return bpy.context.window_manager.windows[0]
-
-
-def view():
-    return next(area for area in window().screen.areas if area.type == "VIEW_3D")
-
-
 def shot(name):
     if shutil.which("import"):
         subprocess.run(["import", "-window", "root", str(Path(OUT) / f"{name}.png")], check=True)
-
-
-def press(kind, at=None, **modifiers):
-    x, y = at or (view().x + view().width // 2, view().y + view().height // 2)
-    window().event_simulate(type="MOUSEMOVE", value="NOTHING", x=x, y=y)
-    yield 0.3
-    window().event_simulate(type=kind, value="PRESS", x=x, y=y, **modifiers)
-    yield 0.1
-    window().event_simulate(type=kind, value="RELEASE", x=x, y=y, **modifiers)
-    yield 1.0
 
 
 def stands():
@@ -124,28 +104,8 @@ def steps():
     seen["built there"] = stands()
 
     with in_window():
-        bpy.ops.panoform.perceive(source="FILE", filepath=PANORAMA)
+        bpy.ops.panoform.perceive(source="FILE", filepath=PANORAMA)  # under way when Blender quits
     seen["backend"] = jobs.session.status.pid
-    write()
-    bpy.ops.wm.quit_blender()  # with a job under way
 
 
-def write():
-    part = Path(OUT) / "part.json"
-    part.write_text(json.dumps(seen))
-    part.replace(Path(OUT) / "seen.json")
-
-
-def tick(under_way=steps()):  # noqa: B008
-    try:
-        return next(under_way)
-    except StopIteration:
-        return None
-    except BaseException:
-        seen["error"] = traceback.format_exc()
-        write()
-        time.sleep(1)
-        os._exit(3)
-
-
-bpy.app.timers.register(tick, first_interval=2.0, persistent=True)
+run(steps(), seen, Path(OUT))

@@ -1,37 +1,22 @@
-"""Runs inside Blender's window: a panorama is made, cancelled, made again and taken back, while the world is watched.
+"""Runs inside Blender's window: a panorama is made, cancelled, made again and taken back, while the world is watched;
+the scene is rendered while one is made; a sun becomes a lamp.
 
 Started with --enable-event-simulate and -- OUT FOLDER MODEL ADAPTERS LORA. Writes what it saw to OUT/seen.json.
 """
 
-import json
-import os
 import sys
-import time
-import traceback
 from pathlib import Path
 
 import bpy
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from window_runner import EXTENSION, press, run, window
 
 OUT, FOLDER, MODEL, ADAPTERS, LORA = sys.argv[sys.argv.index("--") + 1 :]
-EXTENSION = "bl_ext.user_default.panoform"
 jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs"].jobs
 panoramas = Path(OUT) / "panoramas"
 seen: dict = {}
-
-
-def window():
-    return bpy.context.window_manager.windows[0]
-
-
-def press(kind, **modifiers):
-    area = next(area for area in window().screen.areas if area.type == "VIEW_3D")
-    x, y = area.x + area.width // 2, area.y + area.height // 2
-    window().event_simulate(type="MOUSEMOVE", value="NOTHING", x=x, y=y)
-    yield 0.3
-    window().event_simulate(type=kind, value="PRESS", x=x, y=y, **modifiers)
-    yield 0.1
-    window().event_simulate(type=kind, value="RELEASE", x=x, y=y, **modifiers)
-    yield 1.0
 
 
 def stands():
@@ -40,11 +25,59 @@ def stands():
     return [window().scene.world.name, sorted(world.name for world in bpy.data.worlds), files]
 
 
-def generate(steps):
+def generate(steps, **given):
     with bpy.context.temp_override(window=window()):
         return "FINISHED" in bpy.ops.panoform.generate(
-            prompt="a yard", lora=LORA, height=256, num_inference_steps=steps, seed=3
+            prompt="a yard", lora=LORA, height=256, num_inference_steps=steps, seed=3, **given
         )
+
+
+def until_shown():
+    """Until the world shows the panorama in the making."""
+    while jobs.job is not None and not jobs.job.previews:
+        yield 0.2
+    yield 0.5
+
+
+def cancel():
+    with bpy.context.temp_override(window=window()):
+        bpy.ops.panoform.cancel()
+    while jobs.job is not None:
+        yield 0.2
+    yield 0.5
+
+
+def render():
+    """F12, for half a minute, without a window of its own."""
+    scene = window().scene
+    scene.render.engine = "CYCLES"
+    scene.cycles.samples, scene.cycles.time_limit = 2**24, 30
+    scene.cycles.use_adaptive_sampling = scene.cycles.use_denoising = False
+    scene.render.resolution_x = scene.render.resolution_y = 64
+    bpy.context.preferences.view.render_display_type = "NONE"
+    with bpy.context.temp_override(window=window()):
+        bpy.ops.render.render("INVOKE_DEFAULT")
+
+
+def give_a_sun():
+    """A world with one, of the user's."""
+    image = bpy.data.images.new("sky", 128, 64, float_buffer=True, is_data=True)
+    pixels = np.full((64, 128, 4), 0.3, np.float32)
+    pixels[48:50, 20:22] = 500
+    pixels[..., 3] = 1
+    image.pixels.foreach_set(pixels.ravel())
+    image.pack()
+    sky = bpy.data.worlds.new("sunny")
+    sky.use_nodes = True
+    texture = sky.node_tree.nodes.new("ShaderNodeTexEnvironment")
+    texture.image = image
+    sky.node_tree.links.new(texture.outputs["Color"], sky.node_tree.nodes["Background"].inputs["Color"])
+    window().scene.world = sky
+
+
+def lamps():
+    """The world, and the lamps."""
+    return [window().scene.world.name, sorted(thing.name for thing in window().scene.objects if thing.type == "LIGHT")]
 
 
 def steps():
@@ -57,15 +90,9 @@ def steps():
     seen["before"] = stands()
 
     seen["returned at once"] = generate(steps=40)
-    while jobs.job is not None and not jobs.job.previews:
-        yield 0.2
-    yield 0.5
+    yield from until_shown()
     seen["at work"] = stands()
-    with bpy.context.temp_override(window=window()):
-        bpy.ops.panoform.cancel()
-    while jobs.job is not None:
-        yield 0.2
-    yield 0.5
+    yield from cancel()
     seen["cancelled"] = stands()
     seen["said"] = jobs.failure.error.message
 
@@ -79,26 +106,34 @@ def steps():
     seen["undone"] = stands()
     yield from press("Z", ctrl=True, shift=True)
     seen["redone"] = stands()
-    write()
-    bpy.ops.wm.quit_blender()
+
+    before = stands()
+    generate(steps=40)
+    yield from until_shown()
+    render()
+    seen["rendering it"] = [bpy.app.is_job_running("RENDER"), window().scene.world.name]
+    yield 2.0
+    yield from cancel()
+    seen["renders on"] = [bpy.app.is_job_running("RENDER"), window().scene.world.name]
+    while bpy.app.is_job_running("RENDER"):
+        yield 0.2
+    yield 1.0
+    seen["rendered"] = [bpy.data.images["Render Result"].has_data, stands() == before]
+
+    generate(steps=1, count=2)
+    while jobs.job is not None:
+        yield 0.2
+    yield 1.5
+    seen["two made"] = stands()
+
+    give_a_sun()
+    bpy.ops.ed.undo_push(message="a sun")
+    seen["sunny"] = lamps()
+    with bpy.context.temp_override(window=window()):
+        bpy.ops.panoform.split_sun("EXEC_DEFAULT", True)
+    seen["split"] = lamps()
+    yield from press("Z", ctrl=True)
+    seen["not split"] = lamps()
 
 
-def write():
-    part = Path(OUT) / "part.json"
-    part.write_text(json.dumps(seen))
-    part.replace(Path(OUT) / "seen.json")
-
-
-def tick(under_way=steps()):  # noqa: B008
-    try:
-        return next(under_way)
-    except StopIteration:
-        return None
-    except BaseException:
-        seen["error"] = traceback.format_exc()
-        write()
-        time.sleep(1)
-        os._exit(3)
-
-
-bpy.app.timers.register(tick, first_interval=2.0, persistent=True)
+run(steps(), seen, Path(OUT))

@@ -33,3 +33,17 @@ def test_the_world_while_a_panorama_is_made(
     assert seen["made"] == ["Panoform a yard 3", sorted([*worlds, "Panoform a yard 3"]), made]
     assert seen["undone"] == [world, worlds, made]
     assert seen["redone"] == seen["made"]
+
+    assert seen["rendering it"] == [True, "Panoform Preview"]
+    running, shown = seen["renders on"]
+    assert running, "the render was to outlive the job"
+    assert shown == "Panoform a yard 3", "the user's world is back at once"
+    assert seen["rendered"] == [True, True]
+
+    world, _, files = seen["two made"]
+    assert world == "Panoform a yard 3 2"
+    assert sorted(set(files) - set(made)) == ["a yard 3 2.exr", "a yard 3 2.json", "a yard 4.exr", "a yard 4.json"]
+
+    assert seen["sunny"] == ["sunny", ["Light"]]
+    assert seen["split"] == ["Panoform sky without sun", ["Light", "Panoform Sun"]]
+    assert seen["not split"] == seen["sunny"]
