@@ -6,7 +6,8 @@
     edit PANORAMA [WORDS] --out OUT.exr [--mask M | --extend] [--strength S] …
 
 generate and edit take what `panoform generate` and `panoform edit` take; the engine and the device are those of the
-preferences. The exit code is 0 only if the file was written.
+preferences. With --save OUT.blend they also write a scene lit by the panorama, with --sun-lamp its sun as a Sun lamp.
+The exit code is 0 only if the files were written.
 """
 
 from __future__ import annotations
@@ -63,28 +64,30 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _carry_out(options: argparse.Namespace) -> None:
-    if options.verb in command_generate.VERBS:
-        command_generate.carry_out(options)
-        return
-    save = options.save.resolve()
-    if not save.parent.is_dir():
+    save = options.save and options.save.resolve()
+    if save and not save.parent.is_dir():
         raise OutputError(f"There is no folder {save.parent}.", "Make it, or save elsewhere.")
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
-    if options.verb == "perceive":
-        bpy.ops.panoform.perceive(
-            source="FILE",
-            filepath=str(options.panorama.resolve()),
-            maps={name.upper() for name in maps.check_names(options.maps.split(","))},
-            quality=options.quality,
-            engine=options.engine.upper() if options.engine else "AUTO",
-            seed=options.seed,
-            camera_height=options.camera_height,
-            out_directory=str(options.out.resolve()) if options.out else "",
-        )
-    else:
-        bpy.ops.panoform.import_maps(directory=str(options.directory.resolve()), camera_height=options.camera_height)
-    bpy.ops.wm.save_as_mainfile(filepath=str(save))
-    print(f"panoform: wrote {save}")
+    match options.verb:
+        case "perceive":
+            bpy.ops.panoform.perceive(
+                source="FILE",
+                filepath=str(options.panorama.resolve()),
+                maps={name.upper() for name in maps.check_names(options.maps.split(","))},
+                quality=options.quality,
+                engine=options.engine.upper() if options.engine else "AUTO",
+                seed=options.seed,
+                camera_height=options.camera_height,
+                out_directory=str(options.out.resolve()) if options.out else "",
+            )
+        case "import":
+            directory = str(options.directory.resolve())
+            bpy.ops.panoform.import_maps(directory=directory, camera_height=options.camera_height)
+        case _:
+            command_generate.carry_out(options)
+    if save:
+        bpy.ops.wm.save_as_mainfile(filepath=str(save))
+        print(f"panoform: wrote {save}")
 
 
 def register() -> None:

@@ -15,8 +15,6 @@ from ..shared.errors import PanoramaError, SettingError
 from ..shared.generation import METHODS, GenerateSettings, View, check_view
 from . import panoramas
 
-VERBS = ("generate", "edit")
-
 
 def add(verbs: Any) -> None:
     """Adds the two to the subparsers."""
@@ -24,11 +22,16 @@ def add(verbs: Any) -> None:
         verb.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .exr to write")
         verb.add_argument("--engine", choices=list(ENGINES), help="default: what the preferences have")
         verb.add_argument("--method", default=GenerateSettings().method, choices=list(METHODS))
+        verb.add_argument(
+            "--save", type=Path, metavar="BLEND", help="a scene lit by it (by the last), to be written too"
+        )
+        verb.add_argument("--sun-lamp", action="store_true", help="in that scene, make its sun a Sun lamp")
 
 
 def carry_out(options: argparse.Namespace) -> None:
     """Raises PanoformError, or RuntimeError out of the operators."""
-    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    if options.sun_lamp and not options.save:
+        raise SettingError("A lamp needs a scene to stand in.", "Name the .blend to be written (--save).")
     operator, asked = _generate(options) if options.verb == "generate" else _edit(options)
     asked |= {
         "prompt": options.prompt, "engine": (options.engine or "auto").upper(), "method": options.method,
@@ -42,6 +45,9 @@ def carry_out(options: argparse.Namespace) -> None:
         path = panoramas.with_seed(out, seed, options.seed)
         operator(**asked, seed=seed, out=str(path))
         print(f"panoform: wrote {path}")
+    if options.sun_lamp:
+        bpy.context.scene.panoform.generate.folder = str(out.parent)
+        bpy.ops.panoform.split_sun()
 
 
 def _generate(options: argparse.Namespace) -> tuple[Any, dict]:

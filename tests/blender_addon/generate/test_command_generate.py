@@ -10,7 +10,7 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from panoform.blender_addon import command
+from panoform.blender_addon import command, panoramas
 from panoform.blender_addon.jobs import Jobs
 from panoform.shared.messages import Recipe
 
@@ -85,6 +85,24 @@ def test_a_photo(set_up: Jobs, tmp_path: Path, capsys) -> None:
     np.testing.assert_allclose(read(out)[256 // 2 - 14, 256], (0, 0, 1), atol=0.02)
 
 
+def test_a_scene_lit_by_it_with_its_sun_as_a_lamp(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
+    light = np.full((256, 512, 3), 0.3, np.float32)
+    light[60:64, 100:104] = 3000
+    white = np.zeros((256, 512, 3), np.float32)
+    white[200:220, 300:330] = 1
+    sky, mask = write(tmp_path / "sky.exr", light), write(tmp_path / "mask.png", white)
+    out, saved = tmp_path / "schön.exr", tmp_path / "lit.blend"
+    arguments = ["edit", str(sky), "a door", "--mask", str(mask), "--lora", str(tiny_lora), "--out", str(out)]
+    assert command.run([*arguments, *SMALL, "--save", str(saved), "--sun-lamp"]) == 0, capsys.readouterr().err
+    assert read(out).max() == 3000
+    bpy.ops.wm.read_homefile(use_empty=True)
+    bpy.ops.wm.open_mainfile(filepath=str(saved))
+    scene = bpy.context.scene
+    assert [thing.name for thing in scene.objects if thing.type == "LIGHT"] == ["Panoform Sun"]
+    assert panoramas.shown(scene) == [tmp_path / "schön without sun.exr"]
+    assert read(tmp_path / "schön without sun.exr").max() < 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -92,6 +110,8 @@ def test_a_photo(set_up: Jobs, tmp_path: Path, capsys) -> None:
         (["generate", "a yard", "--out", "x.png"], 1, "EXR"),
         (["generate", "a yard", "--out", "none/x.exr"], 1, "no folder"),
         (["generate", "a yard"], 2, "--out"),
+        (["generate", "a yard", "--out", "x.exr", "--sun-lamp"], 1, "--save"),
+        (["generate", "a yard", "--out", "x.exr", "--save", "none/x.blend"], 1, "no folder"),
         (["generate", "a yard", "--out", "x.exr", "--method", "magic"], 2, "magic"),
         (["generate", "--image", "nope.jpg", "--out", "x.exr"], 1, "no file"),
         (["generate", "--image", "nope.jpg", "--fov", "200", "--out", "x.exr"], 1, "field of view is 200°"),
