@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ def _loop(
     average = checkpoint.Average(module, 0.999)
     step = checkpoint.load(path, module, average, optimizer)
     run.say(f"{name}: from step {step} of {steps}, {len(run.data)} scenes, {run.device}")
-    saved, counted, sums = time.monotonic(), 0, dict[str, float]()
+    saved, counted, told = time.monotonic(), 0, dict[str, list[float]]()
     while step < steps and not run.workers.agree(time.monotonic() > run.until):
         for group in optimizer.param_groups:
             group["lr"] = rate * _rate(step, steps)
@@ -68,14 +69,14 @@ def _loop(
         average.update(module, step)
         counted += 1
         for key, value in figures.items():
-            sums[key] = sums.get(key, 0.0) + value
+            told.setdefault(key, []).append(value)
         if run.workers.first and (step == steps or time.monotonic() > min(run.until, saved + run.every_s)):
             checkpoint.save(path, step, module, average, optimizer)
-            means = " ".join(f"{key} {value / counted:.4f}" for key, value in sums.items())
+            means = " ".join(f"{key} {fmean(values):.4f}" for key, values in told.items())
             run.say(f"{name} {step}: {means} ({(time.monotonic() - saved) / counted:.2f} s a step)")
             run.say(f"{name} {step}: {validate(step)}")
             run.data.refresh()
-            saved, counted, sums = time.monotonic(), 0, {}
+            saved, counted, told = time.monotonic(), 0, {}
     return step >= steps
 
 

@@ -1,11 +1,14 @@
 """What test_training_workers has each process do; spawned processes import it."""
 
+import os
+import sys
+import threading
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from panoform.backend.training.workers import Workers
+from panoform.backend.training.workers import Workers, run
 
 
 def inputs() -> torch.Tensor:
@@ -25,3 +28,13 @@ def average(workers: Workers, folder: Path) -> None:
     stop = workers.agree(workers.rank == 1)
     state = {name: parameter.grad for name, parameter in linear.named_parameters()} | {"stop": torch.tensor(stop)}
     save_file(state, folder / f"{workers.rank}.safetensors")
+
+
+def wait(workers: Workers, folder: Path) -> None:
+    """For ever, once the file tells that this process is there."""
+    (folder / str(workers.rank)).write_text(str(os.getpid()), "utf-8")
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    run(2, wait, Path(sys.argv[1]))

@@ -1,8 +1,13 @@
 """Two processes that train together step as one that has both their batches."""
 
+import subprocess
+import sys
+
 import averaging
+import psutil
 import torch
 from safetensors.torch import load_file
+from serving import wait_until
 
 from panoform.backend.training import workers
 
@@ -27,3 +32,12 @@ def averaging_alone(place: workers.Workers, folder) -> None:
     assert place.agree(stop=True)
     assert not place.agree(stop=False)
     assert place.in_turn(lambda: folder) == folder
+
+
+def test_no_process_outlives_the_one_that_started_it(tmp_path):
+    first = subprocess.Popen([sys.executable, averaging.__file__, str(tmp_path)])
+    wait_until(lambda: all(file.exists() and file.read_text("utf-8") for file in (tmp_path / "0", tmp_path / "1")))
+    others = [psutil.Process(int((tmp_path / name).read_text("utf-8"))) for name in ("0", "1")]
+    first.kill()
+    first.wait()
+    assert psutil.wait_procs(others, timeout=20)[1] == []
