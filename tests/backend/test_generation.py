@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from panoform.backend import projection, seams, studio, weights
 from panoform.backend.engine import Engine
+from panoform.backend.pipelines import dit360
 from panoform.shared import sphere
 from panoform.shared.engines import EngineSettings
 from panoform.shared.errors import (
@@ -151,14 +152,43 @@ def test_lights_are_rebuilt(engine, flux, words, watch):
     assert np.abs(light.panorama - linear)[dark].max() < 1e-5
 
 
-def test_large_panoramas_are_refined_in_windows(engine, flux, words, watch, monkeypatch):
-    monkeypatch.setitem(studio.NATIVE, "dit360", 256)
+@pytest.fixture
+def in_windows(monkeypatch):
+    """Sizes so small that 768 × 384 is made as 4096 × 2048 is: drawn, enlarged, then refined and coded in windows."""
+    for method in studio.NATIVE:
+        monkeypatch.setitem(studio.NATIVE, method, 256)
     monkeypatch.setattr("panoform.backend.drawing.WINDOW", (256, 256))
-    made = generate(engine, flux, changed(words, height=384), watch)[0]
-    assert made.panorama.shape == (384, 768, 3)
-    assert [stage for stage, _, of, *_ in watch.told if of] == ["Panorama", "Panorama", "Refining Panorama"]
+    for name, latents in (("MAX_WHOLE", 32 * 64), ("VAE_TILE", 32), ("VAE_OVERLAP", 8)):
+        monkeypatch.setattr(dit360, name, latents)
+
+
+LARGE = {"height": 384, "num_inference_steps": 1}
+
+
+def check_closed(panorama):
+    assert panorama.shape == (384, 768, 3)
+    assert seams.seam(panorama).ratio < 2
+    assert max(seams.poles(panorama)) < 0.2
+
+
+def test_large_panoramas_of_words_close(engine, flux, words, watch, in_windows):
+    check_closed(generate(engine, flux, changed(words, **LARGE), watch)[0].panorama)
+    assert [stage for stage, _, of, *_ in watch.told if of] == ["Panorama", "Refining Panorama"]
     assert watch.told[-1][3] == 1
-    assert seams.seam(made.panorama).ratio < 2
+
+
+def test_large_panoramas_around_a_picture_close(engine, flux, watch, in_windows):
+    picture = np.random.default_rng(0).random((60, 80, 3)).astype(np.float32)
+    settings = GenerateSettings(**SIZE | LARGE)
+    check_closed(generate(engine, flux, settings, watch, picture, View(fov=60))[0].panorama)
+
+
+def test_large_edits_keep_what_is_outside_the_mask(engine, flux, words, watch, in_windows):
+    panorama, mask = scene(384), ball(384, 0, 200, 60)
+    made = edit(engine, flux, changed(words, **LARGE), watch, panorama, mask)[0].panorama
+    assert np.array_equal(made[~mask], panorama[~mask])
+    assert np.abs(made - panorama)[mask].mean() > 0.05
+    assert seams.seam(np.log1p(made)[mask.any(axis=1)]).percentile < 1
 
 
 def test_stops_within_a_step_and_leaves_the_model_as_it_was(engine, flux, words, watch, watch_that_stops):
