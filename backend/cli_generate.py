@@ -19,9 +19,6 @@ from ..shared.generation import METHODS, GenerateSettings, View, check_view, gen
 if TYPE_CHECKING:
     from .generated import Generated
 
-#: Alpha below this is missing.
-_THERE = 0.999
-
 
 def add(commands: Any, add_engine: Callable[[argparse.ArgumentParser, str], None]) -> None:
     """Adds the two commands to the subparsers."""
@@ -119,18 +116,15 @@ def _edit(given: argparse.Namespace) -> int:
 
     generated.check_path(given.out)
     settings, engine = _settings(given), _engine(given, "flux")
-    mask = None
+    if given.extend and given.mask:
+        raise SettingError("Both a mask and --extend are given.", "Leave one out.")
+    panorama, encoding = images.load(given.panorama)
+    mask = photo.read(given.mask).pixels.mean(axis=-1) > 0.5 if given.mask else None
     if given.extend:
-        if given.mask:
-            raise SettingError("Both a mask and --extend are given.", "Leave one out.")
-        read = photo.read(given.panorama)
-        if read.alpha is None or read.alpha.min() >= _THERE:
+        mask = panorama[..., 3:].min(axis=-1, initial=1) < images.OPAQUE
+        if not mask.any():
             raise PanoramaError(f"Nothing of {given.panorama.name} is transparent.", "Give a mask (--mask).")
-        panorama, encoding, mask = read.pixels, "srgb", read.alpha < _THERE
-    else:
-        panorama, encoding = images.read(given.panorama)
-        if given.mask:
-            mask = photo.read(given.mask).pixels.mean(axis=-1) > 0.5
+        panorama = panorama[..., :3]
     if encoding == "linear" and given.out.suffix.lower() != ".exr":
         raise OutputError(f"{given.panorama.name} is light, and a PNG can't hold it.", "Name the output .exr.")
     with _terminal() as watch:

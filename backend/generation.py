@@ -114,7 +114,9 @@ def edit(
     settings: GenerateSettings,
     watch: Watch,
 ) -> list[Generated]:
-    """`panorama` (H, W, 3), changed where `mask` is true (None: everywhere), for each seed; in its size and encoding.
+    """`panorama`, changed where `mask` is true (None: everywhere), for each seed; in its size and encoding.
+
+    It is (H, W, 3), or 4 with opaque alpha, which is dropped.
 
     Outside the mask it keeps every bit. `strength`, in (0, 1], is how far it may go from what was there; with `extend`
     nothing is known in the mask, and what is there is not looked at. In linear light, what is white before and after
@@ -135,12 +137,13 @@ def edit(
     if mask is not None and not settings.prompt.strip():
         raise SettingError("There are no words for what is to be in the mask.", "Write them.")
     _need_flux(engine)
-    source_sha256 = sha256(panorama)
+    source_sha256 = sha256(panorama[..., :3])
     if extend:
         if mask is None or mask.all() or strength < 1:
             raise SettingError("There is nothing to extend from.", "Mask what is missing; the strength must be 1.")
         panorama = np.where(mask[..., None], _nearest(panorama, ~mask), panorama)
     checked = images.check(panorama, encoding)
+    panorama = panorama[..., :3]
     height = len(panorama)
     studio = Studio(
         loader, engine, msgspec.structs.replace(settings, height=min(settings.height, max(height, MIN_HEIGHT))), watch

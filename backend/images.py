@@ -31,9 +31,18 @@ OUT_OF_GAMUT = 0.25
 def read(path: Path, *, repair: bool = False) -> tuple[np.ndarray, Encoding]:
     """A panorama file as ((H, W, 3) float32 with W = 2·H, "linear" or "srgb"), checked as `check` does.
 
+    Raises PanoramaError.
+    """
+    pixels, encoding = load(path)
+    return check(pixels, encoding, repair=repair), encoding
+
+
+def load(path: Path) -> tuple[np.ndarray, Encoding]:
+    """What a panorama file holds, to the bit: ((H, W, 3 or, with alpha, 4) float32, "linear" or "srgb").
+
     Of a file with several parts or layers, the first part with colour is read, and in it the first of these:
     channels R, G, B; a layer called Combined; any layer with R, G, B.
-    Raises PanoramaError.
+    Raises PanoramaError where it can't be read, is too large, or not 2:1 to within 1 %.
     """
     if not path.is_file():
         raise PanoramaError(f"There is no file {path}.", "Check the path.")
@@ -54,8 +63,7 @@ def read(path: Path, *, repair: bool = False) -> tuple[np.ndarray, Encoding]:
         encoding: Encoding = "linear" if spec.format.basetype in _FLOATS else "srgb"
     finally:
         source.close()
-    pixels = pixels[..., [channel - first for channel in channels]]
-    return check(pixels, encoding, repair=repair), encoding
+    return pixels[..., [channel - first for channel in channels]], encoding
 
 
 _FLOATS = (oiio.HALF, oiio.FLOAT, oiio.DOUBLE)

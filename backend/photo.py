@@ -22,8 +22,6 @@ class Photo:
 
     #: (h, w, 3) float32 sRGB in [0, 1].
     pixels: np.ndarray
-    #: (h, w) float32 in [0, 1]; None where the file has none.
-    alpha: np.ndarray | None
     #: Horizontal field of view in degrees by its EXIF; None where that doesn't tell.
     fov: float | None
 
@@ -48,11 +46,9 @@ def read(path: Path) -> Photo:
     pixels = exif.upright(np.asarray(image.get_pixels(oiio.FLOAT)), orientation)
     names = list(spec.channelnames)
     colour = [names.index(name) for name in "RGB" if name in names] if set("RGB") <= set(names) else [0, 0, 0]
-    alpha = spec.alpha_channel
     rgb = np.nan_to_num(pixels[..., colour], nan=0.0).clip(0, 1)
     return Photo(
         np.ascontiguousarray(srgb_from_linear(rgb) if linear else rgb, dtype=np.float32),
-        np.ascontiguousarray(pixels[..., alpha]) if alpha >= 0 else None,
         _fov(spec, orientation),
     )
 

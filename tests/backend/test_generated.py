@@ -67,7 +67,7 @@ def test_refuses_what_it_can_not_write(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(OutputError, match="no recipe"):
         generated.read_recipe(tmp_path / "x.json")
-    with pytest.raises(OutputError, match="no recipe.*lost"):
+    with pytest.raises(OutputError, match=r"no recipe.*lost"):
         generated.check_path(tmp_path / "x.exr")
     (tmp_path / "folder.exr").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
@@ -137,6 +137,31 @@ def test_a_photo_and_an_unfinished_panorama_on_the_command_line(flux, tmp_path, 
     whole, _ = images.read(tmp_path / "whole.png")
     assert np.array_equal(whole[:, :200], around[:, :200])
     assert whole[:, 200:].std() > 0.01
+
+
+def test_edits_on_the_command_line_keep_what_a_file_holds(flux, tmp_path, capsys):
+    """Light beyond white, and colours outside Rec.709, which models are not shown."""
+    light = np.random.default_rng(0).uniform(0.1, 2, (256, 512, 4)).astype(np.float32)
+    light[10, 20, :3], light[30, 40, :3], light[..., 3] = 3000, (0.5, -0.05, 0.2), 1
+    mask = np.zeros((256, 512, 3), np.float32)
+    mask[100:150, 480:] = mask[100:150, :30] = 1
+    given, painted, out = (tmp_path / name for name in ("light.exr", "mask.png", "out.exr"))
+    generated.results.write_image(given, light, "Linear")
+    generated.results.write_image(painted, mask, "sRGB")
+    assert cli.main(["edit", str(given), "a door", "--mask", str(painted), "--out", str(out), *flux]) == 0
+    kept = mask[..., 0] == 0
+    assert np.array_equal(images.load(out)[0][kept], light[kept][:, :3])
+
+    light[..., 3] = kept
+    generated.results.write_image(given, light, "Linear")
+    assert cli.main(["edit", str(given), "a door", "--extend", "--out", str(out), *flux]) == 0
+    assert np.array_equal(images.load(out)[0][kept], light[kept][:, :3])
+
+    before = out.read_bytes()
+    generated.results.write_image(given, light[:, 2:], "Linear")  # within 1 % of 2:1: to be scaled it had to be changed
+    assert cli.main(["edit", str(given), "a door", "--out", str(out), *flux]) == 1
+    assert "510 × 256, not exactly 2:1" in capsys.readouterr().err
+    assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize(
