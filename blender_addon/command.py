@@ -70,6 +70,7 @@ def _carry_out(options: argparse.Namespace) -> None:
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     match options.verb:
         case "perceive":
+            command_generate.check_seeds(options.seed)
             bpy.ops.panoform.perceive(
                 source="FILE",
                 filepath=str(options.panorama.resolve()),

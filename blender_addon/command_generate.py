@@ -15,6 +15,8 @@ from ..shared.errors import PanoramaError, SettingError
 from ..shared.generation import METHODS, GenerateSettings, View, check_view
 from . import panoramas
 
+MAX_BLENDER_INT = 2**31 - 1
+
 
 def add(verbs: Any) -> None:
     """Adds the two to the subparsers."""
@@ -28,8 +30,16 @@ def add(verbs: Any) -> None:
         verb.add_argument("--sun-lamp", action="store_true", help="in that scene, make its sun a Sun lamp")
 
 
+def check_seeds(*seeds: int) -> None:
+    """Raises SettingError for a seed that Blender can't hold."""
+    for seed in seeds:
+        if not 0 <= seed <= MAX_BLENDER_INT:
+            raise SettingError(f"The seed is {seed}.", f"In Blender it must lie between 0 and {MAX_BLENDER_INT}.")
+
+
 def carry_out(options: argparse.Namespace) -> None:
     """Raises PanoformError, or RuntimeError out of the operators."""
+    check_seeds(*options.seed)
     if options.sun_lamp and not options.save:
         raise SettingError("A lamp needs a scene to stand in.", "Name the .blend to be written (--save).")
     operator, asked = _generate(options) if options.verb == "generate" else _edit(options)

@@ -40,7 +40,7 @@ def maps_property() -> EnumProperty:
 
 
 def seed_property() -> IntProperty:
-    return IntProperty(name="Seed", description="The same seed gives the same maps", min=0)
+    return IntProperty(name="Seed", description="The same seed gives the same maps", soft_min=0)
 
 
 def repair_property() -> BoolProperty:

@@ -39,11 +39,11 @@ class Drawing:
 
     quality: quality_property()
     engine: engine_property()
-    seed: IntProperty(name="Seed", description="The same seed and words give the same panorama", min=0)
+    seed: IntProperty(name="Seed", description="The same seed and words give the same panorama", soft_min=0)
     new_seed: BoolProperty(name="New Seed Each Time", default=True)
     count: IntProperty(
-        name="Variations", description="How many to make: of this seed, and of those that follow it", default=1, min=1,
-        max=MAX_SEEDS,
+        name="Variations", description="How many to make: of this seed, and of those that follow it", default=1,
+        soft_min=1, soft_max=MAX_SEEDS,
     )  # fmt: skip
     method: EnumProperty(name="Method", description="How words become a panorama", items=METHOD_ITEMS)
     lora: StringProperty(
