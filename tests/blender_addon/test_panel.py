@@ -325,4 +325,5 @@ def test_the_gallery_is_there_once_something_is(addon: Jobs, drawn, scene, tmp_p
     scene.panoform.generate.gallery = "a yard 3.exr"
     said = drawn()
     assert "16 × 8 · seed 3" in said
+    assert said.count("Sun as a Lamp") == 2, "below the source, and below the panorama"
     assert "Perceive This" in said
