@@ -3,19 +3,19 @@
 `reconstruct`, step by step:
 
 1. Linearise (IEC 61966-2-1). A pixel is clipped where all three channels reach `threshold`; any other stays as it is.
-2. Find the clipped regions (`clipped.find`). Two estimates say how much light each sends, as an even glow, deeper in
-   the region brighter, and as a small disc in its middle: the sun, a lamp.
-   The light meter (`_metered`) is the ground, which sends back a share of what falls on it, whatever was clipped: an
-   algorithm with a few constants. The regressor (`_learned`) knows the region and the panorama by 30 features: three
-   small networks, averaged, fitted on panoramas that we rendered (training/hdr.py).
-3. Take between the two: METER_SHARE of the logarithm of their total light, METER_SHAPE of how it is spread. The meter
-   is right where the ground is as dark as it mostly is, and far too bright over snow or white tiles; the regressor errs
-   less, and rather towards too dim.
-4. Discs are as warm as what surrounds them, never bluer than white: a sun looks white in a blue sky.
+2. Find the clipped regions (`clipped.find`).
+3. The ground is the light meter: it sends back a share of what falls on it, whatever was clipped. What the picture
+   shows to fall on it is less by what was clipped (`lost`).
+4. Give that to the clipped regions, as an even glow, deeper in the region brighter, and as small discs in the middle of
+   the round ones: the sun, lamps.
+5. Discs are as warm as what surrounds them, never bluer than white: a sun looks white in a blue sky.
 
-METER is the median measured on the eight HDRIs inside bpy; the meter's other constants were chosen on them too, by
-search; METER_SHARE, METER_SHAPE and DISAGREEMENT on them and on our own held-out scenes. The regressor was fitted
-without either. `bench/hdr.py` measures all of it.
+The meter is right where the ground is about as dark as it mostly is, too bright over snow or white tiles, and too dim
+where the ground lies in shadow.
+
+METER of the eight HDRIs inside bpy is 5.0, 7.9, 8.4, 8.5, 9.2, 9.3, 12.8 and 17.8. It, the powers and the bounds below
+were chosen on the eight, by search. `bench/hdr.py` measures them, and, with `--leave-one-out`, what such a choice is
+worth on a panorama that it was not made on.
 
 Light is relative, 1 being the picture's white. In Blender an environment of radiance 1 all around gives a surface the
 irradiance π, and a Sun lamp of strength 1 gives a surface that faces it the irradiance 1: a light's irradiance is the
@@ -24,11 +24,7 @@ strength of a Sun lamp.
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import numpy as np
-from safetensors.numpy import load_file
 from scipy.stats import norm
 
 from ..shared.errors import PanoramaError, SettingError
@@ -40,35 +36,25 @@ from .exposure import linear_from_srgb
 #: sRGB value from which on a channel counts as clipped.
 THRESHOLD = 0.98
 
-#: Irradiance on the ground / π / its geometric mean luminance: an albedo of 0.1, as asphalt, grass and floors have.
-METER = 11.0
+#: Irradiance on the ground / the irradiance that it sends back up: an albedo of 0.12, as soil, grass and floors have.
+METER = 8.5
 #: Standard deviation of the logarithm of METER over scenes.
-SPREAD = 0.4
-#: Irradiance of a light of LIGHT_SIZE_SR steradians, in units of METER · G, and the power of its size that it follows.
-LIGHT, LIGHT_SIZE_SR, LIGHT_POWER = 2.0, 0.01, 0.7
+SPREAD = 0.35
+#: Irradiance of a light of LIGHT_SIZE_SR steradians, as a multiple of the irradiance / π on the ground, and the power
+#: of its size that it follows: large lights are not much stronger, what is clipped is mostly the glare around them.
+LIGHT, LIGHT_SIZE_SR, LIGHT_POWER = 2.0, 0.01, 0.5
 #: At most this share of the lack comes from lights at first; what remains makes them grow at most so many times.
-LIGHT_SHARE, LIGHT_GROWTH = 0.5, 10.0
+LIGHT_SHARE, LIGHT_GROWTH = 0.5, 5.0
 #: Lights lower than this z count as this high.
 LOWEST_Z = 0.2
 #: A region counts as round from (0) to (1) here: depth of its deepest point / radius of a cap of its solid angle.
 ROUND = (0.65, 0.85)
 #: Smaller regions than this are glints more than lights, in steradians (a disc of 2°).
 GLINT_SR = 1e-3
-#: Weight of a light that lies on the ground: mostly a reflection.
-ON_GROUND = 0.05
-#: Most mean radiance of skies and windows, in units of METER · G.
-SKY = 2.0
-
-#: Features count at most so many standard deviations from their mean; bounds of the logarithms of radiance and of a
-#: disc's irradiance.
-LIMIT, RADIANCE, IRRADIANCE = 2.5, (-6.0, 6.0), (-9.0, 6.0)
-
-#: How far the meter counts, from 0 to 1: in the logarithm of the total light, and in how it is spread.
-METER_SHARE, METER_SHAPE = 0.5, 0.75
-#: At most so many times less light than the meter's counts: the regressor knows few small suns.
-DISAGREEMENT = 30.0
-#: Least total light of an estimate, so that it has a spread.
-TOO_LITTLE = 1e-6
+#: Lights whose mean z is below this lie on the ground: mostly reflections, and this is their weight.
+GROUND_Z, ON_GROUND = -0.2, 0.05
+#: Most mean radiance of clipped skies and windows, as a multiple of the irradiance / π on the ground.
+SKY = 1.5
 
 #: Standard deviation of a light's disc: half the sun's diameter, and two thirds of a pixel in a panorama 1024 wide.
 LIGHT_RADIUS_RAD = np.radians(0.25)
@@ -93,29 +79,29 @@ def reconstruct(ldr: np.ndarray, *, sun_strength: float = 1.0, threshold: float 
     if mask.all():
         raise PanoramaError("The panorama is white everywhere.", "Raise the threshold, or choose another image.")
     lights = clipped.find(linear, mask)
-    glow, discs = _between(lights, _metered(lights), _learned(lights))  # [P], [P]
+    glow, discs = lost(lights)  # [P], [P]
     gain = glow[:, None] + sun_strength * discs[:, None] * _warmth(lights)[lights.region]  # [P, 3]
     linear[mask] += gain
     return linear.astype(np.float32)
 
 
-def _metered(lights: Clipped) -> tuple[np.ndarray, np.ndarray]:
-    """(radiance of the glow, of the discs) that the clipped pixels lack, (P,) each, as the ground says.
+def lost(lights: Clipped) -> tuple[np.ndarray, np.ndarray]:
+    """(radiance of the glow, of the discs) that the clipped pixels lack, (P,) each.
 
-    1. G is the ground's geometric mean luminance. The irradiance on it is π · METER · G, log-normally spread by SPREAD,
-       and at least what the picture shows: the median of that truncated distribution. The lack was clipped.
+    1. The irradiance on the ground is METER times what the ground sends back, log-normally spread by SPREAD, and at
+       least what the picture shows: the median of that truncated distribution. The lack was clipped.
     2. A round region above the ground (its deepest point nearly as deep as in a cap of the same solid angle) is a
-       light: its irradiance goes with METER · G and a power of its size.
+       light: its irradiance goes with the ground's and a power of its size.
     3. The rest of the lack goes to all clipped pixels, the more the deeper they lie, up to the mean radiance that skies
-       and windows reach; what still remains makes the lights stronger.
+       and windows reach; what still remains makes the lights stronger, up to LIGHT_GROWTH.
     """
-    level = METER * lights.ground  # of the sky as a whole
+    level = METER * lights.ground  # mean radiance above the ground
     lack = np.pi * (_at_least(lights.shown, level) - lights.shown)
     size, solid = lights.size, lights.solid
 
     roundness = np.clip((lights.roundness - ROUND[0]) / (ROUND[1] - ROUND[0]), 0, 1)
     irradiance = LIGHT * level * roundness * np.minimum(size / GLINT_SR, 1) ** 2 * (size / LIGHT_SIZE_SR) ** LIGHT_POWER
-    irradiance[lights.z < clipped.GROUND_Z] *= ON_GROUND
+    irradiance[lights.z < GROUND_Z] *= ON_GROUND
     # A light at the horizon sends the ground nothing; counted as if it did, so that the lack bounds it too.
     climb = np.maximum(lights.centre[:, 2], LOWEST_Z)
     from_lights = irradiance @ climb
@@ -131,35 +117,6 @@ def _metered(lights: Clipped) -> tuple[np.ndarray, np.ndarray]:
     if from_lights > 0:
         irradiance *= min(1 + remaining / from_lights, LIGHT_GROWTH)
     return added * profile, _discs(lights, irradiance)
-
-
-@cache
-def _networks() -> dict[str, np.ndarray]:
-    """Three networks of one hidden layer side by side; made by training/hdr.py."""
-    return load_file(Path(__file__).with_name("hdr.safetensors"))
-
-
-def _learned(lights: Clipped) -> tuple[np.ndarray, np.ndarray]:
-    """(radiance of the glow, of the discs) that the clipped pixels lack, (P,) each, as the regressor says."""
-    net = _networks()
-    seen = np.clip((lights.features - net["mean"]) / net["deviation"], -LIMIT, LIMIT)
-    log = np.tanh(seen @ net["hidden"] + net["hidden_bias"]) @ net["out"] + net["out_bias"]  # [R, 2]
-    radiance, irradiance = np.exp(np.clip(log[:, 0], *RADIANCE)), np.exp(np.clip(log[:, 1], *IRRADIANCE))
-    deep = np.bincount(lights.region, lights.depth_rad * lights.solid) / lights.size
-    return (radiance / deep)[lights.region] * lights.depth_rad, _discs(lights, irradiance)
-
-
-def _between(
-    lights: Clipped, metered: tuple[np.ndarray, np.ndarray], learned: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(radiance of the glow, of the discs), (P,) each, between two estimates of how much there is and where."""
-    meter, regressor = (max(float((glow + discs) @ lights.solid), TOO_LITTLE) for glow, discs in (metered, learned))
-    total = meter**METER_SHARE * max(regressor, meter / DISAGREEMENT) ** (1 - METER_SHARE)
-    glow, discs = (
-        total * (METER_SHAPE * a / meter + (1 - METER_SHAPE) * b / regressor)
-        for a, b in zip(metered, learned, strict=True)
-    )
-    return glow, discs
 
 
 def _warmth(lights: Clipped) -> np.ndarray:

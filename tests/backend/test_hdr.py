@@ -98,7 +98,7 @@ def test_the_rebuilt_sun_stands_where_it_stood(azimuth: float, elevation: float)
     assert sun is not None
     assert np.degrees(np.arccos(sun.direction @ direction)) < 6
     true = (facing(direction, light) - facing(direction, linear_from_srgb(to_picture(light)))) @ LUMINANCE
-    assert true / 6 < sun.irradiance < true * 2  # rather too dim than too bright
+    assert true / 3 < sun.irradiance < true * 3
 
 
 def test_the_rebuilt_sun_is_as_warm_as_its_aureole_and_never_blue() -> None:
@@ -139,12 +139,13 @@ def test_sun_strength_scales_the_sun_and_nothing_else(picture: np.ndarray) -> No
     assert none.max() < 10
 
 
-def test_features_do_not_depend_on_the_size_of_the_picture(picture: np.ndarray) -> None:
+def test_regions_do_not_depend_on_the_size_of_the_picture(picture: np.ndarray) -> None:
     small = clipped.find(linear_from_srgb(picture.astype(np.float64)), (picture >= np.float32(0.98)).all(-1))
     double = picture.repeat(2, axis=0).repeat(2, axis=1)
     large = clipped.find(linear_from_srgb(double.astype(np.float64)), (double >= np.float32(0.98)).all(-1))
-    assert small.features.shape == (1, len(clipped.FEATURES))
-    np.testing.assert_allclose(large.features, small.features, atol=0.3)
+    assert small.size.shape == (1,)
+    for name in ("size", "z", "roundness", "centre", "around", "ground", "shown"):
+        np.testing.assert_allclose(getattr(large, name), getattr(small, name), rtol=0.3, atol=0.01, err_msg=name)
 
 
 def test_light_goes_through_an_exr_unchanged(picture: np.ndarray, tmp_path: Path) -> None:
