@@ -213,7 +213,8 @@ def _fade(new: np.ndarray, old: np.ndarray, mask: np.ndarray) -> np.ndarray:
     # `new` weighs all of it in the middle of the thinnest mask.
     over = min(FEATHER * height, depth.max())
     weight = np.minimum(depth / over, 1)[..., None].astype(np.float32)
-    return old + weight * (new - old)
+    # Not old + weight · (new − old), which leaves of a sun's thousands more than what is dark afterwards.
+    return (1 - weight) * old + weight * new
 
 
 def _nearest(panorama: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.ndimage import distance_transform_edt
 
 from panoform.backend import projection, seams, studio, weights
 from panoform.backend.engine import Engine
+from panoform.backend.generated import sha256
 from panoform.backend.pipelines import dit360
 from panoform.shared import sphere
 from panoform.shared.engines import EngineSettings
@@ -216,6 +218,21 @@ def test_a_picture_stands_where_its_camera_looked(engine, flux, watch):
     assert len(made.recipe.source_sha256) == 64
 
 
+@pytest.mark.parametrize("pose", [{"yaw": 180.0, "roll": 20.0}, {"yaw": -60.0, "pitch": 75.0}], ids=["seam", "pole"])
+def test_a_picture_keeps_its_own_pixels(engine, flux, watch, pose):
+    """Sharp, though the model draws something else there; only its border is soft."""
+    picture = np.random.default_rng(0).random((75, 100, 3)).astype(np.float32)
+    made = generate(engine, flux, GenerateSettings(**SIZE), watch, picture, View(fov=70, **pose))[0].panorama
+    own, shown = projection.panorama_from_picture(picture, 256, 70, **pose)
+    depth = distance_transform_edt(np.concatenate([shown] * 3, axis=1))[:, 512:1024]
+    inner, border = depth >= 0.01 * 256, (depth > 0) & (depth < 0.01 * 256)
+    assert np.array_equal(made[inner], own[inner])
+    assert own[inner].std() > 0.05  # of noise, which nothing but the picture has
+    off = np.abs(made - own).mean(axis=-1)
+    assert off[depth == 1].mean() > 0.3 * off[~shown].mean()
+    assert off[border].mean() < 0.8 * off[~shown].mean()
+
+
 def test_turning_the_camera_turns_the_panorama(engine, flux, watch):
     """The model is shown the picture in its middle, wherever the camera looked."""
     picture = np.random.default_rng(0).random((60, 80, 3)).astype(np.float32)
@@ -278,11 +295,34 @@ def test_outside_the_mask_every_bit_stays(engine, flux, words, watch, encoding):
     assert step[edge].max() <= np.quantile(step[inside], 0.999)
 
 
-def test_an_edit_across_the_seam_is_the_edit_beside_it(engine, flux, words, watch):
-    """Half a turn of picture, mask and noise is half a turn of the result: the seam is no place of its own."""
+def test_an_edit_across_the_seam_leaves_none(engine, flux, words, watch):
     panorama = scene()
     made = edit(engine, flux, words, watch, panorama, ball(256, 0, 128, 40))[0].panorama
     assert seams.seam(np.log1p(made)).percentile < 1
+
+
+def test_the_recipe_makes_an_edit_again(engine, flux, words, watch):
+    """With the panorama and the mask that it names; nothing is left to a default."""
+    panorama, mask = scene(300), ball(300, 0, 100, 30)
+    one = edit(engine, flux, changed(words, height=264, num_inference_steps=4), watch, panorama, mask, 0.6)[0]
+    recipe = msgspec.json.decode(msgspec.json.encode(one.recipe), type=Recipe)
+    assert (recipe.source_sha256, recipe.mask_sha256) == (sha256(panorama), sha256(mask))
+    again = engine.edit(
+        panorama=panorama, encoding=recipe.encoding, mask=mask, strength=recipe.strength, extend=recipe.extend,
+        source=recipe.source, engine=recipe.engine, settings=recipe.settings, watch=watch,
+    )[0]  # fmt: skip
+    assert np.array_equal(again.panorama, one.panorama)
+    kept = {"seconds": 0.0, "notices": ()}  # that its height was rounded is said only once
+    assert changed(again.recipe, **kept) == changed(recipe, **kept)
+
+
+def test_a_mask_that_is_full_changes_all(engine, flux, words, watch):
+    panorama = (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
+    full, none = (
+        edit(engine, flux, words, watch, panorama, mask, encoding="srgb")[0].panorama
+        for mask in (np.ones((256, 512), bool), None)
+    )
+    assert np.array_equal(full, none)
 
 
 def test_variations_change_all_of_it_and_need_no_words(engine, flux, words, watch):
