@@ -14,8 +14,8 @@ The meter is right where the ground is about as dark as it mostly is, too bright
 where the ground lies in shadow.
 
 METER of the eight HDRIs inside bpy is 5.0, 7.9, 8.4, 8.5, 9.2, 9.3, 12.8 and 17.8. It, the powers and the bounds below
-were chosen on the eight, by search. `bench/hdr.py` measures them, and, with `--leave-one-out`, what such a choice is
-worth on a panorama that it was not made on.
+were chosen on the eight, by search. `bench/hdr.py` measures the irradiance on them: a median error of 19 %, 40 % for
+plain linear light. Chosen on seven and measured on the eighth (`--leave-one-out`): 27 %.
 
 Light is relative, 1 being the picture's white. In Blender an environment of radiance 1 all around gives a surface the
 irradiance π, and a Sun lamp of strength 1 gives a surface that faces it the irradiance 1: a light's irradiance is the

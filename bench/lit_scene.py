@@ -149,6 +149,16 @@ def load(path: Path) -> np.ndarray:
     return np.maximum(oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT)[..., :3], 0)
 
 
+def titles(size: int) -> np.ndarray:
+    """What the columns of the sheet are, as wide as a row of it: (size // 6, 5 · size, 3)."""
+    strip = oiio.ImageBuf(oiio.ImageSpec(5 * size, size // 6, 3, oiio.FLOAT))
+    for column, title in ((0, "8-bit panorama"), (2, "true HDRI"), (3, "rebuilt"), (4, "plain")):
+        place = column * size + size // 20, size // 8
+        if not oiio.ImageBufAlgo.render_text(strip, *place, title, size // 9, "", (1.0, 1.0, 1.0)):
+            raise RuntimeError(strip.geterror())
+    return strip.get_pixels(oiio.FLOAT)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
@@ -173,8 +183,9 @@ def main() -> None:
         step = max(picture.shape[0] // options.size, 1)
         rows.append(np.concatenate([picture[::step, ::step], *exposed], axis=1))
     if options.sheet:
+        heading = titles(options.size)
         half = (len(rows) + 1) // 2
-        columns = [np.concatenate(rows[:half]), np.concatenate(rows[half:])] if len(rows) > 1 else rows
+        columns = [np.concatenate([heading, *some]) for some in (rows[:half], rows[half:]) if some]
         if len(rows) % 2 and len(rows) > 1:
             columns[1] = np.pad(columns[1], ((0, columns[0].shape[0] - columns[1].shape[0]), (0, 0), (0, 0)))
         sheet = oiio.ImageBuf(np.ascontiguousarray(np.concatenate(columns, axis=1), np.float32))
