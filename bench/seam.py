@@ -2,9 +2,10 @@
 
     python bench/seam.py [--model FLUX] [--lora FILE] [--prompt WORDS] [--height H] [--steps N] [--seeds N]
 
-Always: the eight CC0 HDRIs inside bpy, as they are and through the starter's VAE and back. With a model: panoramas of
-the words, their latents and pixels. `off` denoises without columns beyond the seam and decodes as if the ends were
-edges; `on` is how Panoform does it.
+Always: the eight CC0 HDRIs inside bpy, as they are and through the starter's VAE and back, whole and in windows; and
+panoramas that the starter draws around views of four of them, as drawn and as they are given out. With a model:
+panoramas of the words, their latents and pixels. `off` denoises without columns beyond the seam, and decodes as if the
+ends were edges or the windows ended there; `on` is how Panoform does it.
 
 step: across the seam / the median step between neighbouring columns. share: of the steps elsewhere, how many are
 smaller. top, bottom: how much the end rows vary / the rows around the equator. Medians. See backend/seams.py.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import bpy
 import numpy as np
@@ -23,10 +25,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from panoform.backend import exposure, images, lora, projection, seams, wrap
+from panoform.backend import exposure, images, lora, projection, seams, tiles, wrap
 from panoform.backend.drawing import array, tensor
+from panoform.backend.engine import Engine
 from panoform.backend.pipelines import dit360
 from panoform.backend.weights import STARTER
+from panoform.shared.engines import EngineSettings
+from panoform.shared.generation import GenerateSettings, View
 
 
 def tell(name: str, panoramas: list[np.ndarray]) -> None:
@@ -45,6 +50,39 @@ def hdris(height: int) -> list[np.ndarray]:
         picture, _ = exposure.expose(images.resize(light, height), "linear")
         found += [np.roll(picture, turn * height // 2, axis=1) for turn in range(4)]
     return found
+
+
+def in_windows(pipe: dit360.DiT360Pipeline, picture: np.ndarray, *, closed: bool) -> np.ndarray:
+    """Through its VAE in windows of a quarter of the width."""
+    starts = tiles._starts_around if closed else tiles._starts
+    with (
+        mock.patch.multiple(dit360, MAX_WHOLE=0, VAE_TILE=8, VAE_OVERLAP=4),
+        mock.patch.object(tiles, "_starts_around", starts),
+    ):
+        return array(pipe.decode(pipe.encode(2 * tensor(picture) - 1)))
+
+
+def around(height: int, *, limited: bool) -> list[np.ndarray]:
+    """What the starter draws around a view of every other HDRI; before its poles are limited, or after."""
+    engine, drawn = Engine(), []
+    settings = GenerateSettings(height=height, num_inference_steps=8, hdr=False)
+    keep = nullcontext() if limited else mock.patch.object(projection, "limit_poles", lambda panorama: panorama)
+    with keep:
+        for panorama in hdris(128)[::8]:
+            seen = projection.picture_from_panorama(panorama, 90, 120, 80)
+            (made,) = engine.generate(
+                picture=seen, view=View(fov=80), source="", engine=EngineSettings(), settings=settings, watch=Quiet()
+            )
+            drawn.append(made.panorama)
+    return drawn
+
+
+class Quiet:
+    """A watch that says nothing."""
+
+    def progress(self, *_: object) -> None: ...
+    def preview(self, *_: object) -> None: ...
+    def check(self) -> None: ...
 
 
 @torch.no_grad()
@@ -94,9 +132,12 @@ def main() -> None:
     pictures = hdris(128)
     tell("HDRIs", pictures)
     tell("HDRIs, cut in half (a true seam)", [picture[:, :128] for picture in pictures])
-    vae = AutoencoderKL.from_pretrained(STARTER / "vae")
+    pipe = dit360.DiT360Pipeline.from_pretrained(STARTER)
     for name, closed in (("off", False), ("on", True)):
-        tell(f"HDRIs through the VAE, {name}", [through(vae, picture, closed=closed) for picture in pictures])
+        tell(f"HDRIs through the VAE, {name}", [through(pipe.vae, picture, closed=closed) for picture in pictures])
+        tell(f"… in windows, {name}", [in_windows(pipe, picture, closed=closed) for picture in pictures[::4]])
+    for name, limited in (("as drawn", False), ("poles limited", True)):
+        tell(f"the starter around a view, {name}", around(256, limited=limited))
     if given.model:
         of_words(given)
 
