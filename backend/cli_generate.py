@@ -14,7 +14,7 @@ import numpy as np
 from ..shared import generate_options
 from ..shared.engines import EngineSettings, check_engine
 from ..shared.errors import OutputError, PanoramaError, SettingError
-from ..shared.generation import METHODS, GenerateSettings, View, check_view, generate_settings
+from ..shared.generation import METHODS, GenerateSettings, View, check_generate, check_view
 
 if TYPE_CHECKING:
     from .generated import Generated
@@ -43,11 +43,13 @@ def add(commands: Any, add_engine: Callable[[argparse.ArgumentParser, str], None
 
 
 def _settings(given: argparse.Namespace, **more: Any) -> GenerateSettings:
-    return generate_settings(
+    settings = GenerateSettings(
         prompt=given.prompt, negative_prompt=given.negative, true_cfg_scale=given.true_cfg, method=given.method,
         lora=given.lora, trigger=given.trigger, height=given.height, num_inference_steps=given.steps,
         guidance_scale=given.guidance, shift=given.shift, seeds=given.seed, **more,
     )  # fmt: skip
+    check_generate(settings)
+    return settings
 
 
 def _engine(given: argparse.Namespace, default: str) -> EngineSettings:

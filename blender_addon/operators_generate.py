@@ -14,7 +14,7 @@ from mathutils import Matrix
 
 from ..shared.engines import QUALITIES, EngineSettings
 from ..shared.errors import InputError, SceneError, SettingError, WeightsError
-from ..shared.generation import GenerateSettings, View, check_strength, generate_settings
+from ..shared.generation import GenerateSettings, View, check_generate, check_strength
 from . import capture, mask, panoramas, picture, pixels, preferences, sun_lamp
 from .capture import Capture
 from .jobs import jobs
@@ -115,7 +115,7 @@ class _DrawingOperator(Drawing):
         return {"scene_uid": scene.session_uid, "engine": engine, "path": path}
 
     def _settings(self, scene: bpy.types.Scene, prompt: str, height: int) -> GenerateSettings:
-        """Raises SettingError (`generate_settings`)."""
+        """Raises SettingError (`check_generate`)."""
         # FLUX's for the starter too: it completes pictures in as many steps.
         quality = QUALITIES["flux"][self._get(scene, "quality")]
         same = ("method", "negative_prompt", "true_cfg_scale", "hdr", "sun_strength", "sun_threshold")
@@ -131,7 +131,9 @@ class _DrawingOperator(Drawing):
         }
         # Blender's numbers have 24 bits: 0.98 is 0.9800000190734863.
         fields |= {name: round(value, 6) for name, value in fields.items() if isinstance(value, float)}
-        return generate_settings(**fields)
+        made = GenerateSettings(**fields)
+        check_generate(made)
+        return made
 
     def _seed(self, scene: bpy.types.Scene) -> int:
         settings = scene.panoform.generate

@@ -92,19 +92,20 @@ def check_strength(strength: float) -> None:
         raise SettingError(f"The strength is {strength:g}.", "It must be more than 0, and at most 1.")
 
 
-def generate_settings(**fields: object) -> GenerateSettings:
-    """The settings with these fields. Raises SettingError for anything out of range, also the lengths that msgspec
-    checks only where messages come in."""
-    try:
-        settings = msgspec.convert(fields, GenerateSettings)
-    except msgspec.ValidationError as error:
-        raise SettingError(f"A setting can't be used: {error}.", "Shorten the words, or give fewer seeds.") from error
-    check_generate(settings)
-    return settings
-
-
 def check_generate(settings: GenerateSettings) -> None:
-    """Raises SettingError for anything out of range."""
+    """Raises SettingError for anything out of range, also for lengths, which messages are refused for."""
+    for name, words in (
+        ("The prompt", settings.prompt),
+        ("The negative prompt", settings.negative_prompt),
+        ("The trigger", settings.trigger or ""),
+    ):
+        if len(words) > MAX_PROMPT:
+            raise SettingError(
+                f"{name} has {len(words)} characters.",
+                f"At most {MAX_PROMPT} are taken, and the model reads about the first 380 words.",
+            )
+    if not 1 <= len(settings.seeds) <= MAX_SEEDS:
+        raise SettingError(f"{len(settings.seeds)} seeds are given.", f"Give 1 to {MAX_SEEDS}.")
     if settings.method not in METHODS:
         raise SettingError(f"There is no method called {settings.method!r}.", f"Choose one of {', '.join(METHODS)}.")
     if settings.method == "lora" and not settings.lora:
@@ -126,4 +127,6 @@ def check_generate(settings: GenerateSettings) -> None:
 
 def _in_range(name: str, value: float, low: float, high: float, unit: str = "") -> None:
     if not low <= value <= high:
-        raise SettingError(f"{name} is {value:g}{unit}.", f"It must lie between {low:g}{unit} and {high:g}{unit}.")
+        raise SettingError(
+            f"{name} is {value:.10g}{unit}.", f"It must lie between {low:.10g}{unit} and {high:.10g}{unit}."
+        )
