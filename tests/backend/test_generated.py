@@ -167,8 +167,8 @@ def test_edits_on_the_command_line_keep_what_a_file_holds(flux, tmp_path, capsys
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["generate", "x" * 5000], "setting"),
-        (["generate", "a yard", "--seed", ",".join(map(str, range(40)))], "setting"),
+        (["generate", "x" * 5000], "5000 characters"),
+        (["generate", "a yard", "--seed", ",".join(map(str, range(40)))], "40 seeds"),
         (["generate", "a yard", "--height", "5000"], "height"),
         (["generate", "a yard", "--engine", "starter"], "huggingface"),
         (["generate", "--image", "absent.jpg"], "no file"),
