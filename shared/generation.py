@@ -102,7 +102,7 @@ def check_generate(settings: GenerateSettings) -> None:
         if len(words) > MAX_PROMPT:
             raise SettingError(
                 f"{name} has {len(words)} characters.",
-                f"At most {MAX_PROMPT} are taken, and the model reads about the first 380 words.",
+                f"Give at most {MAX_PROMPT}; the model reads about 380 words.",
             )
     if not 1 <= len(settings.seeds) <= MAX_SEEDS:
         raise SettingError(f"{len(settings.seeds)} seeds are given.", f"Give 1 to {MAX_SEEDS}.")
