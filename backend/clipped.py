@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, sparse
 
+from ..shared.colour import LUMINANCE
 from ..shared.sphere import directions, solid_angles
-from ..shared.sun import LUMINANCE
 
 #: Half a step of an 8-bit sRGB picture above black, so that black has a logarithm.
 BLACK = 0.5 / 255 / 12.92

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..shared.colour import LUMINANCE, linear_from_srgb, srgb_from_linear
 from ..shared.errors import PanoramaError
 from ..shared.sphere import solid_angles
 from .images import Encoding
@@ -25,7 +26,6 @@ RULE = (
     "x = exposure * linear; y = x where x <= knee, else knee + (1 - knee) * t / (1 + t), "
     "t = (x - knee) / (1 - knee); sRGB = IEC 61966-2-1 of y"
 )
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 #: The brightest a picture gets, so that `unexpose` stays finite: light of about a million times the knee.
 _BRIGHTEST = 1 - 2**-22
 
@@ -55,7 +55,7 @@ def unexpose(picture: np.ndarray, record: dict[str, float | str]) -> np.ndarray:
 
 
 def _exposure(panorama: np.ndarray) -> float:
-    luminance = panorama.astype(np.float64) @ _LUMINANCE  # (H, W)
+    luminance = panorama.astype(np.float64) @ LUMINANCE  # (H, W)
     lit = luminance > 0
     if not lit.any():
         raise PanoramaError("The panorama is black everywhere.", "Check the file, or the render's lights.")
@@ -65,13 +65,3 @@ def _exposure(panorama: np.ndarray) -> float:
     share = np.cumsum(weight[order]) / weight.sum()
     low, high = value[order][np.searchsorted(share, (0.01, 0.99)).clip(max=len(order) - 1)]
     return float(MIDDLE_GREY / np.exp(np.average(value.clip(low, high), weights=weight)))
-
-
-def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1 from [0, 1] to [0, 1]."""
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055)
-
-
-def linear_from_srgb(srgb: np.ndarray) -> np.ndarray:
-    """Inverse of `srgb_from_linear`."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((np.maximum(srgb, 0.04045) + 0.055) / 1.055) ** 2.4)

@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ..shared.colour import linear_from_srgb
 from ..shared.errors import OutputError
 from ..shared.messages import Recipe
-from . import exposure, results
+from . import results
 
 #: EXR holds linear light as float32, PNG sRGB in 16 bits.
 FORMATS = (".exr", ".png")
@@ -50,7 +51,7 @@ def write(path: Path, generated: Generated) -> None:
     pixels, recipe = generated.panorama, generated.recipe
     exr = path.suffix.lower() == ".exr"
     if exr and recipe.encoding == "srgb":
-        pixels = exposure.linear_from_srgb(pixels)
+        pixels = linear_from_srgb(pixels)
     if not exr and recipe.encoding == "linear":
         raise OutputError("A PNG can't hold light.", "Name it .exr.")
     text = msgspec.json.format(msgspec.json.encode(recipe), indent=2)

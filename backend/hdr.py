@@ -27,11 +27,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import norm
 
+from ..shared.colour import LUMINANCE, linear_from_srgb
 from ..shared.errors import PanoramaError, SettingError
-from ..shared.sun import LUMINANCE
 from . import clipped
 from .clipped import BLACK, Clipped
-from .exposure import linear_from_srgb
 
 #: sRGB value from which on a channel counts as clipped.
 THRESHOLD = 0.98

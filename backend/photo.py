@@ -9,8 +9,8 @@ import numpy as np
 import OpenImageIO as oiio
 
 from ..shared import exif
+from ..shared.colour import srgb_from_linear
 from ..shared.errors import PanoramaError
-from .exposure import srgb_from_linear
 
 #: Longest side that is read, in pixels.
 MAX_SIDE = 16384

@@ -25,11 +25,10 @@ import numpy as np
 import OpenImageIO as oiio
 
 from panoform.backend import clipped, hdr
-from panoform.backend.exposure import linear_from_srgb, srgb_from_linear
+from panoform.shared.colour import LUMINANCE, linear_from_srgb, srgb_from_linear
 from panoform.shared.sphere import directions, solid_angles
 
 EXPOSURES = ("1 %", "3 %", "10 %", "30 %", "median 0.35")
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 CAP_RAD = np.radians(5)
 #: What --leave-one-out chooses from.
 GRID = {

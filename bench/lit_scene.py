@@ -28,7 +28,7 @@ from mathutils import Vector
 from scipy import ndimage
 
 from panoform.backend import hdr
-from panoform.backend.exposure import linear_from_srgb, srgb_from_linear
+from panoform.shared.colour import linear_from_srgb, srgb_from_linear
 from panoform.shared.sun import Sun
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])

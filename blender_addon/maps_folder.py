@@ -19,6 +19,7 @@ import bpy
 import msgspec
 import numpy as np
 
+from ..shared.colour import srgb_from_linear
 from ..shared.errors import InputError, PanoramaError
 from ..shared.maps import DISTANCE, INFO_FILENAME, MAPS, NORMAL, PANORAMA_FILENAME
 from ..shared.messages import Info
@@ -94,7 +95,7 @@ def _map(name: str, path: Path) -> np.ndarray:
     kind = MAPS[name]
     if kind.colorspace == "sRGB":
         colour = _colour(path)
-        encoded = pixels.srgb_from_linear(colour.pixels) if colour.encoding == "linear" else colour.pixels
+        encoded = srgb_from_linear(colour.pixels) if colour.encoding == "linear" else colour.pixels
         return np.clip(encoded, 0, 1)
     array, _ = _load(path)
     array = np.ascontiguousarray(array[..., : kind.channels])

@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 from mathutils import Euler, Matrix
 
+from ..shared.colour import linear_from_srgb
 from ..shared.errors import OutputError
 from ..shared.messages import Recipe
-from . import exr, pixels, preferences
+from . import exr, preferences
 from .scene import world
 
 #: Attribute of the EXR's header that holds the recipe as JSON.
@@ -63,7 +64,7 @@ def check_path(path: Path) -> None:
 
 def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:
     """Writes the panorama, in its recipe's encoding, as light, and its sidecar. Raises OutputError."""
-    light = pixels.linear_from_srgb(panorama) if recipe.encoding == "srgb" else panorama
+    light = linear_from_srgb(panorama) if recipe.encoding == "srgb" else panorama
     text = msgspec.json.format(msgspec.json.encode(recipe), indent=2)
     _write_whole({path: exr.encode(light, {ATTRIBUTE: text.decode()}), path.with_suffix(".json"): text + b"\n"})
 

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import bpy
 import numpy as np
 
+from ..shared.colour import srgb_from_linear
 from ..shared.engines import MAX_PANORAMA_WIDTH
 from ..shared.errors import PanoramaError
 
@@ -22,20 +23,6 @@ class Pixels(NamedTuple):
     pixels: np.ndarray
     #: "linear": linear Rec.709 light. "srgb": display-referred.
     encoding: Literal["linear", "srgb"]
-
-
-def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1 encoding, extended to negative values by symmetry; same shape, float32."""
-    magnitude = np.abs(linear)
-    encoded = np.where(magnitude <= 0.0031308, 12.92 * magnitude, 1.055 * np.power(magnitude, 1 / 2.4) - 0.055)
-    return np.copysign(encoded, linear).astype(np.float32)
-
-
-def linear_from_srgb(encoded: np.ndarray) -> np.ndarray:
-    """Undoes `srgb_from_linear`; same shape, float32."""
-    magnitude = np.abs(encoded)
-    linear = np.where(magnitude <= 0.04045, magnitude / 12.92, np.power((magnitude + 0.055) / 1.055, 2.4))
-    return np.copysign(linear, encoded).astype(np.float32)
 
 
 def raw(image: bpy.types.Image) -> np.ndarray:

@@ -6,6 +6,7 @@ import bpy
 import numpy as np
 from mathutils import Vector
 
+from ..shared.colour import linear_from_srgb
 from ..shared.errors import PanoramaError
 from ..shared.sun import split_sun
 from . import capture, panoramas, pixels
@@ -28,7 +29,7 @@ def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
     strength = capture.world_strength(scene)
     image, world_from_panorama = capture.world_image(scene)
     colours = pixels.read(image)
-    light = pixels.linear_from_srgb(colours.pixels) if colours.encoding == "srgb" else colours.pixels
+    light = linear_from_srgb(colours.pixels) if colours.encoding == "srgb" else colours.pixels
     if not np.isfinite(light).all():
         raise PanoramaError(
             f"The image {image.name!r} has infinite or NaN pixels.", "Repair them, or choose another one."

@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .colour import LUMINANCE
 from .sphere import directions, solid_angles
-
-#: Relative luminance of linear Rec.709.
-LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 #: A sun lamp is split off with everything this near to its centre …
 SUN_REACH_RAD = np.radians(5)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from panoform.backend.exposure import expose, linear_from_srgb, srgb_from_linear, unexpose
+from panoform.backend.exposure import expose, unexpose
+from panoform.shared.colour import linear_from_srgb, srgb_from_linear
 from panoform.shared.errors import PanoramaError
 from panoform.shared.sphere import solid_angles
 

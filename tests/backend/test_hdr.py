@@ -7,7 +7,7 @@ import OpenImageIO as oiio
 import pytest
 
 from panoform.backend import clipped, hdr, images, results
-from panoform.backend.exposure import linear_from_srgb, srgb_from_linear
+from panoform.shared.colour import linear_from_srgb, srgb_from_linear
 from panoform.shared.errors import PanoramaError, SettingError
 from panoform.shared.sphere import directions, solid_angles
 from panoform.shared.sun import split_sun

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("bpy", reason="rendering needs bpy")
 
 from panoform.backend import hdr
-from panoform.backend.exposure import linear_from_srgb
+from panoform.shared.colour import linear_from_srgb
 from panoform.shared.sphere import directions
 from panoform.shared.sun import split_sun
 

@@ -9,6 +9,7 @@ from mathutils import Matrix
 from panoform.blender_addon import maps_folder, pixels
 from panoform.blender_addon.scene.build import build
 from panoform.shared import sphere
+from panoform.shared.colour import srgb_from_linear
 
 
 def small_maps() -> dict[str, np.ndarray]:
@@ -83,7 +84,7 @@ def test_cycles_ground_truth_comes_back_in_place(scene, tmp_path):
 @pytest.mark.parametrize("yaw", [0.0, 1.2])
 def test_a_panorama_camera_sees_the_input_again(scene, tmp_path, encoding, yaw):
     light = sky()
-    shown = light if encoding == "linear" else pixels.srgb_from_linear(light / light.max())
+    shown = light if encoding == "linear" else srgb_from_linear(light / light.max())
     pose = Matrix.Rotation(yaw, 4, "Z")
     build(scene, {}, pixels.Pixels(shown, encoding), "sky", world_from_panorama=pose)
     cycles.settings(scene, 64, 32, 1, sharp=True)

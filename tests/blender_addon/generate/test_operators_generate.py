@@ -14,6 +14,7 @@ import pytest
 
 from panoform.blender_addon import capture, gallery, mask, operators_generate, panoramas, pixels, render
 from panoform.blender_addon.jobs import Jobs
+from panoform.shared.colour import linear_from_srgb
 from panoform.shared.messages import Recipe
 
 SMALL = {"height": 256, "num_inference_steps": 2, "seed": 3}
@@ -251,7 +252,7 @@ def test_what_is_transparent_is_filled_in(flux: Jobs, saved: Path, tiny_lora: Pa
     edit(tiny_lora, mode="EXTEND")
     image, _ = capture.world_image(bpy.context.scene)
     made = pixels.read(image).pixels
-    before = pixels.linear_from_srgb(np.rint(rgba[..., :3] * 255) / 255)
+    before = linear_from_srgb(np.rint(rgba[..., :3] * 255) / 255)
     np.testing.assert_allclose(made[:, :300], before[:, :300], atol=1e-6)
     recipe = gallery.chosen(bpy.context.scene).recipe
     assert recipe.extend
