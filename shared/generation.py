@@ -101,7 +101,7 @@ def check_generate(settings: GenerateSettings) -> None:
     ):
         if len(words) > MAX_PROMPT:
             raise SettingError(
-                f"{name} has {len(words)} characters.",
+                f"{name} is too long: {len(words)} characters.",
                 f"Give at most {MAX_PROMPT}; the model reads about 380 words.",
             )
     if not 1 <= len(settings.seeds) <= MAX_SEEDS:

@@ -120,6 +120,8 @@ def test_no_command():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_leaves_nothing(panorama, tmp_path):
+    # A shell that runs the tests in the background has them ignore it, and all they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [*COMMAND, "perceive", str(panorama), "--out", str(tmp_path / "out"), "--steps", "200", "--height", "64"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -128,6 +130,7 @@ def test_ctrl_c_leaves_nothing(panorama, tmp_path):
                 break
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
+    signal.signal(signal.SIGINT, before)
     assert process.returncode == 130
     assert told.splitlines()[-1] == "panoform: stopped"
     assert "Traceback" not in told

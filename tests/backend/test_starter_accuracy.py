@@ -42,25 +42,25 @@ def columns(measured) -> dict[str, dict[str, float]]:
     return measured()
 
 
-@pytest.mark.parametrize(("figure", "share"), [("normal mean", 0.85), ("normal median", 0.6)])
+@pytest.mark.parametrize(("figure", "share"), [("distance AbsRel", 0.75), ("normal mean", 0.7), ("normal median", 0.45)])
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_errs_less_than_a_baseline(columns, figure, share, baseline):
     assert columns["starter"][figure] < share * columns[baseline][figure]
 
 
-@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.02), ("albedo PSNR", 1.0)])
+@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.08), ("albedo PSNR", 1.5)])
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_scores_more_than_a_baseline(columns, figure, more, baseline):
     assert columns["starter"][figure] > columns[baseline][figure] + more
 
 
 def test_names_what_it_sees(columns):
-    assert columns["starter"]["semantic accuracy"] > columns["mean map"]["semantic accuracy"] + 0.15
+    assert columns["starter"]["semantic accuracy"] > columns["mean map"]["semantic accuracy"] + 0.3
 
 
 def test_has_no_seam(columns):
-    # Tokens are 16 pixels wide, and every 16th column steps a little; a torn map's step is ten times this.
-    assert columns["starter"]["seam step"] < 3.5
+    # A torn map's step is ten times this.
+    assert columns["starter"]["seam step"] < 2
 
 
 def collapsed(figures: dict[str, float], whole: dict[str, float]) -> None:
