@@ -42,7 +42,9 @@ def columns(measured) -> dict[str, dict[str, float]]:
     return measured()
 
 
-@pytest.mark.parametrize(("figure", "share"), [("distance AbsRel", 0.75), ("normal mean", 0.7), ("normal median", 0.45)])
+@pytest.mark.parametrize(
+    ("figure", "share"), [("distance AbsRel", 0.75), ("normal mean", 0.7), ("normal median", 0.45)]
+)
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_errs_less_than_a_baseline(columns, figure, share, baseline):
     assert columns["starter"][figure] < share * columns[baseline][figure]
