@@ -118,14 +118,14 @@ def run(zip_path: Path, panorama: Path | None) -> None:
     say("Rendering the rebuilt scene from a moved camera")
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
     scene.collection.objects.link(camera)
-    camera.data.lens = 18
+    camera.data.lens = 14
     # The panorama was taken at the origin, 1.6 m over the floor.
     camera.location = (-0.4, 0.3, 0.1)
     camera.rotation_euler = (math.radians(87), 0, math.radians(-80))
     scene.camera = camera
     scene.render.engine = "CYCLES"
     scene.cycles.samples = 32
-    scene.render.resolution_x, scene.render.resolution_y = 960, 540
+    scene.render.resolution_x, scene.render.resolution_y = 640, 360
     scene.render.filepath = str(OUT / "render.png")
     bpy.ops.wm.save_as_mainfile(filepath=str(OUT / "scene.blend"))
     bpy.ops.render.render(write_still=True)
