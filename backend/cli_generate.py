@@ -62,7 +62,7 @@ def _engine(given: argparse.Namespace, default: str) -> EngineSettings:
 def _generate(given: argparse.Namespace) -> int:
     from . import generated, photo
 
-    generated.check_path(given.out)
+    generated.check_path(given.out, given.image)
     if given.recipe:
         return _make_again(given)
     hdr = given.out.suffix.lower() == ".exr" and not given.ldr
@@ -116,7 +116,7 @@ def _made(
 def _edit(given: argparse.Namespace) -> int:
     from . import generated, images, photo
 
-    generated.check_path(given.out)
+    generated.check_path(given.out, given.panorama, given.mask)
     settings, engine = _settings(given), _engine(given, "flux")
     if given.extend and given.mask:
         raise SettingError("Both a mask and --extend are given.", "Leave one out.")

@@ -29,12 +29,16 @@ class Generated:
     recipe: Recipe
 
 
-def check_path(path: Path) -> None:
-    """Raises OutputError for another format, a folder that can't be written to, or another's file as its sidecar."""
+def check_path(path: Path, *sources: Path | None) -> None:
+    """Raises OutputError for another format, a folder that can't be written to, another's file as its sidecar, or where
+    one of the `sources`, which it is to be made of, would be lost."""
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"{path.name} is neither an EXR nor a PNG.", "Name it .exr for light, .png for a picture.")
     if path.is_dir():
         raise OutputError(f"{path} is a folder.", "Name a file.")
+    for source in sources:
+        if source and source.exists() and path.exists() and path.samefile(source):
+            raise OutputError(f"{path} is what it is to be made of, and would be lost.", "Name another file.")
     sidecar = path.with_suffix(".json")
     if sidecar.exists() and not _is_recipe(sidecar):
         raise OutputError(f"{sidecar} is there and no recipe: it would be lost.", f"Name {path.name} otherwise.")

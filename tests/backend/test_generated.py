@@ -74,6 +74,8 @@ def test_refuses_what_it_can_not_write(tmp_path):
         generated.check_path(tmp_path / "folder.exr")
     generated.write(tmp_path / "p.exr", Generated(np.zeros((8, 16, 3), np.float32), recipe()))
     generated.check_path(tmp_path / "p.exr")  # its own may be written again
+    with pytest.raises(OutputError, match="made of"):
+        generated.check_path(tmp_path / "p.exr", None, tmp_path / "gone.png", tmp_path / "folder.exr" / ".." / "p.exr")
 
 
 @pytest.fixture
