@@ -222,10 +222,11 @@ def _perceive(
 ) -> dict[str, np.ndarray]:
     """Maps `names` of the panorama whose latents are `condition` (1, 16, H/8, W/8), by one run of `task`."""
     pipeline, config, steps = loaded.pipeline, loaded.checkpoint.config, sampling.num_inference_steps
-    # Every map starts from the noise of the seed, drawn on the CPU: the same on all devices, whatever else is made.
-    generator = torch.Generator().manual_seed(sampling.seed)
-    noise = torch.randn(condition.shape, generator=generator, dtype=torch.float32)
-    start = noise if config.start == "noise" else condition
+    start = condition
+    if config.start == "noise":
+        # Every map starts from the noise of the seed, drawn on the CPU: the same on all devices, whatever else is made.
+        generator = torch.Generator().manual_seed(sampling.seed)
+        start = torch.randn(condition.shape, generator=generator, dtype=torch.float32)
 
     def decoded(latents: torch.Tensor, height: int | None = None) -> dict[str, np.ndarray]:
         picture = pipeline.decode(latents)[0].permute(1, 2, 0).cpu().numpy()  # (H, W, 3)

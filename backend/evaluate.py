@@ -182,8 +182,6 @@ def evaluate(
     for index, scene in enumerate(found):
         watch.progress(f"Scene {scene.name}", index, len(found), index / len(found), None)
         wanted = truth.read_scene(scene)
-        # Lossy EXR leaves some light a little below zero.
-        wanted["panorama"] = np.maximum(wanted["panorama"], 0)
         size = (wanted["panorama"].shape[0], wanted["panorama"].shape[1])
         started = time.monotonic()
         perceived = runner.perceive(

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..shared.colour import linear_from_srgb
 from ..shared.errors import OutputError
+from ..shared.generation import with_seed
 from ..shared.messages import Recipe
 from . import results
 
@@ -47,7 +48,7 @@ def check_path(path: Path, *sources: Path | None) -> None:
 
 def paths(path: Path, seeds: tuple[int, ...]) -> list[Path]:
     """Where the panoramas of these seeds go: `path` itself, or "name-7.exr" where there are several."""
-    return [path] if len(seeds) == 1 else [path.with_stem(f"{path.stem}-{seed}") for seed in seeds]
+    return [with_seed(path, seed, seeds) for seed in seeds]
 
 
 def write(path: Path, generated: Generated) -> None:

@@ -69,4 +69,7 @@ def read(path: Path) -> np.ndarray:
 
 def read_scene(scene: Path) -> dict[str, np.ndarray]:
     """Name of the file without its ending → (H, W, C) float32."""
-    return {name.partition(".")[0]: read(scene / name) for name in FILES}
+    maps = {name.partition(".")[0]: read(scene / name) for name in FILES}
+    # Lossy EXR leaves some light a little below zero.
+    maps["panorama"] = np.maximum(maps["panorama"], 0)
+    return maps

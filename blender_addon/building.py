@@ -6,6 +6,7 @@ from pathlib import Path
 
 import bpy
 
+from ..shared.generation import with_seed
 from . import panoramas
 from .orders import GenerateOrder, PerceiveOrder, Result
 from .scene.build import build
@@ -64,7 +65,7 @@ def _path(order: GenerateOrder, seed: int, scene: bpy.types.Scene) -> Path:
     """Where the panorama of that seed is to be written."""
     if order.path is None:
         return panoramas.free_path(panoramas.folder(scene), order.name, seed)
-    return panoramas.with_seed(order.path, seed, order.settings.seeds)
+    return with_seed(order.path, seed, order.settings.seeds)
 
 
 def select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:

@@ -12,8 +12,7 @@ import bpy
 from ..shared import generate_options
 from ..shared.engines import ENGINES
 from ..shared.errors import PanoramaError, SettingError
-from ..shared.generation import METHODS, GenerateSettings, View, check_view
-from . import panoramas
+from ..shared.generation import METHODS, GenerateSettings, View, check_view, with_seed
 
 MAX_BLENDER_INT = 2**31 - 1
 
@@ -52,7 +51,7 @@ def carry_out(options: argparse.Namespace) -> None:
     asked = {name: value for name, value in asked.items() if value is not None}
     out = options.out.resolve()
     for seed in options.seed:
-        path = panoramas.with_seed(out, seed, options.seed)
+        path = with_seed(out, seed, options.seed)
         operator(**asked, seed=seed, out=str(path))
         print(f"panoform: wrote {path}")
     if options.sun_lamp:

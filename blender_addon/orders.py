@@ -73,7 +73,7 @@ class GenerateOrder(BackendOrder):
     """A panorama for each seed, of words, or around a picture; the first as the scene's world."""
 
     settings: GenerateSettings
-    #: Where it is to be written (`panoramas.with_seed`). None: in the panoramas' folder, under names that are free.
+    #: Where it is to be written (`with_seed`). None: in the panoramas' folder, under names that are free.
     path: Path | None = None
 
     @property

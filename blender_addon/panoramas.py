@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import bpy
@@ -47,11 +46,6 @@ def free_path(folder: Path, words: str, last: int | str) -> Path:
         count += 1
         path = folder / f"{stem} {count}.exr"
     return path
-
-
-def with_seed(path: Path, seed: int, seeds: Sequence[int]) -> Path:
-    """Where the panorama of `seed` goes that is one of several, or the only one, to be written to `path`."""
-    return path if len(seeds) == 1 else path.with_stem(f"{path.stem}-{seed}")
 
 
 def check_path(path: Path) -> None:

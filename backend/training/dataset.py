@@ -27,7 +27,7 @@ def _tensors(scene: Path) -> dict[str, np.ndarray]:
     maps = truth.read_scene(scene)
     record = exposure.expose(maps["panorama"], "linear")[1]
     assert record is not None
-    maps["rgb"] = np.clip(maps.pop("panorama") * float(record["exposure"]), 0, 60000)
+    maps["rgb"] = np.minimum(maps.pop("panorama") * float(record["exposure"]), 60000)
     sky = ~np.isfinite(maps["distance"])
     maps["distance"] = np.where(sky, 60000, maps["distance"])
     # What the sky looks like as a surface: far, facing the camera. Its albedo and pbr are not asked for.
