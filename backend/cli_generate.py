@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from ..shared import generate_options
+from ..shared import generate_options, panorama_file
 from ..shared.engines import EngineSettings, check_engine
 from ..shared.errors import OutputError, PanoramaError, SettingError
 from ..shared.generation import METHODS, GenerateSettings, View, check_generate, check_view
@@ -62,9 +62,9 @@ def _engine(given: argparse.Namespace, default: str) -> EngineSettings:
 def _generate(given: argparse.Namespace) -> int:
     from . import generated, photo
 
-    generated.check_path(given.out, given.image)
     if given.recipe:
         return _make_again(given)
+    generated.check_path(given.out, given.seed, given.image)
     hdr = given.out.suffix.lower() == ".exr" and not given.ldr
     settings = _settings(given, hdr=hdr, sun_strength=given.sun_strength, sun_threshold=given.sun_threshold)
     engine = _engine(given, "starter" if given.image else "flux")
@@ -81,7 +81,9 @@ def _generate(given: argparse.Namespace) -> int:
 def _make_again(given: argparse.Namespace) -> int:
     from . import generated, photo
 
-    recipe = generated.read_recipe(given.recipe)
+    recipe = panorama_file.read_recipe(given.recipe)
+    given.seed = recipe.settings.seeds
+    generated.check_path(given.out, given.seed, given.image)
     if recipe.kind == "edit":
         raise SettingError(f"{given.recipe.name} is an edit's.", "Give panorama, mask and settings to panoform edit.")
     if recipe.encoding == "linear" and given.out.suffix.lower() != ".exr":
@@ -93,7 +95,6 @@ def _make_again(given: argparse.Namespace) -> int:
         picture = photo.read(given.image).pixels
         if generated.sha256(picture) != recipe.source_sha256:
             raise SettingError(f"{given.image.name} is not the picture {recipe.source} that it was made of.")
-    given.seed = recipe.settings.seeds
     return _write(given, _made(given, picture, recipe.view or View(), recipe.engine, recipe.settings))
 
 
@@ -116,7 +117,7 @@ def _made(
 def _edit(given: argparse.Namespace) -> int:
     from . import generated, images, photo
 
-    generated.check_path(given.out, given.panorama, given.mask)
+    generated.check_path(given.out, given.seed, given.panorama, given.mask)
     settings, engine = _settings(given), _engine(given, "flux")
     if given.extend and given.mask:
         raise SettingError("Both a mask and --extend are given.", "Leave one out.")
@@ -148,7 +149,7 @@ def _terminal() -> Any:
 def _write(given: argparse.Namespace, made: Sequence[Generated]) -> int:
     from . import generated
 
-    places = generated.paths(given.out, given.seed)
+    places = [panorama_file.with_seed(given.out, seed, given.seed) for seed in given.seed]
     for place, one in zip(places, made, strict=True):
         generated.write(place, one)
     recipes = [one.recipe for one in made]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from ..shared import panorama_file
 from ..shared.colour import linear_from_srgb
 from ..shared.errors import OutputError
-from ..shared.generation import with_seed
 from ..shared.messages import Recipe
 from . import results
 
@@ -30,25 +31,12 @@ class Generated:
     recipe: Recipe
 
 
-def check_path(path: Path, *sources: Path | None) -> None:
-    """Raises OutputError for another format, a folder that can't be written to, another's file as its sidecar, or where
-    one of the `sources`, which it is to be made of, would be lost."""
+def check_path(path: Path, seeds: Sequence[int], *sources: Path | None) -> None:
+    """Raises OutputError for another format, a folder that can't be written to, and as panorama_file.check_path."""
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"{path.name} is neither an EXR nor a PNG.", "Name it .exr for light, .png for a picture.")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder.", "Name a file.")
-    for source in sources:
-        if source and source.exists() and path.exists() and path.samefile(source):
-            raise OutputError(f"{path} is what it is to be made of, and would be lost.", "Name another file.")
-    sidecar = path.with_suffix(".json")
-    if sidecar.exists() and not _is_recipe(sidecar):
-        raise OutputError(f"{sidecar} is there and no recipe: it would be lost.", f"Name {path.name} otherwise.")
+    panorama_file.check_path(path, seeds, sources)
     results.check_writable(path.parent)
-
-
-def paths(path: Path, seeds: tuple[int, ...]) -> list[Path]:
-    """Where the panoramas of these seeds go: `path` itself, or "name-7.exr" where there are several."""
-    return [with_seed(path, seed, seeds) for seed in seeds]
 
 
 def write(path: Path, generated: Generated) -> None:
@@ -69,22 +57,6 @@ def write(path: Path, generated: Generated) -> None:
             results.flush(file)
         for file, place in drafts.items():
             file.replace(place)
-
-
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a sidecar. Raises OutputError where that isn't one."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Recipe)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise OutputError(f"{path} holds no recipe: {error}.", "Name the .json beside a generated panorama.") from error
-
-
-def _is_recipe(path: Path) -> bool:
-    try:
-        read_recipe(path)
-    except OutputError:
-        return False
-    return True
 
 
 def sha256(pixels: np.ndarray) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import bpy
 
-from ..shared.generation import with_seed
+from ..shared.panorama_file import with_seed
 from . import panoramas
 from .orders import GenerateOrder, PerceiveOrder, Result
 from .scene.build import build

@@ -12,7 +12,8 @@ import bpy
 from ..shared import generate_options
 from ..shared.engines import ENGINES
 from ..shared.errors import PanoramaError, SettingError
-from ..shared.generation import METHODS, GenerateSettings, View, check_view, with_seed
+from ..shared.generation import METHODS, GenerateSettings, View, check_view
+from ..shared.panorama_file import check_path, with_seed
 
 MAX_BLENDER_INT = 2**31 - 1
 
@@ -50,6 +51,7 @@ def carry_out(options: argparse.Namespace) -> None:
     }  # fmt: skip
     asked = {name: value for name, value in asked.items() if value is not None}
     out = options.out.resolve()
+    check_path(out, options.seed, ())
     for seed in options.seed:
         path = with_seed(out, seed, options.seed)
         operator(**asked, seed=seed, out=str(path))

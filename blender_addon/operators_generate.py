@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import bpy
-import numpy as np
 from bpy.props import BoolProperty, IntProperty, StringProperty
 from mathutils import Matrix
 
@@ -107,12 +106,17 @@ class _DrawingOperator(Drawing):
         return given(self, name, scene.panoform.generate)
 
     def _common(self, scene: bpy.types.Scene) -> dict:
-        """What an order is made of in any case. Raises OutputError."""
-        path = Path(bpy.path.abspath(self.out)) if self.out else None
-        if path is not None:
-            panoramas.check_path(path)
+        """What an order is made of in any case."""
         engine = preferences.get().engine_settings(self._get(scene, "engine"))
-        return {"scene_uid": scene.session_uid, "engine": engine, "path": path}
+        return {"scene_uid": scene.session_uid, "engine": engine}
+
+    def _path(self, settings: GenerateSettings, *sources: bpy.types.Image | None) -> Path | None:
+        """Where the panoramas go; None: under names that are free. Raises OutputError (`panoramas.check_path`)."""
+        if not self.out:
+            return None
+        path = Path(bpy.path.abspath(self.out))
+        panoramas.check_path(path, settings.seeds, [image for image in sources if image])
+        return path
 
     def _settings(self, scene: bpy.types.Scene, prompt: str, height: int) -> GenerateSettings:
         """Raises SettingError (`check_generate`)."""
@@ -162,9 +166,13 @@ class PANOFORM_OT_generate(_DrawingOperator, Generating, bpy.types.Operator):
             _need_flux(common["engine"], "Words")
             if not prompt.strip():
                 raise SettingError("There are no words to make a panorama of.", "Write what it shows.")
-        source = self._source(scene, of)
+        image = self._picture(scene) if of == "PICTURE" else None
+        path = self._path(settings, image)
+        source = rendered(ViewRender(scene, samples=RENDER_SAMPLES)) if of == "CAMERA" else None
+        if image:
+            source = picture.from_image(image, self._view(scene))
         name = prompt.strip() or (Path(source.source).stem if isinstance(source, picture.Picture) else scene.name)
-        return GenerateOrder(source=source, name=name, settings=settings, **common)
+        return GenerateOrder(source=source, name=name, settings=settings, path=path, **common)
 
     def _of(self, scene: bpy.types.Scene) -> str:
         """What it is made of: what the script gave, else what the panel has."""
@@ -174,16 +182,15 @@ class PANOFORM_OT_generate(_DrawingOperator, Generating, bpy.types.Operator):
             return "CAMERA"
         return "WORDS" if self.properties.is_property_set("prompt") else scene.panoform.generate.of
 
-    def _source(self, scene: bpy.types.Scene, of: str) -> picture.Picture | ViewRender | None:
-        if of == "WORDS":
-            return None
-        if of == "CAMERA":
-            return rendered(ViewRender(scene, samples=RENDER_SAMPLES))
+    def _picture(self, scene: bpy.types.Scene) -> bpy.types.Image:
         image = _image(self.image) if self.image else scene.panoform.generate.image
         if image is None:
             raise SceneError("No picture is chosen.", "Choose an image of this file.")
+        return image
+
+    def _view(self, scene: bpy.types.Scene) -> View:
         fov, *angles = (round(math.degrees(self._get(scene, name)), 4) for name in ("fov", "yaw", "pitch", "roll"))
-        return picture.from_image(image, View(fov=fov or None, yaw=angles[0], pitch=angles[1], roll=angles[2]))
+        return View(fov=fov or None, yaw=angles[0], pitch=angles[1], roll=angles[2])
 
 
 class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
@@ -209,6 +216,8 @@ class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
         strength = self._get(scene, "strength") if vary or self.properties.is_property_set("strength") else 1.0
         check_strength(strength)
         image, world_from_panorama = self._panorama(scene)
+        mask_image = None if vary else self._mask(scene)
+        path = self._path(settings, image, mask_image)
         missing = None
         if mode == "EXTEND":
             colours, alpha = pixels.read_with_alpha(image)
@@ -216,23 +225,22 @@ class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
         else:
             colours = pixels.read(image)
         if not vary:
-            painted = self._mask(scene)
+            painted = mask.of_image(mask_image) if mask_image else None
             missing = painted if missing is None else missing if painted is None else missing | painted
             if missing is None:
                 raise SceneError("No mask is chosen.", "Paint one, white where it is to change.")
         source = Capture(colours, Path(image.name).stem, world_from_panorama, image.session_uid)
         name = settings.prompt.strip() or f"{source.source} variation"
         return EditOrder(
-            source=source, name=name, settings=settings, mask=missing, strength=strength, extend=mode == "EXTEND",
-            **common,
+            source=source, name=name, settings=settings, path=path, mask=missing, strength=strength,
+            extend=mode == "EXTEND", **common,
         )  # fmt: skip
 
     def _panorama(self, scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
         return (_image(self.image), Matrix.Identity(4)) if self.image else capture.world_image(scene)
 
-    def _mask(self, scene: bpy.types.Scene) -> np.ndarray | None:
-        image = _image(self.mask) if self.mask else scene.panoform.edit.mask
-        return mask.of_image(image) if image is not None else None
+    def _mask(self, scene: bpy.types.Scene) -> bpy.types.Image | None:
+        return _image(self.mask) if self.mask else scene.panoform.edit.mask
 
 
 def _image(name: str) -> bpy.types.Image:

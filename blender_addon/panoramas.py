@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import bpy
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 from mathutils import Euler, Matrix
 
+from ..shared import panorama_file
 from ..shared.colour import linear_from_srgb
 from ..shared.errors import OutputError
 from ..shared.messages import Recipe
@@ -48,12 +50,13 @@ def free_path(folder: Path, words: str, last: int | str) -> Path:
     return path
 
 
-def check_path(path: Path) -> None:
-    """Raises OutputError for another format, or a folder that isn't there."""
+def check_path(path: Path, seeds: Sequence[int], sources: Iterable[bpy.types.Image]) -> None:
+    """Raises OutputError for another format, a folder that isn't there, and as panorama_file.check_path."""
     if path.suffix.lower() != ".exr":
         raise OutputError(f"{path.name} is no EXR.", "Name it .exr: an environment is light.")
     if not path.parent.is_dir():
         raise OutputError(f"There is no folder {path.parent}.", "Make it, or write elsewhere.")
+    panorama_file.check_path(path, seeds, [_file(image) for image in sources])
 
 
 def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:

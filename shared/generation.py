@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -73,11 +71,6 @@ class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def rounded(height: int) -> int:
     """The nearest height that can be made."""
     return min(max((height + MULTIPLE // 2) // MULTIPLE * MULTIPLE, MIN_HEIGHT), MAX_HEIGHT)
-
-
-def with_seed(path: Path, seed: int, seeds: Sequence[int]) -> Path:
-    """Where the panorama of `seed` goes, one of several or the only one: `path` itself, or "name-7.exr"."""
-    return path if len(seeds) == 1 else path.with_stem(f"{path.stem}-{seed}")
 
 
 def check_fov(fov: float) -> None:

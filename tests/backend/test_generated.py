@@ -14,7 +14,7 @@ import zmq
 
 from panoform.backend import cli, generated, images
 from panoform.backend.generated import Generated
-from panoform.shared import connection, messages, wire
+from panoform.shared import connection, messages, panorama_file, wire
 from panoform.shared.engines import EngineSettings
 from panoform.shared.errors import OutputError
 from panoform.shared.generation import GenerateSettings, View
@@ -36,7 +36,7 @@ def test_exr_values_come_back_exactly(tmp_path):
     pixels, encoding = images.read(path)
     assert encoding == "linear"
     assert np.array_equal(pixels, light)
-    assert generated.read_recipe(tmp_path / "höhle 1.json") == recipe()
+    assert panorama_file.read_recipe(tmp_path / "höhle 1.json") == recipe()
     header = oiio.ImageInput.open(str(path)).spec().getattribute(generated.ATTRIBUTE)
     assert msgspec.json.decode(header, type=Recipe) == recipe()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["höhle 1.exr", "höhle 1.json"]
@@ -58,24 +58,28 @@ def test_png_and_exr_of_a_picture_show_the_same(tmp_path):
 
 def test_refuses_what_it_can_not_write(tmp_path):
     with pytest.raises(OutputError, match="neither"):
-        generated.check_path(tmp_path / "p.jpg")
+        generated.check_path(tmp_path / "p.jpg", (0,))
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can't be written"):
-        generated.check_path(tmp_path / "file" / "p.exr")
+        generated.check_path(tmp_path / "file" / "p.exr", (0,))
     with pytest.raises(OutputError, match="light"):
         generated.write(tmp_path / "p.png", Generated(np.zeros((8, 16, 3), np.float32), recipe()))
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(OutputError, match="no recipe"):
-        generated.read_recipe(tmp_path / "x.json")
+        panorama_file.read_recipe(tmp_path / "x.json")
     with pytest.raises(OutputError, match=r"no recipe.*lost"):
-        generated.check_path(tmp_path / "x.exr")
+        generated.check_path(tmp_path / "x.exr", (0,))
     (tmp_path / "folder.exr").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
-        generated.check_path(tmp_path / "folder.exr")
+        generated.check_path(tmp_path / "folder.exr", (0,))
     generated.write(tmp_path / "p.exr", Generated(np.zeros((8, 16, 3), np.float32), recipe()))
-    generated.check_path(tmp_path / "p.exr")  # its own may be written again
+    generated.check_path(tmp_path / "p.exr", (0,))  # its own may be written again
     with pytest.raises(OutputError, match="made of"):
-        generated.check_path(tmp_path / "p.exr", None, tmp_path / "gone.png", tmp_path / "folder.exr" / ".." / "p.exr")
+        generated.check_path(tmp_path / "p.exr", (0,), None, tmp_path / "folder.exr" / ".." / "p.exr")
+    generated.check_path(tmp_path / "p.exr", (0, 1), tmp_path / "p.exr")  # that would be p-0 and p-1
+    (tmp_path / "p-1.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"p-1.json is there"):
+        generated.check_path(tmp_path / "p.exr", (0, 1))
 
 
 @pytest.fixture
@@ -121,7 +125,7 @@ def test_a_photo_and_an_unfinished_panorama_on_the_command_line(flux, tmp_path, 
     assert cli.main([*command, "--fov", "65", "--yaw", "30"]) == 0
     around, encoding = images.read(tmp_path / "around.png")
     assert (around.shape, encoding) == ((256, 512, 3), "srgb")
-    assert generated.read_recipe(tmp_path / "around.json").view == View(fov=65, yaw=30)
+    assert panorama_file.read_recipe(tmp_path / "around.json").view == View(fov=65, yaw=30)
 
     again = ["generate", "--recipe", str(tmp_path / "around.json"), "--out", str(tmp_path / "again.png")]
     assert cli.main([*again, "--image", str(tmp_path / "photo.png")]) == 0

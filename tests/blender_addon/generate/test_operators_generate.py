@@ -305,6 +305,21 @@ def test_bad_input(flux: Jobs, saved: Path, given: dict, words: str) -> None:
     assert flux.failure is not None
 
 
+def test_nothing_is_written_over_what_is_not_its_own(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+    panorama, own = saved / "world.exr", saved / "notes.json"
+    image_of(light(), "world", panorama)
+    image_of(np.ones((256, 512, 3), np.float32), "mask", saved / "mask.exr")
+    own.write_text("[]")
+    before = panorama.read_bytes()
+    change = {"image": "world", "mask": "mask", "prompt": "x", "lora": str(tiny_lora)}
+    for out in (panorama, saved / "mask.exr"):
+        refused("would be lost", bpy.ops.panoform.edit, **change, out=str(out))
+    refused("would be lost", prompt="", image="world", fov=1.0, out=str(panorama))
+    refused("no recipe", prompt="x", out=str(saved / "notes.exr"))
+    assert panorama.read_bytes() == before
+    assert own.read_text() == "[]"
+
+
 def test_a_lora_of_another_base(flux: Jobs, saved: Path, tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
