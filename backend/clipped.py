@@ -1,4 +1,4 @@
-"""What a clipped panorama tells of the lights that it lost: its clipped regions, and the light above and below.
+"""What a clipped panorama tells of the lights that it lost: its clipped regions, what is around them, its exposure.
 
 Regions are 8-connected on the sphere, across 0°/360° too. All sizes are angles, so that the same picture at another
 size has much the same regions. Light is linear, 1 being the picture's white.
@@ -16,8 +16,8 @@ from ..shared.sphere import directions, solid_angles
 
 #: Half a step of an 8-bit sRGB picture above black, so that black has a logarithm.
 BLACK = 0.5 / 255 / 12.92
-#: What lies this near to a region is around it …
-_AROUND_DEG = 3.0
+#: What lies this near to a region is close to it, or around it …
+_CLOSE_DEG, _AROUND_DEG = 3.0, 12.0
 #: … and this much white light with it, in steradians, so that a region with nothing around it has a colour.
 _WHITE_SR = 1e-4
 
@@ -30,16 +30,21 @@ class Clipped(NamedTuple):
     ray: np.ndarray  # (P, 3)
     solid: np.ndarray  # (P,)
     depth_rad: np.ndarray  # (P,)
-    #: Of the regions: solid angle in steradians, mean z of its directions, deepest point / radius of a cap as large,
-    #: unit vector to its middle, linear RGB around it (unscaled: a colour).
+    #: Of the regions: solid angle in steradians, mean z of its directions, depth of its deepest point in radians, that
+    #: / radius of a cap as large, unit vector to its middle, mean linear RGB close to it, and around it.
     size: np.ndarray  # (R,)
     z: np.ndarray  # (R,)
+    deepest_rad: np.ndarray  # (R,)
     roundness: np.ndarray  # (R,)
     centre: np.ndarray  # (R, 3)
+    close: np.ndarray  # (R, 3)
     around: np.ndarray  # (R, 3)
-    #: Irradiance / π that the picture shows: of a surface that faces down (the ground sends it), and up.
-    ground: float
+    #: Of the picture: irradiance / π that it shows of a surface that faces up, and down (the ground sends it), median
+    #: luminance, and the luminance that a tenth of what is above the horizon exceeds, the clipped pixels aside.
     shown: float
+    ground: float
+    median: float
+    bright: float
 
 
 def find(linear: np.ndarray, mask: np.ndarray) -> Clipped:
@@ -53,27 +58,48 @@ def find(linear: np.ndarray, mask: np.ndarray) -> Clipped:
     size = np.bincount(region, solid, count)  # [R]
     deepest = np.zeros(count)
     np.maximum.at(deepest, region, depth)
-    z = np.bincount(region, solid * ray[:, 2], count) / size
+    mean_z = np.bincount(region, solid * ray[:, 2], count) / size
     roundness = deepest / np.arccos(1 - np.minimum(size / (2 * np.pi), 2))
+
+    luminance = linear @ LUMINANCE
+    shown, ground = (
+        float((luminance * weight * np.maximum(z, 0)).sum()) / np.pi for z in (rays[..., 2], -rays[..., 2])
+    )
+    above = (rays[..., 2] > 0) & ~mask
+    # Nothing may be left of it: then all that is above is white.
+    bright = _quantile(luminance[above], weight[above], 0.9) if above.any() else 1.0
+    close, around = _neighbours(linear, label, weight, count)
     centre = _centres(region, np.nonzero(mask)[0], ray, solid, count, height)
+    return Clipped(
+        region=region, ray=ray, solid=solid, depth_rad=depth, size=size, z=mean_z, deepest_rad=deepest,
+        roundness=roundness, centre=centre, close=close, around=around, shown=shown, ground=ground,
+        median=_quantile(luminance.ravel(), weight.ravel(), 0.5), bright=bright,
+    )  # fmt: skip
 
-    light = (linear @ LUMINANCE) * weight / np.pi
-    ground, shown = (max(float((light * np.maximum(up, 0)).sum()), BLACK) for up in (-rays[..., 2], rays[..., 2]))
-    around = _around(linear, label, weight, count)
-    return Clipped(region, ray, solid, depth, size, z, roundness, centre, around, ground, shown)
+
+def _quantile(values: np.ndarray, weight: np.ndarray, share: float) -> float:
+    """The value that `share` of the weight doesn't exceed."""
+    order = values.argsort()
+    total = weight[order].cumsum()
+    return float(values[order[np.searchsorted(total, share * total[-1])]])
 
 
-def _around(linear: np.ndarray, label: np.ndarray, weight: np.ndarray, count: int) -> np.ndarray:
-    """(R, 3) colour of what is around each region: pixels that are not clipped, each with the region nearest to it."""
+def _neighbours(linear: np.ndarray, label: np.ndarray, weight: np.ndarray, count: int) -> list[np.ndarray]:
+    """(R, 3) mean colours close to and around the regions: of pixels that aren't clipped, each with the region nearest
+    to it."""
     height, width = label.shape
     reach = int(np.ceil(_AROUND_DEG / 360 * width)) + 1
     padded = np.pad(label, ((0, 0), (reach, reach)), mode="wrap")
     # scipy's declarations do not know that `return_indices` makes it two arrays.
     away, (row, column) = ndimage.distance_transform_edt(padded == 0, return_indices=True)  # pyright: ignore[reportGeneralTypeIssues]
     away, nearest = (values[:, reach:-reach] for values in (away * 180 / height, padded[row, column] - 1))
-    inside = (away > 0) & (away <= _AROUND_DEG)
-    colour = [np.bincount(nearest[inside], (linear[..., c] * weight)[inside], count) for c in range(3)]
-    return np.stack(colour, axis=-1) + _WHITE_SR
+    means = []
+    for degrees in (_CLOSE_DEG, _AROUND_DEG):
+        inside = (away > 0) & (away <= degrees)
+        colour = [np.bincount(nearest[inside], (linear[..., c] * weight)[inside], count) for c in range(3)]
+        solid = np.bincount(nearest[inside], weight[inside], count)[:, None]
+        means.append((np.stack(colour, axis=-1) + _WHITE_SR) / (solid + _WHITE_SR))
+    return means
 
 
 def _label(mask: np.ndarray) -> tuple[np.ndarray, int]:

@@ -4,18 +4,15 @@
 
 1. Linearise (IEC 61966-2-1). A pixel is clipped where all three channels reach `threshold`; any other stays as it is.
 2. Find the clipped regions (`clipped.find`).
-3. The ground is the light meter: it sends back a share of what falls on it, whatever was clipped. What the picture
-   shows to fall on it is less by what was clipped (`lost`).
-4. Give that to the clipped regions, as an even glow, deeper in the region brighter, and as small discs in the middle of
-   the round ones: the sun, lamps.
-5. Discs are as warm as what surrounds them, never bluer than white: a sun looks white in a blue sky.
+3. GLOW gives each the mean radiance that it lost, by what is around it and how the picture is exposed. It becomes the
+   brighter, the deeper in the region.
+4. LAMP gives round regions, the sun and lamps, more: the irradiance of a small disc in the middle.
+5. Discs are as warm as what is close to them, never bluer than white: a sun looks white in a blue sky.
 
-The meter is right where the ground is about as dark as it mostly is, too bright over snow or white tiles, and too dim
-where the ground lies in shadow.
-
-METER of the eight HDRIs inside bpy is 5.0, 7.9, 8.4, 8.5, 9.2, 9.3, 12.8 and 17.8. It, the powers and the bounds below
-were chosen on the eight, by search. `bench/hdr.py` measures the irradiance on them: a median error of 19 %, 40 % for
-plain linear light. Chosen on seven and measured on the eighth (`--leave-one-out`): 27 %.
+What a picture clipped can only be guessed. GLOW and LAMP were chosen by 42 HDRIs of Poly Haven, clipped in five ways
+each (bench/hdr_law.py): there the irradiance is off by 17 % by the median (plain linear light: 37 %). On the eight
+HDRIs inside bpy, which chose nothing, it is 28 % (40 %). Most is missed where the sun is low, or where so much is
+clipped that the sun can't be told from the sky: both come out too dim.
 
 Light is relative, 1 being the picture's white. In Blender an environment of radiance 1 all around gives a surface the
 irradiance π, and a Sun lamp of strength 1 gives a surface that faces it the irradiance 1: a light's irradiance is the
@@ -25,7 +22,6 @@ strength of a Sun lamp.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import norm
 
 from ..shared.colour import LUMINANCE, linear_from_srgb
 from ..shared.errors import PanoramaError, SettingError
@@ -35,25 +31,29 @@ from .clipped import BLACK, Clipped
 #: sRGB value from which on a channel counts as clipped.
 THRESHOLD = 0.98
 
-#: Irradiance on the ground / the irradiance that it sends back up: an albedo of 0.12, as soil, grass and floors have.
-METER = 8.5
-#: Standard deviation of the logarithm of METER over scenes.
-SPREAD = 0.35
-#: Irradiance of a light of LIGHT_SIZE_SR steradians, as a multiple of the irradiance / π on the ground, and the power
-#: of its size that it follows: large lights are not much stronger, what is clipped is mostly the glare around them.
-LIGHT, LIGHT_SIZE_SR, LIGHT_POWER = 2.0, 0.01, 0.5
-#: At most this share of the lack comes from lights at first; what remains makes them grow at most so many times.
-LIGHT_SHARE, LIGHT_GROWTH = 0.5, 5.0
-#: Lights lower than this z count as this high.
-LOWEST_Z = 0.2
+#: Feature → (what it adds to a logarithm, its least and greatest value): of the mean radiance that any region lost …
+GLOW = {
+    "one": (0.1535, 1, 1),
+    "shown": (-1.358, -3.546, -0.08044),
+    "median": (0.5113, -5.812, -0.2882),
+    "bright": (1.007, -3.316, -0.0184),
+    "around": (-0.3153, -3.509, -0.01259),
+    "blue": (-7.467, -0.3604, 0.308),
+    "z": (1.521, -0.9621, 0.9936),
+    "depth": (0.3672, -5.381, -1.816),
+    "share": (-0.2835, -11.41, -0.8642),
+}
+#: … and of the irradiance that a round one, a sun or lamp, lost beside that.
+LAMP = {
+    "one": (2.597, 1, 1),
+    "size": (0.9466, -11.45, -1.365),
+    "shown": (-0.8404, -3.546, -0.08044),
+    "z": (1.458, -0.9621, 0.9936),
+    "ground": (2.302, -4.739, -0.1663),
+    "total": (-1.083, -4.573, 1.561),
+}
 #: A region counts as round from (0) to (1) here: depth of its deepest point / radius of a cap of its solid angle.
 ROUND = (0.65, 0.85)
-#: Smaller regions than this are glints more than lights, in steradians (a disc of 2°).
-GLINT_SR = 1e-3
-#: Lights whose mean z is below this lie on the ground: mostly reflections, and this is their weight.
-GROUND_Z, ON_GROUND = -0.2, 0.05
-#: Most mean radiance of clipped skies and windows, as a multiple of the irradiance / π on the ground.
-SKY = 1.5
 
 #: Standard deviation of a light's disc: half the sun's diameter, and two thirds of a pixel in a panorama 1024 wide.
 LIGHT_RADIUS_RAD = np.radians(0.25)
@@ -84,53 +84,41 @@ def reconstruct(ldr: np.ndarray, *, sun_strength: float = 1.0, threshold: float 
     return linear.astype(np.float32)
 
 
+def features(lights: Clipped) -> dict[str, np.ndarray]:
+    """What GLOW and LAMP go by, (R,) each: logarithms of the light that the picture shows, of the light around the
+    region and of its size, the colour close to it, and its place."""
+    each = np.ones(len(lights.size))
+    picture = {name: each * np.log(getattr(lights, name) + BLACK) for name in ("shown", "ground", "median", "bright")}
+    return picture | {
+        "one": each,
+        "around": np.log(lights.around @ LUMINANCE),
+        "blue": (lights.close[:, 2] - lights.close[:, 0]) / lights.close.sum(axis=-1),
+        "z": lights.z,
+        "depth": np.log(lights.deepest_rad),
+        "size": np.log(lights.size),
+        "total": each * np.log(lights.size.sum()),
+        "share": np.log(lights.size / lights.size.sum()),
+    }
+
+
+def _by(law: dict[str, tuple[float, float, float]], values: dict[str, np.ndarray]) -> np.ndarray:
+    return np.exp(sum(weight * values[name].clip(low, high) for name, (weight, low, high) in law.items()))
+
+
 def lost(lights: Clipped) -> tuple[np.ndarray, np.ndarray]:
-    """(radiance of the glow, of the discs) that the clipped pixels lack, (P,) each.
-
-    1. The irradiance on the ground is METER times what the ground sends back, log-normally spread by SPREAD, and at
-       least what the picture shows: the median of that truncated distribution. The lack was clipped.
-    2. A round region above the ground (its deepest point nearly as deep as in a cap of the same solid angle) is a
-       light: its irradiance goes with the ground's and a power of its size.
-    3. The rest of the lack goes to all clipped pixels, the more the deeper they lie, up to the mean radiance that skies
-       and windows reach; what still remains makes the lights stronger, up to LIGHT_GROWTH.
-    """
-    level = METER * lights.ground  # mean radiance above the ground
-    lack = np.pi * (_at_least(lights.shown, level) - lights.shown)
-    size, solid = lights.size, lights.solid
-
+    """(radiance of the glow, of the discs) that the clipped pixels lack, (P,) each."""
+    values = features(lights)
+    mean_depth = np.bincount(lights.region, lights.depth_rad * lights.solid) / lights.size
+    glow = (_by(GLOW, values) / mean_depth)[lights.region] * lights.depth_rad
     roundness = np.clip((lights.roundness - ROUND[0]) / (ROUND[1] - ROUND[0]), 0, 1)
-    irradiance = LIGHT * level * roundness * np.minimum(size / GLINT_SR, 1) ** 2 * (size / LIGHT_SIZE_SR) ** LIGHT_POWER
-    irradiance[lights.z < GROUND_Z] *= ON_GROUND
-    # A light at the horizon sends the ground nothing; counted as if it did, so that the lack bounds it too.
-    climb = np.maximum(lights.centre[:, 2], LOWEST_Z)
-    from_lights = irradiance @ climb
-    if from_lights > LIGHT_SHARE * lack:
-        irradiance *= LIGHT_SHARE * lack / from_lights
-        from_lights = LIGHT_SHARE * lack
-
-    profile = lights.depth_rad / np.average(lights.depth_rad, weights=solid)
-    # All of it may lie below the horizon, where nothing it sends reaches the ground: a tenth of it counts always.
-    reach = max((profile * solid * np.maximum(lights.ray[:, 2], 0)).sum(), 0.1 * size.sum())
-    added = np.clip((lack - from_lights) / reach, 0, max(SKY * level - 1, 0))
-    remaining = lack - from_lights - added * reach
-    if from_lights > 0:
-        irradiance *= min(1 + remaining / from_lights, LIGHT_GROWTH)
-    return added * profile, _discs(lights, irradiance)
+    return glow, _discs(lights, roundness * _by(LAMP, values))
 
 
 def _warmth(lights: Clipped) -> np.ndarray:
     """(R, 3) colour of each region's disc, of luminance 1: that around it, with no more green than red nor more blue
     than green."""
-    colour = np.minimum.accumulate(lights.around, axis=-1)
+    colour = np.minimum.accumulate(lights.close, axis=-1)
     return colour / (colour @ LUMINANCE)[:, None]
-
-
-def _at_least(shown: float, level: float) -> float:
-    """Median of a log-normal distribution about `level`, cut off below `shown`."""
-    mean = np.log(max(level, BLACK))
-    # In logarithms of the upper tail, so that it stays exact where the picture shows far more than the meter says.
-    upper = norm.logsf((np.log(max(shown, BLACK)) - mean) / SPREAD)
-    return float(np.exp(mean + SPREAD * norm.isf(np.exp(upper - np.log(2)))))
 
 
 def _discs(lights: Clipped, irradiance: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """How well `backend.hdr` rebuilds the light of real panoramas: the eight CC0 HDRIs inside bpy, clipped and rebuilt.
 
-    python bench/hdr.py [--each] [--leave-one-out] [FILE.exr …]
+    python bench/hdr.py [--each] [FILE.exr …]
 
 Each panorama is exposed so that 1, 3, 10 or 30 % of its pixels clip, or so that its median luminance is 0.35, then
 clipped and rounded to 8-bit sRGB. Three ways back to light are compared: plain sRGB → linear; an expand operator (a
@@ -9,35 +9,24 @@ steep power curve that takes white to 10); and `reconstruct`.
 Columns: the relative error of the irradiance, averaged over 256 directions; how far the strongest light (the 5° cap
 with the most energy) points from the true one; and by what factor that cap's energy is off. Medians over the cases.
 
-With --leave-one-out, the constants of `reconstruct` that matter most are chosen again for each panorama, on all the
-others (the combination in GRID with the least mean log (1 + error / 15 %), which no hopeless case rules), and only the
-irradiance error is measured, on the one that was left out; all at half the size.
+The constants of `reconstruct` were chosen by other HDRIs: bench/hdr_law.py.
 """
 
 from __future__ import annotations
 
 import argparse
-from itertools import product
 from pathlib import Path
 
 import bpy
 import numpy as np
 import OpenImageIO as oiio
 
-from panoform.backend import clipped, hdr
+from panoform.backend import hdr
 from panoform.shared.colour import LUMINANCE, linear_from_srgb, srgb_from_linear
 from panoform.shared.sphere import directions, solid_angles
 
 EXPOSURES = ("1 %", "3 %", "10 %", "30 %", "median 0.35")
 CAP_RAD = np.radians(5)
-#: What --leave-one-out chooses from.
-GRID = {
-    "METER": (6.0, 7.0, 8.5, 10.0),
-    "LIGHT_POWER": (0.3, 0.5, 0.7),
-    "LIGHT_GROWTH": (5.0, 10.0),
-    "SKY": (1.5, 2.5),
-    "ROUND": ((0.55, 0.75), (0.65, 0.85), (0.75, 0.95)),
-}
 
 
 def bundled() -> list[Path]:
@@ -110,48 +99,11 @@ def measure(meter: Meter, truth: np.ndarray, rebuilt: np.ndarray) -> tuple[float
     return float(np.mean(np.abs(got - true) / true)), float(angle), float(np.exp(abs(np.log(energy / true_energy))))
 
 
-def leave_one_out(meter: Meter, paths: list[Path]) -> None:
-    combinations = list(product(*GRID.values()))
-    errors = np.zeros((len(combinations), len(paths), len(EXPOSURES)))
-    shipped = {name: getattr(hdr, name) for name in GRID}
-    for column, path in enumerate(paths):
-        light = load(path)
-        height, width = light.shape[:2]
-        light = light.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
-        for exposure in range(len(EXPOSURES)):
-            truth, picture = expose(light, EXPOSURES[exposure])
-            linear = linear_from_srgb(picture.astype(np.float64))
-            mask = (picture >= np.float32(hdr.THRESHOLD)).all(-1)
-            true, shown = (meter.cosine @ meter.cells(panorama) for panorama in (truth, linear))
-            lights = clipped.find(linear, mask) if mask.any() else None
-            gain = np.zeros(mask.shape)
-            for row, constants in enumerate(combinations):
-                for name, value in zip(GRID, constants, strict=True):
-                    setattr(hdr, name, value)
-                if lights is not None:
-                    gain[mask] = sum(hdr.lost(lights))
-                got = shown + meter.cosine @ meter.cells(np.broadcast_to(gain[..., None], linear.shape))
-                errors[row, column, exposure] = np.mean(np.abs(got - true) / true)
-    for name, value in shipped.items():
-        setattr(hdr, name, value)
-    left_out = []
-    for column, path in enumerate(paths):
-        others = np.delete(errors, column, axis=1)
-        best = int(np.log1p(others / 0.15).mean(axis=(1, 2)).argmin())
-        left_out.append(errors[best, column])
-        print(f"{path.stem:16}{100 * np.median(left_out[-1]):4.0f} %   {combinations[best]}")
-    print(f"{'all: median':16}{100 * np.median(left_out):4.0f} %, mean {100 * np.mean(left_out):.0f} %", end="")
-    print(f", 90 % {100 * np.quantile(left_out, 0.9):.0f} %")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="EXR panoramas instead of the eight")
-    parser.add_argument("--leave-one-out", action="store_true", help="choose constants without the one measured")
     parser.add_argument("--each", action="store_true", help="every case, not only the medians")
     options = parser.parse_args()
-    if options.leave_one_out:
-        return leave_one_out(Meter(), options.files or bundled())
     ways = {"plain": linear_from_srgb, "expand": expand, "rebuilt": hdr.reconstruct}
     print(f"{'':24}" + "".join(f"{name:>26}" for name in ways))
     print(f"{'':24}" + "".join(f"{'irradiance':>12}{'angle':>7}{'energy':>7}" for _ in ways))
