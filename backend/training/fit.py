@@ -29,6 +29,9 @@ from .run import Options, Run, prepare
 from .workers import Workers
 
 PERCEPTION = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
+#: The tasks of every step, as they take longest to learn; the others take turns.
+_ALWAYS = ("rgb_to_depth", "rgb_to_albedo")
+_IN_TURN = ("rgb_to_normal", "rgb_to_pbr", "rgb_to_semantic", "image_to_pano")
 _STREAM_WEIGHT = {"rgb": 2.0, "depth": 2.0, "normal": 1.5, "albedo": 1.0, "pbr": 1.0, "semantic": 0.5}
 
 
@@ -188,6 +191,12 @@ def trained_vae(run: Run) -> AutoencoderKL:
 def _map_loss(task: str, shown: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     """Pixel loss of a decoded map; `weight` (N, 1, H, W) is solid angle, and zero where nothing is asked."""
     total = weight.sum()
+
+    def root_mean_square(error: Tensor) -> Tensor:
+        """Of each panorama, as PSNR counts: (N, C, H, W) → (N, C)."""
+        squares = (error.square() * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
+        return (squares + 1e-6).sqrt()
+
     match task:
         case "rgb_to_depth":
             # The grey is log distance: what AbsRel counts, and scale-invariant log (Eigen et al., arXiv 1406.2283).
@@ -200,20 +209,22 @@ def _map_loss(task: str, shown: Tensor, wanted: Tensor, weight: Tensor) -> Tenso
         case "rgb_to_normal":
             cosine = F.cosine_similarity(shown * 2 - 1, wanted * 2 - 1, dim=1)[:, None]
             return ((1 - cosine) * weight).sum() / total
+        case "rgb_to_albedo":
+            return root_mean_square(shown - wanted).mean()
         case "rgb_to_pbr":
-            return ((shown - wanted)[:, :2].abs() * weight).sum() / total / 2
+            return root_mean_square((shown - wanted)[:, :2]).mean()
     return ((shown - wanted).abs() * weight).sum() / total / 3
 
 
 def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> bool:
-    """Stage 2: every step takes a batch through all perception tasks, every second one through image_to_pano too.
+    """Stage 2: every step takes a batch through distance, albedo and one other task.
 
     Most steps compare latents of `variants` encoded once; every `pixels_every`th takes pictures that are new, and
     compares maps through the frozen decoder, which costs more than all the rest. Returns whether all steps are done.
     """
     torch.manual_seed(0)
     vae = trained_vae(run)
-    file = run.checkpoints / f"latents-{run.data.height}.safetensors"
+    file = run.checkpoints / f"latents-{run.data.height}-{variants}.safetensors"
     known = run.workers.in_turn(lambda: latents.encoded(vae, run.data, variants, file, run.say))
     perceiver = Perceiver(architecture.create()[0]).to(run.device)
 
@@ -221,12 +232,15 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
         generator = run.generator(step)
         with run.autocast():
             if step % pixels_every == pixels_every - 1:
-                return _pixel_step(run, vae, perceiver, generator)
+                task = _IN_TURN[step // pixels_every % 3]
+                return _pixel_step(run, vae, perceiver, (*_ALWAYS, task), generator)
+            # Every process takes the same.
+            task = _IN_TURN[int(torch.randint(4, (), generator=torch.Generator().manual_seed(step)))]
             drawn = latents.drawn(known, run.batch, generator)
-            figures = _latent_step(perceiver, drawn)
-            if step % 2:
-                figures["pano"] = 2 * _pano_step(perceiver, drawn["masked_rgb"], drawn["rgb"], generator)
-            return figures
+            if task == "image_to_pano":
+                figures = _latent_step(perceiver, _ALWAYS, drawn)
+                return figures | {"pano": _pano_step(perceiver, drawn["masked_rgb"], drawn["rgb"], generator)}
+            return _latent_step(perceiver, (*_ALWAYS, task), drawn)
 
     def validate(step: int) -> str:
         return _validate(run, vae, perceiver, step)
@@ -235,17 +249,27 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
         return _loop(run, "perceiver", perceiver, Muon(perceiver, ENDS), steps, 5e-3, step_loss, validate)
 
 
-def _latent_step(perceiver: Perceiver, drawn: dict[str, Tensor]) -> dict[str, float]:
+def _latent_loss(task: str, made: Tensor, wanted: Tensor) -> Tensor:
+    """Mean distance; of what PSNR measures, the root mean square of each panorama."""
+    error = made.float() - wanted.float()
+    if task in ("rgb_to_albedo", "rgb_to_pbr"):
+        return error.square().mean((1, 2, 3)).sqrt().mean()
+    return error.abs().mean()
+
+
+def _latent_step(perceiver: Perceiver, tasks: tuple[str, ...], drawn: dict[str, Tensor]) -> dict[str, float]:
     figures = {}
-    for task in PERCEPTION:
+    for task in tasks:
         stream = architecture.TASKS[task][1]
-        loss = F.l1_loss(perceiver.perceive(task, drawn["rgb"]).float(), drawn[stream])
+        loss = _latent_loss(task, perceiver.perceive(task, drawn["rgb"]), drawn[stream])
         loss.backward()
         figures[stream] = float(loss.detach())
     return figures
 
 
-def _pixel_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, generator: torch.Generator) -> dict[str, float]:
+def _pixel_step(
+    run: Run, vae: AutoencoderKL, perceiver: Perceiver, tasks: tuple[str, ...], generator: torch.Generator
+) -> dict[str, float]:
     maps = dataset.augment(run.data.shuffled(max(1, run.batch // 2), generator), generator)
     shown_at = dataset.pictures(maps)
     height = maps["rgb"].shape[-2]
@@ -254,14 +278,14 @@ def _pixel_step(run: Run, vae: AutoencoderKL, perceiver: Perceiver, generator: t
     solid = everywhere * (maps["distance"] < 5e4)
     with torch.no_grad():
         rgb = latents.encode(vae, shown_at["rgb"])
-    for task in PERCEPTION:
+    for task in tasks:
         stream = architecture.TASKS[task][1]
         made = perceiver.perceive(task, rgb)
         with torch.no_grad():
             wanted = latents.encode(vae, shown_at[stream])
         shown = latents.decode(vae, made).float()
         weight = everywhere if task in ("rgb_to_depth", "rgb_to_normal", "rgb_to_semantic") else solid
-        (F.l1_loss(made.float(), wanted.float()) + 2 * _map_loss(task, shown, shown_at[stream], weight)).backward()
+        (_latent_loss(task, made, wanted) + 2 * _map_loss(task, shown, shown_at[stream], weight)).backward()
     return {}
 
 

@@ -38,22 +38,21 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 def encoded(
     vae: AutoencoderKL, scenes: dataset.Scenes, variants: int, file: Path, say: Callable[[str], None]
 ) -> dict[str, Tensor]:
-    """Stream → (scenes · variants, C, h, w) float16 on the CPU; kept in `file`, and read from it if it fits."""
-    count = len(scenes) * variants
-    if file.exists():
-        found = load_file(file)
-        if len(found["rgb"]) == count:
-            return found
-    parts: dict[str, list[Tensor]] = {}
+    """Stream → (scenes · variants, C, h, w) float16 on the CPU; kept in `file`, to which new scenes are added."""
+    parts = {stream: [values] for stream, values in load_file(file).items()} if file.exists() else {}
+    done = len(parts["rgb"][0]) // variants if parts else 0
+    if done == len(scenes):
+        return {stream: values for stream, (values,) in parts.items()}
+    say(f"latents: {done} of {len(scenes)} scenes are there")
     with wrap.circular(vae):
-        for variant in range(variants):
-            generator = torch.Generator(scenes.device).manual_seed(variant)
-            for maps in scenes.in_order(_AT_ONCE):
+        for start in range(done, len(scenes), _AT_ONCE):
+            maps = scenes.take(torch.arange(start, min(start + _AT_ONCE, len(scenes))))
+            for variant in range(variants):
+                generator = torch.Generator(scenes.device).manual_seed(start * variants + variant)
                 shown = dataset.pictures(dataset.augment(maps, generator))
                 shown["masked_rgb"] = dataset.masked(shown["rgb"], generator)
                 for stream, picture in shown.items():
                     parts.setdefault(stream, []).append(encode(vae, picture).half().cpu())
-            say(f"latents: {(variant + 1) * len(scenes)} of {count}")
     made = {stream: torch.cat(batches).contiguous() for stream, batches in parts.items()}
     draft = file.with_suffix(".draft")
     save_file(made, draft)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from panoform.backend import truth
 from panoform.backend.training import __main__ as command
@@ -47,6 +49,16 @@ def test_train_stop_go_on_export(data, capsys):
     assert {path.name for path in (data / "checkpoints" / "pictures").iterdir()} == {
         "vae-000002.png", "vae-000003.png", "perceiver-000004.png",
     }  # fmt: skip
+
+    before = load_file(data / "checkpoints" / f"latents-{HEIGHT}-2.safetensors")
+    write_scene(data / str(HEIGHT) / "train" / "000002", 2)
+    command.main([*train, "--vae-steps", "3"])
+    assert "latents: 2 of 3 scenes are there" in capsys.readouterr().out
+    after = load_file(data / "checkpoints" / f"latents-{HEIGHT}-2.safetensors")
+    for stream, values in before.items():
+        assert len(after[stream]) == 6
+        assert torch.equal(after[stream][:4], values), "what was encoded stays"
+
     out = data / "starter"
     command.main(["--data", str(data), "export", "--out", str(out), *common])
     from panoform.backend import cli
