@@ -43,21 +43,21 @@ def columns(measured) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("figure", "share"), [("distance AbsRel", 0.75), ("normal mean", 0.7), ("normal median", 0.45)]
+    ("figure", "share"), [("distance AbsRel", 0.6), ("normal mean", 0.65), ("normal median", 0.4)]
 )
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_errs_less_than_a_baseline(columns, figure, share, baseline):
     assert columns["starter"][figure] < share * columns[baseline][figure]
 
 
-@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.08), ("albedo PSNR", 1.5)])
+@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.18), ("albedo PSNR", 2.5)])
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_scores_more_than_a_baseline(columns, figure, more, baseline):
     assert columns["starter"][figure] > columns[baseline][figure] + more
 
 
 def test_names_what_it_sees(columns):
-    assert columns["starter"]["semantic accuracy"] > columns["mean map"]["semantic accuracy"] + 0.3
+    assert columns["starter"]["semantic accuracy"] > columns["mean map"]["semantic accuracy"] + 0.4
 
 
 def test_has_no_seam(columns):
