@@ -79,6 +79,7 @@ def find(linear: np.ndarray, mask: np.ndarray) -> Clipped:
 
 def _quantile(values: np.ndarray, weight: np.ndarray, share: float) -> float:
     """The value that `share` of the weight doesn't exceed."""
+    # numpy.quantile takes weights from NumPy 2 on; Blender 4's Python has 1.
     order = values.argsort()
     total = weight[order].cumsum()
     return float(values[order[np.searchsorted(total, share * total[-1])]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ def with_seed(path: Path, seed: int, seeds: Sequence[int]) -> Path:
     return path if len(seeds) == 1 else path.with_stem(f"{path.stem}-{seed}")
 
 
-def check_path(path: Path, seeds: Sequence[int], sources: Iterable[Path | None]) -> None:
+def check_path(path: Path, seeds: Sequence[int], sources: Sequence[Path | None]) -> None:
     """Raises OutputError where one of the `sources`, which the panoramas are to be made of, would be lost, or a file
     that is no recipe."""
     if path.is_dir():

@@ -6,7 +6,6 @@ A data folder is laid out as backend/truth.py tells. Pictures are (N, 3, H, W) i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +62,6 @@ class Scenes:
     def take(self, indices: Tensor) -> dict[str, Tensor]:
         """Name → (N, C, H, W) float32."""
         return {name: maps[indices.to(maps.device)].float() for name, maps in self._maps.items()}
-
-    def in_order(self, batch: int) -> Iterator[dict[str, Tensor]]:
-        for start in range(0, len(self), batch):
-            yield self.take(torch.arange(start, min(start + batch, len(self))))
 
     def shuffled(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
         """A batch drawn at random, by a generator on `device`."""
