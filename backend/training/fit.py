@@ -31,7 +31,7 @@ from .workers import Workers
 PERCEPTION = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
 #: The tasks of every step, as they take longest to learn; the others take turns.
 _ALWAYS = ("rgb_to_depth", "rgb_to_albedo")
-_IN_TURN = ("rgb_to_normal", "rgb_to_pbr", "rgb_to_semantic", "image_to_pano")
+_IN_TURN = ("rgb_to_normal", "rgb_to_pbr", "rgb_to_semantic", "rgb_to_pbr", "image_to_pano")
 _STREAM_WEIGHT = {"rgb": 2.0, "depth": 2.0, "normal": 1.5, "albedo": 1.0, "pbr": 1.0, "semantic": 0.5}
 
 
@@ -155,7 +155,7 @@ def train_vae(run: Run, steps: int) -> bool:
         sheet(run.checkpoints / "pictures" / f"vae-{step:06d}.png", torch.stack(rows))
         return "held-out dB: " + ", ".join(figures)
 
-    return _loop(run, "vae", vae, Muon(vae), steps, 2e-3, step_loss, validate)
+    return _loop(run, "vae", vae, Muon(vae, workers=run.workers), steps, 2e-3, step_loss, validate)
 
 
 def sheet(path: Path, grid: Tensor) -> None:
@@ -232,10 +232,10 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
         generator = run.generator(step)
         with run.autocast():
             if step % pixels_every == pixels_every - 1:
-                task = _IN_TURN[step // pixels_every % 3]
+                task = _IN_TURN[step // pixels_every % 4]
                 return _pixel_step(run, vae, perceiver, (*_ALWAYS, task), generator)
             # Every process takes the same.
-            task = _IN_TURN[int(torch.randint(4, (), generator=torch.Generator().manual_seed(step)))]
+            task = _IN_TURN[int(torch.randint(len(_IN_TURN), (), generator=torch.Generator().manual_seed(step)))]
             drawn = latents.drawn(known, run.batch, generator)
             if task == "image_to_pano":
                 figures = _latent_step(perceiver, _ALWAYS, drawn)
@@ -246,7 +246,9 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
         return _validate(run, vae, perceiver, step)
 
     with wrap.circular(vae):
-        return _loop(run, "perceiver", perceiver, Muon(perceiver, ENDS), steps, 5e-3, step_loss, validate)
+        return _loop(
+            run, "perceiver", perceiver, Muon(perceiver, ENDS, workers=run.workers), steps, 5e-3, step_loss, validate
+        )
 
 
 def _latent_loss(task: str, made: Tensor, wanted: Tensor) -> Tensor:

@@ -199,6 +199,14 @@ def spots(rng: np.random.Generator) -> bpy.types.Material:
     return graph.finish(picture, float(rng.uniform(0.2, 1)), 0.0, bump=bump)
 
 
+def patches(rng: np.random.Generator) -> bpy.types.Material:
+    """Murals, peeling paint, camouflage: unrelated colours with hard borders, rough and smooth."""
+    graph = Graph("patches")
+    noise = _noise(graph, graph.uv(), float(rng.uniform(0.3, 4)), 3, float(rng.uniform(0, 2)))
+    picture = graph.ramp(noise, [colour(rng), colour(rng), colour(rng)], float(rng.uniform(0.5, 0.95)))
+    return graph.finish(picture, graph.scalar(noise, *rng.uniform(0.1, 1, 2).tolist()), 0.0)
+
+
 def marble(rng: np.random.Generator) -> bpy.types.Material:
     graph = Graph("marble")
     noise = _noise(graph, graph.uv(), float(rng.uniform(0.5, 3)), 5, float(rng.uniform(1, 4)))

@@ -12,6 +12,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from .workers import Workers
+
 _ADAM_BETAS = (0.9, 0.95)
 _ADAM_EPS = 1e-8
 _MOMENTUM = 0.95
@@ -40,32 +42,49 @@ class Muon(torch.optim.Optimizer):
     """Steps `module`'s parameters; weight decay is AdamW's.
 
     `by_adam`: names of matrices that AdamW steps too. First and last layers learn faster by it, as Jordan et al. found.
+    `workers`: the processes that step the same module by the same gradients; each orthogonalises its share.
     """
 
-    def __init__(self, module: nn.Module, by_adam: Collection[str] = (), weight_decay: float = 0.01) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        by_adam: Collection[str] = (),
+        weight_decay: float = 0.01,
+        workers: Workers | None = None,
+    ) -> None:
         super().__init__(module.parameters(), {"lr": 0.0, "weight_decay": weight_decay})
         self._by_adam = {parameter for name, parameter in module.named_parameters() if name in by_adam}
+        self._workers = workers or Workers()
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - no closure
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            matrices = [p for p in moved if p.ndim >= 2 and p not in self._by_adam]
+            updates = self._orthogonal(matrices)
+            updates |= {p: self._adam(p) for p in moved if p not in updates}
+            for parameter, update in updates.items():
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                by_adam = parameter.ndim < 2 or parameter in self._by_adam
-                update = self._adam if by_adam else self._orthogonal
-                parameter.add_(update(parameter), alpha=-group["lr"])
+                parameter.add_(update, alpha=-group["lr"])
 
-    def _orthogonal(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
+    def _orthogonal(self, parameters: list[Tensor]) -> dict[Tensor, Tensor]:
+        updates = [self._ahead(parameter) for parameter in parameters]
+        for index, update in enumerate(updates):
+            if index % self._workers.count == self._workers.rank:
+                made = orthogonalised(_as_matrices(update))
+                update.copy_((made * (0.2 * max(made.shape[-2:]) ** 0.5)).reshape(update.shape))
+            else:
+                update.zero_()
+        self._workers.add_up(updates)
+        return dict(zip(parameters, updates, strict=True))
+
+    def _ahead(self, parameter: Tensor) -> Tensor:
+        """Nesterov's momentum of the gradient."""
         gradient = parameter.grad
         assert gradient is not None
-        momentum = state.setdefault("momentum", torch.zeros_like(parameter))
+        momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
         momentum.lerp_(gradient, 1 - _MOMENTUM)
-        update = _as_matrices(gradient.lerp(momentum, _MOMENTUM))
-        update = orthogonalised(update) * (0.2 * max(update.shape[-2:]) ** 0.5)
-        return update.reshape(parameter.shape)
+        return gradient.lerp(momentum, _MOMENTUM)
 
     def _adam(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

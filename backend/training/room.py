@@ -89,36 +89,46 @@ def room(b: Builder) -> float:
     ceiling = materials.plain(rng) if rng.uniform() < 0.6 else materials.choose(rng, "wall")
     b.mesh(flat + np.array([0, 0, height]), [tuple(range(n - 1, -1, -1))], ceiling, "ceiling")
     taken = [(0.0, 0.0, 0.55)]
-    open_walls = 0
+    windows = 0
     for index in range(n):
-        start, end = plan[index], plan[(index + 1) % n]
-        length = float(np.linalg.norm(end - start))
         material = wall if rng.uniform() < 0.8 else materials.choose(rng, "wall")
-        openings, doors = [], []
-        x = rng.uniform(0.2, 1)
-        while x < length - 1.0 and rng.uniform() < 0.75:
-            door = bool(rng.uniform() < 0.35)
-            w = rng.uniform(0.75, 1.1) if door else rng.uniform(0.5, min(2.5, length - x))
-            if x + w > length - 0.1:
-                break
-            top = min(height - 0.15, rng.uniform(1.9, 2.4))
-            openings.append((x, x + w, 0.0 if door else rng.choice([0.0, rng.uniform(0.3, 1.2)]), top))
-            doors.append(door)
-            x += w + rng.uniform(0.3, 2)
-        open_walls += sum(not door for door in doors)
-        # The room lies left of start → end (anticlockwise), so walls grow to the right, outwards.
-        _wall(b, start, end, height, material, openings)
-        for opening, door in zip(openings, doors, strict=True):
-            _fill_opening(b, start, end, opening, door, frame)
-        along, inward = (end - start) / length, np.array([-(end - start)[1], (end - start)[0]]) / length
-        wall_yaw = float(np.arctan2(along[1], along[0]))
-        if rng.uniform() < 0.7:
-            b.box((length / 2, 0.01, 0.05), (length, 0.03, 0.1), frame, "wall", wall_yaw, tuple(start))
-        _along_wall(b, start, along, inward, length, wall_yaw, openings, taken, height)
-    _standing(b, plan, taken)
-    _ceiling_lights(b, plan, height, night or open_walls == 0)
-    _outside(b, plan)
+        windows += wall_with_openings(b, plan[index], plan[(index + 1) % n], height, material, frame, taken)
+    standing(b, plan, taken)
+    ceiling_lights(b, plan, height, night or windows == 0)
+    outside(b, plan)
     return float(rng.uniform(1.2, min(1.9, height - 0.5)))
+
+
+def wall_with_openings(
+    b: Builder, start: np.ndarray, end: np.ndarray, height: float, material, frame, taken: list
+) -> int:
+    """A wall with doors, windows, a skirting board and furniture along it. Returns how many windows.
+
+    The room lies left of start → end (anticlockwise), so the wall grows to the right, outwards. What stands along it is
+    added to `taken`, discs (x, y, radius).
+    """
+    rng = b.rng
+    length = float(np.linalg.norm(end - start))
+    openings, doors = [], []
+    x = rng.uniform(0.2, 1)
+    while x < length - 1.0 and rng.uniform() < 0.75:
+        door = bool(rng.uniform() < 0.35)
+        w = rng.uniform(0.75, 1.1) if door else rng.uniform(0.5, min(2.5, length - x))
+        if x + w > length - 0.1:
+            break
+        top = min(height - 0.15, rng.uniform(1.9, 2.4))
+        openings.append((x, x + w, 0.0 if door else rng.choice([0.0, rng.uniform(0.3, 1.2)]), top))
+        doors.append(door)
+        x += w + rng.uniform(0.3, 2)
+    _wall(b, start, end, height, material, openings)
+    for opening, door in zip(openings, doors, strict=True):
+        _fill_opening(b, start, end, opening, door, frame)
+    along, inward = (end - start) / length, np.array([-(end - start)[1], (end - start)[0]]) / length
+    yaw = float(np.arctan2(along[1], along[0]))
+    if rng.uniform() < 0.7:
+        b.box((length / 2, 0.01, 0.05), (length, 0.03, 0.1), frame, "wall", yaw, tuple(start))
+    _along_wall(b, start, along, inward, length, yaw, openings, taken, height)
+    return sum(not door for door in doors)
 
 
 def _along_wall(b: Builder, start, along, inward, length, yaw, openings, taken, height) -> None:
@@ -143,7 +153,8 @@ def _along_wall(b: Builder, start, along, inward, length, yaw, openings, taken, 
         x += rng.uniform(0.7, 2.2)
 
 
-def _standing(b: Builder, plan: np.ndarray, taken: list) -> None:
+def standing(b: Builder, plan: np.ndarray, taken: list) -> None:
+    """Maybe a rug, and furniture in the middle of the room."""
     rng = b.rng
     low, high = plan.min(0), plan.max(0)
     if rng.uniform() < 0.5:
@@ -166,7 +177,8 @@ def _standing(b: Builder, plan: np.ndarray, taken: list) -> None:
             taken.append((float(x), float(y), 0.6))
 
 
-def _ceiling_lights(b: Builder, plan: np.ndarray, height: float, needed: bool) -> None:
+def ceiling_lights(b: Builder, plan: np.ndarray, height: float, needed: bool) -> None:
+    """Lamps under the ceiling, at least one if `needed`, and maybe beams."""
     rng = b.rng
     count = rng.integers(1 if needed else 0, 5)
     low, high = plan.min(0) * 0.7, plan.max(0) * 0.7
@@ -191,7 +203,7 @@ def _ceiling_lights(b: Builder, plan: np.ndarray, height: float, needed: bool) -
             b.box((0, float(y), height - 0.08), (float(np.ptp(plan[:, 0])), 0.12, 0.16), beam, "ceiling")
 
 
-def _outside(b: Builder, plan: np.ndarray) -> None:
+def outside(b: Builder, plan: np.ndarray) -> None:
     """What windows look on: ground, and maybe houses and trees."""
     rng = b.rng
     level = rng.choice([-0.3, -3.0, -9.0])

@@ -8,11 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from .build import Builder
+from .hall import hall
 from .outdoors import courtyard, landscape, street
 from .room import room
 
 
 def build(rng: np.random.Generator) -> float:
     """A random scene in the empty open file. Returns the camera's height over the ground in metres."""
-    makers = (room, courtyard, street, landscape)
-    return makers[rng.choice(4, p=(0.58, 0.14, 0.14, 0.14))](Builder(rng))
+    makers = (hall, room, courtyard, street, landscape)
+    return makers[rng.choice(5, p=(0.2, 0.38, 0.14, 0.14, 0.14))](Builder(rng))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 _T = TypeVar("_T")
@@ -35,14 +35,19 @@ class Workers:
 
     def average_gradients(self, module: nn.Module) -> None:
         """Every process must have gradients of the same parameters."""
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        self.add_up(gradients)
+        for gradient in gradients:
+            gradient /= self.count
+
+    def add_up(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its sum over the processes, in which they have the same shapes."""
         if self.count == 1:
             return
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
         torch.distributed.all_reduce(flat)
-        flat /= self.count
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def agree(self, stop: bool) -> bool:
         """Whether any process wants to stop."""

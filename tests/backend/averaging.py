@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from panoform.backend.training.muon import Muon
 from panoform.backend.training.workers import Workers, run
 
 
@@ -15,19 +16,27 @@ def inputs() -> torch.Tensor:
     return torch.linspace(-1, 1, 12).reshape(4, 3)
 
 
-def model() -> torch.nn.Linear:
+def model() -> torch.nn.Sequential:
     torch.manual_seed(0)
-    return torch.nn.Linear(3, 2)
+    return torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2))
+
+
+def stepped(module: torch.nn.Module, workers: Workers) -> dict[str, torch.Tensor]:
+    """The parameters after a step of the optimiser."""
+    optimizer = Muon(module, workers=workers)
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step()
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}
 
 
 def average(workers: Workers, folder: Path) -> None:
     """Half of the inputs each; what both have in the end is written to a file a process."""
-    linear = model()
-    linear(inputs().chunk(2)[workers.rank]).square().mean().backward()
-    workers.average_gradients(linear)
+    module = model()
+    module(inputs().chunk(2)[workers.rank]).square().mean().backward()
+    workers.average_gradients(module)
     stop = workers.agree(workers.rank == 1)
-    state = {name: parameter.grad for name, parameter in linear.named_parameters()} | {"stop": torch.tensor(stop)}
-    save_file(state, folder / f"{workers.rank}.safetensors")
+    state = {f"gradient {name}": parameter.grad for name, parameter in module.named_parameters()}
+    save_file(state | stepped(module, workers) | {"stop": torch.tensor(stop)}, folder / f"{workers.rank}.safetensors")
 
 
 def wait(workers: Workers, folder: Path) -> None:

@@ -14,12 +14,14 @@ from panoform.backend.training import workers
 
 def test_two_processes_are_one_with_both_batches(tmp_path):
     workers.run(2, averaging.average, tmp_path)
-    linear = averaging.model()
-    linear(averaging.inputs()).square().mean().backward()
+    module = averaging.model()
+    module(averaging.inputs()).square().mean().backward()
+    stepped = averaging.stepped(module, workers.Workers())
     for rank in range(2):
         found = load_file(tmp_path / f"{rank}.safetensors")
-        torch.testing.assert_close(found["weight"], linear.weight.grad)
-        torch.testing.assert_close(found["bias"], linear.bias.grad)
+        for name, parameter in module.named_parameters():
+            torch.testing.assert_close(found[f"gradient {name}"], parameter.grad)
+            torch.testing.assert_close(found[name], stepped[name])
         assert found["stop"]  # one of them wanted to
 
 

@@ -1,0 +1,96 @@
+"""Halls: plans of many corners under sloping or pointed ceilings, with columns and steps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import materials
+from .build import Builder
+from .furniture import clear_of
+from .room import ceiling_lights, outside, standing, wall_with_openings
+from .sky import sky
+
+
+def _plan(rng: np.random.Generator) -> np.ndarray:
+    """Corners of a convex room of five to nine walls, anticlockwise, (N, 2) metres, around the camera at (0, 0)."""
+    n = rng.integers(5, 10)
+    angle = (np.arange(n) + rng.uniform(-0.3, 0.3, n)) / n * 2 * np.pi
+    long = np.exp(rng.uniform(np.log(2.2), np.log(12)))
+    # On an ellipse every such polygon is convex.
+    corners = np.c_[np.cos(angle) * long, np.sin(angle) * long * rng.uniform(0.35, 1)]
+    corners[:, 1] *= max(1, 1.8 / np.abs(corners[:, 1]).max())
+    shift = rng.uniform(-0.4, 0.4, 2) * np.abs(corners).min(0).clip(1)
+    yaw = rng.uniform(0, 2 * np.pi)
+    return (corners + shift) @ np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
+
+
+def _ceiling(b: Builder, plan: np.ndarray, height: float) -> tuple[float, float]:
+    """A flat, sloping, pointed or dented ceiling over the plan. Returns its lowest and its highest corner's height."""
+    rng = b.rng
+    size = np.ptp(plan, axis=0).max()
+    slope = rng.uniform(-0.6, 0.6, 2) * rng.choice([0, 1]) * min(1.0, 5 / size)
+    corners = np.maximum(height + plan @ slope, 2.1)
+    middle = plan.mean(0)
+    apex = max(float(corners.mean() + rng.choice([0, 0.15, 0.3, 0.5, -0.06]) * size), 2.1)
+    points = np.concatenate([np.c_[plan, corners], [[*middle, apex]]])
+    n = len(plan)
+    material = materials.choose(rng, rng.choice(["wall", "floor", "cloth"]))
+    b.mesh(points, [((i + 1) % n, i, n) for i in range(n)], material, "ceiling")
+    return float(min(corners.min(), apex)), float(corners.max())
+
+
+def hall(b: Builder) -> float:
+    """A hall, some of its walls open. Returns the camera's height."""
+    rng = b.rng
+    night = rng.uniform() < 0.25
+    sky(rng, night)
+    plan = _plan(rng)
+    n = len(plan)
+    b.mesh(np.c_[plan, np.zeros(n)], [tuple(range(n))], materials.choose(rng, "floor"), "floor")
+    height = rng.uniform(2.5, 4) if rng.uniform() < 0.7 else rng.uniform(4, 8)
+    low, top = _ceiling(b, plan, height)
+    wall, frame = materials.choose(rng, "wall"), materials.choose(rng, "solid")
+    taken = [(0.0, 0.0, 0.55)]
+    for index in range(n):
+        chance = rng.uniform()
+        if chance < 0.12:
+            continue  # open to the outside
+        material = wall if chance < 0.8 else materials.patches(rng)
+        wall_with_openings(b, plan[index], plan[(index + 1) % n], top, material, frame, taken)
+    _columns(b, plan, top, taken)
+    if rng.uniform() < 0.3:
+        _steps(b, plan, taken)
+    standing(b, plan, taken)
+    ceiling_lights(b, plan, low, True)
+    outside(b, plan)
+    return float(rng.uniform(1.2, 1.9))
+
+
+def _columns(b: Builder, plan: np.ndarray, top: float, taken: list) -> None:
+    """Columns or square posts on a smaller copy of the plan."""
+    rng = b.rng
+    if rng.uniform() < 0.5:
+        return
+    material, r = materials.choose(rng, "solid"), rng.uniform(0.08, 0.3)
+    round_ones, where = rng.uniform() < 0.6, rng.uniform(0.5, 0.9)
+    for x, y in plan * where:
+        if clear_of(taken, x, y, r + 0.2):
+            if round_ones:
+                b.cylinder((x, y, 0), r, top, material, "otherstructure", top=r * rng.uniform(0.7, 1), sides=20)
+            else:
+                b.box((x, y, top / 2), (2 * r, 2 * r, top), material, "otherstructure")
+            taken.append((float(x), float(y), r))
+
+
+def _steps(b: Builder, plan: np.ndarray, taken: list) -> None:
+    """Steps up to a platform, or a stand of seats."""
+    rng = b.rng
+    x, y = plan[rng.integers(len(plan))] * 0.6
+    if not clear_of(taken, x, y, 1.0):
+        return
+    material = materials.choose(rng, "floor")
+    yaw, rise, wide = np.arctan2(y, x), rng.uniform(0.12, 0.3), rng.uniform(1.2, 3)
+    for k in range(rng.integers(2, 7)):
+        size = (1.6 - 0.25 * k, wide, rise)
+        b.box((0.25 * k / 2, 0, (k + 0.5) * rise), size, material, "otherstructure", yaw, (x, y))
+    taken.append((float(x), float(y), 1.2))
