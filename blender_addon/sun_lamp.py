@@ -10,10 +10,13 @@ from ..shared.colour import linear_from_srgb
 from ..shared.errors import PanoramaError
 from ..shared.sun import split_sun
 from . import capture, panoramas, pixels
+from .scene import world
 
 NAME = "Panoform Sun"
 #: Custom property of the lamp's object: the image whose sun it is.
 _SUN_OF = "panoform_sun_of"
+#: A world's Rotation about the vertical, which turns its lamp too.
+_TURN = 'node_tree.nodes["Rotation"].inputs["Rotation"].default_value[2]'
 #: How far from the origin a lamp is put, in metres: its light is the same everywhere.
 _FAR_M = 10.0
 
@@ -21,8 +24,9 @@ _FAR_M = 10.0
 def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
     """Give the scene a lamp for the sun in its world's HDRI, and a world without that sun, from an EXR of its own.
 
-    World and lamp together give every surface the light it had. A scene has one lamp for the sun of one image: split
-    again, it is set anew. Returns the lamp, or None, and all is as it was, where no sun stands out.
+    World and lamp together give every surface the light it had. The lamp turns with that world and shines while it is
+    the scene's (`scene.world.assign`). A scene has one lamp for the sun of one image: split again, it is set anew.
+    Returns the lamp, or None, and all is as it was, where no sun stands out.
     Raises SceneError (`capture.world_image`, `world_strength`), PanoramaError (`pixels.read`; for infinite or NaN
     pixels), OutputError.
     """
@@ -43,13 +47,30 @@ def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
     shown.node_tree.nodes["Strength"].inputs["Strength"].default_value = strength
 
     lamp = next((thing for thing in scene.objects if thing.get(_SUN_OF) == image), None) or _new(scene, image)
+    lamp[world.ONLY_IN] = shown
+    lamp.hide_viewport = lamp.hide_render = False
     direction = world_from_panorama.to_3x3() @ Vector(sun.direction)
     lamp.location = direction * _FAR_M
-    lamp.rotation_mode = "QUATERNION"
-    lamp.rotation_quaternion = direction.to_track_quat("Z", "Y")  # it shines along its -Z
+    _aim(lamp, direction, shown)
     lamp.data.energy = sun.irradiance * strength
     lamp.data.color, lamp.data.angle = sun.colour, sun.diameter_rad
     return lamp
+
+
+def _aim(lamp: bpy.types.Object, direction: Vector, shown: bpy.types.World) -> None:
+    """Point it along -`direction`, and have the world's turn about the vertical turn it too."""
+    lamp.driver_remove("rotation_euler", 2)
+    lamp.rotation_mode = "XYZ"
+    lamp.rotation_euler = direction.to_track_quat("Z", "Y").to_euler("XYZ")  # it shines along its -Z
+    x, y, z = shown.path_resolve(_TURN.removesuffix("[2]"))
+    if max(abs(x), abs(y)) > 1e-6:
+        return  # of a world that leans, the Z is another axis
+    driver = lamp.driver_add("rotation_euler", 2).driver
+    turn = driver.variables.new()
+    turn.name = "turn"
+    turn.targets[0].id_type, turn.targets[0].id, turn.targets[0].data_path = "WORLD", shown, _TURN
+    # The node turns the direction that is looked up, so the picture turns the other way.
+    driver.expression = f"{lamp.rotation_euler.z + z:.9f} - turn"
 
 
 def _new(scene: bpy.types.Scene, image: bpy.types.Image) -> bpy.types.Object:

@@ -61,7 +61,7 @@ def hall(b: Builder) -> float:
     if rng.uniform() < 0.3:
         _steps(b, plan, taken)
     standing(b, plan, taken)
-    ceiling_lights(b, plan, low, True)
+    ceiling_lights(b, plan, max(low, 2.25), True)
     outside(b, plan)
     return float(rng.uniform(1.2, 1.9))
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import bpy
 from mathutils import Matrix
 
+#: Custom property of an object: the one world that it is shown and rendered in.
+ONLY_IN = "panoform_only_in"
+
 
 def create(name: str, image: bpy.types.Image, world_from_panorama: Matrix) -> bpy.types.World:
     """A new world that shows `image`, turned by the rotation of `world_from_panorama` (4 × 4)."""
@@ -35,7 +38,13 @@ def create(name: str, image: bpy.types.Image, world_from_panorama: Matrix) -> bp
 
 
 def assign(scene: bpy.types.Scene, world: bpy.types.World) -> None:
-    """Make `world` the scene's. The one before stays in the file: it keeps a fake user."""
+    """Make `world` the scene's. The one before stays in the file: it keeps a fake user.
+
+    Objects that are made for one world only (ONLY_IN: its sun) are shown and rendered if it is this one.
+    """
     if scene.world is not None:
         scene.world.use_fake_user = True
     scene.world = world
+    for thing in scene.objects:
+        if ONLY_IN in thing:
+            thing.hide_viewport = thing.hide_render = thing[ONLY_IN] != world

@@ -10,7 +10,7 @@ import OpenImageIO as oiio
 import pytest
 from mathutils import Matrix, Vector
 
-from panoform.blender_addon import capture, sun_lamp
+from panoform.blender_addon import capture, panoramas, sun_lamp
 from panoform.blender_addon.jobs import Jobs
 from panoform.blender_addon.scene import world
 from panoform.shared.sphere import directions, solid_angles
@@ -231,3 +231,26 @@ def test_the_default_folder_takes_it_before_the_file_is_saved(addon: Jobs, scene
     assert lamp is not None
     image, _ = capture.world_image(bpy.context.scene)
     assert Path(image.filepath).is_file()
+
+
+def test_the_lamp_turns_with_its_world(saved: Path) -> None:
+    show(sky(), saved, Matrix.Rotation(0.7, 4, "Z"))
+    bpy.ops.panoform.split_sun()
+    (lamp,) = suns()
+    bpy.context.scene.world.node_tree.nodes["Rotation"].inputs["Rotation"].default_value[2] -= 1.9
+    bpy.context.view_layer.update()
+    turned = capture.world_image(bpy.context.scene)[1].to_3x3()
+    assert turned.to_euler().z == pytest.approx(0.7 + 1.9)
+    towards = lamp.matrix_world.to_3x3() @ Vector((0, 0, 1))
+    assert towards.dot(turned @ Vector(TOWARD)) > np.cos(np.radians(0.5))
+
+
+def test_the_lamp_shines_in_its_own_world_only(saved: Path) -> None:
+    path = show(sky(), saved, TURN)
+    bpy.ops.panoform.split_sun()
+    (lamp,) = suns()
+    without = panoramas.shown(bpy.context.scene)[0]
+    panoramas.show(bpy.context.scene, path, TURN)
+    assert (lamp.hide_render, lamp.hide_viewport) == (True, True), "the sun is in the picture"
+    panoramas.show(bpy.context.scene, without, TURN)
+    assert (lamp.hide_render, lamp.hide_viewport) == (False, False)
