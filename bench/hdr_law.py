@@ -25,11 +25,11 @@ from panoform.backend import clipped, hdr
 from panoform.shared.colour import linear_from_srgb
 
 HEIGHT = 512
-RIDGE = 0.001
+RIDGE = 0.003
 #: What the strongest light counts.
-LIGHT = 0.05
+LIGHT = 0.15
 #: More regions than these hardly count; the largest are taken.
-REGIONS = 100
+REGIONS = 16
 
 
 class Case(NamedTuple):
