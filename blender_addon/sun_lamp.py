@@ -15,8 +15,6 @@ from .scene import world
 NAME = "Panoform Sun"
 #: Custom property of the lamp's object: the image whose sun it is.
 _SUN_OF = "panoform_sun_of"
-#: A world's Rotation about the vertical, which turns its lamp too.
-_TURN = 'node_tree.nodes["Rotation"].inputs["Rotation"].default_value[2]'
 #: How far from the origin a lamp is put, in metres: its light is the same everywhere.
 _FAR_M = 10.0
 
@@ -62,14 +60,14 @@ def _aim(lamp: bpy.types.Object, direction: Vector, shown: bpy.types.World) -> N
     lamp.driver_remove("rotation_euler", 2)
     lamp.rotation_mode = "XYZ"
     lamp.rotation_euler = direction.to_track_quat("Z", "Y").to_euler("XYZ")  # it shines along its -Z
-    x, y, z = shown.path_resolve(_TURN.removesuffix("[2]"))
+    x, y, z = shown.path_resolve(world.ROTATION)
     if max(abs(x), abs(y)) > 1e-6:
         return  # of a world that leans, the Z is another axis
     driver = lamp.driver_add("rotation_euler", 2).driver
     turn = driver.variables.new()
     turn.name = "turn"
-    turn.targets[0].id_type, turn.targets[0].id, turn.targets[0].data_path = "WORLD", shown, _TURN
-    # The node turns the direction that is looked up, so the picture turns the other way.
+    target = turn.targets[0]
+    target.id_type, target.id, target.data_path = "WORLD", shown, f"{world.ROTATION}[2]"
     driver.expression = f"{lamp.rotation_euler.z + z:.9f} - turn"
 
 

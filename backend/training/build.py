@@ -112,3 +112,8 @@ def turned(point, yaw: float, pivot=(0.0, 0.0)) -> tuple[float, float, float]:
     """The point (x, y, z) after a turn about the vertical through the origin and a shift by pivot (x, y)."""
     c, s = np.cos(yaw), np.sin(yaw)
     return float(pivot[0] + c * point[0] - s * point[1]), float(pivot[1] + s * point[0] + c * point[1]), float(point[2])
+
+
+def turned_plan(corners: np.ndarray, yaw: float) -> np.ndarray:
+    """Corners (N, 2) after a turn about the vertical through the origin."""
+    return corners @ np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import furniture, materials
-from .build import Builder, turned
+from .build import Builder, turned, turned_plan
 from .furniture import clear_of
 from .sky import sky
 
@@ -79,7 +79,7 @@ def room(b: Builder) -> float:
     sky(rng, night)
     plan = _floor_plan(rng)
     yaw = rng.uniform(0, 2 * np.pi)
-    plan = plan @ np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
+    plan = turned_plan(plan, yaw)
     height = rng.uniform(2.3, 3.2) if rng.uniform() < 0.8 else rng.uniform(3.2, 6)
     wall, frame = materials.choose(rng, "wall"), materials.choose(rng, "solid")
     n = len(plan)

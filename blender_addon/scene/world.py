@@ -5,6 +5,9 @@ from __future__ import annotations
 import bpy
 from mathutils import Matrix
 
+#: Where the Rotation of a world that `create` made is: Euler angles of its inverse, as the node turns the direction
+#: that is looked up, so that the picture turns the other way.
+ROTATION = 'node_tree.nodes["Rotation"].inputs["Rotation"].default_value'
 #: Custom property of an object: the one world that it is shown and rendered in.
 ONLY_IN = "panoform_only_in"
 
@@ -20,7 +23,6 @@ def create(name: str, image: bpy.types.Image, world_from_panorama: Matrix) -> bp
     coordinates = tree.nodes.new("ShaderNodeTexCoord")
     rotation = tree.nodes.new("ShaderNodeMapping")
     rotation.name = rotation.label = "Rotation"
-    # The node turns the direction that is looked up, so the picture turns the other way.
     rotation.inputs["Rotation"].default_value = world_from_panorama.to_3x3().inverted().to_euler()
     environment = tree.nodes.new("ShaderNodeTexEnvironment")
     environment.image = image
