@@ -3,7 +3,8 @@
 Figures are means over scenes; within a scene every pixel of the panorama counts the same, as in the papers that OmniX
 compares itself with. Distance, albedo, roughness and metallic count where there is a surface, the others everywhere.
 Beside the engine stand two baselines that do not look at the picture: the mean map of the starter's training scenes,
-turned to all sides (so it knows height over the horizon, not direction), and one constant.
+turned to all sides (so it knows height over the horizon, not direction), and one constant. The truth has a seam step
+too, wherever an edge happens to lie at a panorama's end; it stands beside them.
 """
 
 from __future__ import annotations
@@ -76,6 +77,15 @@ def measure(maps: Maps, wanted: Maps) -> dict[str, float]:
     return figures
 
 
+def _truths(wanted: Maps) -> dict[str, float]:
+    """The seam step of the true distances, the sky as far as the farthest surface."""
+    distance = wanted["distance"]
+    finite = np.isfinite(distance)
+    if not finite.any():
+        return {}
+    return {"seam step": _seam(np.where(finite, distance, distance[finite].max()))}
+
+
 def _seam(distance: np.ndarray) -> float:
     steps = np.abs(np.diff(np.log(distance[..., 0]), axis=1, append=np.log(distance[:, :1, 0])))
     inside = float(steps[:, :-1].mean())
@@ -146,7 +156,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     data: str
     scenes: int
     size: tuple[int, int]
-    #: Column ("starter", "mean map", "constant") → figure → value.
+    #: Column ("starter", "mean map", "constant", "truth") → figure → value; of the truth, the seam step alone.
     columns: dict[str, dict[str, float]]
     #: Mean seconds the engine took for one panorama, loading apart.
     seconds: float
@@ -177,7 +187,7 @@ def evaluate(
 
     found = truth.scenes(folder)[:limit]
     runner = Engine()
-    figures: dict[str, list[dict[str, float]]] = {engine.engine: [], "mean map": [], "constant": []}
+    figures: dict[str, list[dict[str, float]]] = {engine.engine: [], "mean map": [], "constant": [], "truth": []}
     seconds, notice, size = [], "", (0, 0)
     for index, scene in enumerate(found):
         watch.progress(f"Scene {scene.name}", index, len(found), index / len(found), None)
@@ -193,17 +203,19 @@ def evaluate(
         figures[engine.engine].append(measure(perceived.maps, wanted))
         for name, maps in baselines(size[0]).items():
             figures[name].append(measure({key: maps[key] for key in perceived.maps}, wanted))
+        figures["truth"].append(_truths(wanted) if "distance" in perceived.maps else {})
     return Evaluation(
         str(folder),
         len(found),
         size,
-        {name: _means(rows) for name, rows in figures.items()},
+        {name: means(rows) for name, rows in figures.items()},
         float(np.mean(seconds)),
         notice,
     )
 
 
-def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+def means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Each figure's mean over the scenes that have it."""
     return {
         name: float(np.mean([row[name] for row in rows if name in row]))
         for name in FIGURES

@@ -35,7 +35,8 @@ def _render(args: argparse.Namespace) -> None:
     build = second.build if args.split == "second" else scenes.build
     start = time.monotonic()
     done = 0
-    for seed in range(SPLITS[args.split] + args.worker, SPLITS[args.split] + args.count, args.workers):
+    first = SPLITS[args.split] + args.first
+    for seed in range(first + args.worker, first + args.count, args.workers):
         if render.render_scene(args.data / str(args.height) / args.split, build, seed, args.height, args.samples):
             done += 1
             print(
@@ -48,7 +49,7 @@ def _options(args: argparse.Namespace, **more: int) -> run.Options:
 
     return run.Options(
         data=args.data, height=args.height, device=args.device, threads=args.threads, batch=args.batch,
-        minutes=args.minutes, every_minutes=args.every, **more,
+        minutes=args.minutes, every_minutes=args.every, start=args.start, **more,
     )  # fmt: skip
 
 
@@ -82,6 +83,7 @@ def _add_run(parser: argparse.ArgumentParser, run) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
     parser.add_argument("--height", type=int, default=256)
+    parser.add_argument("--start", type=Path, help="a starter folder to go on from; its VAE is kept")
     parser.add_argument("--device", help="default: cuda where there is one")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU")
     parser.set_defaults(run=run)
@@ -95,7 +97,10 @@ def _parser() -> argparse.ArgumentParser:
 
     render = commands.add_parser("render", help="render scenes with Cycles (needs bpy); skips what is there")
     render.add_argument("--split", choices=SPLITS, default="train")
-    render.add_argument("--count", type=int, required=True, help="how many scenes the split shall have")
+    render.add_argument("--count", type=int, required=True, help="how many scenes")
+    render.add_argument(
+        "--first", type=int, default=0, help="the first one's number: other scenes than the ones before"
+    )
     render.add_argument("--height", type=int, default=256)
     render.add_argument("--samples", type=int, default=8)
     render.add_argument("--worker", type=int, default=0, help="this process's number, from 0")

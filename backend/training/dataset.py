@@ -41,23 +41,24 @@ class Scenes:
 
     def __init__(self, folder: Path, height: int, device: torch.device) -> None:
         self.folder, self.height, self.device = folder, height, device
-        self._names: set[str] = set()
+        self.names: list[str] = []
         self._maps: dict[str, Tensor] = {}
         self.refresh()
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def refresh(self) -> None:
         """Raises InputError as `truth.scenes` does."""
-        new = [path for path in truth.scenes(self.folder, self.height) if path.name not in self._names]
+        known = set(self.names)
+        new = [path for path in truth.scenes(self.folder, self.height) if path.name not in known]
         if not new:
             return
         loaded = [_tensors(path) for path in new]
         for name in loaded[0]:
             fresh = torch.from_numpy(np.stack([maps[name] for maps in loaded])).to(self.device)
             self._maps[name] = torch.cat([self._maps[name], fresh]) if name in self._maps else fresh
-        self._names |= {path.name for path in new}
+        self.names += [path.name for path in new]
 
     def take(self, indices: Tensor) -> dict[str, Tensor]:
         """Name → (N, C, H, W) float32."""

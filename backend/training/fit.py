@@ -1,6 +1,7 @@
 """Trains the two stages: the VAE, then transformer, adapters and prompt against the frozen VAE.
 
-Both go on from their checkpoints. On CUDA they run in bfloat16 by autocast; on the CPU in float32.
+Both go on from their checkpoints; the second may start from a starter folder.
+On CUDA they run in bfloat16 by autocast; on the CPU in float32.
 """
 
 # diffusers declares unions of outputs and tuples.
@@ -14,14 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
+import msgspec
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from ...shared import sphere
-from .. import wrap
-from . import architecture, checkpoint, dataset, latents
+from .. import evaluate, truth, wrap
+from .. import maps as decoding
+from . import architecture, checkpoint, dataset, latents, sketch
 from .model import ENDS, Perceiver
 from .muon import Muon
 from .render_io import write_image
@@ -29,22 +32,23 @@ from .run import Options, Run, prepare
 from .workers import Workers
 
 PERCEPTION = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
-#: The tasks of every step, as they take longest to learn; the others take turns.
+#: The tasks of every step, as they take longest to learn; the others take turns at every second step.
 _ALWAYS = ("rgb_to_depth", "rgb_to_albedo")
-_IN_TURN = ("rgb_to_normal", "rgb_to_pbr", "rgb_to_semantic", "rgb_to_pbr", "image_to_pano")
+_IN_TURN = ("rgb_to_normal", "rgb_to_pbr", "rgb_to_semantic", "rgb_to_pbr")
+_DECODE = msgspec.convert(architecture.PANOFORM["decode"], decoding.Decode)
 _STREAM_WEIGHT = {"rgb": 2.0, "depth": 2.0, "normal": 1.5, "albedo": 1.0, "pbr": 1.0, "semantic": 0.5}
 
 
 def train(workers: Workers, options: Options) -> None:
     """Both stages, each from where it stopped; returns when they are done or the time is over."""
     run = prepare(options, workers)
-    if train_vae(run, options.vae_steps):
+    if run.start or train_vae(run, options.vae_steps):
         train_perceiver(run, options.perceiver_steps, options.variants, options.pixels_every)
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate: up in 30 steps, down to zero in the last third."""
-    return min(1.0, (step + 1) / 30, max(0.0, 3 * (1 - step / steps)))
+    """Share of the learning rate: up in 30 steps, then down to zero in a line (Bergsma et al., arXiv 2502.15938)."""
+    return min((step + 1) / 30, max(0.0, 1 - step / steps))
 
 
 def _loop(
@@ -177,8 +181,14 @@ def load_average(run: Run, name: str, module: nn.Module) -> None:
 
 @torch.no_grad()
 def trained_vae(run: Run) -> AutoencoderKL:
-    """The averaged VAE of stage 1, frozen; its scaling and shift give latents of mean 0 and deviation 1."""
-    vae: AutoencoderKL = architecture.create()[1].to(run.device)
+    """The averaged VAE of stage 1, frozen; its scaling and shift give latents of mean 0 and deviation 1.
+
+    Where training started from a starter folder, that one's, as it is.
+    """
+    if run.start:
+        vae = AutoencoderKL.from_pretrained(run.start / "vae", torch_dtype=torch.float32).to(run.device)
+        return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    vae = architecture.create()[1].to(run.device)
     load_average(run, "vae", vae)
     vae.requires_grad_(False).eval()
     maps = run.data.take(torch.arange(min(32, len(run.data))))
@@ -188,67 +198,93 @@ def trained_vae(run: Run) -> AutoencoderKL:
     return vae.to(memory_format=torch.channels_last)
 
 
-def _map_loss(task: str, shown: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """Pixel loss of a decoded map; `weight` (N, 1, H, W) is solid angle, and zero where nothing is asked."""
-    total = weight.sum()
+def _map_loss(task: str, shown: Tensor, wanted: Tensor, solid: Tensor) -> Tensor:
+    """Pixel loss of a decoded map; `solid` (N, 1, H, W) is 1 where there is a surface, 0 in the sky.
+
+    Pixels count by themselves, not by solid angle, as `evaluate` counts them.
+    """
 
     def root_mean_square(error: Tensor) -> Tensor:
-        """Of each panorama, as PSNR counts: (N, C, H, W) → (N, C)."""
-        squares = (error.square() * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-6)
+        """Of each panorama's surfaces, as PSNR counts: (N, C, H, W) → (N, C)."""
+        squares = (error.square() * solid).sum((2, 3)) / solid.sum((2, 3)).clamp_min(1)
         return (squares + 1e-6).sqrt()
 
     match task:
         case "rgb_to_depth":
-            # The grey is log distance: what AbsRel counts, and scale-invariant log (Eigen et al., arXiv 1406.2283).
-            error = shown.mean(1, keepdim=True) - wanted[:, :1]
-            mean = (error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
-            log = math.log(architecture.DISTANCE_RATIO)
-            relative = torch.expm1((error * log).clamp(max=1)).abs() / log
-            free_of_scale = (error - 0.8 * mean[:, None, None, None]).abs()
-            return ((relative + free_of_scale) * weight).sum() / total
+            return _distance_loss(shown.mean(1, keepdim=True), wanted[:, :1], solid)
         case "rgb_to_normal":
-            cosine = F.cosine_similarity(shown * 2 - 1, wanted * 2 - 1, dim=1)[:, None]
-            return ((1 - cosine) * weight).sum() / total
+            cosine = F.cosine_similarity(shown * 2 - 1, wanted * 2 - 1, dim=1)
+            # Below half a radian the angle itself, so that flat floors become flat.
+            return (1 - cosine).clamp_min(1e-4).sqrt().mean() / 2
         case "rgb_to_albedo":
             return root_mean_square(shown - wanted).mean()
         case "rgb_to_pbr":
             return root_mean_square((shown - wanted)[:, :2]).mean()
-    return ((shown - wanted).abs() * weight).sum() / total / 3
+    return (shown - wanted).abs().mean()
+
+
+#: Error of log distance from where on AbsRel goes on in a line, lest a few pixels at edges outweigh all others.
+_STEEP = 1.5
+
+
+def _distance_loss(shown: Tensor, wanted: Tensor, solid: Tensor) -> Tensor:
+    """AbsRel of surfaces, and the error of log distance (Eigen et al., arXiv 1406.2283), nearly free of scale.
+
+    Greys are log distances. AbsRel punishes what is too far more than what is too near, so where near and far meet it
+    pulls to the near side; the sky must be far, but may give way to what stands before it.
+    """
+    error = (shown - wanted) * math.log(architecture.DISTANCE_RATIO)
+    # The median, as in `evaluate`: a mean would be moved by the few pixels that are far off.
+    median = error.detach().masked_fill(solid == 0, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0)
+    free = error - 0.8 * median[:, None, None, None]
+    relative = torch.expm1(free.clamp(max=_STEEP)).abs() + math.exp(_STEEP) * (free - _STEEP).clamp_min(0)
+    surface = ((relative + free.abs()) * solid).sum() / solid.sum().clamp_min(1)
+    return surface + 0.3 * (error.abs() * (1 - solid)).mean()
+
+
+#: What pixels weigh beside latents.
+_PIXEL_WEIGHT = {"rgb_to_depth": 1.0, "rgb_to_normal": 1.5, "rgb_to_albedo": 2.0, "rgb_to_pbr": 2.0}
 
 
 def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> bool:
-    """Stage 2: every step takes a batch through distance, albedo and one other task.
+    """Stage 2: every step takes a batch through distance and albedo, every second one another task too.
 
-    Most steps compare latents of `variants` encoded once; every `pixels_every`th takes pictures that are new, and
-    compares maps through the frozen decoder, which costs more than all the rest. Returns whether all steps are done.
+    Most steps take `variants` of each scene that are encoded once, and draw pixels by a sketch of the decoder; every
+    `pixels_every`th takes pictures that are new, and the decoder itself. Returns whether all steps are done.
     """
     torch.manual_seed(0)
     vae = trained_vae(run)
-    file = run.checkpoints / f"latents-{run.data.height}-{variants}.safetensors"
-    known = run.workers.in_turn(lambda: latents.encoded(vae, run.data, variants, file, run.say))
+    folder = run.checkpoints / f"latents-{run.data.height}-{variants}"
+    known = latents.encoded(vae, run.data, variants, folder, run.workers, run.say)
+    drawing = sketch.learn(run, known)
     perceiver = Perceiver(architecture.create()[0]).to(run.device)
+    if run.start:
+        perceiver.load_starter(run.start)
 
     def step_loss(step: int) -> dict[str, float]:
         generator = run.generator(step)
+        turn, task = step // 2, None
         with run.autocast():
             if step % pixels_every == pixels_every - 1:
-                task = _IN_TURN[step // pixels_every % 4]
+                task = _IN_TURN[step // pixels_every % len(_IN_TURN)]
                 return _pixel_step(run, vae, perceiver, (*_ALWAYS, task), generator)
-            # Every process takes the same.
-            task = _IN_TURN[int(torch.randint(len(_IN_TURN), (), generator=torch.Generator().manual_seed(step)))]
             drawn = latents.drawn(known, run.batch, generator)
-            if task == "image_to_pano":
-                figures = _latent_step(perceiver, _ALWAYS, drawn)
-                return figures | {"pano": _pano_step(perceiver, drawn["masked_rgb"], drawn["rgb"], generator)}
-            return _latent_step(perceiver, (*_ALWAYS, task), drawn)
+            figures = _known_step(perceiver, drawing, _ALWAYS, drawn)
+            if step % 2:
+                task = (*_IN_TURN, "image_to_pano")[turn % (len(_IN_TURN) + 1)]
+                if task == "image_to_pano":
+                    figures["pano"] = _pano_step(perceiver, drawn["masked_rgb"], drawn["rgb"], generator)
+                else:
+                    figures |= _known_step(perceiver, drawing, (task,), drawn)
+            return figures
 
     def validate(step: int) -> str:
         return _validate(run, vae, perceiver, step)
 
     with wrap.circular(vae):
-        return _loop(
-            run, "perceiver", perceiver, Muon(perceiver, ENDS, workers=run.workers), steps, 5e-3, step_loss, validate
-        )
+        rate = 3e-3 if run.start else 5e-3
+        optimizer = Muon(perceiver, ENDS, workers=run.workers)
+        return _loop(run, "perceiver", perceiver, optimizer, steps, rate, step_loss, validate)
 
 
 def _latent_loss(task: str, made: Tensor, wanted: Tensor) -> Tensor:
@@ -259,35 +295,39 @@ def _latent_loss(task: str, made: Tensor, wanted: Tensor) -> Tensor:
     return error.abs().mean()
 
 
-def _latent_step(perceiver: Perceiver, tasks: tuple[str, ...], drawn: dict[str, Tensor]) -> dict[str, float]:
+def _known_step(
+    perceiver: Perceiver, drawing: sketch.Sketch, tasks: tuple[str, ...], drawn: dict[str, Tensor]
+) -> dict[str, float]:
     figures = {}
     for task in tasks:
         stream = architecture.TASKS[task][1]
-        loss = _latent_loss(task, perceiver.perceive(task, drawn["rgb"]), drawn[stream])
-        loss.backward()
-        figures[stream] = float(loss.detach())
+        made = perceiver.perceive(task, drawn["rgb"])
+        pixels = _map_loss(task, drawing(made.float()), drawn[f"picture.{stream}"], _solid(drawn["picture.depth"]))
+        (_latent_loss(task, made, drawn[stream]) + _PIXEL_WEIGHT.get(task, 1.0) * pixels).backward()
+        figures[stream] = float(pixels.detach())
     return figures
+
+
+def _solid(grey: Tensor) -> Tensor:
+    """1 where distance, as it is drawn, is not the sky's."""
+    return (grey[:, :1] < 0.999).float()
 
 
 def _pixel_step(
     run: Run, vae: AutoencoderKL, perceiver: Perceiver, tasks: tuple[str, ...], generator: torch.Generator
 ) -> dict[str, float]:
     maps = dataset.augment(run.data.shuffled(max(1, run.batch // 2), generator), generator)
-    shown_at = dataset.pictures(maps)
-    height = maps["rgb"].shape[-2]
-    angle = torch.from_numpy(sphere.solid_angles(height, 2 * height)).to(run.device)
-    everywhere = angle.expand(len(maps["rgb"]), 1, height, 2 * height)
-    solid = everywhere * (maps["distance"] < 5e4)
+    pictures = dataset.pictures(maps)
     with torch.no_grad():
-        rgb = latents.encode(vae, shown_at["rgb"])
+        rgb = latents.encode(vae, pictures["rgb"])
     for task in tasks:
         stream = architecture.TASKS[task][1]
         made = perceiver.perceive(task, rgb)
         with torch.no_grad():
-            wanted = latents.encode(vae, shown_at[stream])
+            wanted = latents.encode(vae, pictures[stream])
         shown = latents.decode(vae, made).float()
-        weight = everywhere if task in ("rgb_to_depth", "rgb_to_normal", "rgb_to_semantic") else solid
-        (_latent_loss(task, made, wanted) + 2 * _map_loss(task, shown, shown_at[stream], weight)).backward()
+        pixels = _map_loss(task, shown, pictures[stream], _solid(pictures["depth"]))
+        (_latent_loss(task, made, wanted) + _PIXEL_WEIGHT.get(task, 1.0) * pixels).backward()
     return {}
 
 
@@ -304,16 +344,19 @@ def _pano_step(perceiver: Perceiver, condition: Tensor, clean: Tensor, generator
 
 @torch.no_grad()
 def _validate(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> str:
-    """Loss in pixels on held-out scenes, and pictures of three of them: wanted above, perceived below."""
+    """Figures of held-out scenes, each looked at once, and pictures of three: wanted above, perceived below."""
     count = min(16, len(run.heldout))
     maps = run.heldout.take(torch.arange(count))
     wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
     rgb = latents.encode(vae, wanted["rgb"])
-    figures, rows = [], [wanted["rgb"][:3], latents.decode(vae, rgb[:3])]
+    made, rows = [dict[str, np.ndarray]() for _ in range(count)], [wanted["rgb"][:3], latents.decode(vae, rgb[:3])]
     for task in PERCEPTION:
         stream = architecture.TASKS[task][1]
-        shown = latents.decode(vae, perceiver.perceive(task, rgb))
-        figures.append(f"{stream} {(shown - wanted[stream]).abs().mean():.4f}")
+        shown = latents.decode(vae, perceiver.perceive(task, rgb)).float().clamp(0, 1)
         rows += [wanted[stream][:3], shown[:3]]
+        for found, picture in zip(made, shown.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
+            found |= decoding.decode(stream, picture, _DECODE)
     sheet(run.checkpoints / "pictures" / f"perceiver-{step:06d}.png", torch.stack(rows).clamp(0, 1))
-    return "held-out L1: " + ", ".join(figures)
+    known = [truth.read_scene(run.heldout.folder / name) for name in run.heldout.names[:count]]
+    figures = evaluate.means([evaluate.measure(*pair) for pair in zip(made, known, strict=True)])
+    return "held out: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())

@@ -1,11 +1,11 @@
-"""Halls: plans of many corners under sloping or pointed ceilings, with columns and steps."""
+"""Halls: plans of many corners under flat, sloping or pointed ceilings, low or high, with columns and steps."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from . import materials
-from .build import Builder
+from .build import Builder, turned, turned_plan
 from .furniture import clear_of
 from .room import ceiling_lights, outside, standing, wall_with_openings
 from .sky import sky
@@ -15,13 +15,13 @@ def _plan(rng: np.random.Generator) -> np.ndarray:
     """Corners of a convex room of five to nine walls, anticlockwise, (N, 2) metres, around the camera at (0, 0)."""
     n = rng.integers(5, 10)
     angle = (np.arange(n) + rng.uniform(-0.3, 0.3, n)) / n * 2 * np.pi
-    long = np.exp(rng.uniform(np.log(2.2), np.log(12)))
+    long = np.exp(rng.uniform(np.log(2.2), np.log(28)))
     # On an ellipse every such polygon is convex.
     corners = np.c_[np.cos(angle) * long, np.sin(angle) * long * rng.uniform(0.35, 1)]
     corners[:, 1] *= max(1, 1.8 / np.abs(corners[:, 1]).max())
     shift = rng.uniform(-0.4, 0.4, 2) * np.abs(corners).min(0).clip(1)
     yaw = rng.uniform(0, 2 * np.pi)
-    return (corners + shift) @ np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
+    return turned_plan(corners + shift, yaw)
 
 
 def _ceiling(b: Builder, plan: np.ndarray, height: float) -> tuple[float, float]:
@@ -31,7 +31,7 @@ def _ceiling(b: Builder, plan: np.ndarray, height: float) -> tuple[float, float]
     slope = rng.uniform(-0.6, 0.6, 2) * rng.choice([0, 1]) * min(1.0, 5 / size)
     corners = np.maximum(height + plan @ slope, 2.1)
     middle = plan.mean(0)
-    apex = max(float(corners.mean() + rng.choice([0, 0.15, 0.3, 0.5, -0.06]) * size), 2.1)
+    apex = max(float(corners.mean() + rng.choice([0, 0.15, 0.3, 0.5, -0.06]) * min(size, 14)), 2.1)
     points = np.concatenate([np.c_[plan, corners], [[*middle, apex]]])
     n = len(plan)
     material = materials.choose(rng, rng.choice(["wall", "floor", "cloth"]))
@@ -47,7 +47,7 @@ def hall(b: Builder) -> float:
     plan = _plan(rng)
     n = len(plan)
     b.mesh(np.c_[plan, np.zeros(n)], [tuple(range(n))], materials.choose(rng, "floor"), "floor")
-    height = rng.uniform(2.5, 4) if rng.uniform() < 0.7 else rng.uniform(4, 8)
+    height = rng.uniform(2.3, 4) if rng.uniform() < 0.7 else rng.uniform(4, 8)
     low, top = _ceiling(b, plan, height)
     wall, frame = materials.choose(rng, "wall"), materials.choose(rng, "solid")
     taken = [(0.0, 0.0, 0.55)]
@@ -58,6 +58,8 @@ def hall(b: Builder) -> float:
         material = wall if chance < 0.8 else materials.patches(rng)
         wall_with_openings(b, plan[index], plan[(index + 1) % n], top, material, frame, taken)
     _columns(b, plan, top, taken)
+    if np.ptp(plan, axis=0).max() > 16 and rng.uniform() < 0.7:
+        _grid(b, plan, top, low, taken)
     if rng.uniform() < 0.3:
         _steps(b, plan, taken)
     standing(b, plan, taken)
@@ -80,6 +82,34 @@ def _columns(b: Builder, plan: np.ndarray, top: float, taken: list) -> None:
             else:
                 b.box((x, y, top / 2), (2 * r, 2 * r, top), material, "otherstructure")
             taken.append((float(x), float(y), r))
+
+
+def _grid(b: Builder, plan: np.ndarray, top: float, low: float, taken: list) -> None:
+    """Columns, shelves or partitions in rows, lamps between them, as in garages, shops and offices."""
+    rng = b.rng
+    kind, material = rng.integers(3), materials.choose(rng, "wall")
+    lamp = materials.emitter(rng, float(rng.uniform(3, 20)))
+    step = rng.uniform(3, 7, 2)
+    yaw = float(np.arctan2(*(plan[1] - plan[0])[::-1]))
+    size = {0: rng.uniform(0.2, 0.6, 2), 1: rng.uniform((1, 0.3), (4, 0.8)), 2: rng.uniform((1, 0.05), (4, 0.15))}[kind]
+    tall = top if kind == 0 else rng.uniform(1, 2.2)
+    reach = np.abs(plan).max() * 0.8
+    for x in np.arange(-reach, reach, step[0] + size[0]):
+        for y in np.arange(-reach, reach, step[1] + size[1]):
+            at = turned((x + rng.uniform(0, 0.3), y, 0), yaw)[:2]
+            if not _inside(plan, at):
+                continue
+            if clear_of(taken, *at, float(size.max()) / 2 + 0.2):
+                b.box((0, 0, tall / 2), (*size, tall), material, "otherstructure", yaw, at)
+                taken.append((*at, float(size.max()) / 2))
+            if rng.uniform() < 0.5:
+                b.box((step[0] / 2, 0, low - 0.06), (1.2, 0.2, 0.06), lamp, "lamp", yaw, at)
+
+
+def _inside(plan: np.ndarray, at) -> bool:
+    """Whether a point lies in a convex plan, anticlockwise."""
+    edge, to = np.roll(plan, -1, axis=0) - plan, np.asarray(at) - plan
+    return bool((edge[:, 0] * to[:, 1] - edge[:, 1] * to[:, 0] > 0).all())
 
 
 def _steps(b: Builder, plan: np.ndarray, taken: list) -> None:

@@ -9,6 +9,7 @@ So a few augmented variants of each scene are encoded once, and turned anew when
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from .. import wrap
 from . import dataset
+from .workers import Workers
 
 _AT_ONCE = 8
 
@@ -36,39 +38,63 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encoded(
-    vae: AutoencoderKL, scenes: dataset.Scenes, variants: int, file: Path, say: Callable[[str], None]
-) -> dict[str, Tensor]:
-    """Stream → (scenes · variants, C, h, w) float16 on the CPU; kept in `file`, to which new scenes are added."""
-    parts = {stream: [values] for stream, values in load_file(file).items()} if file.exists() else {}
-    done = len(parts["rgb"][0]) // variants if parts else 0
-    if done == len(scenes):
-        return {stream: values for stream, (values,) in parts.items()}
-    say(f"latents: {done} of {len(scenes)} scenes are there")
+    vae: AutoencoderKL, scenes: dataset.Scenes, variants: int, folder: Path, workers: Workers,
+    say: Callable[[str], None],
+) -> dict[str, Tensor]:  # fmt: skip
+    """Augmented scenes on the CPU: stream → latents (scenes · variants, C, h, w) float16, and what they were made from:
+    `picture.{stream}` of every target (…, H, W), float16 for distance, otherwise uint8.
+
+    Kept in `folder`, a file for every few scenes; only scenes that have none are encoded, each process its share.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    chunks = [slice(start, min(start + _AT_ONCE, len(scenes))) for start in range(0, len(scenes), _AT_ONCE)]
+    files = [folder / f"{scenes.names[chunk.start]}-{scenes.names[chunk.stop - 1]}.safetensors" for chunk in chunks]
+    missing = [(file, chunk) for file, chunk in zip(files, chunks, strict=True) if not file.exists()]
+    say(f"latents: {len(files) - len(missing)} of {len(files)} files are there")
     with wrap.circular(vae):
-        for start in range(done, len(scenes), _AT_ONCE):
-            maps = scenes.take(torch.arange(start, min(start + _AT_ONCE, len(scenes))))
-            for variant in range(variants):
-                generator = torch.Generator(scenes.device).manual_seed(start * variants + variant)
-                shown = dataset.pictures(dataset.augment(maps, generator))
-                shown["masked_rgb"] = dataset.masked(shown["rgb"], generator)
-                for stream, picture in shown.items():
-                    parts.setdefault(stream, []).append(encode(vae, picture).half().cpu())
-    made = {stream: torch.cat(batches).contiguous() for stream, batches in parts.items()}
-    draft = file.with_suffix(".draft")
-    save_file(made, draft)
-    draft.replace(file)
-    return made
+        for file, chunk in missing[workers.rank :: workers.count]:
+            maps = scenes.take(torch.arange(chunk.start, chunk.stop))
+            made = [_variant(vae, maps, _seed(file.stem, variant)) for variant in range(variants)]
+            draft = file.with_suffix(".draft")
+            save_file({name: torch.cat([part[name] for part in made]) for name in made[0]}, draft)
+            draft.replace(file)
+    workers.meet()
+    parts = [load_file(file) for file in files]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def drawn(latents: dict[str, Tensor], batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """A batch at random, float32 on the generator's device, each panorama turned by its own angle."""
+def _seed(name: str, variant: int) -> int:
+    return zlib.crc32(f"{name} {variant}".encode())
+
+
+def _variant(vae: AutoencoderKL, maps: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator(maps["rgb"].device).manual_seed(seed)
+    shown = dataset.pictures(dataset.augment(maps, generator))
+    targets = {f"picture.{name}": _stored(name, picture) for name, picture in shown.items() if name != "rgb"}
+    shown["masked_rgb"] = dataset.masked(shown["rgb"], generator)
+    return {stream: encode(vae, picture).half().cpu().contiguous() for stream, picture in shown.items()} | targets
+
+
+def _stored(stream: str, picture: Tensor) -> Tensor:
+    if stream == "depth":
+        # A step of 8 bits would be 2 % of distance.
+        return picture[:, :1].half().cpu().contiguous()
+    return (picture * 255).round().byte().cpu().contiguous()
+
+
+def drawn(known: dict[str, Tensor], batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """A batch of `encoded`'s at random, float32 on the generator's device, each panorama turned by its own angle.
+
+    Pictures are in [0, 1] again, distance's with one channel.
+    """
     device = generator.device
-    some = next(iter(latents.values()))
-    indices = torch.randint(len(some), (batch,), generator=generator, device=device).cpu()
-    turns = torch.randint(some.shape[-1], (batch,), generator=generator, device=device).tolist()
-    return {
-        stream: torch.stack([x.roll(turn, -1) for x, turn in zip(values[indices], turns, strict=True)])
-        .to(device)
-        .float()
-        for stream, values in latents.items()
-    }
+    columns = known["rgb"].shape[-1]
+    indices = torch.randint(len(known["rgb"]), (batch,), generator=generator, device=device).cpu()
+    turns = torch.randint(columns, (batch,), generator=generator, device=device).tolist()
+
+    def turned(values: Tensor) -> Tensor:
+        scale = values.shape[-1] // columns
+        some = [x.roll(turn * scale, -1) for x, turn in zip(values[indices], turns, strict=True)]
+        return torch.stack(some).to(device).float() / (255 if values.dtype == torch.uint8 else 1)
+
+    return {name: turned(values) for name, values in known.items()}

@@ -9,14 +9,17 @@ takes one panorama a call, training takes a batch.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .. import wrap
+from .. import adapters, wrap
 from .architecture import PANOFORM, POSITION_ROWS, PROMPT_TOKENS, RANK, TASKS, TEXT_DIM, adapted_modules
 
 _STREAMS = 2
@@ -177,6 +180,18 @@ class Perceiver(nn.Module):
         return {
             key.replace(".base.", "."): value for key, value in state.items() if ".A." not in key and ".B." not in key
         }
+
+    def load_starter(self, folder: Path) -> None:
+        """Take over the weights of a starter folder of this architecture. Raises AdapterError and OSError."""
+        transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+        own = {key.replace(".base.", "."): key for key in self.state_dict()}
+        state = {own[f"transformer.{key}"]: value for key, value in transformer.state_dict().items()}
+        shapes = adapters.targets(transformer.config)
+        for task, streams in TASKS.items():
+            files = [adapters.find(folder / "adapters", task, stream) for stream in streams]
+            for name, pair in adapters.stack([adapters.read(file, shapes) for file in files], torch.float32).items():
+                state |= {f"transformer.{name}.{part}.{task}": x for part, x in zip("AB", pair, strict=True)}
+        self.load_state_dict(state | load_file(folder / "prompt_embeds.safetensors"))
 
     def adapter_state(self, task: str, stream: int) -> dict[str, Tensor]:
         """One stream's adapter, under PEFT's names."""

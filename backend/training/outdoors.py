@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import furniture, materials
-from .build import Builder, turned
+from .build import Builder, turned, turned_plan
 from .furniture import clear_of
 from .sky import sky
 
@@ -68,7 +68,7 @@ def courtyard(b: Builder) -> float:
     half = rng.uniform(2, 16, 4)
     corners = np.array([(-half[0], -half[1]), (half[2], -half[1]), (half[2], half[3]), (-half[0], half[3])])
     yaw = rng.uniform(0, 2 * np.pi)
-    corners = corners @ np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
+    corners = turned_plan(corners, yaw)
     for index in range(4):
         if rng.uniform() < 0.75:
             _facade(b, corners[index], corners[(index + 1) % 4], rng.uniform(2.5, 12))
@@ -148,6 +148,11 @@ def landscape(b: Builder) -> float:
         * (0.5 + 0.5 * np.sin(3 * np.arctan2(y, x) + rng.uniform(0, 6.3)))
     )
     heights *= np.clip(far / 8, 0, 1)
+    if rng.uniform() < 0.3:
+        # A view from a hill: on one side or all around the ground falls away.
+        fall = np.clip(1.3 * np.cos(np.arctan2(y, x) - rng.uniform(0, 6.3)) + rng.uniform(0, 1.5), 0, 1)
+        edge = rng.uniform(2, 20)
+        heights -= rng.uniform(1, 25) * fall * np.clip((far - edge) / rng.uniform(3, 40), 0, 1)
     b.terrain(size, heights, materials.ground(rng), "floor")
     if rng.uniform() < 0.3:
         water = materials.Graph("water").finish((0.02, 0.05, 0.06), 0.05, 0.0)

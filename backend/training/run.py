@@ -32,6 +32,8 @@ class Options:
     perceiver_steps: int = 0
     variants: int = 1
     pixels_every: int = 1
+    #: Starter folder that the second stage starts from; its VAE is kept.
+    start: Path | None = None
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Run:
     #: Seconds between checkpoints, each with a validation line and pictures.
     every_s: float
     workers: Workers
+    start: Path | None
 
     def say(self, line: str) -> None:
         if self.workers.first:
@@ -72,4 +75,5 @@ def prepare(options: Options, workers: Workers) -> Run:
         heldout=Scenes(folder / "heldout", options.height, device),
         checkpoints=options.data / "checkpoints", device=device, batch=options.batch,
         until=time.monotonic() + options.minutes * 60, every_s=options.every_minutes * 60, workers=workers,
+        start=options.start,
     )  # fmt: skip

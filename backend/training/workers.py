@@ -12,14 +12,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -57,16 +55,10 @@ class Workers:
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag)
 
-    def in_turn(self, work: Callable[[], _T]) -> _T:
-        """`work`'s result; the first process does it before the others, which find what it left on disk."""
-        if self.count == 1:
-            return work()
-        if not self.first:
+    def meet(self) -> None:
+        """Wait until all processes are here."""
+        if self.count > 1:
             torch.distributed.barrier()
-        result = work()
-        if self.first:
-            torch.distributed.barrier()
-        return result
 
 
 def _end_with_parent() -> None:

@@ -132,7 +132,8 @@ def test_the_command_measures_the_starter(wanted, tmp_path, capsys):
     write(tmp_path / "data" / "a", wanted)
     assert cli.main(["evaluate", "--data", str(tmp_path / "data"), "--maps", "distance,albedo", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert set(told["columns"]) == {"starter", "mean map", "constant"}
+    assert set(told["columns"]) == {"starter", "mean map", "constant", "truth"}
+    assert set(told["columns"].pop("truth")) == {"seam step"}
     figures = {"distance AbsRel", "distance δ1.25", "albedo PSNR", "seam step"}
     assert all(set(column) == figures for column in told["columns"].values())
     assert told["scenes"] == 1

@@ -1,5 +1,7 @@
 """The trained form of the starter against the pipeline that ships."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -76,3 +78,10 @@ def test_every_parameter_learns(perceiver):
     idle = [name for name, p in perceiver.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert idle == []
     perceiver.zero_grad(set_to_none=True)
+
+
+def test_goes_on_from_a_starter(perceiver, pipeline):
+    other = Perceiver(architecture.create(seed=1)[0]).eval()
+    other.load_starter(Path(pipeline.config._name_or_path))
+    for name, value in perceiver.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
