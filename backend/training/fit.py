@@ -9,7 +9,6 @@ On CUDA they run in bfloat16 by autocast; on the CPU in float32.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from .. import evaluate, truth, wrap
 from .. import maps as decoding
-from . import architecture, checkpoint, dataset, latents, sketch
+from . import architecture, checkpoint, dataset, latents, losses, sketch
 from .model import ENDS, Perceiver
 from .muon import Muon
 from .render_io import write_image
@@ -87,16 +86,6 @@ def _loop(
     return step >= steps
 
 
-def _edges(picture: Tensor) -> tuple[Tensor, Tensor]:
-    return picture[..., 1:] - picture[..., :-1], picture[..., 1:, :] - picture[..., :-1, :]
-
-
-def _picture_loss(shown: Tensor, wanted: Tensor) -> Tensor:
-    """L1 of values and of differences between neighbours."""
-    loss = (shown - wanted).abs().mean()
-    return loss + sum((a - b).abs().mean() for a, b in zip(_edges(shown), _edges(wanted), strict=True))
-
-
 def psnr(shown: Tensor, wanted: Tensor) -> float:
     return float(-10 * torch.log10((shown.clamp(0, 1) - wanted).square().mean()))
 
@@ -138,7 +127,7 @@ def train_vae(run: Run, steps: int) -> bool:
             sample = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
             shown = vae.decode(sample).sample
         kl = posterior.kl().mean() / sample[0].numel()
-        loss = _picture_loss(shown.float(), wanted) + 3e-4 * kl
+        loss = losses.picture_loss(shown.float(), wanted) + 3e-4 * kl
         loss.backward()
         return {
             "loss": float(loss.detach()),
@@ -198,50 +187,6 @@ def trained_vae(run: Run) -> AutoencoderKL:
     return vae.to(memory_format=torch.channels_last)
 
 
-def _map_loss(task: str, shown: Tensor, wanted: Tensor, solid: Tensor) -> Tensor:
-    """Pixel loss of a decoded map; `solid` (N, 1, H, W) is 1 where there is a surface, 0 in the sky.
-
-    Pixels count by themselves, not by solid angle, as `evaluate` counts them.
-    """
-
-    def root_mean_square(error: Tensor) -> Tensor:
-        """Of each panorama's surfaces, as PSNR counts: (N, C, H, W) → (N, C)."""
-        squares = (error.square() * solid).sum((2, 3)) / solid.sum((2, 3)).clamp_min(1)
-        return (squares + 1e-6).sqrt()
-
-    match task:
-        case "rgb_to_depth":
-            return _distance_loss(shown.mean(1, keepdim=True), wanted[:, :1], solid)
-        case "rgb_to_normal":
-            cosine = F.cosine_similarity(shown * 2 - 1, wanted * 2 - 1, dim=1)
-            # Below half a radian the angle itself, so that flat floors become flat.
-            return (1 - cosine).clamp_min(1e-4).sqrt().mean() / 2
-        case "rgb_to_albedo":
-            return root_mean_square(shown - wanted).mean()
-        case "rgb_to_pbr":
-            return root_mean_square((shown - wanted)[:, :2]).mean()
-    return (shown - wanted).abs().mean()
-
-
-#: Error of log distance from where on AbsRel goes on in a line, lest a few pixels at edges outweigh all others.
-_STEEP = 1.5
-
-
-def _distance_loss(shown: Tensor, wanted: Tensor, solid: Tensor) -> Tensor:
-    """AbsRel of surfaces, and the error of log distance (Eigen et al., arXiv 1406.2283), nearly free of scale.
-
-    Greys are log distances. AbsRel punishes what is too far more than what is too near, so where near and far meet it
-    pulls to the near side; the sky must be far, but may give way to what stands before it.
-    """
-    error = (shown - wanted) * math.log(architecture.DISTANCE_RATIO)
-    # The median, as in `evaluate`: a mean would be moved by the few pixels that are far off.
-    median = error.detach().masked_fill(solid == 0, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0)
-    free = error - 0.8 * median[:, None, None, None]
-    relative = torch.expm1(free.clamp(max=_STEEP)).abs() + math.exp(_STEEP) * (free - _STEEP).clamp_min(0)
-    surface = ((relative + free.abs()) * solid).sum() / solid.sum().clamp_min(1)
-    return surface + 0.3 * (error.abs() * (1 - solid)).mean()
-
-
 #: What pixels weigh beside latents.
 _PIXEL_WEIGHT = {"rgb_to_depth": 1.0, "rgb_to_normal": 1.5, "rgb_to_albedo": 2.0, "rgb_to_pbr": 2.0}
 
@@ -263,54 +208,40 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
 
     def step_loss(step: int) -> dict[str, float]:
         generator = run.generator(step)
-        turn, task = step // 2, None
         with run.autocast():
             if step % pixels_every == pixels_every - 1:
                 task = _IN_TURN[step // pixels_every % len(_IN_TURN)]
                 return _pixel_step(run, vae, perceiver, (*_ALWAYS, task), generator)
             drawn = latents.drawn(known, run.batch, generator)
             figures = _known_step(perceiver, drawing, _ALWAYS, drawn)
-            if step % 2:
-                task = (*_IN_TURN, "image_to_pano")[turn % (len(_IN_TURN) + 1)]
-                if task == "image_to_pano":
-                    figures["pano"] = _pano_step(perceiver, drawn["masked_rgb"], drawn["rgb"], generator)
-                else:
-                    figures |= _known_step(perceiver, drawing, (task,), drawn)
-            return figures
+            if step % 2 == 0:
+                return figures
+            task = (*_IN_TURN, "image_to_pano")[step // 2 % (len(_IN_TURN) + 1)]
+            if task == "image_to_pano":
+                return figures | {"pano": _pano_step(perceiver, drawn["masked_rgb"], drawn["rgb"], generator)}
+            return figures | _known_step(perceiver, drawing, (task,), drawn)
 
     def validate(step: int) -> str:
         return _validate(run, vae, perceiver, step)
 
     with wrap.circular(vae):
+        # Large steps would first undo what a starter knows.
         rate = 3e-3 if run.start else 5e-3
         optimizer = Muon(perceiver, ENDS, workers=run.workers)
         return _loop(run, "perceiver", perceiver, optimizer, steps, rate, step_loss, validate)
 
 
-def _latent_loss(task: str, made: Tensor, wanted: Tensor) -> Tensor:
-    """Mean distance; of what PSNR measures, the root mean square of each panorama."""
-    error = made.float() - wanted.float()
-    if task in ("rgb_to_albedo", "rgb_to_pbr"):
-        return error.square().mean((1, 2, 3)).sqrt().mean()
-    return error.abs().mean()
-
-
 def _known_step(
     perceiver: Perceiver, drawing: sketch.Sketch, tasks: tuple[str, ...], drawn: dict[str, Tensor]
 ) -> dict[str, float]:
-    figures = {}
+    figures, solid = {}, losses.solid(drawn["picture.depth"])
     for task in tasks:
         stream = architecture.TASKS[task][1]
         made = perceiver.perceive(task, drawn["rgb"])
-        pixels = _map_loss(task, drawing(made.float()), drawn[f"picture.{stream}"], _solid(drawn["picture.depth"]))
-        (_latent_loss(task, made, drawn[stream]) + _PIXEL_WEIGHT.get(task, 1.0) * pixels).backward()
+        pixels = losses.map_loss(task, drawing(made.float()), drawn[f"picture.{stream}"], solid)
+        (losses.latent_loss(task, made, drawn[stream]) + _PIXEL_WEIGHT.get(task, 1.0) * pixels).backward()
         figures[stream] = float(pixels.detach())
     return figures
-
-
-def _solid(grey: Tensor) -> Tensor:
-    """1 where distance, as it is drawn, is not the sky's."""
-    return (grey[:, :1] < 0.999).float()
 
 
 def _pixel_step(
@@ -326,8 +257,8 @@ def _pixel_step(
         with torch.no_grad():
             wanted = latents.encode(vae, pictures[stream])
         shown = latents.decode(vae, made).float()
-        pixels = _map_loss(task, shown, pictures[stream], _solid(pictures["depth"]))
-        (_latent_loss(task, made, wanted) + _PIXEL_WEIGHT.get(task, 1.0) * pixels).backward()
+        pixels = losses.map_loss(task, shown, pictures[stream], losses.solid(pictures["depth"]))
+        (losses.latent_loss(task, made, wanted) + _PIXEL_WEIGHT.get(task, 1.0) * pixels).backward()
     return {}
 
 

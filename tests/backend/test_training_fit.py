@@ -7,11 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from panoform.backend import evaluate, truth
+from panoform.backend import truth
 from panoform.backend.training import __main__ as command
-from panoform.backend.training import fit, latents, sketch
-from panoform.backend.training.architecture import DISTANCE_RATIO
-from panoform.backend.training.dataset import FAR_M
+from panoform.backend.training import latents, sketch
 from panoform.backend.training.render_io import write_image
 from panoform.shared import sphere
 
@@ -42,6 +40,7 @@ def data(tmp_path_factory) -> Path:
 
 def test_train_stop_go_on_export(data, capsys, monkeypatch):
     monkeypatch.setattr(latents, "_AT_ONCE", 2)
+    monkeypatch.setattr(sketch, "_STEPS", 20)
     common = ["--height", str(HEIGHT), "--device", "cpu"]
     train = ["--data", str(data), "train", "--batch", "2", "--perceiver-steps", "4", "--pixels-every", "3", *common]
     command.main([*train, "--vae-steps", "2"])
@@ -77,45 +76,6 @@ def test_train_stop_go_on_export(data, capsys, monkeypatch):
     vae = Path("vae", "diffusion_pytorch_model.safetensors")
     for name, value in load_file(out / vae).items():
         assert torch.equal(load_file(data / "on" / vae)[name], value)
-
-
-def grey(distance: torch.Tensor) -> torch.Tensor:
-    """As distance is drawn, (N, 1, H, W)."""
-    return 1 + torch.log(distance / FAR_M) / torch.log(torch.tensor(DISTANCE_RATIO))
-
-
-def test_distance_where_near_or_far_may_be_is_drawn_near():
-    """The guess by which AbsRel is least, where half of some pixels are at 3 m and half at 30 m, among known ones."""
-    wanted = torch.full((1, 1, 20, 20), 5.0)
-    wanted[..., :4, ::2], wanted[..., :4, 1::2] = 3.0, 30.0
-    guesses = torch.linspace(2, 40, 77).tolist()
-    losses, errors = [], []
-    for guess in guesses:
-        shown = wanted.clone()
-        shown[..., :4, :] = guess
-        losses.append(float(fit._map_loss("rgb_to_depth", grey(shown), grey(wanted), torch.ones_like(wanted))))
-        known = {"distance": wanted[0, 0, ..., None].numpy()}
-        errors.append(evaluate.measure({"distance": shown[0, 0, ..., None].numpy()}, known)["distance AbsRel"])
-    assert guesses[int(np.argmin(losses))] == pytest.approx(guesses[int(np.argmin(errors))], abs=0.6)
-
-
-def test_distance_counts_where_there_is_a_surface():
-    wanted, solid = torch.full((1, 1, 8, 16), 4.0), torch.ones(1, 1, 8, 16)
-    wanted[..., :4, :], solid[..., :4, :] = FAR_M, 0
-
-    def loss(distance: torch.Tensor) -> float:
-        return float(fit._map_loss("rgb_to_depth", grey(distance), grey(wanted), solid))
-
-    nearer_sky, nearer_ground = wanted.clone(), wanted.clone()
-    nearer_sky[..., 0, :], nearer_ground[..., -1, :] = FAR_M / 2, 2
-    assert loss(wanted) == pytest.approx(0, abs=1e-5)
-    assert 0 < loss(nearer_sky) < loss(nearer_ground)
-
-
-def test_the_sketch_goes_round():
-    torch.manual_seed(0)
-    drawing, latent = sketch.Sketch(16), torch.randn(1, 16, 4, 8)
-    torch.testing.assert_close(drawing(latent.roll(3, -1)), drawing(latent).roll(24, -1))
 
 
 def test_a_bad_scene_stops_training_before_it_starts(data, tmp_path):
