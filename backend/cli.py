@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure an engine against ground truth, beside two baselines")
     evaluate.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="scenes, laid out as backend/truth.py tells"
+        "--data", type=Path, required=True, metavar="DIR", help="a sub-folder a scene, laid out as README.md tells"
     )
     evaluate.add_argument("--maps", type=_names, default=DEFAULT_MAPS, metavar="A,B", help="as for perceive")
     _add_engine(evaluate)
