@@ -106,7 +106,11 @@ def _jpeg(picture: Tensor, strength: Tensor) -> Tensor:
 
 
 def augment(maps: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Turned, mirrored, in another exposure and white balance, with noise and JPEG; `rgb` becomes display sRGB."""
+    """Turned, mirrored, in another exposure and white balance, some in other colours, with noise and JPEG.
+
+    `rgb` becomes display sRGB. Other colours: red, green and blue change places in light and albedo alike, which is as
+    true a scene, since Cycles carries each by itself.
+    """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
@@ -114,6 +118,9 @@ def augment(maps: dict[str, Tensor], generator: torch.Generator) -> dict[str, Te
     width = maps["rgb"].shape[-1]
     columns = int(torch.randint(width, (1,), generator=generator, device=generator.device))
     maps = turn(maps, columns, mirror=bool(uniform(0, 1, 1) < 0.5))
+    if uniform(0, 1, 1) < 1 / 3:
+        order = torch.randperm(3, generator=generator, device=generator.device)
+        maps = maps | {name: maps[name][:, order] for name in ("rgb", "albedo")}
     n = maps["rgb"].shape[0]
     rgb = maps["rgb"] * 2 ** (uniform(-0.7, 0.7, n, 1, 1, 1) + uniform(-0.25, 0.25, n, 3, 1, 1))
     picture = display(rgb)

@@ -73,6 +73,19 @@ def test_augmenting_keeps_normals_unit_and_pictures_in_range():
     assert 0 <= out["rgb"].min() < out["rgb"].max() <= 1
 
 
+def test_light_and_albedo_change_colours_together():
+    room = box_room()
+    room["albedo"] = room["albedo"] * torch.tensor([0.2, 0.8, 1.8])[:, None, None]
+    room["rgb"] = 0.5 * room["albedo"]
+    orders = set()
+    for seed in range(40):
+        seen = dataset.augment(room, torch.Generator().manual_seed(seed))
+        order = seen["albedo"].mean((0, 2, 3)).argsort().tolist()
+        assert seen["rgb"].mean((0, 2, 3)).argsort().tolist() == order
+        orders.add(tuple(order))
+    assert len(orders) > 3
+
+
 @pytest.mark.parametrize("columns", [1, 9, 40])
 def test_pictures_turn_with_the_panorama(columns):
     """So their latents may be turned instead: no picture, of normals neither, tells a direction of the world."""
