@@ -174,12 +174,14 @@ def trained_vae(run: Run) -> AutoencoderKL:
 
     Where training started from a starter folder, that one's, as it is.
     """
-    if run.start:
-        vae = AutoencoderKL.from_pretrained(run.start / "vae", torch_dtype=torch.float32).to(run.device)
-        return vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
     vae = architecture.create()[1].to(run.device)
-    load_average(run, "vae", vae)
     vae.requires_grad_(False).eval()
+    if run.start:
+        kept = AutoencoderKL.from_pretrained(run.start / "vae", torch_dtype=torch.float32)
+        vae.load_state_dict(kept.state_dict())
+        vae.register_to_config(shift_factor=kept.config["shift_factor"], scaling_factor=kept.config["scaling_factor"])
+        return vae.to(memory_format=torch.channels_last)
+    load_average(run, "vae", vae)
     maps = run.data.take(torch.arange(min(32, len(run.data))))
     wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
     found = torch.cat([vae.encode(picture * 2 - 1).latent_dist.mode() for picture in wanted.values()])

@@ -76,6 +76,8 @@ def test_train_stop_go_on_export(data, capsys, monkeypatch):
     vae = Path("vae", "diffusion_pytorch_model.safetensors")
     for name, value in load_file(out / vae).items():
         assert torch.equal(load_file(data / "on" / vae)[name], value)
+    config = Path("vae", "config.json")
+    assert (data / "on" / config).read_text("utf-8") == (out / config).read_text("utf-8")
 
 
 def test_a_bad_scene_stops_training_before_it_starts(data, tmp_path):
