@@ -44,13 +44,13 @@ def columns(measured) -> dict[str, dict[str, float]]:
     return measured()
 
 
-@pytest.mark.parametrize(("figure", "share"), [("distance AbsRel", 0.6), ("normal mean", 0.65), ("normal median", 0.4)])
+@pytest.mark.parametrize(("figure", "share"), [("distance AbsRel", 0.45), ("normal mean", 0.6), ("normal median", 0.35)])
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_errs_less_than_a_baseline(columns, figure, share, baseline):
     assert columns["starter"][figure] < share * columns[baseline][figure]
 
 
-@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.18), ("albedo PSNR", 2.5)])
+@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.27), ("albedo PSNR", 3.2)])
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_scores_more_than_a_baseline(columns, figure, more, baseline):
     assert columns["starter"][figure] > columns[baseline][figure] + more
