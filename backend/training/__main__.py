@@ -98,9 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     render = commands.add_parser("render", help="render scenes with Cycles (needs bpy); skips what is there")
     render.add_argument("--split", choices=SPLITS, default="train")
     render.add_argument("--count", type=int, required=True, help="how many scenes")
-    render.add_argument(
-        "--first", type=int, default=0, help="the first one's number: other scenes than the ones before"
-    )
+    render.add_argument("--first", type=int, default=0, help="the first one's number; later ones are other scenes")
     render.add_argument("--height", type=int, default=256)
     render.add_argument("--samples", type=int, default=8)
     render.add_argument("--worker", type=int, default=0, help="this process's number, from 0")

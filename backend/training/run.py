@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ...shared.errors import InputError
 from .dataset import Scenes
 from .workers import Workers
 
@@ -65,7 +66,9 @@ class Run:
 
 
 def prepare(options: Options, workers: Workers) -> Run:
-    """Raises InputError as `truth.scenes` does."""
+    """Raises InputError as `truth.scenes` does, and for a `start` that is no starter folder."""
+    if options.start and not (options.start / "panoform.json").is_file():
+        raise InputError(f"{options.start} is no starter folder.", "It holds no panoform.json; `export` writes one.")
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("high")

@@ -87,3 +87,8 @@ def test_a_bad_scene_stops_training_before_it_starts(data, tmp_path):
     with pytest.raises(SystemExit, match=r"albedo\.png is missing"):
         command.main(["--data", str(tmp_path), "train", "--height", str(HEIGHT), "--device", "cpu"])
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_start_that_is_no_starter_is_refused(data, tmp_path):
+    with pytest.raises(SystemExit, match="is no starter folder"):
+        command.main(["--data", str(data), "train", "--start", str(tmp_path), "--height", str(HEIGHT)])
