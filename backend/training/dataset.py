@@ -19,6 +19,8 @@ from .architecture import DISTANCE_RATIO
 
 #: Distance that is drawn white, in metres; sky and all beyond it are white too.
 FAR_M = 51.2
+#: What stands for the sky's distance, which is without end, in metres.
+_SKY_M = 60000
 
 
 def _tensors(scene: Path) -> dict[str, np.ndarray]:
@@ -28,7 +30,7 @@ def _tensors(scene: Path) -> dict[str, np.ndarray]:
     assert record is not None
     maps["rgb"] = np.minimum(maps.pop("panorama") * float(record["exposure"]), 60000)
     sky = ~np.isfinite(maps["distance"])
-    maps["distance"] = np.where(sky, 60000, maps["distance"])
+    maps["distance"] = np.where(sky, _SKY_M, maps["distance"])
     # What the sky looks like as a surface: far, facing the camera. Its albedo and pbr are not asked for.
     facing = -sphere.directions(*sky.shape[:2])
     maps["normal"] = np.where((maps["normal"] == 0).all(-1, keepdims=True), facing, maps["normal"])
@@ -84,6 +86,52 @@ def turn(maps: dict[str, Tensor], columns: int, mirror: bool) -> dict[str, Tenso
     return out
 
 
+def stretch(maps: dict[str, Tensor], along: Tensor, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+    """The scenes in a world stretched by factors (N,): `along` their walls, `up` above and `down` below the camera.
+
+    Distances and normals are those of the stretched world. So rooms get other proportions, and ceilings other heights
+    over the same floors (Sun et al., HorizonNet, arXiv 1901.03861, stretch rooms along two walls).
+    """
+    height, width = maps["normal"].shape[-2:]
+    rays = torch.from_numpy(sphere.directions(height, width)).to(along).permute(2, 0, 1)[None]
+    yaw = _wall_yaw(maps["normal"])
+    axis = torch.stack([yaw.cos(), yaw.sin()], 1)[:, :, None, None]
+    along, up, down = (factor[:, None, None, None] for factor in (along, up, down))
+    lift = torch.where(rays[:, 2:] > 0, up, down)
+
+    def shrunk(vectors: Tensor) -> Tensor:
+        """By the inverse of the stretch: rays back to where they came from, normals to where they point now."""
+        flat = vectors[:, :2]
+        flat = flat + (axis * flat).sum(1, keepdim=True) * axis * (1 / along - 1)
+        return torch.cat([flat, vectors[:, 2:] / lift], 1)
+
+    source = shrunk(rays)
+    length = source.norm(dim=1, keepdim=True)
+    u = 0.5 - torch.atan2(source[:, 1], source[:, 0]) / (2 * math.pi)
+    v = 0.5 - torch.asin((source[:, 2] / length[:, 0]).clamp(-1, 1)) / math.pi
+    # One more column on each side, from around the panorama.
+    grid = torch.stack([2 * (u * width + 1) / (width + 2) - 1, 2 * v - 1], -1)
+
+    def sampled(pixels: Tensor, mode: str) -> Tensor:
+        around = F.pad(pixels, (1, 1, 0, 0), mode="circular")
+        return F.grid_sample(around, grid, mode, "border", align_corners=False)
+
+    out = {name: sampled(pixels, "nearest" if name == "semantic" else "bilinear") for name, pixels in maps.items()}
+    # Between what is near and what is far there is nothing.
+    nearest = sampled(maps["distance"], "nearest")
+    distance = torch.where((out["distance"] / nearest - 1).abs() < 0.1, out["distance"], nearest)
+    sky = nearest >= _SKY_M
+    out["distance"] = torch.where(sky, _SKY_M, distance / length)
+    out["normal"] = torch.where(sky, -rays, F.normalize(shrunk(out["normal"]), dim=1))
+    return out
+
+
+def _wall_yaw(normal: Tensor) -> Tensor:
+    """The direction that most walls face, up to quarter turns: (N, 3, H, W) → (N,) radians."""
+    z = torch.complex(normal[:, 0], normal[:, 1])
+    return (z**4).sum((1, 2)).angle() / 4
+
+
 def display(rgb: Tensor) -> Tensor:
     """Exposed linear light → the sRGB picture in [0, 1], by the curve of exposure.py."""
     knee = exposure.KNEE
@@ -106,7 +154,7 @@ def _jpeg(picture: Tensor, strength: Tensor) -> Tensor:
 
 
 def augment(maps: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Turned, mirrored, in another exposure and white balance, some in other colours, with noise and JPEG.
+    """Turned, mirrored, most stretched, some in other colours, in another exposure and white balance, noise and JPEG.
 
     `rgb` becomes display sRGB. Other colours: red, green and blue change places in light and albedo alike, which is as
     true a scene, since Cycles carries each by itself.
@@ -122,6 +170,8 @@ def augment(maps: dict[str, Tensor], generator: torch.Generator) -> dict[str, Te
         order = torch.randperm(3, generator=generator, device=generator.device)
         maps = maps | {name: maps[name][:, order] for name in ("rgb", "albedo")}
     n = maps["rgb"].shape[0]
+    chosen = (uniform(0, 1, n) < 0.7).float()
+    maps = stretch(maps, *(2 ** (chosen * uniform(-most, most, n)) for most in (0.8, 0.5, 0.5)))
     rgb = maps["rgb"] * 2 ** (uniform(-0.7, 0.7, n, 1, 1, 1) + uniform(-0.25, 0.25, n, 3, 1, 1))
     picture = display(rgb)
     noise = torch.randn(picture.shape, generator=generator, device=generator.device)

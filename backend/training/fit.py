@@ -35,6 +35,8 @@ PERCEPTION = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "r
 _ALWAYS = ("rgb_to_depth", "rgb_to_albedo")
 _IN_TURN = ("rgb_to_normal", "rgb_to_pbr", "rgb_to_semantic", "rgb_to_pbr")
 _DECODE = msgspec.convert(architecture.PANOFORM["decode"], decoding.Decode)
+#: Scenes that tell the mean and deviation of latents; the first ones, so that they stay when more are rendered.
+_SCALED_BY = 32
 _STREAM_WEIGHT = {"rgb": 2.0, "depth": 2.0, "normal": 1.5, "albedo": 1.0, "pbr": 1.0, "semantic": 0.5}
 
 
@@ -182,7 +184,7 @@ def trained_vae(run: Run) -> AutoencoderKL:
         vae.register_to_config(shift_factor=kept.config["shift_factor"], scaling_factor=kept.config["scaling_factor"])
         return vae.to(memory_format=torch.channels_last)
     load_average(run, "vae", vae)
-    maps = run.data.take(torch.arange(min(32, len(run.data))))
+    maps = run.data.take(torch.arange(min(_SCALED_BY, len(run.data))))
     wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
     found = torch.cat([vae.encode(picture * 2 - 1).latent_dist.mode() for picture in wanted.values()])
     vae.register_to_config(shift_factor=round(float(found.mean()), 4), scaling_factor=round(1 / float(found.std()), 4))
@@ -201,8 +203,7 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
     """
     torch.manual_seed(0)
     vae = trained_vae(run)
-    folder = run.checkpoints / f"latents-{run.data.height}-{variants}"
-    known = latents.encoded(vae, run.data, variants, folder, run.workers, run.say)
+    known = latents.encoded(vae, run.data, variants, run.checkpoints, run.workers, run.say)
     drawing = sketch.learn(run, known)
     perceiver = Perceiver(architecture.create()[0]).to(run.device)
     if run.start:
@@ -241,7 +242,7 @@ def _known_step(
         stream = architecture.TASKS[task][1]
         made = perceiver.perceive(task, drawn["rgb"])
         pixels = losses.map_loss(task, drawing(made.float()), drawn[f"picture.{stream}"], solid)
-        (losses.latent_loss(task, made, drawn[stream]) + _PIXEL_WEIGHT.get(task, 1.0) * pixels).backward()
+        _loss(task, made, drawn[stream], pixels).backward()
         figures[stream] = float(pixels.detach())
     return figures
 
@@ -260,8 +261,12 @@ def _pixel_step(
             wanted = latents.encode(vae, pictures[stream])
         shown = latents.decode(vae, made).float()
         pixels = losses.map_loss(task, shown, pictures[stream], losses.solid(pictures["depth"]))
-        (losses.latent_loss(task, made, wanted) + _PIXEL_WEIGHT.get(task, 1.0) * pixels).backward()
+        _loss(task, made, wanted, pixels).backward()
     return {}
+
+
+def _loss(task: str, made: Tensor, wanted: Tensor, pixels: Tensor) -> Tensor:
+    return losses.latent_loss(task, made, wanted) + _PIXEL_WEIGHT.get(task, 1.0) * pixels
 
 
 def _pano_step(perceiver: Perceiver, condition: Tensor, clean: Tensor, generator: torch.Generator) -> float:

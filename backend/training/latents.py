@@ -38,14 +38,16 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encoded(
-    vae: AutoencoderKL, scenes: dataset.Scenes, variants: int, folder: Path, workers: Workers,
+    vae: AutoencoderKL, scenes: dataset.Scenes, variants: int, checkpoints: Path, workers: Workers,
     say: Callable[[str], None],
 ) -> dict[str, Tensor]:  # fmt: skip
     """Augmented scenes on the CPU: stream → latents (scenes · variants, C, h, w) float16, and what they were made from:
     `picture.{stream}` of every target (…, H, W), float16 for distance, otherwise uint8.
 
-    Kept in `folder`, a file for every few scenes; only scenes that have none are encoded, each process its share.
+    Kept in a folder of this VAE's, a file for every few scenes; only scenes that have none are encoded, each process
+    its share.
     """
+    folder = checkpoints / f"latents-{scenes.height}-{variants}-{_fingerprint(vae):08x}"
     folder.mkdir(parents=True, exist_ok=True)
     chunks = [slice(start, min(start + _AT_ONCE, len(scenes))) for start in range(0, len(scenes), _AT_ONCE)]
     files = [folder / f"{scenes.names[chunk.start]}-{scenes.names[chunk.stop - 1]}.safetensors" for chunk in chunks]
@@ -61,6 +63,12 @@ def encoded(
     workers.meet()
     parts = [load_file(file) for file in files]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _fingerprint(vae: AutoencoderKL) -> int:
+    """Of what latents depend on."""
+    weights = b"".join(value.cpu().numpy().tobytes() for value in vae.encoder.state_dict().values())
+    return zlib.crc32(f"{vae.config['shift_factor']} {vae.config['scaling_factor']}".encode(), zlib.crc32(weights))
 
 
 def _seed(name: str, variant: int) -> int:

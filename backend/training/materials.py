@@ -207,6 +207,41 @@ def patches(rng: np.random.Generator) -> bpy.types.Material:
     return graph.finish(picture, graph.scalar(noise, *rng.uniform(0.1, 1, 2).tolist()), 0.0)
 
 
+def _texture(graph: Graph, rng: np.random.Generator) -> bpy.types.NodeSocket:
+    """Any pattern, by no example: noise, cells, waves, gratings, at any scale and turn."""
+    vector = graph.uv(float(np.exp(rng.uniform(-1.5, 1.5))), float(rng.uniform(0, np.pi)))
+    match rng.integers(5):
+        case 0:
+            kind = rng.choice(["FBM", "HYBRID_MULTIFRACTAL", "HETERO_TERRAIN"])
+            node = graph.node(
+                "ShaderNodeTexNoise", {"Vector": vector, "Scale": 2.0, "Detail": 3.0}, noise_type=str(kind)
+            )
+            return graph.scalar(node.outputs["Fac"], -0.5, 1.5)
+        case 1:
+            measure = str(rng.choice(["CHEBYCHEV", "MANHATTAN", "EUCLIDEAN"]))
+            return graph.node("ShaderNodeTexVoronoi", {"Vector": vector, "Scale": 2.0}, distance=measure).outputs[
+                "Distance"
+            ]
+        case 2:
+            node = graph.node("ShaderNodeTexVoronoi", {"Vector": vector, "Scale": 2.0}, feature="DISTANCE_TO_EDGE")
+            return graph.scalar(node.outputs["Distance"], 0.0, float(rng.uniform(2, 8)))
+        case 3:
+            bend = float(rng.choice([0.0, rng.uniform(0, 20)]))
+            return graph.node("ShaderNodeTexWave", {"Vector": vector, "Scale": 0.7, "Distortion": bend}).outputs["Fac"]
+    return graph.node("ShaderNodeTexGabor", {"Vector": vector, "Scale": 2.0}).outputs["Value"]
+
+
+def abstract(rng: np.random.Generator) -> bpy.types.Material:
+    """Two patterns in one another, in any colours: what no list of materials holds."""
+    graph = Graph("abstract")
+    first, second, base = _texture(graph, rng), _texture(graph, rng), colour(rng, 0.4)
+    other = colour(rng, 0.4) if rng.uniform() < 0.4 else shade(base, rng.uniform(0.3, 1.6))
+    one = graph.ramp(first, [base, other], float(rng.uniform(0, 0.9)))
+    picture = graph.mix(second, one, shade(base, rng.uniform(0.4, 1.4))) if rng.uniform() < 0.5 else one
+    roughness = graph.scalar(second if rng.uniform() < 0.5 else first, *rng.uniform(0.05, 1, 2).tolist())
+    return graph.finish(picture, roughness, 0.0)
+
+
 def marble(rng: np.random.Generator) -> bpy.types.Material:
     graph = Graph("marble")
     noise = _noise(graph, graph.uv(), float(rng.uniform(0.5, 3)), 5, float(rng.uniform(1, 4)))
@@ -258,10 +293,32 @@ def emitter(rng: np.random.Generator, strength: float) -> bpy.types.Material:
 
 _SOLID: list[tuple[Callable[[np.random.Generator], bpy.types.Material], float]] = [
     (plain, 3), (mottled, 2), (wood, 3), (marble, 1), (metal, 2), (stripes, 1), (spots, 1), (checker, 0.4),
+    (abstract, 2),
 ]  # fmt: skip
-_WALL = [(plain, 5), (mottled, 3), (bricks, 2.5), (stripes, 1.5), (wood, 1), (spots, 0.5), (marble, 0.5)]
-_FLOOR = [(wood, 3), (bricks, 4), (checker, 1), (mottled, 2), (marble, 1), (plain, 1), (spots, 1), (stripes, 0.3)]
-_CLOTH = [(plain, 3), (stripes, 2), (checker, 1), (mottled, 2), (spots, 1)]
+_WALL = [
+    (plain, 5),
+    (mottled, 3),
+    (bricks, 2.5),
+    (stripes, 1.5),
+    (wood, 1),
+    (spots, 0.5),
+    (marble, 0.5),
+    (abstract, 2),
+    (metal, 0.4),
+]
+_FLOOR = [
+    (wood, 3),
+    (bricks, 4),
+    (checker, 1),
+    (mottled, 2),
+    (marble, 1),
+    (plain, 1),
+    (spots, 1),
+    (stripes, 0.3),
+    (abstract, 2),
+    (metal, 0.2),
+]
+_CLOTH = [(plain, 3), (stripes, 2), (checker, 1), (mottled, 2), (spots, 1), (abstract, 1.5)]
 _CHOICES = {"solid": _SOLID, "wall": _WALL, "floor": _FLOOR, "cloth": _CLOTH}
 
 

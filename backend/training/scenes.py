@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .build import Builder
+from .cell import cell
 from .hall import hall
 from .outdoors import courtyard, landscape, street
 from .room import room
@@ -15,5 +16,5 @@ from .room import room
 
 def build(rng: np.random.Generator) -> float:
     """A random scene in the empty open file. Returns the camera's height over the ground in metres."""
-    makers = (hall, room, courtyard, street, landscape)
-    return makers[rng.choice(5, p=(0.2, 0.38, 0.14, 0.14, 0.14))](Builder(rng))
+    makers = (hall, cell, room, courtyard, street, landscape)
+    return makers[rng.choice(6, p=(0.15, 0.12, 0.34, 0.13, 0.13, 0.13))](Builder(rng))

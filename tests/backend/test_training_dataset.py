@@ -11,13 +11,14 @@ from panoform.shared import sphere
 HEIGHT = 32
 
 
-def box_room(turn_rad: float = 0.0, mirror: bool = False) -> dict[str, torch.Tensor]:
+def box_room(turn_rad: float = 0.0, mirror: bool = False, stretch=(1.0, 1.0, 1.0)) -> dict[str, torch.Tensor]:
     """What a camera sees in a box of uneven sides turned about the vertical, by intersecting rays with its planes."""
     rays = sphere.directions(HEIGHT, 2 * HEIGHT).astype(np.float64)
     if mirror:
         rays[..., 1] *= -1
     local = rays @ sphere.yaw_matrix(-turn_rad).astype(np.float64).T
-    sides = np.array([[3.0, 2.0, 1.5], [1.0, 4.0, 1.2]])  # towards +, towards −
+    along, up, down = stretch
+    sides = np.array([[3.0 * along, 2.0, 1.5 * up], [1.0 * along, 4.0, 1.2 * down]])  # towards +, towards −
     with np.errstate(divide="ignore"):
         reach = np.where(local > 0, sides[0], sides[1]) / np.abs(local)
     axis = reach.argmin(-1)
@@ -47,6 +48,30 @@ def test_mirroring_is_mirroring_the_room():
     expected = box_room(0.3, mirror=True)
     torch.testing.assert_close(mirrored["normal"], expected["normal"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(mirrored["distance"], expected["distance"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factors", [(1, 1, 1), (1.5, 1, 1), (0.6, 1, 1), (1, 1.4, 0.8), (1.7, 0.7, 1.3)])
+def test_stretching_is_stretching_the_room(factors):
+    # Walls are known up to quarter turns, so the one that is stretched is the one within 45° of +X.
+    stretched = dataset.stretch(box_room(0.3), *(torch.tensor([float(f)]) for f in factors))
+    expected = box_room(0.3, stretch=factors)
+    inside = (stretched["normal"] - expected["normal"]).abs().amax(1) < 1e-3
+    assert inside.float().mean() > 0.9  # the rest is at edges
+    ratio = (stretched["distance"] / expected["distance"])[:, 0]
+    # Distance goes in steps of a pixel, which are steep where a floor is seen flat.
+    assert (ratio[inside].log().abs() < 0.05).float().mean() > 0.98
+    assert ratio[inside].log().abs().mean() < 0.01
+
+
+def test_the_sky_stays_the_sky_when_stretched():
+    room = box_room()
+    rays = torch.from_numpy(sphere.directions(HEIGHT, 2 * HEIGHT)).permute(2, 0, 1)[None]
+    room["distance"][:, :, : HEIGHT // 4] = 60000
+    stretched = dataset.stretch(room, *(torch.tensor([f]) for f in (1.5, 0.8, 1.0)))
+    sky = (stretched["distance"] >= 60000).expand(-1, 3, -1, -1)
+    assert stretched["distance"].max() == 60000
+    assert 0.1 < sky.float().mean() < 0.4
+    torch.testing.assert_close(stretched["normal"][sky], -rays[sky])
 
 
 def test_pictures_decode_to_what_they_were_drawn_from():

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("bpy", reason="rendering needs bpy")
 
 from panoform.backend import truth
-from panoform.backend.training import build, materials, render, scenes, second, sky
+from panoform.backend.training import build, cell, materials, render, scenes, second, sky
 from panoform.shared import sphere
 
 HEIGHT = 32
@@ -52,6 +52,20 @@ def test_one_seed_gives_one_scene_and_is_rendered_once(generate, tmp_path):
     one, two = (truth.read_scene(truth.scenes(tmp_path / folder)[0]) for folder in ("a", "b"))
     for name in ("distance", "normal", "albedo", "semantic"):
         np.testing.assert_array_equal(one[name], two[name])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cell_is_closed_around_its_camera(seed):
+    faces = cell._faces(cell._half_spaces(np.random.default_rng(seed), 1.5), 1.5)
+    areas = []
+    for corners, normal in faces:
+        following = np.roll(corners, -1, axis=0)
+        area = np.cross(corners, following).sum(0) / 2
+        np.testing.assert_allclose(np.abs(area @ normal), np.linalg.norm(area), rtol=1e-6)
+        areas.append(area * np.sign(area @ normal))
+        assert ((corners - [0, 0, 1.5]) @ normal >= 0.4 - 1e-9).all()
+    # What is closed has as much area to one side as to the other.
+    np.testing.assert_allclose(np.sum(areas, 0), 0, atol=1e-6 * np.abs(areas).max())
 
 
 def test_a_render_that_fails_leaves_nothing(tmp_path):
