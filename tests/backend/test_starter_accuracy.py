@@ -44,9 +44,7 @@ def columns(measured) -> dict[str, dict[str, float]]:
     return measured()
 
 
-@pytest.mark.parametrize(
-    ("figure", "share"), [("distance AbsRel", 0.4), ("normal mean", 0.55), ("normal median", 0.3)]
-)
+@pytest.mark.parametrize(("figure", "share"), [("distance AbsRel", 0.4), ("normal mean", 0.55), ("normal median", 0.3)])
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_errs_less_than_a_baseline(columns, figure, share, baseline):
     assert columns["starter"][figure] < share * columns[baseline][figure]
