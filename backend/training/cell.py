@@ -69,12 +69,10 @@ def cell(b: Builder) -> float:
     sky(rng, bool(rng.uniform() < 0.25))
     eye = float(rng.uniform(1.2, 1.8))
     walls, ceilings = materials.choose(rng, "wall"), materials.choose(rng, rng.choice(["wall", "floor", "cloth"]))
-    plan, upper = np.zeros((0, 2)), []
-    for corners, normal in _faces(_half_spaces(rng, eye), eye):
-        if normal[2] == -1:
-            plan = corners[:, :2]
-            b.mesh(corners, [tuple(range(len(corners)))], materials.choose(rng, "floor"), "floor")
-            continue
+    (floor, _), *others = _faces(_half_spaces(rng, eye), eye)
+    b.mesh(floor, [tuple(range(len(floor)))], materials.choose(rng, "floor"), "floor")
+    upper = []
+    for corners, normal in others:
         upper.append(corners[corners[:, 2] > eye])
         label, material = ("ceiling", ceilings) if normal[2] > 0.4 else ("wall", walls)
         if rng.uniform() < 0.2:
@@ -87,8 +85,8 @@ def cell(b: Builder) -> float:
             vertices, around = _opened(rng, corners)
         b.mesh(vertices, around, material, label)
     _lamps(b, np.concatenate(upper), eye)
-    standing(b, plan, [(0.0, 0.0, 0.55)])
-    outside(b, plan)
+    standing(b, floor[:, :2], [(0.0, 0.0, 0.55)])
+    outside(b, floor[:, :2])
     return eye
 
 

@@ -219,9 +219,8 @@ def _texture(graph: Graph, rng: np.random.Generator) -> bpy.types.NodeSocket:
             return graph.scalar(node.outputs["Fac"], -0.5, 1.5)
         case 1:
             measure = str(rng.choice(["CHEBYCHEV", "MANHATTAN", "EUCLIDEAN"]))
-            return graph.node("ShaderNodeTexVoronoi", {"Vector": vector, "Scale": 2.0}, distance=measure).outputs[
-                "Distance"
-            ]
+            node = graph.node("ShaderNodeTexVoronoi", {"Vector": vector, "Scale": 2.0}, distance=measure)
+            return node.outputs["Distance"]
         case 2:
             node = graph.node("ShaderNodeTexVoronoi", {"Vector": vector, "Scale": 2.0}, feature="DISTANCE_TO_EDGE")
             return graph.scalar(node.outputs["Distance"], 0.0, float(rng.uniform(2, 8)))
@@ -296,28 +295,13 @@ _SOLID: list[tuple[Callable[[np.random.Generator], bpy.types.Material], float]] 
     (abstract, 2),
 ]  # fmt: skip
 _WALL = [
-    (plain, 5),
-    (mottled, 3),
-    (bricks, 2.5),
-    (stripes, 1.5),
-    (wood, 1),
-    (spots, 0.5),
-    (marble, 0.5),
-    (abstract, 2),
+    (plain, 5), (mottled, 3), (bricks, 2.5), (stripes, 1.5), (wood, 1), (spots, 0.5), (marble, 0.5), (abstract, 2),
     (metal, 0.4),
-]
+]  # fmt: skip
 _FLOOR = [
-    (wood, 3),
-    (bricks, 4),
-    (checker, 1),
-    (mottled, 2),
-    (marble, 1),
-    (plain, 1),
-    (spots, 1),
-    (stripes, 0.3),
-    (abstract, 2),
-    (metal, 0.2),
-]
+    (wood, 3), (bricks, 4), (checker, 1), (mottled, 2), (marble, 1), (plain, 1), (spots, 1), (stripes, 0.3),
+    (abstract, 2), (metal, 0.2),
+]  # fmt: skip
 _CLOTH = [(plain, 3), (stripes, 2), (checker, 1), (mottled, 2), (spots, 1), (abstract, 1.5)]
 _CHOICES = {"solid": _SOLID, "wall": _WALL, "floor": _FLOOR, "cloth": _CLOTH}
 
