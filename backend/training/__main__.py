@@ -82,7 +82,7 @@ def _add_run(parser: argparse.ArgumentParser, run) -> None:
     parser.add_argument("--minutes", type=float, default=1e6, help="how long at most")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
-    parser.add_argument("--height", type=int, default=256)
+    parser.add_argument("--height", type=int, default=256, help="of what the model is shown")
     parser.add_argument("--start", type=Path, help="a starter folder to go on from; its VAE is kept")
     parser.add_argument("--device", help="default: cuda where there is one")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU")
@@ -110,7 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--perceiver-steps", type=int, default=60_000, help="the same for the second stage")
     train.add_argument("--processes", type=int, default=1, help="how many train together, each with --batch")
     train.add_argument("--variants", type=int, default=2, help="how many augmentations of a scene are encoded")
-    train.add_argument("--pixels-every", type=int, default=8, help="every how many steps maps are compared as pixels")
+    train.add_argument(
+        "--pixels-every",
+        type=int,
+        default=8,
+        help="every how many steps pictures are new, and the decoder draws; 1 on a GPU",
+    )
     _add_run(train, _train)
 
     export = commands.add_parser("export", help="write a starter folder from the checkpoints")

@@ -1,6 +1,7 @@
 """Rendered scenes in memory, drawn as the pictures that the model reads and writes, and augmented.
 
-A data folder is laid out as backend/truth.py tells. Pictures are (N, 3, H, W) in [0, 1]; longitude is the last axis.
+A data folder is laid out as backend/truth.py tells; scenes smaller than what the model is shown are enlarged. Pictures
+are (N, 3, H, W) in [0, 1]; longitude is the last axis.
 """
 
 from __future__ import annotations
@@ -71,6 +72,16 @@ class Scenes:
         return self.take(torch.randint(len(self), (batch,), generator=generator, device=generator.device))
 
 
+def folders(data: Path, split: str, height: int, device: torch.device) -> list[Scenes]:
+    """The scenes of DATA/…/`split` of this height, and of smaller ones that it is a multiple of, the smallest first.
+
+    Raises InputError as `truth.scenes` does.
+    """
+    heights = sorted(int(path.parent.name) for path in data.glob(f"*/{split}") if path.parent.name.isdecimal())
+    fitting = [h for h in heights if h > 0 and height % h == 0] or [height]
+    return [Scenes(data / str(h) / split, h, device) for h in fitting]
+
+
 def turn(maps: dict[str, Tensor], columns: int, mirror: bool) -> dict[str, Tensor]:
     """The scenes turned about the vertical by a number of columns (to the right), and mirrored left to right.
 
@@ -86,14 +97,18 @@ def turn(maps: dict[str, Tensor], columns: int, mirror: bool) -> dict[str, Tenso
     return out
 
 
-def stretch(maps: dict[str, Tensor], along: Tensor, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+def stretch(
+    maps: dict[str, Tensor], along: Tensor, up: Tensor, down: Tensor, height: int | None = None
+) -> dict[str, Tensor]:
     """The scenes in a world stretched by factors (N,): `along` their walls, `up` above and `down` below the camera.
 
-    Distances and normals are those of the stretched world. So rooms get other proportions, and ceilings other heights
-    over the same floors (Sun et al., HorizonNet, arXiv 1901.03861, stretch rooms along two walls).
+    The result has `height`, or that of `maps`, and the distances and normals of the stretched world. So rooms get other
+    proportions, and ceilings other heights over the same floors (Sun et al., HorizonNet, arXiv 1901.03861, stretch
+    rooms along two walls).
     """
-    height, width = maps["normal"].shape[-2:]
-    rays = torch.from_numpy(sphere.directions(height, width)).to(along).permute(2, 0, 1)[None]
+    width = maps["normal"].shape[-1]
+    height = height or width // 2
+    rays = torch.from_numpy(sphere.directions(height, 2 * height)).to(along).permute(2, 0, 1)[None]
     yaw = _wall_yaw(maps["normal"])
     axis = torch.stack([yaw.cos(), yaw.sin()], 1)[:, :, None, None]
     along, up, down = (factor[:, None, None, None] for factor in (along, up, down))
@@ -126,6 +141,12 @@ def stretch(maps: dict[str, Tensor], along: Tensor, up: Tensor, down: Tensor) ->
     return out
 
 
+def enlarge(maps: dict[str, Tensor], height: int) -> dict[str, Tensor]:
+    """The scenes at `height`, unstretched."""
+    same = maps["normal"].new_ones(len(maps["normal"]))
+    return stretch(maps, same, same, same, height)
+
+
 def _wall_yaw(normal: Tensor) -> Tensor:
     """The direction that most walls face, up to quarter turns: (N, 3, H, W) → (N,) radians."""
     z = torch.complex(normal[:, 0], normal[:, 1])
@@ -153,11 +174,11 @@ def _jpeg(picture: Tensor, strength: Tensor) -> Tensor:
     return F.conv_transpose2d(blocks.reshape(n * c, 64, h // 8, w // 8), basis, stride=8).reshape(n, c, h, w)
 
 
-def augment(maps: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+def augment(maps: dict[str, Tensor], generator: torch.Generator, height: int | None = None) -> dict[str, Tensor]:
     """Turned, mirrored, most stretched, some in other colours, in another exposure and white balance, noise and JPEG.
 
-    `rgb` becomes display sRGB. Other colours: red, green and blue change places in light and albedo alike, which is as
-    true a scene, since Cycles carries each by itself.
+    The result has `height`, or that of `maps`; `rgb` becomes display sRGB. Other colours: red, green and blue change
+    places in light and albedo alike, which is as true a scene, since Cycles carries each by itself.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -171,7 +192,8 @@ def augment(maps: dict[str, Tensor], generator: torch.Generator) -> dict[str, Te
         maps = maps | {name: maps[name][:, order] for name in ("rgb", "albedo")}
     n = maps["rgb"].shape[0]
     chosen = (uniform(0, 1, n) < 0.7).float()
-    maps = stretch(maps, *(2 ** (chosen * uniform(-most, most, n)) for most in (0.8, 0.5, 0.5)))
+    along, up, down = (2 ** (chosen * uniform(-most, most, n)) for most in (0.8, 0.5, 0.5))
+    maps = stretch(maps, along, up, down, height)
     rgb = maps["rgb"] * 2 ** (uniform(-0.7, 0.7, n, 1, 1, 1) + uniform(-0.25, 0.25, n, 3, 1, 1))
     picture = display(rgb)
     noise = torch.randn(picture.shape, generator=generator, device=generator.device)

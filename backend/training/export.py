@@ -32,9 +32,9 @@ def export(run: Run, folder: Path, *, trained: bool) -> None:
     }
     transformer = architecture.create()[0]
     transformer.load_state_dict(perceiver.base_state())
-    panoform = architecture.PANOFORM | {"trained": trained, "max_height": run.data.height}
+    panoform = architecture.PANOFORM | {"trained": trained, "max_height": run.height}
     architecture.save(folder, transformer, vae.cpu(), adapters, prompt, panoform)
-    write_mean_maps(run.data.folder, run.data.height, folder / MEAN_FILE.name)
+    write_mean_maps(run.data[0].folder, run.data[0].height, folder / MEAN_FILE.name)
 
 
 def write_mean_maps(data: Path, height: int, file: Path) -> None:

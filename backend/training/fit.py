@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 
 import msgspec
 import numpy as np
@@ -33,8 +32,10 @@ from .workers import Workers
 PERCEPTION = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
 #: The tasks of every step, as they take longest to learn; the others take turns at every second step.
 _ALWAYS = ("rgb_to_depth", "rgb_to_albedo")
-_IN_TURN = ("rgb_to_normal", "rgb_to_pbr", "rgb_to_semantic", "rgb_to_pbr")
+_IN_TURN = ("rgb_to_normal", "rgb_to_pbr", "rgb_to_semantic", "rgb_to_pbr", "image_to_pano")
 _DECODE = msgspec.convert(architecture.PANOFORM["decode"], decoding.Decode)
+#: Of so many steps with new pictures, one is at half the height, where maps are drawn as drafts.
+_DRAFT_EVERY = 6
 #: Scenes that tell the mean and deviation of latents; the first ones, so that they stay when more are rendered.
 _SCALED_BY = 32
 _STREAM_WEIGHT = {"rgb": 2.0, "depth": 2.0, "normal": 1.5, "albedo": 1.0, "pbr": 1.0, "semantic": 0.5}
@@ -54,7 +55,7 @@ def _rate(step: int, steps: int) -> float:
 
 def _loop(
     run: Run, name: str, module: nn.Module, optimizer: Muon, steps: int, rate: float,
-    step_loss: Callable[[int], dict[str, float]], validate: Callable[[int], str],
+    step_loss: Callable[[int], dict[str, Tensor]], validate: Callable[[int], str],
 ) -> bool:  # fmt: skip
     """Run `step_loss` (which calls backward and returns figures to print) up to `steps`, or until time is over.
 
@@ -63,8 +64,8 @@ def _loop(
     path = run.checkpoints / f"{name}.safetensors"
     average = checkpoint.Average(module, 0.999)
     step = checkpoint.load(path, module, average, optimizer)
-    run.say(f"{name}: from step {step} of {steps}, {len(run.data)} scenes, {run.device}")
-    saved, counted, told = time.monotonic(), 0, dict[str, list[float]]()
+    run.say(f"{name}: from step {step} of {steps}, {run.scenes} scenes, {run.device}")
+    saved, counted, told = time.monotonic(), 0, dict[str, list[Tensor]]()
     while step < steps and not run.workers.agree(time.monotonic() > run.until):
         for group in optimizer.param_groups:
             group["lr"] = rate * _rate(step, steps)
@@ -80,16 +81,17 @@ def _loop(
             told.setdefault(key, []).append(value)
         if run.workers.first and (step == steps or time.monotonic() > min(run.until, saved + run.every_s)):
             checkpoint.save(path, step, module, average, optimizer)
-            means = " ".join(f"{key} {fmean(values):.4f}" for key, values in told.items())
+            means = " ".join(f"{key} {torch.stack(values).mean():.4f}" for key, values in told.items())
             run.say(f"{name} {step}: {means} ({(time.monotonic() - saved) / counted:.2f} s a step)")
             run.say(f"{name} {step}: {validate(step)}")
-            run.data.refresh()
+            for scenes in run.data:
+                scenes.refresh()
             saved, counted, told = time.monotonic(), 0, {}
     return step >= steps
 
 
-def psnr(shown: Tensor, wanted: Tensor) -> float:
-    return float(-10 * torch.log10((shown.clamp(0, 1) - wanted).square().mean()))
+def psnr(shown: Tensor, wanted: Tensor) -> Tensor:
+    return -10 * torch.log10((shown.clamp(0, 1) - wanted).square().mean())
 
 
 def train_vae(run: Run, steps: int) -> bool:
@@ -109,10 +111,9 @@ def train_vae(run: Run, steps: int) -> bool:
     vae.to(run.device).to(memory_format=torch.channels_last)
     size = 128 if run.device.type == "cuda" else 64
 
-    def step_loss(step: int) -> dict[str, float]:
+    def step_loss(step: int) -> dict[str, Tensor]:
         generator = run.generator(step)
-        scenes = max(1, run.batch // 2)
-        maps = dataset.pictures(dataset.augment(run.data.shuffled(scenes, generator), generator))
+        maps = dataset.pictures(dataset.augment(run.shuffled(generator), generator, run.height))
         names = list(_STREAM_WEIGHT)
         chances = torch.tensor([_STREAM_WEIGHT[name] for name in names], device=run.device)
         chosen = torch.multinomial(chances, run.batch, replacement=True, generator=generator)
@@ -122,7 +123,7 @@ def train_vae(run: Run, steps: int) -> bool:
         crops = []
         for index, kind in enumerate(chosen.tolist()):
             y, x = places[index]
-            crops.append(maps[names[kind]][index % scenes, :, y : y + size, x : x + size])
+            crops.append(maps[names[kind]][index, :, y : y + size, x : x + size])
         wanted = (torch.stack(crops) * 2 - 1).contiguous(memory_format=torch.channels_last)
         with run.autocast():
             posterior = vae.encode(wanted).latent_dist
@@ -132,15 +133,14 @@ def train_vae(run: Run, steps: int) -> bool:
         loss = losses.picture_loss(shown.float(), wanted) + 3e-4 * kl
         loss.backward()
         return {
-            "loss": float(loss.detach()),
-            "kl": float(kl.detach()),
+            "loss": loss.detach(),
+            "kl": kl.detach(),
             "psnr": psnr(shown.detach() / 2 + 0.5, wanted / 2 + 0.5),
         }
 
     @torch.no_grad()
     def validate(step: int) -> str:
-        maps = run.heldout.take(torch.arange(min(4, len(run.heldout))))
-        wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
+        wanted = _plain(run, run.heldout, 4)
         figures, rows = [], []
         with wrap.circular(vae):
             for name, picture in wanted.items():
@@ -159,6 +159,12 @@ def sheet(path: Path, grid: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = rows.flatten(2, 3).flatten(0, 1).float().cpu().numpy()
     write_image(path, picture, "uint8")
+
+
+def _plain(run: Run, scenes: dataset.Scenes, count: int) -> dict[str, Tensor]:
+    """The first scenes' pictures as they are, at the height that the model is shown."""
+    maps = dataset.enlarge(scenes.take(torch.arange(min(count, len(scenes)))), run.height)
+    return dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
 
 
 def load_average(run: Run, name: str, module: nn.Module) -> None:
@@ -184,8 +190,7 @@ def trained_vae(run: Run) -> AutoencoderKL:
         vae.register_to_config(shift_factor=kept.config["shift_factor"], scaling_factor=kept.config["scaling_factor"])
         return vae.to(memory_format=torch.channels_last)
     load_average(run, "vae", vae)
-    maps = run.data.take(torch.arange(min(_SCALED_BY, len(run.data))))
-    wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
+    wanted = _plain(run, run.data[0], _SCALED_BY)
     found = torch.cat([vae.encode(picture * 2 - 1).latent_dist.mode() for picture in wanted.values()])
     vae.register_to_config(shift_factor=round(float(found.mean()), 4), scaling_factor=round(1 / float(found.std()), 4))
     return vae.to(memory_format=torch.channels_last)
@@ -198,31 +203,25 @@ _PIXEL_WEIGHT = {"rgb_to_depth": 1.0, "rgb_to_normal": 1.5, "rgb_to_albedo": 2.0
 def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> bool:
     """Stage 2: every step takes a batch through distance and albedo, every second one another task too.
 
-    Most steps take `variants` of each scene that are encoded once, and draw pixels by a sketch of the decoder; every
-    `pixels_every`th takes pictures that are new, and the decoder itself. Returns whether all steps are done.
+    Every `pixels_every`th step takes pictures that are new, and the decoder itself. The others take `variants` of each
+    scene that are encoded once, and draw pixels by a sketch of the decoder: a CPU makes several of them in the time of
+    one of the former. A GPU does not need them (`pixels_every` 1). Returns whether all steps are done.
     """
     torch.manual_seed(0)
     vae = trained_vae(run)
-    known = latents.encoded(vae, run.data, variants, run.checkpoints, run.workers, run.say)
-    drawing = sketch.learn(run, known)
     perceiver = Perceiver(architecture.create()[0]).to(run.device)
     if run.start:
         perceiver.load_starter(run.start)
+    known_step = _known_steps(run, vae, perceiver, variants) if pixels_every > 1 else None
 
-    def step_loss(step: int) -> dict[str, float]:
+    def step_loss(step: int) -> dict[str, Tensor]:
         generator = run.generator(step)
-        with run.autocast():
-            if step % pixels_every == pixels_every - 1:
-                task = _IN_TURN[step // pixels_every % len(_IN_TURN)]
-                return _pixel_step(run, vae, perceiver, (*_ALWAYS, task), generator)
-            drawn = latents.drawn(known, run.batch, generator)
-            figures = _known_step(perceiver, drawing, _ALWAYS, drawn)
-            if step % 2 == 0:
-                return figures
-            task = (*_IN_TURN, "image_to_pano")[step // 2 % (len(_IN_TURN) + 1)]
-            if task == "image_to_pano":
-                return figures | {"pano": _pano_step(perceiver, drawn["masked_rgb"], drawn["rgb"], generator)}
-            return figures | _known_step(perceiver, drawing, (task,), drawn)
+        if known_step and step % pixels_every != pixels_every - 1:
+            return known_step(step, generator)
+        count = step // pixels_every
+        tasks = (*_ALWAYS, _IN_TURN[count % len(_IN_TURN)])
+        height = run.height // 2 if count % _DRAFT_EVERY == _DRAFT_EVERY - 1 else run.height
+        return _pixel_step(run, vae, perceiver, tasks, height, generator)
 
     def validate(step: int) -> str:
         return _validate(run, vae, perceiver, step)
@@ -234,42 +233,73 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
         return _loop(run, "perceiver", perceiver, optimizer, steps, rate, step_loss, validate)
 
 
+def _known_steps(
+    run: Run, vae: AutoencoderKL, perceiver: Perceiver, variants: int
+) -> Callable[[int, torch.Generator], dict[str, Tensor]]:
+    """What makes a step with panoramas that are encoded already."""
+    parts = [
+        latents.encoded(vae, scenes, run.height, variants, run.checkpoints, run.workers, run.say) for scenes in run.data
+    ]
+    known = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    drawing = sketch.learn(run, known)
+
+    def step_loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        drawn = latents.drawn(known, run.batch, generator)
+        with run.autocast():
+            figures = _known_step(perceiver, drawing, _ALWAYS, drawn)
+            if step % 2 == 0:
+                return figures
+            task = _IN_TURN[step // 2 % len(_IN_TURN)]
+            if task == "image_to_pano":
+                return figures | {"pano": _pano_step(perceiver, drawn["masked_rgb"], drawn["rgb"], generator)}
+            return figures | _known_step(perceiver, drawing, (task,), drawn)
+
+    return step_loss
+
+
 def _known_step(
     perceiver: Perceiver, drawing: sketch.Sketch, tasks: tuple[str, ...], drawn: dict[str, Tensor]
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     figures, solid = {}, losses.solid(drawn["picture.depth"])
     for task in tasks:
         stream = architecture.TASKS[task][1]
         made = perceiver.perceive(task, drawn["rgb"])
         pixels = losses.map_loss(task, drawing(made.float()), drawn[f"picture.{stream}"], solid)
         _loss(task, made, drawn[stream], pixels).backward()
-        figures[stream] = float(pixels.detach())
+        figures[stream] = pixels.detach()
     return figures
 
 
 def _pixel_step(
-    run: Run, vae: AutoencoderKL, perceiver: Perceiver, tasks: tuple[str, ...], generator: torch.Generator
-) -> dict[str, float]:
-    maps = dataset.augment(run.data.shuffled(max(1, run.batch // 2), generator), generator)
-    pictures = dataset.pictures(maps)
-    with torch.no_grad():
-        rgb = latents.encode(vae, pictures["rgb"])
-    for task in tasks:
-        stream = architecture.TASKS[task][1]
-        made = perceiver.perceive(task, rgb)
+    run: Run, vae: AutoencoderKL, perceiver: Perceiver, tasks: tuple[str, ...], height: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    pictures = dataset.pictures(dataset.augment(run.shuffled(generator), generator, height))
+    solid, figures = losses.solid(pictures["depth"]), {}
+    with run.autocast():
         with torch.no_grad():
-            wanted = latents.encode(vae, pictures[stream])
-        shown = latents.decode(vae, made).float()
-        pixels = losses.map_loss(task, shown, pictures[stream], losses.solid(pictures["depth"]))
-        _loss(task, made, wanted, pixels).backward()
-    return {}
+            rgb = latents.encode(vae, pictures["rgb"])
+        for task in tasks:
+            if task == "image_to_pano":
+                with torch.no_grad():
+                    masked = latents.encode(vae, dataset.masked(pictures["rgb"], generator))
+                figures["pano"] = _pano_step(perceiver, masked, rgb, generator)
+                continue
+            stream = architecture.TASKS[task][1]
+            made = perceiver.perceive(task, rgb)
+            with torch.no_grad():
+                wanted = latents.encode(vae, pictures[stream])
+            shown = latents.decode(vae, made).float()
+            pixels = losses.map_loss(task, shown, pictures[stream], solid)
+            _loss(task, made, wanted, pixels).backward()
+            figures[stream] = pixels.detach()
+    return figures
 
 
 def _loss(task: str, made: Tensor, wanted: Tensor, pixels: Tensor) -> Tensor:
     return losses.latent_loss(task, made, wanted) + _PIXEL_WEIGHT.get(task, 1.0) * pixels
 
 
-def _pano_step(perceiver: Perceiver, condition: Tensor, clean: Tensor, generator: torch.Generator) -> float:
+def _pano_step(perceiver: Perceiver, condition: Tensor, clean: Tensor, generator: torch.Generator) -> Tensor:
     """Flow matching (velocity = noise − clean) beside a picture of which only a perspective view is seen."""
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     t = torch.sigmoid(torch.randn(len(clean), generator=generator, device=clean.device) + 0.5)
@@ -277,21 +307,21 @@ def _pano_step(perceiver: Perceiver, condition: Tensor, clean: Tensor, generator
     velocity = wrap.close(perceiver.velocity("image_to_pano", wrap.extend(condition), wrap.extend(mixed), t))
     loss = F.mse_loss(velocity.float(), noise - clean)
     loss.backward()
-    return float(loss.detach())
+    return loss.detach()
 
 
 @torch.no_grad()
 def _validate(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> str:
     """Figures of held-out scenes, each looked at once, and pictures of three: wanted above, perceived below."""
     count = min(16, len(run.heldout))
-    maps = run.heldout.take(torch.arange(count))
-    wanted = dataset.pictures(maps | {"rgb": dataset.display(maps["rgb"])})
+    wanted = _plain(run, run.heldout, count)
     rgb = latents.encode(vae, wanted["rgb"])
     made, rows = [dict[str, np.ndarray]() for _ in range(count)], [wanted["rgb"][:3], latents.decode(vae, rgb[:3])]
     for task in PERCEPTION:
         stream = architecture.TASKS[task][1]
         shown = latents.decode(vae, perceiver.perceive(task, rgb)).float().clamp(0, 1)
         rows += [wanted[stream][:3], shown[:3]]
+        shown = F.adaptive_avg_pool2d(shown, (run.heldout.height, 2 * run.heldout.height))
         for found, picture in zip(made, shown.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
             found |= decoding.decode(stream, picture, _DECODE)
     sheet(run.checkpoints / "pictures" / f"perceiver-{step:06d}.png", torch.stack(rows).clamp(0, 1))

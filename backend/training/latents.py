@@ -27,7 +27,7 @@ _AT_ONCE = 8
 
 def encode(vae: AutoencoderKL, picture: Tensor) -> Tensor:
     """(N, 3, H, W) in [0, 1] → latents, as OmniXPipeline.encode makes them (inside wrap.circular)."""
-    latents = vae.encode(picture * 2 - 1).latent_dist.mode()
+    latents = vae.encode(picture * 2 - 1).latent_dist.mode().float()
     return (latents - vae.config["shift_factor"]) * vae.config["scaling_factor"]
 
 
@@ -38,16 +38,16 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encoded(
-    vae: AutoencoderKL, scenes: dataset.Scenes, variants: int, checkpoints: Path, workers: Workers,
+    vae: AutoencoderKL, scenes: dataset.Scenes, height: int, variants: int, checkpoints: Path, workers: Workers,
     say: Callable[[str], None],
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Augmented scenes on the CPU: stream → latents (scenes · variants, C, h, w) float16, and what they were made from:
-    `picture.{stream}` of every target (…, H, W), float16 for distance, otherwise uint8.
+    """Augmented scenes at `height`, on the CPU: stream → latents (scenes · variants, C, h, w) float16, and what they
+    were made from: `picture.{stream}` of every target (…, H, W), float16 for distance, otherwise uint8.
 
     Kept in a folder of this VAE's, a file for every few scenes; only scenes that have none are encoded, each process
     its share.
     """
-    folder = checkpoints / f"latents-{scenes.height}-{variants}-{_fingerprint(vae):08x}"
+    folder = checkpoints / f"latents-{scenes.height}-{height}-{variants}-{_fingerprint(vae):08x}"
     folder.mkdir(parents=True, exist_ok=True)
     chunks = [slice(start, min(start + _AT_ONCE, len(scenes))) for start in range(0, len(scenes), _AT_ONCE)]
     files = [folder / f"{scenes.names[chunk.start]}-{scenes.names[chunk.stop - 1]}.safetensors" for chunk in chunks]
@@ -56,7 +56,7 @@ def encoded(
     with wrap.circular(vae):
         for file, chunk in missing[workers.rank :: workers.count]:
             maps = scenes.take(torch.arange(chunk.start, chunk.stop))
-            made = [_variant(vae, maps, _seed(file.stem, variant)) for variant in range(variants)]
+            made = [_variant(vae, maps, height, _seed(file.stem, variant)) for variant in range(variants)]
             draft = file.with_suffix(".draft")
             save_file({name: torch.cat([part[name] for part in made]) for name in made[0]}, draft)
             draft.replace(file)
@@ -75,9 +75,9 @@ def _seed(name: str, variant: int) -> int:
     return zlib.crc32(f"{name} {variant}".encode())
 
 
-def _variant(vae: AutoencoderKL, maps: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+def _variant(vae: AutoencoderKL, maps: dict[str, Tensor], height: int, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator(maps["rgb"].device).manual_seed(seed)
-    shown = dataset.pictures(dataset.augment(maps, generator))
+    shown = dataset.pictures(dataset.augment(maps, generator, height))
     targets = {f"picture.{name}": _stored(name, picture) for name, picture in shown.items() if name != "rgb"}
     shown["masked_rgb"] = dataset.masked(shown["rgb"], generator)
     return {stream: encode(vae, picture).half().cpu().contiguous() for stream, picture in shown.items()} | targets

@@ -5,6 +5,9 @@ semi-orthogonal one. Scaled to AdamW's usual step (Liu et al., arXiv 2502.16982)
 `torch.optim.Muon` takes neither convolutions nor stacks of adapters.
 """
 
+# torch.optim's own optimisers use these functions; torch does not export them.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Collection
@@ -33,7 +36,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-def _as_matrices(tensor: Tensor) -> Tensor:
+def _as_matrix(tensor: Tensor) -> Tensor:
     """A convolution's kernel (out, in, h, w) as one matrix; matrices and stacks of them as they are."""
     return tensor.flatten(1) if tensor.ndim == 4 else tensor
 
@@ -61,44 +64,63 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             matrices = [p for p in moved if p.ndim >= 2 and p not in self._by_adam]
-            updates = self._orthogonal(matrices)
-            updates |= {p: self._adam(p) for p in moved if p not in updates}
-            for parameter, update in updates.items():
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"])
+            others = [p for p in moved if p.ndim < 2 or p in self._by_adam]
+            updates = self._orthogonal(matrices) + self._adam(others)
+            parameters = matrices + others
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
-    def _orthogonal(self, parameters: list[Tensor]) -> dict[Tensor, Tensor]:
-        updates = [self._ahead(parameter) for parameter in parameters]
+    def _orthogonal(self, parameters: list[Tensor]) -> list[Tensor]:
+        updates = self._ahead(parameters)
+        rank, count = self._workers.rank, self._workers.count
+        for alike in _by_shape(updates[rank::count]):
+            # One call for all matrices of a shape: on a GPU they would take longer to start than to compute.
+            made = orthogonalised(torch.stack([_as_matrix(update) for update in alike]))
+            made *= 0.2 * max(made.shape[-2:]) ** 0.5
+            for update, matrix in zip(alike, made, strict=True):
+                update.copy_(matrix.view_as(update))
         for index, update in enumerate(updates):
-            if index % self._workers.count == self._workers.rank:
-                made = orthogonalised(_as_matrices(update))
-                update.copy_((made * (0.2 * max(made.shape[-2:]) ** 0.5)).reshape(update.shape))
-            else:
+            if index % count != rank:
                 update.zero_()
         self._workers.add_up(updates)
-        return dict(zip(parameters, updates, strict=True))
+        return updates
 
-    def _ahead(self, parameter: Tensor) -> Tensor:
-        """Nesterov's momentum of the gradient."""
-        gradient = parameter.grad
-        assert gradient is not None
-        momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-        momentum.lerp_(gradient, 1 - _MOMENTUM)
-        return gradient.lerp(momentum, _MOMENTUM)
+    def _ahead(self, parameters: list[Tensor]) -> list[Tensor]:
+        """Nesterov's momentum of the gradients."""
+        if not parameters:
+            return []
+        gradients = _gradients(parameters)
+        momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        return list(torch._foreach_lerp(gradients, momenta, _MOMENTUM))
 
-    def _adam(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        gradient = parameter.grad
-        assert gradient is not None
-        if not state:
-            state |= {
-                "step": torch.zeros(()),
-                "mean": torch.zeros_like(parameter),
-                "square": torch.zeros_like(parameter),
-            }
-        state["step"] += 1
-        count, (first, second) = float(state["step"]), _ADAM_BETAS
-        state["mean"].lerp_(gradient, 1 - first)
-        state["square"].lerp_(gradient.square(), 1 - second)
-        mean, square = state["mean"] / (1 - first**count), state["square"] / (1 - second**count)
-        return mean / (square.sqrt() + _ADAM_EPS)
+    def _adam(self, parameters: list[Tensor]) -> list[Tensor]:
+        if not parameters:
+            return []
+        states = [self.state[parameter] for parameter in parameters]
+        for state, parameter in zip(states, parameters, strict=True):
+            if not state:
+                state |= {
+                    "step": torch.zeros(()),
+                    "mean": torch.zeros_like(parameter),
+                    "square": torch.zeros_like(parameter),
+                }
+            state["step"] += 1
+        gradients, counts, (first, second) = _gradients(parameters), [float(s["step"]) for s in states], _ADAM_BETAS
+        means, squares = [state["mean"] for state in states], [state["square"] for state in states]
+        torch._foreach_lerp_(means, gradients, 1 - first)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - second)
+        size = torch._foreach_sqrt(torch._foreach_div(squares, [1 - second**count for count in counts]))
+        torch._foreach_add_(size, _ADAM_EPS)
+        return list(torch._foreach_div(torch._foreach_div(means, [1 - first**count for count in counts]), size))
+
+
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _by_shape(tensors: list[Tensor]) -> list[list[Tensor]]:
+    alike: dict[torch.Size, list[Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault(tensor.shape, []).append(tensor)
+    return list(alike.values())

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ...shared.errors import InputError
-from .dataset import Scenes
+from . import dataset
 from .workers import Workers
 
 
@@ -20,6 +20,7 @@ class Options:
 
     #: Folder of HEIGHT/train, HEIGHT/heldout and checkpoints.
     data: Path
+    #: Of what the model is shown; scenes of heights that it is a multiple of are enlarged.
     height: int
     #: None: CUDA where there is one.
     device: str | None
@@ -41,8 +42,10 @@ class Options:
 class Run:
     """What both stages share."""
 
-    data: Scenes
-    heldout: Scenes
+    height: int
+    #: By height, the smallest first.
+    data: list[dataset.Scenes]
+    heldout: dataset.Scenes
     checkpoints: Path
     device: torch.device
     batch: int
@@ -56,6 +59,15 @@ class Run:
     def say(self, line: str) -> None:
         if self.workers.first:
             print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+    @property
+    def scenes(self) -> int:
+        return sum(len(scenes) for scenes in self.data)
+
+    def shuffled(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """A batch of scenes of one height, each scene as likely as any other; drawn by a generator on `device`."""
+        sizes = torch.tensor([float(len(scenes)) for scenes in self.data], device=generator.device)
+        return self.data[int(torch.multinomial(sizes, 1, generator=generator))].shuffled(self.batch, generator)
 
     def generator(self, step: int) -> torch.Generator:
         """What draws this process's batch of a step."""
@@ -72,10 +84,10 @@ def prepare(options: Options, workers: Workers) -> Run:
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("high")
-    folder = options.data / str(options.height)
     return Run(
-        data=Scenes(folder / "train", options.height, device),
-        heldout=Scenes(folder / "heldout", options.height, device),
+        height=options.height,
+        data=dataset.folders(options.data, "train", options.height, device),
+        heldout=dataset.folders(options.data, "heldout", options.height, device)[0],
         checkpoints=options.data / "checkpoints", device=device, batch=options.batch,
         until=time.monotonic() + options.minutes * 60, every_s=options.every_minutes * 60, workers=workers,
         start=options.start,

@@ -3,17 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from scene_files import write_scene
 
 from panoform.backend import exposure, maps
 from panoform.backend.training import dataset
 from panoform.shared import sphere
+from panoform.shared.errors import InputError
 
 HEIGHT = 32
 
 
-def box_room(turn_rad: float = 0.0, mirror: bool = False, stretch=(1.0, 1.0, 1.0)) -> dict[str, torch.Tensor]:
+def box_room(
+    turn_rad: float = 0.0, mirror: bool = False, stretch=(1.0, 1.0, 1.0), height: int = HEIGHT
+) -> dict[str, torch.Tensor]:
     """What a camera sees in a box of uneven sides turned about the vertical, by intersecting rays with its planes."""
-    rays = sphere.directions(HEIGHT, 2 * HEIGHT).astype(np.float64)
+    rays = sphere.directions(height, 2 * height).astype(np.float64)
     if mirror:
         rays[..., 1] *= -1
     local = rays @ sphere.yaw_matrix(-turn_rad).astype(np.float64).T
@@ -27,7 +31,7 @@ def box_room(turn_rad: float = 0.0, mirror: bool = False, stretch=(1.0, 1.0, 1.0
     if mirror:
         normal[..., 1] *= -1
     distance = reach.min(-1)[..., None]
-    plain = np.full((HEIGHT, 2 * HEIGHT, 3), 0.5)
+    plain = np.full((height, 2 * height, 3), 0.5)
     arrays = {"rgb": distance * plain, "distance": distance, "normal": normal, "albedo": plain, "pbr": plain}
     arrays["semantic"] = plain
     return {name: torch.from_numpy(a).float().permute(2, 0, 1)[None] for name, a in arrays.items()}
@@ -61,6 +65,25 @@ def test_stretching_is_stretching_the_room(factors):
     # Distance goes in steps of a pixel, which are steep where a floor is seen flat.
     assert (ratio[inside].log().abs() < 0.05).float().mean() > 0.98
     assert ratio[inside].log().abs().mean() < 0.01
+
+
+def test_enlarging_is_seeing_the_room_in_more_pixels():
+    enlarged, expected = dataset.enlarge(box_room(0.3), 4 * HEIGHT), box_room(0.3, height=4 * HEIGHT)
+    inside = (enlarged["normal"] - expected["normal"]).abs().amax(1) < 1e-3
+    assert inside.float().mean() > 0.9  # the rest is at edges
+    ratio = (enlarged["distance"] / expected["distance"])[:, 0][inside]
+    assert ratio.log().abs().mean() < 0.01
+    torch.testing.assert_close(dataset.enlarge(expected, 4 * HEIGHT), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_scenes_that_fit_into_the_height_are_found(tmp_path):
+    for height, scenes in ((32, 2), (48, 1), (64, 1), (128, 1)):
+        for index in range(scenes):
+            write_scene(tmp_path / str(height) / "train" / f"{index:06d}", index, height)
+    found = dataset.folders(tmp_path, "train", 64, torch.device("cpu"))
+    assert [(scenes.height, len(scenes)) for scenes in found] == [(32, 2), (64, 1)]
+    with pytest.raises(InputError, match=r"no scenes in .*16.train"):
+        dataset.folders(tmp_path, "train", 16, torch.device("cpu"))
 
 
 def test_the_sky_stays_the_sky_when_stretched():

@@ -2,31 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scene_files import write_scene
 
-from panoform.backend import truth
 from panoform.backend.training import __main__ as command
 from panoform.backend.training import fit, latents, sketch
-from panoform.backend.training.render_io import write_image
-from panoform.shared import sphere
 
 HEIGHT = 64
-
-
-def write_scene(folder: Path, seed: int) -> None:
-    """A smooth made-up panorama with maps that agree in layout, not in physics."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    rays = sphere.directions(HEIGHT, 2 * HEIGHT)
-    smooth = 0.5 + 0.4 * np.sin(rays @ rng.normal(0, 2, (3, 3)))
-    maps = {name: smooth[..., :channels] for name, channels in truth.FILES.items()}
-    maps["distance.exr"] = maps["distance.exr"] * 10
-    maps["normal.exr"] = -rays
-    for name, pixels in maps.items():
-        write_image(folder / name, pixels, "half" if name.endswith("exr") else "uint8")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +18,7 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for split in ("train", "heldout"):
         for seed in range(2):
-            write_scene(folder / str(HEIGHT) / split / f"{seed:06d}", seed)
+            write_scene(folder / str(HEIGHT) / split / f"{seed:06d}", seed, HEIGHT)
     return folder
 
 
@@ -54,11 +38,11 @@ def test_train_stop_go_on_export(data, capsys, monkeypatch):
         "vae-000002.png", "vae-000003.png", "perceiver-000004.png",
     }  # fmt: skip
 
-    folders = list((data / "checkpoints").glob(f"latents-{HEIGHT}-2-*"))
+    folders = list((data / "checkpoints").glob(f"latents-{HEIGHT}-{HEIGHT}-2-*"))
     assert len(folders) == 2, "another VAE's latents are others"
     first = max(folders, key=lambda folder: folder.stat().st_mtime) / "000000-000001.safetensors"
     before = first.read_bytes(), first.stat().st_mtime_ns
-    write_scene(data / str(HEIGHT) / "train" / "000002", 2)
+    write_scene(data / str(HEIGHT) / "train" / "000002", 2, HEIGHT)
     command.main([*train, "--vae-steps", "3"])
     assert "latents: 1 of 2 files are there" in capsys.readouterr().out
     assert (first.read_bytes(), first.stat().st_mtime_ns) == before, "what was encoded stays"
@@ -85,7 +69,7 @@ def test_train_stop_go_on_export(data, capsys, monkeypatch):
 
 def test_a_bad_scene_stops_training_before_it_starts(data, tmp_path):
     for split in ("train", "heldout"):
-        write_scene(tmp_path / str(HEIGHT) / split / "000000", 0)
+        write_scene(tmp_path / str(HEIGHT) / split / "000000", 0, HEIGHT)
     (tmp_path / str(HEIGHT) / "train" / "000000" / "albedo.png").unlink()
     with pytest.raises(SystemExit, match=r"albedo\.png is missing"):
         command.main(["--data", str(tmp_path), "train", "--height", str(HEIGHT), "--device", "cpu"])

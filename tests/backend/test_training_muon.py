@@ -1,5 +1,7 @@
 """The optimiser against PyTorch's own two."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -27,7 +29,7 @@ def run(module: Mixed, optimizer: torch.optim.Optimizer, steps: int = 3) -> None
         optimizer.step()
 
 
-def ours(module: Mixed) -> Muon:
+def ours(module: nn.Module) -> Muon:
     optimizer = Muon(module, weight_decay=0.1)
     optimizer.param_groups[0]["lr"] = 0.01
     return optimizer
@@ -67,3 +69,21 @@ def test_kernels_and_stacks_step_as_matrices_would():
     kernel, stack = before[0] - module.conv.weight.detach(), before[1] - module.stack.detach()
     for step, largest in ((kernel.flatten(1), 18), (stack[0], 5), (stack[1], 5)):
         assert torch.linalg.svdvals(step / (0.2 * largest**0.5))[0] == pytest.approx(1, abs=0.4)
+
+
+def test_matrices_of_one_shape_step_as_each_alone():
+    torch.manual_seed(0)
+    together = nn.ModuleList([nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 6)])
+    alone = copy.deepcopy(together)
+    inputs = {linear.in_features: torch.randn(3, linear.in_features) for linear in together}
+    for modules in ([together], alone):
+        for module in modules:
+            optimizer = ours(module)
+            for _ in range(3):
+                module.zero_grad()
+                for linear in module.modules():
+                    if isinstance(linear, nn.Linear):
+                        linear(inputs[linear.in_features]).sin().sum().backward()
+                optimizer.step()
+    for one, other in zip(together.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one, other)

@@ -24,8 +24,8 @@ def test_draws_what_the_decoder_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(sketch, "_STEPS", 150)
     vae = AutoencoderKL.from_pretrained(weights.STARTER / "vae", torch_dtype=torch.float32).eval()
     scenes = dataset.Scenes(SCENES, 128, torch.device("cpu"))
-    run = Run(scenes, scenes, tmp_path, torch.device("cpu"), 1, time.monotonic(), 1, Workers(), None)
-    known = latents.encoded(vae, scenes, 1, tmp_path, run.workers, run.say)
+    run = Run(128, [scenes], scenes, tmp_path, torch.device("cpu"), 1, time.monotonic(), 1, Workers(), None)
+    known = latents.encoded(vae, scenes, 128, 1, tmp_path, run.workers, run.say)
     # Of each four, the last is for measuring.
     drawing = sketch.learn(run, {name: values[:3] for name, values in known.items()})
     for stream in ("depth", "albedo"):
