@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--maps", type=_names, default=DEFAULT_MAPS, metavar="A,B", help="as for perceive")
     _add_engine(evaluate)
+    evaluate.add_argument("--height", type=int, metavar="N", help="of the maps in pixels (default: the engine's)")
     evaluate.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N scenes")
     evaluate.add_argument("--json", action="store_true", help="as JSON")
@@ -159,7 +160,7 @@ def _evaluate(given: argparse.Namespace) -> int:
     from .terminal import Terminal
 
     engine = _engine_settings(given)
-    settings = PerceiveSettings(maps=check_names(given.maps), num_inference_steps=given.steps)
+    settings = PerceiveSettings(maps=check_names(given.maps), height=given.height, num_inference_steps=given.steps)
     check_perceive(settings)
     with Terminal() as watch:
         evaluation = evaluate(given.data, engine, settings, watch, given.limit)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import gc
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from importlib import metadata
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ..shared.engines import ENGINES, EngineSettings, PerceiveSettings, check_en
 from ..shared.errors import AdapterError, WeightsError
 from ..shared.maps import MAPS, check_names
 from ..shared.messages import Info
-from . import adapters, device, exposure, generation, hub, images, maps, prompt, weights
+from . import adapters, device, exposure, generation, hub, images, maps, prompt, scales, weights
 from .images import Encoding
 from .loaded import Loaded
 from .pipelines import dit360
@@ -123,17 +124,18 @@ class Engine:
         height = sampling.height
         shown = checkpoint.config.shown(height)
         picture, exposed = exposure.expose(images.resize(checked, height), encoding)
-        seen = picture if shown == height else exposure.expose(images.resize(checked, shown), encoding)[0]
 
         tasks = [task for task, drawn in MAPS_OF_TASK.items() if set(drawn) & set(wanted)]
         loaded = self.load(engine, checkpoint, where, tasks, watch)
         seconds = {"loading": time.monotonic() - began}
-        size = f"{2 * shown} × {shown}"
+        size = f"{2 * shown[-1]} × {shown[-1]}"
         with device.memory_told(f"Encoding the panorama at {size}", where):
-            image = torch.from_numpy(seen).permute(2, 0, 1)[None] * 2 - 1  # (1, 3, H, W)
-            condition = loaded.pipeline.encode(image)  # (1, 16, H/8, W/8)
+            seen = [exposure.expose(images.resize(checked, rows), encoding)[0] for rows in shown]
+            # [(1, 16, H/8, W/8)], the smallest first
+            conditions = [loaded.pipeline.encode(torch.from_numpy(x).permute(2, 0, 1)[None] * 2 - 1) for x in seen]
 
-        progress = Progress(watch, len(tasks), checkpoint.config.turns * sampling.num_inference_steps)
+        looks = checkpoint.config.turns * len(shown)
+        progress = Progress(watch, len(tasks), looks * sampling.num_inference_steps)
         made: dict[str, np.ndarray] = {}
         for task in tasks:
             started = time.monotonic()
@@ -141,7 +143,7 @@ class Engine:
             label = " and ".join(MAPS[name].label for name in names)
             progress.begin(label)
             with device.memory_told(f"{label} at {size}", where):
-                made |= _perceive(loaded, task, names, condition, sampling, progress)
+                made |= _perceive(loaded, task, names, conditions, sampling, progress)
             seconds[", ".join(names)] = time.monotonic() - started
         meanings = {name: MAPS[name].meaning for name in wanted}
         if "normal" in wanted and not checkpoint.config.exact_yaw:
@@ -150,7 +152,7 @@ class Engine:
                 meanings["normal"] += f"; turned about +Z by {yaw_deg:.1f}° to agree with the distance map"
             else:
                 meanings["normal"] += "; its yaw is not reliable, and there was no distance map to align it with"
-        if shown != height:
+        if shown[-1] != height:
             meanings = {name: f"{meaning}; drawn at {size}, enlarged" for name, meaning in meanings.items()}
         for name in wanted:
             progress.preview(name, preview(name, made[name]))
@@ -211,16 +213,47 @@ class Engine:
         return loaded
 
 
-@torch.no_grad()
 def _perceive(
     loaded: Loaded,
     task: str,
     names: tuple[str, ...],
-    condition: torch.Tensor,
+    conditions: list[torch.Tensor],
     sampling: _Sampling,
     progress: Progress,
 ) -> dict[str, np.ndarray]:
-    """Maps `names` of the panorama whose latents are `condition` (1, 16, H/8, W/8), by one run of `task`."""
+    """Maps `names` by `task` of the panorama whose latents are `conditions`, each (1, 16, H/8, W/8), smallest first."""
+    config = loaded.checkpoint.config
+
+    def told(picture: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = maps.decode(TASKS[task].target, picture, config.decode)
+        return {name: drawn[name] for name in names}
+
+    def show(picture: np.ndarray) -> None:
+        for name, pixels in told(picture).items():
+            progress.preview(name, preview(name, pixels))
+
+    steps = len(conditions) * config.turns * sampling.num_inference_steps
+    every = -(-steps // _PREVIEWS)
+    pictures = [_draw(loaded, task, condition, sampling, progress, every, show) for condition in conditions]
+    made = told(images.resize(reduce(lambda coarse, fine: scales.merge(fine, coarse), pictures), sampling.height))
+    progress.decoded()
+    return made
+
+
+@torch.no_grad()
+def _draw(
+    loaded: Loaded,
+    task: str,
+    condition: torch.Tensor,
+    sampling: _Sampling,
+    progress: Progress,
+    every: int,
+    show: Callable[[np.ndarray], None],
+) -> np.ndarray:
+    """The picture, (H, W, 3) in [0, 1], that `task` makes of latents (1, 16, H/8, W/8).
+
+    `show` is called with what it looks like so far, at every `every`th step.
+    """
     pipeline, config, steps = loaded.pipeline, loaded.checkpoint.config, sampling.num_inference_steps
     start = condition
     if config.start == "noise":
@@ -228,15 +261,10 @@ def _perceive(
         generator = torch.Generator().manual_seed(sampling.seed)
         start = torch.randn(condition.shape, generator=generator, dtype=torch.float32)
 
-    def decoded(latents: torch.Tensor, height: int | None = None) -> dict[str, np.ndarray]:
-        picture = pipeline.decode(latents)[0].permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
-        if height is not None:
-            picture = images.resize(picture, height)
-        drawn = maps.decode(TASKS[task].target, picture, config.decode)
-        return {name: drawn[name] for name in names}
+    def decoded(latents: torch.Tensor) -> np.ndarray:
+        return pipeline.decode(latents)[0].permute(1, 2, 0).cpu().numpy()
 
     shifts = _shifts(condition.shape[-1], config.turns)
-    every = -(-steps * len(shifts) // _PREVIEWS)
 
     def on_step_end(turn: int, _: OmniXPipeline, step: int, __: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
         progress.stepped()
@@ -244,9 +272,7 @@ def _perceive(
         # Under offload a preview would swap the transformer out and in again, which takes longer than a step.
         if done % every == 0 and done < steps * len(shifts) and loaded.settings.offload == "none":
             drawn = tensors["denoised"].roll(-shifts[turn], -1)
-            small = F.avg_pool2d(drawn, max(1, condition.shape[-1] * 8 // _PREVIEW_WIDTH))
-            for name, pixels in decoded(small).items():
-                progress.preview(name, preview(name, pixels))
+            show(decoded(F.avg_pool2d(drawn, max(1, condition.shape[-1] * 8 // _PREVIEW_WIDTH))))
 
     target = torch.zeros_like(condition)
     for turn, shift in enumerate(shifts):
@@ -262,9 +288,7 @@ def _perceive(
             callback_on_step_end=partial(on_step_end, turn),
         ).images
         target += turned.roll(-shift, -1) / len(shifts)  # pyright: ignore[reportAttributeAccessIssue]
-    made = decoded(target, sampling.height)
-    progress.decoded()
-    return made
+    return decoded(target)
 
 
 def _shifts(columns: int, turns: int) -> list[int]:

@@ -5,6 +5,8 @@ compares itself with. Distance, albedo, roughness and metallic count where there
 Beside the engine stand two baselines that do not look at the picture: the mean map of the starter's training scenes,
 turned to all sides (so it knows height over the horizon, not direction), and one constant. The truth has a seam step
 too, wherever an edge happens to lie at a panorama's end; it stands beside them.
+
+The engine is asked for maps of its own height, or of the one that is given; they are compared at the truth's.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from ..shared import sphere
 from ..shared.engines import EngineSettings, PerceiveSettings
 from . import truth
+from .images import resize
 from .semantics import PALETTE
 from .watch import Watch
 
@@ -92,6 +95,25 @@ def _seam(distance: np.ndarray) -> float:
     return float(steps[:, -1].mean()) / inside if inside else 1.0
 
 
+def fitted(maps: Maps, height: int) -> Maps:
+    """The maps at (height, 2·height): means of blocks where that divides their size, otherwise interpolated.
+
+    Distances are averaged as logarithms, and directions made unit again.
+    """
+
+    def at(pixels: np.ndarray) -> np.ndarray:
+        rows = pixels.shape[0]
+        if rows % height:
+            return resize(pixels, height)
+        size = rows // height
+        return pixels.reshape(height, size, 2 * height, size, -1).mean((1, 3))
+
+    out = {name: np.exp(at(np.log(pixels))) if name == "distance" else at(pixels) for name, pixels in maps.items()}
+    if "normal" in out:
+        out["normal"] /= np.maximum(np.linalg.norm(out["normal"], axis=-1, keepdims=True), 1e-6)
+    return out
+
+
 def _classes(colours: np.ndarray) -> np.ndarray:
     palette = np.array(list(PALETTE.values()), np.float32) / 255
     return np.square(colours[..., None, :] - palette).sum(-1).argmin(-1)
@@ -155,7 +177,9 @@ class Evaluation(msgspec.Struct, frozen=True):
 
     data: str
     scenes: int
+    #: (height, width) of the truth, and of the maps before they were fitted to it.
     size: tuple[int, int]
+    perceived: tuple[int, int]
     #: Column ("starter", "mean map", "constant", "truth") → figure → value; of the truth, the seam step alone.
     columns: dict[str, dict[str, float]]
     #: Mean seconds the engine took for one panorama, loading apart.
@@ -179,7 +203,7 @@ class Between:
 def evaluate(
     folder: Path, engine: EngineSettings, settings: PerceiveSettings, watch: Watch, limit: int | None = None
 ) -> Evaluation:
-    """Perceive every scene of `folder` (the first `limit`), at the size of its panorama, and measure.
+    """Perceive every scene of `folder` (the first `limit`), and measure.
 
     Raises InputError for a folder that is not as truth.py tells, and what Engine.perceive raises.
     """
@@ -188,19 +212,20 @@ def evaluate(
     found = truth.scenes(folder)[:limit]
     runner = Engine()
     figures: dict[str, list[dict[str, float]]] = {engine.engine: [], "mean map": [], "constant": [], "truth": []}
-    seconds, notice, size = [], "", (0, 0)
+    seconds, notice, size, perceived_size = [], "", (0, 0), (0, 0)
     for index, scene in enumerate(found):
         watch.progress(f"Scene {scene.name}", index, len(found), index / len(found), None)
         wanted = truth.read_scene(scene)
         size = (wanted["panorama"].shape[0], wanted["panorama"].shape[1])
         started = time.monotonic()
         perceived = runner.perceive(
-            wanted["panorama"], encoding="linear", source=scene.name, engine=engine, watch=Between(watch),
-            settings=msgspec.structs.replace(settings, height=size[0]),
+            wanted["panorama"], encoding="linear", source=scene.name, engine=engine,
+            settings=settings, watch=Between(watch),
         )  # fmt: skip
         seconds.append(time.monotonic() - started - perceived.info.seconds["loading"])
         notice = perceived.info.notice
-        figures[engine.engine].append(measure(perceived.maps, wanted))
+        perceived_size = perceived.info.size
+        figures[engine.engine].append(measure(fitted(perceived.maps, size[0]), wanted))
         for name, maps in baselines(size[0]).items():
             figures[name].append(measure({key: maps[key] for key in perceived.maps}, wanted))
         figures["truth"].append(_truths(wanted) if "distance" in perceived.maps else {})
@@ -208,6 +233,7 @@ def evaluate(
         str(folder),
         len(found),
         size,
+        perceived_size,
         {name: means(rows) for name, rows in figures.items()},
         float(np.mean(seconds)),
         notice,
@@ -234,7 +260,9 @@ def table(evaluation: Evaluation) -> str:
         label = f"{figure}{f' ({unit})' if unit else ''} {'>' if more else '<'}"
         lines.append(f"{label:24}" + "".join(f"{value:12.3f}" if value is not None else f"{'':12}" for value in values))
     height, width = evaluation.size
+    made = evaluation.perceived
     lines.append(
-        f"{evaluation.scenes} scenes at {width} × {height}, {evaluation.seconds:.1f} s each. {evaluation.notice}"
+        f"{evaluation.scenes} scenes at {width} × {height}, perceived at {made[1]} × {made[0]}, "
+        f"{evaluation.seconds:.1f} s each. {evaluation.notice}"
     )
     return "\n".join(lines)

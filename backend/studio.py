@@ -47,7 +47,7 @@ class Studio:
         self.config = checkpoint.config
         self.watch = watch
         method, starter = settings.method, engine.engine == "starter"
-        self.native = self.config.shown(self.config.height) if starter else NATIVE[method]
+        self.native = self.config.shown(self.config.height)[-1] if starter else NATIVE[method]
         self.notices = []
         height = rounded(settings.height)
         if height != settings.height:

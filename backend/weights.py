@@ -50,8 +50,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: What the target stream starts from.
     start: Literal["noise", "condition"]
     decode: maps.Decode = maps.Decode()
-    #: Height of the largest panorama it is shown; what it draws of a larger one is enlarged.
-    max_height: int | None = None
+    #: Heights that it was trained at, where it can't do with others, from the smallest up. What it draws of a panorama
+    #: larger than the last is enlarged; one that is larger than others is shown at those too, and merged (scales.py).
+    heights: tuple[int, ...] = ()
     #: See OmniXPipeline.
     position_rows: int | None = None
     #: How often it perceives a panorama, each time turned further; what it draws is averaged.
@@ -59,9 +60,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: False where the yaw of its normals is not reliable (OmniX).
     exact_yaw: bool = True
 
-    def shown(self, height: int) -> int:
-        """Height at which it is shown a panorama whose maps are to have `height`."""
-        return min(height, self.max_height or height)
+    def shown(self, height: int) -> list[int]:
+        """Heights at which it is shown a panorama whose maps are to have `height`, the smallest first."""
+        largest = min([height, *self.heights[-1:]])
+        return [smaller for smaller in self.heights if smaller < largest] + [largest]
 
 
 FLUX_CONFIG = ModelConfig(

@@ -83,7 +83,7 @@ PANOFORM = {
     "guidance_scale": 3.5,
     "start": "condition",
     "position_rows": POSITION_ROWS,
-    "turns": 4,
+    "turns": 2,
     "decode": {"distance": {"encoding": "log", "ratio": DISTANCE_RATIO}, "normal": {"axes": "column"}},
 }
 MODEL_INDEX = {

@@ -32,7 +32,7 @@ def export(run: Run, folder: Path, *, trained: bool) -> None:
     }
     transformer = architecture.create()[0]
     transformer.load_state_dict(perceiver.base_state())
-    panoform = architecture.PANOFORM | {"trained": trained, "max_height": run.height}
+    panoform = architecture.PANOFORM | {"trained": trained, "heights": [run.height // 2, run.height]}
     architecture.save(folder, transformer, vae.cpu(), adapters, prompt, panoform)
     write_mean_maps(run.data[0].folder, run.data[0].height, folder / MEAN_FILE.name)
 

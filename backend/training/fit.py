@@ -1,7 +1,7 @@
 """Trains the two stages: the VAE, then transformer, adapters and prompt against the frozen VAE.
 
 Both go on from their checkpoints; the second may start from a starter folder.
-On CUDA they run in bfloat16 by autocast; on the CPU in float32.
+On CUDA they compute in bfloat16, on the CPU in float32.
 """
 
 # diffusers declares unions of outputs and tuples.
@@ -183,17 +183,19 @@ def trained_vae(run: Run) -> AutoencoderKL:
     Where training started from a starter folder, that one's, as it is.
     """
     vae = architecture.create()[1].to(run.device)
+    # CUDA would copy channels-last tensors for every norm.
+    vae.to(memory_format=torch.channels_last if run.device.type == "cpu" else torch.contiguous_format)
     vae.requires_grad_(False).eval()
     if run.start:
         kept = AutoencoderKL.from_pretrained(run.start / "vae", torch_dtype=torch.float32)
         vae.load_state_dict(kept.state_dict())
         vae.register_to_config(shift_factor=kept.config["shift_factor"], scaling_factor=kept.config["scaling_factor"])
-        return vae.to(memory_format=torch.channels_last)
+        return vae
     load_average(run, "vae", vae)
     wanted = _plain(run, run.data[0], _SCALED_BY)
     found = torch.cat([vae.encode(picture * 2 - 1).latent_dist.mode() for picture in wanted.values()])
     vae.register_to_config(shift_factor=round(float(found.mean()), 4), scaling_factor=round(1 / float(found.std()), 4))
-    return vae.to(memory_format=torch.channels_last)
+    return vae
 
 
 #: What pixels weigh beside latents.
@@ -209,6 +211,8 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
     """
     torch.manual_seed(0)
     vae = trained_vae(run)
+    if run.device.type == "cuda":
+        vae.to(torch.bfloat16)
     perceiver = Perceiver(architecture.create()[0]).to(run.device)
     if run.start:
         perceiver.load_starter(run.start)
@@ -288,7 +292,7 @@ def _pixel_step(
             made = perceiver.perceive(task, rgb)
             with torch.no_grad():
                 wanted = latents.encode(vae, pictures[stream])
-            shown = latents.decode(vae, made).float()
+            shown = latents.decode(vae, made)
             pixels = losses.map_loss(task, shown, pictures[stream], solid)
             _loss(task, made, wanted, pixels).backward()
             figures[stream] = pixels.detach()
@@ -319,7 +323,7 @@ def _validate(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> 
     made, rows = [dict[str, np.ndarray]() for _ in range(count)], [wanted["rgb"][:3], latents.decode(vae, rgb[:3])]
     for task in PERCEPTION:
         stream = architecture.TASKS[task][1]
-        shown = latents.decode(vae, perceiver.perceive(task, rgb)).float().clamp(0, 1)
+        shown = latents.decode(vae, perceiver.perceive(task, rgb)).clamp(0, 1)
         rows += [wanted[stream][:3], shown[:3]]
         shown = F.adaptive_avg_pool2d(shown, (run.heldout.height, 2 * run.heldout.height))
         for found, picture in zip(made, shown.permute(0, 2, 3, 1).cpu().numpy(), strict=True):

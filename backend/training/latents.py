@@ -26,14 +26,20 @@ _AT_ONCE = 8
 
 
 def encode(vae: AutoencoderKL, picture: Tensor) -> Tensor:
-    """(N, 3, H, W) in [0, 1] → latents, as OmniXPipeline.encode makes them (inside wrap.circular)."""
-    latents = vae.encode(picture * 2 - 1).latent_dist.mode().float()
+    """(N, 3, H, W) in [0, 1] → float32 latents, as OmniXPipeline.encode makes them (inside wrap.circular).
+
+    The VAE computes in its own dtype, also where autocast is on, which would have its norms in float32.
+    """
+    with torch.autocast(picture.device.type, enabled=False):
+        latents = vae.encode((picture * 2 - 1).to(vae.dtype)).latent_dist.mode().float()
     return (latents - vae.config["shift_factor"]) * vae.config["scaling_factor"]
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Latents → (N, 3, H, W), about [0, 1]."""
-    return vae.decode(latents / vae.config["scaling_factor"] + vae.config["shift_factor"]).sample / 2 + 0.5
+    """Latents → (N, 3, H, W) float32, about [0, 1]."""
+    latents = latents.float() / vae.config["scaling_factor"] + vae.config["shift_factor"]
+    with torch.autocast(latents.device.type, enabled=False):
+        return vae.decode(latents.to(vae.dtype), return_dict=False)[0].float() / 2 + 0.5  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()

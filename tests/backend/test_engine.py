@@ -145,13 +145,22 @@ def test_progress_rises_to_the_end(engine, watch):
     assert fractions[-1] == 1
     stages = [stage for stage, *_ in watch.told]
     assert stages[0] == "Loading Starter"
-    # The starter takes its steps once for each of its four turns.
-    steps = [(step, 12) for step in range(1, 13)]
+    # The starter takes its steps once for each of its two turns.
+    steps = [(step, 6) for step in range(1, 7)]
     assert [(step, of) for stage, step, of, *_ in watch.told if stage == "Distance"] == steps
     assert "Roughness and Metallic" in stages
     left = [seconds for *_, fraction, seconds in watch.told if fraction]
     assert all(seconds >= 0 for seconds in left)
     assert left[-1] == 0
+
+
+def test_the_starter_sees_a_large_panorama_at_all_its_heights(engine, watch):
+    result = perceive(engine, watch, ["distance"], height=320)
+    assert {of for stage, _, of, *_ in watch.told if stage == "Distance"} == {4}, "two turns at each of two heights"
+    assert "drawn at 512 × 256, enlarged" in result.info.maps["distance"]
+    assert result.maps["distance"].shape == (320, 640, 1)
+    small = perceive(engine, watch, ["distance"], height=128)
+    assert "drawn at" not in small.info.maps["distance"]
 
 
 def test_previews_come_while_it_works_and_at_the_end(engine, watch):
@@ -171,7 +180,7 @@ def test_cancel_takes_effect_within_one_step(engine, watch, watch_that_stops):
     stopping = watch_that_stops(lambda stage, step: stage == "Distance" and step == 2)
     with pytest.raises(Cancelled):
         perceive(engine, stopping, num_inference_steps=50)
-    assert stopping.told[-1][:3] == ("Distance", 2, 200)
+    assert stopping.told[-1][:3] == ("Distance", 2, 100)
     assert same(perceive(engine, watch, ["distance"]), before)
 
 
@@ -403,7 +412,7 @@ print(np.array_equal(perceive(64).maps["albedo"], small))
 def test_out_of_memory_says_what_and_the_engine_lives_on(tmp_path):
     folder = shutil.copytree(STARTER, tmp_path / "starter")
     config = json.loads((folder / "panoform.json").read_text(encoding="utf-8"))
-    del config["max_height"]
+    del config["heights"]
     (folder / "panoform.json").write_text(json.dumps(config), encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", _STARVED, str(folder)], capture_output=True, text=True, check=True)
     told, alive = done.stdout.splitlines()

@@ -65,6 +65,29 @@ def test_known_errors_give_known_figures(wanted):
     assert figures["albedo PSNR"] == pytest.approx(20, abs=1e-4)
 
 
+def test_maps_of_another_size_are_fitted_to_the_truth(wanted):
+    """Maps that say nothing but what the truth says, at twice its size, score as the truth; at two thirds, nearly."""
+    maps = {name: wanted[name] for name in ("albedo", "normal", "semantic")}
+    maps["normal"] = -sphere.directions(HEIGHT, 2 * HEIGHT)
+    maps["distance"] = np.where(np.isfinite(wanted["distance"]), wanted["distance"], 1)
+    twice = {name: pixels.repeat(2, 0).repeat(2, 1) for name, pixels in maps.items()}
+    for name, pixels in evaluate.fitted(twice, HEIGHT).items():
+        np.testing.assert_allclose(pixels, maps[name], rtol=1e-5, atol=1e-6)
+    rays = sphere.directions(96, 192)
+    smooth = {"distance": np.exp(rays[..., :1] + 2), "normal": -rays}
+    known = sphere.directions(HEIGHT, 2 * HEIGHT)
+    made = evaluate.fitted(smooth, HEIGHT)
+    np.testing.assert_allclose(made["distance"], np.exp(known[..., :1] + 2), rtol=0.02)
+    figures = evaluate.measure(made, {"distance": np.exp(known[..., :1] + 2), "normal": -known})
+    assert figures["normal mean"] < 0.5
+
+
+def test_distances_are_averaged_as_logarithms():
+    distance = np.array([1.0, 100.0]).reshape(1, 2, 1).repeat(2, 0).repeat(2, 1)  # (2, 4, 1)
+    made = evaluate.fitted({"distance": np.roll(distance, 1, axis=1)}, 1)["distance"]
+    np.testing.assert_allclose(made, 10.0)
+
+
 def test_a_step_at_the_seam_shows():
     smooth = np.ones((HEIGHT, 2 * HEIGHT, 1)) + 0.1 * np.sin(np.arange(2 * HEIGHT) / HEIGHT * np.pi)[:, None]
     torn = smooth * np.linspace(1, 2, 2 * HEIGHT)[:, None]
@@ -130,7 +153,12 @@ def test_another_height_and_an_empty_folder_are_refused(wanted, tmp_path):
 
 def test_the_command_measures_the_starter(wanted, tmp_path, capsys):
     write(tmp_path / "data" / "a", wanted)
-    assert cli.main(["evaluate", "--data", str(tmp_path / "data"), "--maps", "distance,albedo", "--json"]) == 0
+    assert (
+        cli.main(
+            ["evaluate", "--data", str(tmp_path / "data"), "--maps", "distance,albedo", "--height", "128", "--json"]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert set(told["columns"]) == {"starter", "mean map", "constant", "truth"}
     assert set(told["columns"].pop("truth")) == {"seam step"}
@@ -138,6 +166,7 @@ def test_the_command_measures_the_starter(wanted, tmp_path, capsys):
     assert all(set(column) == figures for column in told["columns"].values())
     assert told["scenes"] == 1
     assert told["size"] == [HEIGHT, 2 * HEIGHT]
+    assert told["perceived"] == [128, 256]
 
 
 def test_the_command_names_what_is_missing(wanted, tmp_path, capsys):

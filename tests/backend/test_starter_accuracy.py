@@ -44,39 +44,40 @@ def columns(measured) -> dict[str, dict[str, float]]:
     return measured()
 
 
-@pytest.mark.parametrize(("figure", "share"), [("distance AbsRel", 0.4), ("normal mean", 0.55), ("normal median", 0.3)])
+@pytest.mark.parametrize(
+    ("figure", "share"), [("distance AbsRel", 0.32), ("normal mean", 0.5), ("normal median", 0.25)]
+)
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_errs_less_than_a_baseline(columns, figure, share, baseline):
     assert columns["starter"][figure] < share * columns[baseline][figure]
 
 
-@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.3), ("albedo PSNR", 3.6)])
+@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.35), ("albedo PSNR", 5.5), ("roughness PSNR", 1.2)])
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_scores_more_than_a_baseline(columns, figure, more, baseline):
     assert columns["starter"][figure] > columns[baseline][figure] + more
 
 
 def test_names_what_it_sees(columns):
-    assert columns["starter"]["semantic accuracy"] > columns["mean map"]["semantic accuracy"] + 0.4
+    assert columns["starter"]["semantic accuracy"] > columns["mean map"]["semantic accuracy"] + 0.48
 
 
 def test_the_seam_is_as_the_same_place_amid_the_panorama(watch_that_stops):
     """Where a panorama is cut, distance jumps no more than at that place in the panorama turned by an eighth."""
-    engine, runner = EngineSettings(device="cpu"), Engine()
+    engine, runner, settings = EngineSettings(device="cpu"), Engine(), PerceiveSettings(maps=("distance",))
 
-    def jump(panorama: np.ndarray, column: int) -> float:
-        settings = PerceiveSettings(maps=("distance",), height=panorama.shape[0])
+    def jump(panorama: np.ndarray, eighths: int) -> float:
         made = runner.perceive(
             panorama, encoding="linear", source="", engine=engine, settings=settings, watch=watch_that_stops()
         ).maps["distance"][..., 0]
+        column = eighths * made.shape[1] // 8
         return float(np.abs(np.log(made[:, column] / made[:, column - 1])).mean())
 
     cut, amid = 0.0, 0.0
     for scene in truth.scenes(SCENES):
         panorama = truth.read_scene(scene)["panorama"]
-        eighth = panorama.shape[1] // 8
         cut += jump(panorama, 0)
-        amid += jump(np.roll(panorama, eighth, axis=1), eighth)
+        amid += jump(np.roll(panorama, panorama.shape[1] // 8, axis=1), 1)
     # A torn map's step is ten times an untorn one's.
     assert cut < 1.2 * amid
 
