@@ -67,6 +67,20 @@ def test_train_stop_go_on_export(data, capsys, monkeypatch):
     assert (data / "on" / config).read_text("utf-8") == (out / config).read_text("utf-8")
 
 
+def test_every_step_with_new_pictures_of_scenes_of_two_heights(tmp_path, capsys):
+    """As on a GPU: nothing is encoded beforehand, and every sixth step is at half the height."""
+    for height, split, seeds in ((HEIGHT // 2, "train", 2), (HEIGHT, "train", 1), (HEIGHT // 2, "heldout", 1)):
+        for seed in range(seeds):
+            write_scene(tmp_path / str(height) / split / f"{seed:06d}", seed, height)
+    common = ["--data", str(tmp_path), "train", "--height", str(HEIGHT), "--device", "cpu", "--batch", "1"]
+    command.main([*common, "--vae-steps", "1", "--perceiver-steps", "6", "--pixels-every", "1"])
+    told = capsys.readouterr().out
+    assert "perceiver: from step 0 of 6, 3 scenes" in told
+    assert all(f" {stream} " in told for stream in ("depth", "albedo", "normal", "pbr", "semantic", "pano"))
+    assert "held out: distance AbsRel" in told
+    assert not list((tmp_path / "checkpoints").glob("latents-*"))
+
+
 def test_a_bad_scene_stops_training_before_it_starts(data, tmp_path):
     for split in ("train", "heldout"):
         write_scene(tmp_path / str(HEIGHT) / split / "000000", 0, HEIGHT)
