@@ -22,7 +22,7 @@ from ..shared.engines import ENGINES, EngineSettings, PerceiveSettings, check_en
 from ..shared.errors import AdapterError, WeightsError
 from ..shared.maps import MAPS, check_names
 from ..shared.messages import Info
-from . import adapters, device, exposure, generation, hub, images, maps, prompt, scales, weights
+from . import adapters, device, exposure, generation, hub, images, maps, prompt, scales, waves, weights
 from .images import Encoding
 from .loaded import Loaded
 from .pipelines import dit360
@@ -235,7 +235,10 @@ def _perceive(
     steps = len(conditions) * config.turns * sampling.num_inference_steps
     every = -(-steps // _PREVIEWS)
     pictures = [_draw(loaded, task, condition, sampling, progress, every, show) for condition in conditions]
-    made = told(images.resize(reduce(lambda coarse, fine: scales.merge(fine, coarse), pictures), sampling.height))
+    merged = reduce(lambda coarse, fine: scales.merge(fine, coarse), pictures)
+    if config.waves and TASKS[task].target == "depth":
+        merged = waves.even_out(merged, config.waves)
+    made = told(images.resize(merged, sampling.height))
     progress.decoded()
     return made
 

@@ -57,6 +57,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     position_rows: int | None = None
     #: How often it perceives a panorama, each time turned further; what it draws is averaged.
     turns: int = 1
+    #: Greys by which its pictures of distance wave from token to token; waves.py evens them out.
+    waves: float = 0.0
     #: False where the yaw of its normals is not reliable (OmniX).
     exact_yaw: bool = True
 

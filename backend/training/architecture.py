@@ -84,6 +84,7 @@ PANOFORM = {
     "start": "condition",
     "position_rows": POSITION_ROWS,
     "turns": 2,
+    "waves": 0.01,
     "decode": {"distance": {"encoding": "log", "ratio": DISTANCE_RATIO}, "normal": {"axes": "column"}},
 }
 MODEL_INDEX = {
