@@ -123,16 +123,17 @@ class Engine:
         sampling = _sampling(settings, checkpoint.config)
         height = sampling.height
         shown = checkpoint.config.shown(height)
-        picture, exposed = exposure.expose(images.resize(checked, height), encoding)
+        pictures = {rows: exposure.expose(images.resize(checked, rows), encoding) for rows in {*shown, height}}
+        picture, exposed = pictures[height]
 
         tasks = [task for task, drawn in MAPS_OF_TASK.items() if set(drawn) & set(wanted)]
         loaded = self.load(engine, checkpoint, where, tasks, watch)
         seconds = {"loading": time.monotonic() - began}
         size = f"{2 * shown[-1]} × {shown[-1]}"
         with device.memory_told(f"Encoding the panorama at {size}", where):
-            seen = [exposure.expose(images.resize(checked, rows), encoding)[0] for rows in shown]
-            # [(1, 16, H/8, W/8)], the smallest first
-            conditions = [loaded.pipeline.encode(torch.from_numpy(x).permute(2, 0, 1)[None] * 2 - 1) for x in seen]
+            # [(1, 3, H, W)] → [(1, 16, H/8, W/8)], the smallest first
+            seen = [torch.from_numpy(pictures[rows][0]).permute(2, 0, 1)[None] * 2 - 1 for rows in shown]
+            conditions = [loaded.pipeline.encode(image) for image in seen]
 
         looks = checkpoint.config.turns * len(shown)
         progress = Progress(watch, len(tasks), looks * sampling.num_inference_steps)
@@ -235,7 +236,7 @@ def _perceive(
     steps = len(conditions) * config.turns * sampling.num_inference_steps
     every = -(-steps // _PREVIEWS)
     pictures = [_draw(loaded, task, condition, sampling, progress, every, show) for condition in conditions]
-    merged = reduce(lambda coarse, fine: scales.merge(fine, coarse), pictures)
+    merged = reduce(scales.merge, pictures)
     if config.waves and TASKS[task].target == "depth":
         merged = waves.even_out(merged, config.waves)
     made = told(images.resize(merged, sampling.height))

@@ -15,8 +15,8 @@ from .images import resize
 _WIDE = 1 / 16
 
 
-def merge(fine: np.ndarray, coarse: np.ndarray) -> np.ndarray:
-    """Pictures of one panorama in [0, 1], (H, 2·H, C) and a smaller (h, 2·h, C), → (H, 2·H, C) float32."""
+def merge(coarse: np.ndarray, fine: np.ndarray) -> np.ndarray:
+    """Pictures of one panorama in [0, 1], (h, 2·h, C) and a larger (H, 2·H, C), → (H, 2·H, C) float32."""
     apart = resize(coarse, len(fine)) - fine
     sigma = len(fine) * _WIDE
     wide = ndimage.gaussian_filter(apart, (sigma, sigma, 0), mode=("nearest", "wrap", "nearest"))  # pyright: ignore[reportArgumentType]

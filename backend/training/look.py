@@ -30,5 +30,5 @@ def look(starter: Path | None, file: Path, height: int) -> None:
                 panorama, encoding=encoding, source=path.name, engine=engine, settings=settings, watch=Between(watch)
             )
             shown = [made.panorama, *(preview(name, pixels) / np.float32(255) for name, pixels in made.maps.items())]
-            rows.append(np.concatenate([images.resize(picture, 128) for picture in shown], 1))
+            rows.append(np.concatenate([images.resize(picture, 112) for picture in shown], 1))
     write_image(file, np.concatenate(rows), "uint8")

@@ -18,14 +18,14 @@ def waves(height: int, around: int) -> np.ndarray:
 
 def test_the_same_at_both_sizes_stays():
     flat = np.full((HEIGHT, 2 * HEIGHT, 3), 0.3, np.float32)
-    np.testing.assert_allclose(scales.merge(flat, flat[::2, ::2]), flat, atol=1e-6)
+    np.testing.assert_allclose(scales.merge(flat[::2, ::2], flat), flat, atol=1e-6)
 
 
 @pytest.mark.parametrize("columns", [0, 5, 70])
 def test_detail_is_the_finer_ones_and_what_is_wide_the_mean(columns):
     fine = np.roll(waves(HEIGHT, 1) + waves(HEIGHT, 32) - 0.5, columns, axis=1)
     coarse = np.roll(np.full((HEIGHT // 2, HEIGHT, 3), 0.7, np.float32), columns, axis=1)
-    merged = scales.merge(fine, coarse)
+    merged = scales.merge(coarse, fine)
     detail = np.roll(waves(HEIGHT, 32) - 0.5, columns, axis=1)
     wide = (0.7 + np.roll(waves(HEIGHT, 1), columns, axis=1)) / 2
     # One wave around is not all of it wide: the Gaussian takes 3 % of it.
@@ -36,6 +36,6 @@ def test_merging_turns_with_the_panorama():
     rng = np.random.default_rng(0)
     fine = images.resize(rng.random((8, 16, 3)).astype(np.float32), HEIGHT)
     coarse = images.resize(rng.random((8, 16, 3)).astype(np.float32), HEIGHT // 2)
-    merged = scales.merge(fine, coarse)
-    turned = scales.merge(np.roll(fine, 20, axis=1), np.roll(coarse, 10, axis=1))
+    merged = scales.merge(coarse, fine)
+    turned = scales.merge(np.roll(coarse, 10, axis=1), np.roll(fine, 20, axis=1))
     np.testing.assert_allclose(turned, np.roll(merged, 20, axis=1), atol=1e-6)
