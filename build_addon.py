@@ -89,7 +89,7 @@ def backend_wheel(folder: Path) -> Path:
     tree = folder / "tree"
     for package in ("backend", "blender_addon", "shared"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("LICENSE", "README.md", "pyproject.toml"):
+    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
         shutil.copy(ROOT / name, tree)
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
     run(sys.executable, "-m", "pip", "wheel", *options, tree)

@@ -21,9 +21,9 @@ import bpy
 import numpy as np
 import OpenImageIO as oiio
 
-from panoform.backend import hdr
-from panoform.shared.colour import LUMINANCE, linear_from_srgb, srgb_from_linear
-from panoform.shared.sphere import directions, solid_angles
+from panoform.backend.lighting import inverse_tonemapping
+from panoform.shared.imaging.colour import LUMINANCE, linear_from_srgb, srgb_from_linear
+from panoform.shared.imaging.sphere import directions, solid_angles
 
 EXPOSURES = ("1 %", "3 %", "10 %", "30 %", "median 0.35")
 CAP_RAD = np.radians(5)
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="EXR panoramas instead of the eight")
     parser.add_argument("--each", action="store_true", help="every case, not only the medians")
     options = parser.parse_args()
-    ways = {"plain": linear_from_srgb, "expand": expand, "rebuilt": hdr.reconstruct}
+    ways = {"plain": linear_from_srgb, "expand": expand, "rebuilt": inverse_tonemapping.reconstruct}
     print(f"{'':24}" + "".join(f"{name:>26}" for name in ways))
     print(f"{'':24}" + "".join(f"{'irradiance':>12}{'angle':>7}{'energy':>7}" for _ in ways))
     meter = Meter()

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from panoform.backend import clipped, hdr
-from panoform.shared.colour import linear_from_srgb
+from panoform.backend.lighting import clipped_regions, inverse_tonemapping
+from panoform.shared.imaging.colour import linear_from_srgb
 
 HEIGHT = 512
 RIDGE = 0.003
@@ -54,31 +54,36 @@ def cases(meter: bench.Meter, path: Path) -> list[Case]:
     for exposure in bench.EXPOSURES:
         truth, picture = bench.expose(light, exposure)
         linear = linear_from_srgb(picture.astype(np.float64))
-        mask = (picture >= np.float32(hdr.THRESHOLD)).all(-1)
+        mask = (picture >= np.float32(inverse_tonemapping.THRESHOLD)).all(-1)
         ray, _ = meter.strongest(meter.cells(truth))
         sums = np.vstack([meter.cosine, meter.rays @ ray > np.cos(bench.CAP_RAD)])  # [257, cells]
         true, shown = (torch.tensor(sums @ meter.cells(panorama)) for panorama in (truth, linear))
-        response, features = torch.zeros(2, 257, 0), torch.zeros(0, len(hdr.GLOW) + len(hdr.LAMP))
+        response, features = (
+            torch.zeros(2, 257, 0),
+            torch.zeros(0, len(inverse_tonemapping.GLOW) + len(inverse_tonemapping.LAMP)),
+        )
         if mask.any():
-            response, features = _regions(sums, clipped.find(linear, mask), mask)
+            response, features = _regions(sums, clipped_regions.find(linear, mask), mask)
         found.append(Case(path, true.float(), shown.float(), response.float(), features.float()))
     return found
 
 
-def _regions(sums: np.ndarray, lights: clipped.Clipped, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def _regions(sums: np.ndarray, lights: clipped_regions.Clipped, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     row, column = np.nonzero(mask)
     factor = mask.shape[0] // bench.Meter.HEIGHT
     cell = row // factor * 2 * bench.Meter.HEIGHT + column // factor
     largest = (-lights.size).argsort()[:REGIONS]
-    shipped = hdr.GLOW, hdr.LAMP
-    hdr.GLOW, hdr.LAMP = ({"one": (0.0, 1.0, 1.0)} for _ in range(2))  # 1 everywhere
+    shipped = inverse_tonemapping.GLOW, inverse_tonemapping.LAMP
+    inverse_tonemapping.GLOW, inverse_tonemapping.LAMP = ({"one": (0.0, 1.0, 1.0)} for _ in range(2))  # 1 everywhere
     response = []
-    for part in hdr.lost(lights):
+    for part in inverse_tonemapping.lost(lights):
         energy = sparse.csc_array((part * lights.solid, (cell, lights.region)), shape=(sums.shape[1], len(lights.size)))
         response.append((energy[:, largest].T @ sums.T).T)
-    hdr.GLOW, hdr.LAMP = shipped
-    values = hdr.features(lights)
-    features = np.stack([values[name][largest] for name in (*hdr.GLOW, *hdr.LAMP)], axis=-1)
+    inverse_tonemapping.GLOW, inverse_tonemapping.LAMP = shipped
+    values = inverse_tonemapping.features(lights)
+    features = np.stack(
+        [values[name][largest] for name in (*inverse_tonemapping.GLOW, *inverse_tonemapping.LAMP)], axis=-1
+    )
     return torch.tensor(np.stack(response)), torch.tensor(features)
 
 
@@ -97,14 +102,14 @@ class Cases:
     def errors(self, laws: torch.Tensor, some: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N,) relative error of the irradiance, mean over directions, and |log| of the factor on the strongest light;
         `laws` is (F,)."""
-        parts = (self.features[some] * laws).split([len(hdr.GLOW), len(hdr.LAMP)], -1)
+        parts = (self.features[some] * laws).split([len(inverse_tonemapping.GLOW), len(inverse_tonemapping.LAMP)], -1)
         lost = torch.stack([part.sum(-1).exp() for part in parts], -1) * self.known[some, :, None]  # [N, R, 2]
         factor = (self.shown[some] + torch.einsum("nrkd,nrk->nd", self.response[some], lost)) / self.true[some]
         return (factor[:, :-1] - 1).abs().mean(-1), factor[:, -1].log().abs()
 
     def fit(self, some: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
         laws = start.clone().requires_grad_(True)
-        constants = [0, len(hdr.GLOW)]
+        constants = [0, len(inverse_tonemapping.GLOW)]
         optimizer = torch.optim.LBFGS([laws], max_iter=80, line_search_fn="strong_wolfe")
 
         def loss() -> torch.Tensor:
@@ -151,7 +156,7 @@ def main() -> None:
     seen = chosen_by.features[chosen_by.known > 0]
     low, high = seen.quantile(0.01, 0), seen.quantile(0.99, 0)
     mean, deviation = seen.clamp(low, high).mean(0), seen.clamp(low, high).std(0)
-    constants = [0, len(hdr.GLOW)]
+    constants = [0, len(inverse_tonemapping.GLOW)]
     mean[constants], deviation[constants] = 0, 1
     for group in (chosen_by, others):
         group.features = (group.features.clamp(low, high) - mean) / deviation
@@ -161,8 +166,16 @@ def main() -> None:
     everything, all_others = torch.arange(len(chosen_by.paths)), torch.arange(len(others.paths))
     laws = chosen_by.fit(everything, start)
     print(f"# {len(files)} HDRIs")
-    _print("GLOW", list(hdr.GLOW), *(values[: constants[1]] for values in (laws, mean, deviation, low, high)))
-    _print("LAMP", list(hdr.LAMP), *(values[constants[1] :] for values in (laws, mean, deviation, low, high)))
+    _print(
+        "GLOW",
+        list(inverse_tonemapping.GLOW),
+        *(values[: constants[1]] for values in (laws, mean, deviation, low, high)),
+    )
+    _print(
+        "LAMP",
+        list(inverse_tonemapping.LAMP),
+        *(values[constants[1] :] for values in (laws, mean, deviation, low, high)),
+    )
     left_out = [torch.zeros(len(everything)) for _ in range(2)]
     for fold in range(10):
         test = torch.tensor([files.index(path) % 10 == fold for path in chosen_by.paths])

@@ -27,9 +27,9 @@ import OpenImageIO as oiio
 from mathutils import Vector
 from scipy import ndimage
 
-from panoform.backend import hdr
-from panoform.shared.colour import linear_from_srgb, srgb_from_linear
-from panoform.shared.sun import Sun
+from panoform.backend.lighting import inverse_tonemapping
+from panoform.shared.imaging.colour import linear_from_srgb, srgb_from_linear
+from panoform.shared.imaging.sun import Sun
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 #: Reflectance of sphere and plane.
@@ -170,7 +170,7 @@ def main() -> None:
     print(f"{'':16}" + "".join(f"{way:>12}{'shadow':>9}{'depth':>7}{'sphere':>8}" for way in ("rebuilt", "plain")))
     for path in options.files or bundled():
         light, picture = clipped(load(path))
-        lights = light, hdr.reconstruct(picture), linear_from_srgb(picture)
+        lights = light, inverse_tonemapping.reconstruct(picture), linear_from_srgb(picture)
         renders = [render(panorama, options.size, options.samples) for panorama in lights]
         true, *others = looks = [look(image) for image in renders]
         line = f"{path.stem:16}"

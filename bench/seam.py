@@ -8,7 +8,7 @@ panoramas of the words, their latents and pixels. `off` denoises without columns
 ends were edges or the windows ended there; `on` is how Panoform does it.
 
 step: across the seam / the median step between neighbouring columns. share: of the steps elsewhere, how many are
-smaller. top, bottom: how much the end rows vary / the rows around the equator. Medians. See backend/seams.py.
+smaller. top, bottom: how much the end rows vary / the rows around the equator. Medians. See backend/evaluation/.
 """
 
 from __future__ import annotations
@@ -25,18 +25,23 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from panoform.backend import exposure, images, lora, projection, seams, tiles, wrap
-from panoform.backend.drawing import array, tensor
-from panoform.backend.engine import Engine
+from panoform.backend.evaluation import seam_metrics
+from panoform.backend.generation.sampler import array, tensor
+from panoform.backend.geometry import projection
+from panoform.backend.io import panoramas
+from panoform.backend.lighting import exposure
+from panoform.backend.models import lora
+from panoform.backend.models.flux.checkpoints import STARTER
+from panoform.backend.perception.job import Engine
 from panoform.backend.pipelines import dit360
-from panoform.backend.weights import STARTER
+from panoform.backend.pipelines.layers import circular_padding, tiling
 from panoform.shared.engines import EngineSettings
-from panoform.shared.generation import GenerateSettings, View
+from panoform.shared.jobs.generate import GenerateSettings, View
 
 
 def tell(name: str, panoramas: list[np.ndarray]) -> None:
-    found = [seams.seam(panorama) for panorama in panoramas]
-    ends = np.median([seams.poles(panorama) for panorama in panoramas], axis=0)
+    found = [seam_metrics.seam(panorama) for panorama in panoramas]
+    ends = np.median([seam_metrics.poles(panorama) for panorama in panoramas], axis=0)
     step, share = np.median([one.ratio for one in found]), np.median([one.percentile for one in found])
     print(f"{name:34} {step:6.2f} {share:6.2f} {ends[0]:6.2f} {ends[1]:6.2f}", flush=True)
 
@@ -47,17 +52,17 @@ def hdris(height: int) -> list[np.ndarray]:
     found = []
     for file in sorted(folder.glob("*.exr")):
         light = np.maximum(np.asarray(oiio.ImageBuf(str(file)).get_pixels(oiio.FLOAT))[..., :3], 0)
-        picture, _ = exposure.expose(images.resize(light, height), "linear")
+        picture, _ = exposure.expose(panoramas.resize(light, height), "linear")
         found += [np.roll(picture, turn * height // 2, axis=1) for turn in range(4)]
     return found
 
 
 def in_windows(pipe: dit360.DiT360Pipeline, picture: np.ndarray, *, closed: bool) -> np.ndarray:
     """Through its VAE in windows of a quarter of the width."""
-    starts = tiles._starts_around if closed else tiles._starts
+    starts = tiling._starts_around if closed else tiling._starts
     with (
         mock.patch.multiple(dit360, MAX_WHOLE=0, VAE_TILE=8, VAE_OVERLAP=4),
-        mock.patch.object(tiles, "_starts_around", starts),
+        mock.patch.object(tiling, "_starts_around", starts),
     ):
         return array(pipe.decode(pipe.encode(2 * tensor(picture) - 1)))
 
@@ -87,7 +92,7 @@ class Quiet:
 
 @torch.no_grad()
 def through(vae: AutoencoderKL, picture: np.ndarray, *, closed: bool) -> np.ndarray:
-    with wrap.circular(vae) if closed else nullcontext():
+    with circular_padding.circular(vae) if closed else nullcontext():
         decoded: Tensor = vae.decode(vae.encode(tensor(picture) * 2 - 1).latent_dist.mode()).sample
     return array((decoded / 2 + 0.5).clamp(0, 1))
 

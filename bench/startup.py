@@ -26,10 +26,10 @@ addon = types.ModuleType("panoform.blender_addon")
 addon.__path__ = [str(ROOT / "blender_addon")]
 sys.modules[addon.__name__] = addon
 
-from panoform.blender_addon.client import Client  # noqa: E402
-from panoform.blender_addon.process import BackendProcess  # noqa: E402
+from panoform.blender_addon.backend.client import Client  # noqa: E402
+from panoform.blender_addon.backend.process import BackendProcess  # noqa: E402
 from panoform.shared.engines import EngineSettings, PerceiveSettings  # noqa: E402
-from panoform.shared.messages import PerceiveReply, StatusReply  # noqa: E402
+from panoform.shared.protocol.messages import PerceiveReply, StatusReply  # noqa: E402
 
 ARITHMETIC = ROOT / "tests" / "backend" / "serve_arithmetic.py"
 

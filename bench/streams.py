@@ -1,4 +1,5 @@
-"""Streams together (backend/streams.py) beside the plain way, on the same random weights: `python bench/streams.py`.
+"""Time shared attention over streams against the plain way, on the same random weights: `python bench/streams.py`.
+
 
 The plain way is the reference's: PEFT layers loop over the samples and switch adapters inside the forward, keys and
 values are copied once per stream. Prints seconds a step of both and their ratio, on the CPU and on a GPU where there is
@@ -22,12 +23,15 @@ from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from panoform.backend import adapters, streams
+from panoform.backend.models.flux import stream_adapters
+from panoform.backend.pipelines.layers import shared_attention
 
 
-def add_random_adapters(transformer: FluxTransformer2DModel, names: Sequence[str], rank: int) -> streams.Layers:
+def add_random_adapters(
+    transformer: FluxTransformer2DModel, names: Sequence[str], rank: int
+) -> shared_attention.Layers:
     """Gives `transformer` one strong PEFT adapter a stream; returns the same ones as `streams.together` takes them."""
-    shapes = adapters.targets(transformer.config)
+    shapes = stream_adapters.targets(transformer.config)
     scale = {"A": 1, "B": 8}  # lora_alpha / rank
     config = LoraConfig(r=rank, lora_alpha=8 * rank, target_modules=list(shapes), init_lora_weights=False)
     for name in names:
@@ -128,7 +132,7 @@ def measure(device: str, dtype: torch.dtype, config: dict, size: tuple[int, int,
         return time.perf_counter() - start, result
 
     times: tuple[list[float], list[float]] = ([], [])
-    with torch.no_grad(), streams.together(ours, layers, torch.device(device)), plainly(plain, names):
+    with torch.no_grad(), shared_attention.together(ours, layers, torch.device(device)), plainly(plain, names):
         difference = (step(ours)[1] - step(plain)[1]).abs().max().item()
         for _ in range(5):  # alternating, so that both see the machine's moods
             times[0].append(step(plain)[0])

@@ -1,34 +1,29 @@
 """Panoform's add-on: it runs in Blender's Python and never imports torch."""
 
-from . import (
-    command,
-    jobs,
-    operators,
-    operators_backend,
-    operators_generate,
-    panels,
-    panels_generate,
-    preferences,
-    previews,
-    properties,
-    properties_generate,
-    pump,
-    world_preview,
-)
+from . import command, preferences
+from .backend import operators as backend_operators
+from .generate import operators as generate_operators
+from .generate import panel as generate_panel
+from .generate import properties as generate_properties
+from .generate import world_preview
+from .jobs import manager, timer
+from .perceive import operators as perceive_operators
+from .perceive import properties as perceive_properties
+from .ui import panels, previews
 
 _PARTS = (
     preferences,
-    properties_generate,
-    properties,
+    generate_properties,
+    perceive_properties,
     previews,
     world_preview,
-    operators,
-    operators_backend,
-    operators_generate,
+    perceive_operators,
+    backend_operators,
+    generate_operators,
     panels,
-    panels_generate,
+    generate_panel,
     command,
-    jobs,
+    manager,
 )
 
 
@@ -38,6 +33,6 @@ def register() -> None:
 
 
 def unregister() -> None:
-    pump.unregister()
+    timer.unregister()
     for part in reversed(_PARTS):
         part.unregister()

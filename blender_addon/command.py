@@ -21,8 +21,8 @@ import bpy
 
 from ..shared import maps
 from ..shared.engines import ENGINES, QUALITIES
-from ..shared.errors import OutputError, PanoformError
-from . import command_generate
+from ..shared.protocol.errors import OutputError, PanoformError
+from .generate import command
 
 _handle = None
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (perceive, import_):
         verb.add_argument("--camera-height", type=float, default=1.6, help="metres over the floor (default: 1.6)")
         verb.add_argument("--save", required=True, type=Path, help="the .blend to write")
-    command_generate.add(verbs)
+    command.add(verbs)
     return parser
 
 
@@ -70,7 +70,7 @@ def _carry_out(options: argparse.Namespace) -> None:
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     match options.verb:
         case "perceive":
-            command_generate.check_seeds(options.seed)
+            command.check_seeds(options.seed)
             bpy.ops.panoform.perceive(
                 source="FILE",
                 filepath=str(options.panorama.resolve()),
@@ -85,7 +85,7 @@ def _carry_out(options: argparse.Namespace) -> None:
             directory = str(options.directory.resolve())
             bpy.ops.panoform.import_maps(directory=directory, camera_height=options.camera_height)
         case _:
-            command_generate.carry_out(options)
+            command.carry_out(options)
     if save:
         bpy.ops.wm.save_as_mainfile(filepath=str(save))
         print(f"panoform: wrote {save}")

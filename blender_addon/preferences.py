@@ -9,7 +9,7 @@ import bpy
 from bpy.props import EnumProperty, StringProperty
 
 from ..shared.engines import EngineSettings
-from . import environment
+from .backend import installer
 
 #: The extension as Blender knows it: `bl_ext.<repo>.panoform`; this package is its `blender_addon`.
 EXTENSION = __package__.rpartition(".")[0]
@@ -22,7 +22,7 @@ class Preferences(bpy.types.AddonPreferences):
         name="Folder",
         description="Where the backend's environment (some gigabytes) and its logs lie. Uninstalling leaves it alone",
         subtype="DIR_PATH",
-        default=str(environment.default_folder()),
+        default=str(installer.default_folder()),
     )
     backend_python: StringProperty(
         name="Python",

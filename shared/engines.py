@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .errors import SettingError
+from .protocol.errors import SettingError
 
 ENGINES: dict[str, str] = {
     "starter": "Starter (built in, preview quality)",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from .errors import SettingError
+from .protocol.errors import SettingError
 
 
 class MapKind(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ import pytest
 from panoform.shared import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
+SIDES = ("shared", "backend", "blender_addon")
 
 INSTALL = """
 import sys, bpy
@@ -89,6 +90,20 @@ def test_backend_wheel_carries_the_starter_and_no_tests(zips):
     assert "panoform/backend/starter/panoform.json" in names
     assert "panoform/backend/pipelines/omnix.py" in names
     assert not [name for name in names if name.startswith(("panoform/tests", "panoform/backend/training", "tests"))]
+
+
+def test_wheel_and_zips_hold_every_module_of_the_tree(zips):
+    """A sub-package that nobody lists is shipped all the same."""
+    tree = {path.relative_to(ROOT).as_posix() for side in SIDES for path in (ROOT / side).rglob("*.py")}
+    for path in zips:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            (name,) = [name for name in names if name.endswith("none-any.whl")]
+            with archive.open(name) as stream, zipfile.ZipFile(stream) as wheel:
+                shipped = {name.removeprefix("panoform/") for name in wheel.namelist() if name.endswith(".py")}
+        assert shipped == {module for module in tree if not module.startswith("backend/training/")}
+        in_blender = {module for module in tree if not module.startswith("backend/")}
+        assert {name for name in names if name.endswith(".py")} == in_blender | {"__init__.py"}
 
 
 def test_same_tree_same_bytes(zips, tmp_path):

@@ -15,11 +15,11 @@ TORCH = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensor
 BPY = {"bpy", "bmesh", "mathutils", "gpu", "bl_ext", "bpy_extras", "_cycles"}
 #: What the extension brings, beside Python and Blender's own numpy.
 ADDON_MAY = {"numpy", "zmq", "msgspec", *BPY}
-NO_BPY = {"blender_addon/client.py", "blender_addon/process.py"}
+NO_BPY = {"blender_addon/backend/client.py", "blender_addon/backend/process.py"}
 
 
 def modules() -> dict[str, ast.Module]:
-    """Sources by their path from the root, "backend/server.py"."""
+    """Sources by their path from the root, "backend/server/server.py"."""
     return {
         file.relative_to(ROOT).as_posix(): ast.parse(file.read_text("utf-8"))
         for folder in FOLDERS
@@ -31,7 +31,7 @@ MODULES = modules()
 
 
 def imports(path: str, tree: ast.AST | None = None) -> set[str]:
-    """What a module imports, wherever in it: "torch.nn", and Panoform's own as paths, "shared/wire.py"."""
+    """What a module imports, wherever in it: "torch.nn", and Panoform's own as paths, "shared/protocol/wire.py"."""
     found = set()
     for node in ast.walk(tree or MODULES[path]):
         if isinstance(node, ast.Import):
@@ -77,9 +77,11 @@ def packages(names: set[str]) -> set[str]:
 
 
 def test_there_is_something_to_read():
-    assert "numpy" in packages(imports("shared/sphere.py"))
-    assert {"shared/wire.py", "shared/connection.py", "backend/worker.py"} <= imports("backend/server.py")
-    assert "shared/errors.py" in reached("backend/server.py")
+    assert "numpy" in packages(imports("shared/imaging/sphere.py"))
+    assert {"shared/protocol/wire.py", "shared/protocol/connection.py", "backend/server/worker.py"} <= imports(
+        "backend/server/server.py"
+    )
+    assert "shared/protocol/errors.py" in reached("backend/server/server.py")
 
 
 @pytest.mark.parametrize("path", MODULES)
@@ -108,13 +110,13 @@ def test_bpy_only_in_blender(path):
         assert not packages(imports(path) | reached(path)) & BPY
 
 
-@pytest.mark.parametrize("path", ["backend/server.py", "backend/cli.py", "backend/__main__.py"])
+@pytest.mark.parametrize("path", ["backend/server/server.py", "backend/cli/main.py", "backend/__main__.py"])
 def test_torch_comes_with_the_engine_only(path):
     """What is up before the engine is loaded never loads torch with it."""
     assert not packages(reached(path)) & TORCH
 
 
 def test_torch_is_imported_below_the_engine_only():
-    above = {path for path in MODULES if "backend/engine.py" in reached(path, imports)}
-    assert "backend/server.py" in above
+    above = {path for path in MODULES if "backend/perception/job.py" in reached(path, imports)}
+    assert "backend/server/server.py" in above
     assert not {path for path in above if packages(imports(path)) & TORCH and not path.startswith("backend/training/")}

@@ -24,8 +24,9 @@ from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ...shared.errors import PanoramaError, SettingError, WeightsError
-from .. import lora, tiles, wrap
+from ...shared.protocol.errors import PanoramaError, SettingError, WeightsError
+from ..models import lora
+from .layers import circular_padding, tiling
 
 #: What the LoRA was trained to read before the words.
 TRIGGER = "This is a panorama. The image shows"
@@ -74,9 +75,9 @@ class DiT360Pipeline(FluxPipeline):
 
         scale = self.vae_scale_factor
         if image.shape[-2] * image.shape[-1] > MAX_WHOLE * scale**2:
-            latents = tiles.blend(mode, image, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_in=scale)
+            latents = tiling.blend(mode, image, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_in=scale)
         else:
-            with wrap.circular(self.vae):
+            with circular_padding.circular(self.vae):
                 latents = mode(image).float()
         return (latents.to(self._execution_device) - self.vae.config.shift_factor) * self.vae.config.scaling_factor
 
@@ -89,9 +90,9 @@ class DiT360Pipeline(FluxPipeline):
 
         latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
         if latents.shape[-2] * latents.shape[-1] > MAX_WHOLE:
-            image = tiles.blend(picture, latents, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_out=self.vae_scale_factor)
+            image = tiling.blend(picture, latents, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_out=self.vae_scale_factor)
         else:
-            with wrap.circular(self.vae):
+            with circular_padding.circular(self.vae):
                 image = picture(latents).float()
         return (image / 2 + 0.5).clamp(0, 1)
 
@@ -204,7 +205,7 @@ class DiT360Pipeline(FluxPipeline):
                 )
                 if tiled:
                     overlap = min(rows, columns) // TILE_OVERLAP
-                    velocity = tiles.blend(look, seen, (rows, columns), overlap, unit_in=2, unit_out=2)
+                    velocity = tiling.blend(look, seen, (rows, columns), overlap, unit_in=2, unit_out=2)
                 else:
                     velocity = look(seen)  # [N or 2N, C, h, w + 4]
                 if guided:

@@ -18,9 +18,10 @@ from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ...shared import sphere
-from ...shared.errors import AdapterError, PanoramaError, SettingError, WeightsError
-from .. import adapters, streams, wrap
+from ...shared.imaging import sphere
+from ...shared.protocol.errors import AdapterError, PanoramaError, SettingError, WeightsError
+from ..models.flux import stream_adapters
+from .layers import circular_padding, shared_attention
 
 
 class Task(NamedTuple):
@@ -64,7 +65,7 @@ class OmniXPipeline(FluxPipeline):
     position_rows: int | None = None
 
     @cached_property
-    def resident(self) -> dict[str, streams.Layers]:
+    def resident(self) -> dict[str, shared_attention.Layers]:
         """The loaded adapters by task, in the computer's memory; `together` lends a task's to the device."""
         return {}
 
@@ -73,9 +74,11 @@ class OmniXPipeline(FluxPipeline):
 
         Raises SettingError for an unknown task, AdapterError for an adapter that is missing or does not fit.
         """
-        shapes = adapters.targets(self.transformer.config)
-        found = [adapters.find(source, task, stream, token=token) for stream in _task(task).streams]
-        self.resident[task] = adapters.stack([adapters.read(file, shapes) for file in found], self.transformer.dtype)
+        shapes = stream_adapters.targets(self.transformer.config)
+        found = [stream_adapters.find(source, task, stream, token=token) for stream in _task(task).streams]
+        self.resident[task] = stream_adapters.stack(
+            [stream_adapters.read(file, shapes) for file in found], self.transformer.dtype
+        )
 
     @torch.no_grad()
     def encode(self, image: Tensor, circular: bool = True) -> Tensor:
@@ -83,7 +86,7 @@ class OmniXPipeline(FluxPipeline):
 
         `circular` lets the VAE see across the seam; otherwise it sees an edge there, as in the reference.
         """
-        with wrap.circular(self.vae) if circular else nullcontext():
+        with circular_padding.circular(self.vae) if circular else nullcontext():
             posterior = self.vae.encode(image.to(self._execution_device, self.vae.dtype)).latent_dist
         return (posterior.mode().float() - self.vae.config.shift_factor) * self.vae.config.scaling_factor
 
@@ -96,10 +99,10 @@ class OmniXPipeline(FluxPipeline):
         latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
         latents = latents.to(self._execution_device, self.vae.dtype)
         if circular:
-            with wrap.circular(self.vae):
+            with circular_padding.circular(self.vae):
                 image = self.vae.decode(latents, return_dict=False)[0]
         else:
-            image = wrap.decode_blended(self.vae, latents, self.vae_scale_factor)
+            image = circular_padding.decode_blended(self.vae, latents, self.vae_scale_factor)
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -157,7 +160,7 @@ class OmniXPipeline(FluxPipeline):
         # 2. Encode the prompt and the conditions; nothing is noisy in these streams, ever
         prompt_embeds, pooled_prompt_embeds = self._embeds(prompt, prompt_embeds, pooled_prompt_embeds)
         encoded |= {name: self.encode(image, circular_encode) for name, image in images.items()}
-        clean = wrap.extend(torch.cat([encoded[name].to(device, torch.float32) for name in names]))
+        clean = circular_padding.extend(torch.cat([encoded[name].to(device, torch.float32) for name in names]))
         clean = _pack(clean).to(dtype)  # [S - 1, T, 4C]
 
         # 3. Prepare the target
@@ -167,7 +170,7 @@ class OmniXPipeline(FluxPipeline):
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         elif tuple(latents.shape) != shape:
             raise PanoramaError(f"The noise is {tuple(latents.shape)} instead of {shape}.")
-        target = wrap.extend(latents.to(device, torch.float32))  # [1, C, h, w + 6]
+        target = circular_padding.extend(latents.to(device, torch.float32))  # [1, C, h, w + 6]
 
         # 4. Prepare what all streams share: text, positions (running on past the right edge), timesteps
         batch, rows, columns = len(names) + 1, target.shape[-2] // 2, target.shape[-1] // 2
@@ -193,7 +196,7 @@ class OmniXPipeline(FluxPipeline):
         self.scheduler.set_begin_index(0)
 
         # 5. Denoise the target beside the clean conditions
-        with streams.together(self.transformer, self.resident[task], device):
+        with shared_attention.together(self.transformer, self.resident[task], device):
             for i, t in enumerate(self.scheduler.timesteps):
                 velocity = self.transformer(
                     hidden_states=torch.cat([clean, _pack(target).to(dtype)]),  # [S, T, 4C]
@@ -203,12 +206,12 @@ class OmniXPipeline(FluxPipeline):
                 )[0][-1:]  # [1, T, 4C]
                 velocity = _unpack(velocity.float(), rows)  # [1, C, h, w + 6]
                 denoised = target - self.scheduler.sigmas[i] * velocity
-                target = wrap.blend(self.scheduler.step(velocity, t, target, return_dict=False)[0])
+                target = circular_padding.blend(self.scheduler.step(velocity, t, target, return_dict=False)[0])
                 if callback_on_step_end is not None:
-                    callback_on_step_end(self, i, t, {"latents": target, "denoised": wrap.close(denoised)})
+                    callback_on_step_end(self, i, t, {"latents": target, "denoised": circular_padding.close(denoised)})
 
         # 6. Close the panorama and decode it
-        target = wrap.close(target)  # [1, C, h, w]
+        target = circular_padding.close(target)  # [1, C, h, w]
         image = target if output_type == "latent" else self.decode(target, circular_encode)
         self.maybe_free_model_hooks()
         return FluxPipelineOutput(images=image)  # pyright: ignore[reportArgumentType]
@@ -238,10 +241,11 @@ class OmniXPipeline(FluxPipeline):
         if len(set(sizes.values())) > 1:
             raise PanoramaError(f"The conditions differ in size: {sizes}.")
         height, width = next(iter(sizes.values()))
-        if height % (2 * scale) or width % (2 * scale) or width < wrap.EXTENSION * scale:
+        narrowest = circular_padding.EXTENSION * scale
+        if height % (2 * scale) or width % (2 * scale) or width < narrowest:
             raise PanoramaError(
                 f"A panorama of {width} × {height} can't be computed.",
-                f"Both sides must be multiples of {2 * scale}, and the width at least {wrap.EXTENSION * scale}.",
+                f"Both sides must be multiples of {2 * scale}, and the width at least {narrowest}.",
             )
         return height, width
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
-from ...shared.errors import PanoformError
+from ...shared.protocol.errors import PanoformError
 
 if TYPE_CHECKING:
     from . import run
@@ -27,12 +27,12 @@ SPLITS = {"train": 0, "heldout": 1_000_000, "second": 2_000_000}
 
 
 def _render(args: argparse.Namespace) -> None:
-    from . import render, scenes, second
+    from .scenes import catalogue, render, second
 
     # Cycles writes a line a sample.
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
-    build = second.build if args.split == "second" else scenes.build
+    build = second.build if args.split == "second" else catalogue.build
     start = time.monotonic()
     done = 0
     first = SPLITS[args.split] + args.first

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ...shared.errors import WeightsError
+from ...shared.protocol.errors import WeightsError
 
 
 class Average:

@@ -1,7 +1,7 @@
 """Rendered scenes in memory, drawn as the pictures that the model reads and writes, and augmented.
 
-A data folder is laid out as backend/truth.py tells; scenes smaller than what the model is shown are enlarged. Pictures
-are (N, 3, H, W) in [0, 1]; longitude is the last axis.
+A data folder is laid out as evaluation/ground_truth.py tells; scenes smaller than what the model is shown are enlarged.
+Pictures are (N, 3, H, W) in [0, 1]; longitude is the last axis.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...shared import sphere
-from .. import exposure, truth
+from ...shared.imaging import sphere
+from ..evaluation import ground_truth
+from ..lighting import exposure
 from .architecture import DISTANCE_RATIO
 
 #: Distance that is drawn white, in metres; sky and all beyond it are white too.
@@ -26,7 +27,7 @@ _SKY_M = 60000
 
 def _tensors(scene: Path) -> dict[str, np.ndarray]:
     """One scene as float16 (C, H, W): exposed linear `rgb`, `distance`, `normal`, `albedo`, `pbr`, `semantic`."""
-    maps = truth.read_scene(scene)
+    maps = ground_truth.read_scene(scene)
     record = exposure.expose(maps["panorama"], "linear")[1]
     assert record is not None
     maps["rgb"] = np.minimum(maps.pop("panorama") * float(record["exposure"]), 60000)
@@ -54,7 +55,7 @@ class Scenes:
     def refresh(self) -> None:
         """Raises InputError as `truth.scenes` does."""
         known = set(self.names)
-        new = [path for path in truth.scenes(self.folder, self.height) if path.name not in known]
+        new = [path for path in ground_truth.scenes(self.folder, self.height) if path.name not in known]
         if not new:
             return
         loaded = [_tensors(path) for path in new]
@@ -204,7 +205,7 @@ def augment(maps: dict[str, Tensor], generator: torch.Generator, height: int | N
 
 
 def pictures(maps: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each stream's picture, (N, 3, H, W) in [0, 1], as backend/maps.py decodes it; `rgb` is display sRGB already."""
+    """Each stream's picture, (N, 3, H, W) in [0, 1], as perception/decode.py decodes it; `rgb` is display sRGB."""
     frames = torch.from_numpy(sphere.column_frames(maps["normal"].shape[-1])).to(maps["normal"])
     normal = torch.einsum("wij,njhw->nihw", frames, maps["normal"])
     grey = 1 + torch.log(maps["distance"].clamp_min(1e-3) / FAR_M) / math.log(DISTANCE_RATIO)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .. import truth
-from ..evaluate import MEAN_FILE, mean_by_latitude
+from ..evaluation import ground_truth
+from ..evaluation.evaluate import MEAN_FILE, mean_by_latitude
 from . import architecture, fit
 from .architecture import TASKS
 from .model import Perceiver
@@ -39,5 +39,5 @@ def export(run: Run, folder: Path, *, trained: bool) -> None:
 
 def write_mean_maps(data: Path, height: int, file: Path) -> None:
     """The mean maps of a folder of training scenes, as evaluate.py's baselines read them."""
-    scenes = (truth.read_scene(scene) for scene in truth.scenes(data, height))
+    scenes = (ground_truth.read_scene(scene) for scene in ground_truth.scenes(data, height))
     file.write_text(json.dumps(mean_by_latitude(scenes)) + "\n", encoding="utf-8")

@@ -20,13 +20,14 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from .. import evaluate, truth, wrap
-from .. import maps as decoding
+from ..evaluation import evaluate, ground_truth
+from ..perception import decode as decoding
+from ..pipelines.layers import circular_padding
 from . import architecture, checkpoint, dataset, latents, losses, sketch
 from .model import ENDS, Perceiver
 from .muon import Muon
-from .render_io import write_image
 from .run import Options, Run, prepare
+from .scenes.render_io import write_image
 from .workers import Workers
 
 PERCEPTION = ("rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic")
@@ -142,7 +143,7 @@ def train_vae(run: Run, steps: int) -> bool:
     def validate(step: int) -> str:
         wanted = _plain(run, run.heldout, 4)
         figures, rows = [], []
-        with wrap.circular(vae):
+        with circular_padding.circular(vae):
             for name, picture in wanted.items():
                 shown = vae.decode(vae.encode(picture * 2 - 1).latent_dist.mode()).sample / 2 + 0.5
                 figures.append(f"{name} {psnr(shown, picture):.1f}")
@@ -230,7 +231,7 @@ def train_perceiver(run: Run, steps: int, variants: int, pixels_every: int) -> b
     def validate(step: int) -> str:
         return _validate(run, vae, perceiver, step)
 
-    with wrap.circular(vae):
+    with circular_padding.circular(vae):
         # Large steps would first undo what a starter knows.
         rate = 3e-3 if run.start else 5e-3
         optimizer = Muon(perceiver, ENDS, workers=run.workers)
@@ -308,7 +309,9 @@ def _pano_step(perceiver: Perceiver, condition: Tensor, clean: Tensor, generator
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     t = torch.sigmoid(torch.randn(len(clean), generator=generator, device=clean.device) + 0.5)
     mixed = clean + (noise - clean) * t[:, None, None, None]
-    velocity = wrap.close(perceiver.velocity("image_to_pano", wrap.extend(condition), wrap.extend(mixed), t))
+    velocity = circular_padding.close(
+        perceiver.velocity("image_to_pano", circular_padding.extend(condition), circular_padding.extend(mixed), t)
+    )
     loss = F.mse_loss(velocity.float(), noise - clean)
     loss.backward()
     return loss.detach()
@@ -329,6 +332,6 @@ def _validate(run: Run, vae: AutoencoderKL, perceiver: Perceiver, step: int) -> 
         for found, picture in zip(made, shown.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
             found |= decoding.decode(stream, picture, _DECODE)
     sheet(run.checkpoints / "pictures" / f"perceiver-{step:06d}.png", torch.stack(rows).clamp(0, 1))
-    known = [truth.read_scene(run.heldout.folder / name) for name in run.heldout.names[:count]]
+    known = [ground_truth.read_scene(run.heldout.folder / name) for name in run.heldout.names[:count]]
     figures = evaluate.means([evaluate.measure(*pair) for pair in zip(made, known, strict=True)])
     return "held out: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())

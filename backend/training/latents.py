@@ -18,7 +18,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .. import wrap
+from ..pipelines.layers import circular_padding
 from . import dataset
 from .workers import Workers
 
@@ -59,7 +59,7 @@ def encoded(
     files = [folder / f"{scenes.names[chunk.start]}-{scenes.names[chunk.stop - 1]}.safetensors" for chunk in chunks]
     missing = [(file, chunk) for file, chunk in zip(files, chunks, strict=True) if not file.exists()]
     say(f"latents: {len(files) - len(missing)} of {len(files)} files are there")
-    with wrap.circular(vae):
+    with circular_padding.circular(vae):
         for file, chunk in missing[workers.rank :: workers.count]:
             maps = scenes.take(torch.arange(chunk.start, chunk.stop))
             made = [_variant(vae, maps, height, _seed(file.stem, variant)) for variant in range(variants)]

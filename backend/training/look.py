@@ -9,11 +9,11 @@ import numpy as np
 
 from ...shared.engines import EngineSettings, PerceiveSettings
 from ...shared.maps import MAPS
-from .. import images
-from ..engine import Engine, preview
-from ..evaluate import Between
-from ..terminal import Terminal
-from .render_io import write_image
+from ..cli.terminal import Terminal
+from ..evaluation.evaluate import Between
+from ..io import panoramas
+from ..perception.job import Engine, preview
+from .scenes.render_io import write_image
 
 
 def look(starter: Path | None, file: Path, height: int) -> None:
@@ -25,10 +25,10 @@ def look(starter: Path | None, file: Path, height: int) -> None:
     with Terminal() as watch:
         for path in sorted(world.glob("*.exr")):
             watch.progress(path.stem, len(rows), 8, len(rows) / 8, None)
-            panorama, encoding = images.read(path)
+            panorama, encoding = panoramas.read(path)
             made = runner.perceive(
                 panorama, encoding=encoding, source=path.name, engine=engine, settings=settings, watch=Between(watch)
             )
             shown = [made.panorama, *(preview(name, pixels) / np.float32(255) for name, pixels in made.maps.items())]
-            rows.append(np.concatenate([images.resize(picture, 112) for picture in shown], 1))
+            rows.append(np.concatenate([panoramas.resize(picture, 112) for picture in shown], 1))
     write_image(file, np.concatenate(rows), "uint8")

@@ -19,7 +19,8 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .. import adapters, wrap
+from ..models.flux import stream_adapters
+from ..pipelines.layers import circular_padding
 from .architecture import PANOFORM, POSITION_ROWS, PROMPT_TOKENS, RANK, TASKS, TEXT_DIM, adapted_modules
 
 _STREAMS = 2
@@ -167,12 +168,12 @@ class Perceiver(nn.Module):
         The picture's own latents are a better start than an empty slot or noise (DepthFM, arXiv 2403.13788): what the
         picture says of a place is there at once, and need not come by attention.
         """
-        condition = wrap.extend(condition)
+        condition = circular_padding.extend(condition)
         ended = condition - self.velocity(
             task, condition, condition, torch.ones(len(condition), device=condition.device)
         )
         # The pipeline blends after every step, and once more at the end.
-        return wrap.close(wrap.blend(ended))
+        return circular_padding.close(circular_padding.blend(ended))
 
     def base_state(self) -> dict[str, Tensor]:
         """The transformer's own weights, under diffusers' names."""
@@ -186,10 +187,12 @@ class Perceiver(nn.Module):
         transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
         own = {key.replace(".base.", "."): key for key in self.state_dict()}
         state = {own[f"transformer.{key}"]: value for key, value in transformer.state_dict().items()}
-        shapes = adapters.targets(transformer.config)
+        shapes = stream_adapters.targets(transformer.config)
         for task, streams in TASKS.items():
-            files = [adapters.find(folder / "adapters", task, stream) for stream in streams]
-            for name, pair in adapters.stack([adapters.read(file, shapes) for file in files], torch.float32).items():
+            files = [stream_adapters.find(folder / "adapters", task, stream) for stream in streams]
+            for name, pair in stream_adapters.stack(
+                [stream_adapters.read(file, shapes) for file in files], torch.float32
+            ).items():
                 state |= {f"transformer.{name}.{part}.{task}": x for part, x in zip("AB", pair, strict=True)}
         self.load_state_dict(state | load_file(folder / "prompt_embeds.safetensors"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ...shared.errors import InputError
+from ...shared.protocol.errors import InputError
 from . import dataset
 from .workers import Workers
 

@@ -7,7 +7,7 @@ import numpy as np
 from mathutils import Matrix
 
 from ...shared.maps import MAPS
-from ..pixels import Pixels
+from ..capture.pixels import Pixels
 from . import dome, images, material, world
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bpy
 import numpy as np
 
-from ...shared import sphere
+from ...shared.imaging import sphere
 from . import rays
 
 COLUMNS, ROWS = 64, 32

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from serving import ARITHMETIC, Backend, Peer, idle, wait_until
 
-from panoform.backend import server as server_module
-from panoform.backend import single_file
+from panoform.backend.models.flux import single_file
+from panoform.backend.server import server as server_module
 
 TINY_TRANSFORMER = {
     "in_channels": 64, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 128, "num_attention_heads": 1,
@@ -178,7 +178,7 @@ class Recorder:
     def progress(self, stage, step, of, fraction, seconds_left):
         self.told.append((stage, step, of, fraction, seconds_left))
         if self.stop_at and self.stop_at(stage, step):
-            from panoform.shared.errors import Cancelled
+            from panoform.shared.protocol.errors import Cancelled
 
             raise Cancelled("Stopped.")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from panoform.backend import truth
-from panoform.backend.training.render_io import write_image
-from panoform.shared import sphere
+from panoform.backend.evaluation import ground_truth
+from panoform.backend.training.scenes.render_io import write_image
+from panoform.shared.imaging import sphere
 
 
 def write_scene(folder: Path, seed: int, height: int) -> None:
@@ -15,7 +15,7 @@ def write_scene(folder: Path, seed: int, height: int) -> None:
     folder.mkdir(parents=True)
     rays = sphere.directions(height, 2 * height)
     smooth = 0.5 + 0.4 * np.sin(rays @ rng.normal(0, 2, (3, 3)))
-    maps = {name: smooth[..., :channels] for name, channels in truth.FILES.items()}
+    maps = {name: smooth[..., :channels] for name, channels in ground_truth.FILES.items()}
     maps["distance.exr"] = maps["distance.exr"] * 10
     maps["normal.exr"] = -rays
     for name, pixels in maps.items():

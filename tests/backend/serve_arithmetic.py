@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from panoform.backend.results import Perceived
-from panoform.backend.server import serve
-from panoform.shared.errors import DeviceMemoryError
-from panoform.shared.messages import Info
+from panoform.backend.io.results import Perceived
+from panoform.backend.server.server import serve
+from panoform.shared.protocol.errors import DeviceMemoryError
+from panoform.shared.protocol.messages import Info
 
 STEP_S = 0.02
 

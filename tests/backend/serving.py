@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from panoform.shared import connection, messages, wire
 from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.protocol import connection, messages, wire
 
 ARITHMETIC = [sys.executable, str(Path(__file__).with_name("serve_arithmetic.py"))]
 REAL = [sys.executable, "-m", "panoform.backend"]

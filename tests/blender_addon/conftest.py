@@ -97,7 +97,7 @@ def addon(registered, scene, tmp_path_factory, monkeypatch):
     import bpy
 
     from panoform.blender_addon import preferences
-    from panoform.blender_addon.jobs import jobs
+    from panoform.blender_addon.jobs.manager import jobs
 
     entry = bpy.context.preferences.addons.new()
     entry.module = preferences.EXTENSION

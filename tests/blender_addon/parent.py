@@ -17,10 +17,10 @@ addon = types.ModuleType("panoform.blender_addon")
 addon.__path__ = [str(Path(panoform.backend.__file__).parents[1] / "blender_addon")]
 sys.modules[addon.__name__] = addon
 
-from panoform.blender_addon.client import Client  # noqa: E402
-from panoform.blender_addon.process import BackendProcess  # noqa: E402
+from panoform.blender_addon.backend.client import Client  # noqa: E402
+from panoform.blender_addon.backend.process import BackendProcess  # noqa: E402
 from panoform.shared.engines import EngineSettings, PerceiveSettings  # noqa: E402
-from panoform.shared.messages import ProgressEvent  # noqa: E402
+from panoform.shared.protocol.messages import ProgressEvent  # noqa: E402
 
 server, folder, source = sys.argv[1:]
 process = BackendProcess([sys.executable, server], Path(folder))

@@ -17,7 +17,7 @@ for name, folder in (("panoform", root), ("panoform.blender_addon", root / "blen
     package.__path__ = [str(folder)]
     sys.modules[name] = package
 
-from panoform.blender_addon import capture, render  # noqa: E402
+from panoform.blender_addon.capture import render, sources  # noqa: E402
 
 out = Path(sys.argv[sys.argv.index("--") + 1])
 seen = {}
@@ -33,7 +33,7 @@ def begin() -> render.PanoramaRender:
     bpy.data.objects.remove(bpy.data.objects["Cube"])
     scene.world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.2, 0.4, 0.8, 1)
     seen["before"] = names()
-    rendering = render.PanoramaRender(scene, capture.cursor_pose(scene), width=64, samples=8)
+    rendering = render.PanoramaRender(scene, sources.cursor_pose(scene), width=64, samples=8)
     rendering.start()
     seen["running"] = bpy.app.is_job_running("RENDER")
     return rendering

@@ -18,10 +18,10 @@ for name, folder in (("panoform", root), ("panoform.blender_addon", root / "blen
     package.__path__ = [str(folder)]
     sys.modules[name] = package
 
-from panoform.blender_addon import capture, maps_folder, pixels, render  # noqa: E402
-from panoform.blender_addon.scene import dome  # noqa: E402
+from panoform.blender_addon.capture import pixels, render, sources  # noqa: E402
+from panoform.blender_addon.scene import dome, maps_folder  # noqa: E402
 from panoform.blender_addon.scene.build import build  # noqa: E402
-from panoform.shared import sphere  # noqa: E402
+from panoform.shared.imaging import sphere  # noqa: E402
 
 bpy.ops.wm.read_factory_settings(use_empty=True)
 warnings.simplefilter("error")
@@ -67,7 +67,7 @@ seen = render.PanoramaRender(scene, Matrix.Identity(4), width=128, samples=4).ru
 np.testing.assert_allclose(seen[2:-2], sky[2:-2], atol=0.1)
 assert [one.name for one in bpy.data.scenes] == ["Scene"]
 body.hide_render = False
-found = capture.from_world(scene)
+found = sources.from_world(scene)
 np.testing.assert_array_equal(found.panorama.pixels, sky)
 
 # Saved and opened again, nothing is lost.
@@ -89,6 +89,6 @@ read = maps_folder.read(folder)
 np.testing.assert_array_equal(read.maps["distance"], maps["distance"])
 np.testing.assert_allclose(read.maps["normal"], maps["normal"], atol=1e-5)
 np.testing.assert_allclose(read.maps["albedo"], maps["albedo"], atol=1.5 / 65535)
-build(bpy.context.scene, read.maps, capture.from_world(bpy.context.scene).world_picture(), "box")
+build(bpy.context.scene, read.maps, sources.from_world(bpy.context.scene).world_picture(), "box")
 assert bpy.data.objects["box dome"] != bpy.data.objects["box dome.001"]
 print("PANOFORM SCENE OK", bpy.app.version_string)

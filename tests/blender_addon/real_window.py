@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from window_runner import EXTENSION, press, run, view, window
 
 OUT, PANORAMA, FOLDER = sys.argv[sys.argv.index("--") + 1 :]
-jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs"].jobs
+jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs.manager"].jobs
 #: Middle of the button "Perceive" in a window of 1600 × 900, from its lower left corner.
 BUTTON = (1155, 481)
 seen: dict = {}

@@ -10,7 +10,7 @@ import OpenImageIO as oiio
 import pytest
 
 from panoform.blender_addon import command
-from panoform.blender_addon.jobs import Jobs
+from panoform.blender_addon.jobs.manager import Jobs
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 
 from panoform.shared import engines
 from panoform.shared.engines import EngineSettings, PerceiveSettings
-from panoform.shared.errors import SettingError
+from panoform.shared.protocol.errors import SettingError
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)

@@ -3,7 +3,7 @@
 import pytest
 
 from panoform.shared import maps
-from panoform.shared.errors import SettingError
+from panoform.shared.protocol.errors import SettingError
 
 
 def test_names_come_back_in_order_and_once():

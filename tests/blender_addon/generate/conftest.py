@@ -30,7 +30,7 @@ def flux(tiny_flux, tiny_adapters):
 @pytest.fixture(scope="session")
 def connection(tmp_path_factory):
     """Of a backend in a process of its own."""
-    from panoform.blender_addon.process import BackendProcess
+    from panoform.blender_addon.backend.process import BackendProcess
 
     process = BackendProcess((sys.executable, "-m", "panoform.backend"), tmp_path_factory.mktemp("vérbindung 2"))
     while (made := process.poll()) is None:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from window_runner import EXTENSION, press, run, window
 
 OUT, FOLDER, MODEL, ADAPTERS, LORA = sys.argv[sys.argv.index("--") + 1 :]
-jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs"].jobs
+jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs.manager"].jobs
 panoramas = Path(OUT) / "panoramas"
 seen: dict = {}
 

@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from panoform.blender_addon.client import Client
-from panoform.shared import messages
-from panoform.shared.errors import ProtocolError
-from panoform.shared.generation import GenerateSettings, View
+from panoform.blender_addon.backend.client import Client
+from panoform.shared.jobs.generate import GenerateSettings, View
+from panoform.shared.protocol import messages
+from panoform.shared.protocol.errors import ProtocolError
 
 PATIENCE_S = 180
 

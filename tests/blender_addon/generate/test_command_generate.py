@@ -10,9 +10,10 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from panoform.blender_addon import command, panoramas
-from panoform.blender_addon.jobs import Jobs
-from panoform.shared.messages import Recipe
+from panoform.blender_addon import command
+from panoform.blender_addon.generate import panoramas
+from panoform.blender_addon.jobs.manager import Jobs
+from panoform.shared.protocol.messages import Recipe
 
 SMALL = ["--height", "256", "--steps", "2"]
 

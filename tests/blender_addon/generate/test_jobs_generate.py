@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 from mathutils import Matrix
 
-from panoform.blender_addon import capture, panoramas, pump
-from panoform.blender_addon.capture import Capture
-from panoform.blender_addon.jobs import Jobs
-from panoform.blender_addon.orders import EditOrder, GenerateOrder
-from panoform.blender_addon.pixels import Pixels
+from panoform.blender_addon.capture import sources
+from panoform.blender_addon.capture.pixels import Pixels
+from panoform.blender_addon.capture.sources import Capture
+from panoform.blender_addon.generate import panoramas
+from panoform.blender_addon.jobs import timer
+from panoform.blender_addon.jobs.manager import Jobs
+from panoform.blender_addon.jobs.specs import EditOrder, GenerateOrder
 from panoform.shared.engines import EngineSettings
-from panoform.shared.errors import BackendLostError, Cancelled
-from panoform.shared.generation import GenerateSettings
+from panoform.shared.jobs.generate import GenerateSettings
+from panoform.shared.protocol.errors import BackendLostError, Cancelled
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def order(flux: EngineSettings, lora: Path, steps: int = 2) -> GenerateOrder:
 def tick_until(met: Callable[[], bool]) -> None:
     by = time.monotonic() + 600
     while not met():
-        pump._tick()
+        timer._tick()
         assert time.monotonic() < by, "it never came"
         time.sleep(0.01)
 
@@ -55,9 +57,9 @@ def begin_and_see_it(addon: Jobs, flux: EngineSettings, lora: Path) -> None:
     addon.begin(order(flux, lora, steps=40))
     tick_until(lambda: addon.job is None or addon.job.previews)
     assert addon.failure is None, addon.failure.details
-    pump._tick()
+    timer._tick()
     assert world() == "Panoform Preview"
-    image, _ = capture.world_image(bpy.context.scene)
+    image, _ = sources.world_image(bpy.context.scene)
     assert tuple(image.size) == addon.job.previews["panorama"].shape[1::-1]
 
 
@@ -65,7 +67,7 @@ def test_cancelled_at_work_the_world_and_the_files_are_as_they_were(addon: Jobs,
     begin_and_see_it(addon, flux, tiny_lora)
     addon.cancel()
     tick_until(lambda: addon.job is None)
-    pump._tick()
+    timer._tick()
     assert isinstance(addon.failure.error, Cancelled)
     assert world() == "mine"
     assert [found.name for found in bpy.data.worlds] == ["mine"]
@@ -79,7 +81,7 @@ def test_a_backend_that_dies_at_work_leaves_the_world_as_it_was(addon: Jobs, sav
     begin_and_see_it(addon, flux, tiny_lora)
     os.kill(addon.session.status.pid, signal.SIGKILL)
     tick_until(lambda: addon.job is None)
-    pump._tick()
+    timer._tick()
     assert isinstance(addon.failure.error, BackendLostError)
     assert world() == "mine"
     assert not saved.exists()
@@ -121,8 +123,8 @@ def test_an_edit_in_the_making_is_turned_as_the_world_is(addon: Jobs, saved, flu
         )
     )
     tick_until(lambda: addon.job is None or addon.job.previews)
-    pump._tick()
-    _, turn = capture.world_image(bpy.context.scene)
+    timer._tick()
+    _, turn = sources.world_image(bpy.context.scene)
     assert turn.to_euler().z == pytest.approx(1)
     addon.cancel()
     tick_until(lambda: addon.job is None)

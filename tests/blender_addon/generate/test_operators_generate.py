@@ -12,10 +12,11 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from panoform.blender_addon import capture, gallery, mask, operators_generate, panoramas, pixels, render
-from panoform.blender_addon.jobs import Jobs
-from panoform.shared.colour import linear_from_srgb
-from panoform.shared.messages import Recipe
+from panoform.blender_addon.capture import pixels, render, sources
+from panoform.blender_addon.generate import gallery, mask, operators, panoramas
+from panoform.blender_addon.jobs.manager import Jobs
+from panoform.shared.imaging.colour import linear_from_srgb
+from panoform.shared.protocol.messages import Recipe
 
 SMALL = {"height": 256, "num_inference_steps": 2, "seed": 3}
 
@@ -91,7 +92,7 @@ def test_words_become_the_world_and_a_file_with_its_recipe(flux: Jobs, saved: Pa
     scene = bpy.context.scene
     assert scene.world.name == "Panoform a stone yard 3"
     assert mine.name in bpy.data.worlds
-    image, turn = capture.world_image(scene)
+    image, turn = sources.world_image(scene)
     assert image.filepath == "//panoramas/a stone yard 3.exr"
     assert np.allclose(turn, np.eye(4))
     recipe = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Recipe)
@@ -142,7 +143,7 @@ def test_a_blend_that_is_not_saved_has_a_folder_too(flux: Jobs, tiny_lora: Path)
     assert not bpy.data.filepath
     folder = panoramas.folder(bpy.context.scene)
     generate(tiny_lora)
-    image, _ = capture.world_image(bpy.context.scene)
+    image, _ = sources.world_image(bpy.context.scene)
     assert Path(image.filepath).parent == folder
     assert folder.parent == Path(bpy.context.preferences.addons["panoform"].preferences.folder)
 
@@ -164,7 +165,7 @@ def test_a_picture_is_completed(flux: Jobs, saved: Path, tiny_lora: Path) -> Non
 
 def test_the_cameras_view_is_completed_where_it_looks(flux: Jobs, saved: Path, tiny_lora: Path, monkeypatch) -> None:
     monkeypatch.setattr(render, "VIEW_SIDE_PX", 64)
-    monkeypatch.setattr(operators_generate, "RENDER_SAMPLES", 1)
+    monkeypatch.setattr(operators, "RENDER_SAMPLES", 1)
     scene = bpy.context.scene
     scene.cycles.use_denoising = False
     bpy.ops.mesh.primitive_cube_add(size=2, location=(0, 5, 0))
@@ -183,7 +184,7 @@ def test_the_cameras_view_is_completed_where_it_looks(flux: Jobs, saved: Path, t
     before = {kind: len(getattr(bpy.data, kind)) for kind in ("scenes", "objects", "cameras")}
     generate(tiny_lora, prompt="", use_camera=True, hdr=False)
     assert {kind: len(getattr(bpy.data, kind)) for kind in before} == before
-    image, _ = capture.world_image(bpy.context.scene)
+    image, _ = sources.world_image(bpy.context.scene)
     assert pixels.read(image).pixels[128, 128].argmax() == 1
     np.testing.assert_allclose(pixels.read(image).pixels[128, 128], (0, 1, 0), atol=0.05)
     assert Path(image.filepath).stem == "Scene 3"
@@ -232,7 +233,7 @@ def test_only_what_is_masked_changes(flux: Jobs, saved: Path, tiny_lora: Path) -
     flat.reshape(256, 512, 4)[::-1][white] = 1
     painted.pixels.foreach_set(flat)
     edit(tiny_lora, mask=painted.name)
-    image, turn = capture.world_image(bpy.context.scene)
+    image, turn = sources.world_image(bpy.context.scene)
     assert Path(image.filepath).name == "a red door 3.exr"
     made = pixels.read(image).pixels
     assert np.array_equal(made[~white], light()[~white])
@@ -250,7 +251,7 @@ def test_what_is_transparent_is_filled_in(flux: Jobs, saved: Path, tiny_lora: Pa
     rgba[:, 300:, 3] = 0
     show(image_of(rgba, "half.png", saved / "half.png"))
     edit(tiny_lora, mode="EXTEND")
-    image, _ = capture.world_image(bpy.context.scene)
+    image, _ = sources.world_image(bpy.context.scene)
     made = pixels.read(image).pixels
     before = linear_from_srgb(np.rint(rgba[..., :3] * 255) / 255)
     np.testing.assert_allclose(made[:, :300], before[:, :300], atol=1e-6)
@@ -403,7 +404,7 @@ def test_the_gallery_switches_worlds_and_survives_another_start(flux: Jobs, save
     settings = bpy.context.scene.panoform.generate
     assert settings.gallery == "one 3.exr"
     settings.gallery = "two 4.exr"
-    assert Path(capture.world_image(bpy.context.scene)[0].filepath).name == "two 4.exr"
+    assert Path(sources.world_image(bpy.context.scene)[0].filepath).name == "two 4.exr"
 
 
 def test_what_was_generated_can_be_perceived(flux: Jobs, saved: Path, tiny_lora: Path) -> None:

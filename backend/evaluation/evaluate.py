@@ -1,0 +1,268 @@
+"""How far an engine's maps are from the truth: `panoform evaluate`.
+
+Figures are means over scenes; within a scene every pixel of the panorama counts the same, as in the papers that OmniX
+compares itself with. Distance, albedo, roughness and metallic count where there is a surface, the others everywhere.
+Beside the engine stand two baselines that do not look at the picture: the mean map of the starter's training scenes,
+turned to all sides (so it knows height over the horizon, not direction), and one constant. The truth has a seam step
+too, wherever an edge happens to lie at a panorama's end; it stands beside them.
+
+The engine is asked for maps of its own height, or of the one that is given; they are compared at the truth's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ...shared.engines import EngineSettings, PerceiveSettings
+from ...shared.imaging import sphere
+from ..io.panoramas import resize
+from ..jobs.watch import Watch
+from ..perception.palette import PALETTE
+from . import ground_truth
+
+Maps = dict[str, np.ndarray]
+
+#: The training scenes' mean by latitude: name → (rows, channels) from the zenith down. Distance is a mean of
+#: logarithms; normals stand in the frame of their column: away from the axis, to the left, up.
+MEAN_FILE = Path(__file__).parents[1] / "starter" / "mean_maps.json"
+
+#: Figure → (unit, whether more is better).
+FIGURES: dict[str, tuple[str, bool]] = {
+    "distance AbsRel": ("", False),
+    "distance δ1.25": ("", True),
+    "normal mean": ("°", False),
+    "normal median": ("°", False),
+    "albedo PSNR": ("dB", True),
+    "roughness PSNR": ("dB", True),
+    "metallic PSNR": ("dB", True),
+    "semantic accuracy": ("", True),
+    "seam step": ("×", False),
+}
+#: PSNR of a perfect map, which would be infinite.
+_BEST_PSNR = 50.0
+
+
+def measure(maps: Maps, wanted: Maps) -> dict[str, float]:
+    """The figures of one scene, for whichever `maps` there are. `wanted` as truth.read_scene reads it, of their size.
+
+    distance: median-scaled AbsRel and share within a factor of 1.25; normal: mean and median angle; seam step: how far
+    distance jumps in logarithm from the last column to the first, over the mean jump between neighbouring columns of
+    the same map.
+    """
+    figures = {}
+    surface = np.isfinite(wanted["distance"][..., 0])
+    if "distance" in maps and surface.any():
+        made, known = maps["distance"][surface, 0], wanted["distance"][surface, 0]
+        ratio = made / known
+        ratio /= np.median(ratio)
+        figures["distance AbsRel"] = float(np.abs(ratio - 1).mean())
+        figures["distance δ1.25"] = float((np.maximum(ratio, 1 / ratio) < 1.25).mean())
+        figures["seam step"] = _seam(maps["distance"])
+    if "normal" in maps:
+        known = wanted["normal"]
+        facing = (known != 0).any(-1)
+        cosine = (maps["normal"] * known).sum(-1) / np.maximum(np.linalg.norm(known, axis=-1), 1e-6)
+        angle = np.degrees(np.arccos(np.clip(cosine[facing], -1, 1)))
+        if facing.any():
+            figures |= {"normal mean": float(angle.mean()), "normal median": float(np.median(angle))}
+    for name in ("albedo", "roughness", "metallic"):
+        if name in maps and surface.any():
+            error = float(np.square(maps[name][surface] - wanted[name][surface]).mean())
+            figures[f"{name} PSNR"] = min(_BEST_PSNR, -10 * np.log10(max(error, 1e-12)))
+    if "semantic" in maps:
+        figures["semantic accuracy"] = float((_classes(maps["semantic"]) == _classes(wanted["semantic"])).mean())
+    return figures
+
+
+def _truths(wanted: Maps) -> dict[str, float]:
+    """The seam step of the true distances, the sky as far as the farthest surface."""
+    distance = wanted["distance"]
+    finite = np.isfinite(distance)
+    if not finite.any():
+        return {}
+    return {"seam step": _seam(np.where(finite, distance, distance[finite].max()))}
+
+
+def _seam(distance: np.ndarray) -> float:
+    steps = np.abs(np.diff(np.log(distance[..., 0]), axis=1, append=np.log(distance[:, :1, 0])))
+    inside = float(steps[:, :-1].mean())
+    return float(steps[:, -1].mean()) / inside if inside else 1.0
+
+
+def fitted(maps: Maps, height: int) -> Maps:
+    """The maps at (height, 2·height): means of blocks where that divides their size, otherwise interpolated.
+
+    Distances are averaged as logarithms, and directions made unit again.
+    """
+
+    def at(pixels: np.ndarray) -> np.ndarray:
+        rows = pixels.shape[0]
+        if rows % height:
+            return resize(pixels, height)
+        size = rows // height
+        return pixels.reshape(height, size, 2 * height, size, -1).mean((1, 3))
+
+    out = {name: np.exp(at(np.log(pixels))) if name == "distance" else at(pixels) for name, pixels in maps.items()}
+    if "normal" in out:
+        out["normal"] /= np.maximum(np.linalg.norm(out["normal"], axis=-1, keepdims=True), 1e-6)
+    return out
+
+
+def _classes(colours: np.ndarray) -> np.ndarray:
+    palette = np.array(list(PALETTE.values()), np.float32) / 255
+    return np.square(colours[..., None, :] - palette).sum(-1).argmin(-1)
+
+
+# Baselines
+
+
+def mean_by_latitude(scenes: Iterable[Maps], rows: int = 32) -> dict[str, list[list[float]]]:
+    """MEAN_FILE's content from the maps of training scenes."""
+    sums: dict[str, np.ndarray] = {}
+    counts: dict[str, np.ndarray] = {}
+    for wanted in scenes:
+        height, width = wanted["distance"].shape[:2]
+        surface = np.isfinite(wanted["distance"])
+        everywhere = np.ones_like(surface)
+        turned = np.einsum("wij,hwj->hwi", sphere.column_frames(width), wanted["normal"])
+        parts = {
+            "distance": (np.log(np.where(surface, wanted["distance"], 1)), surface),
+            "normal": (turned, everywhere),
+            "semantic": (wanted["semantic"], everywhere),
+        } | {name: (wanted[name], surface) for name in ("albedo", "roughness", "metallic")}
+        for name, (pixels, mask) in parts.items():
+            shape = (rows, height // rows * width, -1)
+            sums[name] = sums.get(name, 0) + (pixels * mask).reshape(shape).sum(1)
+            counts[name] = counts.get(name, 0) + mask.reshape(shape).sum(1)
+    means = {name: np.asarray(sums[name] / np.maximum(counts[name], 1)) for name in sums}
+    return {name: values.round(4).tolist() for name, values in means.items()}
+
+
+def baselines(height: int) -> dict[str, Maps]:
+    """ "mean map" and "constant" at (height, 2·height)."""
+    rows = {name: np.array(values, np.float32) for name, values in json.loads(MEAN_FILE.read_text("utf-8")).items()}
+    weight = sphere.solid_angles(len(rows["distance"]), 2 * len(rows["distance"]))
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        at = (np.arange(height) + 0.5) / height * len(values) - 0.5
+        lines = [np.interp(at, np.arange(len(values)), values[:, channel]) for channel in range(values.shape[1])]
+        return np.broadcast_to(np.stack(lines, -1)[:, None], (height, 2 * height, values.shape[1])).astype(np.float32)
+
+    def finish(maps: Maps) -> Maps:
+        length = np.linalg.norm(maps["normal"], axis=-1, keepdims=True)
+        return maps | {"distance": np.exp(maps["distance"]), "normal": maps["normal"] / np.maximum(length, 1e-6)}
+
+    mean = {name: spread(values) for name, values in rows.items()}
+    mean["normal"] = np.einsum("wji,hwj->hwi", sphere.column_frames(2 * height), mean["normal"])
+    constant = {
+        name: spread(np.broadcast_to((values * weight).sum(0) / weight.sum(), (2, values.shape[1])))
+        for name, values in rows.items()
+    }
+    # Seen from all sides, only the vertical part of the mean normal is a constant of the world.
+    constant["normal"] = np.broadcast_to(np.array([0, 0, 1], np.float32), mean["normal"].shape)
+    return {"mean map": finish(mean), "constant": finish(constant)}
+
+
+# The table
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """Mean figures of an engine and the baselines over a folder of ground truth."""
+
+    data: str
+    scenes: int
+    #: (height, width) of the truth, and of the maps before they were fitted to it.
+    size: tuple[int, int]
+    perceived: tuple[int, int]
+    #: Column ("starter", "mean map", "constant", "truth") → figure → value; of the truth, the seam step alone.
+    columns: dict[str, dict[str, float]]
+    #: Mean seconds the engine took for one panorama, loading apart.
+    seconds: float
+    notice: str
+
+
+class Between:
+    """A Watch for one job of many: it is not told of, but may be stopped."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.check = watch.check
+
+    def progress(self, stage: str, step: int, of: int, fraction: float, seconds_left: float | None) -> None:
+        self.check()
+
+    def preview(self, name: str, picture: np.ndarray) -> None:
+        pass
+
+
+def evaluate(
+    folder: Path, engine: EngineSettings, settings: PerceiveSettings, watch: Watch, limit: int | None = None
+) -> Evaluation:
+    """Perceive every scene of `folder` (the first `limit`), and measure.
+
+    Raises InputError for a folder that is not as truth.py tells, and what Engine.perceive raises.
+    """
+    from ..perception.job import Engine
+
+    found = ground_truth.scenes(folder)[:limit]
+    runner = Engine()
+    figures: dict[str, list[dict[str, float]]] = {engine.engine: [], "mean map": [], "constant": [], "truth": []}
+    seconds, notice, size, perceived_size = [], "", (0, 0), (0, 0)
+    for index, scene in enumerate(found):
+        watch.progress(f"Scene {scene.name}", index, len(found), index / len(found), None)
+        wanted = ground_truth.read_scene(scene)
+        size = (wanted["panorama"].shape[0], wanted["panorama"].shape[1])
+        started = time.monotonic()
+        perceived = runner.perceive(
+            wanted["panorama"], encoding="linear", source=scene.name, engine=engine,
+            settings=settings, watch=Between(watch),
+        )  # fmt: skip
+        seconds.append(time.monotonic() - started - perceived.info.seconds["loading"])
+        notice = perceived.info.notice
+        perceived_size = perceived.info.size
+        figures[engine.engine].append(measure(fitted(perceived.maps, size[0]), wanted))
+        for name, maps in baselines(size[0]).items():
+            figures[name].append(measure({key: maps[key] for key in perceived.maps}, wanted))
+        figures["truth"].append(_truths(wanted) if "distance" in perceived.maps else {})
+    return Evaluation(
+        str(folder),
+        len(found),
+        size,
+        perceived_size,
+        {name: means(rows) for name, rows in figures.items()},
+        float(np.mean(seconds)),
+        notice,
+    )
+
+
+def means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Each figure's mean over the scenes that have it."""
+    return {
+        name: float(np.mean([row[name] for row in rows if name in row]))
+        for name in FIGURES
+        if any(name in row for row in rows)
+    }
+
+
+def table(evaluation: Evaluation) -> str:
+    """The evaluation as lines of text, aligned; "<" or ">" says which way is better."""
+    columns = list(evaluation.columns)
+    lines = [f"{'':24}" + "".join(f"{name:>12}" for name in columns)]
+    for figure, (unit, more) in FIGURES.items():
+        values = [evaluation.columns[name].get(figure) for name in columns]
+        if values[0] is None:
+            continue
+        label = f"{figure}{f' ({unit})' if unit else ''} {'>' if more else '<'}"
+        lines.append(f"{label:24}" + "".join(f"{value:12.3f}" if value is not None else f"{'':12}" for value in values))
+    height, width = evaluation.size
+    made = evaluation.perceived
+    lines.append(
+        f"{evaluation.scenes} scenes at {width} × {height}, perceived at {made[1]} × {made[0]}, "
+        f"{evaluation.seconds:.1f} s each. {evaluation.notice}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,75 @@
+"""Folders of ground truth: panoramas and the maps that are known of them. `panoform evaluate` and training read them.
+
+One sub-folder a scene, in it, all of one size, 2:1 (frame: shared/imaging/sphere.py):
+
+    panorama.exr     linear Rec.709 light, three channels
+    distance.exr     along the ray, any unit, one channel; infinite where there is sky
+    normal.exr       world axes, towards the camera, three channels; 0 where there is sky
+    albedo.png       base colour, sRGB, three channels
+    roughness.png    linear, one channel
+    metallic.png     linear, one channel
+    semantic.png     colours of semantics.PALETTE, three channels
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import OpenImageIO as oiio
+
+from ...shared.protocol.errors import InputError
+
+#: File → channels.
+FILES = {
+    "panorama.exr": 3, "distance.exr": 1, "normal.exr": 3, "albedo.png": 3,
+    "roughness.png": 1, "metallic.png": 1, "semantic.png": 3,
+}  # fmt: skip
+
+
+def scenes(folder: Path, height: int | None = None) -> list[Path]:
+    """The scenes of a folder, sorted; hidden folders are left out.
+
+    Each has all files, of one size (2·height × height where `height` is given). Raises InputError naming the first file
+    that is missing, or of another size or number of channels, and where there is no scene.
+    """
+    found = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise InputError(f"There are no scenes in {folder}.", "Each is a sub-folder with a panorama and its maps.")
+    for scene in found:
+        expected = height
+        for name, channels in FILES.items():
+            path = scene / name
+            if not path.is_file():
+                raise InputError(f"{path} is missing.", "Render that scene again, or remove its folder.")
+            image = oiio.ImageInput.open(str(path))
+            if image is None:
+                raise InputError(f"{path} can't be read: {oiio.geterror()}.", "Render that scene again.")
+            spec = image.spec()
+            image.close()
+            expected = expected or spec.height
+            if (spec.height, spec.width, spec.nchannels) != (expected, 2 * expected, channels):
+                raise InputError(
+                    f"{path} is {spec.width} × {spec.height} with {spec.nchannels} channels, "
+                    f"not {2 * expected} × {expected} with {channels}.",
+                    "All maps of a scene have the size of its panorama.",
+                )
+    return found
+
+
+def read(path: Path) -> np.ndarray:
+    """(H, W, C) float32. Raises InputError where the file can't be read."""
+    image = oiio.ImageInput.open(str(path))
+    pixels = image.read_image("float") if image else None
+    if pixels is None:
+        raise InputError(f"{path} is damaged: {image.geterror() if image else oiio.geterror()}.", "Render it again.")
+    image.close()
+    return pixels
+
+
+def read_scene(scene: Path) -> dict[str, np.ndarray]:
+    """Name of the file without its ending → (H, W, C) float32."""
+    maps = {name.partition(".")[0]: read(scene / name) for name in FILES}
+    # Lossy EXR leaves some light a little below zero.
+    maps["panorama"] = np.maximum(maps["panorama"], 0)
+    return maps

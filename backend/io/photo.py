@@ -1,0 +1,66 @@
+"""Read pictures that are no panoramas, photos and renders, and the field of view that a camera wrote into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import OpenImageIO as oiio
+
+from ...shared.imaging import exif
+from ...shared.imaging.colour import srgb_from_linear
+from ...shared.protocol.errors import PanoramaError
+
+#: Longest side that is read, in pixels.
+MAX_SIDE = 16384
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture, upright."""
+
+    #: (h, w, 3) float32 sRGB in [0, 1].
+    pixels: np.ndarray
+    #: Horizontal field of view in degrees by its EXIF; None where that doesn't tell.
+    fov: float | None
+
+
+def read(path: Path) -> Photo:
+    """A picture in any format that OpenImageIO reads, turned as its EXIF orientation says.
+
+    Floating-point files are linear light; they are clipped to [0, 1] and encoded as sRGB. Raises PanoramaError.
+    """
+    if not path.is_file():
+        raise PanoramaError(f"There is no file {path}.", "Check the path.")
+    image = oiio.ImageBuf(str(path))
+    if max(image.nativespec().width, image.nativespec().height) > MAX_SIDE:
+        raise PanoramaError(f"{path.name} has more than {MAX_SIDE} pixels a side.", "Scale it down first.")
+    if not image.read(force=True, convert=oiio.FLOAT):
+        reason = " ".join(image.geterror().split()).rstrip(".") or "its content is not an image"
+        raise PanoramaError(f"{path.name} can't be read: {reason}.", "Save or download it again.")
+    spec = image.spec()
+    orientation = spec.getattribute("Orientation") or 1
+    linear = image.nativespec().format.basetype in (oiio.HALF, oiio.FLOAT, oiio.DOUBLE)
+    # OpenImageIO's own `reorient` takes 5 for 7 and 7 for 5 (3.0.21).
+    pixels = exif.upright(np.asarray(image.get_pixels(oiio.FLOAT)), orientation)
+    names = list(spec.channelnames)
+    colour = [names.index(name) for name in "RGB" if name in names] if set("RGB") <= set(names) else [0, 0, 0]
+    rgb = np.nan_to_num(pixels[..., colour], nan=0.0).clip(0, 1)
+    return Photo(
+        np.ascontiguousarray(srgb_from_linear(rgb) if linear else rgb, dtype=np.float32),
+        _fov(spec, orientation),
+    )
+
+
+def _fov(spec: oiio.ImageSpec, orientation: int) -> float | None:
+    return exif.fov(
+        spec.width,
+        spec.height,
+        orientation,
+        film_mm=spec.getattribute("Exif:FocalLengthIn35mmFilm"),
+        focal_mm=spec.getattribute("Exif:FocalLength"),
+        per_unit=spec.getattribute("Exif:FocalPlaneXResolution"),
+        unit=spec.getattribute("Exif:FocalPlaneResolutionUnit"),
+        sensor_width=spec.getattribute("Exif:PixelXDimension"),
+    )

@@ -1,0 +1,111 @@
+"""The device a model runs on: which, how much memory it has, and what running out of it means."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from ...shared.engines import EngineSettings
+from ...shared.protocol.errors import DeviceMemoryError, SettingError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+#: What PyTorch's allocators say on CPU (Linux, Windows) and MPS; CUDA's has a class of its own.
+_EXHAUSTED = re.compile(r"not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
+_ASKED = re.compile(r"tried to allocate ([\d.]+)\s*(GiB|MiB|KiB|GB|MB|KB|bytes)", re.IGNORECASE)
+_UNITS = {"gib": 2**30, "mib": 2**20, "kib": 2**10, "gb": 2**30, "mb": 2**20, "kb": 2**10, "bytes": 1}
+
+
+def choose(settings: EngineSettings) -> torch.device:
+    """The device that the settings name, or the best there is. Raises SettingError for one that is not there."""
+    if settings.device == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    else:
+        name = settings.device
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingError(f"There is no device called {name!r}.", "Use auto, cpu, cuda, cuda:1 or mps.") from None
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there.get(device.type, 0):
+        found = ", ".join(kind for kind, count in there.items() if count)
+        raise SettingError(f"The device {name} is not on this computer.", f"Use auto, or one of {found}.")
+    if device.type == "cpu" and settings.offload != "none":
+        raise SettingError(
+            "Offloading moves weights off a GPU, but the model runs on the CPU.", "Use the offload mode none."
+        )
+    return device
+
+
+def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
+    """The precision of the weights.
+
+    "auto" is float32 for the starter and on CPUs (where bfloat16 was seen to take 50 times as long), else bfloat16, or
+    float16 on GPUs without it.
+    """
+    if settings.dtype != "auto":
+        return _DTYPES[settings.dtype]
+    if settings.engine == "starter" or device.type == "cpu":
+        return torch.float32
+    return torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As `--dtype` takes it."""
+    return next(name for name, value in _DTYPES.items() if value == dtype)
+
+
+def name(device: torch.device) -> str:
+    """As a person knows it: "NVIDIA GeForce RTX 4070", "Apple M3", "CPU"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "Apple GPU" if device.type == "mps" else f"CPU ({platform.machine()})"
+
+
+def memory(device: torch.device) -> tuple[int, int]:
+    """(free, total) bytes; of the CPU and of Apple's GPUs, the computer's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    found = psutil.virtual_memory()
+    return found.available, found.total
+
+
+@contextmanager
+def memory_told(what: str, device: torch.device, hint: str = "") -> Iterator[None]:
+    """Inside, running out of memory is a DeviceMemoryError that says what for, and how much was asked for and free.
+
+    `hint` replaces the general advice.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not _EXHAUSTED.search(str(error)):
+            raise
+        free, total = memory(device)
+        asked = _ASKED.search(str(error))
+        told = f" ({_size(float(asked[1]) * _UNITS[asked[2].lower()])} more were asked for)" if asked else ""
+        # The frames of the traceback hold the very tensors that filled the memory.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise DeviceMemoryError(
+            f"{what} ran out of memory on {name(device)}{told}: {_size(free)} of {_size(total)} are free.",
+            hint or _less_memory(device),
+        ) from None
+
+
+def _less_memory(device: torch.device) -> str:
+    if device.type == "cpu":  # where offloading has nowhere to go
+        return "Lower the height, and close other programs."
+    return "Lower the height, or use the offload mode model, then sequential; close other programs on the device."
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"

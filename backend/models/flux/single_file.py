@@ -1,0 +1,169 @@
+"""FLUX in one .safetensors file, in the naming of Black Forest Labs (ComfyUI's too) → diffusers' naming.
+
+diffusers' own converter works for 3072-wide models only and looks up configs on the hub; this one reads every size from
+the tensors and fetches nothing. A test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from torch import Tensor
+
+from ....shared.protocol.errors import WeightsError
+
+#: Prefixes of the transformer's and the VAE's keys in files that hold both.
+TRANSFORMER_PREFIX = "model.diffusion_model."
+VAE_PREFIXES = ("vae.", "first_stage_model.")
+
+#: FLUX.1-dev's own scheduler.
+SCHEDULER = {
+    "num_train_timesteps": 1000, "shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15,
+    "base_image_seq_len": 256, "max_image_seq_len": 4096,
+}  # fmt: skip
+_HEAD_DIM = 128
+_AXES_DIMS_ROPE = (16, 56, 56)
+_VAE_GROUPS = 32
+_TRANSFORMER_HINT = "Use FLUX.1-dev as Black Forest Labs publish it (flux1-dev.safetensors), or a diffusers folder."
+_VAE_HINT = "Use FLUX.1-dev's ae.safetensors."
+
+_OUTER = {
+    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
+    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
+    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
+    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
+    "txt_in": "context_embedder",
+    "img_in": "x_embedder",
+    "final_layer.linear": "proj_out",
+    "final_layer.adaLN_modulation.1": "norm_out.linear",
+}
+_DOUBLE = {
+    "img_mod.lin": ["norm1.linear"],
+    "txt_mod.lin": ["norm1_context.linear"],
+    "img_attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
+    "txt_attn.qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
+    "img_attn.norm.query_norm": ["attn.norm_q"],
+    "img_attn.norm.key_norm": ["attn.norm_k"],
+    "txt_attn.norm.query_norm": ["attn.norm_added_q"],
+    "txt_attn.norm.key_norm": ["attn.norm_added_k"],
+    "img_attn.proj": ["attn.to_out.0"],
+    "txt_attn.proj": ["attn.to_add_out"],
+    "img_mlp.0": ["ff.net.0.proj"],
+    "img_mlp.2": ["ff.net.2"],
+    "txt_mlp.0": ["ff_context.net.0.proj"],
+    "txt_mlp.2": ["ff_context.net.2"],
+}
+_SINGLE = {
+    "modulation.lin": ["norm.linear"],
+    "linear1": ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"],
+    "linear2": ["proj_out"],
+    "norm.query_norm": ["attn.norm_q"],
+    "norm.key_norm": ["attn.norm_k"],
+}
+_BLOCKS = {"double_blocks": ("transformer_blocks", _DOUBLE), "single_blocks": ("single_transformer_blocks", _SINGLE)}
+_BLOCK_KEY = re.compile(r"(?P<blocks>double_blocks|single_blocks)\.(?P<index>\d+)\.(?P<module>.+)\.(?P<kind>\w+)")
+
+
+def transformer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """BFL keys (prefix removed) → diffusers'. Fused projections become views; unknown keys stay as they are."""
+    converted = {}
+    width = state["img_in.weight"].shape[0]
+    for key, tensor in state.items():
+        module, _, kind = key.rpartition(".")
+        if found := _BLOCK_KEY.fullmatch(key):
+            blocks, table = _BLOCKS[found["blocks"]]
+            kind = "weight" if found["kind"] == "scale" else found["kind"]
+            names = [f"{blocks}.{found['index']}.{name}" for name in table.get(found["module"], [found["module"]])]
+        else:
+            names = [_OUTER.get(module, module)]
+        # A tensor of a wrong shape is not refused here: parts come out that fit no module, which the caller sees.
+        tensor = torch.atleast_1d(tensor)
+        parts = tensor.tensor_split([width * part for part in range(1, len(names))])
+        if module == "final_layer.adaLN_modulation.1":
+            # BFL stores (shift, scale), diffusers (scale, shift).
+            parts = [torch.cat(tensor.chunk(2)[::-1])]
+        converted |= {f"{name}.{kind}": part for name, part in zip(names, parts, strict=True)}
+    return converted
+
+
+def transformer_config(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dict[str, Any]:
+    """The config of the FluxTransformer2DModel that BFL tensors of these shapes are. Raises WeightsError for others."""
+
+    def shape(key: str, dims: int) -> tuple[int, ...]:
+        return _shape(shapes, key, dims, f"{file} is not a FLUX checkpoint", _TRANSFORMER_HINT)
+
+    width, in_channels = shape("img_in.weight", 2)
+    (head_dim,) = shape("double_blocks.0.img_attn.norm.query_norm.scale", 1)
+    shape("single_blocks.0.linear1.weight", 2)
+    if head_dim != _HEAD_DIM or width % _HEAD_DIM:
+        raise WeightsError(
+            f"{file} is not FLUX.1: its attention heads are {head_dim} wide (double_blocks.0.img_attn.norm.query_norm."
+            f"scale), its img_in.weight {width}, not {_HEAD_DIM} and a multiple of it.", _TRANSFORMER_HINT,
+        )  # fmt: skip
+    return {
+        "in_channels": in_channels,
+        "num_layers": _count(shapes, "double_blocks"),
+        "num_single_layers": _count(shapes, "single_blocks"),
+        "attention_head_dim": head_dim,
+        "num_attention_heads": width // head_dim,
+        "joint_attention_dim": shape("txt_in.weight", 2)[1],
+        "pooled_projection_dim": shape("vector_in.in_layer.weight", 2)[1],
+        "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
+        "axes_dims_rope": _AXES_DIMS_ROPE,
+    }
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], key: str, dims: int, refusal: str, hint: str) -> tuple[int, ...]:
+    """Of tensor `key`. Raises WeightsError unless it is there, in `dims` dimensions."""
+    found = shapes.get(key)
+    if found is None:
+        raise WeightsError(f"{refusal}: it has no {key}.", hint)
+    if len(found) != dims or 0 in found:
+        raise WeightsError(f"{refusal}: its {key} is of shape {found}.", hint)
+    return found
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], blocks: str) -> int:
+    return len({key.split(".")[1] for key in shapes if key.startswith(blocks + ".")})
+
+
+def vae_state(state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """BFL keys of the VAE (ae.safetensors, prefix removed) → AutoencoderKL's. `config`: vae_config's."""
+    return convert_ldm_vae_checkpoint(dict(state), config)
+
+
+def vae_config(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dict[str, Any]:
+    """The config of FLUX's AutoencoderKL, its widths read from the tensors. Raises WeightsError if they are none."""
+    refusal = f"The VAE in {file} is not FLUX's"
+    key, widths = "encoder.down.0.block.0.conv1.weight", []
+    while not widths or key in shapes:
+        width = _shape(shapes, key, 4, refusal, _VAE_HINT)[0]
+        if width % _VAE_GROUPS:
+            raise WeightsError(f"{refusal}: its {key} is {width} wide, no multiple of {_VAE_GROUPS}.", _VAE_HINT)
+        widths.append(width)
+        key = f"encoder.down.{len(widths)}.block.0.conv1.weight"
+    # diffusers' converter takes these for granted; whatever else is missing is found after it.
+    for key in shapes:
+        if key.endswith("sample.conv.weight"):
+            _shape(shapes, key.removesuffix("weight") + "bias", 1, refusal, _VAE_HINT)
+    latent_channels = _shape(shapes, "decoder.conv_in.weight", 4, refusal, _VAE_HINT)[1]
+    return {
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+        "block_out_channels": tuple(widths),
+        "layers_per_block": 2,
+        "norm_num_groups": _VAE_GROUPS,
+        "latent_channels": latent_channels,
+        "sample_size": 1024,
+        "scaling_factor": 0.3611,
+        "shift_factor": 0.1159,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    }

@@ -1,0 +1,122 @@
+"""The embedding of perception's one prompt: computed once, then kept, so that 9.5 GB of text encoders stay on the disk.
+
+It is looked for as `prompt_embeds.safetensors` in the model's folder, then in the user's cache under the checkpoint's
+fingerprint; else CLIP and T5 are loaded from the checkpoint, asked, and dropped again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import platformdirs
+import torch
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
+
+from ....shared.protocol.errors import SettingError, WeightsError
+from ...jobs.watch import Watch
+from ...pipelines.omnix import TRIGGER
+from .. import hub
+from .checkpoints import Base, Checkpoint
+
+#: In a model's folder: the embedding, as `embeds` returns it.
+KEPT = "prompt_embeds.safetensors"
+_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+_NAMES = ("prompt_embeds", "pooled_prompt_embeds")
+#: What FLUX reads of T5's tokens.
+MAX_TOKENS = 512
+
+
+def embeds(checkpoint: Checkpoint, base: Base, watch: Watch) -> dict[str, torch.Tensor]:
+    """`prompt_embeds` (1, tokens, joint_attention_dim), `pooled_prompt_embeds` (1, pooled_projection_dim), on the CPU.
+
+    Raises WeightsError where they are neither kept nor computable, or do not fit the transformer.
+    """
+    folder, kept = _folder(checkpoint), _cached(base)
+    file = next((file for file in (folder / KEPT, kept) if file.is_file()), None)
+    if file is None:
+        _save(encode(checkpoint, [TRIGGER], watch)[0], kept)
+        file = kept
+    try:
+        found = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{file} is damaged: {error}.", "Delete it; it is made again.") from error
+    dims = [base.transformer.config[name] for name in ("joint_attention_dim", "pooled_projection_dim")]
+    if sorted(found) != sorted(_NAMES) or [found[name].shape[-1] for name in _NAMES] != dims:
+        raise WeightsError(f"{file} was not made for this model.", "Delete it; it is made again.")
+    return found
+
+
+def origin(checkpoint: Checkpoint, base: Base) -> str:
+    """Where `embeds` will find them: "kept", "text encoders", or "" for nowhere on this computer."""
+    folder = _folder(checkpoint)
+    if (folder / KEPT).is_file() or _cached(base).is_file():
+        return "kept"
+    return "text encoders" if all((folder / part).is_dir() for part in _PARTS) else ""
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+
+
+def _cached(base: Base) -> Path:
+    """Named by the transformer's files: where they are, how large, and when they were written."""
+    files = [file.resolve() for file in base.transformer.files]
+    told = "\n".join(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    name = hashlib.sha256(f"{TRIGGER}\n{told}".encode()).hexdigest()[:32]
+    return platformdirs.user_cache_path("panoform", appauthor=False) / "prompt" / f"{name}.safetensors"
+
+
+def encode(checkpoint: Checkpoint, texts: Sequence[str], watch: Watch) -> list[dict[str, torch.Tensor]]:
+    """The embeddings of each text, as `embeds` has them. The text encoders are in memory only as long as this takes.
+
+    Raises SettingError for a text that is longer than the model reads, WeightsError where there are no text encoders.
+    """
+    folder = _folder(checkpoint)
+    if not all((folder / part).is_dir() for part in _PARTS) and hub.is_id(checkpoint.name):
+        folder = hub.fetch(checkpoint.name, [f"{part}/*" for part in (*_PARTS, "model_index.json")], folder, watch)
+    missing = [part for part in _PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise WeightsError(
+            f"The text encoders of {checkpoint.name} are missing ({', '.join(missing)}); no encoded prompt is kept.",
+            f"Put these folders of FLUX.1-dev (FLUX.1-schnell's are the same) into {folder}.",
+        )
+    # Their bars would go across ours.
+    for logging in (diffusers_logging, transformers_logging):
+        logging.disable_progress_bar()
+    watch.progress("Loading the text encoders", 0, 0, 0.0, None)
+    try:
+        pipeline = FluxPipeline.from_pretrained(
+            folder, transformer=None, vae=None, scheduler=None, dtype=torch.bfloat16, local_files_only=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"The text encoders in {folder} can't be loaded: {error}", "Download them again.") from error
+    found = []
+    for text in texts:
+        watch.progress("Encoding the prompt", 0, 0, 0.0, None)
+        tokens = len(pipeline.tokenizer_2(text).input_ids)
+        if tokens > MAX_TOKENS:
+            raise SettingError(
+                f"The prompt is {tokens} tokens long; the model reads {MAX_TOKENS}.",
+                f"Shorten it to about {len(text.split()) * MAX_TOKENS // tokens} words.",
+            )
+        with torch.no_grad():
+            embeds, pooled, _ = pipeline.encode_prompt(text, device=torch.device("cpu"))
+        assert embeds is not None
+        assert pooled is not None
+        found.append({"prompt_embeds": embeds, "pooled_prompt_embeds": pooled})
+    return found
+
+
+def _save(found: dict[str, torch.Tensor], file: Path) -> None:
+    """Whole or not at all, though two backends may do it at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as draft:
+        save_file(found, Path(draft) / file.name)
+        (Path(draft) / file.name).replace(file)

@@ -1,0 +1,125 @@
+"""Load FLUX LoRAs, and refuse one that is not wholly for the model at hand: diffusers would leave out what isn't."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_module
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from torch import Tensor, nn
+
+from ...shared.protocol.errors import AdapterError
+
+_KEY = re.compile(r"transformer\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+
+
+def load(
+    pipeline: FluxPipeline,
+    source: str | Path | dict[str, Tensor],
+    *,
+    adapter_name: str | None = None,
+    weight_name: str | None = None,
+    token: str | None = None,
+) -> None:
+    """Adds a LoRA, in any naming that diffusers knows, from a file, a folder, a hub repository or a state dict.
+
+    Raises AdapterError, naming keys, where it can't be read or any of it is not for this pipeline's models.
+    """
+    name = "The state dict" if isinstance(source, dict) else str(source)
+    given: Any = dict(source) if isinstance(source, dict) else str(source)
+    if not isinstance(source, dict) and weight_name is None and Path(source).is_dir():
+        weight_name = _only_file(Path(source))
+    try:
+        state, alphas, written = pipeline.lora_state_dict(
+            given, return_alphas=True, return_lora_metadata=True,
+            weight_name=weight_name, token=token, use_safetensors=True,
+        )  # fmt: skip
+    except Exception as error:  # diffusers' converters raise whatever they stumble on
+        raise AdapterError(
+            f"{name} can't be read as a FLUX LoRA: {error}",
+            "Name a .safetensors file, a folder that holds one, or a hub repository.",
+        ) from error
+    if problem := misfit(state, pipeline.transformer):
+        raise AdapterError(f"{name} is not a LoRA of this model: {problem}.", "Use one made for this base model.")
+    with _gathered(pipeline):
+        pipeline.load_lora_into_transformer(
+            state, alphas, pipeline.transformer, adapter_name, written, low_cpu_mem_usage=True
+        )
+
+
+@contextmanager
+def applied(pipeline: FluxPipeline, source: str | Path | None) -> Iterator[None]:
+    """Inside, the pipeline's transformer has this LoRA; outside it is as it was. None: no LoRA. Raises AdapterError."""
+    if source is None:
+        yield
+        return
+    load(pipeline, source)
+    try:
+        yield
+    finally:
+        with _gathered(pipeline):
+            pipeline.unload_lora_weights()
+
+
+@contextmanager
+def _gathered(pipeline: FluxPipeline) -> Iterator[None]:
+    """Inside, the transformer's weights lie in it, also where they are lent to the device one module at a time."""
+    transformer, device = pipeline.transformer, pipeline._execution_device
+    lent = any(parameter.is_meta for parameter in transformer.parameters())
+    if lent:
+        remove_hook_from_module(transformer, recurse=True)
+    try:
+        yield
+    finally:
+        if lent:
+            cpu_offload(transformer, device)
+
+
+def _only_file(folder: Path) -> str:
+    files = sorted(file.name for file in folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise AdapterError(
+            f"The folder {folder} has {len(files)} .safetensors files: {', '.join(files[:3]) or 'none'}.",
+            "Name the LoRA's file.",
+        )
+    return files[0]
+
+
+def misfit(state: Mapping[str, Tensor], transformer: nn.Module) -> str:
+    """Why the tensors of a LoRA, as diffusers names them, are not wholly for `transformer`; "" if they are.
+
+    They are "transformer.….lora_A.weight" (rank, in) and "transformer.….lora_B.weight" (out, rank).
+    """
+    linears: dict[str, Any] = {
+        name: module for name, module in transformer.named_modules() if hasattr(module, "in_features")
+    }
+    others, unexpected, wrong = [], [], []
+    ranks: dict[str, dict[str, int]] = {}
+    for key, value in state.items():
+        match = _KEY.fullmatch(key)
+        linear = linears.get(match["module"]) if match else None
+        if key.startswith("text_encoder"):
+            others.append(key)
+        elif match is None or linear is None:
+            unexpected.append(key)
+        else:
+            size = tuple(value.shape) if match["factor"] == "A" else tuple(value.shape)[::-1]  # (rank, features)
+            features = linear.in_features if match["factor"] == "A" else linear.out_features
+            if len(size) != 2 or size[1] != features:
+                wrong.append(f"{key} is {' × '.join(map(str, value.shape))}, for {features} features")
+            else:
+                ranks.setdefault(match["module"], {})[match["factor"]] = size[0]
+    halves = [name for name, rank in ranks.items() if len(rank) != 2 or len(set(rank.values())) != 1]
+    found = (
+        (unexpected, "unexpected keys"),
+        (others, "keys for the text encoder, which is never adapted here"),
+        (wrong, "of the wrong shape"),
+        ([] if wrong else halves, "modules without two factors of one rank"),
+    )
+    told = [f"{len(names)} {what} ({', '.join(sorted(names)[:3])})" for names, what in found if names]
+    return "; ".join(told) or ("" if ranks else "it is empty")

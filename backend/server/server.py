@@ -1,0 +1,286 @@
+"""The server: one loop that talks, one thread that works.
+
+    main thread     polls three sockets, keeps the queue, answers at once; never touches torch
+      router          ROUTER on 127.0.0.1, encrypted with keys made at this start
+      zap             libzmq asks it whether a client's key is the one in the connection file (ZeroMQ RFC 27)
+      wake            something happened in another thread
+    worker thread   worker.py: runs one job at a time with an engine, and says how it goes
+
+A client that is gone, or has thousands of messages unread, is noticed when a message to it can't be delivered; its
+jobs are then cancelled. While a job runs that is at its next progress event, and no queued job starts without one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import zmq
+from zmq.utils import z85
+
+from ...shared.protocol import connection, wire
+from ...shared.protocol.errors import BusyError, Cancelled, PanoformError, ProtocolError
+from ...shared.protocol.messages import (
+    PROTOCOL_VERSION,
+    CancelReply,
+    CancelRequest,
+    EditRequest,
+    GenerateRequest,
+    JobRequest,
+    Message,
+    PerceiveRequest,
+    QueuedEvent,
+    Request,
+    ShutdownReply,
+    ShutdownRequest,
+    StatusReply,
+    StatusRequest,
+)
+from . import parent
+from .worker import Engine, Job, Worker, error_reply, load_engine
+
+MAX_JOBS = 8
+MAX_QUEUED_BYTES = 4 * 2**30
+#: Messages a client may leave unread before it counts as gone; a job says about a thousand things.
+MAX_UNREAD = 10_000
+#: How long a running job has to notice that the backend is to end.
+GRACE_S = 3.0
+_TICK_MS = 200
+_WAKE = "inproc://wake"
+
+log = logging.getLogger("panoform.server")
+
+
+class Server:
+    """Listens from the moment it is made; `run` serves until somebody ends it, then `close`."""
+
+    def __init__(self, engine_factory: Callable[[], Engine] = load_engine) -> None:
+        #: The worker's job, and those after it in the order they came.
+        self._running: Job | None = None
+        self._waiting: list[Job] = []
+        self._ending = threading.Event()
+        #: Who sent a ShutdownRequest, and its id.
+        self._ended_by: list[tuple[bytes, str]] = []
+
+        self._context = zmq.Context()
+        self._context.linger = 1000  # ms: the last messages go out
+        # Bound before the router, so that no client comes in unasked.
+        self._zap = self._context.socket(zmq.REP)
+        self._zap.bind("inproc://zeromq.zap.01")
+        self._wake = self._context.socket(zmq.PULL)
+        self._wake.bind(_WAKE)
+
+        server_public, server_secret = zmq.curve_keypair()
+        client_public, client_secret = zmq.curve_keypair()
+        self._client_key = z85.decode(client_public)
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.curve_server = True
+        self._router.curve_secretkey = server_secret
+        self._router.zap_domain = b"panoform"
+        self._router.router_mandatory = True
+        self._router.maxmsgsize = wire.MAX_FRAME_BYTES
+        self._router.rcvhwm = 2 * MAX_JOBS
+        self._router.sndhwm = MAX_UNREAD
+        self._router.bind("tcp://127.0.0.1:*")
+        self.connection = connection.Connection(
+            endpoint=self._router.get_string(zmq.LAST_ENDPOINT),
+            server_public_key=server_public.decode(),
+            client_public_key=client_public.decode(),
+            client_secret_key=client_secret.decode(),
+            protocol=PROTOCOL_VERSION,
+            version=metadata.version("panoform"),
+            pid=os.getpid(),
+        )
+        self._worker = Worker(self._context, _WAKE, engine_factory)
+
+    def end(self) -> None:
+        """Ends `run`: jobs are cancelled, every request gets its reply. From any thread, or a signal handler."""
+        self._ending.set()
+
+    def run(self) -> bool:
+        """Serves until ShutdownRequest or `end`. True if all is idle then; False if a job would not stop in GRACE_S,
+        so that only the end of the process will end it."""
+        handlers = {self._router: self._receive, self._zap: self._authenticate, self._wake: self._deliver}
+        poller = zmq.Poller()
+        for socket in handlers:
+            poller.register(socket, zmq.POLLIN)
+        while not self._ending.is_set():
+            for socket, _ in poller.poll(_TICK_MS):
+                handlers[socket]()
+
+        for job in (*self._waiting, *([self._running] if self._running else [])):
+            self._cancel(job)
+        end_by = time.monotonic() + GRACE_S
+        while self._running and time.monotonic() < end_by:
+            for socket, _ in poller.poll(_TICK_MS):
+                handlers[socket]()
+        if self._running:
+            self._send(self._running.client, error_reply(self._running.request.id, Cancelled("The backend was ended.")))
+        for client, request_id in self._ended_by:
+            self._send(client, ShutdownReply(id=request_id))
+        return self._running is None
+
+    def close(self) -> None:
+        """Closes the sockets, after the last messages went out (at most a second). With a job that would not stop, only
+        the clients' one: the rest goes with the process."""
+        self._router.close()
+        if self._running:
+            time.sleep(_TICK_MS / 1000)
+            return
+        self._worker.end()
+        self._zap.close()
+        self._wake.close()
+        self._context.term()
+
+    # What the sockets bring
+
+    def _receive(self) -> None:
+        client, *frames = self._router.recv_multipart(copy=False)
+        try:
+            self._handle(client.bytes, wire.decode_request(frames))
+        except PanoformError as error:
+            log.warning("refused a message: %s", error)
+            request_id = wire.read_id(frames)
+            if request_id is not None:
+                self._send(client.bytes, error_reply(request_id, error))
+
+    def _handle(self, client: bytes, request: Request) -> None:
+        match request:
+            case StatusRequest():
+                self._send(
+                    client,
+                    StatusReply(
+                        id=request.id,
+                        version=self.connection.version,
+                        pid=self.connection.pid,
+                        running=self._running.request.id if self._running else None,
+                        queued=len(self._waiting),
+                        **self._worker.loaded,
+                    ),
+                )
+            case PerceiveRequest() | GenerateRequest() | EditRequest():
+                self._queue(client, request)
+            case CancelRequest():
+                found = self._find(client, request.job)
+                if found:
+                    self._cancel(found)
+                self._send(client, CancelReply(id=request.id, cancelled=found is not None))
+            case ShutdownRequest():
+                self._ended_by.append((client, request.id))
+                self.end()
+
+    def _authenticate(self) -> None:
+        version, request_id, _domain, _address, _identity, mechanism, *credentials = self._zap.recv_multipart()
+        known = mechanism == b"CURVE" and credentials == [self._client_key]
+        if not known:
+            log.warning("refused a stranger")
+        code, text = (b"200", b"OK") if known else (b"400", b"unknown key")
+        self._zap.send_multipart([version, request_id, code, text, b"", b""])
+
+    def _deliver(self) -> None:
+        self._wake.recv()
+        job, frames, last = self._worker.said.get()
+        self._send_frames(job.client, frames)
+        if last:
+            self._running = None
+            self._advance()
+
+    # The queue
+
+    def _jobs(self) -> list[Job]:
+        return [self._running, *self._waiting] if self._running else self._waiting
+
+    def _find(self, client: bytes, request_id: str) -> Job | None:
+        return next((job for job in self._jobs() if (job.client, job.request.id) == (client, request_id)), None)
+
+    def _queue(self, client: bytes, request: JobRequest) -> None:
+        if self._ending.is_set():
+            raise BusyError("The backend is shutting down.", "Start it again.")
+        if self._find(client, request.id):
+            raise ProtocolError(f"There is a job {request.id} already.")
+        jobs = self._jobs()
+        size = sum(_size(job.request) for job in jobs) + _size(request)
+        if len(jobs) >= MAX_JOBS or size > MAX_QUEUED_BYTES:
+            raise BusyError(f"{len(jobs)} jobs are waiting already.", "Wait for one to end, or cancel one.")
+        self._waiting.append(Job(client, request))
+        self._advance()
+
+    def _advance(self) -> None:
+        """Starts the next job if none runs, and tells those that wait how many are before them."""
+        while not self._running and self._waiting:
+            job = self._waiting.pop(0)
+            if self._send(job.client, QueuedEvent(id=job.request.id, ahead=0)):
+                self._running = job
+                self._worker.give(job)
+        for ahead, job in enumerate(self._waiting, start=1):
+            if job.ahead != ahead:
+                job.ahead = ahead
+                if not self._send(job.client, QueuedEvent(id=job.request.id, ahead=ahead)):
+                    return self._advance()
+
+    def _cancel(self, job: Job) -> None:
+        if job is self._running:
+            job.stop.set()
+            return
+        self._waiting.remove(job)
+        self._send(job.client, error_reply(job.request.id, Cancelled("The job was cancelled.")))
+        self._advance()
+
+    def _send(self, client: bytes, message: Message) -> bool:
+        return self._send_frames(client, wire.encode(message))
+
+    def _send_frames(self, client: bytes, frames: list[wire.Buffer]) -> bool:
+        """False if the client is gone; its jobs are then cancelled."""
+        try:
+            self._router.send_multipart([client, *frames], zmq.DONTWAIT, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            log.info("a client is gone: %s", error)
+            self._waiting = [job for job in self._waiting if job.client != client]
+            if self._running and self._running.client == client:
+                self._running.stop.set()
+            return False
+        return True
+
+
+def _size(request: JobRequest) -> int:
+    """Bytes of its arrays."""
+    values = (getattr(request, name) for name in request.__struct_fields__)
+    return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
+
+
+def serve(connection_file: Path, parent_pipe: bool, engine_factory: Callable[[], Engine] = load_engine) -> NoReturn:
+    """Serves until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin; then ends the process.
+
+    To be called in the main thread of a process of its own, whose exit status is then 0. The log goes to stderr. Raises
+    OutputError where the connection file can't be written.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    server = Server(engine_factory)
+    try:
+        connection.write(connection_file, server.connection)
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: server.end())
+            if parent_pipe:
+                parent.when_gone(server.end, exit_after_s=GRACE_S + 2)
+            log.info("Panoform %s listens on %s", server.connection.version, server.connection.endpoint)
+            idle = server.run()
+        finally:
+            connection_file.unlink(missing_ok=True)
+    finally:
+        server.close()
+    log.info("ended" if idle else "ended, though a job would not stop")
+    # Nothing is left to save; Python would take seconds to take torch down, and for ever with such a job.
+    logging.shutdown()
+    os._exit(0)

@@ -1,0 +1,186 @@
+"""The sections of the tab that make, keep and change panoramas."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import bpy
+
+from ...shared.engines import QUALITIES
+from ...shared.protocol.errors import InputError
+from .. import preferences
+from ..capture import picture
+from ..jobs.manager import jobs
+from ..jobs.specs import EditOrder, GenerateOrder
+from ..ui.panel_parts import Section, characters, draw_job, draw_took, draw_words
+from . import gallery, operators
+
+FLUX_URL = "https://huggingface.co/black-forest-labs/FLUX.1-dev"
+
+
+class PANOFORM_PT_generate(Section, bpy.types.Panel):
+    bl_label = "Generate"
+    bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 2
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform.generate
+        column = self.layout.column()
+        column.row().prop(settings, "of", expand=True)
+        match settings.of:
+            case "PICTURE":
+                column.template_ID(settings, "image", open="image.open")
+                angles = column.column(align=True)
+                for name in ("fov", "yaw", "pitch", "roll"):
+                    angles.prop(settings, name)
+            case "CAMERA":
+                _draw_camera(column, context.scene)
+        placeholder = "What it shows" if settings.of == "WORDS" else "What is around it (optional)"
+        column.prop(settings, "prompt", text="", placeholder=placeholder)
+        column.row().prop(settings, "quality", expand=True)
+        row = column.row()
+        row.prop(settings, "size", text="")
+        row.prop(settings, "engine", text="")
+        _draw_seed(column, settings)
+        if jobs.job is not None and type(jobs.job.order) is GenerateOrder:
+            draw_job(column, jobs.job)
+            return
+        no_flux = "Words" if settings.of == "WORDS" and not operators.has_flux(context.scene) else ""
+        why_not = operators.why_not_generate(context.scene)
+        _draw_button(column, context, "panoform.generate", "WORLD", no_flux, why_not)
+        draw_took(column, _cost(settings))
+
+
+class PANOFORM_PT_generate_options(Section, bpy.types.Panel):
+    bl_label = "Options"
+    bl_parent_id = "PANOFORM_PT_generate"
+    bl_options: ClassVar = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform.generate
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        column = layout.column()
+        for name in ("method", "lora", "trigger"):
+            column.prop(settings, name)
+        column = layout.column()
+        column.prop(settings, "negative_prompt")
+        for name in ("true_cfg_scale", "guidance_scale", "shift"):
+            column.prop(settings, name)
+        column = layout.column()
+        column.prop(settings, "hdr")
+        lights = column.column()
+        lights.active = settings.hdr
+        lights.prop(settings, "sun_strength")
+        lights.prop(settings, "sun_threshold")
+        layout.prop(settings, "folder")
+
+
+class PANOFORM_PT_panoramas(Section, bpy.types.Panel):
+    bl_label = "Panoramas"
+    bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 3
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return bool(gallery.entries(context.scene))
+
+    def draw(self, context: bpy.types.Context) -> None:
+        column = self.layout.column()
+        column.template_icon_view(context.scene.panoform.generate, "gallery", show_labels=True, scale=6, scale_popup=5)
+        entry = gallery.chosen(context.scene)
+        if entry is None:
+            column.label(text="Choose one as the world", icon="INFO")
+            return
+        height, width = entry.recipe.size
+        column.label(text=entry.path.stem, icon="WORLD")
+        column.label(text=f"{width} × {height} · seed {entry.recipe.settings.seeds[0]}", icon="BLANK1")
+        column.operator("panoform.perceive", text="Perceive This", icon="SHADERFX").source = "WORLD"
+        column.operator("panoform.split_sun", icon="LIGHT_SUN")
+
+
+class PANOFORM_PT_edit(Section, bpy.types.Panel):
+    bl_label = "Edit"
+    bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 4
+    bl_options: ClassVar = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform.edit
+        column = self.layout.column()
+        column.row().prop(settings, "mode", expand=True)
+        if settings.mode != "VARY":
+            column.template_ID(settings, "mask", open="image.open")
+            column.operator("panoform.paint_mask", icon="BRUSH_DATA")
+        column.prop(settings, "prompt", text="", placeholder="What is to be there")
+        if settings.mode == "VARY":
+            column.prop(settings, "strength", slider=True)
+        _draw_seed(column, context.scene.panoform.generate)
+        if jobs.job is not None and isinstance(jobs.job.order, EditOrder):
+            draw_job(column, jobs.job)
+            return
+        no_flux = "" if operators.has_flux(context.scene) else "Edits"
+        why_not = operators.why_not_edit(context.scene)
+        _draw_button(column, context, "panoform.edit", "WORLD", no_flux, why_not)
+
+
+def _draw_camera(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
+    """What the camera sees, where it can be used; where not, the button says why."""
+    try:
+        view = picture.camera_view(scene)
+    except InputError:
+        return
+    layout.label(text=f"{scene.camera.name} · {view.fov:.0f}° wide", icon="CAMERA_DATA")
+
+
+def _draw_seed(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+    row = layout.row(align=True)
+    seed = row.row(align=True)
+    seed.active = not settings.new_seed
+    seed.prop(settings, "seed")
+    row.prop(settings, "new_seed", text="", icon="FILE_REFRESH")
+    layout.prop(settings, "count")
+
+
+def _draw_button(
+    layout: bpy.types.UILayout, context: bpy.types.Context, operator: str, icon: str, no_flux: str, why_not: str
+) -> None:
+    """The operator's button; greyed, and below it why, where it can't be pressed.
+
+    `no_flux`: what needs FLUX, which isn't chosen; `why_not`: what else is missing.
+    """
+    row = layout.row()
+    row.scale_y = 1.4
+    row.enabled = not (no_flux or why_not)
+    row.operator(operator, icon=icon)
+    if no_flux:
+        _draw_get_flux(layout.box(), context, no_flux)
+    else:
+        draw_words(layout, why_not, characters(context), icon="INFO")
+
+
+def _draw_get_flux(layout: bpy.types.UILayout, context: bpy.types.Context, what: str) -> None:
+    words = f"{what} need FLUX.1-dev, a model on huggingface.co that asks for your consent once."
+    draw_words(layout, words, characters(context) - 4, icon="INFO")
+    column = layout.column(align=True)
+    column.operator("wm.url_open", text="Accept Its Licence", icon="URL").url = FLUX_URL
+    column.operator("panoform.save_hub_token", icon="LOCKED")
+    column.prop_enum(context.scene.panoform.generate, "engine", "FLUX", text="Use FLUX", icon="CHECKMARK")
+
+
+def _cost(settings: bpy.types.PropertyGroup) -> tuple:
+    """That of the order that these settings would make."""
+    engine = preferences.get().engine_settings(settings.engine)
+    steps = QUALITIES["flux"][settings.quality].num_inference_steps
+    return (engine, settings.of == "WORDS", settings.method, steps, int(settings.size), settings.count)
+
+
+CLASSES = (
+    PANOFORM_PT_generate,
+    PANOFORM_PT_generate_options,
+    PANOFORM_PT_panoramas,
+    PANOFORM_PT_edit,
+)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

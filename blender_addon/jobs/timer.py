@@ -1,0 +1,115 @@
+"""The pump in a window: a timer that calls `jobs.poll`, has results built, and redraws what shows them.
+
+There is no timer in the background: it would never fire, and one left behind crashes Blender's exit.
+"""
+
+from __future__ import annotations
+
+import bpy
+
+from ...shared.protocol.errors import PanoformError
+from ..generate import world_preview
+from ..ui import previews
+from .manager import Job, find_scene, jobs
+from .specs import GenerateOrder
+
+#: Seconds between two looks: while something is going on, and while an idle backend is only kept an eye on.
+BUSY_S, IDLE_S = 0.1, 1.0
+#: A panel that grows pushes those below it away only while it is drawn again: this often, once a tick.
+REDRAWS = 4
+#: What was drawn last, and how often it is still to be drawn.
+_shown: tuple = ()
+_redraws = 0
+
+
+def watch() -> None:
+    """Have events taken in from now on. Called by whatever sets something going."""
+    if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.register(_tick, persistent=True)
+
+
+def unregister() -> None:
+    if bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.unregister(_tick)
+
+
+def _tick() -> float | None:
+    global _shown, _redraws
+    jobs.poll()
+    if jobs.job is None:
+        world_preview.end()
+    _build_what_came()
+    if _shown != _drawn():
+        _shown, _redraws = _drawn(), REDRAWS
+        if jobs.job is not None:
+            _show_previews(jobs.job)
+    if _redraws:
+        _redraws -= 1
+        _redraw()
+    if _redraws or jobs.busy or world_preview.lasts() or any(result.pending for result in jobs.results):
+        return BUSY_S
+    return IDLE_S if jobs.session is not None else None
+
+
+def _show_previews(job: Job) -> None:
+    """In the panel; a panorama in the making also as its scene's world."""
+    for name, picture in job.previews.items():
+        previews.show(name, picture)
+    scene = find_scene(job.order.scene_uid)
+    if isinstance(job.order, GenerateOrder) and job.previews and scene is not None:
+        world_preview.show(scene, picture, job.order.world_from_panorama)
+
+
+def _build_what_came() -> None:
+    """Have results built by their operator, one undo step each, once the user's hands are free."""
+    for result in list(jobs.results):
+        if not result.pending:
+            continue
+        if find_scene(result.order.scene_uid) is None:
+            result.pending = False  # its file was closed, or the scene deleted: it waits in the panel
+            continue
+        result.waits_for = _what_keeps_the_user()
+        if result.waits_for:
+            continue
+        result.pending = False
+        windows = bpy.context.window_manager.windows
+        window = next((w for w in windows if w.scene.session_uid == result.order.scene_uid), windows[0])
+        try:
+            with bpy.context.temp_override(window=window):
+                bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=jobs.results.index(result))
+        except RuntimeError as error:  # what the operator reported
+            if jobs.failure is None:
+                jobs.fail(PanoformError(str(error), "What was made is kept under Results."))
+
+
+def _what_keeps_the_user() -> str:
+    """Why the scene can't be changed right now: an undo step made in the midst of these would not take it back."""
+    if bpy.app.is_job_running("RENDER"):
+        return "the render to end"
+    for window in bpy.context.window_manager.windows:
+        if any(operator.bl_idname.startswith("TRANSFORM_OT_") for operator in window.modal_operators):
+            return "the move to end"
+        active = window.view_layer.objects.active
+        if active is not None and active.mode != "OBJECT":
+            return "Object Mode"
+    return ""
+
+
+def _drawn() -> tuple:
+    """What the panel shows of all this."""
+    session, setup, job = jobs.session, jobs.setup, jobs.job
+    return (
+        jobs.failure,
+        session and (session, session.status),
+        setup and (setup.text, setup.fraction),
+        job and (job.text, job.fraction, tuple(map(id, job.previews.values()))),
+        tuple((result.waits_for, result.built) for result in jobs.results),
+    )
+
+
+def _redraw() -> None:
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            for region in area.regions:
+                if (area.type, region.type) in {("VIEW_3D", "UI"), ("PREFERENCES", "WINDOW")}:
+                    region.tag_redraw()

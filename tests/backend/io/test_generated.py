@@ -1,0 +1,248 @@
+"""Generated panoramas in files, by the command line, and over the wire from a real backend process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+import zmq
+
+from panoform.backend.cli import main
+from panoform.backend.io import generated, panoramas
+from panoform.backend.io.generated import Generated
+from panoform.shared import panorama_file
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.generate import GenerateSettings, View
+from panoform.shared.protocol import connection, messages, wire
+from panoform.shared.protocol.errors import OutputError
+from panoform.shared.protocol.messages import Recipe
+
+
+def recipe(encoding="linear"):
+    return Recipe(
+        panoform="0.1.0", kind="words", engine=EngineSettings(engine="flux"), model="m", adapters="",
+        settings=GenerateSettings(prompt="Höhle", seeds=(7,)), encoding=encoding, source="", size=(8, 16),
+        notices=(), device="CPU", dtype="fp32", seconds=1.0, versions={},
+    )  # fmt: skip
+
+
+def test_exr_values_come_back_exactly(tmp_path):
+    light = np.random.default_rng(0).random((8, 16, 3), np.float32) ** 8 * 5000
+    path = tmp_path / "höhle 1.exr"
+    generated.write(path, Generated(light, recipe()))
+    pixels, encoding = panoramas.read(path)
+    assert encoding == "linear"
+    assert np.array_equal(pixels, light)
+    assert panorama_file.read_recipe(tmp_path / "höhle 1.json") == recipe()
+    header = oiio.ImageInput.open(str(path)).spec().getattribute(generated.ATTRIBUTE)
+    assert msgspec.json.decode(header, type=Recipe) == recipe()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["höhle 1.exr", "höhle 1.json"]
+
+
+def test_png_and_exr_of_a_picture_show_the_same(tmp_path):
+    picture = (np.random.default_rng(0).integers(0, 256, (8, 16, 3)) / 255).astype(np.float32)
+    for suffix in ("png", "exr"):
+        generated.write(tmp_path / f"p.{suffix}", Generated(picture, recipe("srgb")))
+    png, encoding = panoramas.read(tmp_path / "p.png")
+    assert encoding == "srgb"
+    assert np.abs(png - picture).max() < 1e-6
+    light, _ = panoramas.read(tmp_path / "p.exr")
+    shown = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(shown - picture).max() < 1e-5
+    image = oiio.ImageInput.open(str(tmp_path / "p.png"))
+    assert msgspec.json.decode(image.spec().getattribute(generated.ATTRIBUTE), type=Recipe) == recipe("srgb")
+
+
+def test_refuses_what_it_can_not_write(tmp_path):
+    with pytest.raises(OutputError, match="neither"):
+        generated.check_path(tmp_path / "p.jpg", (0,))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="can't be written"):
+        generated.check_path(tmp_path / "file" / "p.exr", (0,))
+    with pytest.raises(OutputError, match="light"):
+        generated.write(tmp_path / "p.png", Generated(np.zeros((8, 16, 3), np.float32), recipe()))
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(OutputError, match="no recipe"):
+        panorama_file.read_recipe(tmp_path / "x.json")
+    with pytest.raises(OutputError, match=r"no recipe.*lost"):
+        generated.check_path(tmp_path / "x.exr", (0,))
+    (tmp_path / "folder.exr").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        generated.check_path(tmp_path / "folder.exr", (0,))
+    generated.write(tmp_path / "p.exr", Generated(np.zeros((8, 16, 3), np.float32), recipe()))
+    generated.check_path(tmp_path / "p.exr", (0,))  # its own may be written again
+    with pytest.raises(OutputError, match="made of"):
+        generated.check_path(tmp_path / "p.exr", (0,), None, tmp_path / "folder.exr" / ".." / "p.exr")
+    generated.check_path(tmp_path / "p.exr", (0, 1), tmp_path / "p.exr")  # that would be p-0 and p-1
+    (tmp_path / "p-1.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"p-1.json is there"):
+        generated.check_path(tmp_path / "p.exr", (0, 1))
+
+
+@pytest.fixture
+def flux(tiny_flux, tiny_adapters, tiny_lora):
+    return [
+        "--engine", "flux", "--model", str(tiny_flux), "--adapters", str(tiny_adapters), "--lora", str(tiny_lora),
+        "--dtype", "fp32", "--height", "256", "--steps", "1",
+    ]  # fmt: skip
+
+
+def test_generate_and_edit_on_the_command_line(flux, tmp_path, capsys):
+    out = tmp_path / "new folder" / "yard.exr"
+    assert main.main(["generate", "a stone yard", "--out", str(out), "--seed", "3,4", "--json", *flux]) == 0
+    told = capsys.readouterr()
+    assert [one["settings"]["seeds"] for one in json.loads(told.out)] == [[3], [4]]
+    assert sorted(file.name for file in out.parent.iterdir()) == [
+        "yard-3.exr", "yard-3.json", "yard-4.exr", "yard-4.json",
+    ]  # fmt: skip
+    before, _ = panoramas.read(out.with_stem("yard-3"))
+
+    mask = np.zeros((256, 512, 3), np.float32)
+    mask[100:150, 480:] = mask[100:150, :30] = 1
+    generated.results.write_image(tmp_path / "mask.png", mask, "sRGB")
+    edited = tmp_path / "edited.exr"
+    source = str(out.with_stem("yard-3"))
+    command = ["edit", source, "a fountain", "--mask", str(tmp_path / "mask.png"), "--out", str(edited), *flux]
+    assert main.main(command) == 0
+    after, _ = panoramas.read(edited)
+    changed = mask[..., 0] > 0
+    assert np.array_equal(after[~changed], before[~changed])
+    assert not np.array_equal(after[changed], before[changed])
+
+    assert main.main([*command[: -len(flux) - 1], str(tmp_path / "edited.png"), *flux]) == 1
+    assert "light" in capsys.readouterr().err
+
+
+def test_a_photo_and_an_unfinished_panorama_on_the_command_line(flux, tmp_path, capsys):
+    picture = np.random.default_rng(0).random((60, 90, 3)).astype(np.float32)
+    generated.results.write_image(tmp_path / "photo.png", picture, "sRGB")
+    command = ["generate", "--image", str(tmp_path / "photo.png"), "--out", str(tmp_path / "around.png"), *flux]
+    assert main.main(command) == 1
+    assert "--fov" in capsys.readouterr().err
+    assert main.main([*command, "--fov", "65", "--yaw", "30"]) == 0
+    around, encoding = panoramas.read(tmp_path / "around.png")
+    assert (around.shape, encoding) == ((256, 512, 3), "srgb")
+    assert panorama_file.read_recipe(tmp_path / "around.json").view == View(fov=65, yaw=30)
+
+    again = ["generate", "--recipe", str(tmp_path / "around.json"), "--out", str(tmp_path / "again.png")]
+    assert main.main([*again, "--image", str(tmp_path / "photo.png")]) == 0
+    assert np.array_equal(panoramas.read(tmp_path / "again.png")[0], around)
+    assert main.main(again) == 1
+    assert "photo.png" in capsys.readouterr().err
+    assert main.main([*again, "--image", str(tmp_path / "around.png")]) == 1
+    assert "not the picture" in capsys.readouterr().err
+
+    part = np.concatenate([around, np.ones((256, 512, 1), np.float32)], axis=-1)
+    part[:, 200:] = 0
+    generated.results.write_image(tmp_path / "part.png", part, "sRGB")
+    command = ["edit", str(tmp_path / "part.png"), "a wood", "--out", str(tmp_path / "whole.png"), *flux]
+    assert main.main([*command, "--extend"]) == 0
+    whole, _ = panoramas.read(tmp_path / "whole.png")
+    assert np.array_equal(whole[:, :200], around[:, :200])
+    assert whole[:, 200:].std() > 0.01
+
+
+def test_edits_on_the_command_line_keep_what_a_file_holds(flux, tmp_path, capsys):
+    """Light beyond white, and colours outside Rec.709, which models are not shown."""
+    light = np.random.default_rng(0).uniform(0.1, 2, (256, 512, 4)).astype(np.float32)
+    light[10, 20, :3], light[30, 40, :3], light[..., 3] = 3000, (0.5, -0.05, 0.2), 1
+    mask = np.zeros((256, 512, 3), np.float32)
+    mask[100:150, 480:] = mask[100:150, :30] = 1
+    given, painted, out = (tmp_path / name for name in ("light.exr", "mask.png", "out.exr"))
+    generated.results.write_image(given, light, "Linear")
+    generated.results.write_image(painted, mask, "sRGB")
+    assert main.main(["edit", str(given), "a door", "--mask", str(painted), "--out", str(out), *flux]) == 0
+    kept = mask[..., 0] == 0
+    assert np.array_equal(panoramas.load(out)[0][kept], light[kept][:, :3])
+
+    light[..., 3] = kept
+    generated.results.write_image(given, light, "Linear")
+    assert main.main(["edit", str(given), "a door", "--extend", "--out", str(out), *flux]) == 0
+    assert np.array_equal(panoramas.load(out)[0][kept], light[kept][:, :3])
+
+    before = out.read_bytes()
+    generated.results.write_image(given, light[:, 2:], "Linear")  # within 1 % of 2:1: to be scaled it had to be changed
+    assert main.main(["edit", str(given), "a door", "--out", str(out), *flux]) == 1
+    assert "510 × 256, not exactly 2:1" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "x" * 5000], "5000 characters"),
+        (["generate", "a yard", "--seed", ",".join(map(str, range(40)))], "40 seeds"),
+        (["generate", "a yard", "--height", "5000"], "height"),
+        (["generate", "a yard", "--engine", "starter"], "huggingface"),
+        (["generate", "--image", "absent.jpg"], "no file"),
+        (["edit", "absent.exr"], "no file"),
+    ],
+)
+def test_refuses_on_the_command_line(arguments, words, tmp_path, capsys):
+    assert main.main([*arguments, "--out", str(tmp_path / "x.exr")]) == 1
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_generates_and_edits_over_the_wire(tiny_flux, tiny_adapters, tiny_lora, tmp_path):
+    file = tmp_path / "connection"
+    command = [sys.executable, "-m", "panoform.backend", "serve", "--connection-file", str(file), "--parent-pipe"]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+        zmq.Context() as context,
+    ):
+        try:
+            while not file.exists():
+                assert process.poll() is None
+            to = connection.read(file)
+            with context.socket(zmq.DEALER) as peer:
+                peer.linger = 0
+                peer.curve_serverkey = to.server_public_key.encode()
+                peer.curve_publickey = to.client_public_key.encode()
+                peer.curve_secretkey = to.client_secret_key.encode()
+                peer.connect(to.endpoint)
+
+                def ask(message):
+                    peer.send_multipart(wire.encode(message), copy=False)
+                    heard = []
+                    while not heard or not isinstance(heard[-1], messages.Reply):
+                        assert peer.poll(120_000), "no answer"
+                        heard.append(wire.decode_answer(peer.recv_multipart(copy=False)))
+                    return heard
+
+                asked = {
+                    "engine": EngineSettings(
+                        engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters), dtype="fp32"
+                    ),
+                    "settings": GenerateSettings(
+                        prompt="a yard", lora=str(tiny_lora), height=256, num_inference_steps=2, seeds=(1, 2)
+                    ),
+                }
+                *events, reply = ask(messages.GenerateRequest(id="1", **asked))
+                assert isinstance(reply, messages.GenerateReply), reply
+                assert {type(event) for event in events} == {
+                    messages.QueuedEvent, messages.ProgressEvent, messages.PreviewEvent,
+                }  # fmt: skip
+                assert [panorama.shape for panorama in reply.panoramas] == [(256, 512, 3)] * 2
+                assert [one.settings.seeds for one in reply.recipes] == [(1,), (2,)]
+                assert reply.recipes[0].encoding == "linear"
+
+                panorama = np.array(reply.panoramas[0])
+                mask = np.zeros((256, 512, 1), np.uint8)
+                mask[100:140, 10:60] = 255
+                edit = messages.EditRequest(id="2", panorama=panorama, encoding="linear", mask=mask, **asked)
+                (*_, edited) = ask(edit)
+                outside = mask[..., 0] == 0
+                assert np.array_equal(edited.panoramas[1][outside], panorama[outside])
+                (*_, refused) = ask(
+                    messages.EditRequest(id="3", panorama=panorama, encoding="linear", mask=mask[1:], **asked)
+                )
+                assert (refused.code, "512 × 255" in refused.message) == ("panorama", True)
+        finally:
+            process.stdin.close()
+            process.wait(30)

@@ -1,0 +1,186 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+
+from panoform.backend.io import results
+from panoform.backend.io.results import Perceived
+from panoform.shared.maps import MAPS
+from panoform.shared.protocol.errors import OutputError
+from panoform.shared.protocol.messages import Info
+
+
+def perceived(names=tuple(MAPS), height=16, seed=0):
+    rng = np.random.default_rng(seed)
+    maps = {name: rng.random((height, 2 * height, MAPS[name].channels)).astype(np.float32) for name in names}
+    info = Info(
+        panoform="0.1.0",
+        engine="starter",
+        model="built in",
+        adapters="built in",
+        notice="",
+        maps={name: MAPS[name].meaning for name in names},
+        frame="x front",
+        source="森.exr",
+        source_size=(64, 128),
+        size=(height, 2 * height),
+        exposure={"rule": "r", "exposure": 2.5, "knee": 0.8},
+        seed=seed,
+        num_inference_steps=1,
+        guidance_scale=3.5,
+        device="CPU",
+        dtype="fp32",
+        seconds={"all": 1.5},
+        versions={"python": "3.11"},
+    )
+    return Perceived(maps, rng.random((height, 2 * height, 3)).astype(np.float32), info)
+
+
+def contents(directory):
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+def test_files_hold_what_was_perceived(tmp_path):
+    result = perceived()
+    results.write(tmp_path / "öut put", result)
+    names = {kind.filename for kind in MAPS.values()} | {"panorama.png", "maps.json"}
+    assert {file.name for file in (tmp_path / "öut put").iterdir()} == names
+    for name, pixels in result.maps.items():
+        image = oiio.ImageBuf(str(tmp_path / "öut put" / MAPS[name].filename))
+        assert image.nchannels == MAPS[name].channels
+        assert str(image.file_format_name) == ("openexr" if name in ("distance", "normal") else "png")
+        depth = {"distance": "float", "normal": "float", "semantic": "uint8"}.get(name, "uint16")
+        assert str(oiio.ImageInput.open(image.name).spec().format) == depth
+        tolerance = {"float": 0, "uint8": 0.5 / 255, "uint16": 0.5 / 65535}[depth]
+        np.testing.assert_allclose(image.get_pixels("float"), pixels, atol=tolerance + 1e-7 * (tolerance > 0))
+    info = msgspec.json.decode((tmp_path / "öut put" / "maps.json").read_bytes(), type=Info)
+    assert info == result.info
+
+
+def test_pillow_reads_the_sixteen_bit_grey(tmp_path):
+    from PIL import Image
+
+    result = perceived(["roughness"])
+    results.write(tmp_path / "out", result)
+    seen = np.asarray(Image.open(tmp_path / "out" / "roughness.png"))
+    np.testing.assert_allclose(seen / 65535, result.maps["roughness"][..., 0], atol=1e-5)
+
+
+def test_only_what_was_asked_for_is_written(tmp_path):
+    results.write(tmp_path, perceived(["albedo"]))
+    assert {file.name for file in tmp_path.iterdir()} == {"albedo.png", "panorama.png", "maps.json"}
+
+
+def test_an_earlier_result_is_replaced_whole_and_nothing_else(tmp_path):
+    results.write(tmp_path, perceived())
+    (tmp_path / "notes.txt").write_text("mine")
+    results.write(tmp_path, perceived(["normal"], seed=1))
+    assert {file.name for file in tmp_path.iterdir()} == {"normal.exr", "panorama.png", "maps.json", "notes.txt"}
+
+
+def test_somebody_elses_maps_json_does_not_stand_in_the_way(tmp_path):
+    for content in (b"\xff\xfe", b'{"panoform": "\xff"}', b"[]"):
+        (tmp_path / "maps.json").write_bytes(content)
+        results.write(tmp_path, perceived(["normal"]))
+        assert b"normal" in (tmp_path / "maps.json").read_bytes()
+
+
+def test_a_users_own_map_stays(tmp_path):
+    (tmp_path / "albedo.png").write_bytes(b"painted by hand")
+    results.write(tmp_path, perceived(["normal"]))
+    assert (tmp_path / "albedo.png").read_bytes() == b"painted by hand"
+
+
+# Bad output: one case each
+
+
+def test_a_file_stands_where_the_folder_should(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match="can't be written"):
+        results.write(tmp_path / "out", perceived())
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root writes anywhere")
+def test_unwritable_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="can't be written"):
+        results.check_writable(tmp_path / "out")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_folder_that_takes_no_files():
+    with pytest.raises(OutputError, match="can't be written") as caught:
+        results.check_writable(Path("/proc/panoform/out"))
+    assert caught.value.hint
+
+
+def test_checking_leaves_nothing_behind(tmp_path):
+    results.check_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
+_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_results import perceived
+from panoform.backend.io import results
+from panoform.shared.protocol.errors import OutputError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+if int(sys.argv[2]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    results.write(Path(sys.argv[1]), perceived(sys.argv[4].split(","), height=64, seed=1))
+except OutputError as error:
+    print(error)
+else:
+    print("written")
+"""
+
+
+def write_in_a_process(directory, limit=0, names="distance"):
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL_DISK, str(directory), str(limit), str(Path(__file__).parent), names],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE")
+@pytest.mark.parametrize("names", ["distance", "albedo", "semantic"])
+def test_a_file_that_does_not_fit_leaves_the_folder_as_it_was(tmp_path, names):
+    results.write(tmp_path / "out", perceived())
+    before = contents(tmp_path / "out")
+    assert "could not be written" in write_in_a_process(tmp_path / "out", 10_000, names)
+    assert contents(tmp_path / "out") == before
+    assert "could not be written" in write_in_a_process(tmp_path / "new" / "folder", 10_000, names)
+    assert not (tmp_path / "new").exists()
+
+
+def _mounted(folder, size):
+    return not subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+    ).returncode
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("mount") is None, reason="needs a small tmpfs")
+@pytest.mark.parametrize("size", ["40k", "100k", "200k"])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, size):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if not _mounted(disk, size):
+        pytest.skip("may not mount here")
+    try:
+        with pytest.raises(OutputError, match=r"full|could not be written") as caught:
+            results.write(disk, perceived(height=64))
+        assert caught.value.hint
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

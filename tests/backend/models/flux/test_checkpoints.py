@@ -1,0 +1,430 @@
+import json
+import re
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from panoform.backend.models import hub
+from panoform.backend.models.flux import checkpoints, single_file, text_encoding
+from panoform.shared.engines import EngineSettings
+from panoform.shared.protocol.errors import Cancelled, WeightsError
+
+TINY_TRANSFORMER = {
+    "in_channels": 64, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 128, "num_attention_heads": 1,
+    "joint_attention_dim": 32, "pooled_projection_dim": 32, "guidance_embeds": True, "axes_dims_rope": (16, 56, 56),
+}  # fmt: skip
+TINY_VAE = {
+    "block_out_channels": (32,) * 4, "layers_per_block": 2, "latent_channels": 16, "scaling_factor": 0.3611,
+    "shift_factor": 0.1159, "use_quant_conv": False, "use_post_quant_conv": False, "norm_num_groups": 32,
+}  # fmt: skip
+TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def copy(tiny_flux, tmp_path):
+    """`tiny_flux`, to be spoilt."""
+    return shutil.copytree(tiny_flux, tmp_path / "FLUX.1-dev")
+
+
+def flux(path, **settings):
+    return EngineSettings(engine="flux", model=str(path), **settings)
+
+
+def loaded(path, dtype=torch.float32):
+    return checkpoints.load(checkpoints.inspect(path), dtype)
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# Where a checkpoint is
+
+
+def test_the_starter_is_built_in(watch):
+    found = checkpoints.locate(EngineSettings(), watch)
+    assert (found.name, found.adapters_name) == ("built in", "built in")
+    assert found.config.decode.distance.encoding == "log"
+    checkpoints.inspect(found.path)
+
+
+def test_flux_is_found_in_the_models_folder(tiny_flux, tiny_adapters, watch, tmp_path, monkeypatch):
+    monkeypatch.setenv("PANOFORM_MODELS", str(tmp_path))
+    shutil.copytree(tiny_flux, tmp_path / "FLUX.1-dev")
+    shutil.copytree(tiny_adapters, tmp_path / "OmniX")
+    found = checkpoints.locate(EngineSettings(engine="flux"), watch)
+    assert found.path == tmp_path / "FLUX.1-dev"
+    assert found.adapters == str(tmp_path / "OmniX")
+    assert not found.config.exact_yaw
+
+
+def test_a_starter_without_its_config_is_refused(tiny_flux, watch):
+    with pytest.raises(WeightsError, match=r"no panoform\.json"):
+        checkpoints.locate(EngineSettings(model=str(tiny_flux)), watch)
+
+
+def test_no_such_folder(watch, tmp_path):
+    with pytest.raises(WeightsError, match="no folder or file"):
+        checkpoints.locate(flux(tmp_path / "nowhere"), watch)
+
+
+@pytest.mark.parametrize("content", [b'{"name": "x", "colour": "blue"}', b'{"name": "\xff"}'])
+def test_an_unknown_option_or_damage_in_panoform_json_is_refused(tmp_path, watch, content):
+    (tmp_path / "panoform.json").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"panoform\.json can't be read"):
+        checkpoints.locate(EngineSettings(model=str(tmp_path)), watch)
+
+
+# What is in it
+
+
+def test_a_diffusers_folder_loads_as_diffusers_loads_it(tiny_flux):
+    from diffusers import FluxPipeline
+
+    ours = loaded(tiny_flux)
+    theirs = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
+    assert same(ours.transformer, theirs.transformer)
+    assert same(ours.vae, theirs.vae)
+    assert dict(ours.scheduler.config) == dict(theirs.scheduler.config)
+    assert ours.text_encoder is None
+
+
+def test_shards_are_put_together(tiny_flux, copy):
+    from diffusers import FluxTransformer2DModel
+
+    whole = FluxTransformer2DModel.from_pretrained(copy / "transformer")
+    shutil.rmtree(copy / "transformer")
+    whole.save_pretrained(copy / "transformer", max_shard_size="1MB")
+    assert len(list((copy / "transformer").glob("*.safetensors"))) > 1
+    assert same(loaded(copy).transformer, loaded(tiny_flux).transformer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_precision_is_as_asked_for(tiny_flux, dtype):
+    pipeline = loaded(tiny_flux, dtype)
+    assert {p.dtype for p in pipeline.transformer.parameters()} == {dtype}
+    assert pipeline.vae.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+
+
+@pytest.mark.parametrize("layout", ["flux1-dev and ae beside it", "all in one file"])
+def test_a_single_file_is_the_same_model(tiny_flux, tiny_states, tmp_path, layout):
+    transformer, vae = tiny_states
+    if layout == "all in one file":
+        state = {single_file.TRANSFORMER_PREFIX + key: value for key, value in transformer.items()}
+        state |= {"vae." + key: value for key, value in vae.items()} | {"text_encoders.x": torch.zeros(1)}
+        save_file(state, tmp_path / "flux.safetensors")
+    else:
+        save_file(transformer, tmp_path / "flux.safetensors")
+        save_file(vae, tmp_path / "ae.safetensors")
+    ours, folder = loaded(tmp_path / "flux.safetensors"), loaded(tiny_flux)
+    assert same(ours.transformer, folder.transformer)
+    assert same(ours.vae, folder.vae)
+    for name, told in (("transformer", TINY_TRANSFORMER), ("vae", TINY_VAE)):
+        config = getattr(ours, name).config
+        assert {key: config[key] for key in told} == told
+
+
+def test_the_names_of_a_full_size_flux_are_those_of_diffusers_converter():
+    """Every tensor numbered by its rows, at FLUX's own width (all that diffusers' converter takes)."""
+    from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
+
+    dim, mlp = 3072, 12288
+    rows = {
+        "img_in": dim, "txt_in": dim, "final_layer.linear": 64, "final_layer.adaLN_modulation.1": 2 * dim,
+        **{f"{outer}_in.{inner}_layer": dim for outer in ("time", "vector", "guidance") for inner in ("in", "out")},
+        **{f"double_blocks.0.{stream}_{name}": count for stream in ("img", "txt") for name, count in (
+            ("mod.lin", 6 * dim), ("attn.qkv", 3 * dim), ("attn.proj", dim), ("mlp.0", mlp), ("mlp.2", dim),
+        )},
+        "single_blocks.0.modulation.lin": 3 * dim, "single_blocks.0.linear1": 3 * dim + mlp,
+        "single_blocks.0.linear2": dim,
+    }  # fmt: skip
+    state, begin = {}, 0
+    for name, count in rows.items():
+        for kind in ("weight", "bias"):
+            numbers = torch.arange(begin, begin + count)
+            state[f"{name}.{kind}"] = numbers[:, None] if kind == "weight" else numbers
+            begin += count
+    for norm in ("double_blocks.0.img_attn.norm", "double_blocks.0.txt_attn.norm", "single_blocks.0.norm"):
+        for which in ("query_norm", "key_norm"):
+            state[f"{norm}.{which}.scale"] = torch.arange(begin, begin + 128)
+            begin += 128
+    ours = single_file.transformer_state(state)
+    theirs = convert_flux_transformer_checkpoint_to_diffusers(dict(state))
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert torch.equal(ours[key], tensor), key
+
+
+# Bad checkpoints: one case each
+
+
+def refused(path, words):
+    with pytest.raises(WeightsError, match=words) as caught:
+        checkpoints.inspect(path)
+    assert caught.value.hint
+    return caught.value
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_file_cut_short(copy):
+    data = (copy / TRANSFORMER).read_bytes()
+    (copy / TRANSFORMER).write_bytes(data[: len(data) // 2])
+    refused(copy, "damaged or incomplete")
+
+
+def test_a_missing_file(copy):
+    (copy / VAE).unlink()
+    assert str(copy / VAE) in refused(copy, "is missing").message
+
+
+def test_a_missing_shard(copy):
+    from diffusers import FluxTransformer2DModel
+
+    FluxTransformer2DModel.from_pretrained(copy / "transformer").save_pretrained(
+        copy / "transformer", max_shard_size="1MB"
+    )
+    next((copy / "transformer").glob("*-00002-of-*")).unlink()
+    refused(copy, "00002-of-.* is missing")
+
+
+def test_an_empty_folder(tmp_path):
+    refused(tmp_path, r"model_index\.json is missing")
+
+
+def test_damaged_json(copy):
+    (copy / "model_index.json").write_text("{")
+    refused(copy, "can't be read")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model_index.json", b"[]", "can't be read"),
+        ("model_index.json", b'{"_class_name": "\xff"}', "can't be read"),
+        ("transformer/config.json", b"[]", "can't be read"),
+        ("vae/config.json", b"null", "can't be read"),
+        ("scheduler/scheduler_config.json", b'"shift"', "can't be read"),
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", b"[]", "can't be read"),
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", b"{}", "can't be read"),
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", b'{"weight_map": {"x": 1}}', "can't be read"),
+        ("transformer/config.json", {"num_layers": "two"}, "No FluxTransformer2DModel can be made from"),
+        ("transformer/config.json", {"attention_head_dim": 0}, "No FluxTransformer2DModel can be made from"),
+        ("vae/config.json", {"block_out_channels": []}, "No AutoencoderKL can be made from"),
+        ("vae/config.json", {"norm_num_groups": 5}, "No AutoencoderKL can be made from"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}, "No FlowMatch.*Scheduler can be made from"),
+    ],
+)
+def test_json_of_another_kind_and_configs_of_no_model(copy, name, content, words):
+    file = copy / name
+    if isinstance(content, dict):
+        edit(file, **content)
+    else:
+        file.write_bytes(content)
+    assert str(file) in refused(copy, words).message
+
+
+def test_another_pipeline(copy):
+    edit(copy / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    refused(copy, "is a StableDiffusionXLPipeline, not a FluxPipeline")
+
+
+def test_another_transformer(copy):
+    edit(copy / "transformer" / "config.json", _class_name="SD3Transformer2DModel")
+    refused(copy, "is a SD3Transformer2DModel")
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_named(copy):
+    state = load_file(copy / TRANSFORMER)
+    state["extra.weight"] = state.pop("x_embedder.bias")
+    state["proj_out.bias"] = torch.zeros(3)
+    save_file(state, copy / TRANSFORMER)
+    message = refused(copy, "does not fit FluxTransformer2DModel").message
+    assert "1 tensors missing (x_embedder.bias)" in message
+    assert "1 tensors unexpected (extra.weight)" in message
+    assert "1 tensors of another shape (proj_out.bias)" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"in_channels": 128}, "takes 128"), ({"guidance_embeds": False}, "no guidance embedding")],
+)
+def test_flux_depth_and_schnell(copy, change, words):
+    edit(copy / "transformer" / "config.json", **change)
+    refused(copy, words)
+
+
+def test_pickles_are_never_loaded(tmp_path):
+    (tmp_path / "flux.ckpt").write_bytes(b"\x80\x04")
+    refused(tmp_path / "flux.ckpt", r"not a \.safetensors file")
+
+
+def test_a_single_file_of_something_else(tmp_path):
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2, 2)}, tmp_path / "sd.safetensors")
+    refused(tmp_path / "sd.safetensors", "not a FLUX checkpoint")
+
+
+def test_a_single_file_without_a_vae(tiny_states, tmp_path):
+    save_file(tiny_states[0], tmp_path / "flux1-dev.safetensors")
+    error = refused(tmp_path / "flux1-dev.safetensors", "holds no VAE")
+    assert "ae.safetensors" in error.hint
+    assert str(tmp_path) in error.hint
+
+
+def single(folder, states, **changes):
+    """A single file and its VAE, with tensors of other shapes (None: left out); keys of the VAE begin with `vae.`."""
+    for file, prefix, state in zip(("flux1-dev", "ae"), ("", "vae."), states, strict=True):
+        shapes = {key: changes.get(prefix + key, tuple(tensor.shape)) for key, tensor in state.items()}
+        spoilt = {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items() if shape is not None}
+        save_file(spoilt, folder / f"{file}.safetensors")
+    return folder / "flux1-dev.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "named"),
+    [
+        ("double_blocks.0.img_attn.qkv.weight", (400, 128), "of another shape (transformer_blocks.0.attn.to_v.weight)"),
+        ("double_blocks.1.txt_attn.qkv.bias", (), "transformer_blocks.1.attn.add_k_proj.bias"),
+        ("single_blocks.0.linear1.weight", (100, 128), "single_transformer_blocks.0.attn.to_k.weight"),
+        ("single_blocks.0.linear1.weight", None, "it has no single_blocks.0.linear1.weight"),
+        ("final_layer.adaLN_modulation.1.weight", (), "norm_out.linear.weight"),
+        ("img_in.weight", (128,), "its img_in.weight is of shape (128,)"),
+        ("img_in.weight", (64, 64), "img_in.weight 64"),
+        ("img_in.weight", (128, 384), "takes 384 channels"),
+        ("double_blocks.0.img_attn.norm.query_norm.scale", (), "query_norm.scale is of shape ()"),
+        ("txt_in.weight", (128,), "its txt_in.weight is of shape (128,)"),
+        ("vae.encoder.down.0.block.0.conv1.weight", (16, 32, 3, 3), "encoder.down.0.block.0.conv1.weight is 16 wide"),
+        ("vae.encoder.down.0.block.0.conv1.weight", None, "it has no encoder.down.0.block.0.conv1.weight"),
+        ("vae.encoder.down.1.block.0.conv1.weight", (32,), "encoder.down.1.block.0.conv1.weight is of shape (32,)"),
+        ("vae.decoder.conv_in.weight", None, "it has no decoder.conv_in.weight"),
+        ("vae.decoder.mid.attn_1.q.weight", (32,), "decoder.mid_block.attentions.0.to_q.weight"),
+        ("vae.encoder.down.0.downsample.conv.bias", None, "it has no encoder.down.0.downsample.conv.bias"),
+        ("vae.decoder.up.1.upsample.conv.bias", None, "it has no decoder.up.1.upsample.conv.bias"),
+        ("vae.decoder.conv_out.bias", None, "1 tensors missing (decoder.conv_out.bias)"),
+    ],
+)
+def test_a_wrong_tensor_in_a_single_file_is_named(tiny_states, tmp_path, key, shape, named):
+    message = refused(single(tmp_path, tiny_states, **{key: shape}), re.escape(named)).message
+    assert str(tmp_path / ("ae.safetensors" if key.startswith("vae.") else "flux1-dev.safetensors")) in message
+
+
+# The prompt
+
+
+def embedding(path, watch):
+    checkpoint = checkpoints.locate(flux(path), watch)
+    return text_encoding.embeds(checkpoint, checkpoints.inspect(checkpoint.path), watch)
+
+
+def test_the_prompt_is_encoded_once_and_kept(copy, watch):
+    from diffusers import FluxPipeline
+
+    found = embedding(copy, watch)
+    pipeline = FluxPipeline.from_pretrained(copy, dtype=torch.bfloat16)
+    with torch.no_grad():
+        expected, pooled, _ = pipeline.encode_prompt("[EQUIRECTANGULAR]", device="cpu")
+    assert found["prompt_embeds"].shape == (1, 512, 32)
+    torch.testing.assert_close(found["prompt_embeds"], expected, rtol=0, atol=0)
+    torch.testing.assert_close(found["pooled_prompt_embeds"], pooled, rtol=0, atol=0)
+
+    for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        shutil.rmtree(copy / part)
+    again = embedding(copy, watch)
+    assert all(torch.equal(again[name], found[name]) for name in found)
+
+
+def test_no_text_encoder_and_nothing_kept(copy, watch):
+    shutil.rmtree(copy / "text_encoder_2")
+    with pytest.raises(WeightsError, match="text_encoder_2") as caught:
+        embedding(copy, watch)
+    assert str(copy) in caught.value.hint
+
+
+def test_an_embedding_of_another_model(copy, watch):
+    shutil.copy(checkpoints.STARTER / "prompt_embeds.safetensors", copy)
+    with pytest.raises(WeightsError, match="not made for this model"):
+        embedding(copy, watch)
+
+
+# The hub
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the hub does: `owner/gated`, `owner/private`, `owner/broken`; to `owner/hangs` once `released`."""
+
+    released = threading.Event()
+
+    def do_GET(self):
+        if "hangs" in self.path:
+            self.released.wait(60)
+        code, header = {"gated": (403, "GatedRepo"), "private": (401, "RepoNotFound")}.get(
+            self.path.split("/")[4], (500, "")
+        )
+        self.send_response(code)
+        self.send_header("X-Error-Code", header)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub_server(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("repo", "words", "hint"),
+    [
+        ("owner/gated", "is gated", "Accept it at https://huggingface.co/owner/gated"),
+        ("owner/private", "neither a folder or file nor a hub repository", "hf auth login"),
+        ("owner/broken", "did not deliver|not on this computer", "into .*FLUX.1-dev"),
+    ],
+)
+def test_what_the_hub_refuses(hub_server, watch, repo, words, hint):
+    with pytest.raises(WeightsError, match=words) as caught:
+        checkpoints.locate(flux(repo), watch)
+    assert re.search(hint, caught.value.hint)
+
+
+def test_a_download_is_stopped_while_the_hub_hangs(hub_server, watch_that_stops):
+    def downloads():
+        return [thread for thread in threading.enumerate() if thread.name.startswith(hub._THREAD)]
+
+    try:
+        with pytest.raises(Cancelled):
+            checkpoints.locate(flux("owner/hangs"), watch_that_stops(lambda stage, _step: True))
+        assert downloads(), "it was waited for"
+    finally:
+        Hub.released.set()
+        for thread in downloads():
+            thread.join()
+
+
+def test_offline(watch, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(WeightsError, match="not on this computer") as caught:
+        checkpoints.locate(flux("owner/FLUX"), watch)
+    assert "FLUX.1-dev" in caught.value.hint

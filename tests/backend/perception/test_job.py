@@ -1,0 +1,436 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from panoform.backend.models import device
+from panoform.backend.models.flux.checkpoints import FLUX_CONFIG, STARTER
+from panoform.backend.perception import decode
+from panoform.backend.perception.job import UNTRAINED, Engine, _Sampling, _sampling, preview
+from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.maps import DEFAULT_MAPS, MAPS
+from panoform.shared.protocol.errors import (
+    AdapterError,
+    Cancelled,
+    DeviceMemoryError,
+    PanoramaError,
+    SettingError,
+    WeightsError,
+)
+
+ALL = tuple(MAPS)
+HEIGHT = 64
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine()
+
+
+@pytest.fixture(scope="module")
+def flux_engine():
+    return Engine()
+
+
+@pytest.fixture
+def flux(tiny_flux, tiny_adapters):
+    return EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters), dtype="fp32")
+
+
+def scene(height=48, seed=0):
+    """Linear light, (height, 2·height, 3): smooth all the way round, with a sun."""
+    lon = (np.arange(2 * height) + 0.5) / height * np.pi
+    lat = (0.5 - (np.arange(height) + 0.5) / height)[:, None] * np.pi
+    rng = np.random.default_rng(seed)
+    light = np.ones((height, 2 * height, 3))
+    for wave in range(1, 5):
+        amplitude, phase = rng.uniform(-0.3, 0.3, 3), rng.uniform(0, 6, 3)
+        light += amplitude * np.sin(wave * lon[None, :, None] + phase) * np.cos(wave * lat)[..., None]
+    light = np.exp(light)
+    light[height // 3, height // 2] = 5000
+    return light.astype(np.float32)
+
+
+def perceive(engine, watch, names=ALL, panorama=None, encoding="linear", settings=None, **asked):
+    return engine.perceive(
+        scene() if panorama is None else panorama,
+        encoding=encoding, source="scene", engine=settings or EngineSettings(), watch=watch,
+        settings=PerceiveSettings(maps=names, **{"height": HEIGHT} | asked),
+    )  # fmt: skip
+
+
+def same(a, b):
+    return a.maps.keys() == b.maps.keys() and all(np.array_equal(a.maps[name], b.maps[name]) for name in a.maps)
+
+
+# The starter
+
+
+def test_every_map_is_what_shared_maps_tells(engine, watch):
+    result = perceive(engine, watch)
+    assert tuple(result.maps) == ALL
+    for name, pixels in result.maps.items():
+        assert pixels.dtype == np.float32
+        assert pixels.shape == (HEIGHT, 2 * HEIGHT, MAPS[name].channels)
+        assert np.isfinite(pixels).all()
+    assert result.maps["distance"].min() > 0
+    np.testing.assert_allclose(np.linalg.norm(result.maps["normal"], axis=-1), 1, atol=1e-5)
+    for name in ("albedo", "roughness", "metallic", "semantic"):
+        assert 0 <= result.maps[name].min() <= result.maps[name].max() <= 1
+    assert result.panorama.shape == (HEIGHT, 2 * HEIGHT, 3)
+
+
+def test_info_tells_what_was_done(engine, watch):
+    info = perceive(engine, watch, ["normal", "distance"], seed=7).info
+    assert (info.engine, info.model, info.seed, info.num_inference_steps) == ("starter", "built in", 7, 1)
+    assert tuple(info.maps) == ("distance", "normal")
+    assert "turned" not in info.maps["normal"]
+    assert (info.source_size, info.size) == ((48, 96), (HEIGHT, 2 * HEIGHT))
+    assert info.exposure["exposure"] > 0
+    assert info.dtype == "fp32"
+    assert info.seconds.keys() == {"loading", "distance", "normal", "all"}
+    assert info.seconds["all"] >= info.seconds["distance"] > 0
+    assert info.versions["torch"] == torch.__version__
+    assert info.notice in ("", UNTRAINED)
+
+
+def test_srgb_is_not_exposed(engine, watch):
+    picture = (scene(HEIGHT) / 1000).clip(0, 1)
+    result = perceive(engine, watch, ["distance"], panorama=picture, encoding="srgb")
+    assert result.info.exposure is None
+    np.testing.assert_array_equal(result.panorama, picture)
+
+
+def test_one_seed_one_result_whatever_else_is_asked_for(engine, watch):
+    both = perceive(engine, watch, ["distance", "metallic"])
+    assert same(perceive(Engine(), watch, ["distance", "metallic"]), both)
+    assert np.array_equal(perceive(engine, watch, ["metallic"]).maps["metallic"], both.maps["metallic"])
+
+
+def test_the_model_stays_and_is_replaced_for_other_settings(engine, watch):
+    perceive(engine, watch, ["distance"])
+    loaded = engine._loaded
+    perceive(engine, watch, ["normal"], seed=3)
+    assert engine._loaded is loaded
+    perceive(engine, watch, ["distance"], settings=EngineSettings(dtype="bf16"))
+    assert engine._loaded is not loaded
+    assert engine._loaded.pipeline.transformer.dtype == torch.bfloat16
+
+
+def test_what_the_status_tells(watch):
+    engine = Engine()
+    assert (engine.name, engine.device, engine.memory) == (None, None, None)
+    perceive(engine, watch, ["distance"])
+    assert engine.name == "Starter (built in, preview quality)"
+    assert "CPU" in engine.device or engine.device
+    free, total = engine.memory
+    assert 0 < free < total
+    engine.release()
+    assert engine.name is None
+
+
+def test_progress_rises_to_the_end(engine, watch):
+    engine.release()
+    perceive(engine, watch, DEFAULT_MAPS, num_inference_steps=3)
+    fractions = [fraction for _, _, _, fraction, _ in watch.told]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0
+    assert fractions[-1] == 1
+    stages = [stage for stage, *_ in watch.told]
+    assert stages[0] == "Loading Starter"
+    # The starter takes its steps once for each of its two turns.
+    steps = [(step, 6) for step in range(1, 7)]
+    assert [(step, of) for stage, step, of, *_ in watch.told if stage == "Distance"] == steps
+    assert "Roughness and Metallic" in stages
+    left = [seconds for *_, fraction, seconds in watch.told if fraction]
+    assert all(seconds >= 0 for seconds in left)
+    assert left[-1] == 0
+
+
+def test_the_starter_sees_a_large_panorama_at_all_its_heights(engine, watch):
+    result = perceive(engine, watch, ["distance"], height=320)
+    assert {of for stage, _, of, *_ in watch.told if stage == "Distance"} == {4}, "two turns at each of two heights"
+    assert "drawn at 512 × 256, enlarged" in result.info.maps["distance"]
+    assert result.maps["distance"].shape == (320, 640, 1)
+    small = perceive(engine, watch, ["distance"], height=128)
+    assert "drawn at" not in small.info.maps["distance"]
+
+
+def test_previews_come_while_it_works_and_at_the_end(engine, watch):
+    result = perceive(engine, watch, ["distance", "normal"], num_inference_steps=7)
+    # After steps 6, 12, 18 and 24 of each (7 in each of four turns), and both at the end.
+    assert [name for name, _ in watch.previews] == ["distance"] * 4 + ["normal"] * 4 + ["distance", "normal"]
+    for _, picture in watch.previews:
+        assert picture.dtype == np.uint8
+        assert picture.shape[1] <= 256
+        assert picture.shape[2] == 3
+    np.testing.assert_array_equal(watch.previews[-1][1], preview("normal", result.maps["normal"]))
+    assert len({picture.tobytes() for _, picture in watch.previews}) == 10
+
+
+def test_cancel_takes_effect_within_one_step(engine, watch, watch_that_stops):
+    before = perceive(engine, watch, ["distance"])
+    stopping = watch_that_stops(lambda stage, step: stage == "Distance" and step == 2)
+    with pytest.raises(Cancelled):
+        perceive(engine, stopping, num_inference_steps=50)
+    assert stopping.told[-1][:3] == ("Distance", 2, 100)
+    assert same(perceive(engine, watch, ["distance"]), before)
+
+
+# FLUX, tiny
+
+
+def test_flux_starts_from_the_seeds_noise(flux_engine, flux, watch):
+    def run(**asked):
+        return perceive(flux_engine, watch, ["albedo"], settings=flux, num_inference_steps=1, **asked).maps["albedo"]
+
+    assert np.array_equal(run(seed=1), run(seed=1))
+    assert not np.array_equal(run(seed=1), run(seed=2))
+    assert not np.array_equal(run(seed=1), run(seed=1, guidance_scale=9.0))
+
+
+def test_what_is_not_asked_for_is_the_models_default(flux_engine, flux, watch):
+    asked = PerceiveSettings(maps=ALL)
+    assert _sampling(asked, FLUX_CONFIG) == _Sampling(28, 3.5, 512, 0)
+    info = perceive(flux_engine, watch, ["albedo"], settings=flux, num_inference_steps=1, guidance_scale=0).info
+    assert (info.num_inference_steps, info.guidance_scale, info.notice) == (1, 0, "")
+
+
+def test_flux_normals_are_turned_to_agree_with_distance(flux_engine, flux, watch):
+    def run(names):
+        return perceive(flux_engine, watch, names, settings=flux, num_inference_steps=1)
+
+    alone, both = run(["normal"]), run(["distance", "normal"])
+    assert "not reliable" in alone.info.maps["normal"]
+    yaw_deg = float(re.search(r"by (-?[\d.]+)°", both.info.maps["normal"])[1])
+    turned, found = decode.realign_yaw(alone.maps["normal"], both.maps["distance"])
+    assert yaw_deg == pytest.approx(found, abs=0.06)
+    assert np.array_equal(both.maps["normal"], turned)
+
+
+@pytest.mark.parametrize("file", ["rgb_to_albedo/rgb", "rgb_to_albedo/albedo"])
+def test_an_adapter_that_is_not_applied_is_seen(flux_engine, flux, watch, tiny_adapters, tmp_path, file):
+    shutil.copytree(tiny_adapters, tmp_path / "silent")
+    weights = tmp_path / "silent" / file / "pytorch_lora_weights.safetensors"
+    save_file({key: tensor * ("lora_A" in key) for key, tensor in load_file(weights).items()}, weights)
+    silent = EngineSettings(engine="flux", model=flux.model, adapters=str(tmp_path / "silent"), dtype="fp32")
+    with_it = perceive(flux_engine, watch, ["albedo"], settings=flux, num_inference_steps=1)
+    without = perceive(Engine(), watch, ["albedo"], settings=silent, num_inference_steps=1)
+    assert np.abs(with_it.maps["albedo"] - without.maps["albedo"]).max() > 1e-3
+
+
+# Bad input: one case each
+
+
+def refused(kind, words, engine, watch, **asked):
+    with pytest.raises(kind, match=words) as caught:
+        perceive(engine, watch, **asked)
+    assert caught.value.hint
+    return caught.value
+
+
+def test_not_two_to_one(engine, watch):
+    refused(PanoramaError, "not 2:1", engine, watch, panorama=np.ones((64, 64, 3), np.float32))
+
+
+def test_nan_is_refused_and_repaired(engine, watch):
+    panorama = scene()
+    panorama[0, 0] = np.nan
+    refused(PanoramaError, "1 not a number", engine, watch, panorama=panorama)
+    assert perceive(engine, watch, ["distance"], panorama=panorama, repair=True).maps
+
+
+def test_black(engine, watch):
+    refused(PanoramaError, "black everywhere", engine, watch, panorama=np.zeros((32, 64, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"names": ("depth",)}, "No map is called 'depth'"),
+        ({"names": ()}, "No map was asked for"),
+        ({"num_inference_steps": 0}, "number of steps is 0"),
+        ({"num_inference_steps": 201}, "number of steps is 201"),
+        ({"guidance_scale": 31.0}, "Guidance is 31"),
+        ({"guidance_scale": float("nan")}, "Guidance is nan"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4"),
+        ({"height": 100}, "not a multiple of 16"),
+        ({"height": 4096}, "height is 4096"),
+        ({"settings": EngineSettings(engine="sdxl")}, "no engine called 'sdxl'"),
+        ({"settings": EngineSettings(dtype="int4")}, "no dtype called 'int4'"),
+        ({"settings": EngineSettings(device="tpu")}, "device"),
+        ({"settings": EngineSettings(device="not a device")}, "no device called"),
+        ({"settings": EngineSettings(device="cuda:9")}, "not on this computer"),
+        ({"settings": EngineSettings(device="cpu", offload="model")}, "runs on the CPU"),
+    ],
+)
+def test_settings_out_of_range(engine, watch, asked, words):
+    refused(SettingError, words, engine, watch, **asked)
+
+
+def test_a_missing_adapter_is_told_before_anything_is_loaded(watch, tiny_flux, tiny_adapters, tmp_path):
+    shutil.copytree(tiny_adapters / "rgb_to_depth", tmp_path / "rgb_to_depth")
+    settings = EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tmp_path))
+    engine = Engine()
+    error = refused(AdapterError, "rgb_to_normal", engine, watch, names=["distance", "normal"], settings=settings)
+    assert "rgb_to_normal" in error.hint
+    assert engine.name is None
+
+
+@pytest.fixture
+def hub_repository(tiny_adapters, monkeypatch, tmp_path):
+    """owner/OmniX on a hub of our own, which holds files back until `released` is set; and what was asked of it."""
+    import huggingface_hub
+
+    released, asked = threading.Event(), []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            files = {file.relative_to(tiny_adapters).as_posix(): file for file in tiny_adapters.rglob("*.safetensors")}
+            tree = [
+                {"type": "file", "path": name, "oid": name, "size": file.stat().st_size} for name, file in files.items()
+            ]
+            told = {"id": "owner/OmniX", "sha": "0" * 40, "siblings": [{"rfilename": name} for name in files]}
+            name = self.path.partition("/resolve/")[2].partition("/")[2]
+            if name and name not in files:
+                self.send_response(404)
+                self.send_header("X-Error-Code", "EntryNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            body = files[name].read_bytes() if name else json.dumps(tree if "/tree/" in self.path else told).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", f'"{abs(hash(self.path)):x}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.end_headers()
+            if self.command == "GET":
+                if "resolve" in self.path:
+                    released.wait(60)
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    yield released, asked
+    released.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_adapters_come_from_the_hub_and_their_progress_is_told(
+    hub_repository, flux_engine, flux, watch, watch_that_stops
+):
+    released, asked = hub_repository
+
+    def let_it_come(stage, _step):
+        if stage.startswith("Downloading owner/OmniX"):
+            released.set()
+
+    settings = EngineSettings(engine="flux", model=flux.model, adapters="owner/OmniX", dtype="fp32")
+    watching = watch_that_stops(let_it_come)
+    made = perceive(flux_engine, watching, ["albedo"], settings=settings, num_inference_steps=1)
+    assert any(stage.startswith("Downloading owner/OmniX") for stage, *_ in watching.told)
+    assert same(made, perceive(flux_engine, watch, ["albedo"], settings=flux, num_inference_steps=1))
+    assert not any("depth" in path for path in asked)
+
+
+def test_a_download_of_adapters_can_be_stopped(hub_repository, flux, watch_that_stops):
+    released, _ = hub_repository
+
+    def stop(stage, _step):
+        if not stage.startswith("Downloading"):
+            return False
+        released.set()
+        return True
+
+    settings = EngineSettings(engine="flux", model=flux.model, adapters="owner/OmniX", dtype="fp32")
+    engine = Engine()
+    with pytest.raises(Cancelled):
+        perceive(engine, watch_that_stops(stop), ["albedo"], settings=settings)
+    assert engine.name is None
+
+
+def test_adapters_of_another_base(watch, tiny_adapters):
+    settings = EngineSettings(adapters=str(tiny_adapters))
+    refused(AdapterError, "not an adapter of this model", Engine(), watch, names=["distance"], settings=settings)
+
+
+def test_no_weights(watch, tmp_path):
+    settings = EngineSettings(engine="flux", model=str(tmp_path))
+    refused(WeightsError, "model_index.json is missing", Engine(), watch, settings=settings)
+
+
+_STARVED = """
+import resource, sys
+import numpy as np
+from panoform.backend.perception.job import Engine
+from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.protocol.errors import DeviceMemoryError
+
+class Watch:
+    def progress(self, *_): pass
+    def preview(self, *_): pass
+    def check(self): pass
+
+def perceive(height):
+    return engine.perceive(panorama, encoding="srgb", source="", engine=EngineSettings(model=sys.argv[1]),
+        settings=PerceiveSettings(maps=("albedo",), height=height), watch=Watch())
+
+panorama = np.random.default_rng(0).random((64, 128, 3)).astype(np.float32)
+engine = Engine()
+small = perceive(64).maps["albedo"]
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20,) * 2)
+try:
+    perceive(512)
+except DeviceMemoryError as error:
+    print(error)
+print(np.array_equal(perceive(64).maps["albedo"], small))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+def test_out_of_memory_says_what_and_the_engine_lives_on(tmp_path):
+    folder = shutil.copytree(STARTER, tmp_path / "starter")
+    config = json.loads((folder / "panoform.json").read_text(encoding="utf-8"))
+    del config["heights"]
+    (folder / "panoform.json").write_text(json.dumps(config), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", _STARVED, str(folder)], capture_output=True, text=True, check=True)
+    told, alive = done.stdout.splitlines()
+    assert re.match(r"(Encoding the panorama|Albedo) at 1024 × 512 ran out of memory on CPU", told)
+    assert re.search(r"\d+(\.\d)? (MB|GB) more were asked for", told)
+    assert "Lower the height" in told
+    assert "offload" not in told, "there is nothing to offload from on a CPU"
+    assert alive == "True"
+
+
+def test_cudas_out_of_memory_is_told_too():
+    words = r"Normal at 1024 × 512 ran out of memory .*\(1\.3 GB more"
+    told = device.memory_told("Normal at 1024 × 512", torch.device("cpu"), "Lower it.")
+    with pytest.raises(DeviceMemoryError, match=words), told:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.30 GiB. GPU 0 has a total …")
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shape"), device.memory_told("x", torch.device("cpu")):
+        raise RuntimeError("shape mismatch")

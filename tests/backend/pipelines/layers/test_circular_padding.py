@@ -1,0 +1,123 @@
+"""0° meets 360°: what is rolled before comes out rolled, and what breaks the wrap breaks these tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+from panoform.backend.pipelines.layers import circular_padding
+
+GOLDEN = Path(__file__).parents[3] / "golden"
+
+
+def eightfold() -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(GOLDEN / "tiny-flux", subfolder="vae")
+
+
+def fourfold(mid_block_add_attention: bool = True) -> AutoencoderKL:
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=16,
+        norm_num_groups=4,
+        mid_block_add_attention=mid_block_add_attention,
+    ).eval()
+
+
+@pytest.fixture(params=[eightfold, fourfold])
+def vae(request) -> AutoencoderKL:
+    return request.param().requires_grad_(False)
+
+
+def encode(vae: AutoencoderKL, image: torch.Tensor) -> torch.Tensor:
+    return vae.encode(image).latent_dist.mode()
+
+
+def test_the_extension_repeats_the_left_edge():
+    x = torch.randn(2, 16, 4, 12)
+    extended = circular_padding.extend(x)
+    assert extended.shape == (2, 16, 4, 18)
+    assert torch.equal(extended[..., 12:], x[..., :6])
+    torch.testing.assert_close(circular_padding.close(extended), x)
+
+
+def test_blend_weights_are_the_references():
+    x = torch.zeros(1, 1, 1, 18)
+    x[..., 12:] = 1
+    blended = circular_padding.blend(x)[0, 0, 0]
+    assert blended[:6].tolist() == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    assert torch.equal(blended[6:], x[0, 0, 0, 6:])
+
+
+def test_blending_leaves_no_step_at_the_seam():
+    ramp = torch.arange(30.0)[None, None, None]  # what a denoiser that knows of no wrap makes: 24 columns and 6 beyond
+    cut, closed = ramp[..., :24], circular_padding.close(ramp)
+    assert abs(cut[..., 0] - cut[..., -1]) == 23
+    assert abs(closed[..., 0] - closed[..., -1]) == 1  # as between any two columns of the ramp
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8])
+def test_a_circular_encode_rolls_with_the_picture(vae, columns):
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    image = torch.randn(1, 3, 4 * scale, 16 * scale, generator=torch.Generator().manual_seed(1))
+
+    def difference() -> float:
+        rolled = encode(vae, image.roll(columns * scale, -1)).roll(-columns, -1)
+        return (rolled - encode(vae, image)).abs().max().item()
+
+    with circular_padding.circular(vae):
+        assert difference() < 1e-4
+    assert difference() > 1e-2
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8])
+def test_a_circular_decode_rolls_with_the_latents(vae, columns):
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    latents = torch.randn(1, 16, 4, 16, generator=torch.Generator().manual_seed(1))
+
+    def difference() -> float:
+        rolled = vae.decode(latents.roll(columns, -1)).sample.roll(-columns * scale, -1)
+        return (rolled - vae.decode(latents).sample).abs().max().item()
+
+    with circular_padding.circular(vae):
+        assert difference() < 1e-4
+    assert difference() > 1e-2
+
+
+def test_circular_changes_only_what_the_edge_can_reach():
+    """Away from the seam a picture encodes as it always did: the vertical padding and the interior are untouched."""
+    # Norms and attention look at the whole picture; without them the edge's influence is the convolutions' reach.
+    vae = fourfold(mid_block_add_attention=False)
+    for name, module in list(vae.encoder.named_modules()):
+        if isinstance(module, torch.nn.GroupNorm):
+            parent, _, child = name.rpartition(".")
+            setattr(vae.encoder.get_submodule(parent), child, torch.nn.Identity())
+    image = torch.randn(1, 3, 16, 256)
+    with torch.no_grad():
+        plain = vae.encoder(image)
+        with circular_padding.circular(vae):
+            circular = vae.encoder(image)
+    torch.testing.assert_close(circular[..., 24:-24], plain[..., 24:-24])
+    assert not torch.allclose(circular[..., :1], plain[..., :1], atol=1e-3)
+    assert not torch.allclose(circular[..., -1:], plain[..., -1:], atol=1e-3)
+
+
+def test_afterwards_the_vae_is_as_it_was(vae):
+    image = torch.randn(1, 3, 32, 64)
+    before = encode(vae, image)
+    vae.enable_tiling()
+    with circular_padding.circular(vae):
+        assert not vae.use_tiling
+    with pytest.raises(RuntimeError), circular_padding.circular(vae):
+        vae.encode(image[:, :2])
+    assert vae.use_tiling
+    vae.disable_tiling()
+    assert torch.equal(encode(vae, image), before)
+
+
+def test_the_blended_decode_has_the_pictures_size(vae):
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    assert circular_padding.decode_blended(vae, torch.randn(1, 16, 4, 8), scale).shape == (1, 3, 4 * scale, 8 * scale)

@@ -1,0 +1,131 @@
+"""Streams together against the plain way: PEFT's own layers, sample by sample, with copied keys and values."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+
+from panoform.backend.models.flux import stream_adapters
+from panoform.backend.pipelines.layers import shared_attention
+
+_PATH = Path(__file__).parents[4] / "bench" / "streams.py"
+_SPEC = importlib.util.spec_from_file_location("bench_streams", _PATH)
+assert _SPEC
+assert _SPEC.loader
+plain_way = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(plain_way)
+
+CPU = torch.device("cpu")
+CONFIG = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "axes_dims_rope": (4, 6, 6),
+    "joint_attention_dim": 32,
+    "pooled_projection_dim": 32,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "guidance_embeds": True,
+}
+
+
+def build(dtype: torch.dtype = torch.float32) -> FluxTransformer2DModel:
+    torch.manual_seed(0)
+    return FluxTransformer2DModel(**CONFIG).requires_grad_(False).to(dtype)
+
+
+@pytest.fixture(params=[2, 3])
+def case(request):
+    """(plain FLUX, the same with PEFT adapters, the adapters as ours, their names, one step's inputs)."""
+    names = [f"stream{i}" for i in range(request.param)]
+    plain, peft = build(), build()
+    with pytest.warns(UserWarning, match="Already found a `peft_config`"):
+        layers = plain_way.add_random_adapters(peft, names, rank=4)
+    inputs = plain_way.random_inputs(plain, len(names), rows=4, columns=7, text=5)
+    inputs["encoder_hidden_states"] = torch.randn(len(names), 5, 32)  # a text of its own for every stream
+    return plain, peft, layers, names, inputs
+
+
+def run(transformer, inputs) -> torch.Tensor:
+    return transformer(**inputs, return_dict=False)[0]
+
+
+def together(transformer, layers, inputs) -> torch.Tensor:
+    with shared_attention.together(transformer, layers, CPU):
+        return run(transformer, inputs)
+
+
+def test_together_equals_one_after_the_other(case):
+    plain, peft, layers, names, inputs = case
+    with plain_way.plainly(peft, names):
+        expected = run(peft, inputs)
+    torch.testing.assert_close(together(plain, layers, inputs), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_every_adapted_module_counts(case):
+    plain, _, layers, _, inputs = case
+    expected = together(plain, layers, inputs)
+    for name, (A, B) in layers.items():
+        for stream in range(len(A)):
+            without = B.clone()
+            without[stream] = 0
+            result = together(plain, layers | {name: (A, without)}, inputs)
+            assert (result - expected).abs().max() > 1e-4, f"{name} of stream {stream} is not applied"
+
+
+def test_streams_see_each_other(case):
+    plain, _, layers, _, inputs = case
+    changed = inputs | {"hidden_states": inputs["hidden_states"].clone()}
+    changed["hidden_states"][-1] += 1
+    difference = (together(plain, layers, changed) - together(plain, layers, inputs)).abs().amax(dim=(1, 2))
+    assert (difference > 1e-4).all()
+
+
+def test_a_stream_alone_with_an_empty_adapter_is_plain_flux(case):
+    plain, _, layers, _, inputs = case
+    inputs = {name: x if name.endswith("_ids") else x[:1] for name, x in inputs.items()}
+    empty = {name: (A[:1], torch.zeros_like(B[:1])) for name, (A, B) in layers.items()}
+    torch.testing.assert_close(together(plain, empty, inputs), run(plain, inputs))
+
+
+def test_afterwards_the_transformer_is_plain_flux(case):
+    plain, _, layers, _, inputs = case
+    before, keys = run(plain, inputs), list(plain.state_dict())
+    modules = dict(plain.named_modules())
+    with shared_attention.together(plain, layers, CPU):
+        assert isinstance(plain.get_submodule("transformer_blocks.0.attn.to_out.0"), shared_attention.StreamLinear)
+    with pytest.raises(RuntimeError):
+        together(plain, layers, inputs | {"hidden_states": inputs["hidden_states"][..., :3]})
+    assert dict(plain.named_modules()) == modules
+    assert list(plain.state_dict()) == keys
+    assert torch.equal(run(plain, inputs), before)
+
+
+def test_adapters_train():
+    """Gradients reach every adapter through the very code that infers (the starter's adapters are trained with it)."""
+    transformer, generator = build(), torch.Generator().manual_seed(0)
+    layers = {
+        name: (
+            torch.randn(2, 4, columns, generator=generator).requires_grad_(),
+            torch.randn(2, rows, 4, generator=generator).requires_grad_(),
+        )
+        for name, (rows, columns) in stream_adapters.targets(transformer.config).items()
+    }
+    inputs = plain_way.random_inputs(transformer, 2, rows=2, columns=4, text=3)
+    together(transformer, layers, inputs)[-1].square().mean().backward()
+    for name, factors in layers.items():
+        for factor in factors:
+            assert factor.grad is not None, name
+            assert factor.grad.abs().max() > 0, name
+
+
+def test_bfloat16_is_as_close_to_float32_as_the_plain_way_is(case):
+    plain, peft, layers, names, inputs = case
+    expected = together(plain, layers, inputs)
+    rough = {name: x.bfloat16() for name, x in inputs.items()}
+    result = together(build(torch.bfloat16), layers, rough)
+    assert result.dtype == torch.bfloat16
+    with plain_way.plainly(peft.to(torch.bfloat16), names):
+        plain_error = (run(peft, rough) - expected).abs().mean()
+    assert (result - expected).abs().mean() < 1.2 * plain_error

@@ -1,0 +1,366 @@
+"""DiT360 against the reference's own values, and what the reference lacks: a closed seam, edits, windows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import cpu_offload
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+
+from panoform.backend.evaluation import seam_metrics
+from panoform.backend.models import lora
+from panoform.backend.models.flux.checkpoints import STARTER
+from panoform.backend.pipelines import dit360
+from panoform.backend.pipelines.dit360 import DiT360Pipeline, is_fill
+from panoform.backend.pipelines.layers import tiling
+from panoform.shared.imaging import sphere
+from panoform.shared.protocol.errors import AdapterError, PanoramaError, SettingError, WeightsError
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+LORA = GOLDEN / "adapters" / "dit360" / "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def plain() -> DiT360Pipeline:
+    pipe = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe() -> DiT360Pipeline:
+    pipe = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(LORA)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, torch.Tensor]:
+    return load_file(GOLDEN / "dit360_text_to_pano.safetensors")
+
+
+@pytest.fixture(scope="module")
+def call(golden) -> dict:
+    index = json.loads((GOLDEN / "index.json").read_text())["dit360_text_to_pano"]
+    return {
+        "prompt_embeds": golden["prompt_embeds"],
+        "pooled_prompt_embeds": golden["pooled_prompt_embeds"],
+        "latents": golden["noise"],
+        "height": index["height"],
+        "width": index["width"],
+        "num_inference_steps": index["steps"],
+        "guidance_scale": index["guidance_scale"],
+        "output_type": "latent",
+    }
+
+
+def test_meets_the_reference(pipe, golden, call):
+    trace = []
+    final = pipe(
+        **call, resync_padding=False, callback_on_step_end=lambda p, i, t, tensors: trace.append(tensors["latents"])
+    ).images
+    assert (torch.stack(trace) - golden["trace_packed"]).abs().max() < 1e-4
+    assert (final - golden["final_latents"]).abs().max() < 1e-4
+
+
+def drift(pipe, call, **options) -> float:
+    """How far the columns beyond the seam come to be from those they are copies of, with two of them a side."""
+    trace = []
+    pipe(**call, padding=2, **options, callback_on_step_end=lambda p, i, t, tensors: trace.append(tensors["latents"]))
+    columns = torch.stack(trace).unflatten(2, (4, 12))
+    beyond = columns[..., [0, 1, -2, -1], :] - columns[..., [-4, -3, 2, 3], :]
+    return float(beyond.abs().max())
+
+
+def test_what_is_beyond_the_seam_is_what_comes_after_it(pipe, golden, call):
+    assert drift(pipe, call, continue_positions=True) == 0
+    assert drift(pipe, call, continue_positions=True, resync_padding=False) > 1e-3
+    # With the positions of what they copy, they are the same tokens twice and can't drift.
+    assert drift(pipe, call, resync_padding=False) < 1e-5
+    assert (pipe(**call).images - golden["final_latents"]).abs().max() < 1e-4
+
+
+def test_the_lora_is_applied_and_taken_off_again(plain, golden, call):
+    before = plain(**call).images
+    plain.load_lora_weights(LORA.parent)
+    with_lora = plain(**call).images
+    plain.unload_lora_weights()
+    assert (before - with_lora).abs().max() > 1e-2
+    assert torch.equal(plain(**call).images, before)
+
+
+def test_a_lora_comes_and_goes_on_offloaded_weights(plain, pipe, call):
+    """With every weight lent to the device module by module: accelerate's hooks, as `--offload sequential` sets."""
+    offloaded = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux")
+    offloaded.set_progress_bar_config(disable=True)
+    for model in (offloaded.transformer, offloaded.vae):
+        cpu_offload(model, torch.device("cpu"))
+    with lora.applied(offloaded, LORA):
+        assert offloaded.transformer.proj_out.weight.is_meta
+        torch.testing.assert_close(offloaded(**call).images, pipe(**call).images)
+    assert offloaded.transformer.proj_out.weight.is_meta
+    torch.testing.assert_close(offloaded(**call).images, plain(**call).images)
+
+
+def lora_state() -> dict[str, torch.Tensor]:
+    return load_file(LORA)
+
+
+KEY = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
+
+
+def other_base(state):
+    state[KEY] = torch.zeros(4, 3072)
+
+
+def unknown_module(state):
+    state[KEY.replace("blocks.0", "blocks.7")] = torch.zeros(4, 32)
+
+
+def half(state):
+    del state[KEY]
+
+
+def text_encoder(state):
+    state["text_encoder.text_model.layers.0.lora_A.weight"] = torch.zeros(4, 32)
+
+
+@pytest.mark.parametrize("damage", [other_base, unknown_module, half, text_encoder, dict.clear])
+def test_refuses_a_lora_that_is_not_wholly_for_this_model(plain, damage, golden, call, tmp_path):
+    before = plain(**call).images
+    state = lora_state()
+    damage(state)
+    file = tmp_path / "löra of mine.safetensors"
+    save_file(state, file)
+    with pytest.raises(AdapterError, match="löra"):
+        plain.load_lora_weights(file)
+    assert torch.equal(plain(**call).images, before)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a safetensors file, but long enough to look like one"])
+def test_refuses_a_file_that_is_no_lora(plain, content, tmp_path):
+    file = tmp_path / "broken.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(AdapterError, match="broken"):
+        plain.load_lora_weights(file)
+    with pytest.raises(AdapterError, match="absent"):
+        plain.load_lora_weights(tmp_path / "absent.safetensors")
+
+
+def test_one_batch_is_the_same_as_one_by_one(pipe, golden, call):
+    noise = torch.cat([golden["noise"], golden["noise"].flip(-1)])
+    both = pipe(**{**call, "latents": noise}).images
+    single = pipe(**{**call, "latents": noise[1:]}).images
+    assert torch.allclose(both[1:], single, atol=1e-5)
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    seeded = pipe(**{**call, "latents": None, "generator": generators}).images
+    again = pipe(**{**call, "latents": None, "generator": torch.Generator().manual_seed(4)}).images
+    assert torch.allclose(seeded[1:], again, atol=1e-5)
+
+
+def test_true_guidance(pipe, golden, call):
+    """Scale s moves every step's velocity to negative + s · (positive − negative)."""
+    other = {"negative_prompt_embeds": golden["prompt_embeds"].flip(1) * 0.5}
+    other["negative_pooled_prompt_embeds"] = -golden["pooled_prompt_embeds"]
+    one_step = {**call, "num_inference_steps": 1}
+    positive = pipe(**one_step).images
+    negative = pipe(
+        **{
+            **one_step,
+            "prompt_embeds": other["negative_prompt_embeds"],
+            "pooled_prompt_embeds": other["negative_pooled_prompt_embeds"],
+        }
+    ).images
+    guided = pipe(**one_step, **other, true_cfg_scale=3.0).images
+    assert torch.allclose(guided, negative + 3 * (positive - negative), atol=1e-4)
+    assert torch.equal(pipe(**one_step, **other).images, positive)
+
+
+def test_shift_is_the_schedulers(pipe, call):
+    """A fixed shift s moves time t to s·t / (1 + (s − 1)·t)."""
+    times = []
+    pipe(**call, shift=3.0, callback_on_step_end=lambda p, i, t, tensors: times.append(float(t) / 1000))
+    t = torch.linspace(1, 0.25, 4)
+    assert torch.allclose(torch.tensor(times), 3 * t / (1 + 2 * t), atol=1e-5)
+
+
+def picture() -> torch.Tensor:
+    x = torch.linspace(0, 2 * torch.pi, 129)[:-1]
+    rows = torch.linspace(-0.5, 0.5, 64)[:, None]
+    return torch.stack([x.sin() * 0.5 + rows, x.cos() * 0.5 - rows, (2 * x).sin() * 0.3 + rows])[None]
+
+
+def test_an_edit_keeps_the_latents_outside_its_mask(pipe, call):
+    mask = torch.zeros(1, 1, 64, 128)
+    mask[..., 16:33, :20] = mask[..., 16:33, -9:] = 1  # across the seam
+    edited = pipe(**call, image=picture(), mask_image=mask).images
+    source = pipe.encode(picture())
+    kept = torch.nn.functional.max_pool2d(mask, 8) == 0
+    kept = kept.expand_as(source)
+    assert torch.allclose(edited[kept], source[kept], atol=1e-5)
+    assert (edited - source)[~kept].abs().mean() > 0.1
+
+
+def test_variations_stay_closer_with_less_strength(pipe, call):
+    source = pipe.encode(picture())
+    far = [
+        (pipe(**{**call, "num_inference_steps": 5}, image=picture(), strength=s).images - source).abs().mean()
+        for s in (0.2, 0.6, 1.0)
+    ]
+    assert far == sorted(far)
+    assert far[0] < far[-1] / 3
+
+
+def test_windows_go_round(plain, call):
+    larger = {**call, "height": 128, "width": 256}
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(1, 16, 16, 32, generator=generator)
+    one = plain(**{**larger, "latents": noise, "tile": (64, 192)}).images
+    half_turn = plain(**{**larger, "latents": noise.roll(16, -1), "tile": (64, 192)}).images
+    assert torch.allclose(half_turn.roll(-16, -1), one, atol=1e-4)
+    assert (one - plain(**{**larger, "latents": noise}).images).abs().max() > 1e-3
+
+
+def test_a_window_higher_than_the_panorama_is_as_high_as_that(plain, call):
+    larger = {**call, "height": 64, "width": 256, "latents": torch.randn(1, 16, 8, 32)}
+    assert torch.equal(plain(**larger, tile=(64, 128)).images, plain(**larger, tile=(1024, 128)).images)
+
+
+def test_decodes_large_panoramas_in_windows(plain, monkeypatch):
+    monkeypatch.setattr(dit360, "MAX_WHOLE", 100)
+    monkeypatch.setattr(dit360, "VAE_TILE", 16)
+    monkeypatch.setattr(dit360, "VAE_OVERLAP", 8)
+    latents = torch.randn(1, 16, 16, 32, generator=torch.Generator().manual_seed(6))
+    image = plain.decode(latents)
+    assert image.shape == (1, 3, 128, 256)
+    turned = plain.decode(latents.roll(16, -1)).roll(-128, -1)
+    assert torch.allclose(image, turned, atol=1e-5)
+    again = plain.encode(image * 2 - 1)
+    assert again.shape == latents.shape
+
+
+def test_fill_reads_the_mask_and_what_is_kept(plain, call):
+    """FLUX.1-Fill's transformer takes 64 + 64 + 256 channels; what they hold must matter."""
+    torch.manual_seed(0)
+    config = {**plain.transformer.config, "in_channels": 384, "out_channels": 64}
+    fill = DiT360Pipeline(**{**plain.components, "transformer": type(plain.transformer).from_config(config)})
+    fill.set_progress_bar_config(disable=True)
+    assert is_fill(fill)
+    mask = torch.zeros(1, 1, 64, 128)
+    mask[..., 16:32, 32:64] = 1
+    edits = [
+        fill(**call, image=image, mask_image=m).images
+        for image, m in ((picture(), mask), (picture().flip(1), mask), (picture(), mask.roll(16, -1)))
+    ]
+    assert (edits[0] - edits[1]).abs().max() > 1e-3
+    assert (edits[0] - edits[2]).abs().max() > 1e-3
+    inside = picture() * (1 - mask)
+    assert torch.equal(fill(**call, image=inside, mask_image=mask).images, edits[0])  # what is to change is not shown
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"height": 60}, PanoramaError, "multiples of 16"),
+        ({"width": 0}, PanoramaError, "multiples of 16"),
+        ({"latents": torch.zeros(1, 16, 8, 18)}, PanoramaError, "noise"),
+        ({"output_type": "pil"}, SettingError, "output type"),
+        ({"strength": 0.0}, SettingError, "strength"),
+        ({"strength": 0.5}, SettingError, "no picture"),
+        ({"mask_image": torch.ones(1, 1, 64, 128)}, SettingError, "no picture"),
+        ({"image": torch.zeros(1, 3, 64, 64)}, PanoramaError, "picture"),
+        ({"image": torch.zeros(1, 3, 64, 128), "mask_image": torch.ones(1, 1, 64, 64)}, PanoramaError, "mask"),
+        ({"prompt": "a yard"}, SettingError, "prompt"),
+        ({"prompt_embeds": None}, SettingError, "prompt"),
+        ({"prompt_embeds": None, "pooled_prompt_embeds": None, "prompt": "a yard"}, WeightsError, "text encoders"),
+    ],
+)
+def test_refuses(plain, call, change, error, words):
+    with pytest.raises(error, match=words):
+        plain(**{**call, **change})
+
+
+class Smoother(torch.nn.Module):
+    """A transformer that can be told in advance: it takes every token for the mean of those around it.
+
+    Noise smoothed step by step becomes a picture without edges, except where it can't see what comes next. Real
+    weights, which also do this, are too large to be here.
+    """
+
+    config = SimpleNamespace(in_channels=64, guidance_embeds=False)
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def forward(self, hidden_states, timestep, img_ids, **_):
+        places = img_ids[:, 1:]
+        # How near tokens are is told by their positions alone.
+        near = torch.exp(-((places[:, None] - places[None]) ** 2).sum(-1) / 8)
+        mean = (near / near.sum(-1, keepdim=True)) @ hidden_states
+        return ((hidden_states - mean) / timestep[:, None, None],)
+
+
+def seam_of(plain, **options) -> list[seam_metrics.Seam]:
+    """Of the tokens that smoothing makes of noise, for ten seeds."""
+    pipe = DiT360Pipeline(**{**plain.components, "transformer": None})
+    pipe.set_progress_bar_config(disable=True)
+    pipe.transformer = Smoother()
+    embeds = {"prompt_embeds": torch.zeros(1, 1, 1), "pooled_prompt_embeds": torch.zeros(1, 1)}
+    generators = [torch.Generator().manual_seed(seed) for seed in range(10)]
+    latents = pipe(
+        **embeds, height=256, width=512, num_inference_steps=8, generator=generators, output_type="latent", **options
+    ).images
+    tokens = torch.nn.functional.pixel_unshuffle(latents, 2)  # (N, 4C, rows, columns)
+    return [seam_metrics.seam(one.permute(1, 2, 0).numpy()) for one in tokens]
+
+
+def test_the_wrap_closes_generated_latents(plain):
+    """Only what lies beyond the seam, in its place and kept up to date, makes the two ends one."""
+    on = seam_of(plain, padding=4, continue_positions=True)
+    off = seam_of(plain, padding=0)
+    stale = seam_of(plain, padding=4, continue_positions=True, resync_padding=False)
+    ratio = {
+        name: float(np.median([one.ratio for one in each]))
+        for name, each in (("on", on), ("off", off), ("stale", stale))
+    }
+    assert ratio["on"] < 1.3, ratio
+    assert ratio["off"] > 3, ratio
+    assert ratio["stale"] > ratio["on"], ratio
+    assert np.median([one.percentile for one in off]) == 1
+
+
+def test_windows_leave_no_seam(plain, monkeypatch):
+    """Nor where one window ends, nor at 0°: but for their going round, there is one."""
+    on = seam_of(plain, tile=(128, 256))
+    monkeypatch.setattr(tiling, "_starts_around", tiling._starts)
+    off = seam_of(plain, tile=(128, 256))
+    assert np.median([one.ratio for one in on]) < 1.5
+    assert np.median([one.ratio for one in off]) > 3
+    assert np.median([one.percentile for one in off]) == 1
+
+
+def test_windows_of_the_vae_leave_no_seam(plain, monkeypatch):
+    """In latents that are encoded and pixels that are decoded; by the starter's VAE, as a random one draws noise."""
+    vae = AutoencoderKL.from_pretrained(STARTER / "vae")
+    pipe = DiT360Pipeline(**{**plain.components, "vae": vae})
+    for name, value in (("MAX_WHOLE", 100), ("VAE_TILE", 16), ("VAE_OVERLAP", 8)):
+        monkeypatch.setattr(dit360, name, value)
+    smooth = torch.from_numpy(0.4 * sphere.directions(128, 256)).permute(2, 0, 1)[None]
+    grain = 0.02 * torch.randn(1, 3, 128, 256, generator=torch.Generator().manual_seed(7))
+
+    def seam(x: torch.Tensor) -> seam_metrics.Seam:
+        return seam_metrics.seam(x[0].permute(1, 2, 0).numpy())
+
+    latents = pipe.encode(smooth + grain)
+    on = seam(latents), seam(pipe.decode(latents))
+    monkeypatch.setattr(tiling, "_starts_around", tiling._starts)
+    latents = pipe.encode(smooth + grain)
+    off = seam(latents), seam(pipe.decode(latents))
+    assert max(one.ratio for one in on) < 1.5, on
+    assert min(one.ratio for one in off) > 1.8, off
+    assert min(one.percentile for one in off) > 0.9, off

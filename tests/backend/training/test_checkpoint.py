@@ -1,0 +1,65 @@
+"""Checkpoints: training goes on as if it had not stopped; a damaged one is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from panoform.backend.training import checkpoint
+from panoform.shared.protocol.errors import WeightsError
+
+
+def start() -> tuple[nn.Module, checkpoint.Average, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    return module, checkpoint.Average(module, 0.9), torch.optim.AdamW(module.parameters(), 1e-2)
+
+
+def train(module, average, optimizer, first: int, last: int) -> None:
+    for step in range(first, last):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        (module(x) - x.sum(1, keepdim=True)).square().mean().backward()
+        optimizer.step()
+        average.update(module, step + 1)
+
+
+def test_a_stopped_run_goes_on_exactly(tmp_path):
+    whole = start()
+    train(*whole, 0, 20)
+    half = start()
+    train(*half, 0, 10)
+    checkpoint.save(tmp_path / "a.safetensors", 10, *half)
+    again = start()
+    assert checkpoint.load(tmp_path / "a.safetensors", *again) == 10
+    train(*again, 10, 20)
+    for key, value in whole[0].state_dict().items():
+        torch.testing.assert_close(again[0].state_dict()[key], value)
+        torch.testing.assert_close(again[1].weights[key], whole[1].weights[key])
+
+
+def test_no_checkpoint_is_step_0(tmp_path):
+    assert checkpoint.load(tmp_path / "none.safetensors", *start()) == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_checkpoint_cut_short_is_refused(tmp_path, share):
+    path = tmp_path / "a.safetensors"
+    run = start()
+    train(*run, 0, 2)
+    checkpoint.save(path, 2, *run)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(WeightsError, match=r"a\.safetensors is damaged"):
+        checkpoint.load(path, *start())
+
+
+def test_a_failed_save_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    run = start()
+    train(*run, 0, 2)
+    checkpoint.save(path, 2, *run)
+    # The disk is full: what safetensors raises then.
+    (tmp_path / "a.draft").mkdir()
+    with pytest.raises(Exception, match=r"(?i)directory|I/O|error"):
+        checkpoint.save(path, 3, *run)
+    assert checkpoint.load(path, *start()) == 2

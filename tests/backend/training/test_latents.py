@@ -1,0 +1,30 @@
+"""Panoramas as latents, in training."""
+
+from pathlib import Path
+
+import torch
+from diffusers.models import AutoencoderKL
+
+from panoform.backend.models.flux import checkpoints
+from panoform.backend.pipelines.layers import circular_padding
+from panoform.backend.training import dataset, latents
+
+SCENES = Path(__file__).parents[2] / "scenes"
+
+
+@torch.no_grad()
+def test_a_vae_in_bfloat16_draws_nearly_what_it_draws_in_float32():
+    """As CUDA has it; the seam stays closed, and what comes out is float32."""
+    vae = AutoencoderKL.from_pretrained(checkpoints.STARTER / "vae", torch_dtype=torch.float32).eval()
+    maps = dataset.Scenes(SCENES, 128, torch.device("cpu")).take(torch.arange(1))
+    picture = dataset.display(maps["rgb"])
+    drawn = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        vae.to(dtype)
+        with circular_padding.circular(vae), torch.autocast("cpu", torch.bfloat16):
+            drawn[dtype] = latents.decode(vae, latents.encode(vae, picture))
+            turned = latents.decode(vae, latents.encode(vae, picture.roll(64, -1)))
+        assert drawn[dtype].dtype == torch.float32
+        assert (turned.roll(-64, -1) - drawn[dtype]).abs().mean() < (1e-5 if dtype == torch.float32 else 0.01)
+    assert (drawn[torch.float32] - drawn[torch.bfloat16]).abs().mean() < 0.01
+    assert (drawn[torch.float32] - picture).abs().mean() < 0.05

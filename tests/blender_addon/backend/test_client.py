@@ -1,0 +1,244 @@
+"""The client, with a real backend process; the engine alone is a simple one (serve_arithmetic.py)."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import psutil
+import pytest
+import zmq
+
+from panoform.blender_addon.backend.client import Client
+from panoform.blender_addon.backend.process import BackendProcess
+from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.protocol import messages, wire
+from panoform.shared.protocol.connection import Connection
+from panoform.shared.protocol.errors import BackendLostError, BackendVersionError, ProtocolError
+
+SERVER = Path(__file__).parents[2] / "backend" / "serve_arithmetic.py"
+PATIENCE_S = 30
+
+Connect = Callable[..., Client]
+
+
+@pytest.fixture
+def connection(tmp_path) -> Iterator[Connection]:
+    process = BackendProcess([sys.executable, str(SERVER)], tmp_path)
+    while (made := process.poll()) is None:
+        time.sleep(0.02)
+    yield made
+    process.stop(0)
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    clients = []
+
+    def connect(*arguments: Connection, **options: float) -> Client:
+        clients.append(Client(*arguments, **options))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        client.close()
+
+
+class Impostor:
+    """A ROUTER that has the server's keys and answers what a test makes it: a backend that is not as it should be."""
+
+    def __init__(self) -> None:
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.socket.linger = 0
+        public, secret = zmq.curve_keypair()
+        client_public, client_secret = zmq.curve_keypair()
+        self.socket.curve_server = True
+        self.socket.curve_secretkey = secret
+        self.socket.bind("tcp://127.0.0.1:*")
+        self.connection = Connection(
+            endpoint=self.socket.get_string(zmq.LAST_ENDPOINT),
+            server_public_key=public.decode(),
+            client_public_key=client_public.decode(),
+            client_secret_key=client_secret.decode(),
+            protocol=messages.PROTOCOL_VERSION,
+            version="0.1.0",
+            pid=1,
+        )
+
+    def hear(self) -> tuple[bytes, messages.Request]:
+        assert self.socket.poll(PATIENCE_S * 1000)
+        client, *frames = self.socket.recv_multipart(copy=False)
+        return client.bytes, wire.decode_request(frames)
+
+
+@pytest.fixture
+def impostor() -> Iterator[Impostor]:
+    made = Impostor()
+    yield made
+    made.socket.close()
+    made.context.term()
+
+
+def perceive(client: Client, panorama: np.ndarray, *, source: str = "", steps: int = 1) -> str:
+    return client.perceive(
+        panorama,
+        encoding="linear",
+        source=source,
+        engine=EngineSettings(),
+        settings=PerceiveSettings(maps=("distance",), num_inference_steps=steps),
+    )
+
+
+def hear(client: Client, kind: type, request_id: str) -> list[messages.Message]:
+    """Everything that comes, up to that kind of message under that id."""
+    heard, end = [], time.monotonic() + PATIENCE_S
+    while not any(isinstance(message, kind) and message.id == request_id for message in heard):
+        assert time.monotonic() < end, heard
+        heard += client.poll()
+        time.sleep(0.005)
+    return heard
+
+
+def lose(client: Client) -> None:
+    """Polls until it raises."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        client.poll()
+        time.sleep(0.005)
+
+
+PANORAMA = np.random.default_rng(0).random((64, 128, 3), np.float32)
+
+
+def test_a_job_and_its_result(connect, connection):
+    client = connect(connection)
+    job = perceive(client, PANORAMA, steps=2, source="räum.exr")
+    heard = hear(client, messages.PerceiveReply, job)
+    assert {message.id for message in heard} == {job}
+    assert [type(message).__name__ for message in heard] == [
+        "QueuedEvent",
+        *["ProgressEvent", "PreviewEvent"] * 2,
+        "PerceiveReply",
+    ]
+    assert heard[-1].maps["distance"].tobytes() == PANORAMA.sum(-1, keepdims=True).tobytes()
+    assert heard[-1].panorama.tobytes() == PANORAMA.tobytes()
+
+
+def test_poll_does_not_wait(connect, impostor):
+    client = connect(impostor.connection)
+    client.status()
+    assert client.poll() == []
+
+
+def test_cancel(connect, connection):
+    client = connect(connection)
+    job = perceive(client, PANORAMA, steps=200)
+    hear(client, messages.ProgressEvent, job)
+    cancel = client.cancel(job)
+    heard = hear(client, messages.ErrorReply, job)
+    assert heard[-1].code == "cancelled"
+    assert [m.cancelled for m in heard if m.id == cancel] == [True]
+
+
+def test_shutdown(connect, connection):
+    client = connect(connection)
+    end = client.shutdown()
+    time.sleep(1)  # the reply and the end of the connection come between two polls
+    assert [message.id for message in client.poll()] == [end]
+    with pytest.raises(BackendLostError):
+        lose(client)
+
+
+def test_an_array_that_cannot_travel_is_refused_here(connect, connection):
+    client = connect(connection)
+    with pytest.raises(ProtocolError, match="float64"):
+        perceive(client, PANORAMA.astype(np.float64))
+    hear(client, messages.StatusReply, client.status())
+
+
+def test_backend_killed_in_the_middle_of_a_job(connect, connection):
+    client = connect(connection)
+    job = perceive(client, PANORAMA, source="stuck")
+    hear(client, messages.ProgressEvent, job)
+    psutil.Process(connection.pid).kill()
+    # Noticed from the connection: the silence this client would bear is a minute.
+    with pytest.raises(BackendLostError, match="ended"):
+        lose(client)
+    with pytest.raises(BackendLostError):
+        client.status()
+
+
+def test_nobody_there(connect, connection):
+    psutil.Process(connection.pid).kill()
+    psutil.wait_procs([psutil.Process(connection.pid)], PATIENCE_S)
+    with pytest.raises(BackendLostError):
+        lose(connect(connection))
+
+
+def test_keys_of_another_backend(connect, connection):
+    public, secret = zmq.curve_keypair()
+    stranger = msgspec.structs.replace(connection, client_public_key=public.decode(), client_secret_key=secret.decode())
+    with pytest.raises(BackendLostError, match="refused"):
+        lose(connect(stranger))
+
+
+def test_silent_backend(connect, impostor):
+    client = connect(impostor.connection, ask_after_s=0.1, silence_s=0.5)
+    with pytest.raises(BackendLostError, match="has not answered"):
+        lose(client)
+    # It was asked, and had its chance.
+    assert isinstance(impostor.hear()[1], messages.StatusRequest)
+
+
+def test_stopped_backend_is_silent(connect, connection):
+    client = connect(connection, ask_after_s=0.1, silence_s=0.5)
+    hear(client, messages.StatusReply, client.status())
+    psutil.Process(connection.pid).suspend()
+    with pytest.raises(BackendLostError, match="has not answered"):
+        lose(client)
+
+
+def test_a_client_that_slept_does_not_blame_the_backend(connect, connection):
+    client = connect(connection, ask_after_s=0.05, silence_s=0.2)
+    asked = client.status()
+    time.sleep(0.6)
+    hear(client, messages.StatusReply, asked)
+    time.sleep(0.6)
+    assert client.poll() == []  # asks only now
+    time.sleep(0.6)
+    assert [type(message) for message in client.poll()] == [messages.StatusReply]
+
+
+def test_a_busy_backend_that_says_nothing_else_is_not_silent(connect, connection):
+    client = connect(connection, ask_after_s=0.05, silence_s=5)
+    job = perceive(client, PANORAMA, source="stuck")
+    hear(client, messages.ProgressEvent, job)
+    answers = 0
+    end = time.monotonic() + PATIENCE_S
+    while answers < 3 and time.monotonic() < end:
+        answers += sum(isinstance(message, messages.StatusReply) for message in client.poll())
+        time.sleep(0.005)
+    assert answers == 3
+
+
+@pytest.mark.parametrize(("version", "update"), [(0, "Update the backend"), (2, "Update the Panoform extension")])
+def test_answer_of_another_version(connect, impostor, version, update):
+    client = connect(impostor.connection)
+    client.status()
+    peer, request = impostor.hear()
+    message = {"type": "StatusReply", "id": request.id, "colour": "new"}
+    impostor.socket.send_multipart([peer, msgspec.msgpack.encode({"version": version, "message": message})])
+    with pytest.raises(BackendVersionError, match=update):
+        lose(client)
+
+
+def test_answer_that_is_no_message(connect, impostor):
+    client = connect(impostor.connection)
+    client.status()
+    peer, _ = impostor.hear()
+    impostor.socket.send_multipart([peer, b"what?"])
+    with pytest.raises(ProtocolError):
+        lose(client)

@@ -1,0 +1,210 @@
+"""Setting up the backend's environment: real venvs, the real pip, a wheel of a few bytes in place of the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from panoform.blender_addon.backend import installer
+from panoform.blender_addon.backend.installer import Found, Setup
+from panoform.shared.protocol.errors import BackendError, BackendMissingError, BusyError, Cancelled
+
+OFFLINE = ("--no-index",)
+
+
+def make_wheel(folder: Path, version: str = "0.1.0", requires: str = "", metadata: str = "") -> Path:
+    """A wheel that pip takes: one module, and at most one dependency."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"panoform-{version}-py3-none-any.whl"
+    info = f"panoform-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: panoform\nVersion: {version}\n" + metadata
+    files = {
+        "panoform/__init__.py": f"version = {version!r}\n",
+        f"{info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(name, text)
+    return path
+
+
+def set_up(folder: Path, wheel: Path, pip_arguments: tuple[str, ...] = OFFLINE) -> Setup:
+    setup = Setup(folder, wheel, Path(sys.executable), pip_arguments)
+    setup.start()
+    while not setup.done:
+        time.sleep(0.05)
+    return setup
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_pip_settings() -> Iterator[None]:
+    """What this computer tells pip by itself (an index, a folder of wheels) stays out."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PIP_")]:
+            patch.delenv(name)
+        patch.setenv("PIP_CONFIG_FILE", os.devnull)
+        yield
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder, with a space and letters beyond ASCII in its name, that was set up for 0.1.0."""
+    base = tmp_path_factory.mktemp("data")
+    folder = base / "Zoë's données"
+    setup = set_up(folder, make_wheel(base / "backend_wheel"))
+    assert setup.error is None, setup.log.read_text(encoding="utf-8")
+    return folder
+
+
+def test_a_ready_environment_runs_what_was_in_the_wheel(ready: Path) -> None:
+    assert installer.find(ready, "0.1.0") is Found.READY
+    said = subprocess.run(
+        [installer.python_in(ready), "-I", "-c", "import panoform; print(panoform.version)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.strip() == "0.1.0"
+    assert "Successfully installed panoform-0.1.0" in (ready / "setup.log").read_text(encoding="utf-8")
+
+
+def test_another_version_of_the_extension_finds_it_out_of_date(ready: Path) -> None:
+    assert installer.find(ready, "0.2.0") is Found.OTHER_VERSION
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert installer.find(tmp_path, "0.1.0") is Found.ABSENT
+
+
+def test_an_environment_whose_blender_was_deleted_is_broken(ready: Path) -> None:
+    config = ready / "environment" / "pyvenv.cfg"
+    before = config.read_text(encoding="utf-8")
+    home = next(line for line in before.splitlines() if line.startswith("home = "))
+    config.write_text(before.replace(home, f"home = {ready / 'deleted' / 'bin'}"), encoding="utf-8")
+    try:
+        assert installer.find(ready, "0.1.0") is Found.BROKEN
+    finally:
+        config.write_text(before, encoding="utf-8")
+
+
+def test_two_at_once_a_cancelled_one_and_its_repair(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "backend_wheel")
+    setup = Setup(tmp_path, wheel, Path(sys.executable), OFFLINE)
+    setup.start()
+    while not (tmp_path / "environment" / "pyvenv.cfg").exists():
+        time.sleep(0.01)
+    assert isinstance(set_up(tmp_path, wheel).error, BusyError)
+    setup.cancel()
+    assert isinstance(setup.error, Cancelled)
+    assert setup.done
+    assert installer.find(tmp_path, "0.1.0") is Found.BROKEN
+    assert set_up(tmp_path, wheel).error is None
+    assert installer.find(tmp_path, "0.1.0") is Found.READY
+
+
+def test_an_update_that_fails_does_not_pass_for_the_old_version(tmp_path: Path) -> None:
+    """With what was there before, and with a torch that the package server does not have."""
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / "pyvenv.cfg").write_text("home = /\n", encoding="utf-8")
+    (tmp_path / "environment" / installer.MARKER).write_text('{"version": "0.1.0"}', encoding="utf-8")
+    setup = set_up(tmp_path, make_wheel(tmp_path / "new", "0.2.0", requires="torch>=2.6"))
+    assert isinstance(setup.error, BackendError)
+    assert "does not come for this computer" in setup.error.message
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in setup.error.message
+    assert installer.find(tmp_path, "0.1.0") is Found.BROKEN
+
+
+def pip(ready: Path, *arguments: str | Path) -> str:
+    """What the real pip says when it fails."""
+    command = [installer.python_in(ready), "-I", "-m", "pip", "install", "--force-reinstall", *arguments]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode != 0
+    return done.stdout + done.stderr
+
+
+def test_a_wheel_that_wants_another_python_is_told_so(ready: Path, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, metadata="Requires-Python: >=3.99\n")
+    error = installer.explain(pip(ready, *OFFLINE, wheel), tmp_path, None)
+    assert "does not come for this computer" in error.message
+
+
+def test_no_network(ready: Path, tmp_path: Path) -> None:
+    closed = ("--index-url", "http://127.0.0.1:9/simple", "--retries", "1", "--timeout", "2")
+    error = installer.explain(pip(ready, *closed, "numpy"), tmp_path, None)
+    assert error.message == "The network could not be reached."
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    setup = set_up(tmp_path / "file" / "folder", make_wheel(tmp_path / "w"))
+    assert setup.error is not None
+    assert "can't be written" in setup.error.message
+
+
+def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / "thesis.txt").write_text("years of work")
+    setup = set_up(tmp_path, make_wheel(tmp_path / "w"))
+    assert setup.error is not None
+    assert "not a Python environment" in setup.error.message
+    assert (tmp_path / "environment" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "is full"),
+        ("ERROR: Could not install packages due to an OSError: [WinError 112] There is not enough space", "is full"),
+        ("ERROR: [WinError 5] Access is denied: 'C:\\\\x\\\\torch_cpu.dll'", "can't be written"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "certificate"),
+        ("/usr/bin/python3: No module named venv", "venv"),
+        ("ERROR: No matching distribution found for peft>=0.17", "peft>=0.17"),
+        ("something odd\nERROR: the moon is too close\n", "the moon is too close"),
+    ],
+)
+def test_words_of_pip_become_words_that_help(said: str, words: str, tmp_path: Path) -> None:
+    error = installer.explain(said, tmp_path, tmp_path / "setup.log")
+    assert words in error.message
+    assert error.hint
+
+
+def test_pip_is_followed_by_what_it_says(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, tmp_path / "panoform-0.1.0-py3-none-any.whl", Path(sys.executable))
+    for line, text, fraction in (
+        ("Collecting torch>=2.6 (from panoform==0.1.0)\n", "Looking for torch", None),
+        (
+            "  Downloading torch-2.13.0-cp311-none-win_amd64.whl (216.1 MB)\n",
+            "Downloading torch-2.13.0 (216.1 MB)",
+            None,
+        ),
+        ("Progress 54025000 of 216100000\n", "Downloading torch-2.13.0 (216.1 MB)", 0.25),
+        ("Installing collected packages: mpmath, sympy, torch\n", "Installing 3 packages", None),
+    ):
+        setup._follow(line)
+        assert setup.text == text
+        assert setup.fraction == pytest.approx(fraction) if fraction else setup.fraction is None
+
+
+def test_the_wheel_in_the_extension(tmp_path: Path) -> None:
+    with pytest.raises(BackendMissingError):
+        installer.bundled_wheel(tmp_path)
+    wheel = make_wheel(tmp_path / "backend_wheel", "1.2.3")
+    assert installer.bundled_wheel(tmp_path) == wheel
+    assert installer.version_of(wheel) == "1.2.3"
+
+
+def test_a_marker_that_is_damaged_counts_as_broken(ready: Path) -> None:
+    marker = ready / "environment" / installer.MARKER
+    marker.write_text("{", encoding="utf-8")
+    try:
+        assert installer.find(ready, "0.1.0") is Found.BROKEN
+    finally:
+        marker.write_text(json.dumps({"version": "0.1.0"}), encoding="utf-8")

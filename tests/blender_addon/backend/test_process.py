@@ -1,0 +1,202 @@
+"""Starting and ending the backend, with real processes; the engine alone is a simple one (serve_arithmetic.py)."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from panoform.blender_addon.backend.client import Client
+from panoform.blender_addon.backend.process import BackendProcess
+from panoform.shared.protocol.connection import Connection
+from panoform.shared.protocol.errors import BackendLostError, BackendMissingError, BackendVersionError, OutputError
+from panoform.shared.protocol.messages import StatusReply
+
+SERVER = Path(__file__).parents[2] / "backend" / "serve_arithmetic.py"
+PATIENCE_S = 30
+
+Start = Callable[..., BackendProcess]
+
+
+def until(true: Callable[[], object]) -> object:
+    end = time.monotonic() + PATIENCE_S
+    while not (found := true()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+def connected(process: BackendProcess) -> Connection:
+    found = until(process.poll)
+    assert isinstance(found, Connection)
+    return found
+
+
+def gone(pid: int) -> bool:
+    try:
+        # Whoever adopts orphans here may not collect them.
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "blender a1 é"
+
+
+@pytest.fixture
+def start(folder) -> Iterator[Start]:
+    started = []
+
+    def start(*command: str, **options: float) -> BackendProcess:
+        started.append(BackendProcess(command or (sys.executable, str(SERVER)), folder, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.stop(0)
+
+
+def script(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+def parent_command(folder: Path, source: str) -> list[str]:
+    return [sys.executable, str(Path(__file__).parents[1] / "parent.py"), str(SERVER), str(folder), source]
+
+
+def test_starts_answers_and_stops(start, folder):
+    process = start()
+    connection = connected(process)
+    client = Client(connection)
+    client.status()
+    (status,) = until(client.poll)
+    assert isinstance(status, StatusReply)
+    assert status.pid == connection.pid
+    client.close()
+    process.stop()
+    assert gone(connection.pid)
+    assert [file.suffix for file in folder.iterdir()] == [".log"]
+    assert "listens on tcp://127.0.0.1:" in process.log_tail()
+
+
+def test_two_share_nothing(start, folder):
+    first, second = connected(start()), connected(start())
+    assert first.endpoint != second.endpoint
+    assert first.client_secret_key != second.client_secret_key
+    assert len(list(folder.glob("*.json"))) == len(list(folder.glob("*.log"))) == 2
+
+
+def test_what_is_set_for_blenders_python_does_not_reach_it(start, monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "nowhere")
+    monkeypatch.setenv("PYTHONPATH", "nowhere")
+    connected(start())
+
+
+def test_stop_ends_one_that_would_not(start):
+    if os.name != "posix":
+        pytest.skip("there is no signal to ignore")
+    process = start(
+        *script(
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);"
+            "time.sleep(1000)"
+        )
+    )
+    until(lambda: "deaf" in process.log_tail())
+    process.stop(0.1)
+    with pytest.raises(BackendLostError, match=r"exit code -9"):
+        process.poll()
+
+
+def test_missing_executable(start, folder):
+    with pytest.raises(BackendMissingError, match="can't be started") as caught:
+        start(str(folder / "no" / "python"))
+    assert "Set up the backend" in caught.value.hint
+    assert list(folder.iterdir()) == []
+
+
+def test_python_without_panoform(start):
+    process = start(sys.executable, "-I", "-S", "-m", "panoform.backend")
+    with pytest.raises(BackendMissingError, match="has no Panoform installed"):
+        until(process.poll)
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="can't be written"):
+        BackendProcess((sys.executable, str(SERVER)), tmp_path / "file" / "folder")
+
+
+def test_backend_that_fails_to_start_is_told_with_its_last_words(start):
+    process = start(*script("raise RuntimeError('no such device')"))
+    with pytest.raises(
+        BackendLostError, match=r"while starting \(exit code 1\).*RuntimeError: no such device"
+    ) as caught:
+        until(process.poll)
+    assert str(process.log_path) in caught.value.hint
+    assert process.log_path.exists()
+    assert "Traceback" in process.log_tail()
+
+
+def test_backend_that_never_comes_up_is_ended(start):
+    process = start(*script("import time; time.sleep(1000)"), start_s=0.5)
+    with pytest.raises(BackendLostError, match="did not start"):
+        until(process.poll)
+    assert process._process.poll() is not None
+
+
+@pytest.mark.parametrize(("protocol", "update"), [(0, "Update the backend"), (99, "Update the Panoform extension")])
+def test_backend_of_another_version(start, protocol, update):
+    text = json.dumps({"protocol": protocol, "pid": "whatever it says by then"})
+    write = f"import sys, os, time; open('part', 'w').write({text!r}); os.replace('part', sys.argv[3])"
+    process = start(*script(f"{write}; time.sleep(1000)"))
+    with pytest.raises(BackendVersionError, match=f"version {protocol}, the add-on version") as caught:
+        until(process.poll)
+    assert update in caught.value.hint
+    assert process._process.poll() is not None
+
+
+def test_backend_killed_is_told(start, folder):
+    process = start()
+    connection = connected(process)
+    psutil.Process(connection.pid).kill()
+    with pytest.raises(BackendLostError, match="ended unexpectedly"):
+        until(lambda: process.poll() and None)
+    # And is told again, for whoever asks later; its keys are not left lying about.
+    with pytest.raises(BackendLostError, match="ended unexpectedly"):
+        process.poll()
+    assert list(folder.glob("*.json")) == []
+
+
+@pytest.mark.parametrize("source", ["", "stuck"], ids=["working", "stuck"])
+def test_backend_ends_with_its_killed_parent(tmp_path, source):
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "parent.py"),
+        str(SERVER),
+        str(tmp_path / "folder"),
+        source,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        backend = int(parent.stdout.readline())
+        assert not gone(backend)
+        parent.kill()  # SIGKILL: it has no say in what happens next
+    until(lambda: gone(backend))
+    assert list((tmp_path / "folder").glob("*.json")) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no process groups of that kind")
+def test_ctrl_c_in_blenders_terminal_is_not_for_the_backend(tmp_path):
+    command = parent_command(tmp_path / "folder", "")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as parent:
+        backend = int(parent.stdout.readline())
+        assert os.getpgid(parent.pid) == parent.pid
+        assert os.getpgid(backend) != parent.pid
+        parent.kill()
+    until(lambda: gone(backend))

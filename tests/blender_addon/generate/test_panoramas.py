@@ -1,0 +1,240 @@
+"""Panoramas on disk, as worlds, in the gallery and while they are made; without a backend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import bpy
+import msgspec
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+from mathutils import Matrix
+
+from panoform.backend.io import generated
+from panoform.blender_addon.capture import pixels, sources
+from panoform.blender_addon.generate import gallery, mask, panoramas, world_preview
+from panoform.blender_addon.jobs.manager import Jobs
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.generate import GenerateSettings
+from panoform.shared.protocol.errors import OutputError
+from panoform.shared.protocol.messages import Recipe
+
+
+def recipe(encoding: str = "linear", **settings) -> Recipe:
+    return Recipe(
+        panoform="0.1.0", kind="words", engine=EngineSettings(), model="m", adapters="",
+        settings=GenerateSettings(**({"prompt": "a yárd", "seeds": (3,)} | settings)), encoding=encoding, source="",
+        size=(32, 64), notices=(), device="cpu", dtype="fp32", seconds=1.0, versions={},
+    )  # fmt: skip
+
+
+def light() -> np.ndarray:
+    array = np.random.default_rng(0).uniform(0, 1, (32, 64, 3)).astype(np.float32)
+    array[3, 5] = 12345.678
+    return array
+
+
+@pytest.fixture
+def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
+    """The folder of a .blend that is saved."""
+    folder = tmp_path / "Zoë's scene"
+    folder.mkdir()
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "scene.blend"))
+    return folder
+
+
+def test_the_gallery_turns_a_panorama_as_the_world_it_was_made_for(saved: Path) -> None:
+    turn = Matrix.Rotation(0.5, 4, "Z") @ Matrix.Rotation(-1.2, 4, "Y") @ Matrix.Rotation(0.3, 4, "X")
+    folder = saved / "panoramas"
+    panoramas.write(folder / "turned 3.exr", light(), panoramas.turned(recipe(), turn))
+    panoramas.write(folder / "plain 3.exr", light(), recipe())
+    settings = bpy.context.scene.panoform.generate
+    for name, expected in (("turned 3.exr", turn), ("plain 3.exr", Matrix.Identity(4))):
+        settings.gallery = name
+        image, shown = sources.world_image(bpy.context.scene)
+        assert Path(image.filepath).name == name
+        np.testing.assert_allclose(shown, expected, atol=1e-5)
+
+
+def test_a_file_is_what_the_backend_writes(addon: Jobs, scene, tmp_path: Path) -> None:
+    path, theirs = tmp_path / "größe.exr", tmp_path / "theirs.exr"
+    panoramas.write(path, light(), recipe())
+    generated.write(theirs, generated.Generated(light(), recipe()))
+    assert path.with_suffix(".json").read_bytes() == theirs.with_suffix(".json").read_bytes()
+    ours, other = oiio.ImageBuf(str(path)), oiio.ImageBuf(str(theirs))
+    assert np.array_equal(ours.get_pixels(oiio.FLOAT), light())
+    assert ours.nativespec().format.basetype == oiio.FLOAT
+    assert ours.spec().getattribute("panoform") == other.spec().getattribute("panoform")
+    assert json.loads(ours.spec().getattribute("panoform"))["settings"]["prompt"] == "a yárd"
+    assert len(list(tmp_path.iterdir())) == 4
+    assert not bpy.data.images
+
+
+def test_a_display_picture_becomes_light(addon: Jobs, scene, tmp_path: Path) -> None:
+    panoramas.write(tmp_path / "x.exr", np.full((32, 64, 3), 0.5, np.float32), recipe("srgb"))
+    written = oiio.ImageBuf(str(tmp_path / "x.exr")).get_pixels(oiio.FLOAT)
+    np.testing.assert_allclose(written, 0.2140411, rtol=1e-5)
+
+
+def test_what_cannot_be_written_leaves_nothing(addon: Jobs, scene, tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(OutputError, match="can't be written"):
+        panoramas.write(tmp_path / "x.exr", light(), recipe())
+    assert not list(tmp_path.glob("*.part"))
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OutputError, match="can't be written"):
+        panoramas.write(tmp_path / "file" / "x.exr", light(), recipe())
+
+
+def test_names_that_are_free(tmp_path: Path) -> None:
+    first = panoramas.free_path(tmp_path, "a yard/with: walls", 7)
+    assert first.parent == tmp_path
+    assert first.name.endswith(" 7.exr")
+    first.touch()
+    assert panoramas.free_path(tmp_path, "a yard/with: walls", 7) == first.with_stem(first.stem + " 2")
+    assert panoramas.free_path(tmp_path, "  ", 7).name == "panorama 7.exr"
+    assert len(panoramas.free_path(tmp_path, "word " * 1000, 7).name) < 60
+    assert panoramas.free_path(tmp_path, "石の中庭", 3).name == "石の中庭 3.exr"
+    assert panoramas.free_path(tmp_path, "schöner Höf, 2.0", 3).name == "schöner Höf, 2.0 3.exr"
+    assert panoramas.free_path(tmp_path, 'a\\b|c?"d"\n', 3).name == "a b c  d 3.exr"
+
+
+def test_shown_it_is_the_world_exactly(saved: Path) -> None:
+    scene = bpy.context.scene
+    mine = scene.world = bpy.data.worlds.new("mine")
+    path = saved / "panoramas" / "x.exr"
+    panoramas.write(path, light(), recipe())
+    panoramas.show(scene, path, Matrix.Rotation(1, 4, "Z"))
+    image, turn = sources.world_image(scene)
+    assert np.array_equal(pixels.read(image).pixels, light())
+    assert turn.to_euler().z == pytest.approx(1)
+    assert mine.use_fake_user
+    first = scene.world
+    scene.world = mine
+    assert panoramas.show(scene, path, Matrix.Identity(4)) == first
+    assert panoramas.shown(scene) == [path]
+
+
+def test_a_file_written_again_is_shown_as_it_is_now(saved: Path) -> None:
+    scene, path = bpy.context.scene, saved / "panoramas" / "x.exr"
+    panoramas.write(path, light() / 2, recipe())
+    panoramas.show(scene, path, Matrix.Identity(4))
+    image, _ = sources.world_image(scene)
+    assert np.array_equal(pixels.read(image).pixels, light() / 2)
+    panoramas.write(path, light(), recipe())
+    assert np.array_equal(pixels.read(image).pixels, light())
+
+
+def test_the_gallery(saved: Path) -> None:
+    scene, folder = bpy.context.scene, saved / "panoramas"
+    settings = scene.panoform.generate
+    assert gallery.entries(scene) == []
+    panoramas.write(folder / "one.exr", light(), recipe(prompt="one"))
+    panoramas.write(folder / "two.exr", light(), recipe(prompt="two"))
+    (folder / "notes.json").write_text('{"mine": 1}')
+    (folder / "lost.json").write_bytes(msgspec.json.encode(recipe()))
+    assert [entry.path.stem for entry in gallery.entries(scene)] == ["two", "one"]
+    assert gallery.chosen(scene) is None
+    settings.gallery = "one.exr"
+    first = scene.world
+    assert gallery.chosen(scene).recipe.settings.prompt == "one"
+    settings.gallery = "two.exr"
+    assert scene.world != first
+    settings.gallery = "one.exr"
+    assert scene.world == first, "the world there is, not another"
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.read_homefile(use_empty=True)
+    bpy.ops.wm.open_mainfile(filepath=str(saved / "scene.blend"))
+    assert bpy.context.scene.panoform.generate.gallery == "one.exr"
+
+
+def test_switching_is_taken_back_by_undo(saved: Path) -> None:
+    for name in ("one", "two"):
+        panoramas.write(saved / "panoramas" / f"{name}.exr", light(), recipe())
+    bpy.context.scene.panoform.generate.gallery = "one.exr"
+    bpy.ops.ed.undo_push(message="one")
+    bpy.context.scene.panoform.generate.gallery = "two.exr"
+    bpy.ops.ed.undo_push(message="two")
+    bpy.ops.ed.undo()
+    assert bpy.context.scene.panoform.generate.gallery == "one.exr"
+
+
+# While it is made
+
+
+def picture(value: int) -> np.ndarray:
+    array = np.full((8, 16, 3), value, np.uint8)
+    array[0, 0] = (255, 0, 0)
+    return array
+
+
+def counts() -> tuple:
+    return tuple(len(getattr(bpy.data, kind)) for kind in ("worlds", "images", "scenes"))
+
+
+@pytest.mark.parametrize("had", [True, False])
+def test_a_preview_is_the_world_until_it_ends(addon: Jobs, scene, had: bool) -> None:
+    mine = scene.world = bpy.data.worlds.new("mine") if had else None
+    before = counts()
+    world_preview.show(scene, picture(128), Matrix.Identity(4))
+    world_preview.show(scene, picture(200), Matrix.Identity(4))
+    image, _ = sources.world_image(scene)
+    shown = pixels.read(image)
+    assert shown.encoding == "srgb"
+    np.testing.assert_allclose(shown.pixels[0, 0], (1, 0, 0))
+    np.testing.assert_allclose(shown.pixels[4, 4], 200 / 255, atol=1e-3)
+    world_preview.end()
+    assert scene.world == mine
+    assert counts() == before
+    world_preview.end()
+
+
+def test_a_preview_is_not_saved(addon: Jobs, scene, tmp_path: Path) -> None:
+    scene.world = bpy.data.worlds.new("mine")
+    world_preview.show(scene, picture(128), Matrix.Identity(4))
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "x.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "x.blend"))
+    assert bpy.context.scene.world.name == "mine"
+    assert counts() == (1, 0, 1)
+
+
+def test_a_preview_that_undo_brings_back_goes_again(addon: Jobs, scene) -> None:
+    scene.world = bpy.data.worlds.new("mine")
+    bpy.ops.ed.undo_push(message="mine")
+    world_preview.show(scene, picture(128), Matrix.Identity(4))
+    bpy.data.objects.new("something", None)
+    bpy.ops.ed.undo_push(message="something, while it was made")
+    world_preview.end()
+    bpy.context.scene.world = bpy.data.worlds.new("made")
+    bpy.ops.ed.undo_push(message="made")
+    bpy.ops.ed.undo()
+    assert "something" in bpy.data.objects
+    assert bpy.context.scene.world.name == "mine"
+    bpy.ops.ed.redo()
+    assert bpy.context.scene.world.name == "made"
+
+
+# Masks
+
+
+def test_a_mask_is_painted_on_the_panorama_dimmed(saved: Path) -> None:
+    scene, path = bpy.context.scene, saved / "panoramas" / "x.exr"
+    panoramas.write(path, light(), recipe())
+    with pytest.raises(RuntimeError, match="no HDRI"):
+        bpy.ops.panoform.paint_mask()
+    panoramas.show(scene, path, Matrix.Identity(4))
+    assert bpy.ops.panoform.paint_mask() == {"FINISHED"}
+    painted = scene.panoform.edit.mask
+    assert tuple(painted.size) == (64, 32)
+    assert 0.1 < pixels.raw(painted)[..., :3].max() < 0.5
+    assert not mask.of_image(painted).any(), "nothing is painted yet"
+    array = pixels.raw(painted).copy()
+    array[4:8, 60:] = array[4:8, :3] = 1
+    painted.pixels.foreach_set(array[::-1].ravel())
+    found = mask.of_image(painted)
+    assert found.dtype == np.uint8
+    assert found.shape == (32, 64, 1)
+    assert found.sum() == 4 * 7
+    assert found[4:8, 60:].all()

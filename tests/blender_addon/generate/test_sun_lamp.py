@@ -1,0 +1,257 @@
+"""The sun of the world's HDRI as a lamp: Cycles renders of a grey sphere on a plane, before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+from mathutils import Matrix, Vector
+
+from panoform.blender_addon.capture import sources
+from panoform.blender_addon.generate import panoramas, sun_lamp
+from panoform.blender_addon.jobs.manager import Jobs
+from panoform.blender_addon.scene import world
+from panoform.shared.imaging.sphere import directions, solid_angles
+
+HEIGHT, WIDTH = 128, 256
+SIZE_PX, SAMPLES = 32, 128
+TOWARD = np.array([0.5, -0.4, 0.77]) / np.linalg.norm([0.5, -0.4, 0.77])
+#: Of the world, about Z and then tilted: the sun still stands above the ground.
+TURN = Matrix.Rotation(0.3, 4, "X") @ Matrix.Rotation(2.0, 4, "Z")
+
+
+def sky(sun: float = 200.0) -> np.ndarray:
+    rays = directions(HEIGHT, WIDTH).astype(np.float64)
+    light = np.where(rays[..., 2:] > 0, [0.3, 0.4, 0.6], 0.1)
+    disc = (rays @ TOWARD > np.cos(np.radians(3)))[..., None]
+    return (light + sun * disc * np.array([1, 0.8, 0.6])).astype(np.float32)
+
+
+def show(light: np.ndarray, folder: Path, turn: Matrix, strength: float = 1.0, name: str = "Zoës Himmel") -> Path:
+    """An HDRI of the user's as the world, under a name of the user's."""
+    path = folder / f"{name}.exr"
+    assert oiio.ImageBuf(np.ascontiguousarray(light)).write(str(path))
+    made = world.create("mine", bpy.data.images.load(str(path)), turn)
+    made.node_tree.nodes["Strength"].inputs["Strength"].default_value = strength
+    bpy.context.scene.world = made
+    return path
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT))
+
+
+@pytest.fixture
+def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
+    """The folder of a .blend that is saved, with the sphere on the plane, looked at from above."""
+    folder = tmp_path / "Zoë's scene"
+    folder.mkdir()
+    grey = bpy.data.materials.new("grey")
+    grey.use_nodes = True
+    grey.node_tree.nodes["Principled BSDF"].inputs["Base Color"].default_value = (0.5, 0.5, 0.5, 1)
+    grey.node_tree.nodes["Principled BSDF"].inputs["Specular IOR Level"].default_value = 0
+    bpy.ops.mesh.primitive_plane_add(size=100)
+    bpy.context.object.data.materials.append(grey)
+    bpy.ops.mesh.primitive_uv_sphere_add(radius=1, location=(0, 0, 1))
+    bpy.context.object.data.materials.append(grey)
+    eye = bpy.data.cameras.new("above")
+    eye.type, eye.ortho_scale = "ORTHO", 8
+    scene.camera = bpy.data.objects.new("above", eye)
+    scene.camera.location.z = 10
+    scene.collection.objects.link(scene.camera)
+    scene.render.engine = "CYCLES"
+    scene.cycles.device, scene.cycles.samples, scene.cycles.seed = "CPU", SAMPLES, 1
+    scene.cycles.use_denoising = scene.cycles.use_adaptive_sampling = False
+    scene.render.threads_mode, scene.render.threads = "FIXED", 1
+    scene.render.resolution_x = scene.render.resolution_y = SIZE_PX
+    scene.render.image_settings.file_format = "OPEN_EXR"
+    scene.render.image_settings.color_depth = "32"
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "scene.blend"))
+    return folder
+
+
+def render(folder: Path) -> np.ndarray:
+    scene = bpy.context.scene
+    scene.render.filepath = str(folder / "render.exr")
+    scene.world.cycles.sampling_method, scene.world.cycles.sample_map_resolution = "MANUAL", 1024
+    bpy.ops.render.render(write_still=True)
+    return read(folder / "render.exr")[..., :3]
+
+
+def difference(true: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(other - true).mean() / true.mean())
+
+
+def stands() -> tuple:
+    scene = bpy.context.scene
+    return scene.world.name, sorted(scene.objects.keys()), len(bpy.data.worlds), len(bpy.data.images)
+
+
+def suns() -> list[bpy.types.Object]:
+    return [thing for thing in bpy.context.scene.objects if thing.type == "LIGHT"]
+
+
+@pytest.mark.parametrize(("turn", "strength"), [(Matrix.Identity(4), 1.0), (TURN, 1.5)], ids=["plain", "turned"])
+def test_the_lamp_and_the_rest_light_the_scene_as_the_hdri_did(saved: Path, turn: Matrix, strength: float) -> None:
+    path = show(sky(), saved, turn, strength)
+    given = path.read_bytes()
+    whole = render(saved)
+    assert bpy.ops.panoform.split_sun() == {"FINISHED"}
+    (lamp,) = suns()
+    split = render(saved)
+    lamp.hide_render = True
+    without = render(saved)
+    assert difference(whole, split) < 0.05
+    assert difference(whole, without) > 0.2
+    np.testing.assert_allclose(split.mean((0, 1)), whole.mean((0, 1)), rtol=0.03)
+
+    assert lamp.name == "Panoform Sun"
+    towards = lamp.matrix_world.to_3x3() @ Vector((0, 0, 1))
+    assert towards.dot(turn.to_3x3() @ Vector(TOWARD)) > np.cos(np.radians(0.5))
+    assert np.degrees(lamp.data.angle) == pytest.approx(6, rel=0.1)
+
+    assert path.read_bytes() == given, "the user's own file"
+    image, turned = sources.world_image(bpy.context.scene)
+    assert Path(bpy.path.abspath(image.filepath)) == saved / "panoramas" / "Zoës Himmel without sun.exr"
+    np.testing.assert_allclose(turned, turn, atol=1e-5)
+    np.testing.assert_allclose(read(saved / "panoramas" / "Zoës Himmel without sun.exr"), sky(sun=0), rtol=1e-5)
+    assert bpy.data.worlds["mine"].use_fake_user, "the world before is kept"
+
+
+def test_pressed_again_it_adds_no_lamp(saved: Path) -> None:
+    show(sky(), saved, TURN)
+    bpy.ops.panoform.split_sun()
+    before = stands()
+    assert bpy.ops.panoform.split_sun() == {"CANCELLED"}
+    assert stands() == before
+
+    bpy.context.scene.world = bpy.data.worlds["mine"]  # the sun is back, and so is split off once more
+    suns()[0].data.energy = 0
+    assert bpy.ops.panoform.split_sun() == {"FINISHED"}
+    (lamp,) = suns()
+    assert lamp.data.energy > 0
+    assert len(list((saved / "panoramas").iterdir())) == 2, "never over a file"
+
+
+def test_no_sun_no_change(saved: Path, capfd) -> None:
+    show(sky(sun=0), saved, TURN)
+    before = stands()
+    assert bpy.ops.panoform.split_sun() == {"CANCELLED"}
+    assert stands() == before
+    assert not (saved / "panoramas").exists()
+    assert "No sun stands out in 'mine'" in capfd.readouterr().out
+
+
+def test_one_undo_takes_it_back(saved: Path) -> None:
+    show(sky(), saved, TURN)
+    before = stands()
+    bpy.ops.ed.undo_push(message="mine")
+    bpy.ops.panoform.split_sun("EXEC_DEFAULT", True)
+    assert stands() != before
+    bpy.ops.ed.undo()
+    assert stands() == before
+
+
+def through_a_gamma(shown: bpy.types.World) -> None:
+    tree = shown.node_tree
+    gamma = tree.nodes.new("ShaderNodeGamma")
+    tree.links.new(tree.nodes["Environment Texture"].outputs["Color"], gamma.inputs["Color"])
+    tree.links.new(gamma.outputs["Color"], tree.nodes["Strength"].inputs["Color"])
+
+
+def mixed(shown: bpy.types.World) -> None:
+    tree = shown.node_tree
+    mix = tree.nodes.new("ShaderNodeMixShader")
+    tree.links.new(tree.nodes["Strength"].outputs[0], mix.inputs[1])
+    tree.links.new(mix.outputs[0], tree.nodes["World Output"].inputs["Surface"])
+
+
+def by_a_value(shown: bpy.types.World) -> None:
+    value = shown.node_tree.nodes.new("ShaderNodeValue")
+    shown.node_tree.links.new(value.outputs[0], shown.node_tree.nodes["Strength"].inputs["Strength"])
+
+
+@pytest.mark.parametrize("change", [through_a_gamma, mixed, by_a_value])
+def test_a_world_that_does_more_than_show_its_hdri(saved: Path, change) -> None:
+    show(sky(), saved, TURN)
+    change(bpy.context.scene.world)
+    before = stands()
+    with pytest.raises(RuntimeError, match="changes its HDRI by other nodes"):
+        bpy.ops.panoform.split_sun()
+    assert stands() == before
+    assert not (saved / "panoramas").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_no_number(saved: Path, value: float) -> None:
+    light = sky()
+    light[5, 5, 1] = value
+    show(light, saved, TURN)
+    with pytest.raises(RuntimeError, match="infinite or NaN"):
+        bpy.ops.panoform.split_sun()
+    assert not suns()
+
+
+@pytest.mark.parametrize("name", ["city", "forest", "sunrise", "courtyard"])
+def test_real_hdris(saved: Path, name: str) -> None:
+    """The CC0 ones inside Blender, some with pixels a little below 0: what is taken off is what the lamp has."""
+    path = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world" / f"{name}.exr"
+    light = read(path)[..., :3].astype(np.float64)
+    bpy.context.scene.world = world.create("mine", bpy.data.images.load(str(path)), Matrix.Identity(4))
+    if name == "courtyard":  # an overcast sky
+        assert bpy.ops.panoform.split_sun() == {"CANCELLED"}
+        return
+    assert bpy.ops.panoform.split_sun() == {"FINISHED"}
+    (lamp,) = suns()
+    rest = read(saved / "panoramas" / f"{name} without sun.exr").astype(np.float64)
+    taken = ((light - rest) * solid_angles(*light.shape[:2])[..., None]).sum(axis=(0, 1))
+    np.testing.assert_allclose(lamp.data.energy * np.array(lamp.data.color), taken, rtol=1e-4)
+    assert ((rest == light.astype(np.float32)) | (rest < light)).all()
+
+
+def test_without_an_hdri(addon: Jobs, scene) -> None:
+    with pytest.raises(RuntimeError, match="no HDRI"):
+        bpy.ops.panoform.split_sun()
+
+
+def test_a_folder_that_cannot_be_written(saved: Path) -> None:
+    show(sky(), saved, TURN)
+    (saved / "panoramas").write_text("a file")
+    before = stands()
+    with pytest.raises(RuntimeError, match="can't be written"):
+        bpy.ops.panoform.split_sun()
+    assert stands() == before
+
+
+def test_the_default_folder_takes_it_before_the_file_is_saved(addon: Jobs, scene, tmp_path: Path) -> None:
+    show(sky(), tmp_path, Matrix.Identity(4))
+    lamp = sun_lamp.split(bpy.context.scene)
+    assert lamp is not None
+    image, _ = sources.world_image(bpy.context.scene)
+    assert Path(image.filepath).is_file()
+
+
+def test_the_lamp_turns_with_its_world(saved: Path) -> None:
+    show(sky(), saved, Matrix.Rotation(0.7, 4, "Z"))
+    bpy.ops.panoform.split_sun()
+    (lamp,) = suns()
+    bpy.context.scene.world.node_tree.nodes["Rotation"].inputs["Rotation"].default_value[2] -= 1.9
+    bpy.context.view_layer.update()
+    turned = sources.world_image(bpy.context.scene)[1].to_3x3()
+    assert turned.to_euler().z == pytest.approx(0.7 + 1.9)
+    towards = lamp.matrix_world.to_3x3() @ Vector((0, 0, 1))
+    assert towards.dot(turned @ Vector(TOWARD)) > np.cos(np.radians(0.5))
+
+
+def test_the_lamp_shines_in_its_own_world_only(saved: Path) -> None:
+    path = show(sky(), saved, TURN)
+    bpy.ops.panoform.split_sun()
+    (lamp,) = suns()
+    without = panoramas.shown(bpy.context.scene)[0]
+    panoramas.show(bpy.context.scene, path, TURN)
+    assert (lamp.hide_render, lamp.hide_viewport) == (True, True), "the sun is in the picture"
+    panoramas.show(bpy.context.scene, without, TURN)
+    assert (lamp.hide_render, lamp.hide_viewport) == (False, False)

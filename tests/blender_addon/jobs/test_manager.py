@@ -1,0 +1,184 @@
+"""What happens to a job while the world around it changes: cancel, undo, other files, unregister, Blender's end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bpy
+import numpy as np
+import psutil
+import pytest
+from mathutils import Matrix
+
+from panoform.blender_addon.backend import session
+from panoform.blender_addon.backend.session import MAX_LOGS
+from panoform.blender_addon.capture.pixels import Pixels
+from panoform.blender_addon.capture.sources import Capture
+from panoform.blender_addon.jobs import timer
+from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
+from panoform.blender_addon.jobs.specs import PerceiveOrder, Result
+from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.protocol.errors import BusyError, Cancelled
+
+
+def order(scene, **settings) -> PerceiveOrder:
+    pixels = np.random.default_rng(1).uniform(0.05, 1, (64, 128, 3)).astype(np.float32)
+    capture = Capture(Pixels(pixels, "linear"), "noise", Matrix.Identity(4))
+    given = {"maps": ("distance",), "num_inference_steps": 1, "height": 64} | settings
+    return PerceiveOrder(
+        source=capture, name="noise", scene_uid=scene.session_uid, engine=EngineSettings(),
+        settings=PerceiveSettings(**given),
+    )  # fmt: skip
+
+
+def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
+    by = time.monotonic() + 120
+    while not met():
+        jobs.poll()
+        assert time.monotonic() < by, "it never came"
+        time.sleep(0.01)
+
+
+def test_the_pump_takes_a_job_from_start_to_result(addon: Jobs, scene) -> None:
+    addon.stop()
+    assert addon.state is State.STOPPED
+    addon.begin(order(scene))
+    assert addon.state is State.STARTING
+    stages = []
+    poll_until(addon, lambda: addon.job is None or stages.append((addon.job.stage, addon.job.fraction)))
+    assert addon.state is State.READY
+    assert any("Distance" in stage for stage, _ in stages)
+    shares = [fraction for _, fraction in stages]
+    assert shares == sorted(shares)
+    assert addon.results[0].reply.maps["distance"].shape == (64, 128, 1)
+    assert addon.seconds
+    poll_until(addon, lambda: addon.session.status.engine is not None)
+
+
+def test_one_job_at_a_time(addon: Jobs, scene) -> None:
+    addon.begin(order(scene))
+    with pytest.raises(BusyError):
+        addon.begin(order(scene))
+    addon.cancel()
+    poll_until(addon, lambda: addon.job is None)
+
+
+def test_cancelled_before_the_backend_is_up(addon: Jobs, scene) -> None:
+    addon.stop()
+    addon.begin(order(scene))
+    addon.cancel()
+    assert addon.job is None
+    assert addon.failure is None
+    poll_until(addon, lambda: addon.state is State.READY)
+    assert not addon.results
+
+
+def test_cancelled_at_work(addon: Jobs, scene) -> None:
+    addon.begin(order(scene, num_inference_steps=200, height=256))
+    poll_until(addon, lambda: addon.job.id is not None)
+    addon.cancel()
+    assert addon.job.text == "Cancelling"
+    poll_until(addon, lambda: addon.job is None)
+    assert isinstance(addon.failure.error, Cancelled)
+    assert not addon.results
+
+
+def test_a_scene_deleted_meanwhile_loses_nothing(addon: Jobs) -> None:
+    doomed = bpy.data.scenes.new("Doomed")
+    addon.begin(order(doomed))
+    bpy.data.scenes.remove(doomed)
+    poll_until(addon, lambda: addon.job is None)
+    (result,) = addon.results
+    timer._build_what_came()
+    assert not result.built
+    assert not result.pending
+    assert bpy.ops.panoform.build_result(index=0) == {"FINISHED"}
+    assert result.built
+    assert bpy.data.objects.get("noise dome") is not None
+
+
+def test_another_file_opened_meanwhile_loses_nothing(addon: Jobs, scene, tmp_path: Path) -> None:
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "other.blend"))
+    addon.begin(order(bpy.context.scene))
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "other.blend"))
+    poll_until(addon, lambda: addon.job is None)
+    timer._build_what_came()
+    assert not addon.results[0].built
+    assert not bpy.data.objects
+    bpy.ops.panoform.build_result(index=0)
+    assert bpy.data.objects
+
+
+def test_undo_meanwhile_keeps_the_scene(addon: Jobs, scene) -> None:
+    bpy.ops.ed.undo_push(message="before")
+    bpy.data.objects.new("something", None)
+    bpy.ops.ed.undo_push(message="something")
+    addon.begin(order(bpy.context.scene))
+    bpy.ops.ed.undo()
+    poll_until(addon, lambda: addon.job is None)
+    assert addon.results[0].order.scene_uid == bpy.context.scene.session_uid
+
+
+def test_the_oldest_results_that_were_built_go_first(addon: Jobs, scene) -> None:
+    made = [Result(order(scene), built=i != 0) for i in range(MAX_RESULTS + 2)]
+    for result in made:
+        addon._keep(result)
+    assert len(addon.results) == MAX_RESULTS
+    assert made[0] in addon.results, "what was never built is not thrown away"
+    assert made[1] not in addon.results
+
+
+def test_logs_do_not_pile_up(tmp_path: Path) -> None:
+    for i in range(MAX_LOGS + 5):
+        (tmp_path / f"backend-{i:012}.log").write_text("")
+        os.utime(tmp_path / f"backend-{i:012}.log", (i, i))
+    session._sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"backend-{i:012}.log" for i in range(5, MAX_LOGS + 5)]
+
+
+def test_time_left_in_words(addon: Jobs, scene) -> None:
+    job = Job(order(scene), stage="Normal", step=12, of=28, seconds_left=41.4)
+    assert job.text == "Normal 12/28 · 0:41 left"
+
+
+SCRIPT = """
+import sys, time
+import bpy
+from panoform import blender_addon
+from panoform.blender_addon.jobs.manager import jobs
+blender_addon.register()
+entry = bpy.context.preferences.addons.new()
+entry.module = "panoform"
+entry.preferences.folder = sys.argv[1]
+jobs.start()
+while jobs.session.status is None:
+    jobs.poll()
+    time.sleep(0.01)
+print("backend", jobs.session.status.pid, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["blender_addon.unregister(); print('unregistered', jobs.session)", "sys.exit(0)", "import os; os._exit(1)"],
+    ids=["unregister", "exit", "crash"],
+)
+def test_no_backend_outlives_blender(end: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT + end, str(tmp_path)],
+        env=os.environ | {"PANOFORM_BACKEND_PYTHON": sys.executable},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "backend " in done.stdout, done.stdout + done.stderr
+    pid = int(done.stdout.split("backend ")[1].split()[0])
+    if "unregister" in end:
+        assert "unregistered None" in done.stdout
+    by = time.monotonic() + 20
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < by, "the backend is still there"
+        time.sleep(0.05)

@@ -1,0 +1,320 @@
+"""The operators in bpy, with the real backend in its own process and the starter engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import bpy
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+
+from panoform.blender_addon import preferences
+from panoform.blender_addon.backend import operators as backend_operators
+from panoform.blender_addon.backend.client import Client
+from panoform.blender_addon.generate import operators as generate_operators
+from panoform.blender_addon.jobs.manager import Jobs, State
+from panoform.blender_addon.perceive import operators
+from panoform.shared import VERSION
+from panoform.shared.protocol.errors import BackendLostError
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and scripts")
+
+
+def write_picture(path: Path, array: np.ndarray) -> Path:
+    height, width, channels = array.shape
+    image = oiio.ImageBuf(oiio.ImageSpec(width, height, channels, oiio.FLOAT))
+    image.set_pixels(oiio.ROI(), array.astype(np.float32))
+    assert image.write(str(path)), image.geterror()
+    return path
+
+
+def make_wheel(folder: Path) -> None:
+    """A wheel without dependencies that pip takes for Panoform's."""
+    folder.mkdir()
+    info = f"panoform-{VERSION}.dist-info"
+    with zipfile.ZipFile(folder / f"panoform-{VERSION}-py3-none-any.whl", "w") as archive:
+        archive.writestr("panoform/__init__.py", "")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: panoform\nVersion: {VERSION}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture(scope="session")
+def panorama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small HDR panorama with a bright side, in a folder with a space and letters beyond ASCII."""
+    rng = np.random.default_rng(0)
+    array = rng.uniform(0.05, 0.6, (64, 128, 3))
+    array[20:30, 40:50] = 30
+    return write_picture(tmp_path_factory.mktemp("Zoë's pictures") / "größe.exr", array)
+
+
+def perceive(panorama: Path, **settings) -> None:
+    given = {"source": "FILE", "filepath": str(panorama), "maps": {"DISTANCE"}, "quality": "draft"} | settings
+    assert bpy.ops.panoform.perceive(**given) == {"FINISHED"}
+
+
+def test_a_file_becomes_maps_world_and_dome(addon: Jobs, scene, panorama: Path, tmp_path: Path) -> None:
+    before = dict(scene.panoform.items())
+    perceive(panorama, maps={"DISTANCE", "ROUGHNESS"}, out_directory=str(tmp_path / "mäps"), seed=7)
+    assert {path.name for path in (tmp_path / "mäps").iterdir()} == {
+        "distance.exr", "roughness.png", "panorama.png", "maps.json"
+    }  # fmt: skip
+    (result,) = addon.results
+    assert result.built
+    assert result.reply.info.seed == 7
+    assert scene.world.name == "Panoform größe"
+    dome = bpy.context.view_layer.objects.active
+    assert dome.name == "größe dome"
+    # what the dome shows is what the backend found
+    image = bpy.data.images["größe distance"]
+    shown = np.empty(image.size[0] * image.size[1] * 4, np.float32)
+    image.pixels.foreach_get(shown)
+    shown = shown.reshape(image.size[1], image.size[0], 4)[::-1, :, :1]
+    np.testing.assert_allclose(shown, result.reply.maps["distance"], rtol=1e-6)
+    assert dict(scene.panoform.items()) == before, "a script's settings are no business of the scene's"
+
+
+def test_what_is_not_given_is_the_scenes(addon: Jobs, scene, panorama: Path) -> None:
+    scene.panoform.source, scene.panoform.filepath = "FILE", str(panorama)
+    scene.panoform.maps, scene.panoform.quality, scene.panoform.seed = {"ALBEDO"}, "draft", 5
+    bpy.ops.panoform.perceive()
+    assert set(addon.results[0].reply.maps) == {"albedo"}
+    assert addon.results[0].reply.info.seed == 5
+
+
+def test_the_worlds_hdri_and_a_second_run_beside_the_first(addon: Jobs, scene, panorama: Path) -> None:
+    world = scene.world = bpy.data.worlds.new("Mine")
+    if bpy.app.version < (5, 0):
+        world.use_nodes = True
+    texture = world.node_tree.nodes.new("ShaderNodeTexEnvironment")
+    texture.image = bpy.data.images.load(str(panorama))
+    world.node_tree.links.new(texture.outputs["Color"], world.node_tree.nodes["Background"].inputs["Color"])
+    bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft")
+    first = bpy.context.view_layer.objects.active
+    first.name = "renamed by me"
+    bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft")
+    assert bpy.context.view_layer.objects.active != first
+    assert first.name == "renamed by me"
+    assert world.node_tree.nodes.get(texture.name) is not None
+
+
+def test_an_image_of_the_file(addon: Jobs, panorama: Path) -> None:
+    image = bpy.data.images.load(str(panorama))
+    bpy.ops.panoform.perceive(source="IMAGE", image=image.name, maps={"DISTANCE"}, quality="draft")
+    assert addon.results[0].order.name == "größe"
+
+
+def test_a_render_becomes_an_image_and_the_source(addon: Jobs, scene) -> None:
+    scene.world = bpy.data.worlds.new("Grey")
+    scene.world.color = (0.25, 0.25, 0.25)
+    scene.cycles.use_denoising = False
+    assert bpy.ops.panoform.render_panorama(at_cursor=True, width=64, samples=1) == {"FINISHED"}
+    image = scene.panoform.image
+    assert scene.panoform.source == "IMAGE"
+    assert tuple(image.size) == (64, 32)
+    np.testing.assert_allclose(image.pixels[:3], 0.25, rtol=0.01)
+    bpy.ops.panoform.perceive(maps={"DISTANCE"}, quality="draft")
+    assert addon.results[0].built
+
+
+def test_maps_that_were_written_can_be_imported(addon: Jobs, scene, panorama: Path, tmp_path: Path) -> None:
+    perceive(panorama, maps={"DISTANCE", "NORMAL"}, out_directory=str(tmp_path / "out"))
+    bpy.ops.wm.read_homefile(use_empty=True)
+    assert bpy.ops.panoform.import_maps(directory=str(tmp_path / "out")) == {"FINISHED"}
+    assert bpy.context.view_layer.objects.active.name == "out dome"
+    assert bpy.context.scene.world.name == "Panoform out"
+
+
+# What goes wrong is said, and leaves the scene as it was
+
+
+def unchanged() -> tuple:
+    return tuple(len(getattr(bpy.data, kind)) for kind in ("objects", "meshes", "materials", "worlds", "images"))
+
+
+def refused(words: str, **settings) -> None:
+    before = unchanged()
+    with pytest.raises(RuntimeError, match=words):
+        bpy.ops.panoform.perceive(**({"maps": {"DISTANCE"}, "quality": "draft"} | settings))
+    assert unchanged() == before
+
+
+def test_a_world_without_an_hdri(addon: Jobs, scene) -> None:
+    refused("no HDRI", source="WORLD")
+    assert "no HDRI" in addon.failure.details
+
+
+def test_an_image_that_is_not_there(addon: Jobs) -> None:
+    refused("no image called 'nope'", source="IMAGE", image="nope")
+    refused("No image is chosen", source="IMAGE")
+
+
+def test_a_file_that_is_not_there(addon: Jobs, tmp_path: Path) -> None:
+    refused("There is no file", source="FILE", filepath=str(tmp_path / "nope.exr"))
+    refused("No file is chosen", source="FILE")
+
+
+def test_a_file_that_is_no_picture(addon: Jobs, tmp_path: Path) -> None:
+    (tmp_path / "broken.exr").write_bytes(b"v/1\x01 and no more")
+    refused("broken", source="FILE", filepath=str(tmp_path / "broken.exr"))
+
+
+def test_a_picture_that_is_not_2_to_1(addon: Jobs, tmp_path: Path) -> None:
+    refused("2:1", source="FILE", filepath=str(write_picture(tmp_path / "square.exr", np.full((64, 64, 3), 0.5))))
+
+
+def test_bad_pixels_are_refused_unless_repaired(addon: Jobs, tmp_path: Path) -> None:
+    array = np.full((64, 128, 3), 0.5)
+    array[3, 4] = np.nan
+    path = write_picture(tmp_path / "nan.exr", array)
+    refused("not a number", source="FILE", filepath=str(path))
+    assert bpy.ops.panoform.perceive(
+        source="FILE", filepath=str(path), maps={"DISTANCE"}, quality="draft", repair=True
+    ) == {"FINISHED"}
+
+
+def test_no_camera_to_render_from(addon: Jobs) -> None:
+    refused("no camera", source="RENDER_CAMERA")
+
+
+def test_unknown_map_engine_or_quality(addon: Jobs, panorama: Path) -> None:
+    for wrong in ({"maps": {"DEPTH"}}, {"engine": "DALLE"}, {"quality": "ultra"}):
+        with pytest.raises((TypeError, ValueError), match="not found"):
+            perceive(panorama, **wrong)
+
+
+def test_no_map_at_all(addon: Jobs, panorama: Path) -> None:
+    refused("No map was asked for", source="FILE", filepath=str(panorama), maps=set())
+
+
+def test_a_folder_without_maps(addon: Jobs, tmp_path: Path) -> None:
+    before = unchanged()
+    with pytest.raises(RuntimeError, match="holds no map"):
+        bpy.ops.panoform.import_maps(directory=str(tmp_path))
+    assert unchanged() == before
+
+
+def test_flux_without_its_weights(addon: Jobs, panorama: Path, tmp_path: Path) -> None:
+    bpy.context.preferences.addons["panoform"].preferences.flux_model = str(tmp_path / "no flux here")
+    refused("no flux here", source="FILE", filepath=str(panorama), engine="FLUX")
+
+
+# The backend
+
+
+def test_a_backend_that_is_missing(addon: Jobs, panorama: Path, monkeypatch, tmp_path: Path) -> None:
+    addon.stop()
+    monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", str(tmp_path / "python"))
+    refused("can't be started", source="FILE", filepath=str(panorama))
+    monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
+    refused("is not set up", source="FILE", filepath=str(panorama))
+
+
+def test_a_python_without_panoform(addon: Jobs, panorama: Path, monkeypatch) -> None:
+    addon.stop()
+    monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", sys._base_executable)
+    refused("has no Panoform installed", source="FILE", filepath=str(panorama))
+
+
+@posix_only
+def test_a_backend_of_another_version(addon: Jobs, panorama: Path, monkeypatch, tmp_path: Path) -> None:
+    addon.stop()
+    stand_in = tmp_path / "python"
+    stand_in.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, sys, time\n"
+        "path = sys.argv[sys.argv.index('--connection-file') + 1]\n"
+        "pathlib.Path(path).write_text(json.dumps({'protocol': 999}))\n"
+        "time.sleep(60)\n"
+    )
+    stand_in.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", str(stand_in))
+    refused("999", source="FILE", filepath=str(panorama))
+    assert addon.session is None
+
+
+def when_running(addon: Jobs, act) -> threading.Thread:
+    """Call `act(pid)` once the backend has been sent its job."""
+
+    def watch() -> None:
+        while addon.job is None or addon.job.id is None:
+            time.sleep(0.005)
+        act(addon.session.status.pid)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+@posix_only
+def test_a_backend_killed_at_work_is_said_and_started_again(addon: Jobs, panorama: Path) -> None:
+    addon.stop()
+    thread = when_running(addon, lambda pid: os.kill(pid, signal.SIGKILL))
+    refused("ended", source="FILE", filepath=str(panorama))
+    thread.join()
+    assert isinstance(addon.failure.error, BackendLostError)
+    perceive(panorama)
+    assert addon.failure is None
+
+
+@posix_only
+def test_a_backend_that_falls_silent_is_given_up(addon: Jobs, panorama: Path, monkeypatch) -> None:
+    addon.stop()
+    monkeypatch.setattr(Client.__init__, "__kwdefaults__", {"ask_after_s": 0.2, "silence_s": 0.5})
+    thread = when_running(addon, lambda pid: os.kill(pid, signal.SIGSTOP))
+    refused("not answered", source="FILE", filepath=str(panorama))
+    thread.join()
+    assert addon.session is None
+
+
+def test_the_backend_is_set_up_by_a_press(addon: Jobs, monkeypatch, tmp_path: Path, capsys) -> None:
+    """With a stand-in of a few bytes for the wheel, and no network."""
+    addon.stop()
+    make_wheel(tmp_path / "backend_wheel")
+    monkeypatch.setattr(backend_operators, "EXTENSION_FOLDER", tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
+    preferences.get().folder = str(tmp_path / "data")
+    if not bpy.app.online_access:
+        with pytest.raises(RuntimeError, match="poll"):
+            bpy.ops.panoform.setup_backend()
+        assert "online access" in backend_operators._why_not_set_up()
+    bpy.context.preferences.system.use_online_access = True
+    assert addon.state is State.NOT_SET_UP
+    assert bpy.ops.panoform.setup_backend() == {"FINISHED"}
+    assert addon.state is State.STOPPED
+    assert "Panoform: Making a Python environment" in capsys.readouterr().out
+
+
+def test_a_checkout_has_nothing_to_set_up(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(backend_operators, "EXTENSION_FOLDER", tmp_path)
+    monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
+    bpy.context.preferences.system.use_online_access = True
+    with pytest.raises(RuntimeError, match="carries no backend"):
+        bpy.ops.panoform.setup_backend()
+
+
+def test_the_hub_token_is_kept_for_its_owner_only(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    with pytest.raises(RuntimeError, match="no Hugging Face access token"):
+        bpy.ops.panoform.save_hub_token(token="secret")
+    assert bpy.ops.panoform.save_hub_token(token=" hf_secret\n") == {"FINISHED"}
+    path = tmp_path / "hub" / "token"
+    assert path.read_text() == "hf_secret"
+    if os.name == "posix":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_every_operator_says_what_it_does(registered) -> None:
+    for cls in (*operators.CLASSES, *backend_operators.CLASSES, *generate_operators.CLASSES):
+        assert cls.bl_idname.startswith("panoform.")
+        assert cls.__doc__
+        assert not cls.__doc__.endswith("."), "Blender adds the full stop"

@@ -1,0 +1,166 @@
+"""Folders of maps: ours, a user's own, and broken ones. Files are written by OpenImageIO, not by Blender."""
+
+import json
+from pathlib import Path
+
+import bpy
+import cycles_truth as cycles
+import numpy as np
+import pytest
+
+from panoform.blender_addon.scene import maps_folder
+from panoform.shared.imaging import sphere
+from panoform.shared.protocol.errors import InputError, PanoramaError
+
+RAYS = sphere.directions(16, 32)
+DISTANCE = (1 + 0.5 * RAYS[..., :1]).astype(np.float32)
+NORMAL = -RAYS
+COLOUR = (0.5 + 0.4 * RAYS).astype(np.float32)
+
+
+def full(folder: Path) -> None:
+    cycles.write(folder / "distance.exr", DISTANCE)
+    cycles.write(folder / "normal.exr", NORMAL)
+    cycles.write(folder / "albedo.png", COLOUR, "uint16")
+    cycles.write(folder / "roughness.png", COLOUR[..., :1], "uint16")
+    cycles.write(folder / "metallic.png", COLOUR[..., 1:2], "uint16")
+    cycles.write(folder / "semantic.png", COLOUR, "uint8")
+    cycles.write(folder / "panorama.png", COLOUR, "uint16")
+
+
+def test_our_own_folder(scene, tmp_path):
+    folder = tmp_path / "mit Leerzeichen, ü"
+    folder.mkdir()
+    full(folder)
+    found = maps_folder.read(folder)
+    assert list(found.maps) == ["distance", "normal", "albedo", "roughness", "metallic", "semantic"]
+    np.testing.assert_array_equal(found.maps["distance"], DISTANCE)
+    np.testing.assert_allclose(found.maps["normal"], NORMAL, atol=1e-6)
+    half = 0.51 / 65535
+    np.testing.assert_allclose(found.maps["albedo"], COLOUR, atol=half)
+    np.testing.assert_allclose(found.maps["roughness"], COLOUR[..., :1], atol=half)
+    np.testing.assert_allclose(found.maps["metallic"], COLOUR[..., 1:2], atol=half)
+    np.testing.assert_allclose(found.maps["semantic"], COLOUR, atol=0.51 / 255)
+    assert found.panorama is not None
+    assert found.panorama.encoding == "srgb"
+    np.testing.assert_allclose(found.panorama.pixels, COLOUR, atol=half)
+    assert found.info is None
+    assert all(array.dtype == np.float32 for array in found.maps.values())
+    assert not bpy.data.images
+
+
+@pytest.mark.parametrize(
+    ("filename", "kind"),
+    [("distance.png", "uint8"), ("Distance.PNG", "uint16"), ("distance.tif", "float"), ("distance.hdr", "float"),
+     ("distance.jpg", "uint8"), ("distance.tif", "uint16")],
+)  # fmt: skip
+def test_distance_in_other_formats(scene, tmp_path, filename, kind):
+    cycles.write(tmp_path / filename, DISTANCE.repeat(3, axis=-1) / 2, kind)
+    np.testing.assert_allclose(maps_folder.read(tmp_path).maps["distance"], DISTANCE / 2, atol=0.01)
+
+
+@pytest.mark.parametrize("channel", ["Y", "R", "V"])
+def test_one_channel_exrs_by_usual_channel_names(scene, tmp_path, channel):
+    import OpenImageIO as oiio
+
+    out = oiio.ImageOutput.create(str(tmp_path / "distance.exr"))
+    spec = oiio.ImageSpec(32, 16, 1, "float")
+    spec.channelnames = (channel,)
+    out.open(str(tmp_path / "distance.exr"), spec)
+    out.write_image(DISTANCE)
+    out.close()
+    np.testing.assert_array_equal(maps_folder.read(tmp_path).maps["distance"], DISTANCE)
+
+
+@pytest.mark.parametrize(
+    ("filename", "kind", "tolerance"), [("normal.png", "uint8", 0.01), ("normal.tif", "uint16", 1e-4)]
+)
+def test_normals_of_integer_files_are_halved_and_shifted(scene, tmp_path, filename, kind, tolerance):
+    cycles.write(tmp_path / filename, NORMAL * 0.5 + 0.5, kind)
+    found = maps_folder.read(tmp_path).maps["normal"]
+    np.testing.assert_allclose(found, NORMAL, atol=tolerance)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-5)
+
+
+def test_normals_of_an_exr_without_negative_values_are_halved_and_shifted(scene, tmp_path):
+    cycles.write(tmp_path / "normal.exr", NORMAL * 0.5 + 0.5)
+    np.testing.assert_allclose(maps_folder.read(tmp_path).maps["normal"], NORMAL, atol=1e-5)
+
+
+def test_colour_in_float_files_is_linear(scene, tmp_path):
+    linear = np.where(COLOUR <= 0.04045, COLOUR / 12.92, ((COLOUR + 0.055) / 1.055) ** 2.4)
+    cycles.write(tmp_path / "albedo.exr", linear)
+    cycles.write(tmp_path / "panorama.exr", linear * 30)
+    found = maps_folder.read(tmp_path)
+    np.testing.assert_allclose(found.maps["albedo"], COLOUR, atol=1e-5)
+    assert found.panorama.encoding == "linear"
+    np.testing.assert_allclose(found.panorama.pixels, linear * 30, rtol=1e-6)
+
+
+def test_sky_is_as_far_as_the_farthest_surface(scene, tmp_path):
+    distance = DISTANCE.copy()
+    distance[0], distance[1] = 1e10, np.inf
+    cycles.write(tmp_path / "distance.exr", distance)
+    found = maps_folder.read(tmp_path).maps["distance"]
+    assert (found[:2] == DISTANCE[2:].max()).all()
+    np.testing.assert_array_equal(found[2:], DISTANCE[2:])
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -1.0])
+def test_impossible_distances(scene, tmp_path, wrong):
+    distance = DISTANCE.copy()
+    distance[3, 3] = wrong
+    cycles.write(tmp_path / "distance.exr", distance)
+    with pytest.raises(PanoramaError, match=r"distance\.exr"):
+        maps_folder.read(tmp_path)
+
+
+def test_impossible_normals(scene, tmp_path):
+    normal = NORMAL.copy()
+    normal[3, 3] = np.nan
+    cycles.write(tmp_path / "normal.exr", normal)
+    with pytest.raises(PanoramaError, match=r"normal\.exr"):
+        maps_folder.read(tmp_path)
+
+
+def test_missing_empty_and_ambiguous_folders(scene, tmp_path):
+    with pytest.raises(InputError, match="no folder"):
+        maps_folder.read(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no map"):
+        maps_folder.read(tmp_path)
+    cycles.write(tmp_path / "albedo.jpg", COLOUR, "uint8")
+    cycles.write(tmp_path / "albedo.tif", COLOUR, "uint8")
+    with pytest.raises(InputError, match=r"albedo\.jpg and albedo\.tif"):
+        maps_folder.read(tmp_path)
+    cycles.write(tmp_path / "albedo.png", COLOUR, "uint8")
+    assert list(maps_folder.read(tmp_path).maps) == ["albedo"]
+
+
+def test_damaged_files(scene, tmp_path):
+    (tmp_path / "albedo.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
+    with pytest.raises(PanoramaError, match=r"albedo\.png can't be read") as error:
+        maps_folder.read(tmp_path)
+    assert error.value.hint
+    assert not bpy.data.images
+
+
+def test_other_shapes_are_refused(scene, tmp_path):
+    cycles.write(tmp_path / "albedo.png", np.ones((20, 30, 3)), "uint8")
+    with pytest.raises(PanoramaError, match="30 × 20 px, not 2:1"):
+        maps_folder.read(tmp_path)
+
+
+def test_info(scene, tmp_path):
+    full(tmp_path)
+    record = {
+        "panoform": "0.1.0", "engine": "starter", "model": "m", "adapters": "a", "notice": "", "maps": {}, "frame": "",
+        "source": "s", "source_size": [16, 32], "size": [16, 32], "exposure": None, "seed": 7,
+        "num_inference_steps": 1, "guidance_scale": 1.0, "device": "cpu", "dtype": "fp32",
+        "seconds": {}, "versions": {},
+    }  # fmt: skip
+    (tmp_path / "maps.json").write_text(json.dumps(record))
+    assert maps_folder.read(tmp_path).info.seed == 7
+    for damaged in (b"{", b'{"panoform": "\xff"}'):
+        (tmp_path / "maps.json").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"maps\.json"):
+            maps_folder.read(tmp_path)

@@ -1,0 +1,203 @@
+"""The material against Lambert's law, Cycles' own passes, and the geometry it displaces."""
+
+import math
+
+import bpy
+import cycles_truth as cycles
+import numpy as np
+import pytest
+from mathutils import Matrix, Vector
+
+from panoform.blender_addon.scene.build import build
+from panoform.shared.imaging import sphere
+
+AXES = {"+X": (1, 0, 0), "-X": (-1, 0, 0), "+Y": (0, 1, 0), "-Y": (0, -1, 0), "+Z": (0, 0, 1), "-Z": (0, 0, -1)}
+
+
+@pytest.fixture
+def room_maps(scene, tmp_path):
+    """Ground truth of the room, the scene empty again."""
+    cycles.room()
+    maps = cycles.ground_truth(scene, 128, tmp_path / "truth.exr")
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    return maps
+
+
+def away_from_edges(distance: np.ndarray) -> np.ndarray:
+    """(H, W) bool: pixels whose neighbourhood is one smooth surface."""
+    log = np.log(distance[..., 0])
+    step = np.zeros_like(log)
+    for axis in (0, 1):
+        for shift in (-1, 1):
+            step = np.maximum(step, np.abs(log - np.roll(log, shift, axis)))
+    return step < 0.06
+
+
+def matte(body: bpy.types.Object) -> None:
+    """Take the specular part away, so that only Lambert is left."""
+    nodes = body.data.materials[0].node_tree.nodes
+    principled = next(node for node in nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
+    principled.inputs["Specular IOR Level"].default_value = 0
+
+
+def relit(scene: bpy.types.Scene, towards_light: Vector, path, width: int) -> np.ndarray:
+    """Panorama from the origin under one sun of irradiance π, (H, W) linear."""
+    sun = bpy.data.lights.new("sun", "SUN")
+    sun.energy, sun.angle = math.pi, 0
+    lamp = bpy.data.objects.new("sun", sun)
+    lamp.matrix_world = towards_light.to_track_quat("Z", "Y").to_matrix().to_4x4()
+    scene.collection.objects.link(lamp)
+    cycles.settings(scene, width, width // 2, 1, sharp=True)
+    cycles.camera(scene, Matrix.Identity(4), panorama=True)
+    scene.view_layers[0].name = "ViewLayer"
+    picture = cycles.combined(cycles.render(scene, path))
+    bpy.data.lights.remove(sun)
+    return picture[..., 0]
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.7])
+@pytest.mark.parametrize("side", AXES)
+def test_a_sun_from_six_sides_gives_lambert(scene, room_maps, tmp_path, side, yaw):
+    """`yaw` turns the dome by hand: its normals turn with it, so a sun turned as much shows the same."""
+    maps = {name: room_maps[name] for name in ("distance", "normal")}
+    maps["albedo"] = np.ones((64, 128, 3), np.float32)
+    body = build(bpy.context.scene, maps, None, "room", camera_height_m=2.0).objects[0]
+    matte(body)
+    turn = Matrix.Rotation(yaw, 4, "Z")
+    body.matrix_world = turn
+    light = Vector(AXES[side])
+    picture = relit(bpy.context.scene, turn.to_3x3() @ light, tmp_path / "relit.exr", 128)
+    if yaw:
+        picture = shifted(picture, yaw)
+    truth = np.clip(room_maps["normal"] @ np.array(light), 0, None)
+    inside = away_from_edges(room_maps["distance"])
+    assert inside.mean() > 0.5
+    error = np.abs(picture - truth)[inside]
+    assert np.median(error) < 0.005
+    assert np.quantile(error, 0.97) < 0.03
+    assert truth[inside].max() > 0.99
+
+
+def shifted(picture: np.ndarray, yaw: float) -> np.ndarray:
+    """Turn a panorama back by `yaw`: what stood at longitude lon + yaw comes to lon."""
+    _, width = picture.shape
+    at = (np.arange(width) - yaw / (2 * math.pi) * width) % width
+    low = np.floor(at).astype(int)
+    share = at - low
+    return picture[:, low % width] * (1 - share) + picture[:, (low + 1) % width] * share
+
+
+def test_normals_that_differ_from_the_geometry_win(scene, tmp_path):
+    """Tilted normals on a plain sphere: the light follows the map."""
+    rays = sphere.directions(32, 64)
+    tilted = -rays + 0.4 * np.cross(rays, np.array([0.3, -0.5, 0.8]))
+    normals = (tilted / np.linalg.norm(tilted, axis=-1, keepdims=True)).astype(np.float32)
+    body = build(scene, {"normal": normals, "albedo": np.ones((32, 64, 3), np.float32)}, None, "ball").objects[0]
+    matte(body)
+    for light in AXES.values():
+        picture = relit(scene, Vector(light), tmp_path / "relit.exr", 64)
+        truth = np.clip(normals @ np.array(light, np.float32), 0, None)
+        # Where the sun grazes the geometry, Cycles darkens normals that lean over it.
+        facing = (-rays @ np.array(light, np.float32)) > 0.3
+        error = np.abs(picture - truth)[facing]
+        assert np.median(error) < 0.002
+        assert error.max() < 0.05
+
+
+def test_albedo_roughness_and_metallic_arrive_exactly(scene, tmp_path):
+    """What Cycles' Principled is fed with, told by AOVs at its very inputs."""
+    rng = np.random.default_rng(0)
+    maps = {
+        "albedo": rng.random((16, 32, 3), dtype=np.float32),
+        "roughness": rng.random((16, 32, 1), dtype=np.float32),
+        "metallic": rng.random((16, 32, 1), dtype=np.float32),
+    }
+    body = build(scene, maps, None, "noise").objects[0]
+    tree = body.data.materials[0].node_tree
+    principled = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
+    layer = scene.view_layers[0]
+    layer.name = "ViewLayer"
+    for name, socket in (("albedo", "Base Color"), ("roughness", "Roughness"), ("metallic", "Metallic")):
+        aov = layer.aovs.add()
+        aov.name, aov.type = name, "COLOR"
+        node = tree.nodes.new("ShaderNodeOutputAOV")
+        node.aov_name = name
+        tree.links.new(principled.inputs[socket].links[0].from_socket, node.inputs["Color"])
+    cycles.settings(scene, 32, 16, 1, sharp=True)
+    cycles.camera(scene, Matrix.Identity(4), panorama=True)
+    channels = cycles.render(scene, tmp_path / "aov.exr")
+    for name, array in maps.items():
+        seen = np.stack([channels[f"ViewLayer.{name}.{c}"] for c in "RGB"], axis=-1)
+        truth = (
+            np.where(array <= 0.04045, array / 12.92, ((array + 0.055) / 1.055) ** 2.4) if name == "albedo" else array
+        )
+        error = np.abs(seen - truth)
+        assert np.quantile(error, 0.95) < 0.01, name  # rays through pixel centres, but for a hair
+        assert error.max() < 0.05, name
+
+
+def test_missing_maps_leave_the_defaults(scene):
+    body = build(scene, {"albedo": np.ones((8, 16, 3), np.float32)}, None, "plain").objects[0]
+    tree = body.data.materials[0].node_tree
+    principled = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
+    assert principled.inputs["Base Color"].is_linked
+    for name in ("Roughness", "Metallic", "Normal"):
+        assert not principled.inputs[name].is_linked
+    output = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeOutputMaterial")
+    assert not output.inputs["Displacement"].is_linked
+
+
+WIDTH = 100  # so that no pixel's centre meets a vertex, where Cycles may miss the surface
+
+
+def wavy(height: int, width: int) -> np.ndarray:
+    """A wall of waves, finer than the coarse grid, (height, width) metres."""
+    u, v = (np.arange(width) + 0.5) / width, (np.arange(height)[:, None] + 0.5) / height
+    return (2 + 0.3 * np.sin(40 * 2 * math.pi * u) * np.sin(math.pi * v) ** 2).astype(np.float32)
+
+
+def seen_distance(scene: bpy.types.Scene, path) -> np.ndarray:
+    cycles.settings(scene, WIDTH, WIDTH // 2, 1, sharp=True)
+    cycles.camera(scene, Matrix.Identity(4), panorama=True)
+    layer = scene.view_layers[0]
+    layer.name = "ViewLayer"
+    layer.use_pass_z = True
+    return cycles.render(scene, path)["ViewLayer.Depth.Z"]
+
+
+def wavy_body(scene: bpy.types.Scene) -> bpy.types.Object:
+    body = build(scene, {"distance": wavy(256, 512)[..., None]}, None, "waves").objects[0]
+    cycles.set_input(body, "Scale", 1.0)
+    return body
+
+
+def test_displacement_is_not_applied_twice(scene, tmp_path):
+    body = wavy_body(scene)
+    with_displacement = seen_distance(scene, tmp_path / "a.exr")
+    np.testing.assert_allclose(with_displacement, wavy(WIDTH // 2, WIDTH), rtol=0.02)
+    tree = body.data.materials[0].node_tree
+    output = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeOutputMaterial")
+    tree.links.remove(output.inputs["Displacement"].links[0])
+    without = seen_distance(scene, tmp_path / "b.exr")
+    np.testing.assert_allclose(with_displacement, without, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_displacement_adds_what_the_geometry_lacks(scene, tmp_path, scale):
+    """A coarse dome, subdivided after its modifier: the displacement brings the new vertices to the map."""
+    body = wavy_body(scene)
+    cycles.set_input(body, "Scale", scale)
+    cycles.set_input(body, "Detail", 0)
+    truth = scale * wavy(WIDTH // 2, WIDTH)
+    coarse = np.abs(seen_distance(scene, tmp_path / "a.exr") - truth)
+    subdivision = body.modifiers.new("Subdivision", "SUBSURF")
+    subdivision.subdivision_type, subdivision.levels, subdivision.render_levels = "SIMPLE", 3, 3
+    fine = np.abs(seen_distance(scene, tmp_path / "b.exr") - truth)
+    assert np.quantile(coarse, 0.9) > 0.2 * scale
+    assert np.quantile(fine, 0.9) < 0.02 * scale
+
+
+def test_without_its_modifier_the_sphere_stays_a_sphere(scene, tmp_path):
+    body = wavy_body(scene)
+    body.modifiers.clear()
+    np.testing.assert_allclose(seen_distance(scene, tmp_path / "a.exr"), 1.0, atol=0.02)

@@ -1,0 +1,324 @@
+"""The panel, drawn into a layout that writes down what it is given (bpy has no window; test_real_blender.py does)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import bpy
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+from mathutils import Matrix
+
+from panoform.blender_addon import preferences
+from panoform.blender_addon.backend import installer, operators
+from panoform.blender_addon.backend.installer import Setup
+from panoform.blender_addon.capture.pixels import Pixels
+from panoform.blender_addon.capture.sources import Capture
+from panoform.blender_addon.generate import panel as generate_panel
+from panoform.blender_addon.generate import panoramas, world_preview
+from panoform.blender_addon.jobs.manager import Job, Jobs, State
+from panoform.blender_addon.jobs.specs import GenerateOrder, Order, Result
+from panoform.blender_addon.ui import panels, previews
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.generate import GenerateSettings
+from panoform.shared.protocol.errors import DeviceMemoryError
+from panoform.shared.protocol.messages import Recipe, StatusReply
+
+
+class Layout:
+    """Takes what UILayout takes, and checks that every property, operator and icon exists."""
+
+    def __init__(self, said: list[str] | None = None, enabled: dict[str, Layout] | None = None) -> None:
+        self.said = [] if said is None else said
+        #: Label of a button → the layout that it was drawn in last.
+        self.drawn_in = {} if enabled is None else enabled
+        self.enabled = True
+
+    def column(self, **_) -> Layout:
+        return Layout(self.said, self.drawn_in)
+
+    row = box = grid_flow = column
+
+    def label(self, *, text: str, icon: str = "NONE") -> None:
+        self._icon(icon)
+        self.said.append(text)
+
+    def prop(self, data, name: str, **_) -> None:
+        assert set(_) <= set(bpy.types.UILayout.bl_rna.functions["prop"].parameters.keys())
+        if not name.startswith('["'):
+            assert name in data.bl_rna.properties, name
+        else:
+            assert name[2:-2] in data, name
+        self.said.append(name)
+
+    def prop_enum(self, data, name: str, value: str, *, text: str | None = None, icon: str = "NONE") -> None:
+        self._icon(icon)
+        assert value in data.bl_rna.properties[name].enum_items
+        self.said.append(text or value)
+
+    def template_icon_view(self, data, name: str, **_) -> None:
+        self.prop(data, name)
+
+    def template_ID(self, data, name: str, open: str) -> None:
+        self.prop(data, name)
+
+    def template_icon(self, *, icon_value: int, scale: float) -> None:
+        self.said.append("picture")
+
+    def progress(self, *, factor: float, text: str) -> None:
+        assert 0 <= factor <= 1
+        self.said.append(text)
+
+    def operator(self, name: str, *, text: str | None = None, icon: str = "NONE") -> SimpleNamespace:
+        self._icon(icon)
+        module, function = name.split(".")
+        rna = getattr(getattr(bpy.ops, module), function).get_rna_type()
+        self.said.append(rna.name if text is None else text)
+        self.drawn_in[self.said[-1]] = self
+        return SimpleNamespace()
+
+    @staticmethod
+    def _icon(icon: str) -> None:
+        assert icon in bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items
+
+
+@pytest.fixture
+def drawn(addon: Jobs, scene):
+    """Draw the whole tab; returns all texts in it."""
+
+    def draw(greyed: list[str] | None = None) -> list[str]:
+        """`greyed` takes the labels of the buttons that can't be pressed."""
+        said: list[str] = []
+        drawn_in: dict[str, Layout] = {}
+        context = SimpleNamespace(
+            scene=bpy.context.scene,
+            active_object=bpy.context.view_layer.objects.active,
+            preferences=SimpleNamespace(system=SimpleNamespace(ui_scale=1.0)),
+            region=SimpleNamespace(width=280),
+        )
+        for panel in (*panels.CLASSES, *generate_panel.CLASSES):
+            if not hasattr(panel, "poll") or panel.poll(context):
+                panel.draw(SimpleNamespace(layout=Layout(said, drawn_in)), context)
+        if greyed is not None:
+            greyed += [label for label, layout in drawn_in.items() if not layout.enabled]
+        return said
+
+    return draw
+
+
+def order(scene) -> Order:
+    pixels = np.full((8, 16, 3), 0.5, np.float32)
+    source = Capture(Pixels(pixels, "srgb"), "grey", Matrix.Identity(4))
+    return Order(source=source, name="grey", scene_uid=scene.session_uid)
+
+
+def test_not_set_up(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
+    addon.stop()
+    monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
+    preferences.get().folder = str(tmp_path)
+    assert addon.state is State.NOT_SET_UP
+    assert {"Not set up", "Set up the Backend", "The world has no HDRI."} & set(drawn()) >= {
+        "Not set up", "Set up the Backend"
+    }  # fmt: skip
+    assert "online access" in operators._why_not_set_up() or bpy.app.online_access
+
+
+def test_set_up_for_another_version(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
+    addon.stop()
+    monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
+    preferences.get().folder = str(tmp_path)
+    monkeypatch.setattr(installer, "find", lambda _folder, _version: installer.Found.OTHER_VERSION)
+    assert "Update the Backend" in drawn()
+
+
+def test_setting_up(addon: Jobs, drawn, tmp_path: Path) -> None:
+    addon.setup = Setup(tmp_path, tmp_path / "panoform-0.1.0-py3-none-any.whl", tmp_path / "python")
+    addon.setup.text, addon.setup.fraction = "Downloading torch-2.13.0 (216 MB)", 0.5
+    try:
+        assert "Downloading torch-2.13.0 (216 MB)" in drawn()
+        assert not bpy.ops.panoform.perceive.poll()
+    finally:
+        addon.setup = None
+
+
+def test_every_source_draws(drawn, scene) -> None:
+    for source in ("WORLD", "IMAGE", "FILE", "RENDER_CAMERA", "RENDER_CURSOR"):
+        scene.panoform.source = source
+        scene.panoform.image = bpy.data.images.new("some", 8, 4)
+        assert "Repair Pixels" not in drawn()  # it is drawn as a property
+    scene.panoform.source = "IMAGE"
+    assert "8 × 4" in drawn()
+    scene.panoform.source = "RENDER_CAMERA"
+    assert "The scene has no camera" in drawn()
+
+
+def test_at_work(addon: Jobs, drawn, scene) -> None:
+    addon.job = Job(order(scene), id="x", stage="Normal", step=12, of=28, fraction=0.4, seconds_left=41)
+    addon.job.previews["normal"] = np.zeros((4, 8, 3), np.uint8)
+    previews.show("normal", addon.job.previews["normal"])
+    try:
+        said = drawn()
+        assert "Normal 12/28 · 0:41 left" in said
+        assert "picture" in said
+        assert not bpy.ops.panoform.perceive.poll()
+        assert not bpy.ops.panoform.render_panorama.poll()
+        assert bpy.ops.panoform.cancel.poll()
+    finally:
+        addon.job = None
+
+
+def test_ready_with_memory(addon: Jobs, drawn, monkeypatch) -> None:
+    status = StatusReply(
+        id="x", version="0.1.0", pid=1, running=None, queued=0, engine="Starter (built in, preview quality)",
+        device="cuda:0", memory_free=7 * 2**30, memory_total=12 * 2**30,
+    )  # fmt: skip
+    monkeypatch.setattr(addon, "session", SimpleNamespace(status=status, close=lambda: None))
+    said = drawn()
+    assert "Ready · Starter" in said
+    assert "cuda:0: 7.0 of 12 GB free" in said
+
+
+def test_an_error_says_what_to_do_and_offers_it(addon: Jobs, drawn) -> None:
+    addon.fail(DeviceMemoryError("Normal needs 1.3 GB more than cuda:0 has.", "Use model offload."), "the log")
+    said = " ".join(drawn())
+    assert "Normal needs 1.3 GB more than cuda:0 has." in said
+    assert "Use Model Offload" in said
+    assert "Copy Details" in said
+    assert "the log" in addon.failure.details
+    assert bpy.ops.panoform.use_offload() == {"FINISHED"}
+    assert preferences.get().offload == "model"
+    assert addon.failure is None
+
+
+def test_no_offload_is_offered_where_it_is_no_help(addon: Jobs, drawn) -> None:
+    addon.fail(DeviceMemoryError("Normal ran out of memory on CPU.", "Lower the height, and close other programs."))
+    assert "Use Model Offload" not in drawn()
+
+
+def test_results_and_a_dome_to_adjust(addon: Jobs, drawn, scene) -> None:
+    addon.results.append(Result(order(scene), waits_for="Object Mode"))
+    assert "Ready: it waits for Object Mode" in drawn()
+    addon.results[0].waits_for, addon.results[0].pending = "", False
+    assert "Its scene is gone: press + to build it here" in drawn()
+
+    from panoform.blender_addon.scene.build import build
+
+    collection = build(scene, {"distance": np.ones((8, 16, 1), np.float32)}, None, "grey")
+    bpy.context.view_layer.update()
+    bpy.context.view_layer.objects.active = collection.objects[0]
+    said = drawn()
+    assert "grey dome" in said
+    assert len([text for text in said if text.startswith('["Socket_')]) == 3
+    assert bpy.ops.panoform.forget_result(index=0) == {"FINISHED"}
+    assert not addon.results
+
+
+# Generate and Edit
+
+
+def reasons(drawn) -> tuple[str, list[str]]:
+    """All that is drawn in one line, and the buttons that can't be pressed."""
+    greyed: list[str] = []
+    return " ".join(drawn(greyed)), greyed
+
+
+def test_words_without_flux_are_told_before_any_press(drawn, scene) -> None:
+    said, greyed = reasons(drawn)
+    assert "Words need FLUX.1-dev" in said
+    assert {"Accept Its Licence", "Save Access Token", "Use FLUX"} <= set(drawn())
+    assert "Generate" in greyed
+    assert "Edit" in greyed
+    scene.panoform.generate.engine = "FLUX"
+    said, greyed = reasons(drawn)
+    assert "need FLUX" not in said
+    assert "Write what it shows." in said
+    assert "Generate" in greyed
+    scene.panoform.generate.prompt = "a yard"
+    said, greyed = reasons(drawn)
+    assert "Generate" not in greyed
+
+
+def test_a_picture_needs_its_field_of_view_not_flux(drawn, scene, tmp_path: Path) -> None:
+    settings = scene.panoform.generate
+    settings.of = "PICTURE"
+    assert "Choose a picture." in drawn()
+    settings.image = bpy.data.images.new("photo", 30, 20)
+    assert settings.fov == 0
+    said, greyed = reasons(drawn)
+    assert "field of view" in said
+    assert "Generate" in greyed
+    settings.fov = 1.0
+    assert "Generate" not in reasons(drawn)[1]
+
+
+def test_choosing_a_photo_shows_the_field_of_view_it_tells(drawn, scene, tmp_path: Path) -> None:
+    spec = oiio.ImageSpec(48, 32, 3, oiio.UINT8)
+    spec.attribute("Exif:FocalLengthIn35mmFilm", 28)
+    oiio.ImageBuf(spec).write(str(tmp_path / "photo.jpg"))
+    scene.panoform.generate.image = bpy.data.images.load(str(tmp_path / "photo.jpg"))
+    # 28 mm over a film 36 mm wide, both diagonals alike
+    assert np.degrees(scene.panoform.generate.fov) == pytest.approx(65.5, abs=0.1)
+    scene.panoform.generate.image = None
+    assert scene.panoform.generate.fov == 0
+
+
+def test_the_camera_that_is_seen(drawn, scene) -> None:
+    scene.panoform.generate.of = "CAMERA"
+    assert "no camera" in reasons(drawn)[0]
+    eye = bpy.data.objects.new("My Eye", bpy.data.cameras.new("eye"))
+    scene.collection.objects.link(eye)
+    scene.camera = eye
+    assert "My Eye · 40° wide" in drawn()
+    assert "Generate" not in reasons(drawn)[1]
+
+
+def test_what_an_edit_lacks(drawn, scene) -> None:
+    scene.panoform.generate.engine = "FLUX"
+    settings = scene.panoform.edit
+    assert "The scene's world has no HDRI." in reasons(drawn)[0]
+    world_preview.show(scene, np.zeros((4, 8, 3), np.uint8), Matrix.Identity(4))
+    assert "Paint a mask" in reasons(drawn)[0]
+    settings.mask = bpy.data.images.new("mask", 8, 4)
+    assert "Write what is to be there." in reasons(drawn)[0]
+    settings.mode = "VARY"
+    assert "strength" in drawn()
+    assert "Edit" not in reasons(drawn)[1]
+    world_preview.end()
+
+
+def test_generating_is_shown_in_its_own_section(addon: Jobs, drawn, scene) -> None:
+    asked = GenerateOrder(
+        source=None, name="a yard", scene_uid=scene.session_uid, engine=EngineSettings(), settings=GenerateSettings()
+    )
+    addon.job = Job(asked, id="x", stage="Panorama", step=12, of=28, fraction=0.4, seconds_left=41)
+    addon.job.previews["panorama"] = np.zeros((4, 8, 3), np.uint8)
+    previews.show("panorama", addon.job.previews["panorama"])
+    try:
+        said = drawn()
+        assert said.count("Panorama 12/28 · 0:41 left") == 1
+        assert "Perceive" in said
+        assert "Generate" not in said
+        assert "Panorama" in said
+        assert not bpy.ops.panoform.generate.poll()
+        assert not bpy.ops.panoform.edit.poll()
+    finally:
+        addon.job = None
+
+
+def test_the_gallery_is_there_once_something_is(addon: Jobs, drawn, scene, tmp_path: Path) -> None:
+    scene.panoform.generate.folder = str(tmp_path)
+    assert "gallery" not in drawn()
+    recipe = Recipe(
+        panoform="0.1.0", kind="words", engine=EngineSettings(), model="m", adapters="",
+        settings=GenerateSettings(prompt="a yard", seeds=(3,)), source="", size=(8, 16), notices=(), device="cpu",
+        dtype="fp32", seconds=1.0, versions={},
+    )  # fmt: skip
+    panoramas.write(tmp_path / "a yard 3.exr", np.zeros((8, 16, 3), np.float32), recipe)
+    assert "Choose one as the world" in drawn()
+    scene.panoform.generate.gallery = "a yard 3.exr"
+    said = drawn()
+    assert "16 × 8 · seed 3" in said
+    assert said.count("Sun as a Lamp") == 2, "below the source, and below the panorama"
+    assert "Perceive This" in said

@@ -1,0 +1,249 @@
+"""Messages across the wire: bit-exact, not copied, and nothing comes in that messages.py doesn't describe."""
+
+import random
+
+import msgspec
+import numpy as np
+import pytest
+import zmq
+
+from panoform.shared import engines
+from panoform.shared.protocol import messages, wire
+from panoform.shared.protocol.errors import BackendVersionError, ProtocolError
+
+INFO = messages.Info(
+    panoform="0.1.0",
+    engine="starter",
+    model="",
+    adapters="",
+    notice="",
+    maps={"normal": "unit vectors"},
+    frame="+X front",
+    source="räum.exr",
+    source_size=(8, 16),
+    size=(4, 8),
+    exposure={"ev": -1.5, "rule": "percentile"},
+    seed=2**32 - 1,
+    num_inference_steps=1,
+    guidance_scale=3.5,
+    device="cpu",
+    dtype="fp32",
+    seconds={"normal": 0.25},
+    versions={"python": "3.11"},
+)
+
+
+def request(panorama: np.ndarray) -> messages.PerceiveRequest:
+    return messages.PerceiveRequest(
+        id="job",
+        panorama=panorama,
+        encoding="linear",
+        source="C:\\Panoramen\\Höhle.exr",
+        engine=engines.EngineSettings(engine="flux", device="cuda:1"),
+        settings=engines.PerceiveSettings(maps=("distance", "normal"), seed=7),
+    )
+
+
+def noise(*shape: int, dtype: str = "float32") -> np.ndarray:
+    bits = np.random.default_rng(0).integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8)
+    return bits.view(dtype)[..., 0]
+
+
+def header(**changes: object) -> bytes:
+    """A StatusRequest's header, spelled out here and not by wire.py."""
+    return msgspec.msgpack.encode({"version": 1, "message": {"type": "StatusRequest", "id": "a"}} | changes)
+
+
+def perceive_header(panorama: object) -> bytes:
+    fields = msgspec.to_builtins(request(noise(2, 4, 3)), enc_hook=lambda _: panorama)
+    return header(message=fields)
+
+
+def ref(frame: object = 1, dtype: object = "float32", shape: object = (2, 4, 3)) -> dict[str, object]:
+    return {"frame": frame, "dtype": dtype, "shape": shape}
+
+
+def test_request_arrives_bit_for_bit_and_uncopied():
+    panorama = noise(16, 32, 3)  # any bits: NaN payloads and denormals too
+    frames = wire.encode(request(panorama))
+    assert np.shares_memory(np.frombuffer(frames[1], np.uint8), panorama)
+    received = [zmq.Frame(bytes(frame)) for frame in frames]
+    message = wire.decode_request(received)
+    assert isinstance(message, messages.PerceiveRequest)
+    assert message.panorama.tobytes() == panorama.tobytes()
+    assert np.shares_memory(message.panorama, np.frombuffer(received[1].buffer, np.uint8))
+    message.panorama = panorama
+    assert message == request(panorama)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "uint16"])
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (3, 4, 1)])
+def test_every_dtype_and_shape_travels(dtype: str, shape: tuple[int, ...]):
+    picture = noise(*shape, dtype=dtype)
+    sent = messages.PreviewEvent(id="job", map="normal", picture=picture)
+    message = wire.decode_answer(wire.encode(sent))
+    assert isinstance(message, messages.PreviewEvent)
+    assert message.picture.dtype == picture.dtype
+    assert message.picture.shape == picture.shape
+    assert message.picture.tobytes() == picture.tobytes()
+
+
+def test_reply_with_several_arrays():
+    maps = {"distance": noise(4, 8, 1), "normal": noise(4, 8, 3)}
+    sent = messages.PerceiveReply(id="job", maps=maps, panorama=np.ones((4, 8, 3), np.float32), info=INFO)
+    message = wire.decode_answer(wire.encode(sent))
+    assert isinstance(message, messages.PerceiveReply)
+    assert message.info == INFO
+    assert {name: pixels.tobytes() for name, pixels in message.maps.items()} == {
+        name: pixels.tobytes() for name, pixels in maps.items()
+    }
+    assert message.panorama.tobytes() == sent.panorama.tobytes()
+
+
+def test_a_view_that_is_not_contiguous_travels():
+    flipped = noise(4, 8, 3)[::-1, ::2]
+    message = wire.decode_request(wire.encode(request(flipped)))
+    assert isinstance(message, messages.PerceiveRequest)
+    assert message.panorama.tobytes() == flipped.tobytes()
+
+
+def test_an_array_that_begins_at_an_odd_address_is_aligned():
+    panorama = noise(2, 4, 3)
+    frames = wire.encode(request(panorama))
+    shifted = memoryview(b"." + bytes(frames[1]))[1:]
+    message = wire.decode_request([frames[0], shifted])
+    assert isinstance(message, messages.PerceiveRequest)
+    assert message.panorama.flags.aligned
+    assert message.panorama.tobytes() == panorama.tobytes()
+
+
+def test_largest_panorama_passes_and_a_larger_one_does_not():
+    # Pages that nobody touches take no memory.
+    largest = np.empty((8192, 16384, 3), np.float32)
+    frames = wire.encode(request(largest))
+    message = wire.decode_request(frames)
+    assert isinstance(message, messages.PerceiveRequest)
+    assert np.shares_memory(message.panorama, largest)
+    with pytest.raises(ProtocolError, match="bytes of arrays"):
+        wire.encode(request(np.empty((8400, 16384, 3), np.float32)))
+    with pytest.raises(ProtocolError, match="bytes of arrays"):
+        wire.decode_request([frames[0], frames[1], frames[1]])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 4, 3)),
+        np.zeros((2, 4, 3), np.int32),
+        np.zeros((2, 4, 3), ">f4"),
+        np.zeros((2, 4, 3), object),
+        np.zeros((1, 2, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.float32),
+        np.zeros((), np.float32),
+    ],
+    ids=["float64", "int32", "big-endian", "object", "4d", "empty", "0d"],
+)
+def test_arrays_that_may_not_travel(array: np.ndarray):
+    with pytest.raises(ProtocolError, match="can't be sent"):
+        wire.encode(request(array))
+
+
+@pytest.mark.parametrize(("version", "update"), [(0, "Blender's preferences"), (2, "Update the backend")])
+def test_another_version_of_the_addon(version: int, update: str):
+    with pytest.raises(BackendVersionError, match=f"version {messages.PROTOCOL_VERSION}, the add-on version {version}"):
+        wire.decode_request([header(version=version)])
+    with pytest.raises(BackendVersionError, match=update):
+        wire.decode_request([header(version=version)])
+
+
+@pytest.mark.parametrize(("version", "update"), [(2, "Blender's preferences"), (0, "Update the backend")])
+def test_another_version_of_the_backend(version: int, update: str):
+    # Whatever its messages are like by then.
+    strange = header(version=version, message=["anything"], more=1)
+    with pytest.raises(BackendVersionError, match=f"version {version}, the add-on version {messages.PROTOCOL_VERSION}"):
+        wire.decode_answer([strange, b"frame"])
+    with pytest.raises(BackendVersionError, match=update):
+        wire.decode_answer([strange])
+
+
+PIXELS = bytes(2 * 4 * 3 * 4)
+
+MALFORMED = {
+    "nothing": [],
+    "empty header": [b""],
+    "no msgpack": [b"\xc1" * 20],
+    "text": [b"GET / HTTP/1.1\r\n"],
+    "header of 1 MiB": [header(message={"type": "StatusRequest", "id": "a" * 2**20})],
+    "no version": [msgspec.msgpack.encode({"message": {"type": "StatusRequest", "id": "a"}})],
+    "version of another type": [header(version="1")],
+    "no message": [msgspec.msgpack.encode({"version": 1})],
+    "message of another type": [header(message=3)],
+    "bottomless": [header(message=msgspec.Raw(b"\x91" * 100_000))],
+    "bottomless field": [header(message=msgspec.Raw(b"\x83\xa4type\xa1x\xa2id\xa1a\xa1x" + b"\x91" * 100_000))],
+    "bad utf-8": [header(message=msgspec.Raw(b"\x82\xa4type\xadStatusRequest\xa2id\xa2\xff\xfe"))],
+    "unknown type": [header(message={"type": "os.system", "id": "a"})],
+    "an answer, not a request": [header(message={"type": "ShutdownReply", "id": "a"})],
+    "unknown field": [header(message={"type": "StatusRequest", "id": "a", "extra": 1})],
+    "no id": [header(message={"type": "StatusRequest"})],
+    "empty id": [header(message={"type": "StatusRequest", "id": ""})],
+    "long id": [header(message={"type": "StatusRequest", "id": "a" * 65})],
+    "leftover frame": [header(), b"left over"],
+    "truncated header": [header()[:-3]],
+    "truncated array": [perceive_header(ref()), PIXELS[:-1]],
+    "array too long": [perceive_header(ref()), PIXELS + b"\0"],
+    "array missing": [perceive_header(ref())],
+    "array left over": [perceive_header(ref()), PIXELS, PIXELS],
+    "frame of the header": [perceive_header(ref(frame=0)), PIXELS],
+    "frame out of range": [perceive_header(ref(frame=2)), PIXELS],
+    "negative frame": [perceive_header(ref(frame=-1)), PIXELS],
+    "unknown dtype": [perceive_header(ref(dtype="float64")), PIXELS * 2],
+    "object dtype": [perceive_header(ref(dtype="O")), PIXELS],
+    "four dimensions": [perceive_header(ref(shape=(1, 2, 4, 3))), PIXELS],
+    "no dimensions": [perceive_header(ref(shape=())), PIXELS],
+    "zero dimension": [perceive_header(ref(shape=(0, 4, 3))), b""],
+    "negative dimensions": [perceive_header(ref(shape=(-2, -4, 3))), PIXELS],
+    "overflowing shape": [perceive_header(ref(shape=(2**62, 4, 3))), PIXELS],
+    "array as a list": [perceive_header([0.0] * 24)],
+    "unknown field in an array": [perceive_header(ref() | {"strides": 4}), PIXELS],
+}
+
+
+@pytest.mark.parametrize("frames", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_frames_are_refused(frames: list[bytes]):
+    with pytest.raises(ProtocolError):
+        wire.decode_request(frames)
+
+
+def test_unknown_field_in_settings_is_refused():
+    fields = msgspec.to_builtins(request(noise(2, 4, 3)), enc_hook=lambda _: ref())
+    fields["settings"]["sneaky"] = 1
+    with pytest.raises(ProtocolError, match="sneaky"):
+        wire.decode_request([header(message=fields), PIXELS])
+
+
+def test_one_frame_for_two_arrays_is_refused():
+    fields = {"type": "PerceiveReply", "id": "a", "maps": {"a": ref(), "b": ref()}, "panorama": ref(2), "info": {}}
+    with pytest.raises(ProtocolError, match="used twice"):
+        wire.decode_answer([header(message=fields), PIXELS, PIXELS])
+
+
+def test_any_damage_is_a_protocol_error_or_a_message():
+    rng = random.Random(0)
+    whole = [bytes(frame) for frame in wire.encode(request(noise(2, 4, 3)))]
+    for _ in range(3000):
+        damaged = bytearray(whole[0])
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        frames = [bytes(damaged[: rng.choice([len(damaged), rng.randrange(len(damaged))])]), *whole[1:]]
+        try:
+            message = wire.decode_request(frames)
+        except (ProtocolError, BackendVersionError):
+            continue
+        assert isinstance(message, messages.Request)
+
+
+def test_the_id_of_a_message_that_cannot_be_decoded():
+    assert wire.read_id([header(message={"type": "Newer", "id": "abc", "more": []})]) == "abc"
+    assert wire.read_id([header(version=9)]) == "a"
+    for name in ("nothing", "no msgpack", "no id", "empty id", "long id", "bottomless", "bad utf-8"):
+        assert wire.read_id(MALFORMED[name]) is None
