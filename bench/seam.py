@@ -26,17 +26,18 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from panoform.backend.evaluation import seam_metrics
-from panoform.backend.generation.sampler import array, tensor
+from panoform.backend.generation.job import generate
+from panoform.backend.generation.sampler import to_array, to_tensor
 from panoform.backend.geometry import projection
 from panoform.backend.io import panoramas
 from panoform.backend.lighting import exposure
 from panoform.backend.models import lora
+from panoform.backend.models.cache import ModelCache
 from panoform.backend.models.flux.checkpoints import STARTER
-from panoform.backend.perception.job import Engine
 from panoform.backend.pipelines import dit360
 from panoform.backend.pipelines.layers import circular_padding, tiling
 from panoform.shared.engines import EngineSettings
-from panoform.shared.jobs.generate import GenerateSettings, View
+from panoform.shared.jobs.generate import GenerateRequest, GenerateSettings, View
 
 
 def tell(name: str, panoramas: list[np.ndarray]) -> None:
@@ -64,37 +65,36 @@ def in_windows(pipe: dit360.DiT360Pipeline, picture: np.ndarray, *, closed: bool
         mock.patch.multiple(dit360, MAX_WHOLE=0, VAE_TILE=8, VAE_OVERLAP=4),
         mock.patch.object(tiling, "_starts_around", starts),
     ):
-        return array(pipe.decode(pipe.encode(2 * tensor(picture) - 1)))
+        return to_array(pipe.decode(pipe.encode(2 * to_tensor(picture) - 1)))
 
 
 def around(height: int, *, limited: bool) -> list[np.ndarray]:
     """What the starter draws around a view of every other HDRI; before its poles are limited, or after."""
-    engine, drawn = Engine(), []
+    models, drawn = ModelCache(), []
     settings = GenerateSettings(height=height, num_inference_steps=8, hdr=False)
     keep = nullcontext() if limited else mock.patch.object(projection, "limit_poles", lambda panorama: panorama)
     with keep:
         for panorama in hdris(128)[::8]:
             seen = projection.picture_from_panorama(panorama, 90, 120, 80)
-            (made,) = engine.generate(
-                picture=seen, view=View(fov=80), source="", engine=EngineSettings(), settings=settings, watch=Quiet()
-            )
+            request = GenerateRequest(picture=seen, view=View(fov=80), engine=EngineSettings(), settings=settings)
+            (made,) = generate(request, models, Silent())
             drawn.append(made.panorama)
     return drawn
 
 
-class Quiet:
-    """A watch that says nothing."""
+class Silent:
+    """A ProgressReporter that reports nothing."""
 
     def progress(self, *_: object) -> None: ...
     def preview(self, *_: object) -> None: ...
-    def check(self) -> None: ...
+    def check_cancelled(self) -> None: ...
 
 
 @torch.no_grad()
 def through(vae: AutoencoderKL, picture: np.ndarray, *, closed: bool) -> np.ndarray:
     with circular_padding.circular(vae) if closed else nullcontext():
-        decoded: Tensor = vae.decode(vae.encode(tensor(picture) * 2 - 1).latent_dist.mode()).sample
-    return array((decoded / 2 + 0.5).clamp(0, 1))
+        decoded: Tensor = vae.decode(vae.encode(to_tensor(picture) * 2 - 1).latent_dist.mode()).sample
+    return to_array((decoded / 2 + 0.5).clamp(0, 1))
 
 
 @torch.no_grad()
@@ -110,14 +110,14 @@ def of_words(given: argparse.Namespace) -> None:
                     prompt, height=given.height, width=2 * given.height, num_inference_steps=given.steps,
                     generator=torch.Generator().manual_seed(seed), output_type="latent", **options,
                 ).images  # fmt: skip
-                latents.append(array(made))
+                latents.append(to_array(made))
                 if name == "on":
                     decoded = pipe.decode(made)
                 else:
                     config = pipe.vae.config
                     z = (made / config.scaling_factor + config.shift_factor).to(pipe.vae.device, pipe.vae.dtype)
                     decoded = (pipe.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
-                pixels.append(array(decoded))
+                pixels.append(to_array(decoded))
             tell(f"words, latents, {name}", latents)
             tell(f"words, pixels, {name}", pixels)
         tell("words, pixels, on, poles limited", [projection.limit_poles(one) for one in pixels])

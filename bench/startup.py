@@ -28,8 +28,9 @@ sys.modules[addon.__name__] = addon
 
 from panoform.blender_addon.backend.client import Client  # noqa: E402
 from panoform.blender_addon.backend.process import BackendProcess  # noqa: E402
-from panoform.shared.engines import EngineSettings, PerceiveSettings  # noqa: E402
-from panoform.shared.protocol.messages import PerceiveReply, StatusReply  # noqa: E402
+from panoform.shared.engines import EngineSettings  # noqa: E402
+from panoform.shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings  # noqa: E402
+from panoform.shared.protocol.messages import StatusReply  # noqa: E402
 
 ARITHMETIC = ROOT / "tests" / "backend" / "serve_arithmetic.py"
 
@@ -71,16 +72,11 @@ def main() -> None:
         process, client, *_ = start([sys.executable, str(ARITHMETIC)], Path(folder))
         panorama = np.random.default_rng(0).random((height, 2 * height, 3), np.float32)
         began = time.perf_counter()
-        client.perceive(
-            panorama,
-            encoding="linear",
-            source="",
-            engine=EngineSettings(),
-            settings=PerceiveSettings(maps=("distance",)),
-        )
+        settings = PerceiveSettings(maps=("distance",))
+        client.submit(PerceiveRequest(panorama=panorama, encoding="linear", engine=EngineSettings(), settings=settings))
         until(client, PerceiveReply)
         seconds = time.perf_counter() - began
-        megabytes = panorama.nbytes * (1 + 1 / 3 + 1 + 1) / 1e6  # there; distance, albedo and the panorama back
+        megabytes = panorama.nbytes * (1 + 1 / 3 + 1) / 1e6  # there; distance and albedo back
         print(f"{megabytes:.0f} MB there and back in {seconds:.2f} s: {megabytes / seconds:.0f} MB/s")
         client.close()
         process.stop()

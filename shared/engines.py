@@ -1,22 +1,23 @@
-"""The engines a user can choose, their qualities, and the bounds of what may be asked of them."""
+"""The engines a user can choose, as data: what each can do, its qualities, and the bounds of what may be asked."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 
 from .protocol.errors import SettingError
 
-ENGINES: dict[str, str] = {
-    "starter": "Starter (built in, preview quality)",
-    "flux": "FLUX + OmniX",
-}
+#: perceive: maps of a panorama. outpaint: a panorama around a picture. text_to_panorama, edit: by a prompt.
+#: refine: add detail to an enlarged panorama, window by window.
+Capability = Literal["perceive", "outpaint", "text_to_panorama", "edit", "refine"]
 
 OFFLOADS = ("none", "model", "sequential")
+DTYPES = ("auto", "bf16", "fp16", "fp32")
 
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 200
 MAX_GUIDANCE = 30.0
-MIN_HEIGHT, MAX_HEIGHT = 64, 2048
 #: Widest panorama that is read or sent, in pixels (its height is half of it).
 MAX_PANORAMA_WIDTH = 16384
 
@@ -24,76 +25,98 @@ MAX_PANORAMA_WIDTH = 16384
 class Quality(msgspec.Struct, frozen=True):
     """What one of the panel's three qualities means for an engine."""
 
+    #: Steps of perception, and height of the panorama the model sees in pixels (its width is twice that).
     num_inference_steps: int
-    #: Height of the panorama the model sees, in pixels; its width is twice that.
     height: int
+    #: Steps of generation.
+    generation_steps: int
 
 
-QUALITIES: dict[str, dict[str, Quality]] = {
-    "starter": {"draft": Quality(1, 128), "standard": Quality(1, 256), "best": Quality(1, 512)},
-    "flux": {"draft": Quality(8, 512), "standard": Quality(28, 512), "best": Quality(50, 720)},
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine. The backend finds its loader by `family` (backend/models/)."""
+
+    name: str
+    #: In menus; what stands in brackets explains.
+    label: str
+    #: Which architecture it is, and so which code loads it.
+    family: Literal["flux"]
+    capabilities: frozenset[Capability]
+    #: "draft", "standard" and "best".
+    qualities: dict[str, Quality]
+    #: Whether its weights come with Panoform, so that no checkpoint has to be named.
+    bundled: bool = False
+    #: What "auto" means for its precision; "auto": what suits the device.
+    dtype: str = "auto"
+
+    @property
+    def short_label(self) -> str:
+        """The label without what stands in brackets."""
+        return self.label.split(" (")[0]
+
+    def can(self, capability: Capability) -> bool:
+        return capability in self.capabilities
+
+
+ENGINES: dict[str, EngineSpec] = {
+    spec.name: spec
+    for spec in (
+        EngineSpec(
+            name="starter",
+            label="Starter (built in, preview quality)",
+            family="flux",
+            capabilities=frozenset({"perceive", "outpaint"}),
+            qualities={"draft": Quality(1, 128, 8), "standard": Quality(1, 256, 28), "best": Quality(1, 512, 50)},
+            bundled=True,
+            dtype="fp32",
+        ),
+        EngineSpec(
+            name="flux",
+            label="FLUX + OmniX",
+            family="flux",
+            capabilities=frozenset({"perceive", "outpaint", "text_to_panorama", "edit", "refine"}),
+            qualities={"draft": Quality(8, 512, 8), "standard": Quality(28, 512, 28), "best": Quality(50, 720, 50)},
+        ),
+    )
 }
+QUALITIES = ("draft", "standard", "best")
+
+
+def default_engine(capability: Capability) -> str:
+    """Return the name of the engine that is used for this where none is named: the first that can."""
+    return next(spec.name for spec in ENGINES.values() if spec.can(capability))
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which model runs, and where. Two equal settings share one loaded model."""
+    """Which engine runs, and where."""
 
     #: One of ENGINES.
     engine: str = "starter"
-    #: Base checkpoint: a diffusers folder, a single .safetensors file, or a hub id. None: the engine's own default.
+    #: Base checkpoint: a diffusers folder, a single .safetensors file, or a hub id ("owner/name" or with "@revision").
+    #: None: the engine's own default.
     model: str | None = None
     #: Adapters: a folder in the hub's layout or the flat one, or a hub id. None: the engine's own default.
     adapters: str | None = None
     #: "auto", "cpu", "cuda", "cuda:1", "mps" …
     device: str = "auto"
-    #: "auto", "bf16", "fp16" or "fp32".
+    #: One of DTYPES.
     dtype: str = "auto"
     #: One of OFFLOADS: what waits in main memory while it is not computing.
     offload: str = "none"
 
-
-class PerceiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is to be perceived, and how. None: the engine's default at standard quality."""
-
-    #: Names from `maps.MAPS`.
-    maps: tuple[str, ...]
-    num_inference_steps: int | None = None
-    #: FLUX's embedded guidance.
-    guidance_scale: float | None = None
-    seed: int = 0
-    #: Height in pixels that the model sees (a multiple of 16); the maps come back at this size.
-    height: int | None = None
-    #: Replace NaN, infinite and negative pixels (0, the largest finite value, 0) where they would be refused otherwise.
-    repair: bool = False
-
-
-def _in_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise SettingError(f"{name} is {value:g}.", f"It must lie between {low:g} and {high:g}.")
+    @property
+    def spec(self) -> EngineSpec:
+        """Raise SettingError for an unknown engine."""
+        _check_choice("engine", self.engine, tuple(ENGINES))
+        return ENGINES[self.engine]
 
 
 def check_engine(settings: EngineSettings) -> None:
-    """Raises SettingError for an unknown engine, dtype or offload mode."""
-    for name, value, known in (
-        ("engine", settings.engine, tuple(ENGINES)),
-        ("dtype", settings.dtype, ("auto", "bf16", "fp16", "fp32")),
-        ("offload mode", settings.offload, OFFLOADS),
-    ):
-        if value not in known:
-            raise SettingError(f"There is no {name} called {value!r}.", f"Choose one of {', '.join(known)}.")
+    """Raise SettingError for an unknown engine, dtype or offload mode."""
+    _check_choice("engine", settings.engine, tuple(ENGINES))
+    _check_choice("dtype", settings.dtype, DTYPES)
+    _check_choice("offload mode", settings.offload, OFFLOADS)
 
 
-def check_perceive(settings: PerceiveSettings) -> None:
-    """Raises SettingError for steps, guidance, seed or height out of range (names of maps: `maps.check_names`)."""
-    _in_range("The seed", settings.seed, 0, MAX_SEED)
-    if settings.num_inference_steps is not None:
-        _in_range("The number of steps", settings.num_inference_steps, 1, MAX_STEPS)
-    if settings.guidance_scale is not None:
-        _in_range("Guidance", settings.guidance_scale, 0, MAX_GUIDANCE)
-    if settings.height is not None:
-        _in_range("The height", settings.height, MIN_HEIGHT, MAX_HEIGHT)
-        if settings.height % 16:
-            lower = settings.height // 16 * 16
-            raise SettingError(
-                f"The height is {settings.height}, not a multiple of 16.", f"Use {lower} or {lower + 16}."
-            )
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SettingError(f"There is no {name} called {value!r}.", f"Choose one of {', '.join(choices)}.")

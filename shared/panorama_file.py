@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from .jobs.generate import Recipe
 from .protocol.errors import OutputError
-from .protocol.messages import Recipe
 
 
 def with_seed(path: Path, seed: int, seeds: Sequence[int]) -> Path:

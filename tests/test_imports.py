@@ -1,4 +1,4 @@
-"""Who may import whom, read from the sources: blender_addon → shared ← backend, and torch only below the engine."""
+"""Who may import whom, read from the sources: blender_addon → shared ← backend, and torch only below the jobs."""
 
 import ast
 import sys
@@ -111,12 +111,38 @@ def test_bpy_only_in_blender(path):
 
 
 @pytest.mark.parametrize("path", ["backend/server/server.py", "backend/cli/main.py", "backend/__main__.py"])
-def test_torch_comes_with_the_engine_only(path):
-    """What is up before the engine is loaded never loads torch with it."""
+def test_torch_comes_with_the_first_job_only(path):
+    """What is up before the first job never loads torch with it."""
     assert not packages(reached(path)) & TORCH
 
 
-def test_torch_is_imported_below_the_engine_only():
-    above = {path for path in MODULES if "backend/perception/job.py" in reached(path, imports)}
-    assert "backend/server/server.py" in above
-    assert not {path for path in above if packages(imports(path)) & TORCH and not path.startswith("backend/training/")}
+#: The folders of the backend that are imported by the first job that needs them, and what they are made of.
+BELOW_JOBS = {"evaluation", "generation", "geometry", "lighting", "models", "perception", "pipelines", "training"}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if packages(imports(path)) & TORCH])
+def test_torch_is_imported_below_the_jobs_only(path):
+    side, folder, *_ = path.split("/")
+    assert (side, folder in BELOW_JOBS) == ("backend", True)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.startswith("backend/")])
+def test_nothing_below_a_job_knows_who_asked_for_it(path):
+    """Server and command line stand above; kinds of job don't know each other."""
+    folder = path.split("/")[1]
+    reached_folders = {name.split("/")[1] for name in imports(path) if name.startswith("backend/")}
+    if folder in BELOW_JOBS - {"training"}:
+        assert not reached_folders & {"server", "cli"}
+        assert "backend/jobs/registry.py" not in imports(path)
+    for kind in ("perception", "generation"):
+        assert folder != kind or not reached_folders & ({"perception", "generation"} - {kind})
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["backend/server/server.py", "backend/server/worker.py", "shared/protocol/wire.py", "shared/protocol/messages.py",
+     "blender_addon/backend/client.py", "blender_addon/backend/process.py", "blender_addon/backend/session.py"],
+)  # fmt: skip
+def test_transport_knows_no_kind_of_job(path):
+    kinds = {name for name in imports(path) if name.startswith("shared/jobs/") and not name.endswith("__init__.py")}
+    assert not kinds

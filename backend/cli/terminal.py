@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 
 class Terminal:
-    """A Watch that draws on stderr. Use as a context manager."""
+    """A ProgressReporter that draws on stderr. Use as a context manager."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -39,5 +39,5 @@ class Terminal:
     def preview(self, name: str, picture: np.ndarray) -> None:
         pass
 
-    def check(self) -> None:
+    def check_cancelled(self) -> None:
         pass

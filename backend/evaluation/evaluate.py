@@ -19,10 +19,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ...shared.engines import EngineSettings, PerceiveSettings
+from ...shared.engines import EngineSettings
 from ...shared.imaging import sphere
+from ...shared.jobs.perceive import PerceiveRequest, PerceiveSettings
 from ..io.panoramas import resize
-from ..jobs.watch import Watch
+from ..jobs.progress import ProgressReporter
+from ..models.cache import ModelCache
 from ..perception.palette import PALETTE
 from . import ground_truth
 
@@ -187,41 +189,45 @@ class Evaluation(msgspec.Struct, frozen=True):
     notice: str
 
 
-class Between:
-    """A Watch for one job of many: it is not told of, but may be stopped."""
+class Silent:
+    """A ProgressReporter for one job of many: it reports nothing, but passes cancelling on."""
 
-    def __init__(self, watch: Watch) -> None:
-        self.check = watch.check
+    def __init__(self, reporter: ProgressReporter) -> None:
+        self.check_cancelled = reporter.check_cancelled
 
     def progress(self, stage: str, step: int, of: int, fraction: float, seconds_left: float | None) -> None:
-        self.check()
+        self.check_cancelled()
 
     def preview(self, name: str, picture: np.ndarray) -> None:
-        pass
+        self.check_cancelled()
 
 
 def evaluate(
-    folder: Path, engine: EngineSettings, settings: PerceiveSettings, watch: Watch, limit: int | None = None
+    folder: Path,
+    engine: EngineSettings,
+    settings: PerceiveSettings,
+    reporter: ProgressReporter,
+    limit: int | None = None,
 ) -> Evaluation:
     """Perceive every scene of `folder` (the first `limit`), and measure.
 
-    Raises InputError for a folder that is not as truth.py tells, and what Engine.perceive raises.
+    Raise InputError for a folder that is not laid out as in ground_truth.py, and what `perceive` raises.
     """
-    from ..perception.job import Engine
+    from ..perception.job import perceive
 
     found = ground_truth.scenes(folder)[:limit]
-    runner = Engine()
+    models = ModelCache()
     figures: dict[str, list[dict[str, float]]] = {engine.engine: [], "mean map": [], "constant": [], "truth": []}
     seconds, notice, size, perceived_size = [], "", (0, 0), (0, 0)
     for index, scene in enumerate(found):
-        watch.progress(f"Scene {scene.name}", index, len(found), index / len(found), None)
+        reporter.progress(f"Scene {scene.name}", index, len(found), index / len(found), None)
         wanted = ground_truth.read_scene(scene)
         size = (wanted["panorama"].shape[0], wanted["panorama"].shape[1])
         started = time.monotonic()
-        perceived = runner.perceive(
-            wanted["panorama"], encoding="linear", source=scene.name, engine=engine,
-            settings=settings, watch=Between(watch),
-        )  # fmt: skip
+        request = PerceiveRequest(
+            panorama=wanted["panorama"], encoding="linear", source=scene.name, engine=engine, settings=settings
+        )
+        perceived = perceive(request, models, Silent(reporter))
         seconds.append(time.monotonic() - started - perceived.info.seconds["loading"])
         notice = perceived.info.notice
         perceived_size = perceived.info.size

@@ -1,4 +1,4 @@
-"""Draw one panorama with a FLUX model that is in memory: the steps that generation.py puts together.
+"""Sample one panorama with a FLUX model that is in memory: each method is one call of a pipeline.
 
 Pictures are (1, 3, H, W) float32 in [0, 1], masks (1, 1, H, W).
 """
@@ -16,15 +16,16 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from torch import Tensor
 
 from ...shared.jobs.generate import GenerateSettings
-from ..jobs.pace import Pace
+from ..io import panoramas
+from ..jobs.progress import StagedProgress
 from ..pipelines.dit360 import DiT360Pipeline
 from ..pipelines.omnix import OmniXPipeline
 
-#: Sides of the square picture that OmniX completes to a panorama, in pixels.
-SQUARE = 1024
-#: How far back to noise an enlarged panorama goes to be refined, and the height and width of the windows in pixels.
+#: Sides of the perspective picture that OmniX outpaints to a panorama, in pixels.
+PICTURE_SIDE = 1024
+#: Strength at which an enlarged panorama is refined, and the height and width of the windows in pixels.
 REFINE_STRENGTH, WINDOW = 0.3, (1024, 1024)
-#: Columns of tokens that a LoRA which doesn't know DiT360's copies is shown beyond the seam.
+#: Columns of tokens of circular padding for a LoRA that wasn't trained with DiT360's padding.
 FOREIGN_PADDING = 4
 #: How many previews there are of each panorama, and how wide they are at most, in pixels.
 _PREVIEWS, _PREVIEW_WIDTH = 8, 256
@@ -34,47 +35,42 @@ Embeds = Mapping[str, Any]
 
 
 @dataclass
-class Drawing:
-    """One panorama in the making."""
+class Sampler:
+    """Samples the panorama of one seed."""
 
     pipeline: OmniXPipeline
-    #: With no default left open.
+    #: Resolved: no default is left open.
     settings: GenerateSettings
     #: All noise of this panorama comes from it, on the CPU, so that devices agree.
     generator: torch.Generator
-    pace: Pace
-    #: Whether to tell previews; under offload one takes longer than a step.
+    progress: StagedProgress
+    #: Whether to report previews; under offload one takes longer than a step.
     previews: bool
+    #: Whether enlarged panoramas are refined.
+    refines: bool
 
-    def words(self, embeds: Embeds, height: int) -> Tensor:
-        """What the words say, at height × 2 · height."""
-        return self._flux(embeds, height)
+    def text_to_panorama(self, embeds: Embeds, height: int) -> Tensor:
+        """Make a panorama of the prompt, at height × 2 · height."""
+        return self._dit360(embeds, height)
 
-    def change(self, picture: Tensor, mask: Tensor | None, strength: float, embeds: Embeds) -> Tensor:
-        """`picture` changed where `mask` is 1 (None: everywhere), as large as it is."""
-        return self._flux(embeds, picture.shape[-2], image=2 * picture - 1, mask_image=mask, strength=strength)
+    def edit(self, picture: Tensor, mask: Tensor | None, strength: float, embeds: Embeds) -> Tensor:
+        """Change `picture` where `mask` is 1 (None: everywhere); the size stays."""
+        return self._dit360(embeds, picture.shape[-2], image=2 * picture - 1, mask_image=mask, strength=strength)
 
-    def refine(self, picture: Tensor, mask: Tensor | None, embeds: Embeds) -> Tensor:
-        """An enlarged `picture` with detail put in, where `mask` is 1 (None: everywhere)."""
-        image = 2 * picture - 1
-        return self._flux(
-            embeds, picture.shape[-2], image=image, mask_image=mask, strength=REFINE_STRENGTH, tile=WINDOW
-        )
-
-    def square(self, embeds: Embeds) -> Tensor:
-        """What the words say as an ordinary picture, SQUARE pixels a side."""
+    def text_to_picture(self, embeds: Embeds) -> Tensor:
+        """Make an ordinary picture of the prompt, PICTURE_SIDE pixels a side."""
         flux = FluxPipeline(**self.pipeline.components)
         flux.set_progress_bar_config(disable=True)
 
         def on_step_end(_pipe: object, _step: int, _t: object, _tensors: object) -> dict[str, Tensor]:
-            self.pace.stepped()
+            self.progress.step_done()
             return {}
 
         assert self.settings.num_inference_steps is not None
         return flux(
             **embeds,
-            height=SQUARE,
-            width=SQUARE,
+            height=PICTURE_SIDE,
+            width=PICTURE_SIDE,
             num_inference_steps=self.settings.num_inference_steps,
             guidance_scale=self.settings.guidance_scale,  # pyright: ignore[reportArgumentType]
             generator=self.generator,
@@ -82,8 +78,8 @@ class Drawing:
             callback_on_step_end=on_step_end,  # pyright: ignore[reportArgumentType]
         ).images.float()  # pyright: ignore
 
-    def around(self, canvas: Tensor, embeds: Embeds) -> Tensor:
-        """The panorama that OmniX makes of a canvas, which is mid-grey where nothing is known, as large as that."""
+    def outpaint(self, canvas: Tensor, embeds: Embeds) -> Tensor:
+        """Make a panorama of a canvas that is mid-grey where nothing is known; the size stays."""
         return self.pipeline(
             "image_to_pano",
             {"masked_rgb": 2 * canvas - 1},
@@ -94,12 +90,28 @@ class Drawing:
             callback_on_step_end=self._on_step_end,
         ).images.cpu()  # pyright: ignore
 
-    def _flux(self, embeds: Embeds, height: int, **options) -> Tensor:
-        flux = DiT360Pipeline(**self.pipeline.components)
-        flux.set_progress_bar_config(disable=True)
+    def upscale(self, picture: np.ndarray, mask: np.ndarray | None, embeds: Embeds) -> np.ndarray:
+        """Bring a panorama (h, 2·h, 3) to the height of the settings, refining it inside `mask` (H, W).
+
+        It is enlarged, partly noised, and denoised window by window.
+        """
+        if self.settings.height == len(picture):
+            return picture
+        enlarged = panoramas.resize(picture, self.settings.height)
+        if not self.refines:
+            return enlarged
+        image = 2 * to_tensor(enlarged) - 1
+        refined = self._dit360(
+            embeds, len(enlarged), image=image, mask_image=mask_to_tensor(mask), strength=REFINE_STRENGTH, tile=WINDOW
+        )
+        return to_array(refined)
+
+    def _dit360(self, embeds: Embeds, height: int, **options) -> Tensor:
+        pipeline = DiT360Pipeline(**self.pipeline.components)
+        pipeline.set_progress_bar_config(disable=True)
         settings = self.settings
-        dit360 = settings.method == "dit360" and settings.lora != ""
-        return flux(
+        own_lora = settings.method == "dit360" and settings.lora != ""
+        return pipeline(
             **embeds,
             true_cfg_scale=settings.true_cfg_scale,
             height=height,
@@ -108,8 +120,8 @@ class Drawing:
             guidance_scale=settings.guidance_scale,  # pyright: ignore[reportArgumentType]
             shift=settings.shift,
             generator=self.generator,
-            padding=1 if dit360 else FOREIGN_PADDING,
-            continue_positions=not dit360,
+            padding=1 if own_lora else FOREIGN_PADDING,
+            continue_positions=not own_lora,
             callback_on_step_end=self._on_step_end,
             **options,
         ).images.cpu()  # pyright: ignore
@@ -117,29 +129,29 @@ class Drawing:
     def _on_step_end(
         self, pipe: DiT360Pipeline | OmniXPipeline, step: int, _t: Tensor, tensors: dict[str, Tensor]
     ) -> None:
-        self.pace.stepped()
+        self.progress.step_done()
         steps = self.settings.num_inference_steps or 1
         if self.previews and (step + 1) % -(-steps // _PREVIEWS) == 0:
             denoised = tensors["denoised"]
             small = F.avg_pool2d(denoised, max(1, denoised.shape[-1] * pipe.vae_scale_factor // _PREVIEW_WIDTH))
-            self.pace.watch.preview("panorama", eight_bits(array(pipe.decode(small))))
+            self.progress.reporter.preview("panorama", to_uint8(to_array(pipe.decode(small))))
 
 
-def tensor(picture: np.ndarray) -> Tensor:
+def to_tensor(picture: np.ndarray) -> Tensor:
     """(H, W, C) → (1, C, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(picture, dtype=np.float32)).permute(2, 0, 1)[None]
 
 
-def mask_tensor(mask: np.ndarray | None) -> Tensor | None:
+def mask_to_tensor(mask: np.ndarray | None) -> Tensor | None:
     """(H, W) bool → (1, 1, H, W); None stays None."""
-    return None if mask is None else tensor(mask[..., None])
+    return None if mask is None else to_tensor(mask[..., None])
 
 
-def array(picture: Tensor) -> np.ndarray:
+def to_array(picture: Tensor) -> np.ndarray:
     """(1, C, H, W) → (H, W, C)."""
     return picture[0].permute(1, 2, 0).float().cpu().contiguous().numpy()
 
 
-def eight_bits(picture: np.ndarray) -> np.ndarray:
+def to_uint8(picture: np.ndarray) -> np.ndarray:
     """[0, 1] → uint8, rounded."""
     return (picture * 255 + 0.5).clip(0, 255).astype(np.uint8)

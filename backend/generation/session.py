@@ -1,4 +1,4 @@
-"""What all panoramas of one generating job share: model, settings, progress, record."""
+"""What all panoramas of one job share: the model, the resolved settings, the progress, the record."""
 
 from __future__ import annotations
 
@@ -12,135 +12,166 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
 import torch
 
-from ...shared.engines import EngineSettings
-from ...shared.jobs.generate import MIN_HEIGHT, MULTIPLE, GenerateSettings, rounded
-from ...shared.protocol.errors import AdapterError
-from ...shared.protocol.messages import Recipe
-from ..io import panoramas
-from ..jobs.pace import Pace, Stage
-from ..jobs.watch import Watch
+from ...shared.engines import Capability, EngineSettings
+from ...shared.jobs.generate import MIN_HEIGHT, MULTIPLE, GenerateSettings, Recipe, rounded
+from ...shared.protocol.errors import AdapterError, WeightsError
+from ..jobs.progress import ProgressReporter, Stage, StagedProgress
 from ..models import device, hub, lora
-from ..models.flux import checkpoints, text_encoding
-from ..models.loaded import Loaded, Loader
+from ..models.cache import ModelCache
+from ..models.flux import checkpoints, loader, text_encoding
+from ..models.flux.loader import FluxModel
 from ..pipelines import dit360, omnix
 from . import sampler
-from .sampler import Drawing, Embeds
+from .sampler import Embeds, Sampler
 
 STEPS = 28
-#: Height that each way was trained at, in pixels; what is higher is drawn at that, enlarged, and refined in windows.
+#: Height that each method was trained at, in pixels; a higher panorama is drawn at that, enlarged, then refined.
 NATIVE = {"dit360": 1024, "lora": 1024, "omnix": 512}
 TRIGGERS = {"dit360": dit360.TRIGGER, "lora": "", "omnix": omnix.TRIGGER}
 GUIDANCE = {"dit360": 2.8, "lora": 3.5, "omnix": 3.5}
 FILL_GUIDANCE = 30.0
+NEEDS_FLUX = "Prompts and edits need FLUX.1-dev; the built-in starter only completes a picture."
+GET_FLUX = (
+    f"Accept its licence at https://huggingface.co/{checkpoints.FLUX_ID}, set HF_TOKEN or run `hf auth login`, and "
+    "choose the engine flux (--engine flux): it is fetched then. Or name a copy of yours (--model)."
+)
 #: Texts whose embeddings are kept in memory, 4 MB each.
 _MAX_KNOWN = 32
-#: How many of its widest pictures the VAE's decoder has in memory at once: FLUX's at 512 × 256 and 768 × 384, on a CPU.
-_WIDEST_PICTURES = 5
+#: How many of its widest feature maps the VAE's decoder has in memory at once: FLUX's at 512 × 256 and 768 × 384, on a
+#: CPU.
+_WIDEST_FEATURES = 5
 
 
-class Studio:
-    """Loads what the settings need. Raises SettingError, WeightsError, AdapterError, and Cancelled out of `watch`."""
+class Session:
+    """One generating job with its model in memory; everything after construction only samples."""
 
-    def __init__(self, loader: Loader, engine: EngineSettings, settings: GenerateSettings, watch: Watch) -> None:
-        self.where = device.choose(engine)
-        checkpoint = checkpoints.locate(engine, watch)
-        self.config = checkpoint.config
-        self.watch = watch
-        method, starter = settings.method, engine.engine == "starter"
-        self.native = self.config.shown(self.config.height)[-1] if starter else NATIVE[method]
-        self.notices = []
-        height = rounded(settings.height)
+    def __init__(
+        self, models: ModelCache, engine: EngineSettings, settings: GenerateSettings, reporter: ProgressReporter
+    ) -> None:
+        """Load what the settings need.
+
+        Raise SettingError, WeightsError, AdapterError, and Cancelled out of `reporter`.
+        """
+        self._reporter = reporter
+        source = loader.find(engine, reporter)
+        config = source.checkpoint.config
+        if not config.trained:
+            raise WeightsError("The built-in starter is not trained yet, so it can't complete a picture.", GET_FLUX)
+        method = settings.method
+        self.refines = engine.spec.can("refine")
+        self.native_height = config.shown(config.height)[-1] if config.heights else NATIVE[method]
+        self.notices: list[str] = []
+        self.settings = self._resolved(settings, engine)
+        # Found, or fetched, before gigabytes are read.
+        self._lora = None if method == "omnix" else _find_lora(self.settings.lora, reporter)
+        if self._lora and self.settings.lora:
+            self.settings = msgspec.structs.replace(self.settings, lora=hub.pinned(self.settings.lora, self._lora))
+        self._tasks = ["image_to_pano"] if method == "omnix" else []
+        self.model: FluxModel = loader.load(models, source, self._tasks, reporter)
+        if settings.guidance_scale is None:
+            self.settings = msgspec.structs.replace(self.settings, guidance_scale=self._default_guidance(method))
+
+    def _resolved(self, settings: GenerateSettings, engine: EngineSettings) -> GenerateSettings:
+        """The settings without open defaults, but for guidance, which depends on the model."""
+        height, native = rounded(settings.height), self.native_height
         if height != settings.height:
             self.notices.append(f"The height {settings.height} was rounded to {height}, a multiple of {MULTIPLE}.")
-        if starter and height > self.native:
-            self.notices.append(f"The starter draws {2 * self.native} × {self.native}; that was enlarged.")
-        self.settings = msgspec.structs.replace(
+        if not self.refines and height > native:
+            self.notices.append(f"{engine.spec.short_label} draws {2 * native} × {native}; that was enlarged.")
+        return msgspec.structs.replace(
             settings,
             height=height,
             prompt=settings.prompt.strip(),
             negative_prompt=settings.negative_prompt.strip(),
-            trigger=TRIGGERS[method] if settings.trigger is None else settings.trigger.strip(),
-            lora=dit360.ADAPTER if settings.lora is None and method == "dit360" else settings.lora,
+            trigger=TRIGGERS[settings.method] if settings.trigger is None else settings.trigger.strip(),
+            lora=dit360.ADAPTER if settings.lora is None and settings.method == "dit360" else settings.lora,
             num_inference_steps=settings.num_inference_steps or STEPS,
         )
-        # Found, or fetched, before gigabytes are read.
-        self._lora = None if method == "omnix" else _find_lora(self.settings.lora, watch)
-        self.loaded = loader.load(engine, checkpoint, self.where, ["image_to_pano"] if method == "omnix" else [], watch)
-        self.refines = not starter
-        if settings.guidance_scale is None:
-            fill = dit360.is_fill(self.loaded.pipeline)
-            guidance = self.config.guidance_scale if starter else FILL_GUIDANCE if fill else GUIDANCE[method]
-            self.settings = msgspec.structs.replace(self.settings, guidance_scale=guidance)
+
+    def _default_guidance(self, method: str) -> float:
+        if not self.model.source.settings.spec.can("text_to_panorama"):
+            return self.model.config.guidance_scale
+        return FILL_GUIDANCE if dit360.is_fill(self.model.pipeline) else GUIDANCE[method]
 
     @property
     def base_height(self) -> int:
-        return min(self.settings.height, self.native)
+        """The height that panoramas are drawn at before they are enlarged."""
+        return min(self.settings.height, self.native_height)
+
+    @property
+    def prompt(self) -> str:
+        """The prompt with its trigger."""
+        return f"{self.settings.trigger} {self.settings.prompt}".strip()
 
     def embeds(self, texts: list[str]) -> list[Embeds]:
-        """The embeddings of each text, and of the negative prompt with it where that counts."""
+        """Return the embeddings of each text, with those of the negative prompt where true guidance is on."""
         negative = [self.settings.negative_prompt] if self.settings.true_cfg_scale > 1 else []
-        wanted, known = [*texts, *negative], self.loaded.words
-        if len(known) > _MAX_KNOWN:
-            known.clear()
-        known.setdefault(omnix.TRIGGER, self.loaded.prompt)
-        if missing := [text for text in dict.fromkeys(wanted) if text not in known]:
-            known |= zip(missing, text_encoding.encode(self.loaded.checkpoint, missing, self.watch), strict=True)
-        dtype = self.loaded.dtype
-        found = [{name: value.to(self.where, dtype) for name, value in known[text].items()} for text in wanted]
+        wanted, cache = [*texts, *negative], self.model.prompt_cache
+        if len(cache) > _MAX_KNOWN:
+            own = self.model.perception_prompt
+            cache.clear()
+            cache[omnix.TRIGGER] = own
+        if missing := [text for text in dict.fromkeys(wanted) if text not in cache]:
+            encoded = text_encoding.encode(self.model.source.checkpoint, missing, self._reporter)
+            cache |= zip(missing, encoded, strict=True)
+        where, dtype = self.model.source.device, self.model.dtype
+        found = [{name: value.to(where, dtype) for name, value in cache[text].items()} for text in wanted]
         extra = {f"negative_{name}": value for name, value in found[-1].items()} if negative else {}
         return [{**each, **extra} for each in found[: len(texts)]]
 
     @contextmanager
-    def lora(self) -> Iterator[None]:
+    def lora_applied(self) -> Iterator[None]:
+        """Inside, the model has the LoRA of the settings, and running out of memory says what would fit."""
+        height = self.settings.height
+        where = self.model.source.device
+        hint = _what_fits(where, self.model, height)
         try:
-            with self._memory(), lora.applied(self.loaded.pipeline, self._lora):
+            with (
+                device.memory_told(f"A panorama of {2 * height} × {height}", where, hint),
+                lora.applied(self.model.pipeline, self._lora),
+            ):
                 yield
         finally:
-            self.loaded.pipeline.maybe_free_model_hooks()
+            self.model.pipeline.maybe_free_model_hooks()
 
-    def drawings(self, *, square_first: bool = False, strength: float = 1.0) -> Iterator[tuple[int, Drawing]]:
-        """A drawing for each seed, to be done before the next is asked for."""
+    def samplers(self, *, picture_first: bool = False, strength: float = 1.0) -> Iterator[tuple[int, Sampler]]:
+        """Yield (seed, sampler) for each seed; each is to be used up before the next is taken.
+
+        `picture_first`: a perspective picture is made of the prompt before each panorama. `strength`: of an edit.
+        """
         settings, steps = self.settings, self.settings.num_inference_steps or STEPS
         stages: list[Stage] = []
         for i in range(len(settings.seeds)):
             label = f"Panorama {i + 1} of {len(settings.seeds)}" if len(settings.seeds) > 1 else "Panorama"
-            if square_first:
-                stages.append(Stage("Picture", steps, sampler.SQUARE**2))
+            if picture_first:
+                stages.append(Stage("Picture", steps, sampler.PICTURE_SIDE**2))
             stages.append(Stage(label, _steps(steps, strength), 2 * self.base_height**2))
             if settings.height > self.base_height and self.refines:
                 stages.append(
                     Stage(f"Refining {label}", _steps(steps, sampler.REFINE_STRENGTH), 3 * settings.height**2)
                 )
-        pace = Pace(self.watch, stages)
+        progress = StagedProgress(self._reporter, stages)
+        previews = self.model.source.settings.offload == "none"
         for seed in settings.seeds:
             generator = torch.Generator().manual_seed(seed)
-            yield seed, Drawing(self.loaded.pipeline, settings, generator, pace, self.loaded.settings.offload == "none")
+            yield seed, Sampler(self.model.pipeline, settings, generator, progress, previews, self.refines)
 
-    def enlarge(self, draw: Drawing, made: np.ndarray, mask: np.ndarray | None, embeds: Embeds) -> np.ndarray:
-        """What was drawn at the base height, at the height that was asked for; refined inside the mask."""
-        if self.settings.height == self.base_height:
-            return made
-        large = panoramas.resize(made, self.settings.height)
-        if not self.refines:
-            return large
-        return sampler.array(draw.refine(sampler.tensor(large), sampler.mask_tensor(mask), embeds))
-
-    def recipe(self, seed: int, began: float, *, kind: Literal["words", "picture", "edit"], source: str) -> Recipe:
-        loaded = self.loaded
+    def recipe(self, seed: int, began: float, kind: Literal["words", "picture", "edit"], source: str) -> Recipe:
+        """Return the recipe of the panorama of `seed`, without the fields that belong to one kind of job."""
+        loaded = self.model.source
         return Recipe(
             panoform=metadata.version("panoform"),
             kind=kind,
-            engine=loaded.settings,
+            engine=loader.pinned(loaded, self._tasks),
             model=loaded.checkpoint.name,
-            adapters=loaded.checkpoint.adapters_name if self.settings.method == "omnix" else "",
+            adapters=loaded.checkpoint.adapters_name if self._tasks else "",
             settings=msgspec.structs.replace(self.settings, seeds=(seed,)),
             source=source,
             size=(self.settings.height, 2 * self.settings.height),
             notices=tuple(self.notices),
-            device=device.name(self.where),
+            device=device.name(loaded.device),
             dtype=device.dtype_name(loaded.dtype),
             seconds=round(time.monotonic() - began, 3),
             versions={"python": platform.python_version()}
@@ -150,35 +181,35 @@ class Studio:
             },
         )
 
-    @contextmanager
-    def _memory(self) -> Iterator[None]:
-        height = self.settings.height
-        hint = _what_fits(self.where, self.loaded, height)
-        with device.memory_told(f"A panorama of {2 * height} × {height}", self.where, hint):
-            yield
+
+def need_capability(engine: EngineSettings, capability: Capability) -> None:
+    """Raise WeightsError where the engine can't do this, saying how to get FLUX."""
+    if not engine.spec.can(capability):
+        raise WeightsError(NEEDS_FLUX, GET_FLUX)
 
 
-def _find_lora(name: str | None, watch: Watch) -> Path | None:
-    """The LoRA's file or folder on this computer, fetched from the hub where it is not there. Raises AdapterError."""
+def _find_lora(name: str | None, reporter: ProgressReporter) -> Path | None:
+    """Find the LoRA's file or folder, fetching it from the hub where it isn't here. Raise AdapterError."""
     if not name:
         return None
+    own = name.partition("@")[0] == dit360.ADAPTER
     local = checkpoints.models_folder() / "DiT360"
     path = local if name == dit360.ADAPTER and local.exists() else Path(name).expanduser()
     if path.exists():
         return path
     if not hub.is_id(name):
         raise AdapterError(f"There is no LoRA {name}.", "Check the path, or give a hub id as owner/name.")
-    files = [dit360.ADAPTER_FILE] if name == dit360.ADAPTER else ["*.safetensors"]
-    return hub.fetch(name, files, local, watch, AdapterError)
+    files = [dit360.ADAPTER_FILE] if own else ["*.safetensors"]
+    return hub.fetch(name, files, local, reporter, AdapterError)
 
 
-def _what_fits(where: torch.device, loaded: Loaded, height: int) -> str:
+def _what_fits(where: torch.device, model: FluxModel, height: int) -> str:
     """A hint for when memory runs out; "" where only the general one can be given.
 
-    What decides is the VAE, which works on its widest pictures at full size.
+    What decides is the VAE, whose widest feature maps have the full size.
     """
-    vae = loaded.pipeline.vae
-    per_pixel = _WIDEST_PICTURES * vae.config.block_out_channels[1] * torch.finfo(vae.dtype).bits // 8
+    vae = model.pipeline.vae
+    per_pixel = _WIDEST_FEATURES * vae.config.block_out_channels[1] * torch.finfo(vae.dtype).bits // 8
     fits = int(math.sqrt(device.memory(where)[0] / per_pixel / 2)) // MULTIPLE * MULTIPLE
     if not MIN_HEIGHT <= fits < height:
         return ""
@@ -187,5 +218,5 @@ def _what_fits(where: torch.device, loaded: Loaded, height: int) -> str:
 
 
 def _steps(steps: int, strength: float) -> int:
-    """How many are done from there: as DiT360Pipeline counts."""
+    """How many of the steps an edit of that strength takes: as DiT360Pipeline counts."""
     return steps - min(steps - 1, int(steps * (1 - strength)))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from ...shared.jobs.generate import check_fov
+from ...shared.imaging.fov import check_fov
 
 #: What a canvas is where nothing is known: the middle of [0, 1], and 127.5 in eight bits.
 GREY = 0.5

@@ -12,8 +12,8 @@ import numpy as np
 
 from ...shared import panorama_file
 from ...shared.imaging.colour import linear_from_srgb
+from ...shared.jobs.generate import Recipe
 from ...shared.protocol.errors import OutputError
-from ...shared.protocol.messages import Recipe
 from . import results
 
 #: EXR holds linear light as float32, PNG sRGB in 16 bits.

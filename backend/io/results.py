@@ -20,9 +20,9 @@ import msgspec
 import numpy as np
 import OpenImageIO as oiio
 
+from ...shared.jobs.perceive import Info
 from ...shared.maps import INFO_FILENAME, MAPS, PANORAMA_FILENAME, SEMANTIC
 from ...shared.protocol.errors import OutputError
-from ...shared.protocol.messages import Info
 
 _ELSEWHERE = "Make room on the disk, or choose another folder."
 

@@ -1,54 +1,70 @@
-"""How far a job is, and how long it will still take, from the work that was timed so far."""
+"""Report how far a job is, and how long it will still take."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from .watch import Watch
 
+class ProgressReporter(Protocol):
+    """Takes the progress of one job to whoever waits for it.
 
-class Progress:
-    """Tells a watch of a job whose work is, for each of `tasks`, `steps` steps of the transformer and one decoding."""
+    Every method raises errors.Cancelled once the job is to stop, so a job calls one of them at least once a step.
+    """
 
-    def __init__(self, watch: Watch, tasks: int, steps: int) -> None:
-        self._watch = watch
-        self._tasks = tasks
-        self._steps = steps
-        self._label = ""
-        self._step_s: list[float] = []
-        self._decode_s: list[float] = []
-        self._since = time.monotonic()
-
-    def begin(self, label: str) -> None:
-        """The next task is `label`'s."""
-        self._label = label
-        self._since = time.monotonic()
-
-    def stepped(self) -> None:
-        """A step was done. Raises Cancelled out of the watch."""
-        self._step_s.append(self._lap())
-        self._tell(self._label, (len(self._step_s) - 1) % self._steps + 1, self._steps)
-
-    def decoded(self) -> None:
-        """A map was decoded. Raises Cancelled out of the watch."""
-        self._decode_s.append(self._lap())
-        self._tell(f"Decoding {self._label}", 0, 0)
+    def progress(self, stage: str, step: int, of: int, fraction: float, seconds_left: float | None) -> None:
+        """Report work that was done: see messages.ProgressEvent for the fields."""
+        ...
 
     def preview(self, name: str, picture: np.ndarray) -> None:
-        """What map `name` looks like so far. Raises Cancelled out of the watch."""
-        self._watch.preview(name, picture)
+        """Show what result `name` looks like so far: (H, W, 3) uint8, at most 256 wide."""
+        ...
 
-    def _lap(self) -> float:
-        now = time.monotonic()
-        spent, self._since = now - self._since, now
-        return spent
+    def check_cancelled(self) -> None:
+        """Report nothing; only raise where the job is to stop."""
+        ...
 
-    def _tell(self, stage: str, step: int, of: int) -> None:
-        steps_left = self._tasks * self._steps - len(self._step_s)
-        decodes_left = self._tasks - len(self._decode_s)
-        step_s = sum(self._step_s) / len(self._step_s)
-        decode_s = sum(self._decode_s) / len(self._decode_s) if self._decode_s else step_s
-        fraction = 1 - (steps_left + decodes_left) / (self._tasks * (self._steps + 1))
-        self._watch.progress(stage, step, of, fraction, steps_left * step_s + decodes_left * decode_s)
+
+def report_loading(reporter: ProgressReporter, stage: str) -> None:
+    """Report that a stage without steps begins, before the first step of the job."""
+    reporter.progress(stage, 0, 0, 0.0, None)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`steps` steps of equal `cost`, in any unit that all stages of a job share."""
+
+    label: str
+    steps: int
+    cost: float = 1.0
+    #: False for a stage that is one step by nature (decoding): it is reported without a number.
+    counted: bool = True
+
+
+class StagedProgress:
+    """Progress through stages that are done in the order given; the time left follows from their costs."""
+
+    def __init__(self, reporter: ProgressReporter, stages: Sequence[Stage]) -> None:
+        self.reporter = reporter
+        self._stages = list(stages)
+        self._total = sum(stage.steps * stage.cost for stage in stages)
+        self._done = 0.0
+        self._index = 0
+        self._step = 0
+        self._began = time.monotonic()
+
+    def step_done(self) -> None:
+        """Report a step of the current stage. Raise Cancelled out of the reporter."""
+        stage = self._stages[self._index]
+        self._step += 1
+        self._done += stage.cost
+        step = self._step
+        if step == stage.steps:
+            self._index, self._step = self._index + 1, 0
+        left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+        counted = (step, stage.steps) if stage.counted else (0, 0)
+        self.reporter.progress(stage.label, *counted, min(self._done / self._total, 1.0), max(left, 0.0))

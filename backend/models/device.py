@@ -46,12 +46,13 @@ def choose(settings: EngineSettings) -> torch.device:
 def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
     """The precision of the weights.
 
-    "auto" is float32 for the starter and on CPUs (where bfloat16 was seen to take 50 times as long), else bfloat16, or
-    float16 on GPUs without it.
+    "auto" is the engine's own; where it has none, float32 on CPUs (where bfloat16 was seen to take 50 times as long),
+    else bfloat16, or float16 on GPUs without it.
     """
-    if settings.dtype != "auto":
-        return _DTYPES[settings.dtype]
-    if settings.engine == "starter" or device.type == "cpu":
+    dtype = settings.spec.dtype if settings.dtype == "auto" else settings.dtype
+    if dtype != "auto":
+        return _DTYPES[dtype]
+    if device.type == "cpu":
         return torch.float32
     return torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -13,9 +14,10 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from tqdm.auto import tqdm
 
 from ...shared.protocol.errors import Cancelled, ModelError, WeightsError
-from ..jobs.watch import Watch
+from ..jobs.progress import ProgressReporter
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 _POLL_S = 0.5
 _THREAD = "panoform-download"
 
@@ -25,14 +27,31 @@ def is_id(name: str) -> bool:
     return _ID.fullmatch(name) is not None
 
 
+def revision_of(path: Path) -> str | None:
+    """Return the commit of a file or folder in the hub's cache; None for any other path."""
+    parts = path.parts
+    commits = [after for before, after in pairwise(parts) if before == "snapshots"]
+    return commits[-1] if commits and _SNAPSHOT.fullmatch(commits[-1]) else None
+
+
+def pinned(name: str, path: Path) -> str:
+    """Return the hub id `name` with the revision that `path`, which was fetched for it, has."""
+    revision = revision_of(path)
+    return f"{name.partition('@')[0]}@{revision}" if revision else name
+
+
 def fetch(
-    repo: str, patterns: Sequence[str], instead: Path, watch: Watch | None, failure: type[ModelError] = WeightsError
+    repo: str,
+    patterns: Sequence[str],
+    instead: Path,
+    reporter: ProgressReporter | None,
+    failure: type[ModelError] = WeightsError,
 ) -> Path:
     """The folder, in the hub's cache, with the files of `repo` that match `patterns`; what is missing is downloaded.
 
-    `instead`: where the user may put a copy by hand. Without a `watch` nothing is downloaded: it is there or it is not.
+    `instead`: where the user may put a copy by hand. Without a `reporter` nothing is downloaded.
     The token is HF_TOKEN's, or that of `hf auth login`.
-    Raises `failure`, and Cancelled out of `watch`.
+    Raises `failure`, and Cancelled out of `reporter`.
     """
     bars: list[_Bar] = []
     stop = False
@@ -51,15 +70,15 @@ def fetch(
     began = time.monotonic()
     pool = ThreadPoolExecutor(1, _THREAD)
     future = pool.submit(
-        snapshot_download, repo, allow_patterns=list(patterns), tqdm_class=Bar, local_files_only=watch is None
+        snapshot_download, repo, allow_patterns=list(patterns), tqdm_class=Bar, local_files_only=reporter is None
     )
     # Nobody waits for the thread of a download that was stopped: while the hub hangs it hears of nothing.
     pool.shutdown(wait=False)
     try:
-        while watch and not wait([future], timeout=_POLL_S).done:
+        while reporter and not wait([future], timeout=_POLL_S).done:
             done, of = (sum(getattr(bar, name) for bar in bars if bar.unit == "B") / 1e6 for name in ("n", "total"))
             left = (time.monotonic() - began) / done * (of - done) if done else None
-            watch.progress(f"Downloading {repo} (MB)", round(done), round(of), 0.0, left)
+            reporter.progress(f"Downloading {repo} (MB)", round(done), round(of), 0.0, left)
     except (Cancelled, KeyboardInterrupt):
         stop = True
         raise
@@ -77,8 +96,8 @@ def fetch(
         ) from error
     except LocalEntryNotFoundError as error:
         raise failure(
-            f"{repo} is not on this computer{', and the hub can not be reached' if watch else ''}.",
-            f"{'Connect to the internet once.' if watch else 'The first job downloads it.'} {by_hand}",
+            f"{repo} is not on this computer{', and the hub can not be reached' if reporter else ''}.",
+            f"{'Connect to the internet once.' if reporter else 'The first job downloads it.'} {by_hand}",
         ) from error
     # Which exceptions a broken connection or a full disk raise changes with the hub library's version.
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Ends this process with its parent, which holds the other end of the pipe that is this process's stdin.
+"""End this process with its parent, which holds the other end of the pipe that is this process's stdin.
 
 The system closes that pipe when the parent ends, however that happens, also where nothing can be said any more.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 
 def when_gone(end: Callable[[], None], *, exit_after_s: float) -> None:
-    """Calls `end`, from a thread of its own, once the pipe is closed; ends the process if it is still there then."""
+    """Call `end`, from a thread of its own, once the pipe is closed; end the process if it is still there then."""
     # Off fd 0, where a blocked read would hang libraries that look at stdin while they load (Windows), and where
     # children would inherit it.
     pipe = os.dup(0)

@@ -1,13 +1,14 @@
-"""The server: one loop that talks, one thread that works.
+"""The server: one loop for messages, one thread for jobs.
 
     main thread     polls three sockets, keeps the queue, answers at once; never touches torch
       router          ROUTER on 127.0.0.1, encrypted with keys made at this start
       zap             libzmq asks it whether a client's key is the one in the connection file (ZeroMQ RFC 27)
-      wake            something happened in another thread
-    worker thread   worker.py: runs one job at a time with an engine, and says how it goes
+      wake            the worker has a message for a client
+    worker thread   worker.py: runs one job at a time, and reports its progress
 
-A client that is gone, or has thousands of messages unread, is noticed when a message to it can't be delivered; its
-jobs are then cancelled. While a job runs that is at its next progress event, and no queued job starts without one.
+It knows that a JobRequest waits for the device, and nothing about kinds of job. A client that is gone, or has thousands
+of messages unread, is noticed when a message to it can't be delivered; its jobs are then cancelled. While a job runs
+that is at its next progress event, and no queued job starts without one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -33,11 +33,8 @@ from ...shared.protocol.messages import (
     PROTOCOL_VERSION,
     CancelReply,
     CancelRequest,
-    EditRequest,
-    GenerateRequest,
     JobRequest,
     Message,
-    PerceiveRequest,
     QueuedEvent,
     Request,
     ShutdownReply,
@@ -45,12 +42,13 @@ from ...shared.protocol.messages import (
     StatusReply,
     StatusRequest,
 )
+from ..jobs import registry
 from . import parent
-from .worker import Engine, Job, Worker, error_reply, load_engine
+from .worker import Job, Run, Worker, error_reply
 
 MAX_JOBS = 8
 MAX_QUEUED_BYTES = 4 * 2**30
-#: Messages a client may leave unread before it counts as gone; a job says about a thousand things.
+#: Messages a client may leave unread before it counts as gone; a job sends about a thousand.
 MAX_UNREAD = 10_000
 #: How long a running job has to notice that the backend is to end.
 GRACE_S = 3.0
@@ -61,9 +59,9 @@ log = logging.getLogger("panoform.server")
 
 
 class Server:
-    """Listens from the moment it is made; `run` serves until somebody ends it, then `close`."""
+    """Listens as soon as it is constructed; `run` serves until `end` is called, then call `close`."""
 
-    def __init__(self, engine_factory: Callable[[], Engine] = load_engine) -> None:
+    def __init__(self, run: Run = registry.run) -> None:
         #: The worker's job, and those after it in the order they came.
         self._running: Job | None = None
         self._waiting: list[Job] = []
@@ -100,15 +98,15 @@ class Server:
             version=metadata.version("panoform"),
             pid=os.getpid(),
         )
-        self._worker = Worker(self._context, _WAKE, engine_factory)
+        self._worker = Worker(self._context, _WAKE, run)
 
     def end(self) -> None:
-        """Ends `run`: jobs are cancelled, every request gets its reply. From any thread, or a signal handler."""
+        """End `run`: jobs are cancelled, every request gets its reply. From any thread, or a signal handler."""
         self._ending.set()
 
     def run(self) -> bool:
-        """Serves until ShutdownRequest or `end`. True if all is idle then; False if a job would not stop in GRACE_S,
-        so that only the end of the process will end it."""
+        """Serve until ShutdownRequest or `end`. Return True if all is idle then; False if a job would not stop in
+        GRACE_S, so that only the end of the process will end it."""
         handlers = {self._router: self._receive, self._zap: self._authenticate, self._wake: self._deliver}
         poller = zmq.Poller()
         for socket in handlers:
@@ -118,7 +116,8 @@ class Server:
                 handlers[socket]()
 
         for job in (*self._waiting, *([self._running] if self._running else [])):
-            self._cancel(job)
+            if job in self._jobs():  # those of a client that is gone left the queue at the first reply to it
+                self._cancel(job)
         end_by = time.monotonic() + GRACE_S
         while self._running and time.monotonic() < end_by:
             for socket, _ in poller.poll(_TICK_MS):
@@ -130,18 +129,18 @@ class Server:
         return self._running is None
 
     def close(self) -> None:
-        """Closes the sockets, after the last messages went out (at most a second). With a job that would not stop, only
+        """Close the sockets, after the last messages went out (at most a second). With a job that would not stop, only
         the clients' one: the rest goes with the process."""
         self._router.close()
         if self._running:
             time.sleep(_TICK_MS / 1000)
             return
-        self._worker.end()
+        self._worker.close()
         self._zap.close()
         self._wake.close()
         self._context.term()
 
-    # What the sockets bring
+    # Incoming
 
     def _receive(self) -> None:
         client, *frames = self._router.recv_multipart(copy=False)
@@ -164,10 +163,10 @@ class Server:
                         pid=self.connection.pid,
                         running=self._running.request.id if self._running else None,
                         queued=len(self._waiting),
-                        **self._worker.loaded,
+                        **self._worker.status._asdict(),
                     ),
                 )
-            case PerceiveRequest() | GenerateRequest() | EditRequest():
+            case JobRequest():
                 self._queue(client, request)
             case CancelRequest():
                 found = self._find(client, request.job)
@@ -182,15 +181,15 @@ class Server:
         version, request_id, _domain, _address, _identity, mechanism, *credentials = self._zap.recv_multipart()
         known = mechanism == b"CURVE" and credentials == [self._client_key]
         if not known:
-            log.warning("refused a stranger")
+            log.warning("refused a client with an unknown key")
         code, text = (b"200", b"OK") if known else (b"400", b"unknown key")
         self._zap.send_multipart([version, request_id, code, text, b"", b""])
 
     def _deliver(self) -> None:
         self._wake.recv()
-        job, frames, last = self._worker.said.get()
+        job, frames, is_reply = self._worker.outputs.get()
         self._send_frames(job.client, frames)
-        if last:
+        if is_reply:
             self._running = None
             self._advance()
 
@@ -215,12 +214,12 @@ class Server:
         self._advance()
 
     def _advance(self) -> None:
-        """Starts the next job if none runs, and tells those that wait how many are before them."""
+        """Start the next job if none runs, and report to those that wait how many are before them."""
         while not self._running and self._waiting:
             job = self._waiting.pop(0)
             if self._send(job.client, QueuedEvent(id=job.request.id, ahead=0)):
                 self._running = job
-                self._worker.give(job)
+                self._worker.submit(job)
         for ahead, job in enumerate(self._waiting, start=1):
             if job.ahead != ahead:
                 job.ahead = ahead
@@ -239,7 +238,7 @@ class Server:
         return self._send_frames(client, wire.encode(message))
 
     def _send_frames(self, client: bytes, frames: list[wire.Buffer]) -> bool:
-        """False if the client is gone; its jobs are then cancelled."""
+        """Return False if the client is gone; its jobs are then cancelled."""
         try:
             self._router.send_multipart([client, *frames], zmq.DONTWAIT, copy=False)
         except zmq.ZMQError as error:
@@ -254,19 +253,19 @@ class Server:
 
 
 def _size(request: JobRequest) -> int:
-    """Bytes of its arrays."""
+    """Return the bytes of its arrays."""
     values = (getattr(request, name) for name in request.__struct_fields__)
     return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
-def serve(connection_file: Path, parent_pipe: bool, engine_factory: Callable[[], Engine] = load_engine) -> NoReturn:
-    """Serves until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin; then ends the process.
+def serve(connection_file: Path, parent_pipe: bool, run: Run = registry.run) -> NoReturn:
+    """Serve until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin; then end the process.
 
-    To be called in the main thread of a process of its own, whose exit status is then 0. The log goes to stderr. Raises
+    Call it in the main thread of a process of its own, whose exit status is then 0. The log goes to stderr. Raises
     OutputError where the connection file can't be written.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    server = Server(engine_factory)
+    server = Server(run)
     try:
         connection.write(connection_file, server.connection)
         try:

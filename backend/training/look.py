@@ -7,12 +7,14 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from ...shared.engines import EngineSettings, PerceiveSettings
+from ...shared.engines import EngineSettings
+from ...shared.jobs.perceive import PerceiveRequest, PerceiveSettings
 from ...shared.maps import MAPS
 from ..cli.terminal import Terminal
-from ..evaluation.evaluate import Between
+from ..evaluation.evaluate import Silent
 from ..io import panoramas
-from ..perception.job import Engine, preview
+from ..models.cache import ModelCache
+from ..perception.job import perceive, preview
 from .scenes.render_io import write_image
 
 
@@ -21,14 +23,15 @@ def look(starter: Path | None, file: Path, height: int) -> None:
     world = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world"  # pyright: ignore[reportAttributeAccessIssue]
     engine = EngineSettings(engine="starter", model=str(starter) if starter else None)
     settings = PerceiveSettings(maps=tuple(MAPS), height=height)
-    runner, rows = Engine(), []
-    with Terminal() as watch:
+    models, rows = ModelCache(), []
+    with Terminal() as reporter:
         for path in sorted(world.glob("*.exr")):
-            watch.progress(path.stem, len(rows), 8, len(rows) / 8, None)
+            reporter.progress(path.stem, len(rows), 8, len(rows) / 8, None)
             panorama, encoding = panoramas.read(path)
-            made = runner.perceive(
-                panorama, encoding=encoding, source=path.name, engine=engine, settings=settings, watch=Between(watch)
+            request = PerceiveRequest(
+                panorama=panorama, encoding=encoding, source=path.name, engine=engine, settings=settings
             )
+            made = perceive(request, models, Silent(reporter))
             shown = [made.panorama, *(preview(name, pixels) / np.float32(255) for name, pixels in made.maps.items())]
             rows.append(np.concatenate([panoramas.resize(picture, 112) for picture in shown], 1))
     write_image(file, np.concatenate(rows), "uint8")

@@ -1,34 +1,26 @@
-"""Talks to one backend. Nothing here waits: requests are handed over, `poll` brings what has come."""
+"""The client of one backend. Nothing here blocks: `submit` hands requests over, `poll` returns what has come."""
 
 from __future__ import annotations
 
 import time
-from typing import Literal
-from uuid import uuid4
 
-import numpy as np
 import zmq
 
-from ...shared.engines import EngineSettings, PerceiveSettings
-from ...shared.jobs.generate import GenerateSettings, View
 from ...shared.protocol import wire
 from ...shared.protocol.connection import Connection
 from ...shared.protocol.errors import BackendLostError
 from ...shared.protocol.messages import (
     CancelRequest,
-    EditRequest,
     Event,
-    GenerateRequest,
-    PerceiveRequest,
     Reply,
     Request,
     ShutdownRequest,
     StatusRequest,
 )
 
-#: After so many seconds without a word the backend is asked for its status.
+#: Seconds of silence after which the backend is asked for its status.
 ASK_AFTER_S = 5.0
-#: So long it may take to answer that. The answer may queue behind a panorama of 1.6 GB, encrypted at 100 MB/s.
+#: Seconds it may take to answer that. The answer may queue behind a panorama of 1.6 GB, encrypted at 100 MB/s.
 SILENCE_S = 60.0
 
 _GONE = (
@@ -41,9 +33,9 @@ _GONE = (
 
 
 class Client:
-    """One connection. Its requests return the id under which `poll` brings their events and their one reply.
+    """One connection; `poll` returns events and replies under the id that `submit` returned.
 
-    `connection` is what the backend's connection file says. A connection that broke stays broken: make another.
+    `connection` is what the backend's connection file holds. A broken connection stays broken: make another client.
     """
 
     def __init__(
@@ -52,7 +44,7 @@ class Client:
         self._ask_after_s = ask_after_s
         self._silence_s = silence_s
         self._heard = time.monotonic()
-        #: When the backend was asked for its status because it was silent; None: it wasn't, or has spoken since.
+        #: When the backend was asked for its status because it was silent; None while it isn't.
         self._asked: float | None = None
         self._gone = False
         self._lost: BackendLostError | None = None
@@ -71,99 +63,36 @@ class Client:
         self._monitor = self._socket.get_monitor_socket(_GONE)
         self._socket.connect(connection.endpoint)
 
+    def submit(self, request: Request) -> str:
+        """Send a request and return its id. Its arrays must not change until an event or reply about it has come.
+
+        Raise ProtocolError for an array that can't travel, BackendLostError once the connection is lost.
+        """
+        if self._lost is not None:
+            raise self._lost
+        self._socket.send_multipart(wire.encode(request), zmq.DONTWAIT, copy=False)
+        return request.id
+
     def status(self) -> str:
-        """Ends in a StatusReply."""
-        return self._send(StatusRequest(id=_new_id()))
-
-    def perceive(
-        self,
-        panorama: np.ndarray,
-        *,
-        encoding: Literal["linear", "srgb"],
-        source: str,
-        engine: EngineSettings,
-        settings: PerceiveSettings,
-        directory: str = "",
-    ) -> str:
-        """Ends in a PerceiveReply. `panorama` must not change until an event of this job has come.
-
-        Raises ProtocolError for an array that can't travel.
-        """
-        return self._send(
-            PerceiveRequest(
-                id=_new_id(),
-                panorama=panorama,
-                encoding=encoding,
-                source=source,
-                engine=engine,
-                settings=settings,
-                directory=directory,
-            )
-        )
-
-    def generate(
-        self,
-        picture: np.ndarray | None,
-        *,
-        view: View,
-        source: str,
-        engine: EngineSettings,
-        settings: GenerateSettings,
-    ) -> str:
-        """Ends in a GenerateReply. `picture` must not change until an event of this job has come; None: of words.
-
-        Raises ProtocolError for an array that can't travel.
-        """
-        return self._send(
-            GenerateRequest(id=_new_id(), picture=picture, view=view, source=source, engine=engine, settings=settings)
-        )
-
-    def edit(
-        self,
-        panorama: np.ndarray,
-        *,
-        encoding: Literal["linear", "srgb"],
-        mask: np.ndarray | None,
-        strength: float,
-        extend: bool,
-        source: str,
-        engine: EngineSettings,
-        settings: GenerateSettings,
-    ) -> str:
-        """Ends in a GenerateReply. Neither array may change until an event of this job has come.
-
-        Raises ProtocolError for an array that can't travel.
-        """
-        return self._send(
-            EditRequest(
-                id=_new_id(),
-                panorama=panorama,
-                encoding=encoding,
-                mask=mask,
-                strength=strength,
-                extend=extend,
-                source=source,
-                engine=engine,
-                settings=settings,
-            )
-        )
+        """Ask for a StatusReply."""
+        return self.submit(StatusRequest())
 
     def cancel(self, job: str) -> str:
-        """Ends in a CancelReply; the job itself in ErrorReply(code="cancelled")."""
-        return self._send(CancelRequest(id=_new_id(), job=job))
+        """Ask for a job's end. Ends in a CancelReply; the job itself in ErrorReply(code="cancelled")."""
+        return self.submit(CancelRequest(job=job))
 
     def shutdown(self) -> str:
-        """Ends in a ShutdownReply, the last message there will be."""
-        return self._send(ShutdownRequest(id=_new_id()))
+        """End the backend. Ends in a ShutdownReply, the last message there will be."""
+        return self.submit(ShutdownRequest())
 
     def poll(self) -> list[Event | Reply]:
-        """What has come since the last call, in order; StatusReplies may come unasked.
+        """Return what has come since the last call, in order; StatusReplies may come unasked.
 
-        Raises BackendLostError once the connection is gone or the backend has been silent for too long,
+        Raise BackendLostError once the connection is gone or the backend has been silent for too long,
         BackendVersionError for a backend of another version, ProtocolError for what isn't a message.
         """
-        # Looked at first: what the backend said before it went is in the socket then.
-        gone = self._went()
+        # Checked first: what the backend sent before it ended is in the socket then.
+        gone = self._disconnected()
         messages = []
         while self._socket.poll(0):
             messages.append(wire.decode_answer(self._socket.recv_multipart(copy=False)))
@@ -183,24 +112,14 @@ class Client:
         return []
 
     def close(self) -> None:
-        """Drops the connection; the backend cancels this client's jobs."""
+        """Close the connection; the backend cancels this client's jobs."""
         self._socket.disable_monitor()
         self._monitor.close()
         self._socket.close()
         self._context.term()
 
-    def _went(self) -> bool:
+    def _disconnected(self) -> bool:
         while self._monitor.poll(0):
             self._monitor.recv_multipart()
             self._gone = True
         return self._gone
-
-    def _send(self, request: Request) -> str:
-        if self._lost is not None:
-            raise self._lost
-        self._socket.send_multipart(wire.encode(request), zmq.DONTWAIT, copy=False)
-        return request.id
-
-
-def _new_id() -> str:
-    return uuid4().hex

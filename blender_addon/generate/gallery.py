@@ -9,7 +9,7 @@ from typing import NamedTuple
 import bpy
 import msgspec
 
-from ...shared.protocol.messages import Recipe
+from ...shared.jobs.generate import Recipe
 from ..ui import previews
 from . import panoramas
 

@@ -12,7 +12,8 @@ from bpy.props import BoolProperty, IntProperty, StringProperty
 from mathutils import Matrix
 
 from ...shared.engines import QUALITIES, EngineSettings
-from ...shared.jobs.generate import GenerateSettings, View, check_generate, check_strength
+from ...shared.jobs.generate import GenerateSettings, View, check_generate
+from ...shared.jobs.edit import check_strength
 from ...shared.protocol.errors import InputError, SceneError, SettingError, WeightsError
 from .. import preferences
 from ..capture import picture, pixels, sources

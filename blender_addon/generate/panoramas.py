@@ -19,7 +19,7 @@ from mathutils import Euler, Matrix
 from ...shared import panorama_file
 from ...shared.imaging.colour import linear_from_srgb
 from ...shared.protocol.errors import OutputError
-from ...shared.protocol.messages import Recipe
+from ...shared.jobs.generate import Recipe
 from .. import preferences
 from ..scene import world
 from . import exr

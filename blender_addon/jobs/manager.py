@@ -22,16 +22,9 @@ import numpy as np
 from ...shared import VERSION
 from ...shared.protocol import errors
 from ...shared.protocol.errors import BackendMissingError, BackendVersionError, BusyError, OutputError, PanoformError
-from ...shared.protocol.messages import (
-    ErrorReply,
-    Event,
-    GenerateReply,
-    PerceiveReply,
-    PreviewEvent,
-    ProgressEvent,
-    QueuedEvent,
-    Reply,
-)
+from ...shared.protocol.messages import ErrorReply, Event, PreviewEvent, ProgressEvent, QueuedEvent, Reply
+from ...shared.jobs.generate import GenerateReply
+from ...shared.jobs.perceive import PerceiveReply
 from .. import preferences
 from ..backend import installer
 from ..backend.installer import Found, Setup

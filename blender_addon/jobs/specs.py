@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from mathutils import Matrix
 
-from ...shared.engines import EngineSettings, PerceiveSettings
+from ...shared.engines import EngineSettings
+from ...shared.jobs.perceive import PerceiveSettings
 from ...shared.jobs.generate import GenerateSettings, View
-from ...shared.protocol.messages import GenerateReply, PerceiveReply
+from ...shared.jobs.generate import GenerateReply
+from ...shared.jobs.perceive import PerceiveReply
 from ..backend.client import Client
 from ..capture.picture import Picture
 from ..capture.render import Render

@@ -9,7 +9,7 @@ import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from ...shared import engines, maps
-from ...shared.engines import PerceiveSettings
+from ...shared.jobs.perceive import PerceiveSettings
 from ...shared.protocol.errors import SceneError
 from .. import preferences
 from ..capture import sources
@@ -33,6 +33,7 @@ from ..ui.operator_parts import (
     why_not_build,
 )
 from . import properties
+from ...shared.jobs.perceive import check_perceive
 
 #: Width of a render that becomes a panorama: twice what the finest engine sees.
 RENDER_WIDTH_PX = 2048
@@ -72,7 +73,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
             repair=self._get(scene, "repair"),
         )
         engines.check_engine(engine)
-        engines.check_perceive(settings)
+        check_perceive(settings)
         source = self._source(scene)
         return PerceiveOrder(
             source=source,

@@ -22,7 +22,7 @@ import numpy as np
 from ...shared.imaging.colour import srgb_from_linear
 from ...shared.maps import DISTANCE, INFO_FILENAME, MAPS, NORMAL, PANORAMA_FILENAME
 from ...shared.protocol.errors import InputError, PanoramaError
-from ...shared.protocol.messages import Info
+from ...shared.jobs.perceive import Info
 from ..capture import pixels
 
 #: From here on a distance means "nothing was hit" (Cycles writes 1e10).

@@ -7,7 +7,8 @@ import bpy
 from ...shared.engines import QUALITIES
 from ...shared.maps import MAPS
 from ...shared.protocol.errors import PanoformError, SceneError
-from ...shared.protocol.messages import GenerateReply, PerceiveReply
+from ...shared.jobs.generate import GenerateReply
+from ...shared.jobs.perceive import PerceiveReply
 from .. import preferences
 from ..capture import sources
 from ..jobs.manager import State, jobs

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..jobs.generate import MAX_FOV, MIN_FOV
+from .fov import MAX_FOV, MIN_FOV
 
 #: Diagonal of the 35 mm film (36 × 24 mm) that equivalent focal lengths are told for (CIPA DCG-001).
 _FILM_DIAGONAL_MM = math.hypot(36, 24)

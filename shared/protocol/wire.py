@@ -4,14 +4,14 @@
                  "float32", "shape": [512, 1024, 3]}, …}}
     frame 1 …    one array each, C-contiguous, little-endian, not copied on either side
 
-Whatever comes in is checked against messages.py before anybody sees it; nothing that arrives is ever executed.
+Whatever comes in is checked against the message types before it is used; nothing that arrives is ever executed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, Union
 
 import msgspec
 import numpy as np
@@ -51,6 +51,19 @@ class _OnlyId(msgspec.Struct):
     id: str
 
 
+def _types(*bases: type[Message]) -> Any:
+    """The union of all messages that derive from `bases`, those of every kind of job included."""
+    from .. import jobs  # noqa: F401  # makes them known; they build on this package
+
+    found, todo = [], list(bases)
+    while todo:
+        cls = todo.pop()
+        todo += cls.__subclasses__()
+        if not cls.__subclasses__():
+            found.append(cls)
+    return Union[tuple(found)]  # noqa: UP007
+
+
 def encode(message: Message) -> list[Buffer]:
     """The frames of a message. Its arrays must not change until they are sent.
 
@@ -74,24 +87,26 @@ def encode(message: Message) -> list[Buffer]:
 
 
 def decode_request(frames: Sequence[Buffer]) -> Request:
-    """What the add-on asks, in the backend. See `decode_answer` for what is raised."""
+    """Decode what the add-on asks, in the backend. See `decode_answer` for what is raised."""
     header = _read_header(frames)
     if header.version != PROTOCOL_VERSION:
         raise version_error(addon=header.version, backend=PROTOCOL_VERSION)
-    return _decode(header, frames, Request)
+    if read_id(frames) is None:
+        raise ProtocolError("The request has no id.")
+    return _decode(header, frames, _types(Request))
 
 
 def decode_answer(frames: Sequence[Buffer]) -> Event | Reply:
-    """What the backend says, in the add-on.
+    """Decode what the backend sends, in the add-on.
 
     The arrays are views of the frames. Raises BackendVersionError for another protocol version, ProtocolError for
-    anything messages.py doesn't describe: unknown type, field or dtype, an array that isn't as long as its shape says,
+    anything no message type describes: unknown type, field or dtype, an array that isn't as long as its shape says,
     a frame nobody refers to, too many bytes.
     """
     header = _read_header(frames)
     if header.version != PROTOCOL_VERSION:
         raise version_error(addon=PROTOCOL_VERSION, backend=header.version)
-    return _decode(header, frames, Event | Reply)
+    return _decode(header, frames, _types(Event, Reply))
 
 
 def read_id(frames: Sequence[Buffer]) -> str | None:

@@ -170,7 +170,7 @@ def tiny_lora(tmp_path_factory):
 
 
 class Recorder:
-    """A Watch that remembers, and that stops the job once told to."""
+    """A ProgressReporter that remembers, and that cancels the job where `stop_at` says so."""
 
     def __init__(self, stop_at=None):
         self.told, self.previews, self.stop_at = [], [], stop_at
@@ -185,18 +185,18 @@ class Recorder:
     def preview(self, name, picture):
         self.previews.append((name, picture))
 
-    def check(self):
+    def check_cancelled(self):
         pass
 
 
 @pytest.fixture
-def watch():
+def reporter():
     return Recorder()
 
 
 @pytest.fixture(scope="session")
-def watch_that_stops():
-    """stop_at(stage, step) → Watch that raises Cancelled where it is true."""
+def stopping_reporter():
+    """stop_at(stage, step) → ProgressReporter that raises Cancelled where it is true."""
     return Recorder
 
 
@@ -241,8 +241,8 @@ def serve() -> Iterator[Callable[..., server_module.Server]]:
     """Servers in this process, whose bounds a test can lower."""
     serving = []
 
-    def serve(engine: type) -> server_module.Server:
-        server = server_module.Server(engine)
+    def serve(run: Callable) -> server_module.Server:
+        server = server_module.Server(run)
         thread = threading.Thread(target=server.run)
         thread.start()
         serving.append((server, thread))

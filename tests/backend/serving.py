@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings
 from panoform.shared.protocol import connection, messages, wire
 
 ARITHMETIC = [sys.executable, str(Path(__file__).with_name("serve_arithmetic.py"))]
@@ -77,7 +78,7 @@ class Peer:
         self, request_id: str, panorama: np.ndarray | None = None, *, source="", steps=1, directory=""
     ) -> None:
         self.send(
-            messages.PerceiveRequest(
+            PerceiveRequest(
                 id=request_id,
                 panorama=np.ones((4, 8, 3), np.float32) if panorama is None else panorama,
                 encoding="linear",
@@ -111,12 +112,10 @@ def idle(backend: Backend):
     return check
 
 
-class Chatterbox:
-    """An engine that shows previews until it is stopped."""
-
-    def perceive(self, panorama, *, watch, **_):
-        while True:
-            watch.preview("distance", np.zeros((128, 256, 3), np.uint8))
+def endless(request, models, reporter):
+    """A job that shows previews until it is stopped."""
+    while True:
+        reporter.preview("distance", np.zeros((128, 256, 3), np.uint8))
 
 
 def kinds(heard: list[messages.Message]) -> list[str]:

@@ -19,7 +19,8 @@ sys.modules[addon.__name__] = addon
 
 from panoform.blender_addon.backend.client import Client  # noqa: E402
 from panoform.blender_addon.backend.process import BackendProcess  # noqa: E402
-from panoform.shared.engines import EngineSettings, PerceiveSettings  # noqa: E402
+from panoform.shared.engines import EngineSettings  # noqa: E402
+from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings  # noqa: E402
 from panoform.shared.protocol.messages import ProgressEvent  # noqa: E402
 
 server, folder, source = sys.argv[1:]
@@ -27,12 +28,15 @@ process = BackendProcess([sys.executable, server], Path(folder))
 while (connection := process.poll()) is None:
     time.sleep(0.02)
 client = Client(connection)
-client.perceive(
-    np.ones((4, 8, 3), np.float32),
-    encoding="linear",
-    source=source,
-    engine=EngineSettings(),
-    settings=PerceiveSettings(maps=("distance",), num_inference_steps=200),
+settings = PerceiveSettings(maps=("distance",), num_inference_steps=200)
+client.submit(
+    PerceiveRequest(
+        panorama=np.ones((4, 8, 3), np.float32),
+        encoding="linear",
+        source=source,
+        engine=EngineSettings(),
+        settings=settings,
+    )
 )
 while not any(isinstance(message, ProgressEvent) for message in client.poll()):
     time.sleep(0.02)

@@ -1,19 +1,25 @@
 """The bounds of what may be asked for."""
 
-import msgspec
 import pytest
 
 from panoform.shared import engines
-from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.perceive import PerceiveSettings, check_perceive
 from panoform.shared.protocol.errors import SettingError
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
 @pytest.mark.parametrize("quality", ["draft", "standard", "best"])
 def test_every_quality_may_be_asked_for(engine, quality):
-    chosen = engines.QUALITIES[engine][quality]
+    chosen = engines.ENGINES[engine].qualities[quality]
     engines.check_engine(EngineSettings(engine=engine))
-    engines.check_perceive(PerceiveSettings(maps=("distance",), **msgspec.structs.asdict(chosen)))
+    steps, height = chosen.num_inference_steps, chosen.height
+    check_perceive(PerceiveSettings(maps=("distance",), num_inference_steps=steps, height=height))
+
+
+@pytest.mark.parametrize("capability", ["perceive", "outpaint", "text_to_panorama", "edit"])
+def test_every_capability_has_a_default_engine_that_has_it(capability):
+    assert engines.ENGINES[engines.default_engine(capability)].can(capability)
 
 
 @pytest.mark.parametrize(
@@ -40,12 +46,12 @@ def test_unknown_engine_settings(settings, says):
 )
 def test_numbers_out_of_range(name, lowest, highest, below, above):
     for value in (lowest, highest):
-        engines.check_perceive(PerceiveSettings(maps=("distance",), **{name: value}))
+        check_perceive(PerceiveSettings(maps=("distance",), **{name: value}))
     for value in (below, above, float("nan")):
         with pytest.raises(SettingError, match="must lie between"):
-            engines.check_perceive(PerceiveSettings(maps=("distance",), **{name: value}))
+            check_perceive(PerceiveSettings(maps=("distance",), **{name: value}))
 
 
 def test_a_height_that_is_no_multiple_of_16_names_its_neighbours():
     with pytest.raises(SettingError, match="Use 496 or 512"):
-        engines.check_perceive(PerceiveSettings(maps=("distance",), height=500))
+        check_perceive(PerceiveSettings(maps=("distance",), height=500))

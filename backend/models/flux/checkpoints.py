@@ -23,9 +23,9 @@ from diffusers.models.transformers.transformer_flux import FluxTransformer2DMode
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError, safe_open
 
-from ....shared.engines import QUALITIES, EngineSettings
+from ....shared.engines import ENGINES, EngineSettings
 from ....shared.protocol.errors import WeightsError
-from ...jobs.watch import Watch
+from ...jobs.progress import ProgressReporter
 from ...perception import decode
 from ...pipelines.omnix import OmniXPipeline
 from .. import hub
@@ -52,20 +52,20 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: What the target stream starts from.
     start: Literal["noise", "condition"]
     decode: decode.Decode = decode.Decode()
-    #: Heights that it was trained at, where it can't do with others, from the smallest up. What it draws of a panorama
-    #: larger than the last is enlarged; one that is larger than others is shown at those too, and merged (scales.py).
+    #: Heights that it was trained at, where it works at no others, from the smallest up. Maps of a larger panorama are
+    #: enlarged; one that is larger than others is shown at those too, and the results are merged (postprocess.py).
     heights: tuple[int, ...] = ()
     #: See OmniXPipeline.
     position_rows: int | None = None
-    #: How often it perceives a panorama, each time turned further; what it draws is averaged.
-    turns: int = 1
-    #: Greys by which its pictures of distance wave from token to token; waves.py evens them out.
-    waves: float = 0.0
+    #: Passes over a panorama, each turned further about the vertical axis; their results are averaged.
+    num_passes: int = msgspec.field(default=1, name="turns")
+    #: Amplitude of the noise from token to token in its pictures of distance, which a filter removes (postprocess.py).
+    token_noise: float = msgspec.field(default=0.0, name="waves")
     #: False where the yaw of its normals is not reliable (OmniX).
-    exact_yaw: bool = True
+    reliable_yaw: bool = msgspec.field(default=True, name="exact_yaw")
 
     def shown(self, height: int) -> list[int]:
-        """Heights at which it is shown a panorama whose maps are to have `height`, the smallest first."""
+        """Return the heights at which it is shown a panorama whose maps have `height`, the smallest first."""
         largest = min([height, *self.heights[-1:]])
         return [smaller for smaller in self.heights if smaller < largest] + [largest]
 
@@ -73,11 +73,11 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 FLUX_CONFIG = ModelConfig(
     name="FLUX + OmniX",
     trained=True,
-    height=QUALITIES["flux"]["standard"].height,
-    num_inference_steps=QUALITIES["flux"]["standard"].num_inference_steps,
+    height=ENGINES["flux"].qualities["standard"].height,
+    num_inference_steps=ENGINES["flux"].qualities["standard"].num_inference_steps,
     guidance_scale=3.5,
     start="noise",
-    exact_yaw=False,
+    reliable_yaw=False,
 )
 
 
@@ -93,6 +93,12 @@ class Checkpoint:
     #: How the user knows the two.
     name: str
     adapters_name: str
+    #: As `EngineSettings.model`; a hub id with the revision that is here.
+    pinned_model: str | None = None
+
+    def fingerprint(self) -> tuple[object, ...]:
+        """What changes when files of the checkpoint or of its adapters are replaced: names, sizes, times."""
+        return (str(self.path), self.adapters, _files(self.path), _files(Path(self.adapters)))
 
 
 def models_folder() -> Path:
@@ -101,9 +107,13 @@ def models_folder() -> Path:
     return Path(given).expanduser() if given else platformdirs.user_data_path("panoform", appauthor=False) / "models"
 
 
-def locate(settings: EngineSettings, watch: Watch | None) -> Checkpoint:
-    """What `settings` name, fetched from the hub where it is not here (not without a `watch`). Raises WeightsError."""
-    if settings.engine == "starter":
+def locate(settings: EngineSettings, reporter: ProgressReporter | None) -> Checkpoint:
+    """Find what `settings` name, fetching it from the hub where it isn't here (without a `reporter`: don't fetch).
+
+    Raise WeightsError.
+    """
+    pinned_model = settings.model
+    if settings.spec.bundled:
         path = Path(settings.model).expanduser() if settings.model else STARTER
         if not (path / "panoform.json").is_file():
             raise WeightsError(
@@ -119,15 +129,15 @@ def locate(settings: EngineSettings, watch: Watch | None) -> Checkpoint:
                 raise WeightsError(
                     f"There is no folder or file {name}.", "Check the path, or give a hub id as owner/name."
                 )
-            path = hub.fetch(name, BASE_PATTERNS, models_folder() / "FLUX.1-dev", watch)
+            path = hub.fetch(name, BASE_PATTERNS, models_folder() / "FLUX.1-dev", reporter)
+            pinned_model = hub.pinned(name, path)
     config = _model_config(path)
     adapters = settings.adapters
     if adapters is None:
         beside, local = path / "adapters", models_folder() / "OmniX"
         adapters = next((str(folder) for folder in (beside, local) if folder.is_dir()), OMNIX_ID)
-    return Checkpoint(
-        path, adapters, config, name, "built in" if path == STARTER and not settings.adapters else adapters
-    )
+    adapters_name = "built in" if path == STARTER and not settings.adapters else adapters
+    return Checkpoint(path, adapters, config, name, adapters_name, pinned_model)
 
 
 def _model_config(path: Path) -> ModelConfig:
@@ -138,6 +148,12 @@ def _model_config(path: Path) -> ModelConfig:
         return msgspec.json.decode(file.read_bytes(), type=ModelConfig)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WeightsError(f"{file} can't be read: {error}.", "Restore the model's folder.") from error
+
+
+def _files(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """(name, bytes, time of writing) of the file, or of the weights in the folder."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 # Headers
@@ -196,6 +212,10 @@ class Base:
     transformer: Part
     vae: Part
     scheduler: FlowMatchEulerDiscreteScheduler
+
+    def bytes_in(self, dtype: torch.dtype) -> int:
+        """How much memory its networks take in that precision."""
+        return (self.transformer.parameters + self.vae.parameters) * dtype.itemsize
 
     @property
     def is_fill(self) -> bool:

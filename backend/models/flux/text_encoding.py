@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from ....shared.protocol.errors import SettingError, WeightsError
-from ...jobs.watch import Watch
+from ...jobs.progress import ProgressReporter
 from ...pipelines.omnix import TRIGGER
 from .. import hub
 from .checkpoints import Base, Checkpoint
@@ -33,7 +33,7 @@ _NAMES = ("prompt_embeds", "pooled_prompt_embeds")
 MAX_TOKENS = 512
 
 
-def embeds(checkpoint: Checkpoint, base: Base, watch: Watch) -> dict[str, torch.Tensor]:
+def embeds(checkpoint: Checkpoint, base: Base, reporter: ProgressReporter) -> dict[str, torch.Tensor]:
     """`prompt_embeds` (1, tokens, joint_attention_dim), `pooled_prompt_embeds` (1, pooled_projection_dim), on the CPU.
 
     Raises WeightsError where they are neither kept nor computable, or do not fit the transformer.
@@ -41,7 +41,7 @@ def embeds(checkpoint: Checkpoint, base: Base, watch: Watch) -> dict[str, torch.
     folder, kept = _folder(checkpoint), _cached(base)
     file = next((file for file in (folder / KEPT, kept) if file.is_file()), None)
     if file is None:
-        _save(encode(checkpoint, [TRIGGER], watch)[0], kept)
+        _save(encode(checkpoint, [TRIGGER], reporter)[0], kept)
         file = kept
     try:
         found = load_file(file)
@@ -73,14 +73,14 @@ def _cached(base: Base) -> Path:
     return platformdirs.user_cache_path("panoform", appauthor=False) / "prompt" / f"{name}.safetensors"
 
 
-def encode(checkpoint: Checkpoint, texts: Sequence[str], watch: Watch) -> list[dict[str, torch.Tensor]]:
+def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressReporter) -> list[dict[str, torch.Tensor]]:
     """The embeddings of each text, as `embeds` has them. The text encoders are in memory only as long as this takes.
 
     Raises SettingError for a text that is longer than the model reads, WeightsError where there are no text encoders.
     """
     folder = _folder(checkpoint)
     if not all((folder / part).is_dir() for part in _PARTS) and hub.is_id(checkpoint.name):
-        folder = hub.fetch(checkpoint.name, [f"{part}/*" for part in (*_PARTS, "model_index.json")], folder, watch)
+        folder = hub.fetch(checkpoint.name, [f"{part}/*" for part in (*_PARTS, "model_index.json")], folder, reporter)
     missing = [part for part in _PARTS if not (folder / part).is_dir()]
     if missing:
         raise WeightsError(
@@ -90,7 +90,7 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], watch: Watch) -> list[d
     # Their bars would go across ours.
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
-    watch.progress("Loading the text encoders", 0, 0, 0.0, None)
+    reporter.progress("Loading the text encoders", 0, 0, 0.0, None)
     try:
         pipeline = FluxPipeline.from_pretrained(
             folder, transformer=None, vae=None, scheduler=None, dtype=torch.bfloat16, local_files_only=True
@@ -99,7 +99,7 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], watch: Watch) -> list[d
         raise WeightsError(f"The text encoders in {folder} can't be loaded: {error}", "Download them again.") from error
     found = []
     for text in texts:
-        watch.progress("Encoding the prompt", 0, 0, 0.0, None)
+        reporter.progress("Encoding the prompt", 0, 0, 0.0, None)
         tokens = len(pipeline.tokenizer_2(text).input_ids)
         if tokens > MAX_TOKENS:
             raise SettingError(

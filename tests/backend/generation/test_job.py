@@ -13,15 +13,16 @@ from safetensors.torch import load_file, save_file
 from scipy.ndimage import distance_transform_edt
 
 from panoform.backend.evaluation import seam_metrics
-from panoform.backend.generation import session
+from panoform.backend.generation import edit_job, job, session
 from panoform.backend.geometry import projection
 from panoform.backend.io.generated import sha256
+from panoform.backend.models.cache import ModelCache
 from panoform.backend.models.flux import checkpoints
-from panoform.backend.perception.job import Engine
 from panoform.backend.pipelines import dit360
 from panoform.shared.engines import EngineSettings
 from panoform.shared.imaging import sphere
-from panoform.shared.jobs.generate import GenerateSettings, View, rounded
+from panoform.shared.jobs.edit import EditRequest
+from panoform.shared.jobs.generate import GenerateRequest, GenerateSettings, Recipe, View, rounded
 from panoform.shared.protocol.errors import (
     AdapterError,
     Cancelled,
@@ -30,14 +31,13 @@ from panoform.shared.protocol.errors import (
     SettingError,
     WeightsError,
 )
-from panoform.shared.protocol.messages import Recipe
 
 SIZE = {"height": 256, "num_inference_steps": 2, "hdr": False}
 
 
 @pytest.fixture(scope="module")
 def engine():
-    return Engine()
+    return ModelCache()
 
 
 @pytest.fixture
@@ -50,15 +50,17 @@ def words(tiny_lora):
     return GenerateSettings(prompt="a stone yard", lora=str(tiny_lora), **SIZE)
 
 
-def generate(engine, flux, settings, watch, picture=None, view=None):
-    return engine.generate(picture=picture, view=view or View(), source="", engine=flux, settings=settings, watch=watch)
+def generate(engine, flux, settings, reporter, picture=None, view=None):
+    request = GenerateRequest(picture=picture, view=view or View(), engine=flux, settings=settings)
+    return job.generate(request, engine, reporter)
 
 
-def edit(engine, flux, settings, watch, panorama, mask, strength=1.0, encoding="linear", extend=False):
-    return engine.edit(
-        panorama=panorama, encoding=encoding, mask=mask, strength=strength, extend=extend, source="p.exr",
-        engine=flux, settings=settings, watch=watch,
+def edit(engine, flux, settings, reporter, panorama, mask, strength=1.0, encoding="linear", extend=False):
+    request = EditRequest(
+        panorama=panorama, encoding=encoding, mask=None if mask is None else mask[..., None].astype(np.uint8),
+        strength=strength, extend=extend, source="p.exr", engine=flux, settings=settings,
     )  # fmt: skip
+    return edit_job.edit(request, engine, reporter)
 
 
 def changed(settings, **fields):
@@ -76,8 +78,8 @@ def scene(height=256):
 # Words
 
 
-def test_words_become_panoramas_one_for_each_seed(engine, flux, words, watch):
-    made = generate(engine, flux, changed(words, seeds=(1, 2)), watch)
+def test_words_become_panoramas_one_for_each_seed(engine, flux, words, reporter):
+    made = generate(engine, flux, changed(words, seeds=(1, 2)), reporter)
     assert [one.recipe.settings.seeds for one in made] == [(1,), (2,)]
     for one in made:
         assert one.panorama.shape == (256, 512, 3)
@@ -85,29 +87,29 @@ def test_words_become_panoramas_one_for_each_seed(engine, flux, words, watch):
         assert 0 <= one.panorama.min() < one.panorama.max() <= 1
         assert max(seam_metrics.poles(one.panorama)) < 0.5  # the rows at the poles are nearly one colour
     assert not np.array_equal(made[0].panorama, made[1].panorama)
-    again = generate(engine, flux, changed(words, seeds=(2,)), watch)[0]
+    again = generate(engine, flux, changed(words, seeds=(2,)), reporter)[0]
     assert np.array_equal(again.panorama, made[1].panorama)
 
 
-def test_the_recipe_makes_it_again(engine, flux, tiny_lora, watch):
+def test_the_recipe_makes_it_again(engine, flux, tiny_lora, reporter):
     """Nothing is left to a default, and the recipe survives JSON."""
     asked = GenerateSettings(
         prompt=" a yard ", height=250, lora=str(tiny_lora), num_inference_steps=2, seeds=(7,), hdr=False
     )
-    one = generate(engine, flux, msgspec.structs.replace(asked, height=261), watch)[0]
+    one = generate(engine, flux, msgspec.structs.replace(asked, height=261), reporter)[0]
     recipe = msgspec.json.decode(msgspec.json.encode(one.recipe), type=Recipe)
     told = recipe.settings
     assert (told.prompt, told.trigger) == ("a yard", "This is a panorama. The image shows")
     assert (told.guidance_scale, told.num_inference_steps, told.height, told.seeds) == (2.8, 2, 256, (7,))
     assert recipe.notices == ("The height 261 was rounded to 256, a multiple of 16.",)
     assert recipe.versions["diffusers"]
-    again = generate(engine, recipe.engine, told, watch)[0]
+    again = generate(engine, recipe.engine, told, reporter)[0]
     assert np.array_equal(again.panorama, one.panorama)
     assert not again.recipe.notices
 
 
-def test_every_setting_counts(engine, flux, words, watch):
-    base = generate(engine, flux, words, watch)[0].panorama
+def test_every_setting_counts(engine, flux, words, reporter):
+    base = generate(engine, flux, words, reporter)[0].panorama
     for other in (
         {"prompt": "a yard of stone"},
         {"trigger": "360 degrees"},
@@ -119,36 +121,36 @@ def test_every_setting_counts(engine, flux, words, watch):
         {"seeds": (5,)},
         {"method": "lora"},
     ):
-        assert not np.array_equal(generate(engine, flux, changed(words, **other), watch)[0].panorama, base), other
-    assert np.array_equal(generate(engine, flux, changed(words, negative_prompt="fog"), watch)[0].panorama, base)
-    assert np.array_equal(generate(engine, flux, words, watch)[0].panorama, base)  # and none of them stayed behind
+        assert not np.array_equal(generate(engine, flux, changed(words, **other), reporter)[0].panorama, base), other
+    assert np.array_equal(generate(engine, flux, changed(words, negative_prompt="fog"), reporter)[0].panorama, base)
+    assert np.array_equal(generate(engine, flux, words, reporter)[0].panorama, base)  # and none of them stayed behind
 
 
-def test_omnix_makes_a_picture_and_completes_it(engine, flux, words, watch, monkeypatch):
-    monkeypatch.setattr("panoform.backend.generation.sampler.SQUARE", 256)
-    made = generate(engine, flux, changed(words, method="omnix", lora=None), watch)[0]
+def test_omnix_makes_a_picture_and_completes_it(engine, flux, words, reporter, monkeypatch):
+    monkeypatch.setattr("panoform.backend.generation.sampler.PICTURE_SIDE", 256)
+    made = generate(engine, flux, changed(words, method="omnix", lora=None), reporter)[0]
     assert made.panorama.shape == (256, 512, 3)
     assert (made.recipe.kind, made.recipe.adapters) == ("words", flux.adapters)
-    stages = [stage for stage, *_ in watch.told]
+    stages = [stage for stage, *_ in reporter.told]
     assert stages.index("Picture") < stages.index("Panorama")
 
 
-def test_progress_runs_to_the_end_and_previews_come(engine, flux, words, watch):
-    generate(engine, flux, changed(words, seeds=(0, 1)), watch)
-    done = [(stage, step, fraction) for stage, step, of, fraction, _ in watch.told if of]
+def test_progress_runs_to_the_end_and_previews_come(engine, flux, words, reporter):
+    generate(engine, flux, changed(words, seeds=(0, 1)), reporter)
+    done = [(stage, step, fraction) for stage, step, of, fraction, _ in reporter.told if of]
     assert [stage for stage, *_ in done] == ["Panorama 1 of 2"] * 2 + ["Panorama 2 of 2"] * 2
     fractions = [fraction for *_, fraction in done]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
-    name, preview = watch.previews[-1]
+    name, preview = reporter.previews[-1]
     assert name == "panorama"
     assert preview.dtype == np.uint8
     assert preview.shape == (128, 256, 3)
 
 
-def test_lights_are_rebuilt(engine, flux, words, watch):
-    picture = generate(engine, flux, words, watch)[0]
-    light = generate(engine, flux, changed(words, hdr=True, sun_threshold=0.9), watch)[0]
+def test_lights_are_rebuilt(engine, flux, words, reporter):
+    picture = generate(engine, flux, words, reporter)[0]
+    light = generate(engine, flux, changed(words, hdr=True, sun_threshold=0.9), reporter)[0]
     assert (picture.recipe.encoding, light.recipe.encoding) == ("srgb", "linear")
     linear = np.where(
         picture.panorama <= 0.04045, picture.panorama / 12.92, ((picture.panorama + 0.055) / 1.055) ** 2.4
@@ -176,41 +178,41 @@ def check_closed(panorama):
     assert max(seam_metrics.poles(panorama)) < 0.2
 
 
-def test_large_panoramas_of_words_close(engine, flux, words, watch, in_windows):
-    check_closed(generate(engine, flux, changed(words, **LARGE), watch)[0].panorama)
-    assert [stage for stage, _, of, *_ in watch.told if of] == ["Panorama", "Refining Panorama"]
-    assert watch.told[-1][3] == 1
+def test_large_panoramas_of_words_close(engine, flux, words, reporter, in_windows):
+    check_closed(generate(engine, flux, changed(words, **LARGE), reporter)[0].panorama)
+    assert [stage for stage, _, of, *_ in reporter.told if of] == ["Panorama", "Refining Panorama"]
+    assert reporter.told[-1][3] == 1
 
 
-def test_large_panoramas_around_a_picture_close(engine, flux, watch, in_windows):
+def test_large_panoramas_around_a_picture_close(engine, flux, reporter, in_windows):
     picture = np.random.default_rng(0).random((60, 80, 3)).astype(np.float32)
     settings = GenerateSettings(**SIZE | LARGE)
-    check_closed(generate(engine, flux, settings, watch, picture, View(fov=60))[0].panorama)
+    check_closed(generate(engine, flux, settings, reporter, picture, View(fov=60))[0].panorama)
 
 
-def test_large_edits_keep_what_is_outside_the_mask(engine, flux, words, watch, in_windows):
+def test_large_edits_keep_what_is_outside_the_mask(engine, flux, words, reporter, in_windows):
     panorama, mask = scene(384), ball(384, 0, 200, 60)
-    made = edit(engine, flux, changed(words, **LARGE), watch, panorama, mask)[0].panorama
+    made = edit(engine, flux, changed(words, **LARGE), reporter, panorama, mask)[0].panorama
     assert np.array_equal(made[~mask], panorama[~mask])
     assert np.abs(made - panorama)[mask].mean() > 0.05
     assert seam_metrics.seam(np.log1p(made)[mask.any(axis=1)]).percentile < 1
 
 
-def test_stops_within_a_step_and_leaves_the_model_as_it_was(engine, flux, words, watch, watch_that_stops):
-    before = generate(engine, flux, changed(words, lora=""), watch)[0].panorama
+def test_stops_within_a_step_and_leaves_the_model_as_it_was(engine, flux, words, reporter, stopping_reporter):
+    before = generate(engine, flux, changed(words, lora=""), reporter)[0].panorama
     with pytest.raises(Cancelled):
-        generate(engine, flux, words, watch_that_stops(lambda stage, step: stage == "Panorama" and step == 1))
-    assert np.array_equal(generate(engine, flux, changed(words, lora=""), watch)[0].panorama, before)
+        generate(engine, flux, words, stopping_reporter(lambda stage, step: stage == "Panorama" and step == 1))
+    assert np.array_equal(generate(engine, flux, changed(words, lora=""), reporter)[0].panorama, before)
 
 
 # Pictures
 
 
-def test_a_picture_stands_where_its_camera_looked(engine, flux, watch):
+def test_a_picture_stands_where_its_camera_looked(engine, flux, reporter):
     panorama = 0.5 + 0.4 * sphere.directions(256, 512)
     pose = {"yaw": 133.0, "pitch": 15.0, "roll": -8.0}
     picture = projection.picture_from_panorama(panorama, 240, 320, 65, **pose)
-    made = generate(engine, flux, GenerateSettings(**SIZE), watch, picture, View(fov=65, **pose))[0]
+    made = generate(engine, flux, GenerateSettings(**SIZE), reporter, picture, View(fov=65, **pose))[0]
     _, shown = projection.panorama_from_picture(picture, 256, 65, **pose)
     inner = shown & np.roll(shown, 8, 1) & np.roll(shown, -8, 1) & np.roll(shown, 8, 0) & np.roll(shown, -8, 0)
     assert inner.sum() > 3000
@@ -222,10 +224,10 @@ def test_a_picture_stands_where_its_camera_looked(engine, flux, watch):
 
 
 @pytest.mark.parametrize("pose", [{"yaw": 180.0, "roll": 20.0}, {"yaw": -60.0, "pitch": 75.0}], ids=["seam", "pole"])
-def test_a_picture_keeps_its_own_pixels(engine, flux, watch, pose):
+def test_a_picture_keeps_its_own_pixels(engine, flux, reporter, pose):
     """Sharp, though the model draws something else there; only its border is soft."""
     picture = np.random.default_rng(0).random((75, 100, 3)).astype(np.float32)
-    made = generate(engine, flux, GenerateSettings(**SIZE), watch, picture, View(fov=70, **pose))[0].panorama
+    made = generate(engine, flux, GenerateSettings(**SIZE), reporter, picture, View(fov=70, **pose))[0].panorama
     own, shown = projection.panorama_from_picture(picture, 256, 70, **pose)
     depth = distance_transform_edt(np.concatenate([shown] * 3, axis=1))[:, 512:1024]
     inner, border = depth >= 0.01 * 256, (depth > 0) & (depth < 0.01 * 256)
@@ -236,26 +238,26 @@ def test_a_picture_keeps_its_own_pixels(engine, flux, watch, pose):
     assert off[border].mean() < 0.8 * off[~shown].mean()
 
 
-def test_turning_the_camera_turns_the_panorama(engine, flux, watch):
+def test_turning_the_camera_turns_the_panorama(engine, flux, reporter):
     """The model is shown the picture in its middle, wherever the camera looked."""
     picture = np.random.default_rng(0).random((60, 80, 3)).astype(np.float32)
     ahead, left = (
-        generate(engine, flux, GenerateSettings(**SIZE), watch, picture, View(fov=60, yaw=yaw))[0].panorama
+        generate(engine, flux, GenerateSettings(**SIZE), reporter, picture, View(fov=60, yaw=yaw))[0].panorama
         for yaw in (0, 90)
     )
     assert np.abs(np.roll(ahead, -128, axis=1) - left).max() < 1e-4
 
 
-def test_words_guide_a_picture(engine, flux, watch):
+def test_words_guide_a_picture(engine, flux, reporter):
     picture = np.full((60, 80, 3), 0.3, np.float32)
     plain, guided = (
-        generate(engine, flux, GenerateSettings(prompt=text, **SIZE), watch, picture, View(fov=60))[0].panorama
+        generate(engine, flux, GenerateSettings(prompt=text, **SIZE), reporter, picture, View(fov=60))[0].panorama
         for text in ("", "a forest")
     )
     assert not np.array_equal(plain, guided)
 
 
-def test_the_trained_starter_completes_a_picture(engine, tiny_flux, tiny_adapters, tmp_path, watch):
+def test_the_trained_starter_completes_a_picture(engine, tiny_flux, tiny_adapters, tmp_path, reporter):
     """An engine of the starter's kind, said to be trained: no text encoder is there, or needed."""
     folder = tmp_path / "starter"
     shutil.copytree(checkpoints.STARTER, folder)
@@ -266,12 +268,12 @@ def test_the_trained_starter_completes_a_picture(engine, tiny_flux, tiny_adapter
         starter = EngineSettings(model=str(folder))
         if not trained:
             with pytest.raises(WeightsError, match="not trained yet"):
-                generate(engine, starter, GenerateSettings(**SIZE), watch, picture, View(fov=60))
+                generate(engine, starter, GenerateSettings(**SIZE), reporter, picture, View(fov=60))
             continue
-        made = generate(engine, starter, GenerateSettings(**SIZE | {"height": 512}), watch, picture, View(fov=60))
+        made = generate(engine, starter, GenerateSettings(**SIZE | {"height": 512}), reporter, picture, View(fov=60))
         assert made[0].panorama.shape == (512, 1024, 3)
     with pytest.raises(WeightsError, match=r"Words need FLUX.*huggingface\.co"):
-        generate(engine, EngineSettings(), GenerateSettings(prompt="a yard"), watch)
+        generate(engine, EngineSettings(), GenerateSettings(prompt="a yard"), reporter)
 
 
 # Edits
@@ -283,10 +285,10 @@ def ball(height, u, v, radius):
 
 
 @pytest.mark.parametrize("encoding", ["linear", "srgb"])
-def test_outside_the_mask_every_bit_stays(engine, flux, words, watch, encoding):
+def test_outside_the_mask_every_bit_stays(engine, flux, words, reporter, encoding):
     panorama = scene() if encoding == "linear" else (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
     mask = ball(256, 0, 128, 40)  # across the seam
-    made = edit(engine, flux, words, watch, panorama, mask, encoding=encoding)[0]
+    made = edit(engine, flux, words, reporter, panorama, mask, encoding=encoding)[0]
     assert np.array_equal(made.panorama[~mask], panorama[~mask])
     assert np.abs(made.panorama - panorama)[mask].mean() > 0.05
     assert (made.recipe.encoding, made.recipe.strength) == (encoding, 1.0)
@@ -298,40 +300,47 @@ def test_outside_the_mask_every_bit_stays(engine, flux, words, watch, encoding):
     assert step[edge].max() <= np.quantile(step[inside], 0.999)
 
 
-def test_an_edit_across_the_seam_leaves_none(engine, flux, words, watch):
+def test_an_edit_across_the_seam_leaves_none(engine, flux, words, reporter):
     panorama = scene()
-    made = edit(engine, flux, words, watch, panorama, ball(256, 0, 128, 40))[0].panorama
+    made = edit(engine, flux, words, reporter, panorama, ball(256, 0, 128, 40))[0].panorama
     assert seam_metrics.seam(np.log1p(made)).percentile < 1
 
 
-def test_the_recipe_makes_an_edit_again(engine, flux, words, watch):
+def test_the_recipe_makes_an_edit_again(engine, flux, words, reporter):
     """With the panorama and the mask that it names; nothing is left to a default."""
     panorama, mask = scene(300), ball(300, 0, 100, 30)
-    one = edit(engine, flux, changed(words, height=264, num_inference_steps=4), watch, panorama, mask, 0.6)[0]
+    one = edit(engine, flux, changed(words, height=264, num_inference_steps=4), reporter, panorama, mask, 0.6)[0]
     recipe = msgspec.json.decode(msgspec.json.encode(one.recipe), type=Recipe)
     assert (recipe.source_sha256, recipe.mask_sha256) == (sha256(panorama), sha256(mask))
-    again = engine.edit(
-        panorama=panorama, encoding=recipe.encoding, mask=mask, strength=recipe.strength, extend=recipe.extend,
-        source=recipe.source, engine=recipe.engine, settings=recipe.settings, watch=watch,
-    )[0]  # fmt: skip
+    again = edit(
+        engine,
+        recipe.engine,
+        recipe.settings,
+        reporter,
+        panorama,
+        mask,
+        recipe.strength,
+        recipe.encoding,
+        recipe.extend,
+    )[0]
     assert np.array_equal(again.panorama, one.panorama)
     kept = {"seconds": 0.0, "notices": ()}  # that its height was rounded is said only once
     assert changed(again.recipe, **kept) == changed(recipe, **kept)
 
 
-def test_a_mask_that_is_full_changes_all(engine, flux, words, watch):
+def test_a_mask_that_is_full_changes_all(engine, flux, words, reporter):
     panorama = (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
     full, none = (
-        edit(engine, flux, words, watch, panorama, mask, encoding="srgb")[0].panorama
+        edit(engine, flux, words, reporter, panorama, mask, encoding="srgb")[0].panorama
         for mask in (np.ones((256, 512), bool), None)
     )
     assert np.array_equal(full, none)
 
 
-def test_variations_change_all_of_it_and_need_no_words(engine, flux, words, watch):
+def test_variations_change_all_of_it_and_need_no_words(engine, flux, words, reporter):
     panorama = (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
     asked = changed(words, num_inference_steps=5, prompt="", seeds=(0, 1))
-    little, much = (edit(engine, flux, asked, watch, panorama, None, strength, "srgb") for strength in (0.2, 1.0))
+    little, much = (edit(engine, flux, asked, reporter, panorama, None, strength, "srgb") for strength in (0.2, 1.0))
     assert (np.abs(little[0].panorama - panorama).max(-1) > 1e-3).mean() > 0.9
     assert not np.array_equal(little[0].panorama, little[1].panorama)
     assert not np.array_equal(little[0].panorama, much[0].panorama)
@@ -339,42 +348,42 @@ def test_variations_change_all_of_it_and_need_no_words(engine, flux, words, watc
     assert little[0].recipe.mask_sha256 == ""
 
 
-def test_a_large_panorama_keeps_its_size(engine, flux, words, watch):
+def test_a_large_panorama_keeps_its_size(engine, flux, words, reporter):
     panorama = scene(300)
     mask = ball(300, 250, 100, 30)
-    made = edit(engine, flux, words, watch, panorama, mask)[0]
+    made = edit(engine, flux, words, reporter, panorama, mask)[0]
     assert made.panorama.shape == (300, 600, 3)
     assert made.recipe.size == (300, 600)
     assert np.array_equal(made.panorama[~mask], panorama[~mask])
 
 
-def test_extends_from_what_is_known_alone(engine, flux, words, watch):
+def test_extends_from_what_is_known_alone(engine, flux, words, reporter):
     panorama = (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
     _, known = projection.panorama_from_picture(np.zeros((60, 80, 3), np.float32), 256, 100, yaw=180)
     black, noise = panorama * known[..., None], np.where(known[..., None], panorama, 0.7)
     made = [
-        edit(engine, flux, words, watch, given, ~known, encoding="srgb", extend=True)[0].panorama
+        edit(engine, flux, words, reporter, given, ~known, encoding="srgb", extend=True)[0].panorama
         for given in (black, noise)
     ]
     assert np.array_equal(made[0], made[1])
     assert np.array_equal(made[0][known], panorama[known])
     for mask, strength in ((None, 1.0), (np.ones_like(known), 1.0), (~known, 0.5)):
         with pytest.raises(SettingError, match="extend"):
-            edit(engine, flux, words, watch, panorama, mask, strength, encoding="srgb", extend=True)
+            edit(engine, flux, words, reporter, panorama, mask, strength, encoding="srgb", extend=True)
 
 
-def test_a_sun_that_stays_white_keeps_its_light(engine, flux, words, watch, monkeypatch):
+def test_a_sun_that_stays_white_keeps_its_light(engine, flux, words, reporter, monkeypatch):
     """What comes back white where nothing was becomes no sun."""
     panorama = scene()
     panorama[60:70, 100:110] = 500.0
-    monkeypatch.setattr("panoform.backend.generation.sampler.Drawing.change", lambda self, picture, *_: picture * 0 + 1)
-    made = edit(engine, flux, words, watch, panorama, None, 0.5)[0].panorama
+    monkeypatch.setattr("panoform.backend.generation.sampler.Sampler.edit", lambda self, picture, *_: picture * 0 + 1)
+    made = edit(engine, flux, words, reporter, panorama, None, 0.5)[0].panorama
     assert (made[60:70, 100:110] == 500).all()
     dim = panorama.max(-1) < 2
     assert made[dim].max() < 20 * np.median(panorama)
 
 
-def test_flux_fill_edits_but_completes_no_picture(engine, tiny_flux, words, watch, tmp_path):
+def test_flux_fill_edits_but_completes_no_picture(engine, tiny_flux, words, reporter, tmp_path):
     folder = tmp_path / "fill"
     shutil.copytree(tiny_flux, folder)
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -387,14 +396,14 @@ def test_flux_fill_edits_but_completes_no_picture(engine, tiny_flux, words, watc
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxFillPipeline"}))
     fill = EngineSettings(engine="flux", model=str(folder), dtype="fp32")
     panorama, mask = scene(), ball(256, 0, 128, 40)
-    made = edit(engine, fill, words, watch, panorama, mask)[0]
+    made = edit(engine, fill, words, reporter, panorama, mask)[0]
     assert np.array_equal(made.panorama[~mask], panorama[~mask])
     assert made.recipe.settings.guidance_scale == 30
     with pytest.raises(WeightsError, match="Fill"):
-        generate(engine, fill, words, watch, np.zeros((60, 80, 3), np.float32), View(fov=60))
+        generate(engine, fill, words, reporter, np.zeros((60, 80, 3), np.float32), View(fov=60))
     engine.release()
     with pytest.raises(WeightsError, match="Fill"):
-        generate(engine, fill, words, watch, np.zeros((60, 80, 3), np.float32), View(fov=60))
+        generate(engine, fill, words, reporter, np.zeros((60, 80, 3), np.float32), View(fov=60))
 
 
 # Bad input
@@ -418,9 +427,9 @@ def test_flux_fill_edits_but_completes_no_picture(engine, tiny_flux, words, watc
         ({"method": "omnix", "true_cfg_scale": 2.0}, "negative prompt"),
     ],
 )
-def test_refuses_settings(engine, flux, words, watch, fields, words_of_error):
+def test_refuses_settings(engine, flux, words, reporter, fields, words_of_error):
     with pytest.raises(SettingError, match=words_of_error):
-        generate(engine, flux, changed(words, **fields), watch)
+        generate(engine, flux, changed(words, **fields), reporter)
 
 
 @pytest.mark.parametrize(
@@ -437,9 +446,9 @@ def test_refuses_settings(engine, flux, words, watch, fields, words_of_error):
         (np.full((60, 80, 3), np.nan, np.float32), View(fov=60), "0 to 1"),
     ],
 )
-def test_refuses_pictures(engine, flux, words, watch, picture, view, words_of_error):
+def test_refuses_pictures(engine, flux, words, reporter, picture, view, words_of_error):
     with pytest.raises(InputError, match=words_of_error):
-        generate(engine, flux, words, watch, picture, view)
+        generate(engine, flux, words, reporter, picture, view)
 
 
 @pytest.mark.parametrize(
@@ -454,29 +463,29 @@ def test_refuses_pictures(engine, flux, words, watch, picture, view, words_of_er
         (scene() * np.nan, None, 1.0, "not a number"),
     ],
 )
-def test_refuses_edits(engine, flux, words, watch, panorama, mask, strength, words_of_error):
+def test_refuses_edits(engine, flux, words, reporter, panorama, mask, strength, words_of_error):
     with pytest.raises(InputError, match=words_of_error):
-        edit(engine, flux, words, watch, panorama, mask, strength)
+        edit(engine, flux, words, reporter, panorama, mask, strength)
 
 
-def test_refuses_edits_without_words_or_by_omnix(engine, flux, words, watch):
+def test_refuses_edits_without_words_or_by_omnix(engine, flux, words, reporter):
     mask = ball(256, 100, 100, 30)
     with pytest.raises(SettingError, match="no words"):
-        edit(engine, flux, changed(words, prompt=""), watch, scene(), mask)
+        edit(engine, flux, changed(words, prompt=""), reporter, scene(), mask)
     with pytest.raises(SettingError, match="OmniX"):
-        edit(engine, flux, changed(words, method="omnix"), watch, scene(), mask)
+        edit(engine, flux, changed(words, method="omnix"), reporter, scene(), mask)
 
 
-def test_refuses_a_lora_that_is_not_there_or_of_another_base(engine, flux, words, watch, tmp_path):
+def test_refuses_a_lora_that_is_not_there_or_of_another_base(engine, flux, words, reporter, tmp_path):
     with pytest.raises(AdapterError, match="no LoRA"):
-        generate(engine, flux, changed(words, lora=str(tmp_path / "absent.safetensors")), watch)
+        generate(engine, flux, changed(words, lora=str(tmp_path / "absent.safetensors")), reporter)
     other = tmp_path / "other.safetensors"
     name = "transformer.transformer_blocks.0.attn.to_q.lora_"
     save_file({f"{name}A.weight": torch.zeros(4, 3072), f"{name}B.weight": torch.zeros(3072, 4)}, other)
     with pytest.raises(AdapterError, match="3072"):
-        generate(engine, flux, changed(words, lora=str(other)), watch)
+        generate(engine, flux, changed(words, lora=str(other)), reporter)
     with pytest.raises(AdapterError, match=r"0 \.safetensors files"):
-        generate(engine, flux, changed(words, lora=str(tmp_path.parent)), watch)
+        generate(engine, flux, changed(words, lora=str(tmp_path.parent)), reporter)
 
 
 @pytest.mark.parametrize(("height", "to"), [(1000, 1008), (1024, 1024), (260, 256), (100, 256), (5000, 2048)])
@@ -484,20 +493,20 @@ def test_rounds(height, to):
     assert rounded(height) == to
 
 
-def test_out_of_memory_says_what_would_fit(engine, flux, words, watch, monkeypatch):
-    before = generate(engine, flux, changed(words, lora=""), watch)[0].panorama
+def test_out_of_memory_says_what_would_fit(engine, flux, words, reporter, monkeypatch):
+    before = generate(engine, flux, changed(words, lora=""), reporter)[0].panorama
 
     def exhausted(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("panoform.backend.generation.sampler.Drawing.words", exhausted)
+        patch.setattr("panoform.backend.generation.sampler.Sampler.text_to_panorama", exhausted)
         # Free for this VAE of 32 channels in float32: five of them at 400 × 800.
         patch.setattr("panoform.backend.models.device.memory", lambda _: (5 * 32 * 4 * 400 * 800, 2**34))
         with pytest.raises(DeviceMemoryError, match=r"1024 × 512 ran out of memory.*About 800 × 400 would fit\.$"):
-            generate(engine, flux, changed(words, height=512), watch)
+            generate(engine, flux, changed(words, height=512), reporter)
         # Where even the least height is too much, there is nothing but general advice: on a CPU, no offloading.
         patch.setattr("panoform.backend.models.device.memory", lambda _: (2**20, 2**34))
         with pytest.raises(DeviceMemoryError, match=r"1024 × 512 ran out of memory.*Lower the height, and close other"):
-            generate(engine, flux, changed(words, height=512), watch)
-    assert np.array_equal(generate(engine, flux, changed(words, lora=""), watch)[0].panorama, before)
+            generate(engine, flux, changed(words, height=512), reporter)
+    assert np.array_equal(generate(engine, flux, changed(words, lora=""), reporter)[0].panorama, before)

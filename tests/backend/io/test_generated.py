@@ -17,10 +17,10 @@ from panoform.backend.io import generated, panoramas
 from panoform.backend.io.generated import Generated
 from panoform.shared import panorama_file
 from panoform.shared.engines import EngineSettings
-from panoform.shared.jobs.generate import GenerateSettings, View
+from panoform.shared.jobs.edit import EditRequest
+from panoform.shared.jobs.generate import GenerateReply, GenerateRequest, GenerateSettings, Recipe, View
 from panoform.shared.protocol import connection, messages, wire
 from panoform.shared.protocol.errors import OutputError
-from panoform.shared.protocol.messages import Recipe
 
 
 def recipe(encoding="linear"):
@@ -223,8 +223,8 @@ def test_generates_and_edits_over_the_wire(tiny_flux, tiny_adapters, tiny_lora, 
                         prompt="a yard", lora=str(tiny_lora), height=256, num_inference_steps=2, seeds=(1, 2)
                     ),
                 }
-                *events, reply = ask(messages.GenerateRequest(id="1", **asked))
-                assert isinstance(reply, messages.GenerateReply), reply
+                *events, reply = ask(GenerateRequest(id="1", **asked))
+                assert isinstance(reply, GenerateReply), reply
                 assert {type(event) for event in events} == {
                     messages.QueuedEvent, messages.ProgressEvent, messages.PreviewEvent,
                 }  # fmt: skip
@@ -235,13 +235,11 @@ def test_generates_and_edits_over_the_wire(tiny_flux, tiny_adapters, tiny_lora, 
                 panorama = np.array(reply.panoramas[0])
                 mask = np.zeros((256, 512, 1), np.uint8)
                 mask[100:140, 10:60] = 255
-                edit = messages.EditRequest(id="2", panorama=panorama, encoding="linear", mask=mask, **asked)
+                edit = EditRequest(id="2", panorama=panorama, encoding="linear", mask=mask, **asked)
                 (*_, edited) = ask(edit)
                 outside = mask[..., 0] == 0
                 assert np.array_equal(edited.panoramas[1][outside], panorama[outside])
-                (*_, refused) = ask(
-                    messages.EditRequest(id="3", panorama=panorama, encoding="linear", mask=mask[1:], **asked)
-                )
+                (*_, refused) = ask(EditRequest(id="3", panorama=panorama, encoding="linear", mask=mask[1:], **asked))
                 assert (refused.code, "512 × 255" in refused.message) == ("panorama", True)
         finally:
             process.stdin.close()

@@ -11,9 +11,9 @@ import pytest
 
 from panoform.backend.io import results
 from panoform.backend.io.results import Perceived
+from panoform.shared.jobs.perceive import Info
 from panoform.shared.maps import MAPS
 from panoform.shared.protocol.errors import OutputError
-from panoform.shared.protocol.messages import Info
 
 
 def perceived(names=tuple(MAPS), height=16, seed=0):

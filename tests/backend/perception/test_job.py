@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from panoform.backend.models import device
+from panoform.backend.models.cache import ModelCache
 from panoform.backend.models.flux.checkpoints import FLUX_CONFIG, STARTER
-from panoform.backend.perception import decode
-from panoform.backend.perception.job import UNTRAINED, Engine, _Sampling, _sampling, preview
-from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.backend.perception import decode, job
+from panoform.backend.perception.job import UNTRAINED, _Sampling, _sampling, preview
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings
 from panoform.shared.maps import DEFAULT_MAPS, MAPS
 from panoform.shared.protocol.errors import (
     AdapterError,
@@ -32,12 +34,12 @@ HEIGHT = 64
 
 @pytest.fixture(scope="module")
 def engine():
-    return Engine()
+    return ModelCache()
 
 
 @pytest.fixture(scope="module")
 def flux_engine():
-    return Engine()
+    return ModelCache()
 
 
 @pytest.fixture
@@ -59,12 +61,13 @@ def scene(height=48, seed=0):
     return light.astype(np.float32)
 
 
-def perceive(engine, watch, names=ALL, panorama=None, encoding="linear", settings=None, **asked):
-    return engine.perceive(
-        scene() if panorama is None else panorama,
-        encoding=encoding, source="scene", engine=settings or EngineSettings(), watch=watch,
+def perceive(engine, reporter, names=ALL, panorama=None, encoding="linear", settings=None, **asked):
+    request = PerceiveRequest(
+        panorama=scene() if panorama is None else panorama,
+        encoding=encoding, source="scene", engine=settings or EngineSettings(),
         settings=PerceiveSettings(maps=names, **{"height": HEIGHT} | asked),
     )  # fmt: skip
+    return job.perceive(request, engine, reporter)
 
 
 def same(a, b):
@@ -74,8 +77,8 @@ def same(a, b):
 # The starter
 
 
-def test_every_map_is_what_shared_maps_tells(engine, watch):
-    result = perceive(engine, watch)
+def test_every_map_is_what_shared_maps_tells(engine, reporter):
+    result = perceive(engine, reporter)
     assert tuple(result.maps) == ALL
     for name, pixels in result.maps.items():
         assert pixels.dtype == np.float32
@@ -88,8 +91,8 @@ def test_every_map_is_what_shared_maps_tells(engine, watch):
     assert result.panorama.shape == (HEIGHT, 2 * HEIGHT, 3)
 
 
-def test_info_tells_what_was_done(engine, watch):
-    info = perceive(engine, watch, ["normal", "distance"], seed=7).info
+def test_info_tells_what_was_done(engine, reporter):
+    info = perceive(engine, reporter, ["normal", "distance"], seed=7).info
     assert (info.engine, info.model, info.seed, info.num_inference_steps) == ("starter", "built in", 7, 1)
     assert tuple(info.maps) == ("distance", "normal")
     assert "turned" not in info.maps["normal"]
@@ -102,111 +105,133 @@ def test_info_tells_what_was_done(engine, watch):
     assert info.notice in ("", UNTRAINED)
 
 
-def test_srgb_is_not_exposed(engine, watch):
+def test_srgb_is_not_exposed(engine, reporter):
     picture = (scene(HEIGHT) / 1000).clip(0, 1)
-    result = perceive(engine, watch, ["distance"], panorama=picture, encoding="srgb")
+    result = perceive(engine, reporter, ["distance"], panorama=picture, encoding="srgb")
     assert result.info.exposure is None
     np.testing.assert_array_equal(result.panorama, picture)
 
 
-def test_one_seed_one_result_whatever_else_is_asked_for(engine, watch):
-    both = perceive(engine, watch, ["distance", "metallic"])
-    assert same(perceive(Engine(), watch, ["distance", "metallic"]), both)
-    assert np.array_equal(perceive(engine, watch, ["metallic"]).maps["metallic"], both.maps["metallic"])
+def test_one_seed_one_result_whatever_else_is_asked_for(engine, reporter):
+    both = perceive(engine, reporter, ["distance", "metallic"])
+    assert same(perceive(ModelCache(), reporter, ["distance", "metallic"]), both)
+    assert np.array_equal(perceive(engine, reporter, ["metallic"]).maps["metallic"], both.maps["metallic"])
 
 
-def test_the_model_stays_and_is_replaced_for_other_settings(engine, watch):
-    perceive(engine, watch, ["distance"])
-    loaded = engine._loaded
-    perceive(engine, watch, ["normal"], seed=3)
-    assert engine._loaded is loaded
-    perceive(engine, watch, ["distance"], settings=EngineSettings(dtype="bf16"))
-    assert engine._loaded is not loaded
-    assert engine._loaded.pipeline.transformer.dtype == torch.bfloat16
+def test_models_stay_in_memory_by_what_was_loaded(reporter):
+    models = ModelCache()
+    perceive(models, reporter, ["distance"])
+    loaded = models.latest
+    perceive(models, reporter, ["normal"], seed=3)
+    assert models.latest is loaded
+    perceive(models, reporter, ["distance"], settings=EngineSettings(dtype="bf16"))
+    assert models.latest is not loaded
+    assert models.latest.pipeline.transformer.dtype == torch.bfloat16
+    perceive(models, reporter, ["distance"], settings=EngineSettings(dtype="fp32"))  # what "auto" was
+    assert models.latest is loaded, "both fit, and are the same weights in the same place"
 
 
-def test_what_the_status_tells(watch):
-    engine = Engine()
-    assert (engine.name, engine.device, engine.memory) == (None, None, None)
-    perceive(engine, watch, ["distance"])
-    assert engine.name == "Starter (built in, preview quality)"
-    assert "CPU" in engine.device or engine.device
-    free, total = engine.memory
+def test_a_model_leaves_where_the_next_one_does_not_fit(reporter, monkeypatch):
+    models = ModelCache()
+    perceive(models, reporter, ["distance"])
+    loaded = models.latest
+    monkeypatch.setattr("panoform.backend.models.device.memory", lambda _: (2**20, 2**34))
+    perceive(models, reporter, ["distance"], settings=EngineSettings(dtype="bf16"))
+    perceive(models, reporter, ["distance"])
+    assert models.latest is not loaded
+
+
+def test_replaced_weights_are_noticed(reporter, tmp_path):
+    folder = shutil.copytree(STARTER, tmp_path / "starter")
+    models, settings = ModelCache(), EngineSettings(model=str(folder))
+    before = perceive(models, reporter, ["distance"], settings=settings)
+    file = next((folder / "transformer").glob("*.safetensors"))
+    save_file({key: tensor * 0.5 for key, tensor in load_file(file).items()}, file)
+    assert not same(perceive(models, reporter, ["distance"], settings=settings), before)
+
+
+def test_the_model_that_the_status_reports(reporter):
+    models = ModelCache()
+    assert models.latest is None
+    perceive(models, reporter, ["distance"])
+    assert models.latest.label == "Starter (built in, preview quality)"
+    assert models.latest.device_label
+    free, total = models.latest.device_memory()
     assert 0 < free < total
-    engine.release()
-    assert engine.name is None
+    models.clear()
+    assert models.latest is None
 
 
-def test_progress_rises_to_the_end(engine, watch):
-    engine.release()
-    perceive(engine, watch, DEFAULT_MAPS, num_inference_steps=3)
-    fractions = [fraction for _, _, _, fraction, _ in watch.told]
+def test_progress_rises_to_the_end(engine, reporter):
+    engine.clear()
+    perceive(engine, reporter, DEFAULT_MAPS, num_inference_steps=3)
+    fractions = [fraction for _, _, _, fraction, _ in reporter.told]
     assert fractions == sorted(fractions)
     assert fractions[0] == 0
     assert fractions[-1] == 1
-    stages = [stage for stage, *_ in watch.told]
+    stages = [stage for stage, *_ in reporter.told]
     assert stages[0] == "Loading Starter"
     # The starter takes its steps once for each of its two turns.
     steps = [(step, 6) for step in range(1, 7)]
-    assert [(step, of) for stage, step, of, *_ in watch.told if stage == "Distance"] == steps
+    assert [(step, of) for stage, step, of, *_ in reporter.told if stage == "Distance"] == steps
     assert "Roughness and Metallic" in stages
-    left = [seconds for *_, fraction, seconds in watch.told if fraction]
+    left = [seconds for *_, fraction, seconds in reporter.told if fraction]
     assert all(seconds >= 0 for seconds in left)
     assert left[-1] == 0
 
 
-def test_the_starter_sees_a_large_panorama_at_all_its_heights(engine, watch):
-    result = perceive(engine, watch, ["distance"], height=320)
-    assert {of for stage, _, of, *_ in watch.told if stage == "Distance"} == {4}, "two turns at each of two heights"
+def test_the_starter_sees_a_large_panorama_at_all_its_heights(engine, reporter):
+    result = perceive(engine, reporter, ["distance"], height=320)
+    assert {of for stage, _, of, *_ in reporter.told if stage == "Distance"} == {4}, "two turns at each of two heights"
     assert "drawn at 512 × 256, enlarged" in result.info.maps["distance"]
     assert result.maps["distance"].shape == (320, 640, 1)
-    small = perceive(engine, watch, ["distance"], height=128)
+    small = perceive(engine, reporter, ["distance"], height=128)
     assert "drawn at" not in small.info.maps["distance"]
 
 
-def test_previews_come_while_it_works_and_at_the_end(engine, watch):
-    result = perceive(engine, watch, ["distance", "normal"], num_inference_steps=7)
+def test_previews_come_while_it_works_and_at_the_end(engine, reporter):
+    result = perceive(engine, reporter, ["distance", "normal"], num_inference_steps=7)
     # After steps 6, 12, 18 and 24 of each (7 in each of four turns), and both at the end.
-    assert [name for name, _ in watch.previews] == ["distance"] * 4 + ["normal"] * 4 + ["distance", "normal"]
-    for _, picture in watch.previews:
+    assert [name for name, _ in reporter.previews] == ["distance"] * 4 + ["normal"] * 4 + ["distance", "normal"]
+    for _, picture in reporter.previews:
         assert picture.dtype == np.uint8
         assert picture.shape[1] <= 256
         assert picture.shape[2] == 3
-    np.testing.assert_array_equal(watch.previews[-1][1], preview("normal", result.maps["normal"]))
-    assert len({picture.tobytes() for _, picture in watch.previews}) == 10
+    np.testing.assert_array_equal(reporter.previews[-1][1], preview("normal", result.maps["normal"]))
+    assert len({picture.tobytes() for _, picture in reporter.previews}) == 10
 
 
-def test_cancel_takes_effect_within_one_step(engine, watch, watch_that_stops):
-    before = perceive(engine, watch, ["distance"])
-    stopping = watch_that_stops(lambda stage, step: stage == "Distance" and step == 2)
+def test_cancel_takes_effect_within_one_step(engine, reporter, stopping_reporter):
+    before = perceive(engine, reporter, ["distance"])
+    stopping = stopping_reporter(lambda stage, step: stage == "Distance" and step == 2)
     with pytest.raises(Cancelled):
         perceive(engine, stopping, num_inference_steps=50)
     assert stopping.told[-1][:3] == ("Distance", 2, 100)
-    assert same(perceive(engine, watch, ["distance"]), before)
+    assert same(perceive(engine, reporter, ["distance"]), before)
 
 
 # FLUX, tiny
 
 
-def test_flux_starts_from_the_seeds_noise(flux_engine, flux, watch):
+def test_flux_starts_from_the_seeds_noise(flux_engine, flux, reporter):
     def run(**asked):
-        return perceive(flux_engine, watch, ["albedo"], settings=flux, num_inference_steps=1, **asked).maps["albedo"]
+        return perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1, **asked).maps["albedo"]
 
     assert np.array_equal(run(seed=1), run(seed=1))
     assert not np.array_equal(run(seed=1), run(seed=2))
     assert not np.array_equal(run(seed=1), run(seed=1, guidance_scale=9.0))
 
 
-def test_what_is_not_asked_for_is_the_models_default(flux_engine, flux, watch):
+def test_what_is_not_asked_for_is_the_models_default(flux_engine, flux, reporter):
     asked = PerceiveSettings(maps=ALL)
     assert _sampling(asked, FLUX_CONFIG) == _Sampling(28, 3.5, 512, 0)
-    info = perceive(flux_engine, watch, ["albedo"], settings=flux, num_inference_steps=1, guidance_scale=0).info
+    info = perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1, guidance_scale=0).info
     assert (info.num_inference_steps, info.guidance_scale, info.notice) == (1, 0, "")
 
 
-def test_flux_normals_are_turned_to_agree_with_distance(flux_engine, flux, watch):
+def test_flux_normals_are_turned_to_agree_with_distance(flux_engine, flux, reporter):
     def run(names):
-        return perceive(flux_engine, watch, names, settings=flux, num_inference_steps=1)
+        return perceive(flux_engine, reporter, names, settings=flux, num_inference_steps=1)
 
     alone, both = run(["normal"]), run(["distance", "normal"])
     assert "not reliable" in alone.info.maps["normal"]
@@ -217,39 +242,39 @@ def test_flux_normals_are_turned_to_agree_with_distance(flux_engine, flux, watch
 
 
 @pytest.mark.parametrize("file", ["rgb_to_albedo/rgb", "rgb_to_albedo/albedo"])
-def test_an_adapter_that_is_not_applied_is_seen(flux_engine, flux, watch, tiny_adapters, tmp_path, file):
+def test_an_adapter_that_is_not_applied_is_seen(flux_engine, flux, reporter, tiny_adapters, tmp_path, file):
     shutil.copytree(tiny_adapters, tmp_path / "silent")
     weights = tmp_path / "silent" / file / "pytorch_lora_weights.safetensors"
     save_file({key: tensor * ("lora_A" in key) for key, tensor in load_file(weights).items()}, weights)
     silent = EngineSettings(engine="flux", model=flux.model, adapters=str(tmp_path / "silent"), dtype="fp32")
-    with_it = perceive(flux_engine, watch, ["albedo"], settings=flux, num_inference_steps=1)
-    without = perceive(Engine(), watch, ["albedo"], settings=silent, num_inference_steps=1)
+    with_it = perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1)
+    without = perceive(ModelCache(), reporter, ["albedo"], settings=silent, num_inference_steps=1)
     assert np.abs(with_it.maps["albedo"] - without.maps["albedo"]).max() > 1e-3
 
 
 # Bad input: one case each
 
 
-def refused(kind, words, engine, watch, **asked):
+def refused(kind, words, engine, reporter, **asked):
     with pytest.raises(kind, match=words) as caught:
-        perceive(engine, watch, **asked)
+        perceive(engine, reporter, **asked)
     assert caught.value.hint
     return caught.value
 
 
-def test_not_two_to_one(engine, watch):
-    refused(PanoramaError, "not 2:1", engine, watch, panorama=np.ones((64, 64, 3), np.float32))
+def test_not_two_to_one(engine, reporter):
+    refused(PanoramaError, "not 2:1", engine, reporter, panorama=np.ones((64, 64, 3), np.float32))
 
 
-def test_nan_is_refused_and_repaired(engine, watch):
+def test_nan_is_refused_and_repaired(engine, reporter):
     panorama = scene()
     panorama[0, 0] = np.nan
-    refused(PanoramaError, "1 not a number", engine, watch, panorama=panorama)
-    assert perceive(engine, watch, ["distance"], panorama=panorama, repair=True).maps
+    refused(PanoramaError, "1 not a number", engine, reporter, panorama=panorama)
+    assert perceive(engine, reporter, ["distance"], panorama=panorama, repair=True).maps
 
 
-def test_black(engine, watch):
-    refused(PanoramaError, "black everywhere", engine, watch, panorama=np.zeros((32, 64, 3), np.float32))
+def test_black(engine, reporter):
+    refused(PanoramaError, "black everywhere", engine, reporter, panorama=np.zeros((32, 64, 3), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -273,17 +298,17 @@ def test_black(engine, watch):
         ({"settings": EngineSettings(device="cpu", offload="model")}, "runs on the CPU"),
     ],
 )
-def test_settings_out_of_range(engine, watch, asked, words):
-    refused(SettingError, words, engine, watch, **asked)
+def test_settings_out_of_range(engine, reporter, asked, words):
+    refused(SettingError, words, engine, reporter, **asked)
 
 
-def test_a_missing_adapter_is_told_before_anything_is_loaded(watch, tiny_flux, tiny_adapters, tmp_path):
+def test_a_missing_adapter_is_told_before_anything_is_loaded(reporter, tiny_flux, tiny_adapters, tmp_path):
     shutil.copytree(tiny_adapters / "rgb_to_depth", tmp_path / "rgb_to_depth")
     settings = EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tmp_path))
-    engine = Engine()
-    error = refused(AdapterError, "rgb_to_normal", engine, watch, names=["distance", "normal"], settings=settings)
+    engine = ModelCache()
+    error = refused(AdapterError, "rgb_to_normal", engine, reporter, names=["distance", "normal"], settings=settings)
     assert "rgb_to_normal" in error.hint
-    assert engine.name is None
+    assert engine.latest is None
 
 
 @pytest.fixture
@@ -338,7 +363,7 @@ def hub_repository(tiny_adapters, monkeypatch, tmp_path):
 
 
 def test_adapters_come_from_the_hub_and_their_progress_is_told(
-    hub_repository, flux_engine, flux, watch, watch_that_stops
+    hub_repository, flux_engine, flux, reporter, stopping_reporter
 ):
     released, asked = hub_repository
 
@@ -347,14 +372,14 @@ def test_adapters_come_from_the_hub_and_their_progress_is_told(
             released.set()
 
     settings = EngineSettings(engine="flux", model=flux.model, adapters="owner/OmniX", dtype="fp32")
-    watching = watch_that_stops(let_it_come)
+    watching = stopping_reporter(let_it_come)
     made = perceive(flux_engine, watching, ["albedo"], settings=settings, num_inference_steps=1)
     assert any(stage.startswith("Downloading owner/OmniX") for stage, *_ in watching.told)
-    assert same(made, perceive(flux_engine, watch, ["albedo"], settings=flux, num_inference_steps=1))
+    assert same(made, perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1))
     assert not any("depth" in path for path in asked)
 
 
-def test_a_download_of_adapters_can_be_stopped(hub_repository, flux, watch_that_stops):
+def test_a_download_of_adapters_can_be_stopped(hub_repository, flux, stopping_reporter):
     released, _ = hub_repository
 
     def stop(stage, _step):
@@ -364,40 +389,43 @@ def test_a_download_of_adapters_can_be_stopped(hub_repository, flux, watch_that_
         return True
 
     settings = EngineSettings(engine="flux", model=flux.model, adapters="owner/OmniX", dtype="fp32")
-    engine = Engine()
+    engine = ModelCache()
     with pytest.raises(Cancelled):
-        perceive(engine, watch_that_stops(stop), ["albedo"], settings=settings)
-    assert engine.name is None
+        perceive(engine, stopping_reporter(stop), ["albedo"], settings=settings)
+    assert engine.latest is None
 
 
-def test_adapters_of_another_base(watch, tiny_adapters):
+def test_adapters_of_another_base(reporter, tiny_adapters):
     settings = EngineSettings(adapters=str(tiny_adapters))
-    refused(AdapterError, "not an adapter of this model", Engine(), watch, names=["distance"], settings=settings)
+    refused(AdapterError, "not an adapter of this model", ModelCache(), reporter, names=["distance"], settings=settings)
 
 
-def test_no_weights(watch, tmp_path):
+def test_no_weights(reporter, tmp_path):
     settings = EngineSettings(engine="flux", model=str(tmp_path))
-    refused(WeightsError, "model_index.json is missing", Engine(), watch, settings=settings)
+    refused(WeightsError, "model_index.json is missing", ModelCache(), reporter, settings=settings)
 
 
 _STARVED = """
 import resource, sys
 import numpy as np
-from panoform.backend.perception.job import Engine
-from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.backend.models.cache import ModelCache
+from panoform.backend.perception import job
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings
 from panoform.shared.protocol.errors import DeviceMemoryError
 
-class Watch:
+class Silent:
     def progress(self, *_): pass
     def preview(self, *_): pass
-    def check(self): pass
+    def check_cancelled(self): pass
 
 def perceive(height):
-    return engine.perceive(panorama, encoding="srgb", source="", engine=EngineSettings(model=sys.argv[1]),
-        settings=PerceiveSettings(maps=("albedo",), height=height), watch=Watch())
+    request = PerceiveRequest(panorama=panorama, encoding="srgb", engine=EngineSettings(model=sys.argv[1]),
+        settings=PerceiveSettings(maps=("albedo",), height=height))
+    return job.perceive(request, models, Silent())
 
 panorama = np.random.default_rng(0).random((64, 128, 3)).astype(np.float32)
-engine = Engine()
+models = ModelCache()
 small = perceive(64).maps["albedo"]
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20,) * 2)

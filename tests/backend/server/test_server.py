@@ -12,7 +12,8 @@ import pytest
 from serving import PATIENCE_S, REAL, Backend, Peer, kinds, wait_until
 
 from panoform.backend.server import server as server_module
-from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings
 from panoform.shared.protocol import messages
 from panoform.shared.protocol.errors import ModelError
 
@@ -39,7 +40,7 @@ def test_the_real_engine_perceives_and_status_is_answered_meanwhile(tmp_path):
     peer = Peer(backend.connection)
     try:
         peer.send(
-            messages.PerceiveRequest(
+            PerceiveRequest(
                 id="job",
                 panorama=np.random.default_rng(0).random((32, 64, 3), np.float32),
                 encoding="srgb",
@@ -50,7 +51,7 @@ def test_the_real_engine_perceives_and_status_is_answered_meanwhile(tmp_path):
         assert isinstance(peer.receive(), messages.QueuedEvent)
         assert peer.status().running == "job"
         reply = peer.until_reply("job")[-1]
-        assert isinstance(reply, messages.PerceiveReply), reply
+        assert isinstance(reply, PerceiveReply), reply
         assert {name: pixels.shape for name, pixels in reply.maps.items()} == {"distance": (64, 128, 1)}
         status = peer.status()
         assert (status.running, status.engine) == (None, "Starter (built in, preview quality)")
@@ -109,7 +110,7 @@ def test_jobs_wait_their_turn_and_are_told_their_place(peer):
     for name in ("a", "b", "c"):
         peer.perceive(name, steps=5)
     heard = peer.until_reply("c")
-    replies = [message.id for message in heard if isinstance(message, messages.PerceiveReply)]
+    replies = [message.id for message in heard if isinstance(message, PerceiveReply)]
     assert replies == ["a", "b", "c"]
     places = {name: [m.ahead for m in heard if isinstance(m, messages.QueuedEvent) and m.id == name] for name in "abc"}
     assert places == {"a": [0], "b": [1, 0], "c": [2, 1, 0]}
@@ -125,7 +126,7 @@ def test_cancel_running_takes_effect_within_a_step(peer):
     after = peer.until_reply("a")
     assert (after[-1].code, kinds(after).count("ProgressEvent") <= 1) == ("cancelled", True)
     peer.perceive("b")
-    assert isinstance(peer.until_reply("b")[-1], messages.PerceiveReply)
+    assert isinstance(peer.until_reply("b")[-1], PerceiveReply)
 
 
 def test_cancel_queued(peer):
@@ -148,7 +149,7 @@ def test_cancel_what_is_not_there_or_not_mine(backend, peer):
         other.send(messages.CancelRequest(id=job, job=job))
         assert not other.until_reply(job)[-1].cancelled
     other.close()
-    assert isinstance(peer.until_reply("mine")[-1], messages.PerceiveReply)
+    assert isinstance(peer.until_reply("mine")[-1], PerceiveReply)
 
 
 def test_a_full_queue_is_busy(peer):
@@ -178,7 +179,7 @@ def test_what_fails_is_an_error_and_the_server_lives(peer, source, code, says):
     assert isinstance(error, messages.ErrorReply)
     assert (error.code, says in error.message, bool(error.hint) or code == "protocol") == (code, True, True)
     peer.perceive("b")
-    assert isinstance(peer.until_reply("b")[-1], messages.PerceiveReply)
+    assert isinstance(peer.until_reply("b")[-1], PerceiveReply)
 
 
 def test_a_job_that_ended_leaves_nothing_in_memory(serve):
@@ -209,7 +210,7 @@ def test_an_error_longer_than_a_header_is_told(serve):
 
 def test_result_folder_is_written(peer, tmp_path):
     peer.perceive("a", directory=str(tmp_path / "ergebnis é"))
-    assert isinstance(peer.until_reply("a")[-1], messages.PerceiveReply)
+    assert isinstance(peer.until_reply("a")[-1], PerceiveReply)
     assert json.loads((tmp_path / "ergebnis é" / "maps.json").read_text("utf-8"))["engine"] == "starter"
 
 
@@ -279,5 +280,5 @@ def test_jobs_of_a_client_that_is_gone_are_cancelled(backend, peer):
     gone.close()
     # 600 steps would take 12 s and more; after them `mine` would have seen places 3, 2, 1 and 0.
     heard = peer.until_reply("mine")
-    assert isinstance(heard[-1], messages.PerceiveReply)
+    assert isinstance(heard[-1], PerceiveReply)
     assert [m.ahead for m in heard if isinstance(m, messages.QueuedEvent)] == [3, 0]

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import zmq
-from serving import ARITHMETIC, PATIENCE_S, Backend, Chatterbox, Peer, wait_until
+from serving import ARITHMETIC, PATIENCE_S, Backend, Peer, endless, wait_until
 
 from panoform.backend.server import server as server_module
 from panoform.shared.protocol import connection, messages, wire
@@ -103,7 +103,7 @@ def test_fuzzed_frames_do_not_stop_it(backend, peer):
 
 def test_oversized_frame_ends_that_connection_only(serve, monkeypatch):
     monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 2**20)
-    server = serve(Chatterbox)
+    server = serve(endless)
     glutton, peer = Peer(server.connection), Peer(server.connection)
     glutton.socket.reconnect_ivl = -1
     glutton.status()
@@ -122,7 +122,7 @@ def test_oversized_frame_ends_that_connection_only(serve, monkeypatch):
 def test_too_many_bytes_are_busy(serve, monkeypatch):
     panorama = np.ones((4, 8, 3), np.float32)
     monkeypatch.setattr(server_module, "MAX_QUEUED_BYTES", 2 * panorama.nbytes)
-    peer = Peer(serve(Chatterbox).connection)
+    peer = Peer(serve(endless).connection)
     for name in ("a", "b", "c"):
         peer.perceive(name, panorama)
     assert peer.until_reply("c")[-1].code == "busy"
@@ -131,7 +131,7 @@ def test_too_many_bytes_are_busy(serve, monkeypatch):
 
 def test_a_client_that_never_reads_does_not_hold_up_the_others(serve, monkeypatch):
     monkeypatch.setattr(server_module, "MAX_UNREAD", 10)
-    server = serve(Chatterbox)
+    server = serve(endless)
     deaf, peer = Peer(server.connection, rcvhwm=1), Peer(server.connection)
     deaf.perceive("endless")
     assert isinstance(deaf.receive(), messages.QueuedEvent)  # it runs, and that is the last thing heard
@@ -141,7 +141,10 @@ def test_a_client_that_never_reads_does_not_hold_up_the_others(serve, monkeypatc
 
 
 def test_a_broken_request_is_answered_under_its_id(peer):
-    header = {"version": 1, "message": {"type": "PerceiveRequest", "id": "broken", "unknown": 1}}
+    header = {
+        "version": messages.PROTOCOL_VERSION,
+        "message": {"type": "PerceiveRequest", "id": "broken", "unknown": 1},
+    }
     peer.socket.send_multipart([msgspec.msgpack.encode(header)])
     error = peer.receive()
     assert (error.id, error.code) == ("broken", "protocol")

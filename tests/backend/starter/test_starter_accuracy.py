@@ -12,9 +12,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from panoform.backend.evaluation import evaluate, ground_truth
+from panoform.backend.models.cache import ModelCache
 from panoform.backend.models.flux import checkpoints
-from panoform.backend.perception.job import Engine
-from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.backend.perception.job import perceive
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings
 from panoform.shared.maps import MAPS
 
 SCENES = Path(__file__).parents[2] / "scenes"
@@ -30,12 +32,12 @@ FILE = "pytorch_lora_weights.safetensors"
 
 
 @pytest.fixture(scope="module")
-def measured(watch_that_stops) -> Callable[..., dict[str, dict[str, float]]]:
+def measured(stopping_reporter) -> Callable[..., dict[str, dict[str, float]]]:
     """measured(adapters) → column → figure → value, of the starter with these adapters (its own)."""
 
     def measured(adapters: Path | None = None) -> dict[str, dict[str, float]]:
         engine = EngineSettings(device="cpu", adapters=str(adapters) if adapters else None)
-        return evaluate.evaluate(SCENES, engine, PerceiveSettings(maps=tuple(MAPS)), watch_that_stops()).columns
+        return evaluate.evaluate(SCENES, engine, PerceiveSettings(maps=tuple(MAPS)), stopping_reporter()).columns
 
     return measured
 
@@ -63,14 +65,13 @@ def test_names_what_it_sees(columns):
     assert columns["starter"]["semantic accuracy"] > columns["mean map"]["semantic accuracy"] + 0.48
 
 
-def test_the_seam_is_as_the_same_place_amid_the_panorama(watch_that_stops):
+def test_the_seam_is_as_the_same_place_amid_the_panorama(stopping_reporter):
     """Where a panorama is cut, distance jumps no more than at that place in the panorama turned by an eighth."""
-    engine, runner, settings = EngineSettings(device="cpu"), Engine(), PerceiveSettings(maps=("distance",))
+    engine, models, settings = EngineSettings(device="cpu"), ModelCache(), PerceiveSettings(maps=("distance",))
 
     def jump(panorama: np.ndarray, eighths: int) -> float:
-        made = runner.perceive(
-            panorama, encoding="linear", source="", engine=engine, settings=settings, watch=watch_that_stops()
-        ).maps["distance"][..., 0]
+        request = PerceiveRequest(panorama=panorama, encoding="linear", engine=engine, settings=settings)
+        made = perceive(request, models, stopping_reporter()).maps["distance"][..., 0]
         column = eighths * made.shape[1] // 8
         return float(np.abs(np.log(made[:, column] / made[:, column - 1])).mean())
 

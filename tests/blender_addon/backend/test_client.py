@@ -13,7 +13,8 @@ import zmq
 
 from panoform.blender_addon.backend.client import Client
 from panoform.blender_addon.backend.process import BackendProcess
-from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.perceive import PerceiveReply, PerceiveSettings
 from panoform.shared.protocol import messages, wire
 from panoform.shared.protocol.connection import Connection
 from panoform.shared.protocol.errors import BackendLostError, BackendVersionError, ProtocolError
@@ -116,7 +117,7 @@ PANORAMA = np.random.default_rng(0).random((64, 128, 3), np.float32)
 def test_a_job_and_its_result(connect, connection):
     client = connect(connection)
     job = perceive(client, PANORAMA, steps=2, source="räum.exr")
-    heard = hear(client, messages.PerceiveReply, job)
+    heard = hear(client, PerceiveReply, job)
     assert {message.id for message in heard} == {job}
     assert [type(message).__name__ for message in heard] == [
         "QueuedEvent",

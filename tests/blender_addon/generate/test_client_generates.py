@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from panoform.blender_addon.backend.client import Client
-from panoform.shared.jobs.generate import GenerateSettings, View
+from panoform.shared.jobs.generate import GenerateReply, GenerateSettings, View
 from panoform.shared.protocol import messages
 from panoform.shared.protocol.errors import ProtocolError
 
@@ -36,7 +36,7 @@ def until_reply(client: Client, job: str) -> list[messages.Message]:
 
 def test_words_a_picture_and_an_edit(client, flux, settings) -> None:
     *events, reply = until_reply(client, client.generate(None, view=View(), source="", engine=flux, settings=settings))
-    assert isinstance(reply, messages.GenerateReply), reply
+    assert isinstance(reply, GenerateReply), reply
     assert any(isinstance(event, messages.PreviewEvent) and event.map == "panorama" for event in events)
     (panorama,), (recipe,) = reply.panoramas, reply.recipes
     assert panorama.shape == (256, 512, 3)

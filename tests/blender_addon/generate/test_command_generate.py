@@ -13,7 +13,7 @@ import pytest
 from panoform.blender_addon import command
 from panoform.blender_addon.generate import panoramas
 from panoform.blender_addon.jobs.manager import Jobs
-from panoform.shared.protocol.messages import Recipe
+from panoform.shared.jobs.generate import Recipe
 
 SMALL = ["--height", "256", "--steps", "2"]
 

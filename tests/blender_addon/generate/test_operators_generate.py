@@ -16,7 +16,7 @@ from panoform.blender_addon.capture import pixels, render, sources
 from panoform.blender_addon.generate import gallery, mask, operators, panoramas
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.shared.imaging.colour import linear_from_srgb
-from panoform.shared.protocol.messages import Recipe
+from panoform.shared.jobs.generate import Recipe
 
 SMALL = {"height": 256, "num_inference_steps": 2, "seed": 3}
 

@@ -17,9 +17,8 @@ from panoform.blender_addon.capture import pixels, sources
 from panoform.blender_addon.generate import gallery, mask, panoramas, world_preview
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.shared.engines import EngineSettings
-from panoform.shared.jobs.generate import GenerateSettings
+from panoform.shared.jobs.generate import GenerateSettings, Recipe
 from panoform.shared.protocol.errors import OutputError
-from panoform.shared.protocol.messages import Recipe
 
 
 def recipe(encoding: str = "linear", **settings) -> Recipe:

@@ -22,7 +22,8 @@ from panoform.blender_addon.capture.sources import Capture
 from panoform.blender_addon.jobs import timer
 from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
 from panoform.blender_addon.jobs.specs import PerceiveOrder, Result
-from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.perceive import PerceiveSettings
 from panoform.shared.protocol.errors import BusyError, Cancelled
 
 

@@ -22,9 +22,9 @@ from panoform.blender_addon.jobs.manager import Job, Jobs, State
 from panoform.blender_addon.jobs.specs import GenerateOrder, Order, Result
 from panoform.blender_addon.ui import panels, previews
 from panoform.shared.engines import EngineSettings
-from panoform.shared.jobs.generate import GenerateSettings
+from panoform.shared.jobs.generate import GenerateSettings, Recipe
 from panoform.shared.protocol.errors import DeviceMemoryError
-from panoform.shared.protocol.messages import Recipe, StatusReply
+from panoform.shared.protocol.messages import StatusReply
 
 
 class Layout:

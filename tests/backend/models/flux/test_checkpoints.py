@@ -47,38 +47,38 @@ def same(a, b):
 # Where a checkpoint is
 
 
-def test_the_starter_is_built_in(watch):
-    found = checkpoints.locate(EngineSettings(), watch)
+def test_the_starter_is_built_in(reporter):
+    found = checkpoints.locate(EngineSettings(), reporter)
     assert (found.name, found.adapters_name) == ("built in", "built in")
     assert found.config.decode.distance.encoding == "log"
     checkpoints.inspect(found.path)
 
 
-def test_flux_is_found_in_the_models_folder(tiny_flux, tiny_adapters, watch, tmp_path, monkeypatch):
+def test_flux_is_found_in_the_models_folder(tiny_flux, tiny_adapters, reporter, tmp_path, monkeypatch):
     monkeypatch.setenv("PANOFORM_MODELS", str(tmp_path))
     shutil.copytree(tiny_flux, tmp_path / "FLUX.1-dev")
     shutil.copytree(tiny_adapters, tmp_path / "OmniX")
-    found = checkpoints.locate(EngineSettings(engine="flux"), watch)
+    found = checkpoints.locate(EngineSettings(engine="flux"), reporter)
     assert found.path == tmp_path / "FLUX.1-dev"
     assert found.adapters == str(tmp_path / "OmniX")
-    assert not found.config.exact_yaw
+    assert not found.config.reliable_yaw
 
 
-def test_a_starter_without_its_config_is_refused(tiny_flux, watch):
+def test_a_starter_without_its_config_is_refused(tiny_flux, reporter):
     with pytest.raises(WeightsError, match=r"no panoform\.json"):
-        checkpoints.locate(EngineSettings(model=str(tiny_flux)), watch)
+        checkpoints.locate(EngineSettings(model=str(tiny_flux)), reporter)
 
 
-def test_no_such_folder(watch, tmp_path):
+def test_no_such_folder(reporter, tmp_path):
     with pytest.raises(WeightsError, match="no folder or file"):
-        checkpoints.locate(flux(tmp_path / "nowhere"), watch)
+        checkpoints.locate(flux(tmp_path / "nowhere"), reporter)
 
 
 @pytest.mark.parametrize("content", [b'{"name": "x", "colour": "blue"}', b'{"name": "\xff"}'])
-def test_an_unknown_option_or_damage_in_panoform_json_is_refused(tmp_path, watch, content):
+def test_an_unknown_option_or_damage_in_panoform_json_is_refused(tmp_path, reporter, content):
     (tmp_path / "panoform.json").write_bytes(content)
     with pytest.raises(WeightsError, match=r"panoform\.json can't be read"):
-        checkpoints.locate(EngineSettings(model=str(tmp_path)), watch)
+        checkpoints.locate(EngineSettings(model=str(tmp_path)), reporter)
 
 
 # What is in it
@@ -319,15 +319,15 @@ def test_a_wrong_tensor_in_a_single_file_is_named(tiny_states, tmp_path, key, sh
 # The prompt
 
 
-def embedding(path, watch):
-    checkpoint = checkpoints.locate(flux(path), watch)
-    return text_encoding.embeds(checkpoint, checkpoints.inspect(checkpoint.path), watch)
+def embedding(path, reporter):
+    checkpoint = checkpoints.locate(flux(path), reporter)
+    return text_encoding.embeds(checkpoint, checkpoints.inspect(checkpoint.path), reporter)
 
 
-def test_the_prompt_is_encoded_once_and_kept(copy, watch):
+def test_the_prompt_is_encoded_once_and_kept(copy, reporter):
     from diffusers import FluxPipeline
 
-    found = embedding(copy, watch)
+    found = embedding(copy, reporter)
     pipeline = FluxPipeline.from_pretrained(copy, dtype=torch.bfloat16)
     with torch.no_grad():
         expected, pooled, _ = pipeline.encode_prompt("[EQUIRECTANGULAR]", device="cpu")
@@ -337,21 +337,21 @@ def test_the_prompt_is_encoded_once_and_kept(copy, watch):
 
     for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
         shutil.rmtree(copy / part)
-    again = embedding(copy, watch)
+    again = embedding(copy, reporter)
     assert all(torch.equal(again[name], found[name]) for name in found)
 
 
-def test_no_text_encoder_and_nothing_kept(copy, watch):
+def test_no_text_encoder_and_nothing_kept(copy, reporter):
     shutil.rmtree(copy / "text_encoder_2")
     with pytest.raises(WeightsError, match="text_encoder_2") as caught:
-        embedding(copy, watch)
+        embedding(copy, reporter)
     assert str(copy) in caught.value.hint
 
 
-def test_an_embedding_of_another_model(copy, watch):
+def test_an_embedding_of_another_model(copy, reporter):
     shutil.copy(checkpoints.STARTER / "prompt_embeds.safetensors", copy)
     with pytest.raises(WeightsError, match="not made for this model"):
-        embedding(copy, watch)
+        embedding(copy, reporter)
 
 
 # The hub
@@ -400,19 +400,19 @@ def hub_server(monkeypatch, tmp_path):
         ("owner/broken", "did not deliver|not on this computer", "into .*FLUX.1-dev"),
     ],
 )
-def test_what_the_hub_refuses(hub_server, watch, repo, words, hint):
+def test_what_the_hub_refuses(hub_server, reporter, repo, words, hint):
     with pytest.raises(WeightsError, match=words) as caught:
-        checkpoints.locate(flux(repo), watch)
+        checkpoints.locate(flux(repo), reporter)
     assert re.search(hint, caught.value.hint)
 
 
-def test_a_download_is_stopped_while_the_hub_hangs(hub_server, watch_that_stops):
+def test_a_download_is_stopped_while_the_hub_hangs(hub_server, stopping_reporter):
     def downloads():
         return [thread for thread in threading.enumerate() if thread.name.startswith(hub._THREAD)]
 
     try:
         with pytest.raises(Cancelled):
-            checkpoints.locate(flux("owner/hangs"), watch_that_stops(lambda stage, _step: True))
+            checkpoints.locate(flux("owner/hangs"), stopping_reporter(lambda stage, _step: True))
         assert downloads(), "it was waited for"
     finally:
         Hub.released.set()
@@ -420,11 +420,11 @@ def test_a_download_is_stopped_while_the_hub_hangs(hub_server, watch_that_stops)
             thread.join()
 
 
-def test_offline(watch, monkeypatch, tmp_path):
+def test_offline(reporter, monkeypatch, tmp_path):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(WeightsError, match="not on this computer") as caught:
-        checkpoints.locate(flux("owner/FLUX"), watch)
+        checkpoints.locate(flux("owner/FLUX"), reporter)
     assert "FLUX.1-dev" in caught.value.hint

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from panoform.backend.perception import waves
+from panoform.backend.perception import postprocess
 
 HEIGHT, SPREAD = 128, 0.01
 
@@ -16,17 +16,17 @@ def test_waves_of_a_token_go_and_slow_changes_stay():
     y = np.arange(HEIGHT)
     slow = 0.5 + 0.02 * np.cos(y / HEIGHT * np.pi)
     wavy = slow + 0.004 * np.sin(y * 2 * np.pi / 16)
-    evened = waves.even_out(panorama(wavy), SPREAD)[16:-16]
+    evened = postprocess.remove_token_noise(panorama(wavy), SPREAD)[16:-16]
     assert np.abs(evened - panorama(slow)[16:-16]).max() < 0.001
 
 
 @pytest.mark.parametrize("step", [0.1, 0.5])
 def test_edges_stay(step):
     edge = 0.3 + step * (np.arange(HEIGHT) >= HEIGHT // 2)
-    assert np.abs(waves.even_out(panorama(edge), SPREAD) - panorama(edge)).max() < 0.06 * step
+    assert np.abs(postprocess.remove_token_noise(panorama(edge), SPREAD) - panorama(edge)).max() < 0.06 * step
 
 
 def test_turns_with_the_panorama():
     picture = np.random.default_rng(0).random((HEIGHT, 2 * HEIGHT, 3)).astype(np.float32)
-    turned = waves.even_out(np.roll(picture, 50, axis=1), SPREAD)
-    np.testing.assert_allclose(turned, np.roll(waves.even_out(picture, SPREAD), 50, axis=1), atol=1e-6)
+    turned = postprocess.remove_token_noise(np.roll(picture, 50, axis=1), SPREAD)
+    np.testing.assert_allclose(turned, np.roll(postprocess.remove_token_noise(picture, SPREAD), 50, axis=1), atol=1e-6)

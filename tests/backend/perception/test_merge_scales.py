@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from panoform.backend.io import panoramas
-from panoform.backend.perception import scales
+from panoform.backend.perception import postprocess
 
 HEIGHT = 64
 
@@ -19,14 +19,14 @@ def waves(height: int, around: int) -> np.ndarray:
 
 def test_the_same_at_both_sizes_stays():
     flat = np.full((HEIGHT, 2 * HEIGHT, 3), 0.3, np.float32)
-    np.testing.assert_allclose(scales.merge(flat[::2, ::2], flat), flat, atol=1e-6)
+    np.testing.assert_allclose(postprocess.merge_scales(flat[::2, ::2], flat), flat, atol=1e-6)
 
 
 @pytest.mark.parametrize("columns", [0, 5, 70])
 def test_detail_is_the_finer_ones_and_what_is_wide_the_mean(columns):
     fine = np.roll(waves(HEIGHT, 1) + waves(HEIGHT, 32) - 0.5, columns, axis=1)
     coarse = np.roll(np.full((HEIGHT // 2, HEIGHT, 3), 0.7, np.float32), columns, axis=1)
-    merged = scales.merge(coarse, fine)
+    merged = postprocess.merge_scales(coarse, fine)
     detail = np.roll(waves(HEIGHT, 32) - 0.5, columns, axis=1)
     wide = (0.7 + np.roll(waves(HEIGHT, 1), columns, axis=1)) / 2
     # One wave around is not all of it wide: the Gaussian takes 3 % of it.
@@ -37,6 +37,6 @@ def test_merging_turns_with_the_panorama():
     rng = np.random.default_rng(0)
     fine = panoramas.resize(rng.random((8, 16, 3)).astype(np.float32), HEIGHT)
     coarse = panoramas.resize(rng.random((8, 16, 3)).astype(np.float32), HEIGHT // 2)
-    merged = scales.merge(coarse, fine)
-    turned = scales.merge(np.roll(coarse, 10, axis=1), np.roll(fine, 20, axis=1))
+    merged = postprocess.merge_scales(coarse, fine)
+    turned = postprocess.merge_scales(np.roll(coarse, 10, axis=1), np.roll(fine, 20, axis=1))
     np.testing.assert_allclose(turned, np.roll(merged, 20, axis=1), atol=1e-6)

@@ -1,0 +1,139 @@
+"""Tell what an engine has to work with, from headers alone: no weight is read, nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from ...shared.engines import ENGINES, EngineSettings
+from ...shared.protocol.errors import PanoformError
+from ..models import device
+from ..models.flux import checkpoints, stream_adapters, text_encoding
+from ..perception.job import MAPS_OF_TASK
+from ..pipelines.omnix import TASKS
+
+
+class AdapterLine(msgspec.Struct, kw_only=True):
+    """One stream's adapter; `problem` is empty where it fills exactly what it must."""
+
+    task: str
+    stream: str
+    file: str = ""
+    filled: int = 0
+    modules: int = 0
+    rank: int = 0
+    dtype: str = ""
+    bytes: int = 0
+    problem: str = ""
+
+
+class PartLine(msgspec.Struct, kw_only=True):
+    """One network of the checkpoint."""
+
+    name: str
+    parameters: int
+    dtype: str
+    bytes: int
+
+
+class Diagnosis(msgspec.Struct, kw_only=True):
+    """What `panoform doctor --json` prints."""
+
+    engine: str
+    model: str = ""
+    adapters: str = ""
+    trained: bool = False
+    parts: list[PartLine] = []
+    #: Where the embedding of the prompt comes from: "kept", "text encoders", or "" for nowhere.
+    prompt: str = ""
+    streams: list[AdapterLine] = []
+    device: str = ""
+    dtype: str = ""
+    #: Bytes.
+    memory_free: int = 0
+    memory_total: int = 0
+    memory_needed: int = 0
+    #: What stands in the way, and what to do about it; empty where the engine can run.
+    problems: list[str] = []
+
+
+def diagnose(settings: EngineSettings) -> Diagnosis:
+    """Looks at everything, and collects the problems instead of stopping at the first."""
+    found = Diagnosis(engine=settings.engine)
+    try:
+        where = device.choose(settings)
+        dtype = device.choose_dtype(settings, where)
+        found.device, found.dtype = device.name(where), device.dtype_name(dtype)
+        found.memory_free, found.memory_total = device.memory(where)
+        checkpoint = checkpoints.locate(settings, None)
+        found.model, found.adapters = checkpoint.name, checkpoint.adapters
+        found.trained = checkpoint.config.trained
+        base = checkpoints.inspect(checkpoint.path)
+    except PanoformError as error:
+        found.problems.append(str(error))
+        return found
+    parts = (("transformer", base.transformer), ("vae", base.vae))
+    found.parts = [
+        PartLine(name=name, parameters=part.parameters, dtype=", ".join(part.dtypes), bytes=part.bytes)
+        for name, part in parts
+    ]
+    found.prompt = text_encoding.origin(checkpoint, base)
+    if not found.prompt:
+        found.problems.append(
+            "There is neither an encoded prompt nor a text encoder; FLUX.1-dev's text encoders are needed once."
+        )
+    shapes = stream_adapters.targets(base.transformer.config)
+    for task in MAPS_OF_TASK:
+        found.streams += [_look(checkpoint.adapters, task, stream, shapes) for stream in TASKS[task].streams]
+    found.problems += [line.problem for line in found.streams if line.problem]
+
+    loaded = [part.parameters * dtype.itemsize for _, part in parts]
+    found.memory_needed = {"none": sum(loaded), "model": max(loaded), "sequential": 0}[settings.offload]
+    if found.memory_needed > found.memory_free:
+        found.problems.append(
+            f"The weights alone need {_size(found.memory_needed)}; {_size(found.memory_free)} are free on the device. "
+            "Close other programs, or use --offload model, then sequential."
+        )
+    return found
+
+
+def _look(source: str, task: str, stream: str, shapes: stream_adapters.Shapes) -> AdapterLine:
+    line = AdapterLine(task=task, stream=stream)
+    try:
+        file = stream_adapters.find(source, task, stream, local_files_only=True)
+        report = stream_adapters.inspect(file, shapes)
+    except PanoformError as error:
+        line.problem = str(error)
+        return line
+    problem = f"{file}: {report.problem}." if report.problem else ""
+    return AdapterLine(
+        task=task, stream=stream, file=str(file), filled=report.filled, modules=report.modules,
+        rank=report.rank, dtype=report.dtype, bytes=report.bytes, problem=problem,
+    )  # fmt: skip
+
+
+def lines(found: Diagnosis) -> Iterator[str]:
+    yield f"Engine    {ENGINES[found.engine].label}"
+    if found.model:
+        yield f"Model     {found.model}{'' if found.trained else ' (untrained)'}"
+    for part in found.parts:
+        yield f"  {part.name:16} {part.parameters / 1e6:,.1f} M parameters, {part.dtype}, {_size(part.bytes)}"
+    if found.parts:
+        yield f"Prompt    {found.prompt or 'not encoded, and no text encoders'}"
+        yield f"Adapters  {found.adapters}"
+    for line in found.streams:
+        told = f"{line.filled} of {line.modules} modules, rank {line.rank}, {line.dtype}, {_size(line.bytes)}"
+        yield f"  {line.task + '/' + line.stream:24} {told if line.file else 'missing'}"
+    if found.device:
+        memory = f"{_size(found.memory_free)} of {_size(found.memory_total)} free"
+        yield f"Device    {found.device}, {found.dtype}, {memory}"
+    if found.memory_needed:
+        yield f"          the weights need {_size(found.memory_needed)}"
+    for problem in found.problems:
+        yield f"Problem   {problem}"
+    yield "This engine can't run." if found.problems else "This engine can run."
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB"

@@ -1,0 +1,46 @@
+"""`panoform edit`: change a panorama inside a mask, extend it, or vary all of it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from ...shared.engines import default_engine
+from ...shared.jobs import options as job_options
+from ...shared.jobs.edit import EditRequest
+from ...shared.protocol.errors import OutputError, PanoramaError, SettingError
+from . import options as shared_options
+from .generate import add_output, run_and_write, settings_of
+
+
+def add(commands: Any) -> None:
+    """Add the command to the subparsers."""
+    parser = job_options.add_edit(commands)
+    add_output(parser, default_engine("edit"))
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..io import generated, panoramas, photo
+
+    generated.check_path(options.out, options.seed, options.panorama, options.mask)
+    settings, engine = settings_of(options), shared_options.engine_settings(options, default_engine("edit"))
+    if options.extend and options.mask:
+        raise SettingError("Both a mask and --extend are given.", "Leave one out.")
+    panorama, encoding = panoramas.load(options.panorama)
+    mask = photo.read(options.mask).pixels.mean(axis=-1, keepdims=True) > 0.5 if options.mask else None
+    if options.extend:
+        mask = panorama[..., 3:].min(axis=-1, initial=1, keepdims=True) < panoramas.OPAQUE
+        if not mask.any():
+            raise PanoramaError(f"Nothing of {options.panorama.name} is transparent.", "Give a mask (--mask).")
+        panorama = panorama[..., :3]
+    if encoding == "linear" and options.out.suffix.lower() != ".exr":
+        raise OutputError(f"{options.panorama.name} is linear light, which a PNG can't hold.", "Name the output .exr.")
+    request = EditRequest(
+        panorama=panorama, encoding=encoding, mask=None if mask is None else mask.astype(np.uint8),
+        strength=options.strength, extend=options.extend, source=options.panorama.name, engine=engine,
+        settings=settings,
+    )  # fmt: skip
+    return run_and_write(request, options, options.seed)

@@ -1,0 +1,64 @@
+"""`panoform perceive`: maps of a panorama, into a folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from ...shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings, check_perceive
+from ...shared.maps import DEFAULT_MAPS, MAPS, check_names
+from . import options as shared_options
+
+
+def add(commands: Any) -> None:
+    """Add the command to the subparsers."""
+    parser = commands.add_parser("perceive", help="make maps of a panorama, into a folder")
+    parser.add_argument("panorama", type=Path, metavar="PANORAMA", help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="result folder")
+    add_maps(parser, f"of {','.join(MAPS)} (default: the first five)")
+    shared_options.add_engine(parser)
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
+    parser.add_argument("--guidance", type=float, metavar="G", help="FLUX's guidance (default: the engine's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="one seed gives one result (default: 0)")
+    parser.add_argument("--height", type=int, metavar="H", help="of the maps, a multiple of 16 (default: the engine's)")
+    parser.add_argument("--repair", action="store_true", help="replace NaN, infinite and negative pixels")
+    parser.add_argument("--json", action="store_true", help="print what was made as JSON on stdout")
+    parser.set_defaults(run=run)
+
+
+def add_maps(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add the option --maps."""
+    parser.add_argument(
+        "--maps", type=lambda text: tuple(text.split(",")), default=DEFAULT_MAPS, metavar="A,B", help=help
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..io import panoramas, results
+
+    # All that can be refused without torch is refused first.
+    engine = shared_options.engine_settings(options)
+    settings = PerceiveSettings(
+        maps=check_names(options.maps),
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance,
+        seed=options.seed,
+        height=options.height,
+        repair=options.repair,
+    )
+    check_perceive(settings)
+    panorama, encoding = panoramas.read(options.panorama, repair=options.repair)
+    results.check_writable(options.out)
+    request = PerceiveRequest(
+        panorama=panorama, encoding=encoding, source=options.panorama.name, engine=engine, settings=settings,
+        directory=str(options.out.absolute()),
+    )  # fmt: skip
+    info = cast("PerceiveReply", shared_options.run(request)).info
+    if options.json:
+        shared_options.print_json(info)
+    if info.notice:
+        print(info.notice, file=sys.stderr)
+    print(f"Wrote {', '.join(info.maps)} to {options.out} in {info.seconds['all']:.0f} s.", file=sys.stderr)
+    return 0

@@ -1,0 +1,135 @@
+"""The job `edit`: change a panorama inside a mask, extend it, or vary all of it.
+
+The panorama is noised as far as the strength says, and denoised towards the prompt inside the mask.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from ...shared.jobs import edit as contract
+from ...shared.jobs.edit import EditRequest
+from ...shared.jobs.generate import MIN_HEIGHT, GenerateReply
+from ...shared.protocol.errors import PanoramaError, SettingError
+from ..geometry import projection
+from ..io import panoramas
+from ..io.generated import Generated, sha256
+from ..jobs.progress import ProgressReporter
+from ..lighting import exposure, inverse_tonemapping
+from ..models.cache import ModelCache
+from . import compositing, job
+from .sampler import mask_to_tensor, to_array, to_tensor
+from .session import Session, need_capability
+
+
+class _Input(NamedTuple):
+    """A panorama to edit, checked."""
+
+    #: (H, W, 3) float32 in the request's encoding; where it is extended, unknown pixels hold the nearest known ones.
+    panorama: np.ndarray
+    #: (H, W) bool; None: everywhere.
+    mask: np.ndarray | None
+    #: The sRGB picture that the model is shown, and how it was exposed (None: it was sRGB already).
+    picture: np.ndarray
+    exposure: dict[str, float | str] | None
+
+    def picture_at(self, height: int) -> np.ndarray:
+        return panoramas.resize(self.picture, height)
+
+    def mask_at(self, height: int) -> np.ndarray | None:
+        """The mask at that height; a pixel that has any of the mask is in it."""
+        if self.mask is None:
+            return None
+        return panoramas.resize(self.mask[..., None].astype(np.float32), height)[..., 0] > 0
+
+
+def run(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -> GenerateReply:
+    """Edit what `request` asks for."""
+    return job.reply(request.id, edit(request, models, reporter))
+
+
+def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -> list[Generated]:
+    """Change the panorama inside the mask (None: everywhere), once for each seed; size and encoding stay.
+
+    Outside the mask it keeps every bit. In linear light, pixels that are white before and after keep their light;
+    whatever else is white becomes as bright as white is.
+    Raise InputError, ModelError, and Cancelled out of `reporter`, within one step.
+    """
+    contract.check(request)
+    need_capability(request.engine, "edit")
+    given = _check(request)
+    height = len(given.panorama)
+    settings = msgspec.structs.replace(request.settings, height=min(request.settings.height, max(height, MIN_HEIGHT)))
+    session = Session(models, request.engine, settings, reporter)
+    if (drawn := session.settings.height) < height:
+        session.notices.append(f"It was drawn at {2 * drawn} × {drawn} and enlarged to {2 * height} × {height}.")
+    (embeds,) = session.embeds([session.prompt])
+    base, base_mask = given.picture_at(session.base_height), given.mask_at(session.base_height)
+    full_mask = given.mask_at(session.settings.height)
+    results = []
+    with session.lora_applied():
+        for seed, sampler in session.samplers(strength=request.strength):
+            began = time.monotonic()
+            drawn = to_array(sampler.edit(to_tensor(base), mask_to_tensor(base_mask), request.strength, embeds))
+            drawn = projection.limit_poles(sampler.upscale(drawn, full_mask, embeds)).clip(0, 1)
+            panorama = _composite(given, panoramas.resize(drawn, height))
+            recipe = session.recipe(seed, began, "edit", request.source)
+            recipe = msgspec.structs.replace(
+                recipe, strength=request.strength, extend=request.extend, exposure=given.exposure,
+                encoding=request.encoding, size=(height, 2 * height),
+                source_sha256=sha256(request.panorama[..., :3]),
+                mask_sha256="" if given.mask is None else sha256(given.mask),
+            )  # fmt: skip
+            results.append(Generated(panorama, recipe))
+    return results
+
+
+def _check(request: EditRequest) -> _Input:
+    """Raise PanoramaError and SettingError for what only the pixels tell."""
+    panorama = request.panorama
+    if panorama.ndim == 3 and panorama.shape[1] != 2 * panorama.shape[0]:
+        panoramas.check_size(*panorama.shape[:2])
+        raise PanoramaError(
+            f"The panorama is {panorama.shape[1]} × {panorama.shape[0]}, not exactly 2:1.", "Scale it, then edit it."
+        )
+    mask = _check_mask(request.mask, panorama)
+    if request.extend:
+        if mask is None or mask.all() or request.strength < 1:
+            raise SettingError("There is nothing to extend from.", "Mask what is missing; the strength must be 1.")
+        panorama = np.where(mask[..., None], compositing.fill_from_nearest(panorama, ~mask), panorama)
+    checked = panoramas.check(panorama, request.encoding)
+    return _Input(panorama[..., :3], mask, *exposure.expose(checked, request.encoding))
+
+
+def _check_mask(mask: np.ndarray | None, panorama: np.ndarray) -> np.ndarray | None:
+    """(H, W, 1) uint8 → (H, W) bool. Raise PanoramaError for another shape or size, or an empty mask."""
+    if mask is None:
+        return None
+    if mask.ndim != 3 or mask.shape[2] != 1:
+        raise PanoramaError(f"The mask has shape {mask.shape}, not (height, width, 1).")
+    if mask.shape[:2] != panorama.shape[:2]:
+        sizes = " × ".join(map(str, mask.shape[1::-1])), " × ".join(map(str, panorama.shape[1::-1]))
+        raise PanoramaError(
+            f"The mask is {sizes[0]}, but the panorama {sizes[1]}.", "Make it as large as the panorama."
+        )
+    if not mask.any():
+        raise PanoramaError("The mask is empty: nothing would change.", "Paint white what is to change.")
+    return mask[..., 0] > 0
+
+
+def _composite(given: _Input, drawn: np.ndarray) -> np.ndarray:
+    """What was drawn, sRGB (H, W, 3), put into the panorama in its own encoding."""
+    made = drawn
+    if given.exposure is not None:
+        threshold = inverse_tonemapping.THRESHOLD
+        light = exposure.unexpose(np.minimum(drawn, threshold), given.exposure)
+        still_white = np.minimum(drawn, given.picture).min(axis=-1, keepdims=True) >= threshold
+        made = np.where(still_white, given.panorama, light)
+    if given.mask is not None:
+        blended = compositing.blend(made, given.panorama, given.mask)
+        made = np.where(given.mask[..., None], blended, given.panorama)
+    return np.ascontiguousarray(made, dtype=np.float32)

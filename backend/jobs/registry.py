@@ -1,0 +1,35 @@
+"""Which module does which kind of job: the one place where the backend names them.
+
+A module is imported by the first job that needs it, so that the server is up before torch is read. It has
+
+    run(request, models: ModelCache, reporter: ProgressReporter) -> JobReply
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from ...shared.jobs.edit import EditRequest
+from ...shared.jobs.generate import GenerateRequest
+from ...shared.jobs.perceive import PerceiveRequest
+from ...shared.protocol.messages import JobReply, JobRequest
+from ..models.cache import ModelCache
+from .progress import ProgressReporter
+
+_BACKEND = __name__.removesuffix(".jobs.registry")
+
+_MODULES: dict[type[JobRequest], str] = {
+    PerceiveRequest: f"{_BACKEND}.perception.job",
+    GenerateRequest: f"{_BACKEND}.generation.job",
+    EditRequest: f"{_BACKEND}.generation.edit_job",
+}
+
+
+def register(request_type: type[JobRequest], module: str) -> None:
+    """Have requests of this type run by `module`, named in full."""
+    _MODULES[request_type] = module
+
+
+def run(request: JobRequest, models: ModelCache, reporter: ProgressReporter) -> JobReply:
+    """Do the job; the reply's id is the request's. Raise PanoformError, and Cancelled out of `reporter`."""
+    return import_module(_MODULES[type(request)]).run(request, models, reporter)

@@ -1,0 +1,151 @@
+"""Find the FLUX model that a job asks for on this computer, and put it into memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import torch
+
+from ....shared.engines import EngineSettings
+from ....shared.protocol.errors import AdapterError, WeightsError
+from ...jobs.progress import ProgressReporter, report_loading
+from ...pipelines import omnix
+from ...pipelines.omnix import TASKS, OmniXPipeline
+from .. import device, hub
+from ..cache import ModelCache
+from . import checkpoints, stream_adapters, text_encoding
+
+FILL_EDITS = "FLUX.1-Fill makes and edits panoramas, but perceives nothing and completes no picture."
+
+#: Kept free beside the weights for what a job computes, in bytes.
+_HEADROOM = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on this computer that a job asks for: which files, on which device, in which precision."""
+
+    settings: EngineSettings
+    checkpoint: checkpoints.Checkpoint
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """All that decides which weights lie where; files that are replaced make it another one."""
+        where = (str(self.device), self.dtype, self.settings.offload)
+        return (self.checkpoint.fingerprint(), self.checkpoint.config, *where)
+
+
+@dataclass
+class FluxModel:
+    """A model in memory (`cache.Model`)."""
+
+    source: Source
+    pipeline: OmniXPipeline
+    #: Text → its embeddings on the CPU, as `text_encoding.embeds` returns them; that of perception's prompt is there.
+    prompt_cache: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.source.settings.spec.label
+
+    @property
+    def device_label(self) -> str:
+        return device.name(self.source.device)
+
+    def device_memory(self) -> tuple[int, int]:
+        return device.memory(self.source.device)
+
+    @property
+    def config(self) -> checkpoints.ModelConfig:
+        return self.source.checkpoint.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    @property
+    def perception_prompt(self) -> dict[str, torch.Tensor]:
+        """The embeddings of the one prompt that perception uses."""
+        return self.prompt_cache[omnix.TRIGGER]
+
+
+def find(settings: EngineSettings, reporter: ProgressReporter) -> Source:
+    """Find the model that `settings` name, downloading its base checkpoint from the hub where it isn't here.
+
+    Raise SettingError for a device that isn't there, WeightsError, and Cancelled out of `reporter`.
+    """
+    where = device.choose(settings)
+    return Source(settings, checkpoints.locate(settings, reporter), where, device.choose_dtype(settings, where))
+
+
+def load(models: ModelCache, source: Source, tasks: list[str], reporter: ProgressReporter) -> FluxModel:
+    """Return the model with the adapters of `tasks`, from memory where it is there.
+
+    Raise WeightsError, AdapterError, DeviceMemoryError, and Cancelled out of `reporter`.
+    """
+    base = checkpoints.inspect(source.checkpoint.path)
+    if tasks and base.is_fill:
+        raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
+
+    def fits() -> bool:
+        needed = base.bytes_in(source.dtype)
+        if source.settings.offload != "none":
+            return needed <= device.memory(torch.device("cpu"))[0]
+        return needed + _HEADROOM <= device.memory(source.device)[0]
+
+    def from_disk() -> FluxModel:
+        _find_adapters(source.checkpoint.adapters, tasks, reporter)  # before gigabytes are read
+        return _read(source, base, reporter)
+
+    model = models.get(source.key, from_disk, fits)
+    missing = [task for task in tasks if task not in model.pipeline.resident]
+    _find_adapters(source.checkpoint.adapters, missing, reporter)
+    for task in missing:
+        report_loading(reporter, "Loading adapters")
+        model.pipeline.load_adapters(source.checkpoint.adapters, task)
+    return model
+
+
+def pinned(source: Source, tasks: list[str]) -> EngineSettings:
+    """Return the settings with hub ids pinned to the revisions that were used, so that a recipe stays repeatable."""
+    settings, adapters = source.settings, source.checkpoint.adapters
+    pinned_adapters = settings.adapters
+    if tasks and hub.is_id(adapters) and not Path(adapters).is_dir():
+        stream = TASKS[tasks[0]].streams[0]
+        file = stream_adapters.find(adapters, tasks[0], stream, local_files_only=True)
+        pinned_adapters = hub.pinned(adapters, file)
+    return msgspec.structs.replace(settings, model=source.checkpoint.pinned_model, adapters=pinned_adapters)
+
+
+def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) -> FluxModel:
+    settings, checkpoint, where = source.settings, source.checkpoint, source.device
+    report_loading(reporter, f"Loading {checkpoint.config.name}")
+    embeds = text_encoding.embeds(checkpoint, base, reporter)
+    with device.memory_told(f"Loading {checkpoint.config.name}", where):
+        pipeline = checkpoints.load(base, source.dtype)
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.position_rows = checkpoint.config.position_rows
+        if settings.offload == "model":
+            pipeline.enable_model_cpu_offload(device=where)
+        elif settings.offload == "sequential":
+            pipeline.enable_sequential_cpu_offload(device=where)
+        else:
+            pipeline.to(where)
+    if where.type == "cuda":
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    return FluxModel(source, pipeline, {omnix.TRIGGER: embeds})
+
+
+def _find_adapters(source: str, tasks: list[str], reporter: ProgressReporter) -> None:
+    """Make sure that the adapters of `tasks` are here, downloading them. Raise AdapterError, Cancelled."""
+    wanted = [(task, stream) for task in tasks for stream in TASKS[task].streams]
+    if wanted and hub.is_id(source) and not Path(source).is_dir():
+        files = [name for stream in wanted for name in stream_adapters.filenames(*stream)]
+        hub.fetch(source, files, checkpoints.models_folder() / "OmniX", reporter, AdapterError)
+    for task, stream in wanted:
+        stream_adapters.find(source, task, stream)

@@ -1,0 +1,47 @@
+"""Combine and clean the pictures that a model draws, before they are decoded to maps.
+
+`merge_scales`: a model that is shown a small picture judges the whole better, one that is shown a large picture draws
+its detail; merging both is Miangoleh et al.'s idea (arXiv 2105.14021).
+`remove_token_noise`: a transformer draws token by token, and what is smooth comes out with waves as long as a token.
+The guided filter of He et al. (ECCV 2010), guided by the picture itself, removes small differences within a token and
+keeps large ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from ..io.panoramas import resize
+
+#: Standard deviation of the Gaussian that separates the coarse scale from detail, as a share of the height: 11°.
+_COARSE = 1 / 16
+#: Side of a token in pixels: FLUX's patches of 2 × 2 latents, each 8 × 8 pixels.
+_TOKEN_PX = 16
+
+
+def merge_scales(coarse: np.ndarray, fine: np.ndarray) -> np.ndarray:
+    """Merge two pictures of one panorama in [0, 1], (h, 2·h, C) and a larger (H, 2·H, C), into (H, 2·H, C) float32.
+
+    The coarse scale of the result is the mean of both, its detail that of the larger one.
+    """
+    difference = resize(coarse, len(fine)) - fine
+    sigma = len(fine) * _COARSE
+    low = ndimage.gaussian_filter(difference, (sigma, sigma, 0), mode=("nearest", "wrap", "nearest"))  # pyright: ignore[reportArgumentType]
+    return np.clip(fine + low / 2, 0, 1)
+
+
+def remove_token_noise(picture: np.ndarray, amplitude: float) -> np.ndarray:
+    """Remove differences of about `amplitude` and less within a token from a panorama's picture (H, W, C)."""
+    # As wide as a token exactly, so that nothing is left of a wave of that length.
+    kernel = np.full(_TOKEN_PX + 1, 1 / _TOKEN_PX)
+    kernel[[0, -1]] /= 2
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return ndimage.convolve1d(ndimage.convolve1d(x, kernel, axis=0, mode="nearest"), kernel, axis=1, mode="wrap")
+
+    exact = picture.astype(np.float64)
+    level = mean(exact)
+    variance = mean(exact**2) - level**2
+    kept = variance / (variance + amplitude**2)
+    return (mean(kept) * exact + mean(level * (1 - kept))).astype(np.float32)

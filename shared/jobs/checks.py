@@ -1,0 +1,13 @@
+"""The check that all settings of jobs share."""
+
+from __future__ import annotations
+
+from ..protocol.errors import SettingError
+
+
+def check_range(name: str, value: float | None, low: float, high: float, unit: str = "") -> None:
+    """Raise SettingError unless low ≤ `value` ≤ high (NaN never does). None, which stands for a default, passes."""
+    if value is not None and not low <= value <= high:
+        raise SettingError(
+            f"{name} is {value:.10g}{unit}.", f"It must lie between {low:.10g}{unit} and {high:.10g}{unit}."
+        )

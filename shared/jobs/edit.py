@@ -1,0 +1,49 @@
+"""Edit: change a panorama inside a mask, extend it, or vary all of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+
+from ..engines import EngineSettings, check_engine
+from ..protocol.errors import SettingError
+from ..protocol.messages import JobRequest
+from .generate import GenerateSettings, check_generate
+
+
+class EditRequest(JobRequest, kw_only=True):
+    """Change a panorama inside the mask, once for each seed. Ends in a GenerateReply."""
+
+    #: (H, W, 3) float32, W = 2·H exactly. Finite and not negative.
+    panorama: np.ndarray
+    #: As in PerceiveRequest; the results have the same.
+    encoding: Literal["linear", "srgb"]
+    #: (H, W, 1) uint8, 0 where the panorama keeps every bit. None: all of it may change.
+    mask: np.ndarray | None = None
+    #: How far it may go from what was there, in (0, 1]: 1 ignores that, 0.3 is a variation.
+    strength: float = 1.0
+    #: Whether nothing is known inside the mask: the panorama's pixels there are ignored.
+    extend: bool = False
+    #: Name of the panorama, for the record.
+    source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    engine: EngineSettings
+    settings: GenerateSettings
+
+
+def check_strength(strength: float) -> None:
+    """Raise SettingError unless it lies in (0, 1]."""
+    if not 0 < strength <= 1:
+        raise SettingError(f"The strength is {strength:g}.", "It must be more than 0, and at most 1.")
+
+
+def check(request: EditRequest) -> None:
+    """Raise SettingError for anything that can be refused without looking at the panorama."""
+    check_engine(request.engine)
+    check_generate(request.settings)
+    check_strength(request.strength)
+    if request.settings.method == "omnix":
+        raise SettingError("OmniX can't edit a panorama.", "Choose the method dit360 or lora.")
+    if request.mask is not None and not request.settings.prompt.strip():
+        raise SettingError("A masked edit needs a prompt.", "Describe what belongs inside the mask.")

@@ -1,0 +1,111 @@
+"""Perceive: maps of one panorama."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+
+from ..engines import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, EngineSettings, check_engine
+from ..maps import check_names
+from ..protocol.errors import SettingError
+from ..protocol.messages import JobReply, JobRequest
+from .checks import check_range
+
+#: Heights in pixels that the model can be shown, and the number that they must be a multiple of.
+MIN_HEIGHT, MAX_HEIGHT = 64, 2048
+MULTIPLE = 16
+
+
+class PerceiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to perceive, and how. None: the engine's default at standard quality."""
+
+    #: Names from `maps.MAPS`.
+    maps: tuple[str, ...]
+    num_inference_steps: int | None = None
+    #: FLUX's embedded guidance.
+    guidance_scale: float | None = None
+    seed: int = 0
+    #: Height in pixels that the model sees (a multiple of 16); the maps come back at this size.
+    height: int | None = None
+    #: Replace NaN, infinite and negative pixels (0, the largest finite value, 0) where they would be refused otherwise.
+    repair: bool = False
+
+
+class PerceiveRequest(JobRequest, kw_only=True):
+    """Perceive maps of one panorama. Ends in a PerceiveReply."""
+
+    #: (H, W, 3) float32, W = 2·H to within 1 %. Finite; negative only where a colour lies outside Rec.709.
+    panorama: np.ndarray
+    #: "linear": scene-referred linear Rec.709 light, any exposure. "srgb": display-referred, in [0, 1].
+    encoding: Literal["linear", "srgb"]
+    #: Name of the source, for the record ("interior.exr").
+    source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    engine: EngineSettings
+    settings: PerceiveSettings
+    #: Absolute path of a result folder that the backend also writes; "": none.
+    directory: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+
+
+class Info(msgspec.Struct, kw_only=True):
+    """What was made, by what, from what. `maps.json` in a result folder is this as JSON."""
+
+    panoform: str
+    #: Name of the engine; the checkpoint and adapters it loaded, as given.
+    engine: str
+    model: str
+    adapters: str
+    #: One plain line where the user must know something (an untrained model), else "".
+    notice: str
+    #: Maps in this result: name → what its numbers mean.
+    maps: dict[str, str]
+    #: What x, y and z of the normals are, in words.
+    frame: str
+    #: Name of the source; its size as given, (height, width) in pixels; the size of the maps.
+    source: str
+    source_size: tuple[int, int]
+    size: tuple[int, int]
+    #: How HDR became the [0, 1] picture the model saw (backend/lighting/exposure.py); None for an sRGB picture.
+    exposure: dict[str, float | str] | None
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    device: str
+    dtype: str
+    #: Seconds for each map, and in all.
+    seconds: dict[str, float]
+    #: Versions of what computed it: python, torch, diffusers …
+    versions: dict[str, str]
+
+
+class PerceiveReply(JobReply, kw_only=True):
+    """The maps."""
+
+    #: Map name → (H, W, channels) float32, as described in maps.MAPS.
+    maps: dict[str, np.ndarray]
+    info: Info
+
+    @property
+    def compute_seconds(self) -> float:
+        return self.info.seconds["all"]
+
+
+def check_perceive(settings: PerceiveSettings) -> None:
+    """Raise SettingError for an unknown map, and for steps, guidance, seed or height out of range."""
+    check_names(settings.maps)
+    check_range("The seed", settings.seed, 0, MAX_SEED)
+    check_range("The number of steps", settings.num_inference_steps, 1, MAX_STEPS)
+    check_range("Guidance", settings.guidance_scale, 0, MAX_GUIDANCE)
+    check_range("The height", settings.height, MIN_HEIGHT, MAX_HEIGHT)
+    if settings.height is not None and settings.height % MULTIPLE:
+        lower = settings.height // MULTIPLE * MULTIPLE
+        raise SettingError(
+            f"The height is {settings.height}, not a multiple of {MULTIPLE}.", f"Use {lower} or {lower + MULTIPLE}."
+        )
+
+
+def check(request: PerceiveRequest) -> None:
+    """Raise SettingError for anything that can be refused without looking at the panorama."""
+    check_engine(request.engine)
+    check_perceive(request.settings)
