@@ -161,7 +161,7 @@ class PanoramaRender(Render[Capture]):
         super().__init__(scene, eye, ahead, (width, width // 2), samples)
 
     def _read(self, light: pixels.Pixels) -> Capture:
-        return Capture(light, self._source, self._pose)
+        return Capture(light, self._source, self._pose, has_place=True)
 
 
 class ViewRender(Render[Picture]):

@@ -22,10 +22,19 @@ class Capture(NamedTuple):
     panorama: pixels.Pixels
     #: What it is called, for names and for the record.
     source: str
-    #: Where it was taken from and how it is turned, 4 × 4.
+    #: How it is turned and, where `has_place`, where it was taken from, 4 × 4.
     world_from_panorama: Matrix
     #: `session_uid` of the image datablock it was read from, None for a file or a render.
     image_uid: int | None = None
+    #: Whether it is known where it was taken from, as it is of a render.
+    has_place: bool = False
+
+    def pose(self, camera_height_m: float) -> Matrix:
+        """Where it stands and how it is turned, 4 × 4: without a place of its own, `camera_height_m` over the world's
+        origin, so that its floor lies at z = 0."""
+        if self.has_place:
+            return self.world_from_panorama
+        return Matrix.Translation((0, 0, camera_height_m)) @ self.world_from_panorama
 
     def world_picture(self) -> bpy.types.Image | pixels.Pixels:
         """What `scene.build` shows as the world: the very image it came from where that is still packed, or a file that

@@ -43,7 +43,7 @@ def _maps(result: Result, scene: bpy.types.Scene) -> str:
         order.source.world_picture(),
         order.name,
         camera_height_m=order.camera_height_m,
-        world_from_panorama=order.source.world_from_panorama,
+        world_from_panorama=order.source.pose(order.camera_height_m),
     )
     select(scene, collection)
     return f"Built {collection.name!r}. {result.reply.info.notice}".strip()
