@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bpy
+import numpy as np
 from mathutils import Euler, Matrix, Vector
 
 from ...shared.protocol.errors import PanoramaError, SceneError
 from . import pixels
 
+#: Custom property of an image that was rendered: its `world_from_panorama`, 16 numbers, row by row.
+POSE_PROPERTY = "panoform_world_from_panorama"
 _NO_HDRI_HINT = "Give it an Environment Texture with an HDRI in the World tab, or choose another source."
 
 
@@ -157,8 +160,31 @@ def stem(image: bpy.types.Image) -> str:
 
 
 def from_image(image: bpy.types.Image) -> Capture:
-    """An image datablock. Raises PanoramaError (`pixels.read`)."""
-    return Capture(pixels.read(image), stem(image), Matrix.Identity(4), image.session_uid)
+    """An image datablock, with the pose that was kept in it. Raises PanoramaError (`pixels.read`), SceneError."""
+    pose = kept_pose(image)
+    turn = Matrix.Identity(4) if pose is None else pose
+    return Capture(pixels.read(image), stem(image), turn, image.session_uid, has_place=pose is not None)
+
+
+def keep_pose(image: bpy.types.Image, world_from_panorama: Matrix) -> None:
+    """Keep in the image where it was taken from and how it is turned, 4 × 4."""
+    image[POSE_PROPERTY] = [value for row in world_from_panorama for value in row]
+
+
+def kept_pose(image: bpy.types.Image) -> Matrix | None:
+    """What `keep_pose` kept, None where it didn't. Raises SceneError where that was changed into something else."""
+    if POSE_PROPERTY not in image:
+        return None
+    try:
+        pose = np.array(list(image[POSE_PROPERTY]), np.float64).reshape(4, 4)
+    except (TypeError, ValueError):
+        pose = np.full((4, 4), np.nan)
+    if not np.isfinite(pose).all():
+        raise SceneError(
+            f"The custom property {POSE_PROPERTY!r} of the image {image.name!r} is not a matrix of 16 numbers.",
+            "Delete that property, or render the panorama again.",
+        )
+    return Matrix(pose.tolist())
 
 
 def from_file(path: str | Path) -> Capture:

@@ -239,7 +239,10 @@ class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
         )  # fmt: skip
 
     def _panorama(self, scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
-        return (_image(self.image), Matrix.Identity(4)) if self.image else sources.world_image(scene)
+        if not self.image:
+            return sources.world_image(scene)
+        image = _image(self.image)
+        return image, sources.kept_pose(image) or Matrix.Identity(4)
 
     def _mask(self, scene: bpy.types.Scene) -> bpy.types.Image | None:
         return _image(self.mask) if self.mask else scene.panoform.edit.mask

@@ -127,7 +127,7 @@ class EditOrder(GenerateOrder):
 
 @dataclasses.dataclass(eq=False)
 class Result:
-    """What came of an order. It can be built at any time, into any scene, more than once."""
+    """What came of an order. It is built into the scene that it was asked for, and again into any, at any time."""
 
     order: Order
     #: None where only the panorama was wanted.

@@ -173,7 +173,7 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
 
 
 class PANOFORM_OT_build_result(bpy.types.Operator):
-    """Bring this result into this scene"""
+    """Build this result in the scene that it was asked for; once it is there, or that is gone, in this scene"""
 
     bl_idname = "panoform.build_result"
     bl_label = "Build Result"
@@ -186,7 +186,7 @@ class PANOFORM_OT_build_result(bpy.types.Operator):
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         result = jobs.results[self.index]
-        scene = find_scene(result.order.scene_uid) if result.pending else None
+        scene = None if result.built else find_scene(result.order.scene_uid)
         bring_in(self, result, scene or context.scene)
         return FINISHED
 

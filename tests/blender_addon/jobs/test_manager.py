@@ -24,6 +24,7 @@ from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
 from panoform.blender_addon.jobs.specs import PerceiveOrder, Result
 from panoform.shared.engines import EngineSettings, PerceiveSettings
 from panoform.shared.protocol.errors import BusyError, Cancelled
+from panoform.shared.protocol.messages import Info, PerceiveReply
 
 
 def order(scene, **settings) -> PerceiveOrder:
@@ -34,6 +35,16 @@ def order(scene, **settings) -> PerceiveOrder:
         source=capture, name="noise", scene_uid=scene.session_uid, engine=EngineSettings(),
         settings=PerceiveSettings(**given),
     )  # fmt: skip
+
+
+def perceived() -> PerceiveReply:
+    info = Info(
+        panoform="", engine="", model="", adapters="", notice="", maps={}, frame="", source="", source_size=(8, 16),
+        size=(8, 16), exposure=None, seed=0, num_inference_steps=1, guidance_scale=1, device="", dtype="",
+        seconds={"all": 1}, versions={},
+    )  # fmt: skip
+    maps = {"distance": np.ones((8, 16, 1), np.float32)}
+    return PerceiveReply(id="1", maps=maps, panorama=np.ones((8, 16, 3), np.float32), info=info)
 
 
 def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
@@ -100,6 +111,32 @@ def test_a_scene_deleted_meanwhile_loses_nothing(addon: Jobs) -> None:
     assert bpy.ops.panoform.build_result(index=0) == {"FINISHED"}
     assert result.built
     assert bpy.data.objects.get("noise dome") is not None
+
+
+def test_it_is_built_in_the_scene_it_was_asked_for_while_another_is_shown(addon: Jobs, scene) -> None:
+    addon.begin(order(scene))
+    shown = bpy.data.scenes.new("Shown")
+    mine = shown.world = bpy.data.worlds.new("mine")
+    bpy.context.window_manager.windows[0].scene = shown
+    poll_until(addon, lambda: addon.job is None)
+    timer._build_what_came()
+    assert addon.results[0].built
+    assert scene.world.name == "Panoform noise"
+    assert [child.name for child in scene.collection.children] == ["Panoform noise"]
+    assert shown.world == mine
+    assert not shown.collection.children
+    bpy.ops.panoform.build_result(index=0)  # once it is there: by hand, here too
+    assert [child.name for child in shown.collection.children] == ["Panoform noise.001"]
+
+
+def test_one_that_could_not_be_built_is_built_later_where_it_was_asked_for(addon: Jobs, scene) -> None:
+    addon.results.append(Result(order(scene), pending=False))
+    addon.results[0].reply = perceived()
+    shown = bpy.data.scenes.new("Shown")
+    bpy.context.window_manager.windows[0].scene = shown
+    bpy.ops.panoform.build_result(index=0)
+    assert scene.collection.children
+    assert not shown.collection.children
 
 
 def test_another_file_opened_meanwhile_loses_nothing(addon: Jobs, scene, tmp_path: Path) -> None:
