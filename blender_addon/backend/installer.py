@@ -19,11 +19,18 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
-from ...shared.protocol.errors import BackendError, BackendMissingError, BusyError, Cancelled, PanoformError
+from ...shared.protocol.errors import (
+    BackendError,
+    BackendMissingError,
+    BusyError,
+    Cancelled,
+    PanoformError,
+    unexpected,
+)
 
 MARKER = "panoform.json"
 _WHEEL = re.compile(r"panoform-([^-]+)-py3-none-any\.whl")
@@ -116,12 +123,21 @@ class Setup:
     [0, 1], None while nothing is being downloaded.
     """
 
-    def __init__(self, folder: Path, wheel: Path, python: Path, pip_arguments: Sequence[str] = ()) -> None:
-        """`python` makes the venv; `pip_arguments` go to every `pip install` (an index of one's own …)."""
+    def __init__(
+        self,
+        folder: Path,
+        wheel: Path,
+        python: Path,
+        pip_arguments: Sequence[str] = (),
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        """`python` makes the venv; `pip_arguments` go to every `pip install` (an index of one's own …). `before` is
+        called first, on the thread (to wait for a backend that uses the environment)."""
         self.folder = folder
         self.wheel = wheel
         self.python = python
         self.pip_arguments = tuple(pip_arguments)
+        self._before = before
         self.text = "Starting"
         self.fraction: float | None = None
         self.error: PanoformError | None = None
@@ -134,26 +150,42 @@ class Setup:
         return self.folder / "setup.log"
 
     @property
+    def cancelling(self) -> bool:
+        """Whether its end was asked for."""
+        return self._cancelled.is_set()
+
+    @property
+    def status(self) -> str:
+        """`text`, or that it is being cancelled."""
+        return "Cancelling" if self.cancelling else self.text
+
+    @property
     def done(self) -> bool:
         return not self._thread.is_alive()
 
     def start(self) -> None:
         self._thread.start()
 
-    def cancel(self) -> None:
-        """End it and wait for its end; what was downloaded stays in pip's cache, so that the next one is shorter."""
+    def cancel(self, *, wait: bool = False) -> None:
+        """Begin to end it; `wait` until it has ended. What was downloaded stays in pip's cache, so that the next one is
+        shorter."""
         self._cancelled.set()
         if self._process is not None:
             self._process.kill()
-        self._thread.join()
+        if wait:
+            self._thread.join()
 
     def _run(self) -> None:
         try:
+            if self._before is not None:
+                self._before()
             self._set_up()
         except PanoformError as error:
             self.error = error
         except OSError as error:
             self.error = _explain_os_error(error, self.folder)
+        except Exception as error:
+            self.error = unexpected(error)
 
     def _set_up(self) -> None:
         environment = self.folder / "environment"

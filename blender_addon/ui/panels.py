@@ -132,7 +132,7 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
     row = layout.row()
     match jobs.state:
         case State.SETTING_UP:
-            row.progress(factor=jobs.setup.fraction or 0.0, text=jobs.setup.text)
+            row.progress(factor=jobs.setup.fraction or 0.0, text=jobs.setup.status)
             row.operator("panoform.cancel", text="", icon="X")
         case State.NOT_SET_UP:
             row.label(text="Not set up", icon="RADIOBUT_OFF")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -102,12 +103,33 @@ def test_two_at_once_a_cancelled_one_and_its_repair(tmp_path: Path) -> None:
     while not (tmp_path / "environment" / "pyvenv.cfg").exists():
         time.sleep(0.01)
     assert isinstance(set_up(tmp_path, wheel).error, BusyError)
-    setup.cancel()
+    setup.cancel(wait=True)
     assert isinstance(setup.error, Cancelled)
     assert setup.done
     assert installer.find(tmp_path, "0.1.0") is Found.BROKEN
     assert set_up(tmp_path, wheel).error is None
     assert installer.find(tmp_path, "0.1.0") is Found.READY
+
+
+def test_cancel_does_not_wait_for_its_end(tmp_path: Path) -> None:
+    go_on = threading.Event()
+    setup = Setup(tmp_path, make_wheel(tmp_path / "w"), Path(sys.executable), OFFLINE, before=go_on.wait)
+    setup.start()
+    setup.cancel()
+    assert not setup.done
+    assert setup.status == "Cancelling"
+    go_on.set()
+    setup.cancel(wait=True)
+    assert isinstance(setup.error, Cancelled)
+    assert not (tmp_path / "environment").exists()
+
+
+def test_a_fault_of_our_own_is_no_success(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, make_wheel(tmp_path / "w"), Path(sys.executable), OFFLINE, before=lambda: {}["nothing"])
+    setup.start()
+    setup.cancel(wait=True)
+    assert setup.error is not None
+    assert "KeyError: 'nothing'" in setup.error.message
 
 
 def test_an_update_that_fails_does_not_pass_for_the_old_version(tmp_path: Path) -> None:

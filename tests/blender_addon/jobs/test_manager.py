@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,11 @@ import pytest
 from mathutils import Matrix
 
 from panoform.blender_addon.backend import session
+from panoform.blender_addon.backend.installer import Setup
 from panoform.blender_addon.backend.session import MAX_LOGS
 from panoform.blender_addon.capture.pixels import Pixels
 from panoform.blender_addon.capture.sources import Capture
+from panoform.blender_addon.generate import world_preview
 from panoform.blender_addon.jobs import timer
 from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
 from panoform.blender_addon.jobs.specs import PerceiveOrder, Result
@@ -168,6 +171,87 @@ def test_the_oldest_results_that_were_built_go_first(addon: Jobs, scene) -> None
     assert len(addon.results) == MAX_RESULTS
     assert made[0] in addon.results, "what was never built is not thrown away"
     assert made[1] not in addon.results
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a signal that halts a process")
+def test_a_backend_that_does_not_end_keeps_nobody_waiting(addon: Jobs, scene) -> None:
+    addon.start()
+    poll_until(addon, lambda: addon.state is State.READY)
+    process = psutil.Process(addon.session.status.pid)
+    process.suspend()
+    addon.stop(wait=False)
+    assert addon.state is State.STOPPED
+    assert process.is_running(), "it was waited for"
+    addon.begin(order(scene))  # another one
+    addon.cancel()
+    process.resume()
+    addon.close()
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_no_set_up_while_a_cancelled_one_ends(addon: Jobs, tmp_path: Path) -> None:
+    go_on = threading.Event()
+    addon.setup = Setup(tmp_path / "data", tmp_path / "wheel", Path(sys.executable), before=go_on.wait)
+    addon.setup.start()
+    addon.cancel()
+    assert addon.state is State.SETTING_UP
+    assert addon.setup.status == "Cancelling"
+    with pytest.raises(BusyError, match="not ended yet"):
+        addon.set_up(tmp_path / "wheel", Path(sys.executable))
+    go_on.set()
+    poll_until(addon, lambda: addon.setup is None)
+    assert isinstance(addon.failure.error, Cancelled)
+
+
+# Faults of our own: the timer goes on
+
+
+class BrokenOrder(PerceiveOrder):
+    def send(self, client) -> str:
+        return str(1 // 0)
+
+
+def test_a_job_that_meets_a_fault_is_dropped_and_told(addon: Jobs, scene) -> None:
+    asked = order(scene)
+    addon.begin(BrokenOrder(**vars(asked)))
+    by = time.monotonic() + 60
+    while addon.job is not None:
+        assert timer._tick() is not None
+        assert time.monotonic() < by
+        time.sleep(0.01)
+    assert "ZeroDivisionError" in addon.failure.error.message
+    assert "Traceback" in addon.failure.details
+    assert "in send" in addon.failure.details
+    addon.begin(asked)  # and the next one can begin
+    addon.cancel()
+
+
+def test_a_result_that_meets_a_fault_keeps_no_other_from_being_built(addon: Jobs, scene) -> None:
+    good, bad = Result(order(scene), perceived()), Result(order(scene), perceived())
+    bad.reply.maps["distance"] = np.ones((2, 2), np.float32)
+    addon.results[:] = [bad, good]
+    timer._tick()
+    assert good.built
+    assert not bad.built
+    assert "Traceback" in addon.failure.details
+    addon.failure = None
+    timer._tick()
+    assert addon.failure is None, "it is not tried again"
+
+
+def test_what_fails_at_every_tick_is_told_once(addon: Jobs, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(world_preview, "end", lambda: {}["nothing"])
+        assert timer._tick() is not None
+        told = addon.failure
+        assert "KeyError" in told.details
+        timer._tick()
+        assert addon.failure is told
+        addon.failure = None
+        timer._tick()
+        assert addon.failure is None, "it was dismissed"
+    timer._tick()
+    assert not timer._failed
 
 
 def test_logs_do_not_pile_up(tmp_path: Path) -> None:
