@@ -12,7 +12,6 @@ thread of its own and is watched through `Setup`'s attributes.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -23,6 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
+import msgspec
+
+from ...shared import json_file
+from ...shared.atomic_write import atomic_write
 from ...shared.protocol.errors import (
     BackendError,
     BackendMissingError,
@@ -34,6 +37,12 @@ from ...shared.protocol.errors import (
 
 MARKER = "panoform.json"
 _WHEEL = re.compile(r"panoform-([^-]+)-py3-none-any\.whl")
+
+
+class _Marker(msgspec.Struct):
+    """What is in the marker's file."""
+
+    version: str
 
 
 class Found(Enum):
@@ -67,12 +76,13 @@ def find(folder: Path, version: str) -> Found:
     if not environment.exists():
         return Found.ABSENT
     try:
-        made = json.loads((environment / MARKER).read_text(encoding="utf-8"))["version"]
-    except (OSError, ValueError, KeyError):
+        made = json_file.read(environment / MARKER, _Marker)
+        complete = python_in(folder).exists() and _base_of(environment).exists()
+    except (OSError, ValueError):
         return Found.BROKEN
-    if not python_in(folder).exists() or not _base_of(environment).exists():
+    if not complete:
         return Found.BROKEN
-    return Found.READY if made == version else Found.OTHER_VERSION
+    return Found.READY if made.version == version else Found.OTHER_VERSION
 
 
 def _base_of(environment: Path) -> Path:
@@ -209,7 +219,8 @@ class Setup:
                 self._call(log, python.parent / "uv.exe", "pip", "install", "--color", "never", "--python", python,
                            "--torch-backend=auto", *pins, "torch")  # fmt: skip
             self._pip(log, *pins, self.wheel)
-            (environment / MARKER).write_text(json.dumps({"version": version_of(self.wheel)}), encoding="utf-8")
+            marker = _Marker(version_of(self.wheel))
+            atomic_write(environment / MARKER, msgspec.json.encode(marker))
 
     def _pip(self, log, *arguments: str | Path) -> None:
         python = python_in(self.folder)

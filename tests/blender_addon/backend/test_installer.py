@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -223,10 +222,24 @@ def test_the_wheel_in_the_extension(tmp_path: Path) -> None:
     assert installer.version_of(wheel) == "1.2.3"
 
 
-def test_a_marker_that_is_damaged_counts_as_broken(ready: Path) -> None:
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"1", b'{"version": 1}', b'{"version": "\xff"}', b"[" * 100_000])
+def test_a_marker_that_is_damaged_counts_as_broken(ready: Path, damaged: bytes) -> None:
     marker = ready / "environment" / installer.MARKER
-    marker.write_text("{", encoding="utf-8")
+    before = marker.read_bytes()
+    marker.write_bytes(damaged)
     try:
         assert installer.find(ready, "0.1.0") is Found.BROKEN
     finally:
-        marker.write_text(json.dumps({"version": "0.1.0"}), encoding="utf-8")
+        marker.write_bytes(before)
+
+
+def test_a_config_of_the_environment_that_is_damaged_counts_as_broken(ready: Path) -> None:
+    config = ready / "environment" / "pyvenv.cfg"
+    before = config.read_bytes()
+    try:
+        config.write_bytes(b"home = \xff\n")
+        assert installer.find(ready, "0.1.0") is Found.BROKEN
+        config.unlink()
+        assert installer.find(ready, "0.1.0") is Found.BROKEN
+    finally:
+        config.write_bytes(before)
