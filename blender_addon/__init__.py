@@ -2,6 +2,7 @@
 
 from . import command, preferences
 from .backend import operators as backend_operators
+from .capture import render
 from .generate import operators as generate_operators
 from .generate import panel as generate_panel
 from .generate import properties as generate_properties
@@ -17,6 +18,7 @@ _PARTS = (
     perceive_properties,
     previews,
     world_preview,
+    render,
     perceive_operators,
     backend_operators,
     generate_operators,

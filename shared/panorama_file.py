@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
+from . import json_file
 from .jobs.generate import Recipe
 from .protocol.errors import OutputError
 
@@ -33,8 +32,8 @@ def check_path(path: Path, seeds: Sequence[int], sources: Sequence[Path | None])
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a sidecar. Raises OutputError where that isn't one."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Recipe)
-    except (OSError, msgspec.MsgspecError) as error:
+        return json_file.read(path, Recipe)
+    except (OSError, ValueError) as error:
         raise OutputError(f"{path} holds no recipe: {error}.", "Name the .json beside a generated panorama.") from error
 
 

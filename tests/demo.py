@@ -119,8 +119,8 @@ def run(zip_path: Path, panorama: Path | None) -> None:
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
     scene.collection.objects.link(camera)
     camera.data.lens = 14
-    # The panorama was taken at the origin, 1.6 m over the floor.
-    camera.location = (-0.4, 0.3, 0.1)
+    # The panorama was taken 1.6 m over the origin, where the floor is.
+    camera.location = (-0.4, 0.3, 1.7)
     camera.rotation_euler = (math.radians(87), 0, math.radians(-80))
     scene.camera = camera
     scene.render.engine = "CYCLES"

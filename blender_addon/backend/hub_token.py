@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...shared.protocol.errors import OutputError, SettingError
+from ...shared.atomic_write import atomic_write
+from ...shared.protocol.errors import SettingError
 
 
 def path() -> Path:
@@ -21,11 +22,5 @@ def save(token: str) -> Path:
     if not token.startswith("hf_"):
         raise SettingError("That is no Hugging Face access token.", 'It starts with "hf_".')
     target = path()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(token)
-    except OSError as error:
-        raise OutputError(f"{target} can't be written: {error.strerror}.", "Free the path, or set HF_TOKEN.") from error
+    atomic_write(target, token.encode(), mode=0o600, make_folders=True)
     return target

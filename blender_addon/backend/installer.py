@@ -12,21 +12,37 @@ thread of its own and is watched through `Setup`'s attributes.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
-from ...shared.protocol.errors import BackendError, BackendMissingError, BusyError, Cancelled, PanoformError
+import msgspec
+
+from ...shared import json_file
+from ...shared.atomic_write import atomic_write
+from ...shared.protocol.errors import (
+    BackendError,
+    BackendMissingError,
+    BusyError,
+    Cancelled,
+    PanoformError,
+    unexpected,
+)
 
 MARKER = "panoform.json"
 _WHEEL = re.compile(r"panoform-([^-]+)-py3-none-any\.whl")
+
+
+class _Marker(msgspec.Struct):
+    """What is in the marker's file."""
+
+    version: str
 
 
 class Found(Enum):
@@ -60,12 +76,13 @@ def find(folder: Path, version: str) -> Found:
     if not environment.exists():
         return Found.ABSENT
     try:
-        made = json.loads((environment / MARKER).read_text(encoding="utf-8"))["version"]
-    except (OSError, ValueError, KeyError):
+        made = json_file.read(environment / MARKER, _Marker)
+        complete = python_in(folder).exists() and _base_of(environment).exists()
+    except (OSError, ValueError):
         return Found.BROKEN
-    if not python_in(folder).exists() or not _base_of(environment).exists():
+    if not complete:
         return Found.BROKEN
-    return Found.READY if made == version else Found.OTHER_VERSION
+    return Found.READY if made.version == version else Found.OTHER_VERSION
 
 
 def _base_of(environment: Path) -> Path:
@@ -116,12 +133,21 @@ class Setup:
     [0, 1], None while nothing is being downloaded.
     """
 
-    def __init__(self, folder: Path, wheel: Path, python: Path, pip_arguments: Sequence[str] = ()) -> None:
-        """`python` makes the venv; `pip_arguments` go to every `pip install` (an index of one's own …)."""
+    def __init__(
+        self,
+        folder: Path,
+        wheel: Path,
+        python: Path,
+        pip_arguments: Sequence[str] = (),
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        """`python` makes the venv; `pip_arguments` go to every `pip install` (an index of one's own …). `before` is
+        called first, on the thread (to wait for a backend that uses the environment)."""
         self.folder = folder
         self.wheel = wheel
         self.python = python
         self.pip_arguments = tuple(pip_arguments)
+        self._before = before
         self.text = "Starting"
         self.fraction: float | None = None
         self.error: PanoformError | None = None
@@ -134,26 +160,42 @@ class Setup:
         return self.folder / "setup.log"
 
     @property
+    def cancelling(self) -> bool:
+        """Whether its end was asked for."""
+        return self._cancelled.is_set()
+
+    @property
+    def status(self) -> str:
+        """`text`, or that it is being cancelled."""
+        return "Cancelling" if self.cancelling else self.text
+
+    @property
     def done(self) -> bool:
         return not self._thread.is_alive()
 
     def start(self) -> None:
         self._thread.start()
 
-    def cancel(self) -> None:
-        """End it and wait for its end; what was downloaded stays in pip's cache, so that the next one is shorter."""
+    def cancel(self, *, wait: bool = False) -> None:
+        """Begin to end it; `wait` until it has ended. What was downloaded stays in pip's cache, so that the next one is
+        shorter."""
         self._cancelled.set()
         if self._process is not None:
             self._process.kill()
-        self._thread.join()
+        if wait:
+            self._thread.join()
 
     def _run(self) -> None:
         try:
+            if self._before is not None:
+                self._before()
             self._set_up()
         except PanoformError as error:
             self.error = error
         except OSError as error:
             self.error = _explain_os_error(error, self.folder)
+        except Exception as error:
+            self.error = unexpected(error)
 
     def _set_up(self) -> None:
         environment = self.folder / "environment"
@@ -177,7 +219,8 @@ class Setup:
                 self._call(log, python.parent / "uv.exe", "pip", "install", "--color", "never", "--python", python,
                            "--torch-backend=auto", *pins, "torch")  # fmt: skip
             self._pip(log, *pins, self.wheel)
-            (environment / MARKER).write_text(json.dumps({"version": version_of(self.wheel)}), encoding="utf-8")
+            marker = _Marker(version_of(self.wheel))
+            atomic_write(environment / MARKER, msgspec.json.encode(marker))
 
     def _pip(self, log, *arguments: str | Path) -> None:
         python = python_in(self.folder)

@@ -21,7 +21,7 @@ EXTENSION_FOLDER = Path(__file__).resolve().parents[2]
 
 def _why_not_set_up() -> str:
     if jobs.setup is not None:
-        return "The backend is being set up"
+        return "The set-up that was cancelled is ending" if jobs.setup.cancelling else "The backend is being set up"
     if jobs.job is not None:
         return "Panoform is at work: wait for it, or cancel it"
     if preferences.get().python() is not None:

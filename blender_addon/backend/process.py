@@ -1,4 +1,4 @@
-"""Starts the backend, watches it, and ends it. Nothing here waits but `stop`.
+"""Starts the backend, watches it, and ends it. Nothing here waits but `stop(wait=True)`.
 
 The backend holds one end of a pipe (its stdin) and this process the other; when this process ends, however that
 happens, the system closes the pipe and the backend ends too.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from ...shared.protocol.errors import BackendLostError, BackendMissingError, Out
 
 #: A cold start reads Python and numpy from a slow disk, past a virus scanner.
 START_S = 60.0
-#: How long `stop` waits for the backend to end by itself, and then after `terminate`.
+#: How long it is waited for the backend to end by itself, and then after `terminate`.
 STOP_S = 6.0
 _TAIL_BYTES = 8192
 
@@ -39,6 +40,8 @@ class BackendProcess:
         self._program = command[0]
         self._connection: Connection | None = None
         self._error: PanoformError | None = None
+        #: Sees the process to its end, once that was asked for.
+        self._ending: threading.Thread | None = None
         self._start_by = time.monotonic() + start_s
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -80,33 +83,47 @@ class BackendProcess:
                 self._look()
             except PanoformError as error:
                 self._error = error
-                self.stop(0)
+                self.stop(patience_s=0)
         if self._error is not None:
             raise self._error
         return self._connection
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines the backend wrote."""
-        with self.log_path.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            text = log.read().decode(errors="replace")
+        """The last lines the backend wrote, or why they can't be read."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                text = log.read().decode(errors="replace")
+        except OSError as error:
+            return f"{self.log_path} can't be read: {error.strerror}."
         return "\n".join(text.splitlines()[-lines:])
 
-    def stop(self, wait_s: float = STOP_S) -> None:
-        """Ends the backend and returns when it is gone: closes its pipe, after `wait_s` terminates, then kills it.
+    def stop(self, *, wait: bool = False, patience_s: float = STOP_S) -> None:
+        """Begin to end the backend: its pipe is closed at once; a thread terminates it after `patience_s`, kills it
+        after as long again, and deletes the connection file. `wait`: return when it is gone.
 
         To let its clients hear the last replies, send `Client.shutdown` before and wait for the reply.
         """
-        for end in (self._pipe.close, self._process.terminate):
-            end()
+        self._pipe.close()
+        if wait and self._ending is not None:
+            self._ending.join()
+        elif wait:
+            self._end(patience_s)  # not in a thread: while Python exits, none can be started
+        elif self._ending is None:
+            self._ending = threading.Thread(
+                target=self._end, args=(patience_s,), name="panoform-backend-end", daemon=True
+            )
+            self._ending.start()
+
+    def _end(self, patience_s: float) -> None:
+        """See the process, whose pipe is closed, to its end."""
+        for end in (self._process.terminate, self._process.kill):
             try:
-                self._process.wait(wait_s)
+                self._process.wait(patience_s)
                 break
             except subprocess.TimeoutExpired:
-                continue
-        else:
-            self._process.kill()
-            self._process.wait()
+                end()
+        self._process.wait()
         self._connection_path.unlink(missing_ok=True)
 
     def _look(self) -> None:

@@ -42,11 +42,11 @@ class Session:
                 self.status = message
         return messages
 
-    def close(self) -> None:
-        """End the connection and the backend; returns when both are gone."""
+    def close(self, *, wait: bool) -> None:
+        """End the connection and begin to end the backend; `wait` until it is gone."""
         if self.client is not None:
             self.client.close()
-        self.process.stop()
+        self.process.stop(wait=wait)
 
 
 def _sweep(folder: Path) -> None:

@@ -6,9 +6,10 @@ import abc
 import math
 import tempfile
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import bpy
+from bpy.app.handlers import persistent
 from mathutils import Euler, Matrix
 
 from ...shared.engines import MAX_PANORAMA_WIDTH
@@ -19,6 +20,9 @@ from .sources import Capture, from_file
 
 #: Longest side of a camera's view in pixels: in a panorama 4096 wide, a view of 90° is as fine.
 VIEW_SIDE_PX = 1024
+
+#: Custom property of the copied scenes and their cameras.
+_IS_COPY = "panoform_render"
 
 Made = TypeVar("Made", Capture, Picture)
 
@@ -37,6 +41,9 @@ class Render(abc.ABC, Generic[Made]):
     once. Both end by removing the copy.
     """
 
+    #: `session_uid` of the copies and cameras that are in use.
+    _in_use: ClassVar[set[int]] = set()
+
     def __init__(
         self, scene: bpy.types.Scene, eye: bpy.types.Camera, pose: Matrix, size: tuple[int, int], samples: int
     ) -> None:
@@ -44,8 +51,9 @@ class Render(abc.ABC, Generic[Made]):
         self._source = scene.name
         self._folder = tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True)
         self._file = Path(self._folder.name) / "render.exr"
-        self._started = self._removed = False
+        self._started = False
         self._uids = self._prepare(scene, eye, pose, size, samples)
+        self._in_use.update(self._uids)
 
     def _prepare(
         self, scene: bpy.types.Scene, eye: bpy.types.Camera, pose: Matrix, size: tuple[int, int], samples: int
@@ -55,6 +63,7 @@ class Render(abc.ABC, Generic[Made]):
         eye.name = "Panoform Render"
         camera = bpy.data.objects.new("Panoform Render", eye)
         camera.matrix_world = pose
+        copy[_IS_COPY] = camera[_IS_COPY] = True
         copy.collection.objects.link(camera)
         copy.camera = camera
 
@@ -124,23 +133,30 @@ class Render(abc.ABC, Generic[Made]):
             self.close()
 
     def close(self) -> None:
-        """Remove the copied scene, its camera and the file; where it still renders, as soon as it has ended (Python
-        can't stop a render, Esc does)."""
-        self._end()
-        if not self._removed:
-            bpy.app.timers.register(self._end)
+        """Stop the render, and remove the copied scene, its camera and the file."""
+        if self._started and bpy.app.is_job_running("RENDER"):
+            self._stop()
+        if self._end() is not None:
+            bpy.app.timers.register(self._end, persistent=True)
+
+    def _stop(self) -> None:
+        """End the render by deleting its scene: Python has no other way to stop one. Blender waits for its end."""
+        scene = self._scene()
+        if scene is not None and len(bpy.data.scenes) > 1:
+            with bpy.context.temp_override(scene=scene):
+                bpy.ops.scene.delete()
 
     def _end(self) -> float | None:
-        """Clean up, or say in how many seconds to try again (for `bpy.app.timers`)."""
+        """Clean up, or say in how many seconds to try again (for `bpy.app.timers`): while Blender renders."""
         if bpy.app.is_job_running("RENDER") and self._started:
             return 0.5
-        scene = self._scene()
-        if scene is not None:
-            bpy.data.scenes.remove(scene)
+        self._folder.cleanup()
         for camera in [camera for camera in bpy.data.objects if camera.session_uid == self._uids[1]]:
             bpy.data.cameras.remove(camera.data)
-        self._folder.cleanup()
-        self._removed = True
+        scene = self._scene()
+        if scene is not None:
+            _remove(scene)
+        self._in_use.difference_update(self._uids)
         return None
 
 
@@ -161,7 +177,7 @@ class PanoramaRender(Render[Capture]):
         super().__init__(scene, eye, ahead, (width, width // 2), samples)
 
     def _read(self, light: pixels.Pixels) -> Capture:
-        return Capture(light, self._source, self._pose)
+        return Capture(light, self._source, self._pose, has_place=True)
 
 
 class ViewRender(Render[Picture]):
@@ -185,3 +201,36 @@ class ViewRender(Render[Picture]):
 def _need_cycles() -> None:
     if "cycles" not in bpy.context.preferences.addons:
         raise SceneError("Cycles is disabled.", "Enable the add-on Cycles Render Engine in the preferences.")
+
+
+def _remove(scene: bpy.types.Scene) -> None:
+    """Remove a copy, unless it is all that is left of the file: the user deleted the scene it was made of."""
+    if len(bpy.data.scenes) > 1:
+        bpy.data.scenes.remove(scene)
+
+
+@persistent
+def remove_left_copies(*_: object) -> None:
+    """Remove copies that nothing renders any more. Called by Blender: after undo, redo and loading, which may bring
+    them back out of a state from the midst of a render."""
+    left = [one for kind in (bpy.data.objects, bpy.data.scenes) for one in kind if _IS_COPY in one]
+    for one in left:
+        if one.session_uid in Render._in_use:
+            continue
+        if isinstance(one, bpy.types.Scene):
+            _remove(one)
+        else:
+            bpy.data.cameras.remove(one.data)
+
+
+_HANDLERS = ("undo_post", "redo_post", "load_post")
+
+
+def register() -> None:
+    for name in _HANDLERS:
+        getattr(bpy.app.handlers, name).append(remove_left_copies)
+
+
+def unregister() -> None:
+    for name in _HANDLERS:
+        getattr(bpy.app.handlers, name).remove(remove_left_copies)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bpy
+import numpy as np
 from mathutils import Euler, Matrix, Vector
 
 from ...shared.protocol.errors import PanoramaError, SceneError
 from . import pixels
 
+#: Custom property of an image that was rendered: its `world_from_panorama`, 16 numbers, row by row.
+POSE_PROPERTY = "panoform_world_from_panorama"
 _NO_HDRI_HINT = "Give it an Environment Texture with an HDRI in the World tab, or choose another source."
 
 
@@ -22,10 +25,19 @@ class Capture(NamedTuple):
     panorama: pixels.Pixels
     #: What it is called, for names and for the record.
     source: str
-    #: Where it was taken from and how it is turned, 4 × 4.
+    #: How it is turned and, where `has_place`, where it was taken from, 4 × 4.
     world_from_panorama: Matrix
     #: `session_uid` of the image datablock it was read from, None for a file or a render.
     image_uid: int | None = None
+    #: Whether it is known where it was taken from, as it is of a render.
+    has_place: bool = False
+
+    def pose(self, camera_height_m: float) -> Matrix:
+        """Where it stands and how it is turned, 4 × 4: without a place of its own, `camera_height_m` over the world's
+        origin, so that its floor lies at z = 0."""
+        if self.has_place:
+            return self.world_from_panorama
+        return Matrix.Translation((0, 0, camera_height_m)) @ self.world_from_panorama
 
     def world_picture(self) -> bpy.types.Image | pixels.Pixels:
         """What `scene.build` shows as the world: the very image it came from where that is still packed, or a file that
@@ -148,8 +160,31 @@ def stem(image: bpy.types.Image) -> str:
 
 
 def from_image(image: bpy.types.Image) -> Capture:
-    """An image datablock. Raises PanoramaError (`pixels.read`)."""
-    return Capture(pixels.read(image), stem(image), Matrix.Identity(4), image.session_uid)
+    """An image datablock, with the pose that was kept in it. Raises PanoramaError (`pixels.read`), SceneError."""
+    pose = kept_pose(image)
+    turn = Matrix.Identity(4) if pose is None else pose
+    return Capture(pixels.read(image), stem(image), turn, image.session_uid, has_place=pose is not None)
+
+
+def keep_pose(image: bpy.types.Image, world_from_panorama: Matrix) -> None:
+    """Keep in the image where it was taken from and how it is turned, 4 × 4."""
+    image[POSE_PROPERTY] = [value for row in world_from_panorama for value in row]
+
+
+def kept_pose(image: bpy.types.Image) -> Matrix | None:
+    """What `keep_pose` kept, None where it didn't. Raises SceneError where that was changed into something else."""
+    if POSE_PROPERTY not in image:
+        return None
+    try:
+        pose = np.array(list(image[POSE_PROPERTY]), np.float64).reshape(4, 4)
+    except (TypeError, ValueError):
+        pose = np.full((4, 4), np.nan)
+    if not np.isfinite(pose).all():
+        raise SceneError(
+            f"The custom property {POSE_PROPERTY!r} of the image {image.name!r} is not a matrix of 16 numbers.",
+            "Delete that property, or render the panorama again.",
+        )
+    return Matrix(pose.tolist())
 
 
 def from_file(path: str | Path) -> Capture:

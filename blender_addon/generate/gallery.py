@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bpy
-import msgspec
 
 from ...shared.jobs.generate import Recipe
+from ...shared.panorama_file import read_recipe
+from ...shared.protocol.errors import OutputError
 from ..ui import previews
 from . import panoramas
 
@@ -40,18 +41,19 @@ def _look(scene: bpy.types.Scene) -> tuple[list[Entry], list[tuple]]:
     folder = panoramas.folder(scene)
     changed = folder.stat().st_mtime_ns if folder.is_dir() else 0
     if _read[:2] != (folder, changed):
-        files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-        found = [entry for entry in map(_entry, files) if entry is not None]
+        dated = [entry for entry in map(_entry, folder.glob("*.json")) if entry is not None]
+        found = [entry for _, entry in sorted(dated, key=lambda pair: pair[0], reverse=True)]
         _read = (folder, changed, found, [_item(entry) for entry in found])
     return _read[2:]
 
 
-def _entry(sidecar: Path) -> Entry | None:
-    """None for a JSON that is no recipe: the folder may hold anything."""
+def _entry(sidecar: Path) -> tuple[int, Entry] | None:
+    """When it was written, and the entry; None for a JSON that is no recipe: the folder may hold anything."""
     path = sidecar.with_suffix(".exr")
     try:
-        return Entry(path, msgspec.json.decode(sidecar.read_bytes(), type=Recipe)) if path.exists() else None
-    except msgspec.MsgspecError:
+        path.name.encode()  # Blender shows no name that isn't Unicode
+        return (sidecar.stat().st_mtime_ns, Entry(path, read_recipe(sidecar))) if path.is_file() else None
+    except (OSError, OutputError, UnicodeEncodeError):
         return None
 
 

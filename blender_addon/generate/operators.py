@@ -12,8 +12,8 @@ from bpy.props import BoolProperty, IntProperty, StringProperty
 from mathutils import Matrix
 
 from ...shared.engines import QUALITIES, EngineSettings
-from ...shared.jobs.generate import GenerateSettings, View, check_generate
 from ...shared.jobs.edit import check_strength
+from ...shared.jobs.generate import GenerateSettings, View, check_generate
 from ...shared.protocol.errors import InputError, SceneError, SettingError, WeightsError
 from .. import preferences
 from ..capture import picture, pixels, sources
@@ -240,7 +240,10 @@ class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
         )  # fmt: skip
 
     def _panorama(self, scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
-        return (_image(self.image), Matrix.Identity(4)) if self.image else sources.world_image(scene)
+        if not self.image:
+            return sources.world_image(scene)
+        image = _image(self.image)
+        return image, sources.kept_pose(image) or Matrix.Identity(4)
 
     def _mask(self, scene: bpy.types.Scene) -> bpy.types.Image | None:
         return _image(self.mask) if self.mask else scene.panoform.edit.mask

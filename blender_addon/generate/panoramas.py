@@ -5,7 +5,6 @@ The files are what `panoform generate --out` writes too (backend/io/generated.py
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -17,9 +16,10 @@ import numpy as np
 from mathutils import Euler, Matrix
 
 from ...shared import panorama_file
+from ...shared.atomic_write import atomic_write_all
 from ...shared.imaging.colour import linear_from_srgb
-from ...shared.protocol.errors import OutputError
 from ...shared.jobs.generate import Recipe
+from ...shared.protocol.errors import OutputError
 from .. import preferences
 from ..scene import world
 from . import exr
@@ -75,20 +75,7 @@ def write_light(path: Path, light: np.ndarray) -> None:
 def _write_whole(contents: dict[Path, bytes]) -> None:
     """All of the files or none of them, the first being a panorama; images of it are read again."""
     path = next(iter(contents))
-    drafts = {place.with_name(f"{place.name}.part"): place for place in contents}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for draft, place in drafts.items():
-            draft.write_bytes(contents[place])
-        for draft, place in drafts.items():
-            draft.replace(place)
-    except OSError as error:
-        for draft in drafts:
-            with contextlib.suppress(OSError):  # where nothing can be written, nothing was
-                draft.unlink()
-        raise OutputError(
-            f"{path} can't be written: {error.strerror}.", "Make room, or choose another folder."
-        ) from error
+    atomic_write_all(contents, make_folders=True)
     for image in bpy.data.images:
         if _file(image) == path:
             image.reload()

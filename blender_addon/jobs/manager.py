@@ -13,6 +13,7 @@ import atexit
 import dataclasses
 import platform
 import time
+import traceback
 from enum import Enum
 from pathlib import Path
 
@@ -20,14 +21,15 @@ import bpy
 import numpy as np
 
 from ...shared import VERSION
+from ...shared.jobs.generate import GenerateReply
+from ...shared.jobs.perceive import PerceiveReply
 from ...shared.protocol import errors
 from ...shared.protocol.errors import BackendMissingError, BackendVersionError, BusyError, OutputError, PanoformError
 from ...shared.protocol.messages import ErrorReply, Event, PreviewEvent, ProgressEvent, QueuedEvent, Reply
-from ...shared.jobs.generate import GenerateReply
-from ...shared.jobs.perceive import PerceiveReply
 from .. import preferences
 from ..backend import installer
 from ..backend.installer import Found, Setup
+from ..backend.process import BackendProcess
 from ..backend.session import Session
 from ..capture.render import Render
 from .specs import BackendOrder, Order, Result, took_s
@@ -95,6 +97,8 @@ class Jobs:
         #: Seconds that the last job took, by its order's cost.
         self.seconds: dict[tuple, float] = {}
         self._found: tuple[float, Path, Found] | None = None
+        #: Backends that were told to end, without anybody waiting for it.
+        self._ending: list[BackendProcess] = []
 
     # The backend
 
@@ -126,11 +130,13 @@ class Jobs:
 
     def set_up(self, wheel: Path, python: Path) -> None:
         """Make the backend's environment in the preferences' folder."""
+        if self.setup is not None and self.setup.cancelling:
+            raise BusyError("The set-up that was cancelled has not ended yet.", "Try again in a moment.")
         if self.setup is not None:
             raise BusyError("The backend is being set up already.", "Wait for it, or cancel it.")
         self.stop()
         self.failure = None
-        self.setup = Setup(preferences.get().environment_folder(), wheel, python)
+        self.setup = Setup(preferences.get().environment_folder(), wheel, python, before=self._wait_for_ends)
         self.setup.start()
 
     def start(self) -> None:
@@ -155,19 +161,26 @@ class Jobs:
             raise BackendMissingError(f"The backend {why}.", 'Press "Set up the backend".')
         return installer.python_in(folder)
 
-    def stop(self) -> None:
-        """End the backend, and with it what it was doing."""
-        if self.session is not None:
-            self.session.close()
-            self.session = None
+    def stop(self, *, wait: bool = bpy.app.background) -> None:
+        """Begin to end the backend, and with it what it was doing; `wait` until its process is gone."""
+        session, self.session = self.session, None
+        if session is not None:
+            self._ending.append(session.process)
+            session.close(wait=wait)
         self._drop()
 
     def close(self) -> None:
-        """End all that runs; results are kept."""
+        """End all that runs, and wait for it; results are kept."""
         if self.setup is not None:
-            self.setup.cancel()
+            self.setup.cancel(wait=True)
             self.setup = None
-        self.stop()
+        self.stop(wait=True)
+        self._wait_for_ends()
+
+    def _wait_for_ends(self) -> None:
+        for process in list(self._ending):
+            process.stop(wait=True)
+            self._ending.remove(process)
 
     # Jobs
 
@@ -196,9 +209,9 @@ class Jobs:
 
     def _drop(self) -> None:
         """Forget the job."""
-        if self.job is not None:
-            _close(self.job.order)
-        self.job = None
+        job, self.job = self.job, None
+        if job is not None:
+            _close(job.order)
 
     def wait(self) -> Result:
         """Poll until the job has ended, telling of it on stdout. Raises the error that it ended in."""
@@ -211,7 +224,7 @@ class Jobs:
                 self.poll()
                 time.sleep(0.02)
         except KeyboardInterrupt:
-            self.stop()
+            self.stop(wait=True)
             raise
         if self.failure is not None:
             raise self.failure.error
@@ -221,8 +234,8 @@ class Jobs:
         """Poll until the set-up has ended, telling of it on stdout. Raises the error that it ended in."""
         said = ""
         while self.setup is not None:
-            if self.setup.text != said:
-                said = self.setup.text
+            if self.setup.status != said:
+                said = self.setup.status
                 print(f"Panoform: {said}", flush=True)
             time.sleep(0.1)
             self.poll()
@@ -230,15 +243,15 @@ class Jobs:
             raise self.failure.error
 
     def poll(self) -> None:
-        """Take in whatever has happened. Never waits."""
+        """Take in whatever has happened. Never waits. Whatever goes wrong with the job or the backend ends them."""
         if self.setup is not None and self.setup.done:
             self._setup_ended(self.setup)
         try:
             if self.job is not None and isinstance(self.job.order.source, Render):
                 self._rendering(self.job)
-        except PanoformError as error:
-            self.job = None
+        except Exception as error:
             self.fail(error)
+            self._drop()
         if self.session is None:
             return
         try:
@@ -246,7 +259,7 @@ class Jobs:
                 self._take(message)
             if self.job is not None and self.job.id is None and self.session.status is not None:
                 self._send(self.job)
-        except PanoformError as error:
+        except Exception as error:
             self.fail(error, self.session.process.log_tail())
             self.stop()
 
@@ -299,8 +312,12 @@ class Jobs:
         while len(self.results) > MAX_RESULTS and any(old.built for old in self.results):
             self.results.remove(next(old for old in reversed(self.results) if old.built))
 
-    def fail(self, error: PanoformError, log: str = "") -> None:
-        """Remember an error for the panel."""
+    def fail(self, error: Exception, log: str = "") -> None:
+        """Remember an error for the panel; the details of one that isn't Panoform's hold its traceback."""
+        if not isinstance(error, PanoformError):
+            error = errors.unexpected(error)
+        if error.__cause__ is not None:
+            log = "\n".join(["".join(traceback.format_exception(error.__cause__)), log])
         system = f"Panoform {VERSION}, Blender {bpy.app.version_string}, {platform.platform()}"
         lines = (system, f"{error.code}: {error.message}", error.hint, log)
         self.failure = Failure(error, "\n".join(line for line in lines if line))

@@ -10,10 +10,8 @@ import numpy as np
 from mathutils import Matrix
 
 from ...shared.engines import EngineSettings
-from ...shared.jobs.perceive import PerceiveSettings
-from ...shared.jobs.generate import GenerateSettings, View
-from ...shared.jobs.generate import GenerateReply
-from ...shared.jobs.perceive import PerceiveReply
+from ...shared.jobs.generate import GenerateReply, GenerateSettings, View
+from ...shared.jobs.perceive import PerceiveReply, PerceiveSettings
 from ..backend.client import Client
 from ..capture.picture import Picture
 from ..capture.render import Render
@@ -129,7 +127,7 @@ class EditOrder(GenerateOrder):
 
 @dataclasses.dataclass(eq=False)
 class Result:
-    """What came of an order. It can be built at any time, into any scene, more than once."""
+    """What came of an order. It is built into the scene that it was asked for, and again into any, at any time."""
 
     order: Order
     #: None where only the panorama was wanted.

@@ -1,13 +1,18 @@
 """The pump in a window: a timer that calls `jobs.poll`, has results built, and redraws what shows them.
 
+No exception ends it: Blender would not call it again, and the panel would stand still for good.
+
 There is no timer in the background: it would never fire, and one left behind crashes Blender's exit.
 """
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable
+from typing import Any
+
 import bpy
 
-from ...shared.protocol.errors import PanoformError
 from ..generate import world_preview
 from ..ui import previews
 from .manager import Job, find_scene, jobs
@@ -20,6 +25,8 @@ REDRAWS = 4
 #: What was drawn last, and how often it is still to be drawn.
 _shown: tuple = ()
 _redraws = 0
+#: Where a step of the last tick failed, by its name: what fails at every tick is told once.
+_failed: dict[str, tuple] = {}
 
 
 def watch() -> None:
@@ -34,11 +41,33 @@ def unregister() -> None:
 
 
 def _tick() -> float | None:
-    global _shown, _redraws
-    jobs.poll()
+    steps = (jobs.poll, _end_preview, _build_what_came, _show, _interval)
+    said = [_try(step) for step in steps]
+    return IDLE_S if _failed else said[-1]
+
+
+def _try(step: Callable[[], Any]) -> Any:
+    """What the step returns; where it fails, that is the failure that the panel shows."""
+    try:
+        returned = step()
+    except Exception as error:
+        where = (type(error), *traceback.format_tb(error.__traceback__))
+        if _failed.get(step.__name__) != where:
+            _failed[step.__name__] = where
+            jobs.fail(error)
+        return None
+    _failed.pop(step.__name__, None)
+    return returned
+
+
+def _end_preview() -> None:
     if jobs.job is None:
         world_preview.end()
-    _build_what_came()
+
+
+def _show() -> None:
+    """Redraw what shows something else by now."""
+    global _shown, _redraws
     if _shown != _drawn():
         _shown, _redraws = _drawn(), REDRAWS
         if jobs.job is not None:
@@ -46,6 +75,10 @@ def _tick() -> float | None:
     if _redraws:
         _redraws -= 1
         _redraw()
+
+
+def _interval() -> float | None:
+    """Seconds until the next tick; None: nothing is left to wait for."""
     if _redraws or jobs.busy or world_preview.lasts() or any(result.pending for result in jobs.results):
         return BUSY_S
     return IDLE_S if jobs.session is not None else None
@@ -72,14 +105,15 @@ def _build_what_came() -> None:
         if result.waits_for:
             continue
         result.pending = False
+        failure = jobs.failure
         windows = bpy.context.window_manager.windows
         window = next((w for w in windows if w.scene.session_uid == result.order.scene_uid), windows[0])
         try:
             with bpy.context.temp_override(window=window):
                 bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=jobs.results.index(result))
-        except RuntimeError as error:  # what the operator reported
-            if jobs.failure is None:
-                jobs.fail(PanoformError(str(error), "What was made is kept under Results."))
+        except Exception as error:
+            if jobs.failure is failure:  # else it is what the operator reported
+                jobs.fail(error)
 
 
 def _what_keeps_the_user() -> str:
@@ -101,7 +135,7 @@ def _drawn() -> tuple:
     return (
         jobs.failure,
         session and (session, session.status),
-        setup and (setup.text, setup.fraction),
+        setup and (setup.status, setup.fraction),
         job and (job.text, job.fraction, tuple(map(id, job.previews.values()))),
         tuple((result.waits_for, result.built) for result in jobs.results),
     )

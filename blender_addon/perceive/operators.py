@@ -9,7 +9,7 @@ import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from ...shared import engines, maps
-from ...shared.jobs.perceive import PerceiveSettings
+from ...shared.jobs.perceive import PerceiveSettings, check_perceive
 from ...shared.protocol.errors import SceneError
 from .. import preferences
 from ..capture import sources
@@ -33,7 +33,6 @@ from ..ui.operator_parts import (
     why_not_build,
 )
 from . import properties
-from ...shared.jobs.perceive import check_perceive
 
 #: Width of a render that becomes a panorama: twice what the finest engine sees.
 RENDER_WIDTH_PX = 2048
@@ -174,7 +173,7 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
 
 
 class PANOFORM_OT_build_result(bpy.types.Operator):
-    """Bring this result into this scene"""
+    """Build this result in the scene that it was asked for; once it is there, or that is gone, in this scene"""
 
     bl_idname = "panoform.build_result"
     bl_label = "Build Result"
@@ -187,7 +186,7 @@ class PANOFORM_OT_build_result(bpy.types.Operator):
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         result = jobs.results[self.index]
-        scene = find_scene(result.order.scene_uid) if result.pending else None
+        scene = None if result.built else find_scene(result.order.scene_uid)
         bring_in(self, result, scene or context.scene)
         return FINISHED
 

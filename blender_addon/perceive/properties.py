@@ -53,7 +53,7 @@ def repair_property() -> BoolProperty:
 def camera_height_property() -> FloatProperty:
     return FloatProperty(
         name="Camera Height",
-        description="How high over the floor the panorama was taken: it gives the scene its size",
+        description="How high over the floor the panorama was taken: it gives the size, and puts the floor at Z = 0",
         subtype="DISTANCE",
         unit="LENGTH",
         default=1.6,

@@ -24,10 +24,11 @@ def build(
 
     `maps`: name → (H, W, channels) float32 as maps.MAPS tells. `panorama`: what the world shows; an image datablock is
     copied with its own colour space, None leaves the scene's world. `world_from_panorama`: 4 × 4, where the panorama
-    was taken from and how it is turned (default: from the origin, its centre towards +X). Everything is new: what is
-    in the file already stays as it is, but for `scene.world`.
+    was taken from and how it is turned (default: from `camera_height_m` over the origin, which puts the floor at z = 0,
+    its centre towards +X). Everything is new: what is in the file already stays as it is, but for `scene.world`.
     """
-    world_from_panorama = Matrix.Identity(4) if world_from_panorama is None else world_from_panorama
+    if world_from_panorama is None:
+        world_from_panorama = Matrix.Translation((0, 0, camera_height_m))
     collection = bpy.data.collections.new(f"Panoform {name}")
 
     textures = {kind: _texture(f"{name} {kind}", kind, array) for kind, array in maps.items() if kind in MAPS}

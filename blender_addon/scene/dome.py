@@ -1,4 +1,4 @@
-"""Distance → dome: a sphere grid around the origin, pushed out along its rays by a Geometry Nodes modifier.
+"""Distance → dome: a sphere grid around the object's origin, pushed out along its rays by a Geometry Nodes modifier.
 
 The mesh is coarse and regular; the modifier subdivides it (Detail) and places every vertex by its UV (rays.py), so that
 Scale, Amount and Detail stay free to change. Scale is in metres per unit of distance; Amount 0 is the sphere of radius
@@ -98,7 +98,7 @@ def _nodes(name: str, distance: bpy.types.Image | None, scale: float) -> bpy.typ
 
 
 def scale_from_floor(distance: np.ndarray, camera_height_m: float) -> float:
-    """Metres per unit of `distance` (H, W, 1) that put the floor `camera_height_m` below the origin.
+    """Metres per unit of `distance` (H, W, 1) that put the floor `camera_height_m` below the dome's origin.
 
     The floor's depth is the median of distance · (−z) over the rays within 45° of straight down: furniture and a tripod
     near the middle don't move it.

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bpy
-import msgspec
 import numpy as np
 
+from ...shared import json_file
 from ...shared.imaging.colour import srgb_from_linear
+from ...shared.jobs.perceive import Info
 from ...shared.maps import DISTANCE, INFO_FILENAME, MAPS, NORMAL, PANORAMA_FILENAME
 from ...shared.protocol.errors import InputError, PanoramaError
-from ...shared.jobs.perceive import Info
 from ..capture import pixels
 
 #: From here on a distance means "nothing was hit" (Cycles writes 1e10).
@@ -133,6 +133,6 @@ def _info(path: Path) -> Info | None:
     if not path.exists():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Info)
-    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+        return json_file.read(path, Info)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} can't be read: {error}.", "Delete it, or make the maps again.") from error

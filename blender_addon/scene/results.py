@@ -7,6 +7,7 @@ from pathlib import Path
 import bpy
 
 from ...shared.panorama_file import with_seed
+from ..capture import sources
 from ..generate import panoramas
 from ..jobs.specs import GenerateOrder, PerceiveOrder, Result
 from .build import build
@@ -28,8 +29,9 @@ def build_result(result: Result, scene: bpy.types.Scene) -> str:
 
 
 def _image(result: Result, scene: bpy.types.Scene) -> str:
-    panorama = result.order.source.panorama
-    image = create_float(f"{result.order.name} panorama", panorama.pixels, "Linear Rec.709")
+    source = result.order.source
+    image = create_float(f"{result.order.name} panorama", source.panorama.pixels, "Linear Rec.709")
+    sources.keep_pose(image, source.world_from_panorama)
     scene.panoform.source, scene.panoform.image = "IMAGE", image
     image.use_fake_user = True
     return f"Rendered {image.name!r}; it is the source now."
@@ -43,7 +45,7 @@ def _maps(result: Result, scene: bpy.types.Scene) -> str:
         order.source.world_picture(),
         order.name,
         camera_height_m=order.camera_height_m,
-        world_from_panorama=order.source.world_from_panorama,
+        world_from_panorama=order.source.pose(order.camera_height_m),
     )
     select(scene, collection)
     return f"Built {collection.name!r}. {result.reply.info.notice}".strip()

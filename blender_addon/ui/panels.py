@@ -5,10 +5,10 @@ from __future__ import annotations
 import bpy
 
 from ...shared.engines import QUALITIES
-from ...shared.maps import MAPS
-from ...shared.protocol.errors import PanoformError, SceneError
 from ...shared.jobs.generate import GenerateReply
 from ...shared.jobs.perceive import PerceiveReply
+from ...shared.maps import MAPS
+from ...shared.protocol.errors import PanoformError, SceneError
 from .. import preferences
 from ..capture import sources
 from ..jobs.manager import State, jobs
@@ -133,7 +133,7 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
     row = layout.row()
     match jobs.state:
         case State.SETTING_UP:
-            row.progress(factor=jobs.setup.fraction or 0.0, text=jobs.setup.text)
+            row.progress(factor=jobs.setup.fraction or 0.0, text=jobs.setup.status)
             row.operator("panoform.cancel", text="", icon="X")
         case State.NOT_SET_UP:
             row.label(text="Not set up", icon="RADIOBUT_OFF")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
+from ..atomic_write import atomic_write
 from .errors import OutputError, ProtocolError
 from .messages import PROTOCOL_VERSION
 from .wire import version_error
@@ -40,16 +40,7 @@ def write(path: Path, connection: Connection) -> None:
             f"The connection file {path} is there already.",
             "Give each backend its own, or delete it if none is running.",
         )
-    part = path.with_name(path.name + ".part")
-    try:
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(connection))
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"The connection file {path} can't be written: {error.strerror}.", "Choose a folder that you may write to."
-        ) from error
+    atomic_write(path, msgspec.json.encode(connection), mode=0o600)
 
 
 def read(path: Path) -> Connection:

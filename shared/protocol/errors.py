@@ -115,3 +115,12 @@ def from_code(code: str, message: str, hint: str = "") -> PanoformError:
         if cls.code == code:
             return cls(message, hint)
     return PanoformError(message, hint)
+
+
+def unexpected(error: Exception) -> PanoformError:
+    """An error of Panoform's for one that it should not have met: a fault of its own. That one is its cause."""
+    words = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {words[-1]}" if words else type(error).__name__
+    made = PanoformError(f"Something in Panoform failed: {what}", "Copy the details into a bug report.")
+    made.__cause__ = error
+    return made

@@ -39,9 +39,26 @@ def begin() -> render.PanoramaRender:
     return rendering
 
 
+def cancel(scene: bpy.types.Scene) -> None:
+    """One that would go on for hours is stopped, and nothing of it is left."""
+    global rendering
+    if not bpy.app.is_job_running("RENDER"):
+        rendering = render.PanoramaRender(scene, sources.cursor_pose(scene), width=2048, samples=1_000_000)
+        rendering.start()
+        seen["long one"] = bpy.app.is_job_running("RENDER")
+        return
+    rendering.close()
+    seen["stopped"] = not bpy.app.is_job_running("RENDER")
+    seen["after cancel"] = names()
+    out.write_text(json.dumps(seen))
+
+
 def step() -> float | None:
     global rendering
     try:
+        if "after" in seen:
+            cancel(bpy.context.scene)
+            return None if "stopped" in seen else 3.0
         if rendering is None:
             rendering = begin()
             return 0.05
@@ -52,6 +69,7 @@ def step() -> float | None:
         seen["shape"] = found.panorama.pixels.shape
         seen["after"] = names()
         seen["windows"] = len(bpy.context.window_manager.windows)
+        return 0.05
     except Exception:
         seen["error"] = traceback.format_exc()
     out.write_text(json.dumps(seen))

@@ -31,7 +31,7 @@ def connection(tmp_path) -> Iterator[Connection]:
     while (made := process.poll()) is None:
         time.sleep(0.02)
     yield made
-    process.stop(0)
+    process.stop(wait=True, patience_s=0)
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -102,12 +102,33 @@ def test_two_at_once_a_cancelled_one_and_its_repair(tmp_path: Path) -> None:
     while not (tmp_path / "environment" / "pyvenv.cfg").exists():
         time.sleep(0.01)
     assert isinstance(set_up(tmp_path, wheel).error, BusyError)
-    setup.cancel()
+    setup.cancel(wait=True)
     assert isinstance(setup.error, Cancelled)
     assert setup.done
     assert installer.find(tmp_path, "0.1.0") is Found.BROKEN
     assert set_up(tmp_path, wheel).error is None
     assert installer.find(tmp_path, "0.1.0") is Found.READY
+
+
+def test_cancel_does_not_wait_for_its_end(tmp_path: Path) -> None:
+    go_on = threading.Event()
+    setup = Setup(tmp_path, make_wheel(tmp_path / "w"), Path(sys.executable), OFFLINE, before=go_on.wait)
+    setup.start()
+    setup.cancel()
+    assert not setup.done
+    assert setup.status == "Cancelling"
+    go_on.set()
+    setup.cancel(wait=True)
+    assert isinstance(setup.error, Cancelled)
+    assert not (tmp_path / "environment").exists()
+
+
+def test_a_fault_of_our_own_is_no_success(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, make_wheel(tmp_path / "w"), Path(sys.executable), OFFLINE, before=lambda: {}["nothing"])
+    setup.start()
+    setup.cancel(wait=True)
+    assert setup.error is not None
+    assert "KeyError: 'nothing'" in setup.error.message
 
 
 def test_an_update_that_fails_does_not_pass_for_the_old_version(tmp_path: Path) -> None:
@@ -201,10 +222,24 @@ def test_the_wheel_in_the_extension(tmp_path: Path) -> None:
     assert installer.version_of(wheel) == "1.2.3"
 
 
-def test_a_marker_that_is_damaged_counts_as_broken(ready: Path) -> None:
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"1", b'{"version": 1}', b'{"version": "\xff"}', b"[" * 100_000])
+def test_a_marker_that_is_damaged_counts_as_broken(ready: Path, damaged: bytes) -> None:
     marker = ready / "environment" / installer.MARKER
-    marker.write_text("{", encoding="utf-8")
+    before = marker.read_bytes()
+    marker.write_bytes(damaged)
     try:
         assert installer.find(ready, "0.1.0") is Found.BROKEN
     finally:
-        marker.write_text(json.dumps({"version": "0.1.0"}), encoding="utf-8")
+        marker.write_bytes(before)
+
+
+def test_a_config_of_the_environment_that_is_damaged_counts_as_broken(ready: Path) -> None:
+    config = ready / "environment" / "pyvenv.cfg"
+    before = config.read_bytes()
+    try:
+        config.write_bytes(b"home = \xff\n")
+        assert installer.find(ready, "0.1.0") is Found.BROKEN
+        config.unlink()
+        assert installer.find(ready, "0.1.0") is Found.BROKEN
+    finally:
+        config.write_bytes(before)

@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from panoform.blender_addon.backend.client import Client
 from panoform.blender_addon.backend.process import BackendProcess
+from panoform.shared.engines import EngineSettings, PerceiveSettings
 from panoform.shared.protocol.connection import Connection
 from panoform.shared.protocol.errors import BackendLostError, BackendMissingError, BackendVersionError, OutputError
-from panoform.shared.protocol.messages import StatusReply
+from panoform.shared.protocol.messages import ProgressEvent, StatusReply
 
 SERVER = Path(__file__).parents[2] / "backend" / "serve_arithmetic.py"
 PATIENCE_S = 30
@@ -60,7 +62,7 @@ def start(folder) -> Iterator[Start]:
 
     yield start
     for process in started:
-        process.stop(0)
+        process.stop(wait=True, patience_s=0)
 
 
 def script(code: str) -> tuple[str, ...]:
@@ -80,7 +82,7 @@ def test_starts_answers_and_stops(start, folder):
     assert isinstance(status, StatusReply)
     assert status.pid == connection.pid
     client.close()
-    process.stop()
+    process.stop(wait=True)
     assert gone(connection.pid)
     assert [file.suffix for file in folder.iterdir()] == [".log"]
     assert "listens on tcp://127.0.0.1:" in process.log_tail()
@@ -109,9 +111,33 @@ def test_stop_ends_one_that_would_not(start):
         )
     )
     until(lambda: "deaf" in process.log_tail())
-    process.stop(0.1)
+    process.stop(wait=True, patience_s=0.1)
     with pytest.raises(BackendLostError, match=r"exit code -9"):
         process.poll()
+
+
+def test_stop_does_not_wait_for_one_that_is_stuck(start, folder):
+    process = start()
+    connection = connected(process)
+    client = Client(connection)
+    client.perceive(
+        np.ones((4, 8, 3), np.float32), encoding="linear", source="stuck", engine=EngineSettings(),
+        settings=PerceiveSettings(maps=("distance",)),
+    )  # fmt: skip
+    until(lambda: any(isinstance(message, ProgressEvent) for message in client.poll()))
+    client.close()
+    process.stop()
+    process.stop()
+    assert not gone(connection.pid), "it was waited for"
+    until(lambda: gone(connection.pid))
+    process.stop(wait=True)
+    assert [file.suffix for file in folder.iterdir()] == [".log"]
+
+
+def test_a_log_that_is_gone_is_no_error(start):
+    process = start()
+    process.log_path.unlink()
+    assert "can't be read" in process.log_tail()
 
 
 def test_missing_executable(start, folder):
@@ -148,7 +174,7 @@ def test_backend_that_never_comes_up_is_ended(start):
     process = start(*script("import time; time.sleep(1000)"), start_s=0.5)
     with pytest.raises(BackendLostError, match="did not start"):
         until(process.poll)
-    assert process._process.poll() is not None
+    until(lambda: process._process.poll() is not None)
 
 
 @pytest.mark.parametrize(("protocol", "update"), [(0, "Update the backend"), (99, "Update the Panoform extension")])
@@ -159,7 +185,7 @@ def test_backend_of_another_version(start, protocol, update):
     with pytest.raises(BackendVersionError, match=f"version {protocol}, the add-on version") as caught:
         until(process.poll)
     assert update in caught.value.hint
-    assert process._process.poll() is not None
+    until(lambda: process._process.poll() is not None)
 
 
 def test_backend_killed_is_told(start, folder):
@@ -171,7 +197,7 @@ def test_backend_killed_is_told(start, folder):
     # And is told again, for whoever asks later; its keys are not left lying about.
     with pytest.raises(BackendLostError, match="ended unexpectedly"):
         process.poll()
-    assert list(folder.glob("*.json")) == []
+    until(lambda: list(folder.glob("*.json")) == [])
 
 
 @pytest.mark.parametrize("source", ["", "stuck"], ids=["working", "stuck"])

@@ -114,6 +114,16 @@ def test_the_worlds_hdri(scene):
     assert found.world_picture() is found.panorama
 
 
+def test_what_has_no_place_stands_at_camera_height(scene, tmp_path):
+    cycles.write(tmp_path / "sky.exr", gradient())
+    image = bpy.data.images.load(str(tmp_path / "sky.exr"))
+    mapping(hdri_world(scene, image)).inputs["Rotation"].default_value = (0, 0, -0.7)
+    up, turn = Matrix.Translation((0, 0, 1.3)), Matrix.Rotation(0.7, 4, "Z")
+    np.testing.assert_allclose(np.array(sources.from_world(scene).pose(1.3)), np.array(up @ turn), atol=1e-6)
+    for found in (sources.from_image(image), sources.from_file(tmp_path / "sky.exr")):
+        np.testing.assert_allclose(np.array(found.pose(1.3)), np.array(up), atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["POINT", "TEXTURE", "VECTOR"])
 @pytest.mark.parametrize("rotation", [(0, 0, 0.7), (0.2, -0.3, 2.0)])
 def test_a_turned_world_is_rebuilt_as_it_was(scene, tmp_path, kind, rotation):
@@ -229,6 +239,7 @@ def test_render_from_the_cursor(scene):
         assert wall(picture[pixel]) == name
         np.testing.assert_allclose(picture[pixel], cycles.COLOURS[name], atol=0.05)  # a little is reflected
     np.testing.assert_allclose(np.array(found.world_from_panorama.translation), (-0.5, 0.2, 0.1), atol=1e-6)
+    assert found.pose(1.3) == found.world_from_panorama, "a render stands where its camera was"
 
 
 def test_render_from_the_camera_looks_where_it_looks(scene):

@@ -36,4 +36,4 @@ def connection(tmp_path_factory):
     while (made := process.poll()) is None:
         time.sleep(0.02)
     yield made
-    process.stop(0)
+    process.stop(wait=True, patience_s=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import bpy
@@ -16,6 +17,7 @@ from panoform.backend.io import generated
 from panoform.blender_addon.capture import pixels, sources
 from panoform.blender_addon.generate import gallery, mask, panoramas, world_preview
 from panoform.blender_addon.jobs.manager import Jobs
+from panoform.shared import panorama_file
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.generate import GenerateSettings, Recipe
 from panoform.shared.protocol.errors import OutputError
@@ -81,7 +83,7 @@ def test_what_cannot_be_written_leaves_nothing(addon: Jobs, scene, tmp_path: Pat
     (tmp_path / "x.json").mkdir()
     with pytest.raises(OutputError, match="can't be written"):
         panoramas.write(tmp_path / "x.exr", light(), recipe())
-    assert not list(tmp_path.glob("*.part"))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError, match="can't be written"):
         panoramas.write(tmp_path / "file" / "x.exr", light(), recipe())
@@ -147,6 +149,29 @@ def test_the_gallery(saved: Path) -> None:
     bpy.ops.wm.read_homefile(use_empty=True)
     bpy.ops.wm.open_mainfile(filepath=str(saved / "scene.blend"))
     assert bpy.context.scene.panoform.generate.gallery == "one.exr"
+
+
+def test_the_gallery_draws_whatever_lies_in_its_folder(saved: Path) -> None:
+    scene, folder = bpy.context.scene, saved / "panoramas"
+    panoramas.write(folder / "good.exr", light(), recipe())
+    for name, text in (
+        ("latin", msgspec.json.encode(recipe()).replace("á".encode(), b"\xe1")), ("deep", b'{"a":' * 100_000),
+        ("empty", b""), ("list", b"[]"),
+    ):  # fmt: skip
+        (folder / f"{name}.exr").touch()
+        (folder / f"{name}.json").write_bytes(text)
+        with pytest.raises(OutputError, match="holds no recipe"):
+            panorama_file.read_recipe(folder / f"{name}.json")
+    (folder / "folder.exr").touch()
+    (folder / "folder.json").mkdir()
+    if os.name == "posix":
+        (folder / "nowhere.json").symlink_to("nothing")
+        (folder / "nowhere.exr").touch()
+        for suffix in (b"exr", b"json"):
+            Path(os.fsdecode(os.fsencode(folder) + b"/\xff." + suffix)).write_bytes(msgspec.json.encode(recipe()))
+    assert [entry.path.stem for entry in gallery.entries(scene)] == ["good"]
+    scene.panoform.generate.gallery = "good.exr"
+    assert gallery.chosen(scene) is not None
 
 
 def test_switching_is_taken_back_by_undo(saved: Path) -> None:

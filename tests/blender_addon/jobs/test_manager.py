@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +17,18 @@ import pytest
 from mathutils import Matrix
 
 from panoform.blender_addon.backend import session
+from panoform.blender_addon.backend.installer import Setup
 from panoform.blender_addon.backend.session import MAX_LOGS
 from panoform.blender_addon.capture.pixels import Pixels
 from panoform.blender_addon.capture.sources import Capture
+from panoform.blender_addon.generate import world_preview
 from panoform.blender_addon.jobs import timer
 from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
 from panoform.blender_addon.jobs.specs import PerceiveOrder, Result
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.perceive import PerceiveSettings
 from panoform.shared.protocol.errors import BusyError, Cancelled
+from panoform.shared.protocol.messages import Info, PerceiveReply
 
 
 def order(scene, **settings) -> PerceiveOrder:
@@ -35,6 +39,16 @@ def order(scene, **settings) -> PerceiveOrder:
         source=capture, name="noise", scene_uid=scene.session_uid, engine=EngineSettings(),
         settings=PerceiveSettings(**given),
     )  # fmt: skip
+
+
+def perceived() -> PerceiveReply:
+    info = Info(
+        panoform="", engine="", model="", adapters="", notice="", maps={}, frame="", source="", source_size=(8, 16),
+        size=(8, 16), exposure=None, seed=0, num_inference_steps=1, guidance_scale=1, device="", dtype="",
+        seconds={"all": 1}, versions={},
+    )  # fmt: skip
+    maps = {"distance": np.ones((8, 16, 1), np.float32)}
+    return PerceiveReply(id="1", maps=maps, panorama=np.ones((8, 16, 3), np.float32), info=info)
 
 
 def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
@@ -103,6 +117,32 @@ def test_a_scene_deleted_meanwhile_loses_nothing(addon: Jobs) -> None:
     assert bpy.data.objects.get("noise dome") is not None
 
 
+def test_it_is_built_in_the_scene_it_was_asked_for_while_another_is_shown(addon: Jobs, scene) -> None:
+    addon.begin(order(scene))
+    shown = bpy.data.scenes.new("Shown")
+    mine = shown.world = bpy.data.worlds.new("mine")
+    bpy.context.window_manager.windows[0].scene = shown
+    poll_until(addon, lambda: addon.job is None)
+    timer._build_what_came()
+    assert addon.results[0].built
+    assert scene.world.name == "Panoform noise"
+    assert [child.name for child in scene.collection.children] == ["Panoform noise"]
+    assert shown.world == mine
+    assert not shown.collection.children
+    bpy.ops.panoform.build_result(index=0)  # once it is there: by hand, here too
+    assert [child.name for child in shown.collection.children] == ["Panoform noise.001"]
+
+
+def test_one_that_could_not_be_built_is_built_later_where_it_was_asked_for(addon: Jobs, scene) -> None:
+    addon.results.append(Result(order(scene), pending=False))
+    addon.results[0].reply = perceived()
+    shown = bpy.data.scenes.new("Shown")
+    bpy.context.window_manager.windows[0].scene = shown
+    bpy.ops.panoform.build_result(index=0)
+    assert scene.collection.children
+    assert not shown.collection.children
+
+
 def test_another_file_opened_meanwhile_loses_nothing(addon: Jobs, scene, tmp_path: Path) -> None:
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "other.blend"))
     addon.begin(order(bpy.context.scene))
@@ -132,6 +172,87 @@ def test_the_oldest_results_that_were_built_go_first(addon: Jobs, scene) -> None
     assert len(addon.results) == MAX_RESULTS
     assert made[0] in addon.results, "what was never built is not thrown away"
     assert made[1] not in addon.results
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a signal that halts a process")
+def test_a_backend_that_does_not_end_keeps_nobody_waiting(addon: Jobs, scene) -> None:
+    addon.start()
+    poll_until(addon, lambda: addon.state is State.READY)
+    process = psutil.Process(addon.session.status.pid)
+    process.suspend()
+    addon.stop(wait=False)
+    assert addon.state is State.STOPPED
+    assert process.is_running(), "it was waited for"
+    addon.begin(order(scene))  # another one
+    addon.cancel()
+    process.resume()
+    addon.close()
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_no_set_up_while_a_cancelled_one_ends(addon: Jobs, tmp_path: Path) -> None:
+    go_on = threading.Event()
+    addon.setup = Setup(tmp_path / "data", tmp_path / "wheel", Path(sys.executable), before=go_on.wait)
+    addon.setup.start()
+    addon.cancel()
+    assert addon.state is State.SETTING_UP
+    assert addon.setup.status == "Cancelling"
+    with pytest.raises(BusyError, match="not ended yet"):
+        addon.set_up(tmp_path / "wheel", Path(sys.executable))
+    go_on.set()
+    poll_until(addon, lambda: addon.setup is None)
+    assert isinstance(addon.failure.error, Cancelled)
+
+
+# Faults of our own: the timer goes on
+
+
+class BrokenOrder(PerceiveOrder):
+    def send(self, client) -> str:
+        return str(1 // 0)
+
+
+def test_a_job_that_meets_a_fault_is_dropped_and_told(addon: Jobs, scene) -> None:
+    asked = order(scene)
+    addon.begin(BrokenOrder(**vars(asked)))
+    by = time.monotonic() + 60
+    while addon.job is not None:
+        assert timer._tick() is not None
+        assert time.monotonic() < by
+        time.sleep(0.01)
+    assert "ZeroDivisionError" in addon.failure.error.message
+    assert "Traceback" in addon.failure.details
+    assert "in send" in addon.failure.details
+    addon.begin(asked)  # and the next one can begin
+    addon.cancel()
+
+
+def test_a_result_that_meets_a_fault_keeps_no_other_from_being_built(addon: Jobs, scene) -> None:
+    good, bad = Result(order(scene), perceived()), Result(order(scene), perceived())
+    bad.reply.maps["distance"] = np.ones((2, 2), np.float32)
+    addon.results[:] = [bad, good]
+    timer._tick()
+    assert good.built
+    assert not bad.built
+    assert "Traceback" in addon.failure.details
+    addon.failure = None
+    timer._tick()
+    assert addon.failure is None, "it is not tried again"
+
+
+def test_what_fails_at_every_tick_is_told_once(addon: Jobs, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(world_preview, "end", lambda: {}["nothing"])
+        assert timer._tick() is not None
+        told = addon.failure
+        assert "KeyError" in told.details
+        timer._tick()
+        assert addon.failure is told
+        addon.failure = None
+        timer._tick()
+        assert addon.failure is None, "it was dismissed"
+    timer._tick()
+    assert not timer._failed
 
 
 def test_logs_do_not_pile_up(tmp_path: Path) -> None:

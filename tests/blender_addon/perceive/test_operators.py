@@ -15,10 +15,12 @@ import bpy
 import numpy as np
 import OpenImageIO as oiio
 import pytest
+from mathutils import Euler, Matrix
 
 from panoform.blender_addon import preferences
 from panoform.blender_addon.backend import operators as backend_operators
 from panoform.blender_addon.backend.client import Client
+from panoform.blender_addon.capture import render, sources
 from panoform.blender_addon.generate import operators as generate_operators
 from panoform.blender_addon.jobs.manager import Jobs, State
 from panoform.blender_addon.perceive import operators
@@ -123,6 +125,43 @@ def test_a_render_becomes_an_image_and_the_source(addon: Jobs, scene) -> None:
     np.testing.assert_allclose(image.pixels[:3], 0.25, rtol=0.01)
     bpy.ops.panoform.perceive(maps={"DISTANCE"}, quality="draft")
     assert addon.results[0].built
+
+
+def test_a_render_keeps_where_it_was_taken(addon: Jobs, scene, tmp_path: Path) -> None:
+    """From the camera to the image, into the .blend, and to the dome."""
+    scene.world = bpy.data.worlds.new("Grey")
+    scene.cycles.use_denoising = False
+    scene.camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
+    scene.collection.objects.link(scene.camera)
+    scene.camera.matrix_world = Matrix.Translation((3, -2, 1.7)) @ Euler((np.pi / 2, 0, np.pi / 6)).to_matrix().to_4x4()
+    expected = np.array(sources.camera_pose(scene))
+    bpy.ops.panoform.render_panorama(width=64, samples=1)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "rendered.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "rendered.blend"))
+    bpy.ops.panoform.perceive(maps={"DISTANCE"}, quality="draft")
+    dome = bpy.context.view_layer.objects.active
+    np.testing.assert_allclose(np.array(dome.matrix_world), expected, atol=1e-5)
+    image = bpy.context.scene.panoform.image
+    image[sources.POSE_PROPERTY] = "elsewhere"
+    refused("not a matrix", source="IMAGE", image=image.name)
+
+
+def test_a_copied_scene_that_comes_back_is_removed(addon: Jobs, scene, tmp_path: Path) -> None:
+    """By undo, or in a file that was saved while it was rendered."""
+    bpy.ops.ed.undo_push(message="before")
+    rendering = render.PanoramaRender(scene, sources.cursor_pose(scene), width=64, samples=1)
+    bpy.ops.ed.undo_push(message="in the midst of it")
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "midst.blend"), copy=True)
+    assert len(bpy.data.scenes) == 2
+    rendering.close()
+    bpy.ops.ed.undo_push(message="after")
+    bpy.ops.ed.undo()
+    assert [one.name for one in bpy.data.scenes] == ["Scene"]
+    assert not bpy.data.cameras
+    assert not bpy.data.objects
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "midst.blend"))
+    assert [one.name for one in bpy.data.scenes] == ["Scene"]
+    assert not bpy.data.cameras
 
 
 def test_maps_that_were_written_can_be_imported(addon: Jobs, scene, panorama: Path, tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def test_cycles_ground_truth_comes_back_in_place(scene, tmp_path):
     scene = bpy.context.scene
     folder = maps_folder.read(tmp_path / "maps")
     assert set(folder.maps) == {"distance", "normal", "albedo", "roughness", "metallic"}
-    dome = build(scene, folder.maps, None, "room", camera_height_m=cycles.HALF[2]).objects[0]
+    pose = Matrix.Identity(4)
+    dome = build(scene, folder.maps, None, "room", camera_height_m=cycles.HALF[2], world_from_panorama=pose).objects[0]
 
     hits = 0
     for x, y, z in sphere.directions(24, 48).reshape(-1, 3).tolist():
@@ -110,7 +111,8 @@ def test_world_controls(scene, tmp_path):
 def test_the_dome_lets_the_world_in_and_catches_shadows(scene, tmp_path):
     maps = small_maps()
     maps["albedo"][:] = 0.5
-    build(scene, {name: maps[name] for name in ("distance", "normal", "albedo")}, None, "room", camera_height_m=2.0)
+    used, pose = {name: maps[name] for name in ("distance", "normal", "albedo")}, Matrix.Identity(4)
+    build(scene, used, None, "room", camera_height_m=2.0, world_from_panorama=pose)
     white_world(scene)
     scene.cycles.max_bounces = 0  # the plate below is to throw a shadow, not light
     down = Matrix.Rotation(1.2, 4, "Y")
@@ -218,3 +220,17 @@ def test_a_pose_places_dome_and_world(scene):
     dome = build(scene, small_maps(), pixels.Pixels(sky(), "linear"), "hall", world_from_panorama=pose).objects[0]
     np.testing.assert_allclose(np.array(dome.matrix_world), np.array(pose), atol=1e-6)
     assert scene.world.node_tree.nodes["Rotation"].inputs["Rotation"].default_value[2] == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("height", [1.6, 0.4])
+def test_without_a_pose_the_floor_is_the_grounds(scene, height):
+    """Its floor lies at z = 0, and what has no distances stands as high."""
+    maps = small_maps()
+    dome = build(scene, maps, None, "hall", camera_height_m=height).objects[0]
+    bpy.context.view_layer.update()
+    found, place, _, _ = dome.ray_cast((0, 0, 0), (0, 0, -1))
+    assert found
+    np.testing.assert_allclose(np.array(dome.matrix_world @ place), (0, 0, 0), atol=0.02 * height)
+    del maps["distance"]
+    sphere_only = build(scene, maps, None, "hall", camera_height_m=height).objects[0]
+    np.testing.assert_allclose(np.array(sphere_only.matrix_world.translation), (0, 0, height), atol=1e-6)

@@ -160,7 +160,7 @@ def test_info(scene, tmp_path):
     }  # fmt: skip
     (tmp_path / "maps.json").write_text(json.dumps(record))
     assert maps_folder.read(tmp_path).info.seed == 7
-    for damaged in (b"{", b'{"panoform": "\xff"}'):
+    for damaged in (b"{", b'{"panoform": "\xff"}', b"[" * 100_000):
         (tmp_path / "maps.json").write_bytes(damaged)
         with pytest.raises(InputError, match=r"maps\.json"):
             maps_folder.read(tmp_path)

@@ -92,7 +92,13 @@ def test_normals_that_differ_from_the_geometry_win(scene, tmp_path):
     rays = sphere.directions(32, 64)
     tilted = -rays + 0.4 * np.cross(rays, np.array([0.3, -0.5, 0.8]))
     normals = (tilted / np.linalg.norm(tilted, axis=-1, keepdims=True)).astype(np.float32)
-    body = build(scene, {"normal": normals, "albedo": np.ones((32, 64, 3), np.float32)}, None, "ball").objects[0]
+    body = build(
+        scene,
+        {"normal": normals, "albedo": np.ones((32, 64, 3), np.float32)},
+        None,
+        "ball",
+        world_from_panorama=Matrix.Identity(4),
+    ).objects[0]
     matte(body)
     for light in AXES.values():
         picture = relit(scene, Vector(light), tmp_path / "relit.exr", 64)
@@ -112,7 +118,7 @@ def test_albedo_roughness_and_metallic_arrive_exactly(scene, tmp_path):
         "roughness": rng.random((16, 32, 1), dtype=np.float32),
         "metallic": rng.random((16, 32, 1), dtype=np.float32),
     }
-    body = build(scene, maps, None, "noise").objects[0]
+    body = build(scene, maps, None, "noise", world_from_panorama=Matrix.Identity(4)).objects[0]
     tree = body.data.materials[0].node_tree
     principled = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
     layer = scene.view_layers[0]
@@ -137,7 +143,9 @@ def test_albedo_roughness_and_metallic_arrive_exactly(scene, tmp_path):
 
 
 def test_missing_maps_leave_the_defaults(scene):
-    body = build(scene, {"albedo": np.ones((8, 16, 3), np.float32)}, None, "plain").objects[0]
+    body = build(
+        scene, {"albedo": np.ones((8, 16, 3), np.float32)}, None, "plain", world_from_panorama=Matrix.Identity(4)
+    ).objects[0]
     tree = body.data.materials[0].node_tree
     principled = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
     assert principled.inputs["Base Color"].is_linked
@@ -166,7 +174,9 @@ def seen_distance(scene: bpy.types.Scene, path) -> np.ndarray:
 
 
 def wavy_body(scene: bpy.types.Scene) -> bpy.types.Object:
-    body = build(scene, {"distance": wavy(256, 512)[..., None]}, None, "waves").objects[0]
+    body = build(
+        scene, {"distance": wavy(256, 512)[..., None]}, None, "waves", world_from_panorama=Matrix.Identity(4)
+    ).objects[0]
     cycles.set_input(body, "Scale", 1.0)
     return body
 

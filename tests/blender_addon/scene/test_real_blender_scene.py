@@ -32,3 +32,6 @@ def test_a_window_renders_a_panorama_without_blocking(real_blender, tmp_path):
     assert seen["mean"] == pytest.approx([0.2, 0.4, 0.8], abs=0.01)
     assert seen["after"] == seen["before"]
     assert seen["windows"] == 1
+    assert seen["long one"]
+    assert seen["stopped"]
+    assert seen["after cancel"] == seen["before"]

@@ -1,0 +1,120 @@
+"""Files written whole or not at all, and JSON that may be anything."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from panoform.shared import json_file
+from panoform.shared.atomic_write import atomic_write, atomic_write_all
+from panoform.shared.protocol.errors import OutputError
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions, links and limits")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_files_are_written_and_replaced(tmp_path: Path) -> None:
+    atomic_write(tmp_path / "a", b"one\r\n\n")
+    atomic_write_all({tmp_path / "a": b"two", tmp_path / "b": b"three"})
+    assert content(tmp_path) == {"a": b"two", "b": b"three"}
+
+
+def test_folders_are_made_only_if_wanted(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="can't be written") as caught:
+        atomic_write(tmp_path / "x" / "y" / "a", b"1")
+    assert caught.value.hint
+    atomic_write(tmp_path / "x" / "y" / "a", b"1", make_folders=True)
+    assert content(tmp_path / "x" / "y") == {"a": b"1"}
+
+
+def test_users_files_of_such_names_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.part").write_bytes(b"mine")
+    atomic_write(tmp_path / "a", b"1")
+    assert content(tmp_path) == {"a.part": b"mine", "a": b"1"}
+
+
+@posix_only
+def test_links_are_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "a").symlink_to("mine")
+    (tmp_path / "b").symlink_to(tmp_path)
+    atomic_write_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert content(tmp_path) == {"mine": b"mine", "a": b"1", "b": b"2"}
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_where_one_cannot_be_written_none_is(tmp_path: Path, order: tuple[str, str]) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(OutputError, match="b can't be written"):
+        atomic_write_all({tmp_path / name: b"new" for name in order})
+    assert content(tmp_path) == {"a": b"old"}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_interruption_leaves_no_draft(tmp_path: Path) -> None:
+    class Interrupting:
+        def __buffer__(self, flags):
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, TypeError)):  # TypeError: before Python 3.12 it is no buffer
+        atomic_write_all({tmp_path / "a": b"1", tmp_path / "b": Interrupting()})
+    assert content(tmp_path) == {}
+
+
+@posix_only
+def test_permissions(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"open to all")
+    atomic_write(tmp_path / "a", b"1", mode=0o600)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+    (tmp_path / "plain").touch()
+    atomic_write(tmp_path / "b", b"1")
+    assert (tmp_path / "b").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@posix_only
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
+    """As far as a process can fill a disk of its own: by the limit on its files."""
+    (tmp_path / "a").write_bytes(b"old")
+    code = (
+        "import resource, sys, pathlib\n"
+        "from panoform.shared.atomic_write import atomic_write\n"
+        "from panoform.shared.protocol.errors import OutputError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n    atomic_write(pathlib.Path(sys.argv[1]), bytes(100_000))\n"
+        "except OutputError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "The disk is full" in said
+    assert "Make room" in said
+    assert content(tmp_path) == {"a": b"old"}
+
+
+class Kind(msgspec.Struct):
+    name: str
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"{", b"[1]", b'{"name": 1}', b'{"name": "\xff"}', "{'name': 'é'}".encode("utf-16"), b"[" * 100_000,
+     b'{"other": ' * 100_000, b'{"name": "\\ud800"}'],
+)  # fmt: skip
+def test_json_that_is_something_else_is_a_value_error(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(damaged)
+    with pytest.raises(ValueError):  # noqa: PT011 (what it says is msgspec's)
+        json_file.read(tmp_path / "x.json", Kind)
+
+
+def test_json_that_is_what_it_should_be(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"name": "é", "new": 1}', encoding="utf-8")
+    assert json_file.read(tmp_path / "x.json", Kind) == Kind("é")
