@@ -87,14 +87,21 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], watch: Watch) -> list[d
             f"The text encoders of {checkpoint.name} are missing ({', '.join(missing)}); no encoded prompt is kept.",
             f"Put these folders of FLUX.1-dev (FLUX.1-schnell's are the same) into {folder}.",
         )
+    for part in _PARTS[:2]:
+        if not any((folder / part).glob("*.safetensors")):
+            raise WeightsError(
+                f"{folder / part} has no .safetensors file; a pickle (pytorch_model.bin) can run code and is not read.",
+                "Download the safetensors files of FLUX.1-dev's text encoders.",
+            )
     # Their bars would go across ours.
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
     watch.progress("Loading the text encoders", 0, 0, 0.0, None)
     try:
         pipeline = FluxPipeline.from_pretrained(
-            folder, transformer=None, vae=None, scheduler=None, dtype=torch.bfloat16, local_files_only=True
-        )
+            folder, transformer=None, vae=None, scheduler=None,
+            dtype=torch.bfloat16, local_files_only=True, use_safetensors=True,
+        )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
         raise WeightsError(f"The text encoders in {folder} can't be loaded: {error}", "Download them again.") from error
     found = []
