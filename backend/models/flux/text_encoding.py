@@ -7,7 +7,6 @@ fingerprint; else CLIP and T5 are loaded from the checkpoint, asked, and dropped
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from ....shared.protocol.errors import SettingError, WeightsError
+from ...io import atomic
 from ...jobs.watch import Watch
 from ...pipelines.omnix import TRIGGER
 from .. import hub
@@ -41,7 +41,9 @@ def embeds(checkpoint: Checkpoint, base: Base, watch: Watch) -> dict[str, torch.
     folder, kept = _folder(checkpoint), _cached(base)
     file = next((file for file in (folder / KEPT, kept) if file.is_file()), None)
     if file is None:
-        _save(encode(checkpoint, [TRIGGER], watch)[0], kept)
+        encoded = encode(checkpoint, [TRIGGER], watch)[0]
+        with atomic.writing(kept.parent) as draft:
+            save_file(encoded, draft / kept.name)
         file = kept
     try:
         found = load_file(file)
@@ -119,11 +121,3 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], watch: Watch) -> list[d
         assert pooled is not None
         found.append({"prompt_embeds": embeds, "pooled_prompt_embeds": pooled})
     return found
-
-
-def _save(found: dict[str, torch.Tensor], file: Path) -> None:
-    """Whole or not at all, though two backends may do it at once."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as draft:
-        save_file(found, Path(draft) / file.name)
-        (Path(draft) / file.name).replace(file)
