@@ -192,7 +192,7 @@ def _find_lora(name: str | None, reporter: ProgressReporter) -> Path | None:
     """Find the LoRA's file or folder, fetching it from the hub where it isn't here. Raise AdapterError."""
     if not name:
         return None
-    own = name.partition("@")[0] == dit360.ADAPTER
+    own = hub.is_id(name) and hub.split_id(name)[0] == dit360.ADAPTER
     local = checkpoints.models_folder() / "DiT360"
     path = local if name == dit360.ADAPTER and local.exists() else Path(name).expanduser()
     if path.exists():

@@ -1,4 +1,4 @@
-"""Write generated panoramas: the picture, and beside it and inside it how to make it again."""
+"""Write generated panoramas, and their recipe beside and inside the image file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import OpenImageIO as oiio
 
 from ...shared import panorama_file
 from ...shared.imaging.colour import linear_from_srgb
 from ...shared.jobs.generate import Recipe
 from ...shared.protocol.errors import OutputError
-from . import results
+from . import atomic, results
 
 #: EXR holds linear light as float32, PNG sRGB in 16 bits.
 FORMATS = (".exr", ".png")
@@ -24,41 +25,52 @@ ATTRIBUTE = "panoform"
 
 @dataclass(frozen=True)
 class Generated:
-    """One panorama, and how to make it again."""
+    """One panorama, and the recipe to make it again."""
 
     #: (H, W, 3) float32 in the recipe's encoding.
     panorama: np.ndarray
     recipe: Recipe
 
 
-def check_path(path: Path, seeds: Sequence[int], *sources: Path | None) -> None:
-    """Raises OutputError for another format, a folder that can't be written to, and as panorama_file.check_path."""
+def check_path(path: Path, seeds: Sequence[int], *sources: Path | None, overwrite: bool = False) -> None:
+    """Raise OutputError for another format, a folder that can't be written to, and as panorama_file.check_path."""
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"{path.name} is neither an EXR nor a PNG.", "Name it .exr for light, .png for a picture.")
-    panorama_file.check_path(path, seeds, sources)
-    results.check_writable(path.parent)
+    panorama_file.check_path(path, seeds, sources, overwrite, _has_recipe)
+    atomic.check_writable(path.parent)
 
 
-def write(path: Path, generated: Generated) -> None:
-    """Writes the panorama and its sidecar, "name.json", each whole or not at all. Raises OutputError."""
+def write(path: Path, generated: Generated, *sources: Path | None, overwrite: bool = False) -> None:
+    """Write the panorama and its recipe, "name.json", both or neither. Raises OutputError, also as `check_path`."""
     pixels, recipe = generated.panorama, generated.recipe
     exr = path.suffix.lower() == ".exr"
     if exr and recipe.encoding == "srgb":
         pixels = linear_from_srgb(pixels)
     if not exr and recipe.encoding == "linear":
         raise OutputError("A PNG can't hold light.", "Name it .exr.")
+    check_path(path, recipe.settings.seeds[:1], *sources, overwrite=overwrite)
     text = msgspec.json.format(msgspec.json.encode(recipe), indent=2)
-    with results.writing(path.parent) as draft:
-        drafts = {draft / path.name: path, draft / f"{path.stem}.json": path.with_suffix(".json")}
-        picture, sidecar = drafts
-        results.write_image(picture, pixels, "Linear" if exr else "sRGB", {ATTRIBUTE: text.decode()})
-        sidecar.write_bytes(text + b"\n")
-        for file in drafts:
-            results.flush(file)
-        for file, place in drafts.items():
-            file.replace(place)
+    sidecar = path.with_suffix(".json").name
+    with atomic.writing(path.parent, last=sidecar) as draft:
+        results.write_image(draft / path.name, pixels, "Linear" if exr else "sRGB", {ATTRIBUTE: text.decode()})
+        (draft / sidecar).write_bytes(text + b"\n")
+
+
+def _has_recipe(path: Path) -> bool:
+    """Return whether an image file has a recipe in its header."""
+    image = oiio.ImageInput.open(str(path))
+    if image is None:
+        oiio.geterror()  # clears it
+        return False
+    text = image.spec().getattribute(ATTRIBUTE)
+    image.close()
+    try:
+        msgspec.json.decode(text or "", type=Recipe)
+    except msgspec.MsgspecError:
+        return False
+    return True
 
 
 def sha256(pixels: np.ndarray) -> str:
-    """Of an array's bytes, rows from the top: what a recipe knows a picture by."""
+    """Return the SHA-256 of an array's bytes, rows from the top, by which a recipe identifies an image."""
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()

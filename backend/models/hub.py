@@ -1,58 +1,75 @@
-"""Fetch files of a hub repository, with progress, and say what to do where the hub does not give them."""
+"""Download files of the Hugging Face Hub, with progress, and translate its errors into messages with a hint."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from itertools import pairwise
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from tqdm.auto import tqdm
 
 from ...shared.protocol.errors import Cancelled, ModelError, WeightsError
 from ..jobs.progress import ProgressReporter
 
-_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
+_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _POLL_S = 0.5
 _THREAD = "panoform-download"
 
 
 def is_id(name: str) -> bool:
-    """Whether `name` is written as hub ids are: owner/name."""
+    """Return whether `name` is written as hub ids are: "owner/name", or with a revision, "owner/name@revision"."""
     return _ID.fullmatch(name) is not None
 
 
+def split_id(name: str) -> tuple[str, str | None]:
+    """Split a hub id into its repository and its revision: a branch, tag or commit, None where it has none."""
+    match = _ID.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name} is no hub id.")
+    return match["repo"], match["revision"]
+
+
 def revision_of(path: Path) -> str | None:
-    """Return the commit of a file or folder in the hub's cache; None for any other path."""
-    parts = path.parts
-    commits = [after for before, after in pairwise(parts) if before == "snapshots"]
-    return commits[-1] if commits and _SNAPSHOT.fullmatch(commits[-1]) else None
+    """Return the commit of a file or folder in the hub's cache (…/snapshots/COMMIT/…); None for any other path."""
+    for parent, child in zip(path.parts, path.parts[1:], strict=False):
+        if parent == "snapshots" and _COMMIT.fullmatch(child):
+            return child
+    return None
 
 
 def pinned(name: str, path: Path) -> str:
     """Return the hub id `name` with the revision that `path`, which was fetched for it, has."""
-    revision = revision_of(path)
-    return f"{name.partition('@')[0]}@{revision}" if revision else name
+    commit = revision_of(path)
+    return f"{split_id(name)[0]}@{commit}" if commit else name
 
 
 def fetch(
-    repo: str,
+    name: str,
     patterns: Sequence[str],
     instead: Path,
     reporter: ProgressReporter | None,
     failure: type[ModelError] = WeightsError,
 ) -> Path:
-    """The folder, in the hub's cache, with the files of `repo` that match `patterns`; what is missing is downloaded.
+    """Return the folder, in the hub's cache, with the files of hub id `name` that match `patterns`.
 
-    `instead`: where the user may put a copy by hand. Without a `reporter` nothing is downloaded.
-    The token is HF_TOKEN's, or that of `hf auth login`.
-    Raises `failure`, and Cancelled out of `reporter`.
+    What is missing is downloaded, unless `reporter` is None. `revision_of` tells the commit of what it returns. `instead`
+    is the folder that the user may fill by hand. The token is that of HF_TOKEN or of `hf auth login`.
+
+    Raises `failure` where the hub does not deliver, and Cancelled out of `reporter`.
     """
+    repo, revision = split_id(name)
     bars: list[_Bar] = []
     stop = False
 
@@ -66,13 +83,17 @@ def fetch(
                 raise Cancelled("The download was stopped.")
             super().update(n)
 
-    by_hand = f"Or download it in another way, and put it into {instead}."
     began = time.monotonic()
     pool = ThreadPoolExecutor(1, _THREAD)
     future = pool.submit(
-        snapshot_download, repo, allow_patterns=list(patterns), tqdm_class=Bar, local_files_only=reporter is None
+        snapshot_download,
+        repo,
+        revision=revision,
+        allow_patterns=list(patterns),
+        tqdm_class=Bar,
+        local_files_only=reporter is None,
     )
-    # Nobody waits for the thread of a download that was stopped: while the hub hangs it hears of nothing.
+    # The thread of a cancelled download is not joined: while the hub hangs, it can't be interrupted.
     pool.shutdown(wait=False)
     try:
         while reporter and not wait([future], timeout=_POLL_S).done:
@@ -82,13 +103,50 @@ def fetch(
     except (Cancelled, KeyboardInterrupt):
         stop = True
         raise
-    try:
+    by_hand = f"Or download it in another way, and put it into {instead}."
+    with _translate_errors(name, failure, by_hand, online=reporter is not None):
         return Path(future.result())
+
+
+def fetch_first(
+    name: str, files: Sequence[str], *, token: str | None, local_files_only: bool, failure: type[ModelError]
+) -> Path | None:
+    """Return the path, in the hub's cache, of the first of `files` that the repository of hub id `name` has.
+
+    It is downloaded where it is missing, unless `local_files_only`. None where the repository has none of them. Raises
+    `failure` where the hub does not deliver.
+    """
+    repo, revision = split_id(name)
+    unreachable: LocalEntryNotFoundError | None = None
+    by_hand = f"Or download {files[0]} in another way, and name its folder."
+    with _translate_errors(name, failure, by_hand, online=not local_files_only):
+        for file in files:
+            try:
+                return Path(
+                    hf_hub_download(repo, file, revision=revision, token=token, local_files_only=local_files_only)
+                )
+            except LocalEntryNotFoundError as error:
+                unreachable = error
+            except EntryNotFoundError:
+                continue
+        if unreachable:
+            raise unreachable
+    return None
+
+
+@contextmanager
+def _translate_errors(name: str, failure: type[ModelError], by_hand: str, *, online: bool) -> Iterator[None]:
+    """Raise the errors of the hub's library as `failure`, with a hint what to do."""
+    repo, revision = split_id(name)
+    try:
+        yield
     except GatedRepoError as error:
         raise failure(
             f"{repo} is gated: the hub gives it only to those who accepted its licence.",
             f"Accept it at https://huggingface.co/{repo}, then set HF_TOKEN or run `hf auth login`. {by_hand}",
         ) from error
+    except RevisionNotFoundError as error:
+        raise failure(f"{repo} has no revision {revision}.", "Check the name after the @, or leave it out.") from error
     except RepositoryNotFoundError as error:
         raise failure(
             f"There is neither a folder or file nor a hub repository {repo}.",
@@ -96,16 +154,18 @@ def fetch(
         ) from error
     except LocalEntryNotFoundError as error:
         raise failure(
-            f"{repo} is not on this computer{', and the hub can not be reached' if reporter else ''}.",
-            f"{'Connect to the internet once.' if reporter else 'The first job downloads it.'} {by_hand}",
+            f"{name} is not on this computer, and the hub can't be reached."
+            if online
+            else f"{name} is not on this computer.",
+            f"{'Connect to the internet once.' if online else 'The first job downloads it.'} {by_hand}",
         ) from error
-    # Which exceptions a broken connection or a full disk raise changes with the hub library's version.
+    # Which exceptions a broken connection or a full disk raise depends on the version of the hub's library.
     except Exception as error:
-        raise failure(f"The hub did not deliver {repo}: {error}", f"Try again. {by_hand}") from error
+        raise failure(f"The hub did not deliver {name}: {error}", f"Try again. {by_hand}") from error
 
 
 class _Bar(tqdm):
-    """Counts, and draws nothing: what it counts goes to whoever watches the job."""
+    """A progress bar that counts, and draws nothing."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs | {"disable": False, "file": _Nowhere()})

@@ -14,6 +14,7 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from torch import Tensor, nn
 
 from ...shared.protocol.errors import AdapterError
+from . import hub
 
 _KEY = re.compile(r"transformer\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 
@@ -34,10 +35,13 @@ def load(
     given: Any = dict(source) if isinstance(source, dict) else str(source)
     if not isinstance(source, dict) and weight_name is None and Path(source).is_dir():
         weight_name = _only_file(Path(source))
+    revision = None
+    if isinstance(given, str) and hub.is_id(given) and not Path(given).exists():
+        given, revision = hub.split_id(given)
     try:
         state, alphas, written = pipeline.lora_state_dict(
             given, return_alphas=True, return_lora_metadata=True,
-            weight_name=weight_name, token=token, use_safetensors=True,
+            weight_name=weight_name, revision=revision, token=token, use_safetensors=True,
         )  # fmt: skip
     except Exception as error:  # diffusers' converters raise whatever they stumble on
         raise AdapterError(

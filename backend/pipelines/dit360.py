@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +23,10 @@ from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ...shared.protocol.errors import PanoramaError, SettingError, WeightsError
-from ..models import lora
+from ...shared.protocol.errors import PanoramaError, SettingError
 from .layers import circular_padding, tiling
+from .layers.latents import image_ids, pack, unpack
+from .panorama_pipeline import PanoramaPipeline
 
 #: What the LoRA was trained to read before the words.
 TRIGGER = "This is a panorama. The image shows"
@@ -41,59 +41,34 @@ MAX_WHOLE = 256 * 128
 TILE_OVERLAP = 4
 
 
-class DiT360Pipeline(FluxPipeline):
+class DiT360Pipeline(PanoramaPipeline):
     """FLUX for panoramas. `from_pretrained` is FluxPipeline's own; text encoders may be absent (None).
 
     Any FLUX LoRA does, or none. With FLUX.1-Fill as its base the transformer is shown what an edit keeps; with any
     other it is put back after every step.
     """
 
-    _optional_components: ClassVar = [
-        *FluxPipeline._optional_components, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
-    ]  # fmt: skip
-
-    def load_lora_weights(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        source: str | Path | dict[str, Tensor],
-        adapter_name: str | None = None,
-        *,
-        weight_name: str | None = None,
-        token: str | None = None,
-    ) -> None:
-        """Adds a LoRA, in any naming that diffusers knows, from a file, a folder, a hub repository or a state dict.
-
-        Raises AdapterError, naming keys, where any of it is not for this model: diffusers would leave that out.
-        """
-        lora.load(self, source, adapter_name=adapter_name, weight_name=weight_name, token=token)
-
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] → (N, C, h, w) float32 latents, the posterior's mode, without an edge at the seam."""
-
-        def mode(x: Tensor) -> Tensor:
-            return self.vae.encode(x.to(self._execution_device, self.vae.dtype)).latent_dist.mode()  # pyright: ignore
-
         scale = self.vae_scale_factor
         if image.shape[-2] * image.shape[-1] > MAX_WHOLE * scale**2:
-            latents = tiling.blend(mode, image, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_in=scale)
+            latents = tiling.blend(self._vae_encode, image, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_in=scale)
         else:
             with circular_padding.circular(self.vae):
-                latents = mode(image).float()
-        return (latents.to(self._execution_device) - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+                latents = self._vae_encode(image)
+        return self._normalize(latents.to(self._execution_device))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """(N, C, h, w) latents → (N, 3, H, W) float32 in [0, 1], without an edge at the seam."""
-
-        def picture(z: Tensor) -> Tensor:
-            return self.vae.decode(z.to(self._execution_device, self.vae.dtype), return_dict=False)[0]  # pyright: ignore
-
-        latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        latents = self._denormalize(latents)
         if latents.shape[-2] * latents.shape[-1] > MAX_WHOLE:
-            image = tiling.blend(picture, latents, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_out=self.vae_scale_factor)
+            tile, scale = (VAE_TILE, VAE_TILE), self.vae_scale_factor
+            image = tiling.blend(self._vae_decode, latents, tile, VAE_OVERLAP, unit_out=scale)
         else:
             with circular_padding.circular(self.vae):
-                image = picture(latents).float()
+                image = self._vae_decode(latents)
         return (image / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -218,7 +193,7 @@ class DiT360Pipeline(FluxPipeline):
                 if resync_padding:
                     x = _surround(_crop(x, beside), beside)
                 if callback_on_step_end is not None:
-                    results = {"latents": _pack(x), "denoised": _crop(denoised, beside)}
+                    results = {"latents": pack(x), "denoised": _crop(denoised, beside)}
                     callback_on_step_end(self, i, t, results)
                 progress_bar.update()
 
@@ -250,10 +225,10 @@ class DiT360Pipeline(FluxPipeline):
         """
         rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
         device, dtype = x.device, self.transformer.dtype
-        ids = self._prepare_latent_image_ids(1, rows, columns, device, torch.float32)  # [rows · columns, 3]
+        ids = image_ids(rows, columns, device)  # [rows · columns, 3]
         ids[:, 2] = (ids[:, 2] - copied) % (columns - 2 * copied)
         tokens = self.transformer(
-            hidden_states=_pack(x).to(dtype),
+            hidden_states=pack(x).to(dtype),
             timestep=(t / 1000).expand(len(x)),
             guidance=torch.full([len(x)], guidance_scale, device=device)
             if self.transformer.config.guidance_embeds
@@ -264,7 +239,7 @@ class DiT360Pipeline(FluxPipeline):
             img_ids=ids,
             return_dict=False,
         )[0]
-        return self._unpack_latents(tokens.float(), 2 * rows, 2 * columns, vae_scale_factor=1)
+        return unpack(tokens.float(), rows)
 
     def _latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
         scale = self.vae_scale_factor
@@ -278,17 +253,8 @@ class DiT360Pipeline(FluxPipeline):
         self, prompt: str | Sequence[str] | None, embeds: Tensor | None, pooled: Tensor | None, count: int
     ) -> tuple[Tensor, Tensor]:
         """The embeddings of the prompts, given or computed: (N, tokens, dim) and (N, dim)."""
-        if (prompt is None) == (embeds is None) or (embeds is None) != (pooled is None):
-            raise SettingError("Give either a prompt, or both its embeddings and its pooled embeddings.")
-        if embeds is None or pooled is None:
-            if self.text_encoder is None or self.text_encoder_2 is None:
-                raise WeightsError(
-                    "The prompt can't be encoded: the text encoders are not loaded.",
-                    "Load them, or give prompt_embeds and pooled_prompt_embeds.",
-                )
-            embeds, pooled, _ = self.encode_prompt(prompt if isinstance(prompt, str) else list(prompt or ()))
-        assert embeds is not None
-        assert pooled is not None
+        prompt = prompt if prompt is None or isinstance(prompt, str) else list(prompt)
+        embeds, pooled = self._embed_prompt(prompt, embeds, pooled)
         if {len(embeds), len(pooled)} - {1, count}:
             raise SettingError(f"There are {len(embeds)} prompts for {count} panoramas.", "Give one, or one for each.")
         return embeds.expand(count, -1, -1), pooled.expand(count, -1)
@@ -334,8 +300,3 @@ def _surround(x: Tensor, columns: int) -> Tensor:
 def _crop(x: Tensor, columns: int) -> Tensor:
     """Undoes `_surround`."""
     return x[..., columns : x.shape[-1] - columns]
-
-
-def _pack(latents: Tensor) -> Tensor:
-    """(N, C, h, w) → (N, h/2 · w/2, 4C) tokens."""
-    return FluxPipeline._pack_latents(latents, *latents.shape)

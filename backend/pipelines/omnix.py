@@ -9,19 +9,21 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers.pipelines.flux.pipeline_flux import FluxPipeline, calculate_shift
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.pipelines.flux.pipeline_output import FluxPipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ...shared.imaging import sphere
-from ...shared.protocol.errors import AdapterError, PanoramaError, SettingError, WeightsError
+from ...shared.protocol.errors import AdapterError, PanoramaError, SettingError
 from ..models.flux import stream_adapters
 from .layers import circular_padding, shared_attention
+from .layers.latents import image_ids, pack, unpack
+from .panorama_pipeline import PanoramaPipeline
 
 
 class Task(NamedTuple):
@@ -50,15 +52,11 @@ TASKS: dict[str, Task] = {
 TRIGGER = "[EQUIRECTANGULAR]"
 
 
-class OmniXPipeline(FluxPipeline):
+class OmniXPipeline(PanoramaPipeline):
     """FLUX with stream adapters. `from_pretrained` is FluxPipeline's own; text encoders may be absent (None).
 
     Between calls the transformer is plain FLUX: adapters are in it only while a task runs.
     """
-
-    _optional_components: ClassVar = [
-        *FluxPipeline._optional_components, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
-    ]  # fmt: skip
 
     #: Rows of tokens that positions are scaled to, whatever the panorama's size (position interpolation, Chen et al.,
     #: arXiv 2306.15595). None: a token a step, as in the reference.
@@ -87,8 +85,7 @@ class OmniXPipeline(FluxPipeline):
         `circular` lets the VAE see across the seam; otherwise it sees an edge there, as in the reference.
         """
         with circular_padding.circular(self.vae) if circular else nullcontext():
-            posterior = self.vae.encode(image.to(self._execution_device, self.vae.dtype)).latent_dist
-        return (posterior.mode().float() - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+            return self._normalize(self._vae_encode(image))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, circular: bool = True) -> Tensor:
@@ -96,14 +93,13 @@ class OmniXPipeline(FluxPipeline):
 
         `circular` lets the VAE see across the seam; otherwise the decoded edges are blended, as in the reference.
         """
-        latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
-        latents = latents.to(self._execution_device, self.vae.dtype)
+        latents = self._denormalize(latents)
         if circular:
             with circular_padding.circular(self.vae):
-                image = self.vae.decode(latents, return_dict=False)[0]
+                image = self._vae_decode(latents)
         else:
-            image = circular_padding.decode_blended(self.vae, latents, self.vae_scale_factor)
-        return (image.float() / 2 + 0.5).clamp(0, 1)
+            image = circular_padding.decode_blended(self._vae_decode, latents, self.vae_scale_factor)
+        return (image / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -158,10 +154,12 @@ class OmniXPipeline(FluxPipeline):
         device, dtype = self._execution_device, self.transformer.dtype
 
         # 2. Encode the prompt and the conditions; nothing is noisy in these streams, ever
-        prompt_embeds, pooled_prompt_embeds = self._embeds(prompt, prompt_embeds, pooled_prompt_embeds)
+        if prompt is not None or (prompt_embeds is None and pooled_prompt_embeds is None):
+            prompt = f"{TRIGGER} {prompt or ''}".strip()
+        prompt_embeds, pooled_prompt_embeds = self._embed_prompt(prompt, prompt_embeds, pooled_prompt_embeds)
         encoded |= {name: self.encode(image, circular_encode) for name, image in images.items()}
         clean = circular_padding.extend(torch.cat([encoded[name].to(device, torch.float32) for name in names]))
-        clean = _pack(clean).to(dtype)  # [S - 1, T, 4C]
+        clean = pack(clean).to(dtype)  # [S - 1, T, 4C]
 
         # 3. Prepare the target
         scale, channels = self.vae_scale_factor, self.transformer.config.in_channels // 4
@@ -199,12 +197,12 @@ class OmniXPipeline(FluxPipeline):
         with shared_attention.together(self.transformer, self.resident[task], device):
             for i, t in enumerate(self.scheduler.timesteps):
                 velocity = self.transformer(
-                    hidden_states=torch.cat([clean, _pack(target).to(dtype)]),  # [S, T, 4C]
+                    hidden_states=torch.cat([clean, pack(target).to(dtype)]),  # [S, T, 4C]
                     timestep=(t / 1000).expand(batch),
                     return_dict=False,
                     **shared,
                 )[0][-1:]  # [1, T, 4C]
-                velocity = _unpack(velocity.float(), rows)  # [1, C, h, w + 6]
+                velocity = unpack(velocity.float(), rows)  # [1, C, h, w + 6]
                 denoised = target - self.scheduler.sigmas[i] * velocity
                 target = circular_padding.blend(self.scheduler.step(velocity, t, target, return_dict=False)[0])
                 if callback_on_step_end is not None:
@@ -218,7 +216,7 @@ class OmniXPipeline(FluxPipeline):
 
     def _positions(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """(T, 3) positions of the tokens; row and column are the last two."""
-        ids = self._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
+        ids = image_ids(rows, columns, device)
         return ids if self.position_rows is None else ids * (self.position_rows / rows)
 
     def _size(self, task: str, images: Mapping[str, Tensor], encoded: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -249,20 +247,6 @@ class OmniXPipeline(FluxPipeline):
             )
         return height, width
 
-    def _embeds(self, prompt: str | None, embeds: Tensor | None, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The prompt's embeddings, given or computed, (1, tokens, dim) and (1, dim)."""
-        if embeds is not None and pooled is not None and prompt is None:
-            return embeds, pooled
-        if embeds is not None or pooled is not None:
-            raise SettingError("Give either a prompt, or both prompt_embeds and pooled_prompt_embeds.")
-        if self.text_encoder is None or self.text_encoder_2 is None:
-            raise WeightsError(
-                "The prompt can't be encoded: the text encoders are not loaded.",
-                "Load them, or give prompt_embeds and pooled_prompt_embeds.",
-            )
-        embeds, pooled, _ = self.encode_prompt(f"{TRIGGER} {prompt or ''}".strip())
-        return embeds, pooled  # pyright: ignore[reportReturnType]
-
 
 def camera_rays(height: int, width: int) -> Tensor:
     """The `camray` condition, (1, 3, H, W) float32: unit rays with X front, Y up, Z left."""
@@ -274,15 +258,3 @@ def _task(name: str) -> Task:
     if name not in TASKS:
         raise SettingError(f"There is no task {name!r}.", f"The tasks are {', '.join(TASKS)}.")
     return TASKS[name]
-
-
-def _pack(latents: Tensor) -> Tensor:
-    """(N, C, h, w) → (N, h/2 · w/2, 4C) tokens."""
-    n, c, h, w = latents.shape
-    return FluxPipeline._pack_latents(latents, n, c, h, w)
-
-
-def _unpack(tokens: Tensor, rows: int) -> Tensor:
-    """(N, rows · columns, 4C) → (N, C, 2 · rows, 2 · columns)."""
-    columns = tokens.shape[1] // rows
-    return FluxPipeline._unpack_latents(tokens, 2 * rows, 2 * columns, vae_scale_factor=1)

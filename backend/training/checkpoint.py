@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...shared.protocol.errors import WeightsError
+from ..io import atomic
 
 
 class Average:
@@ -30,17 +30,14 @@ class Average:
 
 
 def save(path: Path, step: int, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> None:
-    """Replace the checkpoint at `path` in one move; a full disk leaves the old one. Raises OSError."""
+    """Replace the checkpoint at `path` in one move; a full disk leaves the old one. Raises OutputError."""
     tensors: dict[str, Tensor] = {f"model.{key}": value for key, value in module.state_dict().items()}
     tensors |= {f"average.{key}": value for key, value in average.weights.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, draft, {"step": str(step)})
-    with draft.open("rb+") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
+    with atomic.writing(path.parent) as draft:
+        kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        save_file(kept, draft / path.name, {"step": str(step)})
 
 
 def load(path: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> int:

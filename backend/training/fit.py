@@ -188,7 +188,7 @@ def trained_vae(run: Run) -> AutoencoderKL:
     vae.to(memory_format=torch.channels_last if run.device.type == "cpu" else torch.contiguous_format)
     vae.requires_grad_(False).eval()
     if run.start:
-        kept = AutoencoderKL.from_pretrained(run.start / "vae", torch_dtype=torch.float32)
+        kept = AutoencoderKL.from_pretrained(run.start / "vae", torch_dtype=torch.float32, use_safetensors=True)
         vae.load_state_dict(kept.state_dict())
         vae.register_to_config(shift_factor=kept.config["shift_factor"], scaling_factor=kept.config["scaling_factor"])
         return vae

@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..io import atomic
 from ..pipelines.layers import circular_padding
 from . import dataset
 from .workers import Workers
@@ -63,9 +64,8 @@ def encoded(
         for file, chunk in missing[workers.rank :: workers.count]:
             maps = scenes.take(torch.arange(chunk.start, chunk.stop))
             made = [_variant(vae, maps, height, _seed(file.stem, variant)) for variant in range(variants)]
-            draft = file.with_suffix(".draft")
-            save_file({name: torch.cat([part[name] for part in made]) for name in made[0]}, draft)
-            draft.replace(file)
+            with atomic.writing(file.parent) as draft:
+                save_file({name: torch.cat([part[name] for part in made]) for name in made[0]}, draft / file.name)
     workers.meet()
     parts = [load_file(file) for file in files]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..models.flux import stream_adapters
 from ..pipelines.layers import circular_padding
+from ..pipelines.layers.latents import image_ids, pack, unpack
 from .architecture import PANOFORM, POSITION_ROWS, PROMPT_TOKENS, RANK, TASKS, TEXT_DIM, adapted_modules
 
 _STREAMS = 2
@@ -145,13 +145,12 @@ class Perceiver(nn.Module):
         `condition` and `target` are latents (N, C, h, w + 6), already extended; `t` is (N,) in [0, 1].
         """
         self._task[0] = task
-        n, c, h, w = target.shape
+        n, _, h, w = target.shape
         both = torch.stack([condition, target], 1).flatten(0, 1)  # [N·S, C, h, w]
-        tokens = FluxPipeline._pack_latents(both, 2 * n, c, h, w)
-        ids = FluxPipeline._prepare_latent_image_ids(1, h // 2, w // 2, target.device, target.dtype)
-        ids = ids * (POSITION_ROWS / (h // 2))
+        rows, columns = h // 2, w // 2
+        ids = image_ids(rows, columns, target.device) * (POSITION_ROWS / rows)
         out = self.transformer(
-            hidden_states=tokens,
+            hidden_states=pack(both),
             encoder_hidden_states=self.prompt_embeds.expand(2 * n, -1, -1),
             pooled_projections=self.pooled_prompt_embeds.expand(2 * n, -1),
             timestep=t.repeat_interleave(_STREAMS),
@@ -160,7 +159,7 @@ class Perceiver(nn.Module):
             img_ids=ids,
             return_dict=False,
         )[0]
-        return FluxPipeline._unpack_latents(out[1::2].float(), 2 * (h // 2), 2 * (w // 2), vae_scale_factor=1)
+        return unpack(out[1::2].float(), rows)
 
     def perceive(self, task: str, condition: Tensor) -> Tensor:
         """The target's latents (N, C, h, w) from the condition's, in one step from the condition itself at t = 1.
@@ -184,7 +183,9 @@ class Perceiver(nn.Module):
 
     def load_starter(self, folder: Path) -> None:
         """Take over the weights of a starter folder of this architecture. Raises AdapterError and OSError."""
-        transformer = FluxTransformer2DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+        transformer = FluxTransformer2DModel.from_pretrained(
+            folder / "transformer", torch_dtype=torch.float32, use_safetensors=True
+        )
         own = {key.replace(".base.", "."): key for key in self.state_dict()}
         state = {own[f"transformer.{key}"]: value for key, value in transformer.state_dict().items()}
         shapes = stream_adapters.targets(transformer.config)

@@ -17,24 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,  # pyright: ignore[reportPrivateImportUsage] - the HTTP client's; which client, depends on the version
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ....shared.protocol.errors import AdapterError
+from .. import hub
 
 #: Module of the transformer → (out_features, in_features).
 Shapes = Mapping[str, tuple[int, int]]
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _KEY = re.compile(
     r"(?:base_model\.model\.|transformer\.|diffusion_model\.|lora_transformer_|lora_unet_)*"
     r"(?P<module>.+?)\.(?:(?P<factor>lora_A|lora_B|lora_down|lora_up)(?:\.default)?\.weight|(?P<alpha>alpha))"
@@ -93,43 +84,21 @@ def find(
     names = filenames(task, stream)
     folder = Path(source).expanduser()
     if folder.is_dir():
-        for name in names:
-            if (folder / name).is_file():
-                return folder / name
+        for file in names:
+            if (folder / file).is_file():
+                return folder / file
         raise AdapterError(
             f"The folder {folder} has no adapter for the stream {stream!r} of {task}.",
             f"Put it there as {names[0]} or {names[1]}.",
         )
-    repo = str(source)
-    if not _HUB_ID.fullmatch(repo):
-        raise AdapterError(f"There is no adapter folder {repo}.", "Name a folder, or a hub repository as owner/name.")
-    unreachable = False
-    for name in names:
-        try:
-            return Path(hf_hub_download(repo, name, token=token, local_files_only=local_files_only))
-        except LocalEntryNotFoundError:
-            unreachable = True
-        except EntryNotFoundError:
-            continue
-        except GatedRepoError as error:
-            raise AdapterError(
-                f"The hub repository {repo} is gated.",
-                f"Accept its terms at https://huggingface.co/{repo}, then log in (hf auth login) or give a token.",
-            ) from error
-        except RepositoryNotFoundError as error:
-            raise AdapterError(
-                f"There is neither a folder nor a hub repository {repo}.",
-                "Check the name; for a private repository log in (hf auth login) or give a token.",
-            ) from error
-        except (HTTPError, HFValidationError, OSError) as error:
-            raise AdapterError(f"The hub did not deliver {repo}: {error}", "Try again, or name a folder.") from error
-    if unreachable:
-        raise AdapterError(
-            f"The adapter for the stream {stream!r} of {task} isn't on this computer, and the hub can't be reached.",
-            f"Connect to the internet, or download {names[0]} from {repo} and name its folder.",
-        )
+    name = str(source)
+    if not hub.is_id(name):
+        raise AdapterError(f"There is no adapter folder {name}.", "Name a folder, or a hub repository as owner/name.")
+    file = hub.fetch_first(name, names, token=token, local_files_only=local_files_only, failure=AdapterError)
+    if file is not None:
+        return file
     raise AdapterError(
-        f"The hub repository {repo} has no adapter for the stream {stream!r} of {task}.",
+        f"The hub repository {name} has no adapter for the stream {stream!r} of {task}.",
         f"It should hold {names[0]} or {names[1]}.",
     )
 

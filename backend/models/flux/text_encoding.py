@@ -7,7 +7,6 @@ fingerprint; else CLIP and T5 are loaded from the checkpoint, asked, and dropped
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from ....shared.protocol.errors import SettingError, WeightsError
+from ...io import atomic
 from ...jobs.progress import ProgressReporter
 from ...pipelines.omnix import TRIGGER
 from .. import hub
@@ -41,7 +41,9 @@ def embeds(checkpoint: Checkpoint, base: Base, reporter: ProgressReporter) -> di
     folder, kept = _folder(checkpoint), _cached(base)
     file = next((file for file in (folder / KEPT, kept) if file.is_file()), None)
     if file is None:
-        _save(encode(checkpoint, [TRIGGER], reporter)[0], kept)
+        encoded = encode(checkpoint, [TRIGGER], reporter)[0]
+        with atomic.writing(kept.parent) as draft:
+            save_file(encoded, draft / kept.name)
         file = kept
     try:
         found = load_file(file)
@@ -87,14 +89,21 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressRepor
             f"The text encoders of {checkpoint.name} are missing ({', '.join(missing)}); no encoded prompt is kept.",
             f"Put these folders of FLUX.1-dev (FLUX.1-schnell's are the same) into {folder}.",
         )
+    for part in _PARTS[:2]:
+        if not any((folder / part).glob("*.safetensors")):
+            raise WeightsError(
+                f"{folder / part} has no .safetensors file; a pickle (pytorch_model.bin) can run code and is not read.",
+                "Download the safetensors files of FLUX.1-dev's text encoders.",
+            )
     # Their bars would go across ours.
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
     reporter.progress("Loading the text encoders", 0, 0, 0.0, None)
     try:
         pipeline = FluxPipeline.from_pretrained(
-            folder, transformer=None, vae=None, scheduler=None, dtype=torch.bfloat16, local_files_only=True
-        )
+            folder, transformer=None, vae=None, scheduler=None,
+            dtype=torch.bfloat16, local_files_only=True, use_safetensors=True,
+        )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
         raise WeightsError(f"The text encoders in {folder} can't be loaded: {error}", "Download them again.") from error
     found = []
@@ -112,11 +121,3 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressRepor
         assert pooled is not None
         found.append({"prompt_embeds": embeds, "pooled_prompt_embeds": pooled})
     return found
-
-
-def _save(found: dict[str, torch.Tensor], file: Path) -> None:
-    """Whole or not at all, though two backends may do it at once."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as draft:
-        save_file(found, Path(draft) / file.name)
-        (Path(draft) / file.name).replace(file)

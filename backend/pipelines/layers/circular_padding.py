@@ -5,7 +5,7 @@ Latents are (N, C, h, w), images (N, 3, H, W); the last axis is longitude and it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -82,11 +82,10 @@ def _repeat_first_column(conv: nn.Module, args: tuple[Tensor]) -> Tensor:
     return torch.cat([x[..., :-1], x[..., :1]], dim=-1)
 
 
-def decode_blended(vae: AutoencoderKL, latents: Tensor, scale: int) -> Tensor:
-    """The reference's decode: (N, C, h, w) latents, as the VAE takes them, → (N, 3, h·scale, w·scale) in [-1, 1].
+def decode_blended(decode: Callable[[Tensor], Tensor], latents: Tensor, scale: int) -> Tensor:
+    """Decode (N, C, h, w) latents into (N, 3, h · scale, w · scale) as the reference does.
 
-    Two columns are appended and the picture's last 2·scale pixels blended into the first. No step is left at the seam,
-    but the columns beside it still see the zero padding beyond; `circular` has no such columns.
+    Two columns are appended, and the last 2 · scale pixels of the image are blended into the first. This leaves no step
+    at the seam, but the columns beside it still see the zero padding beyond; with `circular` there are no such columns.
     """
-    image: Tensor = vae.decode(extend(latents, DECODE_EXTENSION), return_dict=False)[0]  # pyright: ignore
-    return close(image, DECODE_EXTENSION * scale)
+    return close(decode(extend(latents, DECODE_EXTENSION)), DECODE_EXTENSION * scale)

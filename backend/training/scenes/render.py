@@ -9,8 +9,6 @@ skipped, so a stopped run goes on.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import bpy
 import numpy as np
 import OpenImageIO as oiio
 
+from ...io import atomic
 from ...perception.palette import PALETTE
 from .build import CLASSES
 from .render_io import write_image
@@ -112,15 +111,12 @@ def render_scene(
     bpy.ops.wm.read_factory_settings(use_empty=True)
     rng = np.random.default_rng(seed)
     _settings(height, samples, build(rng))
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{seed:06d}-", dir=folder))
-    try:
-        bpy.context.scene.render.filepath = str(work / "passes.exr")
+    with atomic.writing(folder) as draft:
+        passes = draft / "passes.exr"
+        bpy.context.scene.render.filepath = str(passes)
         bpy.ops.render.render(write_still=True)
-        passes = _read_passes(work / "passes.exr")
-        (work / "passes.exr").unlink()
-        _save(work, passes)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        scene = draft / target.name
+        scene.mkdir()
+        _save(scene, _read_passes(passes))
+        passes.unlink()
     return True

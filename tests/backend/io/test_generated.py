@@ -76,12 +76,66 @@ def test_refuses_what_it_can_not_write(tmp_path):
         generated.check_path(tmp_path / "folder.exr", (0,))
     generated.write(tmp_path / "p.exr", Generated(np.zeros((8, 16, 3), np.float32), recipe()))
     generated.check_path(tmp_path / "p.exr", (0,))  # its own may be written again
-    with pytest.raises(OutputError, match="made of"):
+    with pytest.raises(OutputError, match="is a source"):
         generated.check_path(tmp_path / "p.exr", (0,), None, tmp_path / "folder.exr" / ".." / "p.exr")
     generated.check_path(tmp_path / "p.exr", (0, 1), tmp_path / "p.exr")  # that would be p-0 and p-1
     (tmp_path / "p-1.json").write_text("{}")
-    with pytest.raises(OutputError, match=r"p-1.json is there"):
+    with pytest.raises(OutputError, match=r"p-1.json exists"):
         generated.check_path(tmp_path / "p.exr", (0, 1))
+
+
+def black():
+    return Generated(np.zeros((8, 16, 3), np.float32), recipe())
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["p.exr", "p.json"])
+def test_what_was_not_generated_is_not_replaced_unless_asked(tmp_path, name):
+    place = tmp_path / "p.exr"
+    (tmp_path / name).write_bytes(b"mine")
+    for use in (lambda: generated.check_path(place, (7,)), lambda: generated.write(place, black())):
+        with pytest.raises(OutputError, match=f"{name} exists") as caught:
+            use()
+        assert "--overwrite" in caught.value.hint
+    assert contents(tmp_path) == {name: b"mine"}
+    generated.check_path(place, (7,), overwrite=True)
+    generated.write(place, black(), overwrite=True)
+    assert panoramas.read(place)[0].shape == (8, 16, 3)
+
+
+@pytest.mark.parametrize("format", ["exr", "png"])
+def test_a_panorama_is_known_as_generated_by_the_recipe_inside_too(tmp_path, format):
+    place = tmp_path / f"p.{format}"
+    one = Generated(np.zeros((8, 16, 3), np.float32), recipe("srgb"))
+    generated.write(place, one)
+    (tmp_path / "p.json").unlink()
+    generated.check_path(place, (7,))
+    generated.write(place, one)
+    assert (tmp_path / "p.json").exists()
+
+
+def test_an_image_without_a_recipe_is_not_replaced(tmp_path):
+    generated.results.write_image(tmp_path / "p.exr", black().panorama, "Linear")
+    with pytest.raises(OutputError, match=r"p.exr exists, and has no recipe"):
+        generated.check_path(tmp_path / "p.exr", (7,))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["p.exr", "p.json"])
+def test_a_source_is_never_replaced(tmp_path, name, overwrite):
+    place, source = tmp_path / "p.exr", tmp_path / ".." / tmp_path.name / name
+    generated.write(place, black())
+    before = contents(tmp_path)
+    for use in (
+        lambda: generated.check_path(place, (7,), None, source, overwrite=overwrite),
+        lambda: generated.write(place, black(), source, overwrite=overwrite),
+    ):
+        with pytest.raises(OutputError, match=f"{name} is a source"):
+            use()
+    assert contents(tmp_path) == before
 
 
 @pytest.fixture

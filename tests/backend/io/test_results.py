@@ -84,11 +84,74 @@ def test_an_earlier_result_is_replaced_whole_and_nothing_else(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"normal.exr", "panorama.png", "maps.json", "notes.txt"}
 
 
-def test_somebody_elses_maps_json_does_not_stand_in_the_way(tmp_path):
-    for content in (b"\xff\xfe", b'{"panoform": "\xff"}', b"[]"):
-        (tmp_path / "maps.json").write_bytes(content)
+# Nothing of the user's is lost
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'{"panoform": "\xff"}', b"[]", b'{"maps": {"normal": ""}}'])
+def test_a_maps_json_that_is_no_record_is_not_replaced(tmp_path, content):
+    (tmp_path / "maps.json").write_bytes(content)
+    (tmp_path / "normal.exr").write_bytes(b"mine")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match=r"not a result of Panoform: maps.json, normal.exr") as caught:
         results.write(tmp_path, perceived(["normal"]))
-        assert b"normal" in (tmp_path / "maps.json").read_bytes()
+    assert "--overwrite" in caught.value.hint
+    assert contents(tmp_path) == before
+    results.write(tmp_path, perceived(["normal"]), overwrite=True)
+    assert b"normal" in (tmp_path / "maps.json").read_bytes()
+
+
+def test_the_users_own_files_are_not_replaced_unless_asked(tmp_path):
+    results.write(tmp_path, perceived(["albedo"]))
+    (tmp_path / "distance.exr").write_bytes(b"mine")
+    before = contents(tmp_path)
+    for use in (
+        lambda: results.check_folder(tmp_path, ["albedo", "distance"]),
+        lambda: results.write(tmp_path, perceived(["albedo", "distance"])),
+    ):
+        with pytest.raises(OutputError, match=r"not a result of Panoform: distance.exr\."):
+            use()
+    assert contents(tmp_path) == before
+    results.check_folder(tmp_path, ["albedo"])  # of an earlier result
+    results.check_folder(tmp_path, ["albedo", "distance"], overwrite=True)
+    assert contents(tmp_path) == before
+    results.write(tmp_path, perceived(["distance"]), overwrite=True)
+    assert {file.name for file in tmp_path.iterdir()} == {"distance.exr", "panorama.png", "maps.json"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["panorama.png", "distance.exr", "albedo.png", "maps.json"])
+def test_a_source_is_never_replaced_nor_removed(tmp_path, name, overwrite):
+    """Not even where it belongs to an earlier result, under another path, or as a map that the new result lacks."""
+    results.write(tmp_path, perceived(["distance", "albedo"]))
+    before = contents(tmp_path)
+    for source in (tmp_path / name, tmp_path / ".." / tmp_path.name / name):
+        for use in (
+            lambda source: results.check_folder(tmp_path, ["distance"], [None, source], overwrite),
+            lambda source: results.write(tmp_path, perceived(["distance"]), sources=[source], overwrite=overwrite),
+        ):
+            with pytest.raises(OutputError, match=f"{name} is the source") as caught:
+                use(source)
+            assert caught.value.hint
+    assert contents(tmp_path) == before
+    results.check_folder(tmp_path, ["distance"], [tmp_path / "elsewhere.exr"], overwrite)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_source_behind_a_link_is_not_replaced(tmp_path):
+    (tmp_path / "room.exr").write_bytes(b"mine")
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "distance.exr").symlink_to(tmp_path / "room.exr")
+    with pytest.raises(OutputError, match="is the source"):
+        results.check_folder(tmp_path / "maps", ["distance"], [tmp_path / "room.exr"], overwrite=True)
+
+
+def test_a_map_in_the_way_that_is_a_folder_is_kept(tmp_path):
+    (tmp_path / "normal.exr").mkdir()
+    (tmp_path / "normal.exr" / "mine").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="is a folder"):
+        results.write(tmp_path, perceived(["normal"]), overwrite=True)
+    assert (tmp_path / "normal.exr" / "mine").read_bytes() == b"mine"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_users_own_map_stays(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from panoform.backend.models import device
+from panoform.backend.models import device, hub
 from panoform.backend.models.cache import ModelCache
 from panoform.backend.models.flux.checkpoints import FLUX_CONFIG, STARTER
 from panoform.backend.perception import decode, job
@@ -377,6 +377,15 @@ def test_adapters_come_from_the_hub_and_their_progress_is_told(
     assert any(stage.startswith("Downloading owner/OmniX") for stage, *_ in watching.told)
     assert same(made, perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1))
     assert not any("depth" in path for path in asked)
+
+
+def test_a_revision_is_asked_for_and_its_commit_is_known(hub_repository, reporter, tmp_path):
+    released, asked = hub_repository
+    released.set()
+    folder = hub.fetch("owner/OmniX@v1", ["rgb_to_depth/depth/*"], tmp_path, reporter)
+    assert hub.revision_of(folder) == "0" * 40
+    assert any("v1" in path for path in asked)
+    assert not any("main" in path for path in asked)
 
 
 def test_a_download_of_adapters_can_be_stopped(hub_repository, flux, stopping_reporter):

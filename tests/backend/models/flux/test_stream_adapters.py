@@ -15,6 +15,7 @@ from diffusers.models.transformers.transformer_flux import FluxTransformer2DMode
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from panoform.backend.models import hub
 from panoform.backend.models.flux import stream_adapters
 from panoform.shared.protocol.errors import AdapterError
 
@@ -280,16 +281,18 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         owner = self.path.split("/")[1]
-        if owner == "good" and self.path.endswith("/rgb_to_depth_rgb.safetensors"):
+        revision = self.path.partition("/resolve/")[2].partition("/")[0]
+        if owner == "good" and revision != "absent" and self.path.endswith("/rgb_to_depth_rgb.safetensors"):
             self.send_response(200)
             self.send_header("ETag", '"1234"')
-            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("X-Repo-Commit", "0" * 40 if revision == "main" else revision)
             self.send_header("Content-Length", str(len(self.body)))
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(self.body)
             return
         status, code = {"gated": (403, "GatedRepo"), "good": (404, "EntryNotFound")}.get(owner, (401, "RepoNotFound"))
+        code = "RevisionNotFound" if revision == "absent" else code
         self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", code)
@@ -335,18 +338,26 @@ def test_the_hub_delivers_or_says_what_to_do(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    wanted = [("good/OmniX", "rgb"), ("good/OmniX", "depth"), ("gated/OmniX", "rgb"), ("nobody/OmniX", "rgb")]
+    wanted = [("good/OmniX", "rgb"), ("good/OmniX", "depth"), (f"good/OmniX@{'1' * 40}", "rgb")]
+    refused = [("gated/OmniX", "rgb"), ("nobody/OmniX", "rgb"), ("good/OmniX@absent", "rgb")]
     try:
-        online = ask_hub(endpoint, tmp_path, *wanted)
+        online = ask_hub(endpoint, tmp_path, *wanted, *refused)
     finally:
         server.shutdown()
         server.server_close()
-    offline = ask_hub(endpoint, tmp_path, *wanted[:2], HF_HUB_OFFLINE="1")
+    offline = ask_hub(endpoint, tmp_path, *wanted, HF_HUB_OFFLINE="1")
 
     assert Path(online["good/OmniX rgb"]).read_bytes() == Hub.body
     assert "has no adapter for the stream 'depth'" in online["good/OmniX depth"]
     assert "gated" in online["gated/OmniX rgb"]
-    assert "Accept its terms at https://huggingface.co/gated/OmniX" in online["gated/OmniX rgb"]
-    assert "neither a folder nor a hub repository nobody/OmniX" in online["nobody/OmniX rgb"]
+    assert "Accept it at https://huggingface.co/gated/OmniX" in online["gated/OmniX rgb"]
+    assert "neither a folder or file nor a hub repository nobody/OmniX" in online["nobody/OmniX rgb"]
     assert offline["good/OmniX rgb"] == online["good/OmniX rgb"]
     assert "can't be reached" in offline["good/OmniX depth"]
+    assert "rgb_to_depth/depth/pytorch_lora_weights.safetensors" in offline["good/OmniX depth"]
+
+    commit = "1" * 40
+    assert hub.revision_of(Path(online["good/OmniX rgb"])) == "0" * 40
+    assert hub.revision_of(Path(online[f"good/OmniX@{commit} rgb"])) == commit
+    assert offline[f"good/OmniX@{commit} rgb"] == online[f"good/OmniX@{commit} rgb"]
+    assert "good/OmniX has no revision absent" in online["good/OmniX@absent rgb"]

@@ -1,0 +1,139 @@
+"""Write files whole or not at all.
+
+What is written goes to a draft folder within the target folder first, and is flushed to disk. Then the drafts are moved
+into place: one by an atomic replace, several all or none, because the files that they replace are moved aside first and
+put back where a move fails.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ...shared.protocol.errors import OutputError
+
+#: Errors of a full disk, a quota, a file size limit.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: What file systems that can't flush a folder answer.
+_NOT_FLUSHED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+_PREFIX = ".panoform-"
+MAKE_ROOM = "Make room on the disk, or choose another folder."
+
+
+@contextmanager
+def writing(directory: Path, *, last: str = "", remove: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield a draft folder, whose files and folders are moved into `directory` when the block ends without an error.
+
+    `last` names the entry to appear last, and the first to go where it replaces one; `remove`, entries of `directory`
+    to be gone with the same step. If anything fails, `directory` is as it was. Raises OutputError.
+    """
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    draft: Path | None = None
+    done = False
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
+        yield draft
+        _publish(draft, directory, last, remove)
+        for folder in made:
+            _flush_folder(folder.parent)
+        done = True
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise OutputError(f"The disk is full: {directory} could not be written.", MAKE_ROOM) from error
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            f"{directory} can't be written: {reason}.", "Choose a folder that you may write to, with enough room."
+        ) from error
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+        if not done:
+            _remove_empty(made)
+
+
+def check_writable(directory: Path) -> None:
+    """Raise OutputError where nothing could be written to `directory`, before any time is spent on it."""
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    with writing(directory):
+        pass
+    _remove_empty(made)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _publish(draft: Path, directory: Path, last: str, remove: Iterable[str]) -> None:
+    """Move the entries of `draft` into `directory`, all or none."""
+    for entry in (*draft.rglob("*"), draft):
+        _flush_folder(entry) if entry.is_dir() else _flush(entry)
+    entries = sorted(draft.iterdir(), key=lambda entry: (entry.name == last, entry.name))
+    moves = {entry: directory / entry.name for entry in entries}
+    for entry, place in moves.items():
+        if place.is_dir() and not entry.is_dir():
+            raise IsADirectoryError(errno.EISDIR, f"{place.name} is a folder", str(place))
+    replaced = [place for place in reversed(moves.values()) if os.path.lexists(place)]
+    replaced += [directory / name for name in remove if os.path.lexists(directory / name)]
+    if len(moves) == 1 and replaced == list(moves.values()) and entries[0].is_file():
+        entries[0].replace(replaced[0])
+    elif replaced:
+        aside = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
+        _move_all({place: aside / place.name for place in replaced} | moves, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        _move_all(moves, None)
+    _flush_folder(directory)
+
+
+def _move_all(moves: dict[Path, Path], aside: Path | None) -> None:
+    """Move each to its place; where one can't be, move all back, and raise its OSError.
+
+    Raises OutputError where files stay in the folder `aside`.
+    """
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves.items():
+            source.replace(target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            try:
+                target.replace(source)
+            except OSError as error:
+                raise OutputError(
+                    f"{source} could not be moved back: {error.strerror}.",
+                    f"Files of before are in {aside}." if aside else "",
+                ) from error
+        if aside:
+            aside.rmdir()
+        raise
+
+
+def _flush(file: Path) -> None:
+    """Flush a file to disk."""
+    with file.open("r+b") as handle:
+        os.fsync(handle.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk. Windows does not need it and can't."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_FLUSHED:
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,84 @@
+"""The base of the panorama pipelines: how FLUX is loaded, prompted and given LoRAs, and its VAE's scale."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from torch import Tensor
+
+from ...shared.protocol.errors import SettingError, WeightsError
+from ..models import lora
+
+
+class PanoramaPipeline(FluxPipeline):
+    """A FluxPipeline whose text encoders may be absent (None), and that loads safetensors only."""
+
+    _optional_components: ClassVar = [
+        *FluxPipeline._optional_components, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
+    ]  # fmt: skip
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        use_safetensors: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load the pipeline as `FluxPipeline.from_pretrained` does, but never from pickles, which can run code.
+
+        With `use_safetensors` None or False it reads pickles too.
+        """
+        return super().from_pretrained(pretrained_model_name_or_path, use_safetensors=use_safetensors, **kwargs)
+
+    def load_lora_weights(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        source: str | Path | dict[str, Tensor],
+        adapter_name: str | None = None,
+        *,
+        weight_name: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Add a LoRA, in any naming that diffusers knows, from a file, a folder, a hub repository or a state dict.
+
+        Raises AdapterError, naming keys, where any of it does not fit this model: diffusers would leave that out.
+        """
+        lora.load(self, source, adapter_name=adapter_name, weight_name=weight_name, token=token)
+
+    def _embed_prompt(
+        self, prompt: str | list[str] | None, embeds: Tensor | None, pooled: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of the prompts, given or computed: (N, tokens, dim) and (N, dim)."""
+        if (prompt is None) == (embeds is None) or (embeds is None) != (pooled is None):
+            raise SettingError("Give either a prompt, or both prompt_embeds and pooled_prompt_embeds.")
+        if embeds is None or pooled is None:
+            if self.text_encoder is None or self.text_encoder_2 is None:
+                raise WeightsError(
+                    "The prompt can't be encoded: the text encoders are not loaded.",
+                    "Load them, or give prompt_embeds and pooled_prompt_embeds.",
+                )
+            embeds, pooled, _ = self.encode_prompt(prompt)  # pyright: ignore[reportArgumentType]
+        assert embeds is not None
+        assert pooled is not None
+        return embeds, pooled
+
+    def _vae_encode(self, image: Tensor) -> Tensor:
+        """Encode (N, 3, H, W) in [-1, 1] as the posterior's mode, (N, C, h, w) float32, in the VAE's own scale."""
+        posterior = self.vae.encode(image.to(self._execution_device, self.vae.dtype)).latent_dist  # pyright: ignore
+        return posterior.mode().float()
+
+    def _vae_decode(self, latents: Tensor) -> Tensor:
+        """Decode (N, C, h, w) latents in the VAE's own scale into (N, 3, H, W) float32, about [-1, 1]."""
+        latents = latents.to(self._execution_device, self.vae.dtype)
+        return self.vae.decode(latents, return_dict=False)[0].float()  # pyright: ignore
+
+    def _normalize(self, latents: Tensor) -> Tensor:
+        """Scale the VAE's latents to those of the transformer."""
+        return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+
+    def _denormalize(self, latents: Tensor) -> Tensor:
+        """Undo `_normalize`."""
+        return latents / self.vae.config.scaling_factor + self.vae.config.shift_factor

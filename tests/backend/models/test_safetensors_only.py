@@ -1,0 +1,115 @@
+"""Weights are loaded from safetensors only: pickles can run code."""
+
+import ast
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import panoform.backend
+from panoform.backend.models.flux import checkpoints, text_encoding
+from panoform.backend.pipelines.dit360 import DiT360Pipeline
+from panoform.backend.pipelines.omnix import OmniXPipeline
+from panoform.shared.engines import EngineSettings
+from panoform.shared.protocol.errors import AdapterError, WeightsError
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+BACKEND = Path(panoform.backend.__path__[0])
+#: Methods that load weights, and pickles unless they are told not to.
+LOADERS = ("from_pretrained", "lora_state_dict")
+#: Modules, and functions of modules, that read pickles.
+PICKLES = {"pickle", "dill", "joblib", "cloudpickle", "shelve"}
+#: Methods of diffusers and torch that have no option against pickles, or read other files too.
+BANNED = {"torch.load", "from_single_file", "load_lora_adapter", "load_textual_inversion", "load_checkpoint_in_model"}
+
+
+def faults(source: str) -> list[str]:
+    """What in the source could load a pickle, by line."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found += [f"{node.lineno}: import {name}" for name in names if name.partition(".")[0] in PICKLES]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            # By its name a pipeline hands on its own argument, whose default is held below.
+            if node.func.attr in LOADERS and keywords.get("use_safetensors") not in ("True", "use_safetensors"):
+                found.append(f"{node.lineno}: {node.func.attr} without use_safetensors=True")
+            if node.func.attr in BANNED or ast.unparse(node.func) in BANNED:
+                found.append(f"{node.lineno}: {ast.unparse(node.func)}")
+            if keywords.get("allow_pickle") == "True":
+                found.append(f"{node.lineno}: allow_pickle")
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "FluxPipeline.from_pretrained(folder)",
+        "FluxPipeline.from_pretrained(folder, use_safetensors=False)",
+        "pipeline.lora_state_dict(file)",
+        "torch.load(file, weights_only=True)",
+        "import pickle",
+        "np.load(file, allow_pickle=True)",
+    ],
+)
+def test_the_scan_finds(source):
+    assert faults(source)
+
+
+def test_no_call_in_the_backend_could_load_a_pickle():
+    files = sorted(BACKEND.rglob("*.py"))
+    assert len(files) > 50
+    found = {str(file.relative_to(BACKEND)): faults(file.read_text(encoding="utf-8")) for file in files}
+    assert not {name: lines for name, lines in found.items() if lines}
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def pickled(folder, stem, content):
+    """Replace the safetensors file in a folder by a pickle."""
+    for file in folder.glob("*.safetensors"):
+        state = load_file(file)
+        file.unlink()
+        torch.save(state if content is None else content, folder / f"{stem}.bin")
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+@pytest.mark.parametrize("malicious", [False, True])
+def test_text_encoders_in_pickles_are_refused(tiny_flux, tmp_path, watch, part, malicious):
+    folder, trace = tmp_path / "FLUX", tmp_path / "trace"
+    shutil.copytree(tiny_flux, folder)
+    pickled(folder / part, "pytorch_model", Malicious(trace) if malicious else None)
+    checkpoint = checkpoints.locate(EngineSettings(engine="flux", model=str(folder)), watch)
+    with pytest.raises(WeightsError, match=r"no \.safetensors file.*pickle") as caught:
+        text_encoding.encode(checkpoint, ["a courtyard"], watch)
+    assert str(folder / part) in caught.value.message
+    assert caught.value.hint
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("kind", [OmniXPipeline, DiT360Pipeline])
+def test_pipelines_refuse_pickles_unless_asked_for(kind, tmp_path):
+    shutil.copytree(GOLDEN / "tiny-flux", tmp_path / "FLUX")
+    assert kind.from_pretrained(tmp_path / "FLUX").transformer is not None
+    pickled(tmp_path / "FLUX" / "vae", "diffusion_pytorch_model", None)
+    with pytest.raises(OSError, match="safetensors"):
+        kind.from_pretrained(tmp_path / "FLUX")
+    assert kind.from_pretrained(tmp_path / "FLUX", use_safetensors=None).vae is not None
+
+
+@pytest.mark.parametrize("kind", [OmniXPipeline, DiT360Pipeline])
+def test_loras_in_pickles_are_refused(kind, tmp_path):
+    torch.save(load_file(GOLDEN / "adapters" / "dit360" / "adapter_model.safetensors"), tmp_path / "lora.bin")
+    with pytest.raises(AdapterError, match="can't be read"):
+        kind.from_pretrained(GOLDEN / "tiny-flux").load_lora_weights(tmp_path / "lora.bin")
