@@ -1,40 +1,55 @@
 """Panoform's add-on: it runs in Blender's Python and never imports torch."""
 
-from . import command, preferences
+from . import command, preferences, properties
 from .backend import operators as backend_operators
+from .backend import panel as backend_panel
+from .capture import operators as capture_operators
+from .capture import panel as capture_panel
 from .capture import render
 from .generate import operators as generate_operators
 from .generate import panel as generate_panel
 from .generate import properties as generate_properties
 from .generate import world_preview
 from .jobs import manager, timer
+from .jobs import operators as jobs_operators
+from .jobs import panel as jobs_panel
 from .perceive import operators as perceive_operators
-from .perceive import properties as perceive_properties
-from .ui import panels, previews
+from .perceive import panel as perceive_panel
+from .scene import operators as scene_operators
+from .scene import panel as scene_panel
+from .ui import previews
 
-_PARTS = (
+#: Registered in this order: what others build on comes first.
+FEATURES = (
     preferences,
     generate_properties,
-    perceive_properties,
+    properties,
     previews,
     world_preview,
     render,
-    perceive_operators,
     backend_operators,
+    capture_operators,
+    perceive_operators,
     generate_operators,
-    panels,
+    scene_operators,
+    jobs_operators,
+    backend_panel,
+    capture_panel,
+    perceive_panel,
     generate_panel,
+    scene_panel,
+    jobs_panel,
     command,
     manager,
+    timer,
 )
 
 
 def register() -> None:
-    for part in _PARTS:
-        part.register()
+    for feature in FEATURES:
+        feature.register()
 
 
 def unregister() -> None:
-    timer.unregister()
-    for part in reversed(_PARTS):
-        part.unregister()
+    for feature in reversed(FEATURES):
+        feature.unregister()

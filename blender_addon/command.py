@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     perceive = verbs.add_parser("perceive", help="perceive maps from a panorama and build the scene from them")
     perceive.add_argument("--panorama", required=True, type=Path, help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
     perceive.add_argument("--maps", default=",".join(maps.DEFAULT_MAPS), help="default: %(default)s")
-    perceive.add_argument("--quality", choices=list(QUALITIES["flux"]), default="standard")
+    perceive.add_argument("--quality", choices=QUALITIES, default="standard")
     perceive.add_argument("--engine", choices=list(ENGINES), help="default: what the preferences have")
     perceive.add_argument("--seed", type=int, default=0)
     perceive.add_argument("--out", type=Path, help="folder for the maps as files")

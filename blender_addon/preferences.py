@@ -8,7 +8,7 @@ from pathlib import Path
 import bpy
 from bpy.props import EnumProperty, StringProperty
 
-from ..shared.engines import EngineSettings
+from ..shared.engines import ENGINES, EngineSettings
 from .backend import installer
 
 #: The extension as Blender knows it: `bl_ext.<repo>.panoform`; this package is its `blender_addon`.
@@ -88,17 +88,23 @@ class Preferences(bpy.types.AddonPreferences):
         return Path(bpy.path.abspath(chosen)) if chosen else None
 
     def engine_settings(self, engine: str) -> EngineSettings:
-        """`engine` with what is set here. AUTO: FLUX where its checkpoint is set, else the starter."""
+        """Return the settings of `engine` (an upper-case name) with what is set here.
+
+        AUTO: one that takes a checkpoint where that is set, else the bundled one.
+        """
         if engine == "AUTO":
-            engine = "FLUX" if self.flux_model else "STARTER"
-        flux = engine == "FLUX"
+            spec = next(spec for spec in ENGINES.values() if spec.bundled != bool(self.flux_model))
+        else:
+            spec = ENGINES[engine.lower()]
+        if spec.bundled:  # it is small, needs no offloading, and may run on a CPU
+            return EngineSettings(engine=spec.name, device=self.device, dtype=self.dtype)
         return EngineSettings(
-            engine=engine.lower(),
-            model=self.flux_model if flux and self.flux_model else None,
-            adapters=self.flux_adapters if flux and self.flux_adapters else None,
+            engine=spec.name,
+            model=self.flux_model or None,
+            adapters=self.flux_adapters or None,
             device=self.device,
             dtype=self.dtype,
-            offload=self.offload if flux else "none",  # the starter is small, and may run on a CPU
+            offload=self.offload,
         )
 
 

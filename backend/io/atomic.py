@@ -15,8 +15,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from ...shared.protocol.errors import OutputError
 
 #: Errors of a full disk, a quota, a file size limit.
@@ -45,10 +43,10 @@ def writing(directory: Path, *, last: str = "", remove: Iterable[str] = ()) -> I
         for folder in made:
             _flush_folder(folder.parent)
         done = True
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
+    except OSError as error:
+        if error.errno in _FULL:
             raise OutputError(f"The disk is full: {directory} could not be written.", MAKE_ROOM) from error
-        reason = getattr(error, "strerror", None) or error
+        reason = error.strerror or error
         raise OutputError(
             f"{directory} can't be written: {reason}.", "Choose a folder that you may write to, with enough room."
         ) from error

@@ -64,7 +64,7 @@ def fetch(
 ) -> Path:
     """Return the folder, in the hub's cache, with the files of hub id `name` that match `patterns`.
 
-    What is missing is downloaded, unless `reporter` is None. `revision_of` tells the commit of what it returns. `instead`
+    What is missing is downloaded, unless `reporter` is None; `revision_of` returns the commit of the result. `instead`
     is the folder that the user may fill by hand. The token is that of HF_TOKEN or of `hf auth login`.
 
     Raises `failure` where the hub does not deliver, and Cancelled out of `reporter`.

@@ -12,7 +12,7 @@ from ...shared.protocol.errors import Cancelled
 from .. import preferences
 from ..jobs import timer
 from ..jobs.manager import jobs
-from ..ui.operator_parts import CANCELLED, FINISHED, greyed_by, reporting
+from ..ui.operator_parts import CANCELLED, FINISHED, poll_unless, reporting
 from . import hub_token, installer
 
 #: The extension's root, which holds `backend_wheel/`.
@@ -37,7 +37,7 @@ class PANOFORM_OT_setup_backend(bpy.types.Operator):
     bl_idname = "panoform.setup_backend"
     bl_label = "Set up the Backend"
 
-    poll = greyed_by(_why_not_set_up)
+    poll = poll_unless(_why_not_set_up)
 
     @reporting
     def execute(self, _context: bpy.types.Context) -> set[str]:
@@ -47,7 +47,7 @@ class PANOFORM_OT_setup_backend(bpy.types.Operator):
                 jobs.wait_for_setup()
         except Cancelled:
             return CANCELLED
-        timer.watch()
+        timer.start()
         return FINISHED
 
 
@@ -57,7 +57,7 @@ class PANOFORM_OT_stop_backend(bpy.types.Operator):
     bl_idname = "panoform.stop_backend"
     bl_label = "Stop the Backend"
 
-    poll = greyed_by(lambda: "" if jobs.session else "The backend is not running")
+    poll = poll_unless(lambda: "" if jobs.session else "The backend is not running")
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         jobs.stop()
@@ -95,7 +95,7 @@ class PANOFORM_OT_use_offload(bpy.types.Operator):
     bl_label = "Use Model Offload"
     bl_options: ClassVar = {"INTERNAL"}
 
-    poll = greyed_by(lambda: "" if preferences.get().offload == "none" else "Offload is on already")
+    poll = poll_unless(lambda: "" if preferences.get().offload == "none" else "Offload is on already")
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         preferences.get().offload = "model"

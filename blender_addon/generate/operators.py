@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from pathlib import Path
 from typing import ClassVar
 
 import bpy
+import numpy as np
 from bpy.props import BoolProperty, IntProperty, StringProperty
 from mathutils import Matrix
 
-from ...shared.engines import QUALITIES, EngineSettings
-from ...shared.jobs.edit import check_strength
-from ...shared.jobs.generate import GenerateSettings, View, check_generate
+from ...shared.engines import Capability, EngineSettings
+from ...shared.jobs.edit import EditRequest, check_strength
+from ...shared.jobs.generate import GenerateRequest, GenerateSettings, View
 from ...shared.protocol.errors import InputError, SceneError, SettingError, WeightsError
 from .. import preferences
 from ..capture import picture, pixels, sources
 from ..capture.render import ViewRender
 from ..capture.sources import Capture
 from ..jobs.manager import jobs
-from ..jobs.specs import EditOrder, GenerateOrder
 from ..ui.operator_parts import (
     CANCELLED,
     FINISHED,
     RENDER_SAMPLES,
-    carry_out,
-    given,
-    greyed_by,
-    rendered,
+    poll_unless,
+    property_or_setting,
     reporting,
+    run_job,
+    start_render,
     why_not_begin,
     why_not_build,
 )
 from . import mask, panoramas, sun_lamp
 from .properties import Drawing, Editing, Generating
+from .spec import EditSpec, GenerateSpec, settings_from
 
 GET_FLUX = (
     "Accept FLUX.1-dev's licence on huggingface.co, save your access token, then choose the engine FLUX + OmniX. "
@@ -42,13 +44,13 @@ GET_FLUX = (
 )
 
 
-def has_flux(scene: bpy.types.Scene) -> bool:
-    """Whether the panel's engine for generating is FLUX."""
-    return preferences.get().engine_settings(scene.panoform.generate.engine).engine == "flux"
+def panel_can(scene: bpy.types.Scene, capability: Capability) -> bool:
+    """Return whether the engine that the panel has for generating can do this."""
+    return preferences.get().engine_settings(scene.panoform.generate.engine).spec.can(capability)
 
 
-def _need_flux(engine: EngineSettings, what: str) -> None:
-    if engine.engine != "flux":
+def _need_capability(engine: EngineSettings, capability: Capability, what: str) -> None:
+    if not engine.spec.can(capability):
         raise WeightsError(f"{what} need FLUX.1-dev.", GET_FLUX)
 
 
@@ -63,9 +65,9 @@ def why_not_generate(scene: bpy.types.Scene) -> str:
     if settings.of == "PICTURE" and settings.image is None:
         return "Choose a picture."
     if settings.of == "PICTURE" and not settings.fov:
-        return "The picture doesn't tell its field of view: give it."
+        return "The picture's EXIF holds no field of view: set it."
     if settings.of == "WORDS" and not settings.prompt.strip():
-        return "Write what it shows."
+        return "Write a prompt."
     return ""
 
 
@@ -79,7 +81,7 @@ def why_not_edit(scene: bpy.types.Scene) -> str:
     if settings.mode == "INPAINT" and settings.mask is None:
         return "Paint a mask, white where it is to change."
     if settings.mode != "VARY" and not settings.prompt.strip():
-        return "Write what is to be there."
+        return "Write a prompt for what belongs inside the mask."
     return ""
 
 
@@ -99,19 +101,17 @@ class _DrawingOperator(Drawing):
         subtype="FILE_PATH",
     )
 
-    poll = greyed_by(why_not_begin)
+    poll = poll_unless(why_not_begin)
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return carry_out(self, self._order(context.scene))
+        return run_job(self, self._spec(context.scene))
 
     def _get(self, scene: bpy.types.Scene, name: str):
-        return given(self, name, scene.panoform.generate)
+        return property_or_setting(self, name, scene.panoform.generate)
 
-    def _common(self, scene: bpy.types.Scene) -> dict:
-        """What an order is made of in any case."""
-        engine = preferences.get().engine_settings(self._get(scene, "engine"))
-        return {"scene_uid": scene.session_uid, "engine": engine}
+    def _engine(self, scene: bpy.types.Scene) -> EngineSettings:
+        return preferences.get().engine_settings(self._get(scene, "engine"))
 
     def _path(self, settings: GenerateSettings, *sources: bpy.types.Image | None) -> Path | None:
         """Where the panoramas go; None: under names that are free. Raises OutputError (`panoramas.check_path`)."""
@@ -122,25 +122,11 @@ class _DrawingOperator(Drawing):
         return path
 
     def _settings(self, scene: bpy.types.Scene, prompt: str, height: int) -> GenerateSettings:
-        """Raises SettingError (`check_generate`)."""
-        # FLUX's for the starter too: it completes pictures in as many steps.
-        quality = QUALITIES["flux"][self._get(scene, "quality")]
-        same = ("method", "negative_prompt", "true_cfg_scale", "hdr", "sun_strength", "sun_threshold")
-        own_if_empty = ("lora", "trigger", "guidance_scale", "shift")
-        seed = self._seed(scene)
-        fields = {name: self._get(scene, name) for name in same}
-        fields |= {name: self._get(scene, name) or None for name in own_if_empty}
-        fields |= {
-            "prompt": prompt,
-            "height": height,
-            "num_inference_steps": self.num_inference_steps or quality.num_inference_steps,
-            "seeds": tuple(range(seed, seed + self._get(scene, "count"))),
-        }
-        # Blender's numbers have 24 bits: 0.98 is 0.9800000190734863.
-        fields |= {name: round(value, 6) for name, value in fields.items() if isinstance(value, float)}
-        made = GenerateSettings(**fields)
-        check_generate(made)
-        return made
+        """Raise SettingError (`check_generate`)."""
+        return settings_from(
+            lambda name: self._get(scene, name), engine=self._engine(scene), prompt=prompt, height=height,
+            seed=self._seed(scene), steps=self.num_inference_steps,
+        )  # fmt: skip
 
     def _seed(self, scene: bpy.types.Scene) -> int:
         settings = scene.panoform.generate
@@ -159,23 +145,26 @@ class PANOFORM_OT_generate(_DrawingOperator, Generating, bpy.types.Operator):
     image: StringProperty(name="Picture", description="Name of an image of this file, to be completed")
     use_camera: BoolProperty(name="Camera", description="Complete what the scene's camera sees, rendered")
 
-    def _order(self, scene: bpy.types.Scene) -> GenerateOrder:
-        common = self._common(scene)
-        prompt = self._get(scene, "prompt")
-        height = self.height or int(self._get(scene, "size"))
-        settings = self._settings(scene, prompt, height)
+    def _spec(self, scene: bpy.types.Scene) -> GenerateSpec:
+        engine, prompt = self._engine(scene), self._get(scene, "prompt")
+        settings = self._settings(scene, prompt, self.height or int(self._get(scene, "size")))
         of = self._of(scene)
         if of == "WORDS":
-            _need_flux(common["engine"], "Words")
+            _need_capability(engine, "text_to_panorama", "Prompts")
             if not prompt.strip():
-                raise SettingError("There are no words to make a panorama of.", "Write what it shows.")
+                raise SettingError("There is no prompt to make a panorama from.", "Write a prompt.")
         image = self._picture(scene) if of == "PICTURE" else None
         path = self._path(settings, image)
-        source = rendered(ViewRender(scene, samples=RENDER_SAMPLES)) if of == "CAMERA" else None
+        source = start_render(ViewRender(scene, samples=RENDER_SAMPLES)) if of == "CAMERA" else None
         if image:
             source = picture.from_image(image, self._view(scene))
-        name = prompt.strip() or (Path(source.source).stem if isinstance(source, picture.Picture) else scene.name)
-        return GenerateOrder(source=source, name=name, settings=settings, path=path, **common)
+        return GenerateSpec(
+            source=source,
+            name=prompt.strip() or (Path(source.source).stem if isinstance(source, picture.Picture) else scene.name),
+            scene_uid=scene.session_uid,
+            request=GenerateRequest(engine=engine, settings=settings),
+            path=path,
+        )
 
     def _of(self, scene: bpy.types.Scene) -> str:
         """What it is made of: what the script gave, else what the panel has."""
@@ -206,38 +195,34 @@ class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
     mask: StringProperty(name="Mask", description="Name of an image of this file, white where it is to change")
 
     def _get(self, scene: bpy.types.Scene, name: str):
-        return given(self, name, scene.panoform.edit, scene.panoform.generate)
+        return property_or_setting(self, name, scene.panoform.edit, scene.panoform.generate)
 
-    def _order(self, scene: bpy.types.Scene) -> EditOrder:
-        common = self._common(scene)
-        _need_flux(common["engine"], "Edits")
+    def _spec(self, scene: bpy.types.Scene) -> EditSpec:
+        engine = self._engine(scene)
+        _need_capability(engine, "edit", "Edits")
         mode = self._get(scene, "mode")
         settings = self._settings(scene, self._get(scene, "prompt"), self.height or GenerateSettings().height)
         vary = mode == "VARY"
         if not vary and not settings.prompt.strip():
-            raise SettingError("There are no words for what is to be in the mask.", "Write them.")
+            raise SettingError("A masked edit needs a prompt.", "Describe what belongs inside the mask.")
         strength = self._get(scene, "strength") if vary or self.properties.is_property_set("strength") else 1.0
         check_strength(strength)
         image, world_from_panorama = self._panorama(scene)
         mask_image = None if vary else self._mask(scene)
         path = self._path(settings, image, mask_image)
-        missing = None
-        if mode == "EXTEND":
-            colours, alpha = pixels.read_with_alpha(image)
-            missing = mask.of_missing(alpha) if alpha is not None else None
-        else:
-            colours = pixels.read(image)
-        if not vary:
-            painted = mask.of_image(mask_image) if mask_image else None
-            missing = painted if missing is None else missing if painted is None else missing | painted
-            if missing is None:
-                raise SceneError("No mask is chosen.", "Paint one, white where it is to change.")
+        colours, painted = _read(image, mask_image, mode)
         source = Capture(colours, Path(image.name).stem, world_from_panorama, image.session_uid)
-        name = settings.prompt.strip() or f"{source.source} variation"
-        return EditOrder(
-            source=source, name=name, settings=settings, path=path, mask=missing, strength=strength,
-            extend=mode == "EXTEND", **common,
+        request = EditRequest(
+            panorama=colours.pixels, encoding=colours.encoding, mask=painted, strength=strength,
+            extend=mode == "EXTEND", engine=engine, settings=settings,
         )  # fmt: skip
+        return EditSpec(
+            source=source,
+            name=settings.prompt.strip() or f"{source.source} variation",
+            scene_uid=scene.session_uid,
+            request=request,
+            path=path,
+        )
 
     def _panorama(self, scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
         if not self.image:
@@ -247,6 +232,26 @@ class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
 
     def _mask(self, scene: bpy.types.Scene) -> bpy.types.Image | None:
         return _image(self.mask) if self.mask else scene.panoform.edit.mask
+
+
+def _read(
+    image: bpy.types.Image, mask_image: bpy.types.Image | None, mode: str
+) -> tuple[pixels.Pixels, np.ndarray | None]:
+    """The panorama, and where it is to change, (H, W, 1) uint8: as painted, and when extending where it is transparent.
+
+    None: everywhere. Raise SceneError where nothing says where.
+    """
+    if mode == "VARY":
+        return pixels.read(image), None
+    masks = [mask.of_image(mask_image)] if mask_image else []
+    if mode == "EXTEND":
+        colours, alpha = pixels.read_with_alpha(image)
+        masks += [mask.of_missing(alpha)] if alpha is not None else []
+    else:
+        colours = pixels.read(image)
+    if not masks:
+        raise SceneError("No mask is chosen.", "Paint one, white where it is to change.")
+    return colours, functools.reduce(np.bitwise_or, masks)
 
 
 def _image(name: str) -> bpy.types.Image:
@@ -281,7 +286,7 @@ class PANOFORM_OT_split_sun(bpy.types.Operator):
     bl_label = "Sun as a Lamp"
     bl_options: ClassVar = {"REGISTER", "UNDO"}
 
-    poll = greyed_by(why_not_split)
+    poll = poll_unless(why_not_split)
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:

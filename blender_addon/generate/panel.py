@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import ClassVar
 
 import bpy
 
-from ...shared.engines import QUALITIES
 from ...shared.protocol.errors import InputError
 from .. import preferences
 from ..capture import picture
 from ..jobs.manager import jobs
-from ..jobs.specs import EditOrder, GenerateOrder
-from ..ui.panel_parts import Section, characters, draw_job, draw_took, draw_words
+from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text
 from . import gallery, operators
+from .spec import EditSpec, GenerateSpec, cost, settings_from
 
 FLUX_URL = "https://huggingface.co/black-forest-labs/FLUX.1-dev"
 
@@ -35,20 +35,21 @@ class PANOFORM_PT_generate(Section, bpy.types.Panel):
                     angles.prop(settings, name)
             case "CAMERA":
                 _draw_camera(column, context.scene)
-        placeholder = "What it shows" if settings.of == "WORDS" else "What is around it (optional)"
+        placeholder = "Prompt" if settings.of == "WORDS" else "Prompt for its surroundings (optional)"
         column.prop(settings, "prompt", text="", placeholder=placeholder)
         column.row().prop(settings, "quality", expand=True)
         row = column.row()
         row.prop(settings, "size", text="")
         row.prop(settings, "engine", text="")
         _draw_seed(column, settings)
-        if jobs.job is not None and type(jobs.job.order) is GenerateOrder:
+        if jobs.job is not None and type(jobs.job.spec) is GenerateSpec:
             draw_job(column, jobs.job)
             return
-        no_flux = "Words" if settings.of == "WORDS" and not operators.has_flux(context.scene) else ""
+        can = settings.of != "WORDS" or operators.panel_can(context.scene, "text_to_panorama")
+        no_flux = "" if can else "Prompts"
         why_not = operators.why_not_generate(context.scene)
         _draw_button(column, context, "panoform.generate", "WORLD", no_flux, why_not)
-        draw_took(column, _cost(settings))
+        draw_last_duration(column, _cost(settings))
 
 
 class PANOFORM_PT_generate_options(Section, bpy.types.Panel):
@@ -113,14 +114,14 @@ class PANOFORM_PT_edit(Section, bpy.types.Panel):
         if settings.mode != "VARY":
             column.template_ID(settings, "mask", open="image.open")
             column.operator("panoform.paint_mask", icon="BRUSH_DATA")
-        column.prop(settings, "prompt", text="", placeholder="What is to be there")
+        column.prop(settings, "prompt", text="", placeholder="Prompt")
         if settings.mode == "VARY":
             column.prop(settings, "strength", slider=True)
         _draw_seed(column, context.scene.panoform.generate)
-        if jobs.job is not None and isinstance(jobs.job.order, EditOrder):
+        if jobs.job is not None and isinstance(jobs.job.spec, EditSpec):
             draw_job(column, jobs.job)
             return
-        no_flux = "" if operators.has_flux(context.scene) else "Edits"
+        no_flux = "" if operators.panel_can(context.scene, "edit") else "Edits"
         why_not = operators.why_not_edit(context.scene)
         _draw_button(column, context, "panoform.edit", "WORLD", no_flux, why_not)
 
@@ -157,23 +158,25 @@ def _draw_button(
     if no_flux:
         _draw_get_flux(layout.box(), context, no_flux)
     else:
-        draw_words(layout, why_not, characters(context), icon="INFO")
+        draw_text(layout, why_not, characters(context), icon="INFO")
 
 
 def _draw_get_flux(layout: bpy.types.UILayout, context: bpy.types.Context, what: str) -> None:
     words = f"{what} need FLUX.1-dev, a model on huggingface.co that asks for your consent once."
-    draw_words(layout, words, characters(context) - 4, icon="INFO")
+    draw_text(layout, words, characters(context) - 4, icon="INFO")
     column = layout.column(align=True)
     column.operator("wm.url_open", text="Accept Its Licence", icon="URL").url = FLUX_URL
     column.operator("panoform.save_hub_token", icon="LOCKED")
     column.prop_enum(context.scene.panoform.generate, "engine", "FLUX", text="Use FLUX", icon="CHECKMARK")
 
 
-def _cost(settings: bpy.types.PropertyGroup) -> tuple:
-    """That of the order that these settings would make."""
+def _cost(settings: bpy.types.PropertyGroup) -> Hashable:
+    """That of the job that these settings would make."""
     engine = preferences.get().engine_settings(settings.engine)
-    steps = QUALITIES["flux"][settings.quality].num_inference_steps
-    return (engine, settings.of == "WORDS", settings.method, steps, int(settings.size), settings.count)
+    made = settings_from(
+        lambda name: getattr(settings, name), engine=engine, prompt=settings.prompt, height=int(settings.size), seed=0
+    )
+    return cost(engine, made, settings.of == "WORDS")
 
 
 CLASSES = (

@@ -1,9 +1,9 @@
-"""What is going on: the backend's session, the job it works on, what came of it, and what went wrong.
+"""The state of the add-on: the backend's session, the job under way, the results, the last failure.
 
-    operators → jobs.set_up / begin / cancel / stop          the panel draws what `jobs` says
+    operators → jobs.set_up / begin / cancel / stop          the panel draws what `jobs` holds
     backend   → jobs.poll → job (progress) → results → built by an operator
 
-In a window pump.py calls `poll` from a timer; in the background `wait` does it in a loop. `jobs` outlives files, undo
+In a window timer.py calls `poll` from a timer; in the background `wait` does it in a loop. `jobs` outlives files, undo
 and deleted scenes: it holds no datablock, only a scene's `session_uid`.
 """
 
@@ -14,6 +14,7 @@ import dataclasses
 import platform
 import time
 import traceback
+from collections.abc import Hashable
 from enum import Enum
 from pathlib import Path
 
@@ -21,18 +22,15 @@ import bpy
 import numpy as np
 
 from ...shared import VERSION
-from ...shared.jobs.generate import GenerateReply
-from ...shared.jobs.perceive import PerceiveReply
 from ...shared.protocol import errors
 from ...shared.protocol.errors import BackendMissingError, BackendVersionError, BusyError, OutputError, PanoformError
-from ...shared.protocol.messages import ErrorReply, Event, PreviewEvent, ProgressEvent, QueuedEvent, Reply
+from ...shared.protocol.messages import ErrorReply, Event, JobReply, PreviewEvent, ProgressEvent, QueuedEvent, Reply
 from .. import preferences
 from ..backend import installer
 from ..backend.installer import Found, Setup
 from ..backend.process import BackendProcess
 from ..backend.session import Session
-from ..capture.render import Render
-from .specs import BackendOrder, Order, Result, took_s
+from .specs import JobSpec, Result
 
 #: Results kept in memory; the oldest that was built goes first.
 MAX_RESULTS = 8
@@ -51,9 +49,9 @@ class State(Enum):
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """An order under way; the fields are those of messages.ProgressEvent."""
+    """A job under way; the fields are those of messages.ProgressEvent."""
 
-    order: Order
+    spec: JobSpec
     #: None until it was sent.
     id: str | None = None
     stage: str = "Waiting for the backend"
@@ -94,8 +92,8 @@ class Jobs:
         #: Newest first.
         self.results: list[Result] = []
         self.failure: Failure | None = None
-        #: Seconds that the last job took, by its order's cost.
-        self.seconds: dict[tuple, float] = {}
+        #: Seconds that the last job took, by its spec's cost.
+        self.seconds: dict[Hashable, float] = {}
         self._found: tuple[float, Path, Found] | None = None
         #: Backends that were told to end, without anybody waiting for it.
         self._ending: list[BackendProcess] = []
@@ -184,18 +182,18 @@ class Jobs:
 
     # Jobs
 
-    def begin(self, order: Order) -> None:
-        """Start on an order. Raises BusyError, and what `start` raises."""
+    def begin(self, spec: JobSpec) -> None:
+        """Begin a job. Raise BusyError, and what `start` raises."""
         if self.job is not None:
             raise BusyError("Panoform works on one panorama already.", "Wait for it, or cancel it.")
         self.failure = None
         try:
-            if isinstance(order, BackendOrder):
+            if spec.request is not None:
                 self.start()
         except PanoformError:
-            _close(order)
+            _close(spec)
             raise
-        self.job = Job(order)
+        self.job = Job(spec)
 
     def cancel(self) -> None:
         """Ask for the end of whatever runs: the set-up, or the job."""
@@ -211,7 +209,7 @@ class Jobs:
         """Forget the job."""
         job, self.job = self.job, None
         if job is not None:
-            _close(job.order)
+            _close(job.spec)
 
     def wait(self) -> Result:
         """Poll until the job has ended, telling of it on stdout. Raises the error that it ended in."""
@@ -247,7 +245,7 @@ class Jobs:
         if self.setup is not None and self.setup.done:
             self._setup_ended(self.setup)
         try:
-            if self.job is not None and isinstance(self.job.order.source, Render):
+            if self.job is not None and self.job.spec.is_rendering:
                 self._rendering(self.job)
         except Exception as error:
             self.fail(error)
@@ -270,24 +268,24 @@ class Jobs:
 
     def _rendering(self, job: Job) -> None:
         job.stage = "Rendering"
-        made = job.order.source.poll()
-        if made is None:
+        source = job.spec.source.poll()
+        if source is None:
             return
-        job.order.source = made
-        if not isinstance(job.order, BackendOrder):
+        job.spec.set_source(source)
+        if job.spec.request is None:
             self.job = None
-            self._keep(Result(job.order))
+            self._keep(Result(job.spec))
 
     def _send(self, job: Job) -> None:
-        if isinstance(job.order.source, Render):
+        if job.spec.is_rendering:
             return
-        job.id = job.order.send(self.session.client)
+        job.id = self.session.client.submit(job.spec.request)
         job.stage = "Sent to the backend"
 
     def _take(self, message: Event | Reply) -> None:
         job = self.job
         if job is None or message.id != job.id:
-            return  # a status, or a word about a job that was given up
+            return  # a status, or an event of a job that was dropped
         match message:
             case QueuedEvent():
                 job.stage = f"Waiting for {message.ahead} others" if message.ahead else "Beginning"
@@ -297,10 +295,10 @@ class Jobs:
             case PreviewEvent():
                 job.previews.pop(message.map, None)
                 job.previews[message.map] = message.picture
-            case PerceiveReply() | GenerateReply():
+            case JobReply():
                 self.job = None
-                self.seconds[job.order.cost()] = took_s(message)
-                self._keep(Result(job.order, message))
+                self.seconds[job.spec.cost()] = message.compute_seconds
+                self._keep(Result(job.spec, message))
                 self.session.client.status()  # how much memory is left now
             case ErrorReply():
                 self.job = None
@@ -323,10 +321,10 @@ class Jobs:
         self.failure = Failure(error, "\n".join(line for line in lines if line))
 
 
-def _close(order: Order) -> None:
-    """Take away the render that was to make its source."""
-    if isinstance(order.source, Render):
-        order.source.close()
+def _close(spec: JobSpec) -> None:
+    """Stop the render of its source, if that is under way."""
+    if spec.is_rendering:
+        spec.source.close()
 
 
 def find_scene(uid: int) -> bpy.types.Scene | None:

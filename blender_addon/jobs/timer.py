@@ -1,4 +1,4 @@
-"""The pump in a window: a timer that calls `jobs.poll`, has results built, and redraws what shows them.
+"""The timer in a window: it calls `jobs.poll`, has results built, and redraws what shows them.
 
 No exception ends it: Blender would not call it again, and the panel would stand still for good.
 
@@ -16,7 +16,6 @@ import bpy
 from ..generate import world_preview
 from ..ui import previews
 from .manager import Job, find_scene, jobs
-from .specs import GenerateOrder
 
 #: Seconds between two looks: while something is going on, and while an idle backend is only kept an eye on.
 BUSY_S, IDLE_S = 0.1, 1.0
@@ -29,10 +28,14 @@ _redraws = 0
 _failed: dict[str, tuple] = {}
 
 
-def watch() -> None:
-    """Have events taken in from now on. Called by whatever sets something going."""
+def start() -> None:
+    """Have `jobs` polled from now on. Called by whatever begins something."""
     if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, persistent=True)
+
+
+def register() -> None:
+    """Do nothing: whatever begins something calls `start`."""
 
 
 def unregister() -> None:
@@ -85,12 +88,12 @@ def _interval() -> float | None:
 
 
 def _show_previews(job: Job) -> None:
-    """In the panel; a panorama in the making also as its scene's world."""
+    """Show them in the panel; where the spec says so, the newest also as its scene's world."""
     for name, picture in job.previews.items():
         previews.show(name, picture)
-    scene = find_scene(job.order.scene_uid)
-    if isinstance(job.order, GenerateOrder) and job.previews and scene is not None:
-        world_preview.show(scene, picture, job.order.world_from_panorama)
+    scene, pose = find_scene(job.spec.scene_uid), job.spec.preview_pose()
+    if pose is not None and job.previews and scene is not None:
+        world_preview.show(scene, picture, pose)
 
 
 def _build_what_came() -> None:
@@ -98,7 +101,7 @@ def _build_what_came() -> None:
     for result in list(jobs.results):
         if not result.pending:
             continue
-        if find_scene(result.order.scene_uid) is None:
+        if find_scene(result.spec.scene_uid) is None:
             result.pending = False  # its file was closed, or the scene deleted: it waits in the panel
             continue
         result.waits_for = _what_keeps_the_user()
@@ -107,7 +110,7 @@ def _build_what_came() -> None:
         result.pending = False
         failure = jobs.failure
         windows = bpy.context.window_manager.windows
-        window = next((w for w in windows if w.scene.session_uid == result.order.scene_uid), windows[0])
+        window = next((w for w in windows if w.scene.session_uid == result.spec.scene_uid), windows[0])
         try:
             with bpy.context.temp_override(window=window):
                 bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=jobs.results.index(result))

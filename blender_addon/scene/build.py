@@ -60,3 +60,14 @@ def _texture(name: str, kind: str, array: np.ndarray) -> bpy.types.Image:
     if kind == "normal":
         return images.create_float(name, array * 0.5 + 0.5, "Non-Color")
     return images.create_16bit(name, array, MAPS[kind].colorspace)
+
+
+def select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
+    """Select what was built, as Blender does with what it adds."""
+    layer = bpy.context.view_layer if bpy.context.scene == scene else scene.view_layers[0]
+    layer.update()
+    for entry in list(layer.objects.selected):
+        entry.select_set(False, view_layer=layer)
+    for entry in collection.objects:
+        entry.select_set(True, view_layer=layer)
+        layer.objects.active = entry

@@ -1,4 +1,4 @@
-"""Which engine works, and how well: what perceiving and generating ask alike."""
+"""The properties of the engine, which all features share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUALITY_ITEMS = (
 )
 ENGINE_ITEMS = (
     ("AUTO", "Automatic", "FLUX + OmniX where its checkpoint is set in the preferences, else the starter"),
-    *((name.upper(), label, "") for name, label in ENGINES.items()),
+    *((spec.name.upper(), spec.label, "") for spec in ENGINES.values()),
 )
 
 
@@ -22,4 +22,4 @@ def quality_property() -> EnumProperty:
 
 
 def engine_property() -> EnumProperty:
-    return EnumProperty(name="Engine", description="What does the work", items=ENGINE_ITEMS)
+    return EnumProperty(name="Engine", description="The model that does the work", items=ENGINE_ITEMS)

@@ -1,7 +1,7 @@
 """What the operators have in common.
 
-In a window they return at once and pump.py does the rest; in the background (and in the bpy module) they block until
-done and raise on failure, as bpy's own operators do.
+In a window they return at once, and the timer of jobs/timer.py does the rest; in the background (and in the bpy module)
+they block until done and raise on failure, as bpy's own operators do.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from ..capture.render import Render
 from ..capture.sources import Capture
 from ..jobs import timer
 from ..jobs.manager import State, find_scene, jobs
-from ..jobs.specs import GenerateOrder, Order, Result
-from ..scene.results import build_result
+from ..jobs.specs import JobSpec, Result
 
 FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
 
@@ -26,8 +25,8 @@ FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
 RENDER_SAMPLES = 64
 
 
-def greyed_by(why_not: Callable[[], str]) -> classmethod:
-    """The `poll` of an operator that is greyed, and says why, wherever `why_not` has a reason ("": none)."""
+def poll_unless(why_not: Callable[[], str]) -> classmethod:
+    """Return the `poll` of an operator that is disabled, with a poll message, wherever `why_not` has a reason."""
 
     def poll(cls: type[bpy.types.Operator], _context: bpy.types.Context) -> bool:
         reason = why_not()
@@ -39,7 +38,7 @@ def greyed_by(why_not: Callable[[], str]) -> classmethod:
 
 
 def reporting(execute: Callable) -> Callable:
-    """An `execute` whose PanoformError is reported; called from Python, the operator then raises RuntimeError."""
+    """Wrap an `execute` so that its PanoformError is reported; called from Python, the operator raises RuntimeError."""
 
     @functools.wraps(execute)
     def reported(self: bpy.types.Operator, context: bpy.types.Context) -> set[str]:
@@ -47,22 +46,22 @@ def reporting(execute: Callable) -> Callable:
             return execute(self, context)
         except PanoformError as error:
             jobs.fail(error)
-            timer.watch()  # it redraws the panel
+            timer.start()  # it redraws the panel
             self.report({"ERROR"}, str(error))
             return CANCELLED
 
     return reported
 
 
-def given(operator: bpy.types.Operator, name: str, *settings: bpy.types.PropertyGroup):
-    """The operator's own property where a script gave it, else that of the first settings that have it."""
+def property_or_setting(operator: bpy.types.Operator, name: str, *settings: bpy.types.PropertyGroup):
+    """Return the operator's own property where a script set it, else that of the first settings that have it."""
     if operator.properties.is_property_set(name):
         return getattr(operator, name)
     return getattr(next(group for group in settings if name in group.bl_rna.properties), name)
 
 
 def why_not_begin() -> str:
-    """Why nothing can be asked of the backend now; "" where it can."""
+    """Return why no job can begin now; "" where one can."""
     if jobs.job is not None:
         return "Panoform works on one panorama already"
     match jobs.state:
@@ -76,29 +75,29 @@ def why_not_begin() -> str:
 
 
 def why_not_build() -> str:
-    """One Ctrl+Z takes back what was built only where it was built in Object Mode."""
+    """Return why nothing can be built now; "" where it can: one Ctrl+Z undoes only what was built in Object Mode."""
     return "" if bpy.context.mode == "OBJECT" else "Only in Object Mode"
 
 
-def carry_out(operator: bpy.types.Operator, order: Order) -> set[str]:
-    """Begin; in the background also wait, and build."""
-    jobs.begin(order)
+def run_job(operator: bpy.types.Operator, spec: JobSpec) -> set[str]:
+    """Begin a job; in the background also wait for it, and build its result."""
+    jobs.begin(spec)
     if not bpy.app.background:
-        timer.watch()
+        timer.start()
         return FINISHED
-    bring_in(operator, jobs.wait(), find_scene(order.scene_uid))
+    build_and_report(operator, jobs.wait(), find_scene(spec.scene_uid))
     return FINISHED
 
 
-def bring_in(operator: bpy.types.Operator, result: Result, scene: bpy.types.Scene) -> None:
-    """Build it. What is on disk then needs no memory."""
-    operator.report({"INFO"}, build_result(result, scene))
-    if isinstance(result.order, GenerateOrder):
+def build_and_report(operator: bpy.types.Operator, result: Result, scene: bpy.types.Scene) -> None:
+    """Build a result, and report what was done."""
+    operator.report({"INFO"}, result.build(scene))
+    if result.spec.forget_when_built:
         jobs.results.remove(result)
 
 
-def rendered(render: Render) -> Capture | Picture | Render:
-    """What it makes: under way in a window, done in the background."""
+def start_render(render: Render) -> Capture | Picture | Render:
+    """Return what the render makes: itself, begun, in a window; the result in the background."""
     if bpy.app.background:
         return render.run()
     render.start()

@@ -1,8 +1,9 @@
-"""What the sections of the tab have in common, and how they draw what any of them may show."""
+"""What the sections of the tab have in common."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Hashable
 
 import bpy
 
@@ -21,13 +22,13 @@ class Section:
 
 
 def characters(context: bpy.types.Context) -> int:
-    """Characters that fit in a line."""
+    """Return how many characters fit in a line."""
     scale = context.preferences.system.ui_scale
     return max(20, int((context.region.width / scale - 60) / CHARACTER_PX))
 
 
-def draw_words(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
-    """Text over as many labels as it needs, long words (paths) cut."""
+def draw_text(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
+    """Draw text over as many labels as it needs; long words (paths) are cut."""
     column = layout.column(align=True)
     for i, line in enumerate(_wrap(text, width)):
         column.label(text=line, icon=icon if i == 0 else "BLANK1" if icon != "NONE" else "NONE")
@@ -47,7 +48,7 @@ def draw_job(layout: bpy.types.UILayout, job: Job) -> None:
         layout.template_icon(icon_value=previews.icon(newest), scale=8)
 
 
-def draw_took(layout: bpy.types.UILayout, cost: tuple) -> None:
-    """How long the last order of that cost took, if there was one."""
+def draw_last_duration(layout: bpy.types.UILayout, cost: Hashable) -> None:
+    """Draw how long the last job of that cost took, if there was one."""
     if cost in jobs.seconds:
         layout.label(text=f"Took {jobs.seconds[cost]:.0f} s the last time")

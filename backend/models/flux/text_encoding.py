@@ -15,7 +15,7 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers.utils import logging as transformers_logging
 
 from ....shared.protocol.errors import SettingError, WeightsError
@@ -43,7 +43,7 @@ def embeds(checkpoint: Checkpoint, base: Base, reporter: ProgressReporter) -> di
     if file is None:
         encoded = encode(checkpoint, [TRIGGER], reporter)[0]
         with atomic.writing(kept.parent) as draft:
-            save_file(encoded, draft / kept.name)
+            (draft / kept.name).write_bytes(save(encoded))
         file = kept
     try:
         found = load_file(file)

@@ -86,13 +86,13 @@ def pickled(folder, stem, content):
 
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
 @pytest.mark.parametrize("malicious", [False, True])
-def test_text_encoders_in_pickles_are_refused(tiny_flux, tmp_path, watch, part, malicious):
+def test_text_encoders_in_pickles_are_refused(tiny_flux, tmp_path, reporter, part, malicious):
     folder, trace = tmp_path / "FLUX", tmp_path / "trace"
     shutil.copytree(tiny_flux, folder)
     pickled(folder / part, "pytorch_model", Malicious(trace) if malicious else None)
-    checkpoint = checkpoints.locate(EngineSettings(engine="flux", model=str(folder)), watch)
+    checkpoint = checkpoints.locate(EngineSettings(engine="flux", model=str(folder)), reporter)
     with pytest.raises(WeightsError, match=r"no \.safetensors file.*pickle") as caught:
-        text_encoding.encode(checkpoint, ["a courtyard"], watch)
+        text_encoding.encode(checkpoint, ["a courtyard"], reporter)
     assert str(folder / part) in caught.value.message
     assert caught.value.hint
     assert not trace.exists()

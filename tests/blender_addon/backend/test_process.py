@@ -14,7 +14,8 @@ import pytest
 
 from panoform.blender_addon.backend.client import Client
 from panoform.blender_addon.backend.process import BackendProcess
-from panoform.shared.engines import EngineSettings, PerceiveSettings
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings
 from panoform.shared.protocol.connection import Connection
 from panoform.shared.protocol.errors import BackendLostError, BackendMissingError, BackendVersionError, OutputError
 from panoform.shared.protocol.messages import ProgressEvent, StatusReply
@@ -120,10 +121,13 @@ def test_stop_does_not_wait_for_one_that_is_stuck(start, folder):
     process = start()
     connection = connected(process)
     client = Client(connection)
-    client.perceive(
-        np.ones((4, 8, 3), np.float32), encoding="linear", source="stuck", engine=EngineSettings(),
-        settings=PerceiveSettings(maps=("distance",)),
-    )  # fmt: skip
+    settings = PerceiveSettings(maps=("distance",))
+    panorama = np.ones((4, 8, 3), np.float32)
+    client.submit(
+        PerceiveRequest(
+            panorama=panorama, encoding="linear", source="stuck", engine=EngineSettings(), settings=settings
+        )
+    )
     until(lambda: any(isinstance(message, ProgressEvent) for message in client.poll()))
     client.close()
     process.stop()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from panoform.blender_addon.backend.client import Client
-from panoform.shared.jobs.generate import GenerateReply, GenerateSettings, View
+from panoform.shared.jobs.edit import EditRequest
+from panoform.shared.jobs.generate import GenerateReply, GenerateRequest, GenerateSettings, View
 from panoform.shared.protocol import messages
 from panoform.shared.protocol.errors import ProtocolError
 
@@ -35,7 +36,7 @@ def until_reply(client: Client, job: str) -> list[messages.Message]:
 
 
 def test_words_a_picture_and_an_edit(client, flux, settings) -> None:
-    *events, reply = until_reply(client, client.generate(None, view=View(), source="", engine=flux, settings=settings))
+    *events, reply = until_reply(client, client.submit(GenerateRequest(engine=flux, settings=settings)))
     assert isinstance(reply, GenerateReply), reply
     assert any(isinstance(event, messages.PreviewEvent) and event.map == "panorama" for event in events)
     (panorama,), (recipe,) = reply.panoramas, reply.recipes
@@ -45,7 +46,8 @@ def test_words_a_picture_and_an_edit(client, flux, settings) -> None:
     picture = np.random.default_rng(0).random((32, 48, 3), np.float32)
     view = View(fov=70, yaw=30, pitch=10)
     (*_, completed) = until_reply(
-        client, client.generate(picture, view=view, source="fotö.jpg", engine=flux, settings=settings)
+        client,
+        client.submit(GenerateRequest(picture=picture, view=view, source="fotö.jpg", engine=flux, settings=settings)),
     )
     assert (completed.recipes[0].kind, completed.recipes[0].view) == ("picture", view)
     assert completed.recipes[0].source == "fotö.jpg"
@@ -53,11 +55,11 @@ def test_words_a_picture_and_an_edit(client, flux, settings) -> None:
     mask = np.zeros((256, 512, 1), np.uint8)
     mask[100:140, 10:60] = 1
     asked = {"encoding": "linear", "source": "p", "engine": flux, "settings": settings}
-    (*_, edited) = until_reply(client, client.edit(panorama, mask=mask, strength=1.0, extend=False, **asked))
+    (*_, edited) = until_reply(client, client.submit(EditRequest(panorama=panorama, mask=mask, **asked)))
     outside = mask[..., 0] == 0
     assert np.array_equal(edited.panoramas[0][outside], panorama[outside])
     assert not np.array_equal(edited.panoramas[0], panorama)
-    (*_, varied) = until_reply(client, client.edit(panorama, mask=None, strength=0.5, extend=False, **asked))
+    (*_, varied) = until_reply(client, client.submit(EditRequest(panorama=panorama, strength=0.5, **asked)))
     assert varied.recipes[0].strength == 0.5
 
 
@@ -66,13 +68,11 @@ def test_what_the_backend_refuses_comes_as_an_error(client, flux, settings) -> N
     mask = np.zeros((255, 512, 1), np.uint8)
     (*_, refused) = until_reply(
         client,
-        client.edit(
-            black, encoding="linear", mask=mask, strength=1.0, extend=False, source="", engine=flux, settings=settings
-        ),
+        client.submit(EditRequest(panorama=black, encoding="linear", mask=mask, engine=flux, settings=settings)),
     )
     assert (refused.code, "512 × 255" in refused.message) == ("panorama", True)
 
 
 def test_a_picture_that_cannot_travel_is_refused_here(client, flux, settings) -> None:
     with pytest.raises(ProtocolError, match="float64"):
-        client.generate(np.zeros((8, 8, 3)), view=View(fov=60), source="", engine=flux, settings=settings)
+        client.submit(GenerateRequest(picture=np.zeros((8, 8, 3)), view=View(fov=60), engine=flux, settings=settings))

@@ -107,7 +107,7 @@ def test_a_scene_lit_by_it_with_its_sun_as_a_lamp(set_up: Jobs, tiny_lora: Path,
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["generate", "--out", "x.exr"], 1, "no words"),
+        (["generate", "--out", "x.exr"], 1, "no prompt"),
         (["generate", "a yard", "--out", "x.png"], 1, "EXR"),
         (["generate", "a yard", "--out", "none/x.exr"], 1, "no folder"),
         (["generate", "a yard"], 2, "--out"),

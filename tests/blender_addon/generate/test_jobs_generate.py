@@ -17,11 +17,12 @@ from panoform.blender_addon.capture import sources
 from panoform.blender_addon.capture.pixels import Pixels
 from panoform.blender_addon.capture.sources import Capture
 from panoform.blender_addon.generate import panoramas
+from panoform.blender_addon.generate.spec import EditSpec, GenerateSpec
 from panoform.blender_addon.jobs import timer
 from panoform.blender_addon.jobs.manager import Jobs
-from panoform.blender_addon.jobs.specs import EditOrder, GenerateOrder
 from panoform.shared.engines import EngineSettings
-from panoform.shared.jobs.generate import GenerateSettings
+from panoform.shared.jobs.edit import EditRequest
+from panoform.shared.jobs.generate import GenerateRequest, GenerateSettings
 from panoform.shared.protocol.errors import BackendLostError, Cancelled
 
 
@@ -33,11 +34,10 @@ def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
     return tmp_path / "panoramas"
 
 
-def order(flux: EngineSettings, lora: Path, steps: int = 2) -> GenerateOrder:
+def spec(flux: EngineSettings, lora: Path, steps: int = 2) -> GenerateSpec:
     settings = GenerateSettings(prompt="a yard", lora=str(lora), height=256, num_inference_steps=steps, seeds=(3,))
-    return GenerateOrder(
-        source=None, name="a yard", scene_uid=bpy.context.scene.session_uid, engine=flux, settings=settings
-    )
+    request = GenerateRequest(engine=flux, settings=settings)
+    return GenerateSpec(name="a yard", scene_uid=bpy.context.scene.session_uid, request=request)
 
 
 def tick_until(met: Callable[[], bool]) -> None:
@@ -54,7 +54,7 @@ def world() -> str:
 
 def begin_and_see_it(addon: Jobs, flux: EngineSettings, lora: Path) -> None:
     """Until the world shows the panorama in the making."""
-    addon.begin(order(flux, lora, steps=40))
+    addon.begin(spec(flux, lora, steps=40))
     tick_until(lambda: addon.job is None or addon.job.previews)
     assert addon.failure is None, addon.failure.details
     timer._tick()
@@ -89,7 +89,7 @@ def test_a_backend_that_dies_at_work_leaves_the_world_as_it_was(addon: Jobs, sav
 
 def test_built_it_is_one_step_to_take_back(addon: Jobs, saved, flux, tiny_lora) -> None:
     bpy.ops.ed.undo_push(message="mine")
-    addon.begin(order(flux, tiny_lora))
+    addon.begin(spec(flux, tiny_lora))
     by = time.monotonic() + 600
     while addon.job is not None:
         addon.poll()
@@ -108,18 +108,16 @@ def test_built_it_is_one_step_to_take_back(addon: Jobs, saved, flux, tiny_lora) 
 
 
 def test_an_edit_in_the_making_is_turned_as_the_world_is(addon: Jobs, saved, flux, tiny_lora) -> None:
-    asked = order(flux, tiny_lora, steps=40)
+    asked = spec(flux, tiny_lora, steps=40)
     panorama = np.full((256, 512, 3), 0.3, np.float32)
     addon.begin(
-        EditOrder(
+        EditSpec(
             source=Capture(Pixels(panorama, "linear"), "sky", Matrix.Rotation(1, 4, "Z")),
             name="sky",
-            mask=None,
-            strength=1.0,
-            extend=False,
             scene_uid=asked.scene_uid,
-            engine=asked.engine,
-            settings=asked.settings,
+            request=EditRequest(
+                panorama=panorama, encoding="linear", engine=asked.request.engine, settings=asked.request.settings
+            ),
         )
     )
     tick_until(lambda: addon.job is None or addon.job.previews)

@@ -284,8 +284,8 @@ def refused(words: str, operator=None, **given) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"prompt": ""}, "no words"),
-        ({"prompt": "  "}, "no words"),
+        ({"prompt": ""}, "no prompt"),
+        ({"prompt": "  "}, "no prompt"),
         ({"prompt": "word " * 10_000}, "characters"),
         ({"prompt": "x", "height": 100_000}, "height"),
         ({"prompt": "x", "method": "lora"}, "No LoRA"),
@@ -314,8 +314,8 @@ def test_nothing_is_written_over_what_is_not_its_own(flux: Jobs, saved: Path, ti
     before = panorama.read_bytes()
     change = {"image": "world", "mask": "mask", "prompt": "x", "lora": str(tiny_lora)}
     for out in (panorama, saved / "mask.exr"):
-        refused("would be lost", bpy.ops.panoform.edit, **change, out=str(out))
-    refused("would be lost", prompt="", image="world", fov=1.0, out=str(panorama))
+        refused("would be replaced", bpy.ops.panoform.edit, **change, out=str(out))
+    refused("would be replaced", prompt="", image="world", fov=1.0, out=str(panorama))
     refused("no recipe", prompt="x", out=str(saved / "notes.exr"))
     assert panorama.read_bytes() == before
     assert own.read_text() == "[]"
@@ -346,7 +346,7 @@ def test_a_camera_that_makes_no_perspective_picture(flux: Jobs, saved: Path) -> 
 
 
 def test_words_and_edits_without_flux(addon: Jobs, saved: Path) -> None:
-    refused("Words need FLUX", prompt="a yard")
+    refused("Prompts need FLUX", prompt="a yard")
     refused("Edits need FLUX", bpy.ops.panoform.edit, prompt="a yard")
 
 
@@ -358,7 +358,7 @@ def test_edits_that_cannot_be(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     refused("No mask", change, **given)
     refused("No mask", change, mode="EXTEND", **given)
     refused("no image called", change, mask="nope", **given)
-    refused("no words", change, **given | {"prompt": ""})
+    refused("needs a prompt", change, **given | {"prompt": ""})
     refused("strength", change, mode="VARY", strength=2.0, **given)
     for name, array, words in (
         ("small", np.ones((128, 256, 3), np.float32), "256 × 128"),

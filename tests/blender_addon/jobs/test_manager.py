@@ -24,21 +24,21 @@ from panoform.blender_addon.capture.sources import Capture
 from panoform.blender_addon.generate import world_preview
 from panoform.blender_addon.jobs import timer
 from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
-from panoform.blender_addon.jobs.specs import PerceiveOrder, Result
+from panoform.blender_addon.jobs.specs import Result
+from panoform.blender_addon.perceive.spec import NOT_YET, PerceiveSpec
 from panoform.shared.engines import EngineSettings
-from panoform.shared.jobs.perceive import PerceiveSettings
+from panoform.shared.jobs.perceive import Info, PerceiveReply, PerceiveRequest, PerceiveSettings
 from panoform.shared.protocol.errors import BusyError, Cancelled
-from panoform.shared.protocol.messages import Info, PerceiveReply
 
 
-def order(scene, **settings) -> PerceiveOrder:
+def spec(scene, kind: type = PerceiveSpec, **settings) -> PerceiveSpec:
     pixels = np.random.default_rng(1).uniform(0.05, 1, (64, 128, 3)).astype(np.float32)
     capture = Capture(Pixels(pixels, "linear"), "noise", Matrix.Identity(4))
     given = {"maps": ("distance",), "num_inference_steps": 1, "height": 64} | settings
-    return PerceiveOrder(
-        source=capture, name="noise", scene_uid=scene.session_uid, engine=EngineSettings(),
-        settings=PerceiveSettings(**given),
-    )  # fmt: skip
+    request = PerceiveRequest(
+        panorama=NOT_YET, encoding="linear", engine=EngineSettings(), settings=PerceiveSettings(**given)
+    )
+    return kind(source=capture, name="noise", scene_uid=scene.session_uid, request=request)
 
 
 def perceived() -> PerceiveReply:
@@ -48,7 +48,7 @@ def perceived() -> PerceiveReply:
         seconds={"all": 1}, versions={},
     )  # fmt: skip
     maps = {"distance": np.ones((8, 16, 1), np.float32)}
-    return PerceiveReply(id="1", maps=maps, panorama=np.ones((8, 16, 3), np.float32), info=info)
+    return PerceiveReply(id="1", maps=maps, info=info)
 
 
 def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
@@ -62,7 +62,7 @@ def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
 def test_the_pump_takes_a_job_from_start_to_result(addon: Jobs, scene) -> None:
     addon.stop()
     assert addon.state is State.STOPPED
-    addon.begin(order(scene))
+    addon.begin(spec(scene))
     assert addon.state is State.STARTING
     stages = []
     poll_until(addon, lambda: addon.job is None or stages.append((addon.job.stage, addon.job.fraction)))
@@ -76,16 +76,16 @@ def test_the_pump_takes_a_job_from_start_to_result(addon: Jobs, scene) -> None:
 
 
 def test_one_job_at_a_time(addon: Jobs, scene) -> None:
-    addon.begin(order(scene))
+    addon.begin(spec(scene))
     with pytest.raises(BusyError):
-        addon.begin(order(scene))
+        addon.begin(spec(scene))
     addon.cancel()
     poll_until(addon, lambda: addon.job is None)
 
 
 def test_cancelled_before_the_backend_is_up(addon: Jobs, scene) -> None:
     addon.stop()
-    addon.begin(order(scene))
+    addon.begin(spec(scene))
     addon.cancel()
     assert addon.job is None
     assert addon.failure is None
@@ -94,7 +94,7 @@ def test_cancelled_before_the_backend_is_up(addon: Jobs, scene) -> None:
 
 
 def test_cancelled_at_work(addon: Jobs, scene) -> None:
-    addon.begin(order(scene, num_inference_steps=200, height=256))
+    addon.begin(spec(scene, num_inference_steps=200, height=256))
     poll_until(addon, lambda: addon.job.id is not None)
     addon.cancel()
     assert addon.job.text == "Cancelling"
@@ -105,7 +105,7 @@ def test_cancelled_at_work(addon: Jobs, scene) -> None:
 
 def test_a_scene_deleted_meanwhile_loses_nothing(addon: Jobs) -> None:
     doomed = bpy.data.scenes.new("Doomed")
-    addon.begin(order(doomed))
+    addon.begin(spec(doomed))
     bpy.data.scenes.remove(doomed)
     poll_until(addon, lambda: addon.job is None)
     (result,) = addon.results
@@ -118,7 +118,7 @@ def test_a_scene_deleted_meanwhile_loses_nothing(addon: Jobs) -> None:
 
 
 def test_it_is_built_in_the_scene_it_was_asked_for_while_another_is_shown(addon: Jobs, scene) -> None:
-    addon.begin(order(scene))
+    addon.begin(spec(scene))
     shown = bpy.data.scenes.new("Shown")
     mine = shown.world = bpy.data.worlds.new("mine")
     bpy.context.window_manager.windows[0].scene = shown
@@ -134,7 +134,7 @@ def test_it_is_built_in_the_scene_it_was_asked_for_while_another_is_shown(addon:
 
 
 def test_one_that_could_not_be_built_is_built_later_where_it_was_asked_for(addon: Jobs, scene) -> None:
-    addon.results.append(Result(order(scene), pending=False))
+    addon.results.append(Result(spec(scene), pending=False))
     addon.results[0].reply = perceived()
     shown = bpy.data.scenes.new("Shown")
     bpy.context.window_manager.windows[0].scene = shown
@@ -145,7 +145,7 @@ def test_one_that_could_not_be_built_is_built_later_where_it_was_asked_for(addon
 
 def test_another_file_opened_meanwhile_loses_nothing(addon: Jobs, scene, tmp_path: Path) -> None:
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "other.blend"))
-    addon.begin(order(bpy.context.scene))
+    addon.begin(spec(bpy.context.scene))
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "other.blend"))
     poll_until(addon, lambda: addon.job is None)
     timer._build_what_came()
@@ -159,14 +159,14 @@ def test_undo_meanwhile_keeps_the_scene(addon: Jobs, scene) -> None:
     bpy.ops.ed.undo_push(message="before")
     bpy.data.objects.new("something", None)
     bpy.ops.ed.undo_push(message="something")
-    addon.begin(order(bpy.context.scene))
+    addon.begin(spec(bpy.context.scene))
     bpy.ops.ed.undo()
     poll_until(addon, lambda: addon.job is None)
-    assert addon.results[0].order.scene_uid == bpy.context.scene.session_uid
+    assert addon.results[0].spec.scene_uid == bpy.context.scene.session_uid
 
 
 def test_the_oldest_results_that_were_built_go_first(addon: Jobs, scene) -> None:
-    made = [Result(order(scene), built=i != 0) for i in range(MAX_RESULTS + 2)]
+    made = [Result(spec(scene), built=i != 0) for i in range(MAX_RESULTS + 2)]
     for result in made:
         addon._keep(result)
     assert len(addon.results) == MAX_RESULTS
@@ -183,7 +183,7 @@ def test_a_backend_that_does_not_end_keeps_nobody_waiting(addon: Jobs, scene) ->
     addon.stop(wait=False)
     assert addon.state is State.STOPPED
     assert process.is_running(), "it was waited for"
-    addon.begin(order(scene))  # another one
+    addon.begin(spec(scene))  # another one
     addon.cancel()
     process.resume()
     addon.close()
@@ -207,14 +207,13 @@ def test_no_set_up_while_a_cancelled_one_ends(addon: Jobs, tmp_path: Path) -> No
 # Faults of our own: the timer goes on
 
 
-class BrokenOrder(PerceiveOrder):
-    def send(self, client) -> str:
-        return str(1 // 0)
+class BrokenSpec(PerceiveSpec):
+    def cost(self) -> int:
+        return 1 // 0
 
 
 def test_a_job_that_meets_a_fault_is_dropped_and_told(addon: Jobs, scene) -> None:
-    asked = order(scene)
-    addon.begin(BrokenOrder(**vars(asked)))
+    addon.begin(spec(scene, BrokenSpec))
     by = time.monotonic() + 60
     while addon.job is not None:
         assert timer._tick() is not None
@@ -222,13 +221,13 @@ def test_a_job_that_meets_a_fault_is_dropped_and_told(addon: Jobs, scene) -> Non
         time.sleep(0.01)
     assert "ZeroDivisionError" in addon.failure.error.message
     assert "Traceback" in addon.failure.details
-    assert "in send" in addon.failure.details
-    addon.begin(asked)  # and the next one can begin
+    assert "in cost" in addon.failure.details
+    addon.begin(spec(scene))  # and the next one can begin
     addon.cancel()
 
 
 def test_a_result_that_meets_a_fault_keeps_no_other_from_being_built(addon: Jobs, scene) -> None:
-    good, bad = Result(order(scene), perceived()), Result(order(scene), perceived())
+    good, bad = Result(spec(scene), perceived()), Result(spec(scene), perceived())
     bad.reply.maps["distance"] = np.ones((2, 2), np.float32)
     addon.results[:] = [bad, good]
     timer._tick()
@@ -264,7 +263,7 @@ def test_logs_do_not_pile_up(tmp_path: Path) -> None:
 
 
 def test_time_left_in_words(addon: Jobs, scene) -> None:
-    job = Job(order(scene), stage="Normal", step=12, of=28, seconds_left=41.4)
+    job = Job(spec(scene), stage="Normal", step=12, of=28, seconds_left=41.4)
     assert job.text == "Normal 12/28 · 0:41 left"
 
 

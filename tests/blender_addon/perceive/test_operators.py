@@ -17,13 +17,11 @@ import OpenImageIO as oiio
 import pytest
 from mathutils import Euler, Matrix
 
-from panoform.blender_addon import preferences
+from panoform.blender_addon import FEATURES, preferences
 from panoform.blender_addon.backend import operators as backend_operators
 from panoform.blender_addon.backend.client import Client
 from panoform.blender_addon.capture import render, sources
-from panoform.blender_addon.generate import operators as generate_operators
 from panoform.blender_addon.jobs.manager import Jobs, State
-from panoform.blender_addon.perceive import operators
 from panoform.shared import VERSION
 from panoform.shared.protocol.errors import BackendLostError
 
@@ -111,7 +109,7 @@ def test_the_worlds_hdri_and_a_second_run_beside_the_first(addon: Jobs, scene, p
 def test_an_image_of_the_file(addon: Jobs, panorama: Path) -> None:
     image = bpy.data.images.load(str(panorama))
     bpy.ops.panoform.perceive(source="IMAGE", image=image.name, maps={"DISTANCE"}, quality="draft")
-    assert addon.results[0].order.name == "größe"
+    assert addon.results[0].spec.name == "größe"
 
 
 def test_a_render_becomes_an_image_and_the_source(addon: Jobs, scene) -> None:
@@ -353,7 +351,7 @@ def test_the_hub_token_is_kept_for_its_owner_only(addon: Jobs, monkeypatch, tmp_
 
 
 def test_every_operator_says_what_it_does(registered) -> None:
-    for cls in (*operators.CLASSES, *backend_operators.CLASSES, *generate_operators.CLASSES):
+    for cls in (cls for feature in FEATURES if feature.__name__.endswith(".operators") for cls in feature.CLASSES):
         assert cls.bl_idname.startswith("panoform.")
         assert cls.__doc__
         assert not cls.__doc__.endswith("."), "Blender adds the full stop"

@@ -11,18 +11,19 @@ import OpenImageIO as oiio
 import pytest
 from mathutils import Matrix
 
-from panoform.blender_addon import preferences
+from panoform.blender_addon import FEATURES, preferences
 from panoform.blender_addon.backend import installer, operators
 from panoform.blender_addon.backend.installer import Setup
 from panoform.blender_addon.capture.pixels import Pixels
 from panoform.blender_addon.capture.sources import Capture
-from panoform.blender_addon.generate import panel as generate_panel
+from panoform.blender_addon.capture.spec import RenderSpec
 from panoform.blender_addon.generate import panoramas, world_preview
+from panoform.blender_addon.generate.spec import GenerateSpec
 from panoform.blender_addon.jobs.manager import Job, Jobs, State
-from panoform.blender_addon.jobs.specs import GenerateOrder, Order, Result
-from panoform.blender_addon.ui import panels, previews
+from panoform.blender_addon.jobs.specs import Result
+from panoform.blender_addon.ui import previews
 from panoform.shared.engines import EngineSettings
-from panoform.shared.jobs.generate import GenerateSettings, Recipe
+from panoform.shared.jobs.generate import GenerateRequest, GenerateSettings, Recipe
 from panoform.shared.protocol.errors import DeviceMemoryError
 from panoform.shared.protocol.messages import StatusReply
 
@@ -84,6 +85,9 @@ class Layout:
         assert icon in bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items
 
 
+PANELS = [cls for feature in FEATURES if feature.__name__.endswith(".panel") for cls in feature.CLASSES]
+
+
 @pytest.fixture
 def drawn(addon: Jobs, scene):
     """Draw the whole tab; returns all texts in it."""
@@ -98,7 +102,7 @@ def drawn(addon: Jobs, scene):
             preferences=SimpleNamespace(system=SimpleNamespace(ui_scale=1.0)),
             region=SimpleNamespace(width=280),
         )
-        for panel in (*panels.CLASSES, *generate_panel.CLASSES):
+        for panel in PANELS:
             if not hasattr(panel, "poll") or panel.poll(context):
                 panel.draw(SimpleNamespace(layout=Layout(said, drawn_in)), context)
         if greyed is not None:
@@ -108,10 +112,10 @@ def drawn(addon: Jobs, scene):
     return draw
 
 
-def order(scene) -> Order:
+def spec(scene) -> RenderSpec:
     pixels = np.full((8, 16, 3), 0.5, np.float32)
     source = Capture(Pixels(pixels, "srgb"), "grey", Matrix.Identity(4))
-    return Order(source=source, name="grey", scene_uid=scene.session_uid)
+    return RenderSpec(source=source, name="grey", scene_uid=scene.session_uid)
 
 
 def test_not_set_up(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_every_source_draws(drawn, scene) -> None:
 
 
 def test_at_work(addon: Jobs, drawn, scene) -> None:
-    addon.job = Job(order(scene), id="x", stage="Normal", step=12, of=28, fraction=0.4, seconds_left=41)
+    addon.job = Job(spec(scene), id="x", stage="Normal", step=12, of=28, fraction=0.4, seconds_left=41)
     addon.job.previews["normal"] = np.zeros((4, 8, 3), np.uint8)
     previews.show("normal", addon.job.previews["normal"])
     try:
@@ -198,7 +202,7 @@ def test_no_offload_is_offered_where_it_is_no_help(addon: Jobs, drawn) -> None:
 
 
 def test_results_and_a_dome_to_adjust(addon: Jobs, drawn, scene) -> None:
-    addon.results.append(Result(order(scene), waits_for="Object Mode"))
+    addon.results.append(Result(spec(scene), waits_for="Object Mode"))
     assert "Ready: it waits for Object Mode" in drawn()
     addon.results[0].waits_for, addon.results[0].pending = "", False
     assert "Its scene is gone: press + to build it here" in drawn()
@@ -226,14 +230,14 @@ def reasons(drawn) -> tuple[str, list[str]]:
 
 def test_words_without_flux_are_told_before_any_press(drawn, scene) -> None:
     said, greyed = reasons(drawn)
-    assert "Words need FLUX.1-dev" in said
+    assert "Prompts need FLUX.1-dev" in said
     assert {"Accept Its Licence", "Save Access Token", "Use FLUX"} <= set(drawn())
     assert "Generate" in greyed
     assert "Edit" in greyed
     scene.panoform.generate.engine = "FLUX"
     said, greyed = reasons(drawn)
     assert "need FLUX" not in said
-    assert "Write what it shows." in said
+    assert "Write a prompt." in said
     assert "Generate" in greyed
     scene.panoform.generate.prompt = "a yard"
     said, greyed = reasons(drawn)
@@ -281,7 +285,7 @@ def test_what_an_edit_lacks(drawn, scene) -> None:
     world_preview.show(scene, np.zeros((4, 8, 3), np.uint8), Matrix.Identity(4))
     assert "Paint a mask" in reasons(drawn)[0]
     settings.mask = bpy.data.images.new("mask", 8, 4)
-    assert "Write what is to be there." in reasons(drawn)[0]
+    assert "Write a prompt for what belongs inside the mask." in reasons(drawn)[0]
     settings.mode = "VARY"
     assert "strength" in drawn()
     assert "Edit" not in reasons(drawn)[1]
@@ -289,9 +293,8 @@ def test_what_an_edit_lacks(drawn, scene) -> None:
 
 
 def test_generating_is_shown_in_its_own_section(addon: Jobs, drawn, scene) -> None:
-    asked = GenerateOrder(
-        source=None, name="a yard", scene_uid=scene.session_uid, engine=EngineSettings(), settings=GenerateSettings()
-    )
+    request = GenerateRequest(engine=EngineSettings(), settings=GenerateSettings())
+    asked = GenerateSpec(name="a yard", scene_uid=scene.session_uid, request=request)
     addon.job = Job(asked, id="x", stage="Panorama", step=12, of=28, fraction=0.4, seconds_left=41)
     addon.job.previews["panorama"] = np.zeros((4, 8, 3), np.uint8)
     previews.show("panorama", addon.job.previews["panorama"])

@@ -1,0 +1,80 @@
+"""The head of the sidebar tab "Panoform": how the backend is doing, and what went wrong."""
+
+from __future__ import annotations
+
+import bpy
+
+from ...shared.protocol.errors import PanoformError
+from ..jobs.manager import State, jobs
+from ..ui.panel_parts import Section, characters, draw_text
+
+#: Errors that one press mends: code → operator, label.
+FIXES = {
+    "backend_missing": ("panoform.setup_backend", "Set up the Backend"),
+    "backend_version": ("panoform.setup_backend", "Update the Backend"),
+    "device_memory": ("panoform.use_offload", "Use Model Offload"),
+}
+
+
+class PANOFORM_PT_main(Section, bpy.types.Panel):
+    bl_label = "Panoform"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        column = self.layout.column()
+        _draw_state(column, characters(context))
+        if jobs.failure is not None:
+            _draw_failure(column.box(), jobs.failure.error, characters(context))
+
+
+def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
+    row = layout.row()
+    match jobs.state:
+        case State.SETTING_UP:
+            row.progress(factor=jobs.setup.fraction or 0.0, text=jobs.setup.status)
+            row.operator("panoform.cancel", text="", icon="X")
+        case State.NOT_SET_UP:
+            row.label(text="Not set up", icon="RADIOBUT_OFF")
+            _draw_setup(layout, "Set up the Backend", width)
+        case State.OUT_OF_DATE:
+            row.label(text="Set up for another version", icon="RADIOBUT_OFF")
+            _draw_setup(layout, "Update the Backend", width)
+        case State.STOPPED:
+            row.label(text="Starts when it is needed", icon="RADIOBUT_OFF")
+        case State.STARTING:
+            row.label(text="Starting", icon="SORTTIME")
+        case State.READY:
+            status = jobs.session.status
+            # "FLUX + OmniX", without what explains it in the menu of engines
+            row.label(
+                text=" · ".join(["Ready", *(status.engine or "").split(" (")[:1]]).strip(" ·"), icon="RADIOBUT_ON"
+            )
+            row.operator("panoform.stop_backend", text="", icon="QUIT")
+            if status.memory_total:
+                free, total = status.memory_free / 2**30, status.memory_total / 2**30
+                layout.label(text=f"{status.device}: {free:.1f} of {total:.0f} GB free", icon="BLANK1")
+
+
+def _draw_setup(layout: bpy.types.UILayout, label: str, width: int) -> None:
+    row = layout.row()
+    row.scale_y = 1.4
+    row.operator("panoform.setup_backend", text=label, icon="IMPORT")
+    if not bpy.app.online_access:
+        draw_text(layout, "It downloads packages: allow online access first.", width, icon="INFO")
+        layout.operator("screen.userpref_show", text="Open Preferences", icon="PREFERENCES").section = "SYSTEM"
+
+
+def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) -> None:
+    draw_text(layout, error.message, width - 4, icon="ERROR")
+    draw_text(layout, error.hint, width - 4, icon="BLANK1")
+    # On a CPU there is nothing to offload from, and the error doesn't advise it.
+    if error.code in FIXES and (error.code != "device_memory" or "offload" in error.hint):
+        operator, label = FIXES[error.code]
+        layout.operator(operator, text=label)
+    row = layout.row()
+    row.operator("panoform.copy_error", icon="COPYDOWN")
+    row.operator("panoform.dismiss_error", text="", icon="X")
+
+
+CLASSES = (PANOFORM_PT_main,)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -1,0 +1,55 @@
+"""The section of the tab that chooses the source."""
+
+from __future__ import annotations
+
+import bpy
+
+from ...shared.protocol.errors import SceneError
+from ..ui.panel_parts import Section, characters, draw_text
+from . import sources
+
+
+class PANOFORM_PT_source(Section, bpy.types.Panel):
+    bl_label = "Source"
+    bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 0
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform
+        column = self.layout.column()
+        column.prop(settings, "source", text="")
+        match settings.source:
+            case "WORLD":
+                _draw_world(column, context.scene, characters(context))
+            case "IMAGE":
+                column.template_ID(settings, "image", open="image.open")
+                if settings.image is not None:
+                    column.label(text=_size(settings.image))
+            case "FILE":
+                column.prop(settings, "filepath", text="")
+            case "RENDER_CAMERA" if context.scene.camera is None:
+                column.label(text="The scene has no camera", icon="INFO")
+            case _:
+                button = column.operator("panoform.render_panorama", text="Only Render It")
+                button.at_cursor = settings.source == "RENDER_CURSOR"
+        column.prop(settings, "repair")
+
+
+def _draw_world(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) -> None:
+    try:
+        image, _rotation = sources.world_image(scene)
+    except SceneError as error:
+        draw_text(layout, error.message, width, icon="INFO")
+    else:
+        layout.label(text=f"{image.name} · {_size(image)}", icon="WORLD")
+        layout.operator("panoform.split_sun", icon="LIGHT_SUN")
+
+
+def _size(image: bpy.types.Image) -> str:
+    width, height = image.size
+    return f"{width} × {height}" if width else "can't be read"
+
+
+CLASSES = (PANOFORM_PT_source,)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -1,0 +1,24 @@
+"""Render a panorama of the scene, and no more: it becomes an image, and the source."""
+
+from __future__ import annotations
+
+import bpy
+
+from ..jobs.specs import JobSpec
+from ..scene.images import create_float
+from . import sources
+
+
+class RenderSpec(JobSpec):
+    """A render that becomes the source. The backend isn't asked."""
+
+    def build(self, reply: None, scene: bpy.types.Scene) -> str:
+        source = self.source
+        image = create_float(f"{self.name} panorama", source.panorama.pixels, "Linear Rec.709")
+        sources.keep_pose(image, source.world_from_panorama)
+        scene.panoform.source, scene.panoform.image = "IMAGE", image
+        image.use_fake_user = True
+        return f"Rendered {image.name!r}; it is the source now."
+
+    def summary(self, reply: None) -> str:
+        return "1 panorama"

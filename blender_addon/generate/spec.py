@@ -1,0 +1,115 @@
+"""Generate or edit panoramas; the first becomes the scene's world."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import bpy
+import msgspec
+from mathutils import Matrix
+
+from ...shared.engines import EngineSettings
+from ...shared.jobs.edit import EditRequest
+from ...shared.jobs.generate import GenerateReply, GenerateRequest, GenerateSettings, check_generate
+from ...shared.panorama_file import with_seed
+from ..capture.picture import Picture
+from ..capture.sources import Capture
+from ..jobs.specs import JobSpec, counted
+from . import panoramas
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class GenerateSpec(JobSpec):
+    """A panorama for each seed, from a prompt or around a picture; the first as the scene's world."""
+
+    request: GenerateRequest | EditRequest
+    #: File to write (`with_seed`). None: in the panoramas' folder, under names that are free.
+    path: Path | None = None
+    #: The panoramas that were written already.
+    written: list[Path] = dataclasses.field(default_factory=list)
+    forget_when_built: bool = True
+
+    @property
+    def world_from_panorama(self) -> Matrix:
+        """How the panorama is turned, 4 × 4."""
+        return Matrix.Identity(4)
+
+    def preview_pose(self) -> Matrix:
+        return self.world_from_panorama
+
+    def set_source(self, source: Picture) -> None:
+        super().set_source(source)
+        self.request.picture, self.request.view, self.request.source = source
+
+    def cost(self) -> Hashable:
+        return cost(self.request.engine, self.request.settings, self.source is None)
+
+    def build(self, reply: GenerateReply, scene: bpy.types.Scene) -> str:
+        """Write the files, once; show the first as the world."""
+        for panorama, recipe in list(zip(reply.panoramas, reply.recipes, strict=True))[len(self.written) :]:
+            path = self._path(recipe.settings.seeds[0], scene)
+            panoramas.write(path, panorama, panoramas.turned(recipe, self.world_from_panorama))
+            self.written.append(path)
+        panoramas.show(scene, self.written[0], self.world_from_panorama)
+        notices = dict.fromkeys(line for recipe in reply.recipes for line in recipe.notices)
+        return " ".join((f"Wrote {', '.join(map(str, self.written))}.", *notices))
+
+    def summary(self, reply: GenerateReply) -> str:
+        return counted(len(reply.panoramas), "panorama")
+
+    def _path(self, seed: int, scene: bpy.types.Scene) -> Path:
+        if self.path is None:
+            return panoramas.free_path(panoramas.folder(scene), self.name, seed)
+        return with_seed(self.path, seed, self.request.settings.seeds)
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class EditSpec(GenerateSpec):
+    """A panorama that is changed, once for each seed."""
+
+    request: EditRequest
+
+    @property
+    def world_from_panorama(self) -> Matrix:
+        return self.source.world_from_panorama
+
+    def set_source(self, source: Capture) -> None:
+        self.source = source
+        self.request.panorama, self.request.encoding = source.panorama
+        self.request.source = source.source
+
+    def cost(self) -> Hashable:
+        return super().cost(), self.request.strength
+
+
+def settings_from(
+    get: Callable[[str], Any], *, engine: EngineSettings, prompt: str, height: int, seed: int, steps: int = 0
+) -> GenerateSettings:
+    """Return the settings that properties have; `get` reads one by its name. Raise SettingError.
+
+    `steps`: 0: by the quality.
+    """
+    same = ("method", "negative_prompt", "true_cfg_scale", "hdr", "sun_strength", "sun_threshold")
+    own_if_empty = ("lora", "trigger", "guidance_scale", "shift")
+    fields = {name: get(name) for name in same} | {name: get(name) or None for name in own_if_empty}
+    # Blender's numbers have 24 bits: 0.98 is 0.9800000190734863.
+    fields = {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
+    settings = GenerateSettings(
+        prompt=prompt,
+        height=height,
+        num_inference_steps=steps or engine.spec.qualities[get("quality")].generation_steps,
+        seeds=tuple(range(seed, seed + get("count"))),
+        **fields,
+    )
+    check_generate(settings)
+    return settings
+
+
+def cost(engine: EngineSettings, settings: GenerateSettings, prompt_only: bool) -> Hashable:
+    """What the time for generating depends on."""
+    same = {"prompt": "", "negative_prompt": "", "trigger": None, "hdr": True, "sun_strength": 1, "sun_threshold": 1}
+    seeds = tuple(range(len(settings.seeds)))
+    return engine, prompt_only, msgspec.structs.replace(settings, **same, seeds=seeds)

@@ -1,0 +1,46 @@
+"""The section of the tab that perceives."""
+
+from __future__ import annotations
+
+import bpy
+
+from ...shared.maps import MAPS
+from ...shared.protocol.errors import SettingError
+from .. import preferences
+from ..capture.spec import RenderSpec
+from ..jobs.manager import jobs
+from ..ui.panel_parts import Section, draw_job, draw_last_duration
+from .spec import PerceiveSpec, cost, settings_from
+
+
+class PANOFORM_PT_perceive(Section, bpy.types.Panel):
+    bl_label = "Perceive"
+    bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 1
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform
+        column = self.layout.column()
+        column.row().prop(settings, "quality", expand=True)
+        grid = column.grid_flow(columns=2, even_columns=True, row_major=True, align=True)
+        for kind in MAPS.values():
+            grid.prop_enum(settings, "maps", kind.name.upper())
+        row = column.row()
+        row.prop(settings, "seed")
+        row.prop(settings, "engine", text="")
+        if jobs.job is not None and isinstance(jobs.job.spec, PerceiveSpec | RenderSpec):
+            draw_job(column, jobs.job)
+            return
+        row = column.row()
+        row.scale_y = 1.4
+        row.operator("panoform.perceive", icon="SHADERFX")
+        engine = preferences.get().engine_settings(settings.engine)
+        try:
+            draw_last_duration(column, cost(engine, settings_from(lambda name: getattr(settings, name), engine)))
+        except SettingError:
+            return  # no map is chosen: the button says so when it is pressed
+
+
+CLASSES = (PANOFORM_PT_perceive,)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -1,0 +1,36 @@
+"""The settings of a scene that the panel edits: `scene.panoform`, made of what the features contribute."""
+
+from __future__ import annotations
+
+import bpy
+from bpy.props import PointerProperty
+
+from .capture.properties import filepath_property, repair_property, source_property
+from .generate.properties import EditProperties, GenerateProperties
+from .perceive.properties import maps_property, seed_property
+from .scene.properties import camera_height_property
+from .ui.engine_properties import engine_property, quality_property
+
+
+class PanoformSettings(bpy.types.PropertyGroup):
+    source: source_property()
+    image: PointerProperty(name="Image", description="An equirectangular image, 2:1", type=bpy.types.Image)
+    filepath: filepath_property()
+    maps: maps_property()
+    quality: quality_property()
+    seed: seed_property()
+    engine: engine_property()
+    repair: repair_property()
+    camera_height: camera_height_property()
+    generate: PointerProperty(type=GenerateProperties)
+    edit: PointerProperty(type=EditProperties)
+
+
+def register() -> None:
+    bpy.utils.register_class(PanoformSettings)
+    bpy.types.Scene.panoform = PointerProperty(type=PanoformSettings)
+
+
+def unregister() -> None:
+    del bpy.types.Scene.panoform
+    bpy.utils.unregister_class(PanoformSettings)
