@@ -19,6 +19,7 @@ import pytest
 from panoform.blender_addon import preferences
 from panoform.blender_addon.backend import operators as backend_operators
 from panoform.blender_addon.backend.client import Client
+from panoform.blender_addon.backend.process import BackendProcess
 from panoform.blender_addon.generate import operators as generate_operators
 from panoform.blender_addon.jobs.manager import Jobs, State
 from panoform.blender_addon.perceive import operators
@@ -268,6 +269,7 @@ def test_a_backend_killed_at_work_is_said_and_started_again(addon: Jobs, panoram
 def test_a_backend_that_falls_silent_is_given_up(addon: Jobs, panorama: Path, monkeypatch) -> None:
     addon.stop()
     monkeypatch.setattr(Client.__init__, "__kwdefaults__", {"ask_after_s": 0.2, "silence_s": 0.5})
+    monkeypatch.setattr(BackendProcess.stop, "__defaults__", (0.2,))  # a stopped process heeds nothing but SIGKILL
     thread = when_running(addon, lambda pid: os.kill(pid, signal.SIGSTOP))
     refused("not answered", source="FILE", filepath=str(panorama))
     thread.join()
