@@ -17,6 +17,8 @@ from panoform.backend.perception.job import Engine
 from panoform.shared.engines import EngineSettings, PerceiveSettings
 from panoform.shared.maps import MAPS
 
+pytestmark = pytest.mark.slow
+
 SCENES = Path(__file__).parents[2] / "scenes"
 #: Task → whose adapters it gets in the swap.
 SWAP = {

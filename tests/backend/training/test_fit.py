@@ -22,6 +22,7 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_train_stop_go_on_export(data, capsys, monkeypatch):
     monkeypatch.setattr(latents, "_AT_ONCE", 2)
     monkeypatch.setattr(fit, "_SCALED_BY", 2)
@@ -70,6 +71,7 @@ def test_train_stop_go_on_export(data, capsys, monkeypatch):
     assert (data / "on" / config).read_text("utf-8") == (out / config).read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_every_step_with_new_pictures_of_scenes_of_two_heights(tmp_path, capsys):
     """As on a GPU: nothing is encoded beforehand, and every sixth step is at half the height."""
     for height, split, seeds in ((HEIGHT // 2, "train", 2), (HEIGHT, "train", 1), (HEIGHT // 2, "heldout", 1)):

@@ -34,6 +34,7 @@ def until_reply(client: Client, job: str) -> list[messages.Message]:
     return heard
 
 
+@pytest.mark.slow
 def test_words_a_picture_and_an_edit(client, flux, settings) -> None:
     *events, reply = until_reply(client, client.generate(None, view=View(), source="", engine=flux, settings=settings))
     assert isinstance(reply, messages.GenerateReply), reply

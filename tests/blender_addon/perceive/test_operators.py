@@ -254,6 +254,7 @@ def when_running(addon: Jobs, act) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 @posix_only
 def test_a_backend_killed_at_work_is_said_and_started_again(addon: Jobs, panorama: Path) -> None:
     addon.stop()
@@ -276,6 +277,7 @@ def test_a_backend_that_falls_silent_is_given_up(addon: Jobs, panorama: Path, mo
     assert addon.session is None
 
 
+@pytest.mark.slow
 def test_the_backend_is_set_up_by_a_press(addon: Jobs, monkeypatch, tmp_path: Path, capsys) -> None:
     """With a stand-in of a few bytes for the wheel, and no network."""
     addon.stop()
