@@ -3,8 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A process for each core, so one thread of torch in each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: setup demo test lint types zip bench clean
+.PHONY: setup demo check test lint types types-later fast coverage zip bench clean
 
 setup: $(READY)
 
@@ -12,17 +14,38 @@ $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
 	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt -e ".[dev]"
+	mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/panoform
 	@touch $(READY)
 
 # make demo PANORAMA=path/to/panorama.exr takes a panorama of yours.
 demo: $(READY)
 	$(BIN)/python tests/demo.py $(if $(PANORAMA),--panorama "$(PANORAMA)")
 
-test: $(READY)
+# Beside every change: under two minutes on two cores.
+check: lint
+	$(MAKE) --no-print-directory -j2 types fast
+
+# Before a merge: all of it, under ten minutes on two cores.
+test: lint types types-later
+	$(PYTEST)
+
+lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+
+types: $(READY)
 	$(BIN)/python -m pyright
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# The Pythons of Blender 5.1 and 5.2.
+types-later: $(READY)
+	$(BIN)/python -m pyright --pythonversion 3.13 shared blender_addon
+	$(BIN)/python -m pyright --pythonversion 3.14 shared blender_addon
+
+fast: $(READY)
+	$(PYTEST) -q -m "not slow and not real_blender"
+
+coverage: $(READY)
+	$(PYTEST) --cov
 
 zip: $(READY)
 	$(BIN)/python build_addon.py

@@ -1,4 +1,4 @@
-"""How well `backend.hdr` rebuilds the light of real panoramas: the eight CC0 HDRIs inside bpy, clipped and rebuilt.
+"""How well `backend.lighting` rebuilds the light of panoramas: the eight CC0 HDRIs inside bpy, clipped and rebuilt.
 
     python bench/hdr.py [--each] [FILE.exr …]
 

@@ -1,4 +1,4 @@
-"""Choose `backend.hdr`'s GLOW and LAMP by real HDRIs, and measure them on others.
+"""Choose `backend.lighting.inverse_tonemapping`'s GLOW and LAMP by real HDRIs, and measure them on others.
 
     python bench/hdr_law.py FILE.hdr …
 

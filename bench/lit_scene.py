@@ -3,16 +3,13 @@
     python bench/lit_scene.py [--sheet docs/hdr.png] [--size 64] [--samples 256] [FILE.exr …]
 
 Each of the eight CC0 HDRIs inside bpy (or each FILE) is exposed so that 10 % of its pixels clip, clipped to 8 bits, and
-brought back: rebuilt (`backend.hdr.reconstruct`) and plain (sRGB → linear). Cycles renders the scene under the true
-light, the rebuilt and the plain one.
+brought back: rebuilt (`inverse_tonemapping.reconstruct`) and plain (sRGB → linear). Cycles renders the scene under the
+true light, the rebuilt and the plain one.
 
 Columns, rebuilt and plain: the mean difference of the renders' linear luminance, relative to the true one's mean; how
 far the shadow points from the true one's direction, in degrees; and by what factor the shadow's depth (the share of the
 light that it keeps from the plane, at its darkest) and the brightness of the sphere are off.
 """
-
-# bpy comes without declarations.
-# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -156,7 +153,7 @@ def titles(size: int) -> np.ndarray:
         place = column * size + size // 20, size // 8
         if not oiio.ImageBufAlgo.render_text(strip, *place, title, size // 9, "", (1.0, 1.0, 1.0)):
             raise RuntimeError(strip.geterror())
-    return strip.get_pixels(oiio.FLOAT)
+    return np.asarray(strip.get_pixels(oiio.FLOAT))
 
 
 def main() -> None:

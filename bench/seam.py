@@ -106,10 +106,11 @@ def of_words(given: argparse.Namespace) -> None:
         for name, options in (("off", {"padding": 0}), ("on", {})):
             latents, pixels = [], []
             for seed in range(given.seeds):
-                made: Tensor = pipe(
+                answer = pipe(
                     prompt, height=given.height, width=2 * given.height, num_inference_steps=given.steps,
                     generator=torch.Generator().manual_seed(seed), output_type="latent", **options,
-                ).images  # fmt: skip
+                )  # fmt: skip
+                made = torch.as_tensor(answer.images)
                 latents.append(to_array(made))
                 if name == "on":
                     decoded = pipe.decode(made)

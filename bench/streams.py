@@ -30,19 +30,18 @@ from panoform.backend.pipelines.layers import shared_attention
 def add_random_adapters(
     transformer: FluxTransformer2DModel, names: Sequence[str], rank: int
 ) -> shared_attention.Layers:
-    """Gives `transformer` one strong PEFT adapter a stream; returns the same ones as `streams.together` takes them."""
+    """Give `transformer` one strong PEFT adapter a stream; return them as `shared_attention.together` takes them."""
     shapes = stream_adapters.targets(transformer.config)
-    scale = {"A": 1, "B": 8}  # lora_alpha / rank
     config = LoraConfig(r=rank, lora_alpha=8 * rank, target_modules=list(shapes), init_lora_weights=False)
     for name in names:
         transformer.add_adapter(config, adapter_name=name)
     states = [get_peft_model_state_dict(transformer, adapter_name=name) for name in names]
-    return {
-        module: tuple(
-            scale[part] * torch.stack([state[f"{module}.lora_{part}.weight"] for state in states]) for part in "AB"
-        )
-        for module in shapes
-    }
+
+    def stacked(module: str, part: str) -> Tensor:
+        return torch.stack([state[f"{module}.lora_{part}.weight"] for state in states])
+
+    # 8: lora_alpha / rank
+    return {module: (stacked(module, "A"), 8 * stacked(module, "B")) for module in shapes}
 
 
 class RepeatedAttnProcessor:

@@ -15,6 +15,8 @@ import pytest
 
 from panoform.shared import VERSION
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("shared", "backend", "blender_addon")
 
@@ -35,11 +37,9 @@ print(all(module.__file__.startswith(sys.argv[1]) for module in (zmq, msgspec)),
 """
 
 
-@pytest.fixture(scope="module")
-def zips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    out = tmp_path_factory.mktemp("built zips ü")
-    subprocess.run([sys.executable, str(ROOT / "build_addon.py"), "--out", str(out)], check=True, capture_output=True)
-    return sorted(out.glob("*.zip"))
+@pytest.fixture
+def built(zips: Path) -> list[Path]:
+    return sorted(zips.glob("*.zip"))
 
 
 def manifest(path: Path) -> dict:
@@ -47,25 +47,25 @@ def manifest(path: Path) -> dict:
         return tomllib.loads(archive.read("blender_manifest.toml").decode())
 
 
-def test_every_blender_since_4_2_has_exactly_one_zip(zips):
-    ranges = [(m["blender_version_min"], m.get("blender_version_max")) for m in map(manifest, zips)]
+def test_every_blender_since_4_2_has_exactly_one_zip(built):
+    ranges = [(m["blender_version_min"], m.get("blender_version_max")) for m in map(manifest, built)]
     assert ranges == [("4.2.0", "5.1.0"), ("5.1.0", None)]
 
 
-def test_all_say_the_same_version(zips):
+def test_all_say_the_same_version(built):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
-    assert {project, *(manifest(path)["version"] for path in zips)} == {VERSION}
+    assert {project, *(manifest(path)["version"] for path in built)} == {VERSION}
 
 
-def test_official_validator_accepts(zips):
+def test_official_validator_accepts(built):
     tool = Path(bpy.utils.resource_path("LOCAL")) / "scripts" / "addons_core" / "bl_pkg" / "cli" / "blender_ext.py"
-    for path in zips:
+    for path in built:
         done = subprocess.run([sys.executable, str(tool), "validate", str(path)], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_wheels_for_all_platforms_and_nothing_foreign(zips):
-    for path in zips:
+def test_wheels_for_all_platforms_and_nothing_foreign(built):
+    for path in built:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         for requirement in ("pyzmq", "msgspec"):
@@ -82,8 +82,8 @@ def test_wheels_for_all_platforms_and_nothing_foreign(zips):
         assert not [name for name in names if "__pycache__" in name]
 
 
-def test_backend_wheel_carries_the_starter_and_no_tests(zips):
-    with zipfile.ZipFile(zips[0]) as archive:
+def test_backend_wheel_carries_the_starter_and_no_tests(built):
+    with zipfile.ZipFile(built[0]) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("none-any.whl")]
         with archive.open(name) as stream, zipfile.ZipFile(stream) as wheel:
             names = wheel.namelist()
@@ -92,10 +92,10 @@ def test_backend_wheel_carries_the_starter_and_no_tests(zips):
     assert not [name for name in names if name.startswith(("panoform/tests", "panoform/backend/training", "tests"))]
 
 
-def test_wheel_and_zips_hold_every_module_of_the_tree(zips):
+def test_wheel_and_zips_hold_every_module_of_the_tree(built):
     """A sub-package that nobody lists is shipped all the same."""
     tree = {path.relative_to(ROOT).as_posix() for side in SIDES for path in (ROOT / side).rglob("*.py")}
-    for path in zips:
+    for path in built:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
             (name,) = [name for name in names if name.endswith("none-any.whl")]
@@ -106,11 +106,11 @@ def test_wheel_and_zips_hold_every_module_of_the_tree(zips):
         assert {name for name in names if name.endswith(".py")} == in_blender | {"__init__.py"}
 
 
-def test_same_tree_same_bytes(zips, tmp_path):
+def test_same_tree_same_bytes(built, tmp_path):
     subprocess.run(
         [sys.executable, str(ROOT / "build_addon.py"), "--out", str(tmp_path)], check=True, capture_output=True
     )
-    with zipfile.ZipFile(zips[0]) as first, zipfile.ZipFile(tmp_path / zips[0].name) as again:
+    with zipfile.ZipFile(built[0]) as first, zipfile.ZipFile(tmp_path / built[0].name) as again:
         own = [name for name in first.namelist() if not name.startswith("backend_wheel/panoform-")]
         assert own == [name for name in again.namelist() if not name.startswith("backend_wheel/panoform-")]
         assert all(first.read(name) == again.read(name) for name in own)
@@ -128,8 +128,8 @@ def python(script: str, argument: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_installs_in_bpy_with_its_own_wheels(zips, tmp_path):
+def test_installs_in_bpy_with_its_own_wheels(built, tmp_path):
     user = tmp_path / "user ü"
-    assert "installed" in python(INSTALL, zips[0], BLENDER_USER_RESOURCES=str(user))
+    assert "installed" in python(INSTALL, built[0], BLENDER_USER_RESOURCES=str(user))
     (wheels,) = user.glob("extensions/.local/lib/python*/site-packages")
     assert python(OWN_WHEELS, wheels).split() == ["True", "40"]

@@ -72,7 +72,9 @@ class Peer:
 
     def status(self) -> messages.StatusReply:
         self.send(messages.StatusRequest(id="status"))
-        return self.until_reply("status")[-1]
+        reply = self.until_reply("status")[-1]
+        assert isinstance(reply, messages.StatusReply)
+        return reply
 
     def perceive(
         self, request_id: str, panorama: np.ndarray | None = None, *, source="", steps=1, directory=""

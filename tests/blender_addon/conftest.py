@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -17,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 REAL_BLENDER = ROOT.parent / "shared" / "tools" / "real-blender"
 #: Blender → the Python it runs on.
 REAL_PYTHON = {"4.3": "3.13", "5.2": "3.14"}
+#: How long a script in a window may take, and how long one that failed has to say so itself, in seconds.
+WINDOW_S, GRACE_S = 600, 10
 
 
 #: The tool mounts the folder above the checkout inside Blender's root, and leaves it there. Mounts of our own end with
@@ -36,6 +36,15 @@ def _installed(version: str) -> bool:
     return (_root(version) / ".ready").exists()
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with the Blender application are slow, and may take longer than others."""
+    for item in items:
+        if item.get_closest_marker("real_blender"):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(2 * WINDOW_S))
+
+
 @pytest.fixture
 def scene():
     """An empty Blender: bpy is one global state a process."""
@@ -45,13 +54,51 @@ def scene():
     return bpy.context.scene
 
 
-@pytest.fixture(params=sorted(REAL_PYTHON))
-def real_blender(request, tmp_path):
-    """`run(*arguments, verb="run")` starts the Blender application under an empty user folder and returns its output.
+class RealBlender:
+    """The Blender application of one version under an empty user folder."""
 
-    Its Debian builds come without numpy, which every other Blender has; msgspec is for scripts that run without the
-    extension, which brings it.
-    """
+    def __init__(self, version: str, user: Path) -> None:
+        self.version = version
+        self._user = user
+        self._starts = 0
+
+    def start(self, *arguments: str, verb: str = "run") -> tuple[subprocess.Popen[bytes], Path]:
+        """Start it; returns the process and the file that its output goes to."""
+        self._starts += 1
+        log = self._user.with_name(f"blender {self._starts}.log")
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [
+                    *IN_OWN_MOUNTS,
+                    f"{_root(self.version)}{ROOT.parent}",
+                    str(REAL_BLENDER),
+                    verb,
+                    self.version,
+                    *arguments,
+                ],
+                cwd=ROOT,
+                env=os.environ | {"BLENDER_USER_RESOURCES": str(self._user)},
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+        return process, log
+
+    def __call__(self, *arguments: str, verb: str = "run", timeout: float = 300) -> str:
+        """Run it to its end and return its output. Raises AssertionError, with the output, where it fails."""
+        process, log = self.start(*arguments, verb=verb)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
+        output = log.read_text("utf-8", "replace")
+        assert code == 0, output
+        return output
+
+
+@pytest.fixture(params=sorted(REAL_PYTHON))
+def real_blender(request, tmp_path) -> RealBlender:
+    """Its Debian builds come without numpy, which every other Blender has; msgspec is for scripts that run without the
+    extension, which brings it."""
     version = request.param
     if not (REAL_BLENDER.exists() and _installed(version)):
         pytest.skip(f"no real Blender {version} here")
@@ -61,20 +108,7 @@ def real_blender(request, tmp_path):
     subprocess.run(
         [*install, REAL_PYTHON[version], "--target", str(modules), "numpy", "msgspec"], check=True, capture_output=True
     )
-
-    def run(*arguments: str, verb: str = "run", timeout: float = 300) -> str:
-        done = subprocess.run(
-            [*IN_OWN_MOUNTS, f"{_root(version)}{ROOT.parent}", str(REAL_BLENDER), verb, version, *arguments],
-            cwd=ROOT,
-            env=os.environ | {"BLENDER_USER_RESOURCES": str(user)},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    return run
+    return RealBlender(version, user)
 
 
 @pytest.fixture(scope="session")
@@ -108,18 +142,10 @@ def addon(registered, scene, tmp_path_factory, monkeypatch):
     return jobs
 
 
-@pytest.fixture(scope="session")
-def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("zips")
-    subprocess.run([sys.executable, str(ROOT / "build_addon.py"), "--out", str(folder)], check=True)
-    return folder
-
-
 @pytest.fixture
-def blender(real_blender: Callable, request: pytest.FixtureRequest, zips: Path, monkeypatch) -> Callable:
+def blender(real_blender: RealBlender, zips: Path, monkeypatch) -> RealBlender:
     """`real_blender` with the zip for that version installed, whose backend runs on this Python."""
-    version = request.node.callspec.params["real_blender"]
-    (zip_path,) = zips.glob(f"*-blender-{'4.2' if version < '5.1' else '5.1'}.zip")
+    (zip_path,) = zips.glob(f"*-blender-{'4.2' if real_blender.version < '5.1' else '5.1'}.zip")
     monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", sys.executable)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     install = ("--background", "--command", "extension", "install-file", "-r", "user_default", "--enable")
@@ -128,21 +154,32 @@ def blender(real_blender: Callable, request: pytest.FixtureRequest, zips: Path, 
 
 
 @pytest.fixture
-def in_window(blender):
-    """`run(out, *script)` runs a script in a window until it has written out/seen.json, and returns that."""
+def in_window(blender: RealBlender):
+    """`run(out, *script)` runs a script in a window until it has written out/seen.json, and returns that.
+
+    It fails, with Blender's output, soon after the script did: where there is a traceback, or Blender has ended.
+    """
 
     def run(out: Path, *script: str) -> dict:
-        # The tool that gives the window only waits for a time.
-        with ThreadPoolExecutor() as pool:
-            window = pool.submit(blender, str(out / "end.png"), "600", *script, verb="gui", timeout=700)
-            while not window.done() and not (out / "seen.json").exists():
-                time.sleep(0.5)
-            time.sleep(3)  # Blender quits
-            for child in psutil.Process().children(recursive=True):
-                if child.name() == "sleep":
-                    child.terminate()
-            said = window.result()
-        assert (out / "seen.json").exists(), said
-        return json.loads((out / "seen.json").read_text())
+        seen = out / "seen.json"
+        window, log = blender.start(str(out / "end.png"), str(WINDOW_S), *script, verb="gui")
+        children = psutil.Process(window.pid).children
+        came_up, failed_since = False, None
+        while window.poll() is None and not seen.exists():
+            up = any(child.name() == "blender" and child.status() != "zombie" for child in children(recursive=True))
+            came_up = came_up or up
+            if failed_since is None and ((came_up and not up) or b"Traceback (most recent call" in log.read_bytes()):
+                failed_since = time.monotonic()
+            if failed_since is not None and time.monotonic() - failed_since > GRACE_S:
+                break
+            time.sleep(0.5)
+        time.sleep(3)  # Blender quits
+        # The tool that gives the window only waits for a time, then ends what it started.
+        for child in children(recursive=True):
+            if child.name() == "sleep":
+                child.terminate()
+        window.wait(60)
+        assert seen.exists(), log.read_text("utf-8", "replace")
+        return json.loads(seen.read_text())
 
     return run

@@ -118,6 +118,7 @@ def test_no_command():
     assert panoform().returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_leaves_nothing(panorama, tmp_path):
     # A shell that runs the tests in the background has them ignore it, and all they start.

@@ -108,7 +108,10 @@ def test_the_recipe_makes_it_again(engine, flux, tiny_lora, reporter):
     assert not again.recipe.notices
 
 
-def test_every_setting_counts(engine, flux, words, reporter):
+@pytest.mark.slow
+def test_every_setting_counts(engine, flux, words, reporter, monkeypatch):
+    monkeypatch.setattr("panoform.shared.jobs.generate.MIN_HEIGHT", 128)  # a quarter of the pixels of the least
+    words = changed(words, height=128)
     base = generate(engine, flux, words, reporter)[0].panorama
     for other in (
         {"prompt": "a yard of stone"},
@@ -178,18 +181,21 @@ def check_closed(panorama):
     assert max(seam_metrics.poles(panorama)) < 0.2
 
 
+@pytest.mark.slow
 def test_large_panoramas_of_words_close(engine, flux, words, reporter, in_windows):
     check_closed(generate(engine, flux, changed(words, **LARGE), reporter)[0].panorama)
     assert [stage for stage, _, of, *_ in reporter.told if of] == ["Panorama", "Refining Panorama"]
     assert reporter.told[-1][3] == 1
 
 
+@pytest.mark.slow
 def test_large_panoramas_around_a_picture_close(engine, flux, reporter, in_windows):
     picture = np.random.default_rng(0).random((60, 80, 3)).astype(np.float32)
     settings = GenerateSettings(**SIZE | LARGE)
     check_closed(generate(engine, flux, settings, reporter, picture, View(fov=60))[0].panorama)
 
 
+@pytest.mark.slow
 def test_large_edits_keep_what_is_outside_the_mask(engine, flux, words, reporter, in_windows):
     panorama, mask = scene(384), ball(384, 0, 200, 60)
     made = edit(engine, flux, changed(words, **LARGE), reporter, panorama, mask)[0].panorama

@@ -243,6 +243,7 @@ def test_refuses_on_the_command_line(arguments, words, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_generates_and_edits_over_the_wire(tiny_flux, tiny_adapters, tiny_lora, tmp_path):
     file = tmp_path / "connection"
     command = [sys.executable, "-m", "panoform.backend", "serve", "--connection-file", str(file), "--parent-pipe"]

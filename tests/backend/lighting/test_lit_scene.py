@@ -13,6 +13,8 @@ from panoform.shared.imaging.colour import linear_from_srgb
 from panoform.shared.imaging.sphere import directions
 from panoform.shared.imaging.sun import split_sun
 
+pytestmark = pytest.mark.slow
+
 _SPEC = importlib.util.spec_from_file_location("lit_scene", Path(__file__).parents[3] / "bench" / "lit_scene.py")
 lit_scene = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(lit_scene)

@@ -446,6 +446,7 @@ print(np.array_equal(perceive(64).maps["albedo"], small))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
 def test_out_of_memory_says_what_and_the_engine_lives_on(tmp_path):
     folder = shutil.copytree(STARTER, tmp_path / "starter")

@@ -290,7 +290,7 @@ def test_plain_flux_runs_between_tasks_and_with_a_lora_of_its_own(pipe):
     plain = FluxPipeline(**pipe.components)
     plain.set_progress_bar_config(disable=True)
 
-    def picture() -> torch.Tensor:
+    def picture():
         seed = torch.Generator().manual_seed(0)
         return plain(**text, height=64, width=64, num_inference_steps=2, generator=seed, output_type="pt").images
 

@@ -35,6 +35,7 @@ def test_status_is_answered_before_torch_is_loaded(tmp_path):
         backend.end()
 
 
+@pytest.mark.slow
 def test_the_real_engine_perceives_and_status_is_answered_meanwhile(tmp_path):
     backend = Backend(REAL, tmp_path / "connection.json")
     peer = Peer(backend.connection)

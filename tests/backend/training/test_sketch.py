@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers.models import AutoencoderKL
 
@@ -21,8 +22,10 @@ def test_goes_round():
     torch.testing.assert_close(drawing(latent.roll(3, -1)), drawing(latent).roll(24, -1))
 
 
+@pytest.mark.slow
 def test_draws_what_the_decoder_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(sketch, "_STEPS", 150)
+    monkeypatch.setattr(sketch, "_BATCH", 4)
     vae = AutoencoderKL.from_pretrained(checkpoints.STARTER / "vae", torch_dtype=torch.float32).eval()
     scenes = dataset.Scenes(SCENES, 128, torch.device("cpu"))
     run = Run(128, [scenes], scenes, tmp_path, torch.device("cpu"), 1, time.monotonic(), 1, Workers(), None)

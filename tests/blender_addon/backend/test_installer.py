@@ -66,6 +66,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_ready_environment_runs_what_was_in_the_wheel(ready: Path) -> None:
     assert installer.find(ready, "0.1.0") is Found.READY
     said = subprocess.run(
@@ -95,6 +96,7 @@ def test_an_environment_whose_blender_was_deleted_is_broken(ready: Path) -> None
         config.write_text(before, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_two_at_once_a_cancelled_one_and_its_repair(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "backend_wheel")
     setup = Setup(tmp_path, wheel, Path(sys.executable), OFFLINE)
@@ -131,6 +133,7 @@ def test_a_fault_of_our_own_is_no_success(tmp_path: Path) -> None:
     assert "KeyError: 'nothing'" in setup.error.message
 
 
+@pytest.mark.slow
 def test_an_update_that_fails_does_not_pass_for_the_old_version(tmp_path: Path) -> None:
     """With what was there before, and with a torch that the package server does not have."""
     (tmp_path / "environment").mkdir()

@@ -27,6 +27,7 @@ def hdri_world(scene: bpy.types.Scene, image: bpy.types.Image) -> bpy.types.Node
     if bpy.app.version < (5, 0):
         world.use_nodes = True
     tree = world.node_tree
+    assert tree is not None
     environment = tree.nodes.new("ShaderNodeTexEnvironment")
     environment.image = image
     tree.links.new(environment.outputs["Color"], tree.nodes["Background"].inputs["Color"])

@@ -35,6 +35,7 @@ def until_reply(client: Client, job: str) -> list[messages.Message]:
     return heard
 
 
+@pytest.mark.slow
 def test_words_a_picture_and_an_edit(client, flux, settings) -> None:
     *events, reply = until_reply(client, client.submit(GenerateRequest(engine=flux, settings=settings)))
     assert isinstance(reply, GenerateReply), reply

@@ -87,6 +87,7 @@ def test_a_backend_that_dies_at_work_leaves_the_world_as_it_was(addon: Jobs, sav
     assert not saved.exists()
 
 
+@pytest.mark.slow
 def test_built_it_is_one_step_to_take_back(addon: Jobs, saved, flux, tiny_lora) -> None:
     bpy.ops.ed.undo_push(message="mine")
     addon.begin(spec(flux, tiny_lora))

@@ -84,6 +84,7 @@ def show(image: bpy.types.Image, turn: float = 0.0) -> bpy.types.World:
 # What is made
 
 
+@pytest.mark.slow
 def test_words_become_the_world_and_a_file_with_its_recipe(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     mine = bpy.context.scene.world = bpy.data.worlds.new("mine")
     generate(tiny_lora)
@@ -190,6 +191,7 @@ def test_the_cameras_view_is_completed_where_it_looks(flux: Jobs, saved: Path, t
     assert Path(image.filepath).stem == "Scene 3"
 
 
+@pytest.mark.slow
 def test_what_is_not_given_is_the_panels(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     settings = bpy.context.scene.panoform.generate
     settings.prompt, settings.size, settings.quality, settings.lora = "fog", "512", "draft", str(tiny_lora)

@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("real_window_generate.py")
 
-pytestmark = [pytest.mark.real_blender, pytest.mark.slow]
+pytestmark = pytest.mark.real_blender
 
 
 def test_the_world_while_a_panorama_is_made(

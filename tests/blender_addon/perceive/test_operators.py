@@ -20,6 +20,7 @@ from mathutils import Euler, Matrix
 from panoform.blender_addon import FEATURES, preferences
 from panoform.blender_addon.backend import operators as backend_operators
 from panoform.blender_addon.backend.client import Client
+from panoform.blender_addon.backend.process import BackendProcess
 from panoform.blender_addon.capture import render, sources
 from panoform.blender_addon.jobs.manager import Jobs, State
 from panoform.shared import VERSION
@@ -290,6 +291,7 @@ def when_running(addon: Jobs, act) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 @posix_only
 def test_a_backend_killed_at_work_is_said_and_started_again(addon: Jobs, panorama: Path) -> None:
     addon.stop()
@@ -305,12 +307,14 @@ def test_a_backend_killed_at_work_is_said_and_started_again(addon: Jobs, panoram
 def test_a_backend_that_falls_silent_is_given_up(addon: Jobs, panorama: Path, monkeypatch) -> None:
     addon.stop()
     monkeypatch.setattr(Client.__init__, "__kwdefaults__", {"ask_after_s": 0.2, "silence_s": 0.5})
+    monkeypatch.setattr(BackendProcess.stop, "__defaults__", (0.2,))  # a stopped process heeds nothing but SIGKILL
     thread = when_running(addon, lambda pid: os.kill(pid, signal.SIGSTOP))
     refused("not answered", source="FILE", filepath=str(panorama))
     thread.join()
     assert addon.session is None
 
 
+@pytest.mark.slow
 def test_the_backend_is_set_up_by_a_press(addon: Jobs, monkeypatch, tmp_path: Path, capsys) -> None:
     """With a stand-in of a few bytes for the wheel, and no network."""
     addon.stop()

@@ -9,7 +9,6 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.real_blender
-@pytest.mark.slow
 def test_build_save_reload_and_capture(real_blender, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -19,7 +18,6 @@ def test_build_save_reload_and_capture(real_blender, tmp_path):
 
 
 @pytest.mark.real_blender
-@pytest.mark.slow
 def test_a_window_renders_a_panorama_without_blocking(real_blender, tmp_path):
     out = tmp_path / "seen.json"
     script = ("--factory-startup", "--python", str(HERE / "real_render.py"), "--", str(out))

@@ -334,6 +334,7 @@ def ask_hub(endpoint: str, home: Path, *wanted: tuple[str, str], **environment: 
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_hub_delivers_or_says_what_to_do(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
