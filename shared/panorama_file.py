@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import json_file
@@ -11,26 +11,45 @@ from .protocol.messages import Recipe
 
 
 def with_seed(path: Path, seed: int, seeds: Sequence[int]) -> Path:
-    """Where the panorama of `seed` goes, one of several or the only one: `path` itself, or "name-7.exr"."""
+    """Return the path of the panorama of `seed`: `path` itself for the only one, "name-7.exr" for one of several."""
     return path if len(seeds) == 1 else path.with_stem(f"{path.stem}-{seed}")
 
 
-def check_path(path: Path, seeds: Sequence[int], sources: Sequence[Path | None]) -> None:
-    """Raises OutputError where one of the `sources`, which the panoramas are to be made of, would be lost, or a file
-    that is no recipe."""
+def check_path(
+    path: Path,
+    seeds: Sequence[int],
+    sources: Sequence[Path | None] = (),
+    overwrite: bool = False,
+    has_recipe: Callable[[Path], bool] = lambda _: False,
+) -> None:
+    """Raise OutputError where writing the panoramas and their recipes would replace what must not be lost.
+
+    `sources` are the files that the panoramas are made from: they are never replaced. Other files are only where they
+    are generated panoramas, known by the recipe beside them (or inside: `has_recipe`), or where `overwrite` is set.
+    """
     if path.is_dir():
         raise OutputError(f"{path} is a folder.", "Name a file.")
     for place in (with_seed(path, seed, seeds) for seed in seeds):
-        for source in sources:
-            if source and source.exists() and place.exists() and place.samefile(source):
-                raise OutputError(f"{place} is what it is to be made of, and would be lost.", "Name another file.")
         sidecar = place.with_suffix(".json")
+        for file in (place, sidecar):
+            if file.exists() and any(source and source.exists() and file.samefile(source) for source in sources):
+                raise OutputError(f"{file} is a source of the panorama, and would be replaced.", "Name another file.")
+        if overwrite:
+            continue
         if sidecar.exists() and not _is_recipe(sidecar):
-            raise OutputError(f"{sidecar} is there and no recipe: it would be lost.", f"Name {path.name} otherwise.")
+            raise OutputError(
+                f"{sidecar} exists and is no recipe: it would be lost.",
+                "Name another file, or allow overwriting (--overwrite).",
+            )
+        if place.exists() and not sidecar.exists() and not has_recipe(place):
+            raise OutputError(
+                f"{place} exists, and has no recipe that shows it was generated: it would be lost.",
+                "Name another file, or allow overwriting (--overwrite).",
+            )
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a sidecar. Raises OutputError where that isn't one."""
+    """Read the recipe from the file beside a panorama. Raises OutputError where that isn't one."""
     try:
         return json_file.read(path, Recipe)
     except (OSError, ValueError) as error:

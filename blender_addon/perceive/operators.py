@@ -73,14 +73,19 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
         )
         engines.check_engine(engine)
         engines.check_perceive(settings)
+        directory = bpy.path.abspath(self.out_directory) if self.out_directory else ""
+        if directory:
+            maps_folder.check_unharmed(Path(directory), settings.maps)  # before a render begins
         source = self._source(scene)
+        if directory and isinstance(source, Capture):
+            maps_folder.check_unharmed(Path(directory), settings.maps, source.file)
         return PerceiveOrder(
             source=source,
             name=source.source if isinstance(source, Capture) else scene.name,
             scene_uid=scene.session_uid,
             settings=settings,
             engine=engine,
-            directory=bpy.path.abspath(self.out_directory) if self.out_directory else "",
+            directory=directory,
             camera_height_m=self._get(scene, "camera_height"),
         )
 

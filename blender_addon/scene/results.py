@@ -6,7 +6,7 @@ from pathlib import Path
 
 import bpy
 
-from ...shared.panorama_file import with_seed
+from ...shared.panorama_file import check_path, with_seed
 from ..capture import sources
 from ..generate import panoramas
 from ..jobs.specs import GenerateOrder, PerceiveOrder, Result
@@ -67,7 +67,9 @@ def _path(order: GenerateOrder, seed: int, scene: bpy.types.Scene) -> Path:
     """Where the panorama of that seed is to be written."""
     if order.path is None:
         return panoramas.free_path(panoramas.folder(scene), order.name, seed)
-    return with_seed(order.path, seed, order.settings.seeds)
+    path = with_seed(order.path, seed, order.settings.seeds)
+    check_path(path, (seed,))  # again: a file of the user's may have come there since
+    return path
 
 
 def select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:

@@ -76,11 +76,11 @@ def test_refuses_what_it_can_not_write(tmp_path):
         generated.check_path(tmp_path / "folder.exr", (0,))
     generated.write(tmp_path / "p.exr", Generated(np.zeros((8, 16, 3), np.float32), recipe()))
     generated.check_path(tmp_path / "p.exr", (0,))  # its own may be written again
-    with pytest.raises(OutputError, match="made of"):
+    with pytest.raises(OutputError, match="is a source"):
         generated.check_path(tmp_path / "p.exr", (0,), None, tmp_path / "folder.exr" / ".." / "p.exr")
     generated.check_path(tmp_path / "p.exr", (0, 1), tmp_path / "p.exr")  # that would be p-0 and p-1
     (tmp_path / "p-1.json").write_text("{}")
-    with pytest.raises(OutputError, match=r"p-1.json is there"):
+    with pytest.raises(OutputError, match=r"p-1.json exists"):
         generated.check_path(tmp_path / "p.exr", (0, 1))
 
 
