@@ -31,6 +31,8 @@ class Capture(NamedTuple):
     image_uid: int | None = None
     #: Whether it is known where it was taken from, as it is of a render.
     has_place: bool = False
+    #: The file on disk that it was read from.
+    file: Path | None = None
 
     def pose(self, camera_height_m: float) -> Matrix:
         """Where it stands and how it is turned, 4 × 4: without a place of its own, `camera_height_m` over the world's
@@ -149,10 +151,15 @@ def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
 def from_world(scene: bpy.types.Scene) -> Capture:
     """The HDRI that lights `scene`. Raises SceneError (`world_image`) or PanoramaError (`pixels.read`)."""
     image, world_from_panorama = world_image(scene)
-    return Capture(pixels.read(image), stem(image), world_from_panorama, image.session_uid)
+    return Capture(pixels.read(image), stem(image), world_from_panorama, image.session_uid, file=image_file(image))
 
 
 # Image, file
+
+
+def image_file(image: bpy.types.Image) -> Path | None:
+    """The file of an image datablock, whether it is there or not."""
+    return Path(bpy.path.abspath(image.filepath, library=image.library)) if image.filepath else None
 
 
 def stem(image: bpy.types.Image) -> str:
@@ -163,7 +170,9 @@ def from_image(image: bpy.types.Image) -> Capture:
     """An image datablock, with the pose that was kept in it. Raises PanoramaError (`pixels.read`), SceneError."""
     pose = kept_pose(image)
     turn = Matrix.Identity(4) if pose is None else pose
-    return Capture(pixels.read(image), stem(image), turn, image.session_uid, has_place=pose is not None)
+    return Capture(
+        pixels.read(image), stem(image), turn, image.session_uid, has_place=pose is not None, file=image_file(image)
+    )
 
 
 def keep_pose(image: bpy.types.Image, world_from_panorama: Matrix) -> None:
@@ -194,7 +203,7 @@ def from_file(path: str | Path) -> Capture:
         raise PanoramaError(f"There is no file {path}.", "Check the path.")
     image = bpy.data.images.load(str(path))
     try:
-        return Capture(pixels.read(image), path.stem, Matrix.Identity(4))
+        return Capture(pixels.read(image), path.stem, Matrix.Identity(4), file=path)
     finally:
         bpy.data.images.remove(image)
 

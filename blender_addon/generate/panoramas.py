@@ -21,6 +21,7 @@ from ...shared.imaging.colour import linear_from_srgb
 from ...shared.jobs.generate import Recipe
 from ...shared.protocol.errors import OutputError
 from .. import preferences
+from ..capture.sources import image_file
 from ..scene import world
 from . import exr
 
@@ -57,7 +58,7 @@ def check_path(path: Path, seeds: Sequence[int], sources: Iterable[bpy.types.Ima
         raise OutputError(f"{path.name} is no EXR.", "Name it .exr: an environment is light.")
     if not path.parent.is_dir():
         raise OutputError(f"There is no folder {path.parent}.", "Make it, or write elsewhere.")
-    panorama_file.check_path(path, seeds, [_file(image) for image in sources])
+    panorama_file.check_path(path, seeds, [image_file(image) for image in sources])
 
 
 def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:
@@ -77,7 +78,7 @@ def _write_whole(contents: dict[Path, bytes]) -> None:
     path = next(iter(contents))
     atomic_write_all(contents, make_folders=True)
     for image in bpy.data.images:
-        if _file(image) == path:
+        if image_file(image) == path:
             image.reload()
 
 
@@ -114,8 +115,4 @@ def shown(scene: bpy.types.Scene) -> list[Path]:
 def _files(shown: bpy.types.World) -> list[Path]:
     nodes = shown.node_tree.nodes if shown.node_tree else ()
     images = [node.image for node in nodes if node.bl_idname == "ShaderNodeTexEnvironment" and node.image]
-    return [path for path in map(_file, images) if path is not None]
-
-
-def _file(image: bpy.types.Image) -> Path | None:
-    return Path(bpy.path.abspath(image.filepath, library=image.library)) if image.filepath else None
+    return [path for path in map(image_file, images) if path is not None]

@@ -14,7 +14,7 @@ from mathutils import Matrix
 from ...shared.engines import EngineSettings
 from ...shared.jobs.edit import EditRequest
 from ...shared.jobs.generate import GenerateReply, GenerateRequest, GenerateSettings, check_generate
-from ...shared.panorama_file import with_seed
+from ...shared.panorama_file import check_path, with_seed
 from ..capture.picture import Picture
 from ..capture.sources import Capture
 from ..jobs.specs import JobSpec, counted
@@ -63,7 +63,9 @@ class GenerateSpec(JobSpec):
     def _path(self, seed: int, scene: bpy.types.Scene) -> Path:
         if self.path is None:
             return panoramas.free_path(panoramas.folder(scene), self.name, seed)
-        return with_seed(self.path, seed, self.request.settings.seeds)
+        path = with_seed(self.path, seed, self.request.settings.seeds)
+        check_path(path, (seed,))  # again: a file of the user's may have come there since
+        return path
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

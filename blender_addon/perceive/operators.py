@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import bpy
 from bpy.props import StringProperty
 
@@ -14,6 +16,7 @@ from ..capture.operators import render
 from ..capture.properties import filepath_property, repair_property, source_property
 from ..capture.render import Render
 from ..capture.sources import Capture
+from ..scene import maps_folder
 from ..scene.properties import camera_height_property
 from ..ui.engine_properties import engine_property, quality_property
 from ..ui.operator_parts import poll_unless, property_or_setting, reporting, run_job, why_not_begin
@@ -48,7 +51,12 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
         engine = preferences.get().engine_settings(self._get(scene, "engine"))
         check_engine(engine)
         settings = settings_from(lambda name: self._get(scene, name), engine)
+        directory = bpy.path.abspath(self.out_directory) if self.out_directory else ""
+        if directory:
+            maps_folder.check_unharmed(Path(directory), settings.maps)  # before a render begins
         source = self._source(scene)
+        if directory and isinstance(source, Capture):
+            maps_folder.check_unharmed(Path(directory), settings.maps, source.file)
         name = source.source if isinstance(source, Capture) else scene.name
         request = PerceiveRequest(
             panorama=NOT_YET,
@@ -56,7 +64,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
             source=name,
             engine=engine,
             settings=settings,
-            directory=bpy.path.abspath(self.out_directory) if self.out_directory else "",
+            directory=directory,
         )
         return PerceiveSpec(
             source=source,

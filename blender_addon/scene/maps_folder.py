@@ -12,6 +12,7 @@ reads. How their numbers are read:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from ...shared import json_file
 from ...shared.imaging.colour import srgb_from_linear
 from ...shared.jobs.perceive import Info
 from ...shared.maps import DISTANCE, INFO_FILENAME, MAPS, NORMAL, PANORAMA_FILENAME
-from ...shared.protocol.errors import InputError, PanoramaError
+from ...shared.protocol.errors import InputError, OutputError, PanoramaError
 from ..capture import pixels
 
 #: From here on a distance means "nothing was hit" (Cycles writes 1e10).
@@ -56,6 +57,38 @@ def read(directory: str | Path) -> MapsFolder:
         )
     picture = _find(directory, "panorama", PANORAMA_FILENAME)
     return MapsFolder(maps, _colour(picture) if picture is not None else None, _info(directory / INFO_FILENAME))
+
+
+def check_unharmed(directory: Path, names: Iterable[str], source: Path | None = None) -> None:
+    """Raise OutputError where the files of these maps, written to `directory`, would replace what must not be lost.
+
+    That is `source`, which the maps are made from, and every file that isn't of an earlier result, by its maps.json.
+    """
+    earlier: set[str] = set()
+    record = directory / INFO_FILENAME
+    if record.is_file():
+        try:
+            earlier = _filenames(json_file.read(record, Info).maps)
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{record} is not a record of Panoform's: it would be lost.", "Choose another folder for the maps."
+            ) from error
+    lost = sorted(name for name in _filenames(names) | earlier if (directory / name).exists())
+    if source is not None and source.exists() and any((directory / name).samefile(source) for name in lost):
+        raise OutputError(
+            f"{source} is the source, and the maps would replace it.", "Choose another folder for the maps."
+        )
+    foreign = [name for name in lost if name not in earlier]
+    if foreign:
+        raise OutputError(
+            f"{directory} has files that are not a result of Panoform: {', '.join(foreign)}.",
+            "Choose another folder for the maps, or move them away.",
+        )
+
+
+def _filenames(names: Iterable[str]) -> set[str]:
+    """The files of a result with these maps."""
+    return {MAPS[name].filename for name in names if name in MAPS} | {PANORAMA_FILENAME, INFO_FILENAME}
 
 
 def _find(directory: Path, name: str, filename: str) -> Path | None:

@@ -319,6 +319,9 @@ def test_nothing_is_written_over_what_is_not_its_own(flux: Jobs, saved: Path, ti
         refused("would be replaced", bpy.ops.panoform.edit, **change, out=str(out))
     refused("would be replaced", prompt="", image="world", fov=1.0, out=str(panorama))
     refused("no recipe", prompt="x", out=str(saved / "notes.exr"))
+    (saved / "other.exr").write_bytes(b"mine")
+    refused("no recipe", prompt="x", out=str(saved / "other.exr"))
+    assert (saved / "other.exr").read_bytes() == b"mine"
     assert panorama.read_bytes() == before
     assert own.read_text() == "[]"
 

@@ -171,6 +171,34 @@ def test_maps_that_were_written_can_be_imported(addon: Jobs, scene, panorama: Pa
     assert bpy.context.scene.world.name == "Panoform out"
 
 
+def test_no_file_of_the_users_is_replaced_by_maps(addon: Jobs, scene, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    mine = write_picture(out / "panorama.png", np.full((64, 128, 3), 0.5))
+    before = mine.read_bytes()
+    image = bpy.data.images.load(str(mine))
+    other = write_picture(tmp_path / "other.png", np.full((64, 128, 3), 0.5))
+    for source in ({"source": "FILE", "filepath": str(mine)}, {"source": "IMAGE", "image": image.name},
+                   {"source": "FILE", "filepath": str(other)}):  # fmt: skip
+        refused(r"not a result of Panoform: panorama\.png", **source, out_directory=str(out))
+    assert [path.name for path in out.iterdir()] == ["panorama.png"]
+    assert mine.read_bytes() == before
+
+    # Among a result of Panoform's, which it may replace, what it is made from is still no such file.
+    result = tmp_path / "result"
+    for _ in range(2):
+        perceive(other, out_directory=str(result))
+    made = (result / "panorama.png").read_bytes()
+    refused("is the source", source="FILE", filepath=str(result / "panorama.png"), out_directory=str(result))
+    shown = bpy.data.images.load(str(result / "panorama.png"))
+    refused("is the source", source="IMAGE", image=shown.name, out_directory=str(result))
+    assert (result / "panorama.png").read_bytes() == made
+    (result / "albedo.png").write_text("mine")
+    refused(r"Panoform: albedo\.png", source="FILE", filepath=str(other), maps={"ALBEDO"}, out_directory=str(result))
+    (result / "maps.json").write_bytes(b'{"mine": "\xff"}')
+    refused("not a record", source="FILE", filepath=str(other), out_directory=str(result))
+
+
 # What goes wrong is said, and leaves the scene as it was
 
 
