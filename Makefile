@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint types zip bench clean
+.PHONY: setup demo test test-diffusers lint types zip bench clean
 
 setup: $(READY)
 
@@ -23,6 +23,15 @@ test: $(READY)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# make test-diffusers VERSION=0.41.0 runs the tests of pipelines and models with another version of diffusers. Its
+# warnings are no failures there. Record what passes beside the range in pyproject.toml.
+test-diffusers: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+		--target .cache/diffusers-$(VERSION) diffusers==$(VERSION)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .cache/httpx httpx
+	PYTHONPATH=$(CURDIR)/.cache/diffusers-$(VERSION):$(CURDIR)/.cache/httpx OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q -W default tests/backend/pipelines tests/backend/models
 
 zip: $(READY)
 	$(BIN)/python build_addon.py

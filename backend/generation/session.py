@@ -154,7 +154,7 @@ class Studio:
     def _memory(self) -> Iterator[None]:
         height = self.settings.height
         hint = _what_fits(self.where, self.loaded, height)
-        with device.memory_told(f"A panorama of {2 * height} × {height}", self.where, hint):
+        with device.translate_out_of_memory(f"A panorama of {2 * height} × {height}", self.where, hint):
             yield
 
 

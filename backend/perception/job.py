@@ -135,7 +135,7 @@ class Engine:
         loaded = self.load(engine, checkpoint, where, tasks, watch)
         seconds = {"loading": time.monotonic() - began}
         size = f"{2 * shown[-1]} × {shown[-1]}"
-        with device.memory_told(f"Encoding the panorama at {size}", where):
+        with device.translate_out_of_memory(f"Encoding the panorama at {size}", where):
             # [(1, 3, H, W)] → [(1, 16, H/8, W/8)], the smallest first
             seen = [torch.from_numpy(pictures[rows][0]).permute(2, 0, 1)[None] * 2 - 1 for rows in shown]
             conditions = [loaded.pipeline.encode(image) for image in seen]
@@ -148,7 +148,7 @@ class Engine:
             names = tuple(name for name in MAPS_OF_TASK[task] if name in wanted)
             label = " and ".join(MAPS[name].label for name in names)
             progress.begin(label)
-            with device.memory_told(f"{label} at {size}", where):
+            with device.translate_out_of_memory(f"{label} at {size}", where):
                 made |= _perceive(loaded, task, names, conditions, sampling, progress)
             seconds[", ".join(names)] = time.monotonic() - started
         meanings = {name: MAPS[name].meaning for name in wanted}
@@ -317,7 +317,7 @@ def _load(
         raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
     _find_adapters(checkpoint.adapters, tasks, watch)  # before gigabytes are read
     embeds = text_encoding.embeds(checkpoint, base, watch)
-    with device.memory_told(f"Loading {checkpoint.config.name}", where):
+    with device.translate_out_of_memory(f"Loading {checkpoint.config.name}", where):
         pipeline = checkpoints.load(base, dtype)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.position_rows = checkpoint.config.position_rows
