@@ -60,10 +60,10 @@ def hdris(height: int) -> list[np.ndarray]:
 
 def in_windows(pipe: dit360.DiT360Pipeline, picture: np.ndarray, *, closed: bool) -> np.ndarray:
     """Through its VAE in windows of a quarter of the width."""
-    starts = tiling._starts_around if closed else tiling._starts
+    starts = tiling._circular_starts if closed else tiling._starts
     with (
         mock.patch.multiple(dit360, MAX_WHOLE=0, VAE_TILE=8, VAE_OVERLAP=4),
-        mock.patch.object(tiling, "_starts_around", starts),
+        mock.patch.object(tiling, "_circular_starts", starts),
     ):
         return to_array(pipe.decode(pipe.encode(2 * to_tensor(picture) - 1)))
 

@@ -9,6 +9,8 @@ from . import json_file
 from .jobs.generate import Recipe
 from .protocol.errors import OutputError
 
+_HINT = "Name another file, or move that one away (panoform's --overwrite replaces it)."
+
 
 def with_seed(path: Path, seed: int, seeds: Sequence[int]) -> Path:
     """Return the path of the panorama of `seed`: `path` itself for the only one, "name-7.exr" for one of several."""
@@ -39,12 +41,12 @@ def check_path(
         if sidecar.exists() and not _is_recipe(sidecar):
             raise OutputError(
                 f"{sidecar} exists and is no recipe: it would be lost.",
-                "Name another file, or allow overwriting (--overwrite).",
+                _HINT,
             )
         if place.exists() and not sidecar.exists() and not has_recipe(place):
             raise OutputError(
                 f"{place} exists, and has no recipe that shows it was generated: it would be lost.",
-                "Name another file, or allow overwriting (--overwrite).",
+                _HINT,
             )
 
 

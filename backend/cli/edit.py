@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from ..io import generated, panoramas, photo
 
-    generated.check_path(options.out, options.seed, options.panorama, options.mask)
+    generated.check_path(options.out, options.seed, options.panorama, options.mask, overwrite=options.overwrite)
     settings, engine = settings_of(options), shared_options.engine_settings(options, default_engine("edit"))
     if options.extend and options.mask:
         raise SettingError("Both a mask and --extend are given.", "Leave one out.")

@@ -42,6 +42,7 @@ def add_output(parser: argparse.ArgumentParser, engine_help: str) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".exr for light, .png for a picture")
     parser.add_argument("--method", default=GenerateSettings().method, metavar="M", help=f"of {', '.join(METHODS)}")
     shared_options.add_engine(parser, default=None, help=engine_help)
+    parser.add_argument("--overwrite", action="store_true", help="replace also what isn't Panoform's (never a source)")
     parser.add_argument("--json", action="store_true", help="print the recipes as JSON on stdout")
 
 
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
     request = _request_again(options) if options.recipe else _request(options)
     seeds = request.settings.seeds
-    generated.check_path(options.out, seeds, options.image)
+    generated.check_path(options.out, seeds, options.image, overwrite=options.overwrite)
     return run_and_write(request, options, seeds)
 
 
@@ -114,7 +115,7 @@ def run_and_write(request: JobRequest, options: argparse.Namespace, seeds: tuple
     reply = cast("GenerateReply", shared_options.run(request))
     paths = [panorama_file.with_seed(options.out, seed, seeds) for seed in seeds]
     for path, panorama, recipe in zip(paths, reply.panoramas, reply.recipes, strict=True):
-        generated.write(path, generated.Generated(panorama, recipe))
+        generated.write(path, generated.Generated(panorama, recipe), overwrite=options.overwrite)
     if options.json:
         shared_options.print_json(reply.recipes)
     for notice in dict.fromkeys(line for recipe in reply.recipes for line in recipe.notices):

@@ -23,6 +23,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--guidance", type=float, metavar="G", help="FLUX's guidance (default: the engine's)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="one seed gives one result (default: 0)")
     parser.add_argument("--height", type=int, metavar="H", help="of the maps, a multiple of 16 (default: the engine's)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace also what isn't Panoform's (never the source)"
+    )
     parser.add_argument("--repair", action="store_true", help="replace NaN, infinite and negative pixels")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON on stdout")
     parser.set_defaults(run=run)
@@ -50,10 +53,10 @@ def run(options: argparse.Namespace) -> int:
     )
     check_perceive(settings)
     panorama, encoding = panoramas.read(options.panorama, repair=options.repair)
-    results.check_writable(options.out)
+    results.check_folder(options.out, settings.maps, [options.panorama], options.overwrite)
     request = PerceiveRequest(
         panorama=panorama, encoding=encoding, source=options.panorama.name, engine=engine, settings=settings,
-        directory=str(options.out.absolute()),
+        directory=str(options.out.absolute()), overwrite=options.overwrite,
     )  # fmt: skip
     info = cast("PerceiveReply", shared_options.run(request)).info
     if options.json:

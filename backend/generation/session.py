@@ -129,7 +129,7 @@ class Session:
         hint = _what_fits(where, self.model, height)
         try:
             with (
-                device.memory_told(f"A panorama of {2 * height} × {height}", where, hint),
+                device.translate_out_of_memory(f"A panorama of {2 * height} × {height}", where, hint),
                 lora.applied(self.model.pipeline, self._lora),
             ):
                 yield

@@ -2,7 +2,7 @@
 
 What a file's numbers mean follows from one rule: floating-point files (EXR, HDR, float TIFF) are linear Rec.709 light,
 files of integers (PNG, JPEG, TIFF, WebP) are sRGB. EXIF orientation, colour profiles and EXR chromaticities are not
-looked at.
+used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OUT_OF_GAMUT = 0.25
 
 
 def read(path: Path, *, repair: bool = False) -> tuple[np.ndarray, Encoding]:
-    """A panorama file as ((H, W, 3) float32 with W = 2·H, "linear" or "srgb"), checked as `check` does.
+    """Read a panorama file as ((H, W, 3) float32 with W = 2·H, "linear" or "srgb"), checked as `check` does.
 
     Raises PanoramaError.
     """
@@ -38,7 +38,7 @@ def read(path: Path, *, repair: bool = False) -> tuple[np.ndarray, Encoding]:
 
 
 def load(path: Path) -> tuple[np.ndarray, Encoding]:
-    """What a panorama file holds, to the bit: ((H, W, 3 or, with alpha, 4) float32, "linear" or "srgb").
+    """Read a panorama file unchanged: ((H, W, 3 or, with alpha, 4) float32, "linear" or "srgb").
 
     Of a file with several parts or layers, the first part with colour is read, and in it the first of these:
     channels R, G, B; a layer called Combined; any layer with R, G, B.
@@ -72,12 +72,12 @@ _COLOUR = "A panorama needs red, green and blue: save it as an RGB image."
 
 
 def _reason(error: str) -> str:
-    """OpenImageIO's words, on one line and without a full stop."""
+    """Return OpenImageIO's message on one line, without a full stop."""
     return " ".join(error.split()).rstrip(".") or "its content is not an image"
 
 
 def _colour_channels(source: oiio.ImageInput, name: str) -> tuple[int, list[int]]:
-    """(part, [channel of red, green, blue, and of alpha where there is one])."""
+    """Return (part, [channel index of red, green, blue, and of alpha where it exists])."""
     subimage = 0
     found: list[str] = []
     while source.seek_subimage(subimage, 0):
@@ -95,7 +95,7 @@ def _colour_channels(source: oiio.ImageInput, name: str) -> tuple[int, list[int]
 
 
 def check_size(height: int, width: int) -> None:
-    """Raises PanoramaError unless height × width is a panorama of at most MAX_PANORAMA_WIDTH, 2:1 to within 1 %."""
+    """Raise PanoramaError unless height × width is a panorama of at most MAX_PANORAMA_WIDTH, 2:1 to within 1 %."""
     if height < 1 or width < 2:
         raise PanoramaError(f"The panorama is empty ({width} × {height}).", "Choose another image.")
     if width > MAX_PANORAMA_WIDTH:
@@ -111,7 +111,7 @@ def check_size(height: int, width: int) -> None:
 
 
 def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> np.ndarray:
-    """The panorama as (H, W, 3) float32 with W = 2·H exactly, finite and ≥ 0.
+    """Return the panorama as (H, W, 3) float32 with W = 2·H exactly, finite and ≥ 0.
 
     `panorama` is (H, W, 3) or, with alpha, (H, W, 4); opaque alpha is dropped. Within 1 % of 2:1 it is resized.
     A negative channel beside one at least four times as large is a colour outside Rec.709 (most HDRIs hold some): it
@@ -153,9 +153,9 @@ def _refuse_bad(panorama: np.ndarray) -> None:
     counts = {name: int(np.count_nonzero(mask)) for name, mask in bad.items()}
     if any(counts.values()):
         row, column = np.argwhere(np.logical_or.reduce(list(bad.values())))[0]
-        told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         raise PanoramaError(
-            f"The panorama has bad pixels: {told}; the first is at column {column}, row {row} (from the top left).",
+            f"The panorama has bad pixels: {found}; the first is at column {column}, row {row} (from the top left).",
             "Repair it (--repair, or Repair Pixels in the panel), or render it again.",
         )
 
@@ -167,7 +167,7 @@ def _repaired(panorama: np.ndarray) -> np.ndarray:
 
 
 def resize(panorama: np.ndarray, height: int) -> np.ndarray:
-    """The panorama, (H, W, C) float32, at (height, 2·height, C).
+    """Resample a panorama, (H, W, C) float32, to (height, 2·height, C).
 
     Each new pixel is a mean of the old ones under a tent as wide as two new pixels (two old ones when enlarging), so
     that a sun of one pixel keeps its light and nothing rings or flickers; left and right edges meet.
@@ -184,7 +184,7 @@ def _resample(panorama: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _tent(old: int, new: int, *, wrap: bool) -> sparse.csr_array:
-    """(new, old) float32 matrix of tent weights; each row sums to 1."""
+    """Return the (new, old) float32 matrix of tent weights; each row sums to 1."""
     reach = max(old / new, 1.0)
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     taps = np.floor(centres - reach)[:, None] + np.arange(int(np.ceil(2 * reach)) + 2)  # (new, taps)

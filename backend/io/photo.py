@@ -1,4 +1,4 @@
-"""Read pictures that are no panoramas, photos and renders, and the field of view that a camera wrote into them."""
+"""Read perspective images, photos and renders, and the field of view in their EXIF data."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MAX_SIDE = 16384
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture, upright."""
+    """A perspective image, upright."""
 
     #: (h, w, 3) float32 sRGB in [0, 1].
     pixels: np.ndarray
-    #: Horizontal field of view in degrees by its EXIF; None where that doesn't tell.
+    #: Horizontal field of view in degrees from its EXIF data; None where that does not hold it.
     fov: float | None
 
 
 def read(path: Path) -> Photo:
-    """A picture in any format that OpenImageIO reads, turned as its EXIF orientation says.
+    """Read an image in any format that OpenImageIO reads, and turn it upright by its EXIF orientation.
 
     Floating-point files are linear light; they are clipped to [0, 1] and encoded as sRGB. Raises PanoramaError.
     """

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import OpenImageIO as oiio
 
+from ...shared import json_file
 from ...shared.jobs.perceive import Info
 from ...shared.maps import INFO_FILENAME, MAPS, PANORAMA_FILENAME, SEMANTIC
 from ...shared.protocol.errors import OutputError
@@ -24,7 +25,7 @@ from .atomic import check_writable
 
 @dataclasses.dataclass(frozen=True)
 class Perceived:
-    """The result of one job; the same three that a `messages.PerceiveReply` carries."""
+    """The result of one job, as a `messages.PerceiveReply` carries it."""
 
     #: Map name → (H, W, channels) float32, as described in shared.maps.
     maps: dict[str, np.ndarray]
@@ -86,8 +87,8 @@ def _filenames(maps: Iterable[str]) -> set[str]:
 def _earlier(directory: Path) -> Info | None:
     """Return the record of the result in this folder; None where there is none."""
     try:
-        return msgspec.json.decode((directory / INFO_FILENAME).read_bytes(), type=Info)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, msgspec.DecodeError, UnicodeDecodeError):
+        return json_file.read(directory / INFO_FILENAME, Info)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
     except OSError as error:
         raise OutputError(
@@ -108,7 +109,7 @@ def write_image(path: Path, pixels: np.ndarray, colorspace: str, attributes: Map
     written = output.open(str(path), spec) and output.write_image(np.ascontiguousarray(pixels, dtype=np.float32))
     error = output.geterror()
     output.close()
-    # The PNG writer says True on a full disk, so what counts is whether the file reads again.
+    # The PNG writer returns True on a full disk, so the file is read again to check it.
     if not written or error or oiio.ImageBuf(str(path)).read(force=True) is False:
         reason = (error or output.geterror() or "the file does not read again").splitlines()[0].strip().rstrip(".")
         raise OutputError(f"{path.name} could not be written: {reason}.", atomic.MAKE_ROOM)

@@ -1,4 +1,4 @@
-"""The device a model runs on: which, how much memory it has, and what running out of it means."""
+"""The device a model runs on: its choice, its memory, and errors for running out of it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ...shared.engines import EngineSettings
 from ...shared.protocol.errors import DeviceMemoryError, SettingError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-#: What PyTorch's allocators say on CPU (Linux, Windows) and MPS; CUDA's has a class of its own.
+#: Messages of PyTorch's allocators on CPU (Linux, Windows) and MPS; CUDA's has an exception class of its own.
 _EXHAUSTED = re.compile(r"not enough memory|can't allocate memory|out of memory", re.IGNORECASE)
-_ASKED = re.compile(r"tried to allocate ([\d.]+)\s*(GiB|MiB|KiB|GB|MB|KB|bytes)", re.IGNORECASE)
+_REQUESTED = re.compile(r"tried to allocate ([\d.]+)\s*(GiB|MiB|KiB|GB|MB|KB|bytes)", re.IGNORECASE)
 _UNITS = {"gib": 2**30, "mib": 2**20, "kib": 2**10, "gb": 2**30, "mb": 2**20, "kb": 2**10, "bytes": 1}
 
 
 def choose(settings: EngineSettings) -> torch.device:
-    """The device that the settings name, or the best there is. Raises SettingError for one that is not there."""
+    """Return the device that the settings name, or the best available. Raises SettingError for a missing one."""
     if settings.device == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     else:
@@ -32,9 +32,9 @@ def choose(settings: EngineSettings) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise SettingError(f"There is no device called {name!r}.", "Use auto, cpu, cuda, cuda:1 or mps.") from None
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= there.get(device.type, 0):
-        found = ", ".join(kind for kind, count in there.items() if count)
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= counts.get(device.type, 0):
+        found = ", ".join(kind for kind, count in counts.items() if count)
         raise SettingError(f"The device {name} is not on this computer.", f"Use auto, or one of {found}.")
     if device.type == "cpu" and settings.offload != "none":
         raise SettingError(
@@ -44,7 +44,7 @@ def choose(settings: EngineSettings) -> torch.device:
 
 
 def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
-    """The precision of the weights.
+    """Return the precision of the weights.
 
     "auto" is the engine's own; where it has none, float32 on CPUs (where bfloat16 was seen to take 50 times as long),
     else bfloat16, or float16 on GPUs without it.
@@ -58,19 +58,19 @@ def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As `--dtype` takes it."""
+    """Return the name of a dtype as `--dtype` takes it."""
     return next(name for name, value in _DTYPES.items() if value == dtype)
 
 
 def name(device: torch.device) -> str:
-    """As a person knows it: "NVIDIA GeForce RTX 4070", "Apple M3", "CPU"."""
+    """Return the name of a device for display: "NVIDIA GeForce RTX 4070", "Apple GPU", "CPU (x86_64)"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return "Apple GPU" if device.type == "mps" else f"CPU ({platform.machine()})"
 
 
 def memory(device: torch.device) -> tuple[int, int]:
-    """(free, total) bytes; of the CPU and of Apple's GPUs, the computer's."""
+    """Return (free, total) memory in bytes; for the CPU and Apple's GPUs that of the computer."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)
     found = psutil.virtual_memory()
@@ -78,10 +78,10 @@ def memory(device: torch.device) -> tuple[int, int]:
 
 
 @contextmanager
-def memory_told(what: str, device: torch.device, hint: str = "") -> Iterator[None]:
-    """Inside, running out of memory is a DeviceMemoryError that says what for, and how much was asked for and free.
+def translate_out_of_memory(what: str, device: torch.device, hint: str = "") -> Iterator[None]:
+    """Raise a DeviceMemoryError, with the amounts requested and free, where the block runs out of memory.
 
-    `hint` replaces the general advice.
+    `what` names the work in the message; `hint` replaces the general advice.
     """
     try:
         yield
@@ -89,21 +89,23 @@ def memory_told(what: str, device: torch.device, hint: str = "") -> Iterator[Non
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not _EXHAUSTED.search(str(error)):
             raise
         free, total = memory(device)
-        asked = _ASKED.search(str(error))
-        told = f" ({_size(float(asked[1]) * _UNITS[asked[2].lower()])} more were asked for)" if asked else ""
+        requested = _REQUESTED.search(str(error))
+        amount = (
+            f" ({_size(float(requested[1]) * _UNITS[requested[2].lower()])} more were requested)" if requested else ""
+        )
         # The frames of the traceback hold the very tensors that filled the memory.
         traceback.clear_frames(error.__traceback__)
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
         raise DeviceMemoryError(
-            f"{what} ran out of memory on {name(device)}{told}: {_size(free)} of {_size(total)} are free.",
+            f"{what} ran out of memory on {name(device)}{amount}: {_size(free)} of {_size(total)} are free.",
             hint or _less_memory(device),
         ) from None
 
 
 def _less_memory(device: torch.device) -> str:
-    if device.type == "cpu":  # where offloading has nowhere to go
+    if device.type == "cpu":  # offloading needs a GPU
         return "Lower the height, and close other programs."
     return "Lower the height, or use the offload mode model, then sequential; close other programs on the device."
 

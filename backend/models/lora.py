@@ -1,4 +1,4 @@
-"""Load FLUX LoRAs, and refuse one that is not wholly for the model at hand: diffusers would leave out what isn't."""
+"""Load FLUX LoRAs, and refuse those that do not fit the model entirely: diffusers would skip what does not fit."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def load(
     weight_name: str | None = None,
     token: str | None = None,
 ) -> None:
-    """Adds a LoRA, in any naming that diffusers knows, from a file, a folder, a hub repository or a state dict.
+    """Add a LoRA, in any naming that diffusers knows, from a file, a folder, a hub repository or a state dict.
 
-    Raises AdapterError, naming keys, where it can't be read or any of it is not for this pipeline's models.
+    Raises AdapterError, naming keys, where it can't be read or any of it does not fit this pipeline's transformer.
     """
     name = "The state dict" if isinstance(source, dict) else str(source)
     given: Any = dict(source) if isinstance(source, dict) else str(source)
@@ -43,14 +43,14 @@ def load(
             given, return_alphas=True, return_lora_metadata=True,
             weight_name=weight_name, revision=revision, token=token, use_safetensors=True,
         )  # fmt: skip
-    except Exception as error:  # diffusers' converters raise whatever they stumble on
+    except Exception as error:  # diffusers' converters raise exceptions of any class
         raise AdapterError(
             f"{name} can't be read as a FLUX LoRA: {error}",
             "Name a .safetensors file, a folder that holds one, or a hub repository.",
         ) from error
     if problem := misfit(state, pipeline.transformer):
         raise AdapterError(f"{name} is not a LoRA of this model: {problem}.", "Use one made for this base model.")
-    with _gathered(pipeline):
+    with _without_offload(pipeline):
         pipeline.load_lora_into_transformer(
             state, alphas, pipeline.transformer, adapter_name, written, low_cpu_mem_usage=True
         )
@@ -58,7 +58,7 @@ def load(
 
 @contextmanager
 def applied(pipeline: FluxPipeline, source: str | Path | None) -> Iterator[None]:
-    """Inside, the pipeline's transformer has this LoRA; outside it is as it was. None: no LoRA. Raises AdapterError."""
+    """Apply a LoRA to the pipeline's transformer within the block. None: no LoRA. Raises AdapterError."""
     if source is None:
         yield
         return
@@ -66,21 +66,21 @@ def applied(pipeline: FluxPipeline, source: str | Path | None) -> Iterator[None]
     try:
         yield
     finally:
-        with _gathered(pipeline):
+        with _without_offload(pipeline):
             pipeline.unload_lora_weights()
 
 
 @contextmanager
-def _gathered(pipeline: FluxPipeline) -> Iterator[None]:
-    """Inside, the transformer's weights lie in it, also where they are lent to the device one module at a time."""
+def _without_offload(pipeline: FluxPipeline) -> Iterator[None]:
+    """Detach sequential offloading within the block, so that the transformer's weights are in the transformer."""
     transformer, device = pipeline.transformer, pipeline._execution_device
-    lent = any(parameter.is_meta for parameter in transformer.parameters())
-    if lent:
+    offloaded = any(parameter.is_meta for parameter in transformer.parameters())
+    if offloaded:
         remove_hook_from_module(transformer, recurse=True)
     try:
         yield
     finally:
-        if lent:
+        if offloaded:
             cpu_offload(transformer, device)
 
 
@@ -95,9 +95,9 @@ def _only_file(folder: Path) -> str:
 
 
 def misfit(state: Mapping[str, Tensor], transformer: nn.Module) -> str:
-    """Why the tensors of a LoRA, as diffusers names them, are not wholly for `transformer`; "" if they are.
+    """Describe why the tensors of a LoRA, as diffusers names them, do not fit `transformer`; "" if they do.
 
-    They are "transformer.….lora_A.weight" (rank, in) and "transformer.….lora_B.weight" (out, rank).
+    Names and shapes are "transformer.….lora_A.weight" (rank, in) and "transformer.….lora_B.weight" (out, rank).
     """
     linears: dict[str, Any] = {
         name: module for name, module in transformer.named_modules() if hasattr(module, "in_features")
@@ -125,5 +125,5 @@ def misfit(state: Mapping[str, Tensor], transformer: nn.Module) -> str:
         (wrong, "of the wrong shape"),
         ([] if wrong else halves, "modules without two factors of one rank"),
     )
-    told = [f"{len(names)} {what} ({', '.join(sorted(names)[:3])})" for names, what in found if names]
-    return "; ".join(told) or ("" if ranks else "it is empty")
+    problems = [f"{len(names)} {what} ({', '.join(sorted(names)[:3])})" for names, what in found if names]
+    return "; ".join(problems) or ("" if ranks else "it is empty")

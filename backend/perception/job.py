@@ -88,10 +88,10 @@ def run(request: PerceiveRequest, models: ModelCache, reporter: ProgressReporter
     if directory:
         if not directory.is_absolute():
             raise OutputError(f"{directory} isn't an absolute path.", "Give the whole path of the folder.")
-        results.check_writable(directory)
+        results.check_folder(directory, check_names(request.settings.maps), overwrite=request.overwrite)
     perceived = perceive(request, models, reporter)
     if directory:
-        results.write(directory, perceived)
+        results.write(directory, perceived, overwrite=request.overwrite)
     return PerceiveReply(id=request.id, maps=perceived.maps, info=perceived.info)
 
 
@@ -115,7 +115,7 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
     tasks = [task for task, drawn in MAPS_OF_TASK.items() if set(drawn) & set(names)]
     model = loader.load(models, source, tasks, reporter)
     seconds = {"loading": time.monotonic() - began}
-    with device.memory_told(f"Encoding the panorama at {shown.size}", source.device):
+    with device.translate_out_of_memory(f"Encoding the panorama at {shown.size}", source.device):
         conditions = [_encode(model, picture) for picture in shown.pictures]  # (1, 16, H/8, W/8) each
     maps = _draw_tasks(model, tasks, names, conditions, sampling, shown.size, reporter, seconds)
     meanings = _align_normals(maps, config)
@@ -159,7 +159,7 @@ def _draw_tasks(
     maps: dict[str, np.ndarray] = {}
     for task in tasks:
         started = time.monotonic()
-        with device.memory_told(f"{labels[task]} at {size}", model.source.device):
+        with device.translate_out_of_memory(f"{labels[task]} at {size}", model.source.device):
             maps |= _draw_task(model, task, wanted[task], conditions, sampling, progress)
         seconds[", ".join(wanted[task])] = time.monotonic() - started
     return maps

@@ -1,11 +1,11 @@
-"""DiT360: words become a panorama, or change part of one, by FLUX and one LoRA.
+"""DiT360: FLUX with one LoRA generates a panorama from text, or edits part of one.
 
-Paper: arXiv 2510.11712. While it is denoised, the panorama has columns of tokens more on either side, copies of those
-beyond the seam. Images are (N, 3, H, W), latents (N, C, h, w) with h = H / scale.
+Paper: arXiv 2510.11712. While it is denoised, the panorama is padded on either side with copies of the columns of
+tokens beyond the seam. Images are (N, 3, H, W), latents (N, C, h, w) with h = H / scale.
 
-DiT360's copies have the positions of what they copy, as in the reference. To the transformer they are then the same
-tokens twice, and stay so by themselves; its LoRA knows what that means. Any other LoRA is better shown copies whose
-positions run on past the edges (`continue_positions`); those must be made again after every step.
+DiT360's copies have the position ids of the originals, as in the reference. Originals and copies are then identical
+to the transformer and stay so at every step; its LoRA was trained with that. Other LoRAs work better with position ids
+that continue past the edges (`continue_positions`); those copies must be renewed after every step.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from .layers import circular_padding, tiling
 from .layers.latents import image_ids, pack, unpack
 from .panorama_pipeline import PanoramaPipeline
 
-#: What the LoRA was trained to read before the words.
+#: Trigger phrase of the LoRA, before the description.
 TRIGGER = "This is a panorama. The image shows"
-#: The LoRA on the hub, and its file there.
+#: Hub repository of the LoRA, and its file.
 ADAPTER = "Insta360-Research/DiT360-Panorama-Image-Generation"
 ADAPTER_FILE = "adapter_model.safetensors"
-#: Latents a side of the windows in which the VAE works on what is larger than MAX_WHOLE, and by which they overlap.
+#: Side and overlap, in latents, of the tiles in which the VAE processes more than MAX_WHOLE latents.
 VAE_TILE, VAE_OVERLAP = 128, 32
-#: Most latents that the VAE works on at once: 2048 × 1024 pixels.
+#: Most latents that the VAE processes at once: 2048 × 1024 pixels.
 MAX_WHOLE = 256 * 128
-#: The transformer's windows overlap by their shorter side divided by this.
+#: The transformer's tiles overlap by their shorter side divided by this.
 TILE_OVERLAP = 4
 
 
 class DiT360Pipeline(PanoramaPipeline):
-    """FLUX for panoramas. `from_pretrained` is FluxPipeline's own; text encoders may be absent (None).
+    """FLUX for panoramas. `from_pretrained` reads safetensors only; text encoders may be absent (None).
 
-    Any FLUX LoRA does, or none. With FLUX.1-Fill as its base the transformer is shown what an edit keeps; with any
-    other it is put back after every step.
+    It works with any FLUX LoRA, or none. With FLUX.1-Fill as its base, the transformer reads what an edit keeps; with
+    any other base, that is restored after every step.
     """
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] → (N, C, h, w) float32 latents, the posterior's mode, without an edge at the seam."""
+        """Encode images (N, 3, H, W) in [-1, 1] into seamless (N, C, h, w) float32 latents, the posterior's mode."""
         scale = self.vae_scale_factor
         if image.shape[-2] * image.shape[-1] > MAX_WHOLE * scale**2:
             latents = tiling.blend(self._vae_encode, image, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_in=scale)
@@ -61,7 +61,7 @@ class DiT360Pipeline(PanoramaPipeline):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(N, C, h, w) latents → (N, 3, H, W) float32 in [0, 1], without an edge at the seam."""
+        """Decode (N, C, h, w) latents into seamless images (N, 3, H, W) float32 in [0, 1]."""
         latents = self._denormalize(latents)
         if latents.shape[-2] * latents.shape[-1] > MAX_WHOLE:
             tile, scale = (VAE_TILE, VAE_TILE), self.vae_scale_factor
@@ -99,44 +99,44 @@ class DiT360Pipeline(PanoramaPipeline):
         resync_padding: bool = True,
         callback_on_step_end: Callable[[DiT360Pipeline, int, Tensor, dict[str, Tensor]], Any] | None = None,
     ) -> FluxPipelineOutput:
-        """Makes N panoramas: one for each noise, else for each generator, else for each prompt.
+        """Generate N panoramas: one for each noise, else for each generator, else for each prompt.
 
         Args:
-            prompt: the words as the LoRA was trained to read them, `TRIGGER` and all.
-            negative_prompt, true_cfg_scale: classifier-free guidance, both in one batch, for a scale over 1.
+            prompt: text in the form that the LoRA was trained with, including `TRIGGER`.
+            negative_prompt, true_cfg_scale: classifier-free guidance, where the scale is over 1.
             prompt_embeds: (N or 1, tokens, joint_attention_dim), instead of `prompt`; with `pooled_prompt_embeds`,
                 (N or 1, pooled_projection_dim). The negative ones likewise.
-            latents: (N, C, h, w) noise; drawn from `generator` where it isn't given.
+            latents: (N, C, h, w) noise; sampled from `generator` by default.
             height, width: pixels, multiples of 16.
             shift: the scheduler's time shift; None: FLUX's own, by the number of tokens.
-            image: (N or 1, 3, H, W) in [-1, 1], to be changed.
-            mask_image: (N or 1, 1, H, W), 1 where `image` is to change, 0 where it is kept; None: it all changes.
-            strength: how far back to noise `image` goes, in (0, 1].
-            tile: (height, width) in pixels, multiples of 16: the transformer sees what is larger in such windows.
+            image: (N or 1, 3, H, W) in [-1, 1], to be edited.
+            mask_image: (N or 1, 1, H, W), 1 where `image` is edited, 0 where it is kept; None: edited everywhere.
+            strength: share of the denoising steps that are run, in (0, 1]; 1 starts from pure noise.
+            tile: (height, width) in pixels, multiples of 16: larger panoramas are denoised in tiles of this size.
             output_type: "pt" for (N, 3, H, W) in [0, 1], "latent" for (N, C, h, w), both float32.
-            padding: columns of tokens copied to either side; none where the transformer works in windows.
-            continue_positions: whether the copies' positions run on past the edges.
-            resync_padding: copy them again after every step. False leaves them to themselves, as the reference does.
+            padding: columns of tokens copied to either side; none where the panorama is tiled.
+            continue_positions: whether the copies' position ids continue past the edges.
+            resync_padding: renew the copies after every step. False does not, as the reference.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents", "denoised"})` after each step. `latents`
-                are tokens, (N, h/2 · (w/2 + 2 · padding), 4C); `denoised` what they would become, (N, C, h, w).
-                Raise in it to stop; what it returns is not used.
+                are tokens, (N, h/2 · (w/2 + 2 · padding), 4C); `denoised` the predicted clean latents,
+                (N, C, h, w). Raise in it to stop; its return value is ignored.
 
         Raises:
-            SettingError: no prompt, or two; an unknown output type; strength out of range; a mask without a picture.
-            PanoramaError: a size, noise, picture or mask that doesn't fit.
-            WeightsError: a prompt is to be encoded but there are no text encoders.
+            SettingError: no prompt, or two; an unknown output type; strength out of range; a mask without an image.
+            PanoramaError: a size, noise, image or mask that doesn't fit.
+            WeightsError: a prompt must be encoded but the text encoders are absent.
         """
         # 1. Check the inputs
         shape = self._latent_shape(_count(latents, generator, prompt, prompt_embeds), height, width)
         _check_shape("noise", latents, shape, count=shape[:1])
-        _check_shape("picture", image, (shape[0], 3, height, width))
+        _check_shape("image", image, (shape[0], 3, height, width))
         _check_shape("mask", mask_image, (shape[0], 1, height, width))
         if output_type not in ("pt", "latent"):
             raise SettingError(f"There is no output type {output_type!r}.", 'Use "pt" or "latent".')
         if not 0 < strength <= 1:
             raise SettingError(f"The strength is {strength:g}.", "It must be more than 0, and at most 1.")
         if image is None and (mask_image is not None or strength < 1):
-            raise SettingError("There is no picture to change.", "Give one with a mask or a strength.")
+            raise SettingError("There is no image to edit.", "Give an image with a mask or a strength.")
         device = self._execution_device
 
         # 2. Encode the prompts; classifier-free guidance doubles the batch
@@ -146,21 +146,21 @@ class DiT360Pipeline(PanoramaPipeline):
             negative = self._embeds(negative_prompt, negative_prompt_embeds, negative_pooled_prompt_embeds, shape[0])
             embeds, pooled = torch.cat([embeds, negative[0]]), torch.cat([pooled, negative[1]])  # [2N, …]
 
-        # 3. Prepare the noise, and what is kept; both go round, except in windows, which do so themselves
+        # 3. Prepare the noise and the kept part; both are padded across the seam, except with tiles, which wrap around
         tile = (min(tile[0], height), min(tile[1], width)) if tile else (height, width)
         tiled = tile != (height, width)
         padding = 0 if tiled else padding
         beside = 2 * padding  # columns of latents
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        noise = _surround(latents.to(device, torch.float32), beside)  # [N, C, h, w + 4]
-        source = None if image is None else _surround(self.encode(image), beside)
-        change = None if mask_image is None else _surround(self._touched(mask_image), beside)  # [N or 1, 1, h, w + 4]
-        shown = _surround(self._fill_channels(image, mask_image, shape), beside) if is_fill(self) else None
+        noise = _pad(latents.to(device, torch.float32), beside)  # [N, C, h, w + 4]
+        source = None if image is None else _pad(self.encode(image), beside)
+        change = None if mask_image is None else _pad(self._latent_mask(mask_image), beside)  # [N or 1, 1, h, w + 4]
+        fill = _pad(self._fill_channels(image, mask_image, shape), beside) if is_fill(self) else None
 
         copied = 0 if continue_positions else padding
 
-        # 4. Prepare the timesteps, for the number of tokens that the transformer sees at once
+        # 4. Prepare the timesteps, for the number of tokens that the transformer processes at once
         rows, columns = (side // 2 for side in noise.shape[2:])
         if tiled:
             rows, columns = (side // (2 * self.vae_scale_factor) for side in tile)
@@ -173,25 +173,27 @@ class DiT360Pipeline(PanoramaPipeline):
         # 5. Denoise
         with self.progress_bar(total=len(timesteps)) as progress_bar:  # pyright: ignore[reportCallIssue]
             for i, t in enumerate(timesteps):
-                seen = x if shown is None else torch.cat([x, shown.expand(len(x), -1, -1, -1)], dim=1)
-                seen = torch.cat([seen, seen]) if guided else seen  # [N or 2N, C or C', h, w + 4]
-                look = partial(
+                model_input = x if fill is None else torch.cat([x, fill.expand(len(x), -1, -1, -1)], dim=1)
+                model_input = (
+                    torch.cat([model_input, model_input]) if guided else model_input
+                )  # [N or 2N, C or C', h, w + 4]
+                predict = partial(
                     self._velocity, t=t, embeds=embeds, pooled=pooled, guidance_scale=guidance_scale, copied=copied
                 )
                 if tiled:
                     overlap = min(rows, columns) // TILE_OVERLAP
-                    velocity = tiling.blend(look, seen, (rows, columns), overlap, unit_in=2, unit_out=2)
+                    velocity = tiling.blend(predict, model_input, (rows, columns), overlap, unit_in=2, unit_out=2)
                 else:
-                    velocity = look(seen)  # [N or 2N, C, h, w + 4]
+                    velocity = predict(model_input)  # [N or 2N, C, h, w + 4]
                 if guided:
                     positive, negative = velocity.chunk(2)
                     velocity = negative + true_cfg_scale * (positive - negative)
                 denoised = x - sigmas[i] * velocity
                 x = self.scheduler.step(velocity, t, x, return_dict=False)[0]
-                if source is not None and change is not None and shown is None:
+                if source is not None and change is not None and fill is None:
                     x = torch.lerp(sigmas[i + 1] * noise + (1 - sigmas[i + 1]) * source, x, change)
                 if resync_padding:
-                    x = _surround(_crop(x, beside), beside)
+                    x = _pad(_crop(x, beside), beside)
                 if callback_on_step_end is not None:
                     results = {"latents": pack(x), "denoised": _crop(denoised, beside)}
                     callback_on_step_end(self, i, t, results)
@@ -204,7 +206,7 @@ class DiT360Pipeline(PanoramaPipeline):
         return FluxPipelineOutput(images=images)  # pyright: ignore[reportArgumentType]
 
     def set_timesteps(self, num_inference_steps: int, tokens: int, shift: float | None, device: torch.device) -> None:
-        """FLUX's timesteps: `num_inference_steps` from 1 to 0, shifted by `shift` or for so many `tokens`."""
+        """Set FLUX's timesteps: `num_inference_steps` from 1 to 0, shifted by `shift` or for the number of `tokens`."""
         config = self.scheduler.config
         by_tokens = calculate_shift(
             tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
@@ -219,9 +221,9 @@ class DiT360Pipeline(PanoramaPipeline):
     def _velocity(
         self, x: Tensor, t: Tensor, embeds: Tensor, pooled: Tensor, guidance_scale: float, copied: int
     ) -> Tensor:
-        """What the transformer says of latents (N, C', h, w) at time t → (N, C, h, w) float32.
+        """Predict the velocity (N, C, h, w) float32 of latents (N, C', h, w) at timestep t.
 
-        `copied` columns of tokens on either side have the positions of those they copy.
+        `copied` columns of tokens on either side have the position ids of the originals.
         """
         rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
         device, dtype = x.device, self.transformer.dtype
@@ -252,19 +254,19 @@ class DiT360Pipeline(PanoramaPipeline):
     def _embeds(
         self, prompt: str | Sequence[str] | None, embeds: Tensor | None, pooled: Tensor | None, count: int
     ) -> tuple[Tensor, Tensor]:
-        """The embeddings of the prompts, given or computed: (N, tokens, dim) and (N, dim)."""
+        """Return the embeddings of the prompts for `count` panoramas: (N, tokens, dim) and (N, dim)."""
         prompt = prompt if prompt is None or isinstance(prompt, str) else list(prompt)
         embeds, pooled = self._embed_prompt(prompt, embeds, pooled)
         if {len(embeds), len(pooled)} - {1, count}:
             raise SettingError(f"There are {len(embeds)} prompts for {count} panoramas.", "Give one, or one for each.")
         return embeds.expand(count, -1, -1), pooled.expand(count, -1)
 
-    def _touched(self, mask: Tensor) -> Tensor:
-        """(N, 1, H, W) → (N, 1, h, w): 1 for each latent that has any part of the mask."""
+    def _latent_mask(self, mask: Tensor) -> Tensor:
+        """Reduce a mask (N, 1, H, W) to latents, (N, 1, h, w): 1 where any pixel is masked."""
         return F.max_pool2d((mask.to(self._execution_device) > 0).float(), self.vae_scale_factor)
 
     def _fill_channels(self, image: Tensor | None, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-        """What FLUX.1-Fill reads beside the noise: latents of the kept part and the mask, (N, C + scale², h, w)."""
+        """Return FLUX.1-Fill's extra channels: latents of the kept part and the mask, (N, C + scale², h, w)."""
         scale = self.vae_scale_factor
         if image is None:
             image = torch.zeros(1, 3, shape[2] * scale, shape[3] * scale)
@@ -274,7 +276,7 @@ class DiT360Pipeline(PanoramaPipeline):
 
 
 def is_fill(pipeline: FluxPipeline) -> bool:
-    """Whether its base is FLUX.1-Fill, whose transformer also reads the picture and the mask."""
+    """Return whether the base is FLUX.1-Fill, whose transformer also reads the image and the mask."""
     return pipeline.transformer.config.in_channels > 4 * pipeline.vae.config.latent_channels
 
 
@@ -287,16 +289,16 @@ def _count(latents: Tensor | None, generator: Any, prompt: Any, embeds: Tensor |
 
 
 def _check_shape(name: str, x: Tensor | None, shape: tuple[int, ...], count: tuple[int, ...] = (1,)) -> None:
-    """Raises PanoramaError unless x is None, or of this shape, or (with `count` other than its own) that many of it."""
+    """Raise PanoramaError unless x is None or has this shape, or the same with the batch size in `count`."""
     if x is not None and tuple(x.shape) not in (shape, (*count, *shape[1:])):
         raise PanoramaError(f"The {name} is {tuple(x.shape)} instead of {shape}.")
 
 
-def _surround(x: Tensor, columns: int) -> Tensor:
-    """(N, C, h, w) → (N, C, h, w + 2 · columns): each end is continued by what comes after the other."""
+def _pad(x: Tensor, columns: int) -> Tensor:
+    """Pad latents (N, C, h, w) circularly to (N, C, h, w + 2 · columns)."""
     return F.pad(x, (columns, columns, 0, 0), mode="circular") if columns else x
 
 
 def _crop(x: Tensor, columns: int) -> Tensor:
-    """Undoes `_surround`."""
+    """Undo `_pad`."""
     return x[..., columns : x.shape[-1] - columns]

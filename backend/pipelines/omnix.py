@@ -1,4 +1,4 @@
-"""OmniX: a panorama (the condition streams) becomes a map of it (the target stream), by FLUX and an adapter a stream.
+"""OmniX: FLUX with one adapter per stream turns a panorama (condition streams) into a map of it (target stream).
 
 Paper: arXiv 2510.26800. Latents are (1, C, h, w) with h = H / scale, w = W / scale; images (1, 3, H, W) in [-1, 1].
 """
@@ -27,14 +27,14 @@ from .panorama_pipeline import PanoramaPipeline
 
 
 class Task(NamedTuple):
-    """The condition streams, which hold clean latents throughout, and the one that starts from noise."""
+    """The condition streams, whose latents stay clean, and the target stream, which starts from noise."""
 
     conditions: tuple[str, ...]
     target: str
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """In the transformer's batch order."""
+        """All streams, in the transformer's batch order."""
         return (*self.conditions, self.target)
 
 
@@ -53,22 +53,22 @@ TRIGGER = "[EQUIRECTANGULAR]"
 
 
 class OmniXPipeline(PanoramaPipeline):
-    """FLUX with stream adapters. `from_pretrained` is FluxPipeline's own; text encoders may be absent (None).
+    """FLUX with stream adapters. `from_pretrained` reads safetensors only; text encoders may be absent (None).
 
-    Between calls the transformer is plain FLUX: adapters are in it only while a task runs.
+    Between calls the transformer is plain FLUX: adapters are applied only while a task runs.
     """
 
     #: Rows of tokens that positions are scaled to, whatever the panorama's size (position interpolation, Chen et al.,
-    #: arXiv 2306.15595). None: a token a step, as in the reference.
+    #: arXiv 2306.15595). None: one position per token, as in the reference.
     position_rows: int | None = None
 
     @cached_property
     def resident(self) -> dict[str, shared_attention.Layers]:
-        """The loaded adapters by task, in the computer's memory; `together` lends a task's to the device."""
+        """The loaded adapters by task, in CPU memory; `together` copies those of a task to the device."""
         return {}
 
     def load_adapters(self, source: str | Path, task: str, *, token: str | None = None) -> None:
-        """Makes the adapters of all streams of `task` resident, from a folder or a hub repository.
+        """Load the adapters of all streams of `task`, from a folder or a hub repository.
 
         Raises SettingError for an unknown task, AdapterError for an adapter that is missing or does not fit.
         """
@@ -80,18 +80,19 @@ class OmniXPipeline(PanoramaPipeline):
 
     @torch.no_grad()
     def encode(self, image: Tensor, circular: bool = True) -> Tensor:
-        """(1, 3, H, W) in [-1, 1] → (1, C, h, w) float32 latents, the posterior's mode.
+        """Encode an image (1, 3, H, W) in [-1, 1] into (1, C, h, w) float32 latents, the posterior's mode.
 
-        `circular` lets the VAE see across the seam; otherwise it sees an edge there, as in the reference.
+        With `circular` the VAE's convolutions read across the seam; otherwise it is an edge, as in the reference.
         """
         with circular_padding.circular(self.vae) if circular else nullcontext():
             return self._normalize(self._vae_encode(image))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, circular: bool = True) -> Tensor:
-        """(1, C, h, w) latents → (1, 3, H, W) float32 in [0, 1], without a seam.
+        """Decode (1, C, h, w) latents into a seamless image (1, 3, H, W) float32 in [0, 1].
 
-        `circular` lets the VAE see across the seam; otherwise the decoded edges are blended, as in the reference.
+        With `circular` the VAE's convolutions read across the seam; otherwise the decoded edges are blended, as in the
+        reference.
         """
         latents = self._denormalize(latents)
         if circular:
@@ -119,28 +120,28 @@ class OmniXPipeline(PanoramaPipeline):
         circular_encode: bool = True,
         callback_on_step_end: Callable[[OmniXPipeline, int, Tensor, dict[str, Tensor]], Any] | None = None,
     ) -> FluxPipelineOutput:
-        """Runs one task; `.images` is the target alone.
+        """Run one task; `.images` is the target alone.
 
         Args:
-            task: one of `TASKS`; its adapters must be resident.
-            conditions: condition stream → (1, 3, H, W) image in [-1, 1]. `camray` is computed where it isn't given.
-            prompt: what to generate, for `image_to_pano`; perception has none. The trigger is put before it.
-            condition_latents: condition stream → what `encode` returned, for a condition that several tasks share.
+            task: one of `TASKS`; its adapters must be loaded.
+            conditions: condition stream → (1, 3, H, W) image in [-1, 1]. `camray` is computed by default.
+            prompt: for `image_to_pano`; perception has none. The trigger is prepended.
+            condition_latents: condition stream → its latents from `encode`, for a condition that several tasks share.
             prompt_embeds: (1, tokens, joint_attention_dim), instead of `prompt`; with `pooled_prompt_embeds`.
             pooled_prompt_embeds: (1, pooled_projection_dim).
-            latents: (1, C, h, w) noise that the target starts from; drawn from `generator` where it isn't given.
+            latents: (1, C, h, w) initial noise of the target; sampled from `generator` by default.
             output_type: "pt" for (1, 3, H, W) in [0, 1], "latent" for (1, C, h, w), both float32.
             circular_encode: False treats the panorama's ends as the reference does: encoded as edges, and blended after
-                decoding. The default encodes and decodes all the way round.
+                decoding. By default the VAE is circular.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents", "denoised"})` after each step. `latents`
-                is the target (1, C, h, w + 6), after blending; `denoised` what it would become, closed to (1, C, h, w)
-                and fit for `decode`. Raise in it to stop; what it returns is not used.
+                is the target (1, C, h, w + 6), after blending; `denoised` the predicted clean latents (1, C, h, w), as
+                `decode` takes them. Raise in it to stop; its return value is ignored.
 
         Raises:
             SettingError: an unknown task or output type, or conditions that aren't the task's.
             PanoramaError: a picture or noise of the wrong shape.
-            AdapterError: the task's adapters are not resident.
-            WeightsError: a prompt is to be encoded but there are no text encoders.
+            AdapterError: the task's adapters are not loaded.
+            WeightsError: a prompt must be encoded but the text encoders are absent.
         """
         # 1. Check the inputs
         names, images, encoded = _task(task).conditions, dict(conditions or {}), dict(condition_latents or {})
@@ -153,7 +154,7 @@ class OmniXPipeline(PanoramaPipeline):
             images["camray"] = camera_rays(height, width)
         device, dtype = self._execution_device, self.transformer.dtype
 
-        # 2. Encode the prompt and the conditions; nothing is noisy in these streams, ever
+        # 2. Encode the prompt and the conditions; the latents of these streams stay clean
         if prompt is not None or (prompt_embeds is None and pooled_prompt_embeds is None):
             prompt = f"{TRIGGER} {prompt or ''}".strip()
         prompt_embeds, pooled_prompt_embeds = self._embed_prompt(prompt, prompt_embeds, pooled_prompt_embeds)
@@ -170,7 +171,7 @@ class OmniXPipeline(PanoramaPipeline):
             raise PanoramaError(f"The noise is {tuple(latents.shape)} instead of {shape}.")
         target = circular_padding.extend(latents.to(device, torch.float32))  # [1, C, h, w + 6]
 
-        # 4. Prepare what all streams share: text, positions (running on past the right edge), timesteps
+        # 4. Prepare the inputs shared by all streams: text, positions (continued past the right edge), timesteps
         batch, rows, columns = len(names) + 1, target.shape[-2] // 2, target.shape[-1] // 2
         shared = {
             "encoder_hidden_states": prompt_embeds.to(device, dtype).expand(batch, -1, -1),
@@ -193,7 +194,7 @@ class OmniXPipeline(PanoramaPipeline):
         self.scheduler.set_timesteps(sigmas=sigmas, mu=mu, device=device)
         self.scheduler.set_begin_index(0)
 
-        # 5. Denoise the target beside the clean conditions
+        # 5. Denoise the target together with the clean conditions
         with shared_attention.together(self.transformer, self.resident[task], device):
             for i, t in enumerate(self.scheduler.timesteps):
                 velocity = self.transformer(
@@ -215,12 +216,12 @@ class OmniXPipeline(PanoramaPipeline):
         return FluxPipelineOutput(images=image)  # pyright: ignore[reportArgumentType]
 
     def _positions(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        """(T, 3) positions of the tokens; row and column are the last two."""
+        """Return the position ids of the tokens, (T, 3)."""
         ids = image_ids(rows, columns, device)
         return ids if self.position_rows is None else ids * (self.position_rows / rows)
 
     def _size(self, task: str, images: Mapping[str, Tensor], encoded: Mapping[str, Tensor]) -> tuple[int, int]:
-        """Height and width in pixels that all given conditions have. Raises SettingError, PanoramaError."""
+        """Return the common height and width of all conditions in pixels. Raises SettingError, PanoramaError."""
         wanted, given = set(TASKS[task].conditions), [*images, *encoded]
         if len(set(given)) != len(given) or not wanted - {"camray"} <= set(given) <= wanted:
             raise SettingError(
@@ -249,7 +250,7 @@ class OmniXPipeline(PanoramaPipeline):
 
 
 def camera_rays(height: int, width: int) -> Tensor:
-    """The `camray` condition, (1, 3, H, W) float32: unit rays with X front, Y up, Z left."""
+    """Return the `camray` condition, (1, 3, H, W) float32: unit rays with X front, Y up, Z left."""
     rays = sphere.directions(height, width)[..., [0, 2, 1]]
     return torch.from_numpy(rays).permute(2, 0, 1)[None].contiguous()
 

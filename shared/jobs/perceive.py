@@ -46,6 +46,8 @@ class PerceiveRequest(JobRequest, kw_only=True):
     settings: PerceiveSettings
     #: Absolute path of a result folder that the backend also writes; "": none.
     directory: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    #: Whether files in that folder may be replaced that are not a result of Panoform's.
+    overwrite: bool = False
 
 
 class Info(msgspec.Struct, kw_only=True):

@@ -1,8 +1,8 @@
 """Find, check and load a base checkpoint: a diffusers folder, a single file, or a hub id.
 
-Everything is checked by the headers of the safetensors files, which takes a blink even for 24 GB, before any weight is
-read: every tensor that the architecture has must be there, in its shape, and nothing else. diffusers would fill gaps
-with random numbers.
+Everything is checked by the headers of the safetensors files, in milliseconds even for 24 GB, before any weight is
+read: every tensor of the architecture must exist, in its shape, and no other. diffusers would fill gaps with random
+numbers.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from . import single_file
 STARTER = Path(__file__).parents[2] / "starter"
 FLUX_ID = "black-forest-labs/FLUX.1-dev"
 OMNIX_ID = "KevinHuang/OmniX"
-#: What perception needs of a FLUX repository; the text encoders are fetched only where prompt.py has to compute.
+#: Files that perception needs of a FLUX repository; text_encoding.py fetches the text encoders if needed.
 BASE_PATTERNS = ("model_index.json", "scheduler/*", "transformer/*", "vae/*")
 
 _AGAIN = "Download it again; it is FLUX.1-dev that is needed."
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`panoform.json` beside a model: how it is used."""
+    """How a model is used: the content of `panoform.json` beside it."""
 
     name: str
     trained: bool
-    #: Of the maps, in pixels, where nothing else is asked for.
+    #: Default height of the maps in pixels.
     height: int
     num_inference_steps: int
     guidance_scale: float
@@ -90,7 +90,7 @@ class Checkpoint:
     #: Folder or hub id.
     adapters: str
     config: ModelConfig
-    #: How the user knows the two.
+    #: Names of the two for messages and records.
     name: str
     adapters_name: str
     #: As `EngineSettings.model`; a hub id with the revision that is here.
@@ -102,7 +102,7 @@ class Checkpoint:
 
 
 def models_folder() -> Path:
-    """Where FLUX and OmniX are looked for by themselves: PANOFORM_MODELS, or `models` in the user's data folder."""
+    """Return the default folder of FLUX and OmniX: PANOFORM_MODELS, or `models` in the user's data folder."""
     given = os.environ.get("PANOFORM_MODELS")
     return Path(given).expanduser() if given else platformdirs.user_data_path("panoform", appauthor=False) / "models"
 
@@ -163,32 +163,32 @@ Network = type[FluxTransformer2DModel] | type[AutoencoderKL]
 
 
 def _built(cls: Any, config: dict[str, Any], file: Path) -> Any:
-    """What diffusers makes of the `config` from `file`; a network comes without weights. Raises WeightsError."""
+    """Build a diffusers object from the `config` in `file`; a network has no weights. Raises WeightsError."""
     try:
         with init_empty_weights():
             return cls.from_config(config)
-    # diffusers checks no config: what a nonsensical one raises depends on the line of it that trips first.
+    # diffusers does not check configs: an invalid one can raise anything.
     except Exception as error:
         raise WeightsError(f"No {cls.__name__} can be made from {file}: {error}.", _AGAIN) from error
 
 
 @dataclass(frozen=True)
 class Part:
-    """One network of a checkpoint, known by its headers: what it is made of, and where that lies."""
+    """One network of a checkpoint: its config, its files, and the tensors by their headers."""
 
     cls: Network
     config: dict[str, Any]
     files: tuple[Path, ...]
-    #: Tensor names as they stand in the files begin with this.
+    #: Prefix of the tensor names in the files.
     prefix: str
-    #: Name → (dtype as safetensors calls it, shape), prefix removed.
+    #: Name → (safetensors dtype, shape), prefix removed.
     tensors: Header
-    #: Their naming → the class's; None where it is the class's already.
+    #: Converts their naming to that of the class; None where no conversion is needed.
     convert: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
 
     @property
     def place(self) -> Path:
-        """The file, or the folder of the shards."""
+        """Return the file, or the folder of the shards."""
         return self.files[0] if len(self.files) == 1 else self.files[0].parent
 
     @property
@@ -219,7 +219,7 @@ class Base:
 
     @property
     def is_fill(self) -> bool:
-        """Whether it is FLUX.1-Fill, in a folder: beside the noise it reads a picture's latents and a mask's pixels."""
+        """Whether it is FLUX.1-Fill, which reads the latents of an image and the pixels of a mask besides the noise."""
         channels = 4 * self.vae.config["latent_channels"]
         pixels = 4 ** len(self.vae.config["block_out_channels"])
         config = self.transformer.config
@@ -227,7 +227,7 @@ class Base:
 
 
 def inspect(path: Path) -> Base:
-    """The base checkpoint at `path`, checked by its headers. Raises WeightsError unless a whole FLUX.1-dev or Fill."""
+    """Check the headers of the base checkpoint at `path`. Raises WeightsError unless a complete FLUX.1-dev or Fill."""
     base = _inspect_folder(path) if path.is_dir() else _inspect_file(path)
     config, channels = base.transformer.config, base.vae.config["latent_channels"]
     if config["in_channels"] != 4 * channels and not base.is_fill:
@@ -317,7 +317,7 @@ def _within(header: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def read_header(file: Path) -> Header:
-    """Tensor name → (dtype as safetensors calls it, shape). Raises WeightsError for a damaged or incomplete file."""
+    """Read a header: tensor name → (safetensors dtype, shape). Raises WeightsError for a damaged or incomplete file."""
     try:
         with safe_open(file, framework="pt") as tensors:
             slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
@@ -359,7 +359,7 @@ def _json(file: Path, kind: Any = dict[str, Any]) -> Any:
 
 
 def load(base: Base, dtype: torch.dtype) -> OmniXPipeline:
-    """The pipeline on the CPU, without text encoders and adapters. With fp16 the VAE, which would overflow, is fp32."""
+    """Load the pipeline on the CPU, without text encoders and adapters. With fp16 the VAE stays fp32: it overflows."""
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype
     return OmniXPipeline(
         scheduler=base.scheduler,

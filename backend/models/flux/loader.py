@@ -125,7 +125,7 @@ def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) ->
     settings, checkpoint, where = source.settings, source.checkpoint, source.device
     report_loading(reporter, f"Loading {checkpoint.config.name}")
     embeds = text_encoding.embeds(checkpoint, base, reporter)
-    with device.memory_told(f"Loading {checkpoint.config.name}", where):
+    with device.translate_out_of_memory(f"Loading {checkpoint.config.name}", where):
         pipeline = checkpoints.load(base, source.dtype)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.position_rows = checkpoint.config.position_rows

@@ -72,7 +72,7 @@ _BLOCK_KEY = re.compile(r"(?P<blocks>double_blocks|single_blocks)\.(?P<index>\d+
 
 
 def transformer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """BFL keys (prefix removed) → diffusers'. Fused projections become views; unknown keys stay as they are."""
+    """Convert BFL keys (prefix removed) to diffusers'. Fused projections become views; unknown keys are kept."""
     converted = {}
     width = state["img_in.weight"].shape[0]
     for key, tensor in state.items():
@@ -83,7 +83,7 @@ def transformer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             names = [f"{blocks}.{found['index']}.{name}" for name in table.get(found["module"], [found["module"]])]
         else:
             names = [_OUTER.get(module, module)]
-        # A tensor of a wrong shape is not refused here: parts come out that fit no module, which the caller sees.
+        # A tensor of a wrong shape is not refused here: its parts fit no module, which the caller reports.
         tensor = torch.atleast_1d(tensor)
         parts = tensor.tensor_split([width * part for part in range(1, len(names))])
         if module == "final_layer.adaLN_modulation.1":
@@ -94,7 +94,7 @@ def transformer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def transformer_config(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dict[str, Any]:
-    """The config of the FluxTransformer2DModel that BFL tensors of these shapes are. Raises WeightsError for others."""
+    """Derive the FluxTransformer2DModel config from the shapes of BFL tensors. Raises WeightsError for others."""
 
     def shape(key: str, dims: int) -> tuple[int, ...]:
         return _shape(shapes, key, dims, f"{file} is not a FLUX checkpoint", _TRANSFORMER_HINT)
@@ -121,7 +121,7 @@ def transformer_config(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dic
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], key: str, dims: int, refusal: str, hint: str) -> tuple[int, ...]:
-    """Of tensor `key`. Raises WeightsError unless it is there, in `dims` dimensions."""
+    """Return the shape of tensor `key`. Raises WeightsError unless it exists with `dims` dimensions."""
     found = shapes.get(key)
     if found is None:
         raise WeightsError(f"{refusal}: it has no {key}.", hint)
@@ -135,12 +135,12 @@ def _count(shapes: Mapping[str, tuple[int, ...]], blocks: str) -> int:
 
 
 def vae_state(state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """BFL keys of the VAE (ae.safetensors, prefix removed) → AutoencoderKL's. `config`: vae_config's."""
+    """Convert BFL keys of the VAE (ae.safetensors, prefix removed) to AutoencoderKL's. `config` is `vae_config`'s."""
     return convert_ldm_vae_checkpoint(dict(state), config)
 
 
 def vae_config(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dict[str, Any]:
-    """The config of FLUX's AutoencoderKL, its widths read from the tensors. Raises WeightsError if they are none."""
+    """Derive the config of FLUX's AutoencoderKL from the shapes of its tensors. Raises WeightsError for others."""
     refusal = f"The VAE in {file} is not FLUX's"
     key, widths = "encoder.down.0.block.0.conv1.weight", []
     while not widths or key in shapes:
@@ -149,7 +149,7 @@ def vae_config(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dict[str, A
             raise WeightsError(f"{refusal}: its {key} is {width} wide, no multiple of {_VAE_GROUPS}.", _VAE_HINT)
         widths.append(width)
         key = f"encoder.down.{len(widths)}.block.0.conv1.weight"
-    # diffusers' converter takes these for granted; whatever else is missing is found after it.
+    # diffusers' converter requires these; other missing tensors are reported after it.
     for key in shapes:
         if key.endswith("sample.conv.weight"):
             _shape(shapes, key.removesuffix("weight") + "bias", 1, refusal, _VAE_HINT)

@@ -1,4 +1,4 @@
-"""Reads the adapters of streams, and refuses every one that does not fill exactly the modules it must.
+"""Read the adapters of streams, and refuse those that do not fill exactly the required modules.
 
 Two layouts, `{task}/{stream}/pytorch_lora_weights.safetensors` (the hub's) and `{task}_{stream}.safetensors`, in a
 folder or a hub repository; two namings, PEFT's (`transformer.transformer_blocks.0.attn.to_q.lora_A.weight`) and that of
@@ -45,7 +45,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Report:
-    """What a file holds, read from its header alone. `problem` is empty where it fills exactly what it must."""
+    """The content of a file by its header alone. `problem` is empty where it fills exactly the required modules."""
 
     file: Path
     filled: int
@@ -57,7 +57,7 @@ class Report:
 
 
 def targets(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Every module that an adapter must fill in a FluxTransformer2DModel of this config: 228 in FLUX.1-dev."""
+    """Return the modules that an adapter must fill in a FluxTransformer2DModel of this config: 228 in FLUX.1-dev."""
     dim = config["num_attention_heads"] * config["attention_head_dim"]
     shapes: dict[str, tuple[int, int]] = {}
     for i in range(config["num_layers"]):
@@ -70,16 +70,16 @@ def targets(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def filenames(task: str, stream: str) -> tuple[str, str]:
-    """Where one stream's adapter lies in a folder or repository: the hub's layout, and the flat one."""
+    """Return the file names of a stream's adapter in a folder or repository: the hub's layout, and the flat one."""
     return f"{task}/{stream}/pytorch_lora_weights.safetensors", f"{task}_{stream}.safetensors"
 
 
 def find(
     source: str | Path, task: str, stream: str, *, token: str | None = None, local_files_only: bool = False
 ) -> Path:
-    """The file of one stream's adapter in a folder, or in a hub repository (downloaded into the hub's cache).
+    """Find the file of a stream's adapter in a folder, or in a hub repository (downloaded into the hub's cache).
 
-    Raises AdapterError where there is none, and says what to download, accept or log in to.
+    Raises AdapterError where there is none; its hint names what to download, or where to log in.
     """
     names = filenames(task, stream)
     folder = Path(source).expanduser()
@@ -104,7 +104,7 @@ def find(
 
 
 def read(file: Path, shapes: Shapes) -> Adapter:
-    """Loads one adapter. Raises AdapterError, naming keys and file, unless it fills exactly the modules of `shapes`."""
+    """Load one adapter. Raises AdapterError, naming keys and file, unless it fills exactly the modules of `shapes`."""
     with _opened(file) as tensors:
         survey = _survey(tensors, shapes)
         if survey.problem:
@@ -125,20 +125,20 @@ def read(file: Path, shapes: Shapes) -> Adapter:
 
 
 def inspect(file: Path, shapes: Shapes) -> Report:
-    """What `file` holds, without loading it. Raises AdapterError only where it can't be read at all."""
+    """Report the content of `file` without loading it. Raises AdapterError only where it can't be read at all."""
     with _opened(file) as tensors:
         survey = _survey(tensors, shapes)
     return Report(file, survey.filled, len(shapes), survey.rank, survey.dtype, file.stat().st_size, survey.problem)
 
 
 def stack(adapters: Sequence[Adapter], dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
-    """The adapters of a task's streams, in their order: module → A (streams, rank, in) and B (streams, out, rank).
+    """Stack the adapters of a task's streams in order: module → A (streams, rank, in) and B (streams, out, rank).
 
     Raises AdapterError where their ranks differ.
     """
     if len({adapter.rank for adapter in adapters}) > 1:
         ranks = ", ".join(f"{adapter.rank} in {adapter.file}" for adapter in adapters)
-        raise AdapterError(f"The streams of a task need adapters of one rank, but there is rank {ranks}.")
+        raise AdapterError(f"The streams of a task need adapters of the same rank, but the ranks are {ranks}.")
     return {
         name: (
             torch.stack([adapter.layers[name][0].to(dtype) for adapter in adapters]),
@@ -168,9 +168,9 @@ def _refusal(file: Path, problem: str) -> AdapterError:
 
 @dataclass
 class _Survey:
-    """What the header of a file says."""
+    """The findings from the header of a file."""
 
-    #: The modules that lie together in one pair of tensors (three in a fused projection) → {"A" | "B" | "alpha": key}.
+    #: The modules that share one pair of tensors (three in a fused projection) → {"A" | "B" | "alpha": key}.
     groups: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
     filled: int = 0
     rank: int = 0
@@ -217,7 +217,7 @@ def _survey(tensors: Any, shapes: Shapes) -> _Survey:
 def _match(
     keys: Sequence[str], aliases: Mapping[str, tuple[str, ...]]
 ) -> tuple[dict[tuple[str, ...], dict[str, str]], list[str]]:
-    """Groups of modules → {"A" | "B" | "alpha": key}, and the keys that belong nowhere or say a thing twice."""
+    """Return groups of modules → {"A" | "B" | "alpha": key}, and the keys that match no module or are duplicates."""
     groups: dict[tuple[str, ...], dict[str, str]] = {}
     owners: dict[str, tuple[str, ...]] = {}
     unexpected = []
@@ -234,7 +234,7 @@ def _match(
 
 
 def _faults(tensors: Any, keys: Mapping[str, str], fused: int, rows: int, columns: int) -> list[str]:
-    """What is wrong with the types and shapes of one pair of factors, and of its alpha."""
+    """List the faults in the dtypes and shapes of one pair of factors, and of its alpha."""
     slices = {part: tensors.get_slice(key) for part, key in keys.items()}
     shapes = {part: tuple(x.get_shape()) for part, x in slices.items()}
     rank = shapes["A"][0] if shapes["A"] else 0
@@ -257,7 +257,7 @@ def _faults(tensors: Any, keys: Mapping[str, str], fused: int, rows: int, column
 
 
 def _aliases(shapes: Shapes) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str, ...], int]]:
-    """Every name under which modules may lie in a file → those modules; and the rows of B in each such group."""
+    """Return every name of modules in files → those modules, and the rows of B in each such group."""
     names: dict[str, tuple[str, ...]] = {}
     rows: dict[tuple[str, ...], int] = {}
 
@@ -283,7 +283,7 @@ def _aliases(shapes: Shapes) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str
 
 
 def _claims(metadata: Mapping[str, str]) -> tuple[int | None, float, str]:
-    """Rank, scale and what is not supported of PEFT's config, where the file's header holds it."""
+    """Return rank, scale and unsupported settings of PEFT's config, where the file's header holds it."""
     try:
         config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
         config = {key.removeprefix("transformer."): value for key, value in config.items()}
@@ -296,9 +296,9 @@ def _claims(metadata: Mapping[str, str]) -> tuple[int | None, float, str]:
 
 
 def _split(file: Path, key: str, A: Tensor, B: Tensor, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Undoes the exact fusion of several projections: A is their stack, B block-diagonal, rows after them zero.
+    """Undo the exact fusion of several projections: A is their stack, B block-diagonal, rows after them zero.
 
-    Raises AdapterError where B is anything else, because no separate adapters would then compute the same.
+    Raises AdapterError where B is anything else, because separate adapters could not compute the same.
     """
     ranks = [A.shape[0] // len(rows)] * len(rows)
     outside = B.clone()

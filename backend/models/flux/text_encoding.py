@@ -1,7 +1,7 @@
 """The embedding of perception's one prompt: computed once, then kept, so that 9.5 GB of text encoders stay on the disk.
 
-It is looked for as `prompt_embeds.safetensors` in the model's folder, then in the user's cache under the checkpoint's
-fingerprint; else CLIP and T5 are loaded from the checkpoint, asked, and dropped again.
+It is read from `prompt_embeds.safetensors` in the model's folder, or from the user's cache under the checkpoint's
+fingerprint; else CLIP and T5 are loaded from the checkpoint, used, and released.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from ...pipelines.omnix import TRIGGER
 from .. import hub
 from .checkpoints import Base, Checkpoint
 
-#: In a model's folder: the embedding, as `embeds` returns it.
+#: File in a model's folder with the embedding, as `embeds` returns it.
 KEPT = "prompt_embeds.safetensors"
 _PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 _NAMES = ("prompt_embeds", "pooled_prompt_embeds")
-#: What FLUX reads of T5's tokens.
+#: Most T5 tokens that FLUX reads.
 MAX_TOKENS = 512
 
 
 def embeds(checkpoint: Checkpoint, base: Base, reporter: ProgressReporter) -> dict[str, torch.Tensor]:
-    """`prompt_embeds` (1, tokens, joint_attention_dim), `pooled_prompt_embeds` (1, pooled_projection_dim), on the CPU.
+    """Return `prompt_embeds` (1, tokens, joint_attention_dim), `pooled_prompt_embeds` (1, pooled_projection_dim).
 
-    Raises WeightsError where they are neither kept nor computable, or do not fit the transformer.
+    Raises WeightsError where they are neither stored nor computable, or do not fit the transformer.
     """
     folder, kept = _folder(checkpoint), _cached(base)
     file = next((file for file in (folder / KEPT, kept) if file.is_file()), None)
@@ -56,7 +56,7 @@ def embeds(checkpoint: Checkpoint, base: Base, reporter: ProgressReporter) -> di
 
 
 def origin(checkpoint: Checkpoint, base: Base) -> str:
-    """Where `embeds` will find them: "kept", "text encoders", or "" for nowhere on this computer."""
+    """Return where `embeds` finds them: "kept", "text encoders", or "" for nowhere on this computer."""
     folder = _folder(checkpoint)
     if (folder / KEPT).is_file() or _cached(base).is_file():
         return "kept"
@@ -68,17 +68,17 @@ def _folder(checkpoint: Checkpoint) -> Path:
 
 
 def _cached(base: Base) -> Path:
-    """Named by the transformer's files: where they are, how large, and when they were written."""
+    """Return the cached file, named by the paths, sizes and modification times of the transformer's files."""
     files = [file.resolve() for file in base.transformer.files]
-    told = "\n".join(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
-    name = hashlib.sha256(f"{TRIGGER}\n{told}".encode()).hexdigest()[:32]
+    fingerprint = "\n".join(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    name = hashlib.sha256(f"{TRIGGER}\n{fingerprint}".encode()).hexdigest()[:32]
     return platformdirs.user_cache_path("panoform", appauthor=False) / "prompt" / f"{name}.safetensors"
 
 
 def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressReporter) -> list[dict[str, torch.Tensor]]:
-    """The embeddings of each text, as `embeds` has them. The text encoders are in memory only as long as this takes.
+    """Encode each text as `embeds` returns it. The text encoders are in memory only during the call.
 
-    Raises SettingError for a text that is longer than the model reads, WeightsError where there are no text encoders.
+    Raises SettingError for a text longer than the model reads, WeightsError where the text encoders are missing.
     """
     folder = _folder(checkpoint)
     if not all((folder / part).is_dir() for part in _PARTS) and hub.is_id(checkpoint.name):
@@ -95,7 +95,7 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressRepor
                 f"{folder / part} has no .safetensors file; a pickle (pytorch_model.bin) can run code and is not read.",
                 "Download the safetensors files of FLUX.1-dev's text encoders.",
             )
-    # Their bars would go across ours.
+    # Their progress bars would overwrite ours.
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
     reporter.progress("Loading the text encoders", 0, 0, 0.0, None)

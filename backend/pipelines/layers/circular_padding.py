@@ -1,4 +1,4 @@
-"""Everything that makes 0° meet 360°: OmniX's blended extension of the latents, and a VAE whose convolutions go round.
+"""Seamless panoramas: OmniX's blended extension of the latents, and circular convolutions in the VAE.
 
 Latents are (N, C, h, w), images (N, 3, H, W); the last axis is longitude and its two ends are the same meridian.
 """
@@ -20,14 +20,14 @@ DECODE_EXTENSION = 2
 
 
 def extend(latents: Tensor, columns: int = EXTENSION) -> Tensor:
-    """(…, w) → (…, w + columns): the first columns are repeated after the last one."""
+    """Extend (…, w) to (…, w + columns): the first columns are repeated after the last one."""
     return torch.cat([latents, latents[..., :columns]], dim=-1)
 
 
 def blend(x: Tensor, columns: int = EXTENSION) -> Tensor:
-    """Fades what the last `columns` say about the left edge into the first `columns`; nothing else changes.
+    """Blend the last `columns` into the first `columns`, which they repeat; the rest is unchanged.
 
-    Column 0 becomes the extension's own, which continues the right edge; from there its weight falls linearly.
+    Column 0 is taken from the extension, which continues the right edge; from there its weight falls linearly.
     """
     weight = torch.arange(columns, device=x.device, dtype=x.dtype) / columns
     left = x[..., -columns:] * (1 - weight) + x[..., :columns] * weight
@@ -35,18 +35,18 @@ def blend(x: Tensor, columns: int = EXTENSION) -> Tensor:
 
 
 def close(x: Tensor, columns: int = EXTENSION) -> Tensor:
-    """(…, w + columns) → (…, w): the extension is blended into the left edge and cut."""
+    """Blend the extension into the left edge and crop it: (…, w + columns) → (…, w)."""
     return blend(x, columns)[..., : x.shape[-1] - columns]
 
 
 @contextmanager
 def circular(vae: AutoencoderKL) -> Iterator[None]:
-    """Inside, `vae` encodes and decodes panoramas without an edge: each of its convolutions reads across the seam.
+    """Make each convolution of `vae` read across the seam within the block, so that panoramas have no edge there.
 
-    Rolling the image by a multiple of the VAE's scale then rolls the latents exactly, and the other way round: the
-    norms and the attention of an AutoencoderKL know no positions. Padding the picture and cropping would cost more and
-    be less exact, since the padding takes part in norms and attention. Tiles would each be closed on themselves, so
-    tiling is off inside.
+    Rolling the image by a multiple of the VAE's scale then rolls the latents exactly, and vice versa: the norms and
+    the attention of an AutoencoderKL do not depend on positions. Padding the image and cropping would cost more and be
+    less exact, since the padding takes part in norms and attention. diffusers' tiles would each wrap around by
+    themselves, so tiling is disabled within the block.
     """
     hooks, paddings, tiling = [], {}, vae.use_tiling
     for conv in vae.modules():

@@ -1,7 +1,7 @@
-"""Streams computed together: one LoRA product a layer for all of them, one attention over keys and values they share.
+"""Streams computed in one batch: one LoRA product per layer, one attention over shared keys and values.
 
-A stream is one batch element of the transformer, with an adapter of its own (OmniX, arXiv 2510.26800). The reference
-loops over the samples, switching adapters, and copies keys and values once per stream; here neither is needed.
+A stream is one batch element of the transformer, with its own adapter (OmniX, arXiv 2510.26800). The reference loops
+over the samples, switching adapters, and copies keys and values once per stream; this module needs neither.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Layers = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class StreamLinear(nn.Module):
-    """`base` (any Linear, quantised or not, left as it is) plus a low-rank product of its own for every stream."""
+    """`base` (any Linear, quantised or not, unchanged) plus a low-rank product for each stream."""
 
     def __init__(self, base: nn.Module, A: Tensor, B: Tensor) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class StreamLinear(nn.Module):
         self.B = B  # (streams, out, rank)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(streams, tokens, in) → (streams, tokens, out)."""
+        """Map (streams, tokens, in) to (streams, tokens, out)."""
         hidden = torch.bmm(x, self.A.mT)  # (streams, tokens, rank)
         return self.base(x).baddbmm_(hidden, self.B.mT)
 
@@ -44,7 +44,7 @@ class SharedAttnProcessor:
     _parallel_config = None
 
     def __init__(self, attention_backend: Any) -> None:
-        self._attention_backend = attention_backend  # diffusers' own choice, as set_attention_backend left it
+        self._attention_backend = attention_backend  # as chosen by set_attention_backend
 
     def __call__(
         self,
@@ -80,14 +80,14 @@ class SharedAttnProcessor:
 
 @contextmanager
 def together(transformer: FluxTransformer2DModel, layers: Layers, device: torch.device) -> Iterator[None]:
-    """Inside, a batch of `transformer` is the streams of one panorama, adapted by `layers`; outside it is as it was.
+    """Treat a batch of `transformer` as the streams of one panorama, adapted by `layers`, within the block.
 
-    For as long as they are in use, the adapters stand on `device` (where the transformer computes, which under offload
-    is not where it lies) in the transformer's precision.
+    The adapters are copied to `device`, where the transformer computes (with offloading its weights are elsewhere), in
+    the transformer's precision.
     """
     processors: dict[str, Any] = transformer.attn_processors
     bases = {name: transformer.get_submodule(name) for name in layers}
-    dtype = transformer.dtype  # Walks through all parameters: once, not once a layer.
+    dtype = transformer.dtype  # iterates over all parameters, so once, not per layer
     for name, (A, B) in layers.items():
         A, B = (factor.to(device, dtype) for factor in (A, B))
         _put(transformer, name, StreamLinear(bases[name], A, B))

@@ -1,6 +1,6 @@
-"""Work on a panorama that is too large to be worked on whole: in windows that go round and fade into each other.
+"""Process a large panorama in overlapping tiles that wrap around the seam and are blended.
 
-The idea is MultiDiffusion's (arXiv 2302.08113) and, for a VAE, diffusers' tiling; here the windows cross the seam.
+As MultiDiffusion (arXiv 2302.08113) and, for a VAE, diffusers' tiling, but with tiles across the seam.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def blend(
     unit_in: int = 1,
     unit_out: int = 1,
 ) -> Tensor:
-    """`fn` of every window of `x` (N, C, h · unit_in, w · unit_in) → (N, C', h · unit_out, w · unit_out) float32.
+    """Apply `fn` to tiles of `x` (N, C, h · unit_in, w · unit_in) → (N, C', h · unit_out, w · unit_out) float32.
 
     Args:
         fn: (N, C, rows · unit_in, columns · unit_in) → (N, C', rows · unit_out, columns · unit_out).
-        tile: (rows, columns) of a window, in units; at most (h, w).
-        overlap: units, at least, by which neighbours overlap; less than a window's sides. There each fades out.
+        tile: (rows, columns) of a tile, in units; larger ones are cut to (h, w).
+        overlap: least overlap of neighbours in units, less than a tile's sides. Their weights fall off within it.
     """
     height, width = x.shape[-2] // unit_in, x.shape[-1] // unit_in
     rows, columns = min(tile[0], height), min(tile[1], width)
@@ -36,7 +36,7 @@ def blend(
     out: Tensor | None = None
     for top in _starts(height, rows, overlap):
         band = slice(top * unit_out, (top + rows) * unit_out)
-        for left in _starts_around(width, columns, overlap):
+        for left in _circular_starts(width, columns, overlap):
             window = x[..., top * unit_in : (top + rows) * unit_in, :]
             y = fn(window.index_select(-1, _columns(left, columns, width, unit_in, x.device))).float()
             if out is None:
@@ -53,13 +53,13 @@ def _columns(left: int, columns: int, width: int, unit: int, device: torch.devic
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """First units of the fewest windows that cover `length`, evenly spread; the outermost end with it."""
+    """Return the first units of the fewest tiles that cover `length`, evenly spread from end to end."""
     gaps = math.ceil((length - tile) / (tile - overlap))
     return [round(i * (length - tile) / max(gaps, 1)) for i in range(gaps + 1)]
 
 
-def _starts_around(length: int, tile: int, overlap: int) -> list[int]:
-    """As `_starts`, for a length that closes on itself: never one window alone, whose own ends would meet."""
+def _circular_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Return the first units of the tiles that cover a circular `length`: at least two, as one would meet itself."""
     count = max(2, math.ceil(length / (tile - overlap)))
     return [round(i * length / count) for i in range(count)]
 

@@ -136,3 +136,27 @@ def test_ctrl_c_leaves_nothing(panorama, tmp_path):
     assert told.splitlines()[-1] == "panoform: stopped"
     assert "Traceback" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_of_the_users_is_overwritten(tmp_path):
+    """In a folder that holds the source and files of the user's under the names of a result."""
+    rng = np.random.default_rng(0)
+    source = tmp_path / "panorama.png"
+    oiio.ImageBuf(np.ascontiguousarray(rng.random((64, 128, 3), np.float32))).write(str(source), "uint8")
+    (tmp_path / "distance.exr").write_bytes(b"mine")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    command = ("perceive", str(source), "--out", str(tmp_path), "--maps", "distance", "--height", "64")
+    for more in ((), ("--overwrite",)):
+        done = panoform(*command, *more)
+        assert done.returncode == 1
+        assert "panorama.png is the source" in done.stderr
+    moved = source.rename(tmp_path / "mine.png")
+    done = panoform("perceive", str(moved), *command[2:])
+    assert done.returncode == 1
+    assert "distance.exr" in done.stderr
+    after = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert after == {name.replace("panorama.png", "mine.png"): content for name, content in before.items()}
+    done = panoform("perceive", str(moved), *command[2:], "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "distance.exr").read_bytes() != b"mine"
+    assert panoform("perceive", str(moved), *command[2:]).returncode == 0, "its own result may be replaced"

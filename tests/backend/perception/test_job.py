@@ -456,7 +456,7 @@ def test_out_of_memory_says_what_and_the_engine_lives_on(tmp_path):
     done = subprocess.run([sys.executable, "-c", _STARVED, str(folder)], capture_output=True, text=True, check=True)
     told, alive = done.stdout.splitlines()
     assert re.match(r"(Encoding the panorama|Albedo) at 1024 × 512 ran out of memory on CPU", told)
-    assert re.search(r"\d+(\.\d)? (MB|GB) more were asked for", told)
+    assert re.search(r"\d+(\.\d)? (MB|GB) more were requested", told)
     assert "Lower the height" in told
     assert "offload" not in told, "there is nothing to offload from on a CPU"
     assert alive == "True"
@@ -464,11 +464,11 @@ def test_out_of_memory_says_what_and_the_engine_lives_on(tmp_path):
 
 def test_cudas_out_of_memory_is_told_too():
     words = r"Normal at 1024 × 512 ran out of memory .*\(1\.3 GB more"
-    told = device.memory_told("Normal at 1024 × 512", torch.device("cpu"), "Lower it.")
-    with pytest.raises(DeviceMemoryError, match=words), told:
+    translated = device.translate_out_of_memory("Normal at 1024 × 512", torch.device("cpu"), "Lower it.")
+    with pytest.raises(DeviceMemoryError, match=words), translated:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.30 GiB. GPU 0 has a total …")
 
 
 def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shape"), device.memory_told("x", torch.device("cpu")):
+    with pytest.raises(RuntimeError, match="shape"), device.translate_out_of_memory("x", torch.device("cpu")):
         raise RuntimeError("shape mismatch")

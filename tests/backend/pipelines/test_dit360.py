@@ -273,9 +273,9 @@ def test_fill_reads_the_mask_and_what_is_kept(plain, call):
         ({"latents": torch.zeros(1, 16, 8, 18)}, PanoramaError, "noise"),
         ({"output_type": "pil"}, SettingError, "output type"),
         ({"strength": 0.0}, SettingError, "strength"),
-        ({"strength": 0.5}, SettingError, "no picture"),
-        ({"mask_image": torch.ones(1, 1, 64, 128)}, SettingError, "no picture"),
-        ({"image": torch.zeros(1, 3, 64, 64)}, PanoramaError, "picture"),
+        ({"strength": 0.5}, SettingError, "no image"),
+        ({"mask_image": torch.ones(1, 1, 64, 128)}, SettingError, "no image"),
+        ({"image": torch.zeros(1, 3, 64, 64)}, PanoramaError, "image"),
         ({"image": torch.zeros(1, 3, 64, 128), "mask_image": torch.ones(1, 1, 64, 64)}, PanoramaError, "mask"),
         ({"prompt": "a yard"}, SettingError, "prompt"),
         ({"prompt_embeds": None}, SettingError, "prompt"),
@@ -337,7 +337,7 @@ def test_the_wrap_closes_generated_latents(plain):
 def test_windows_leave_no_seam(plain, monkeypatch):
     """Nor where one window ends, nor at 0°: but for their going round, there is one."""
     on = seam_of(plain, tile=(128, 256))
-    monkeypatch.setattr(tiling, "_starts_around", tiling._starts)
+    monkeypatch.setattr(tiling, "_circular_starts", tiling._starts)
     off = seam_of(plain, tile=(128, 256))
     assert np.median([one.ratio for one in on]) < 1.5
     assert np.median([one.ratio for one in off]) > 3
@@ -358,7 +358,7 @@ def test_windows_of_the_vae_leave_no_seam(plain, monkeypatch):
 
     latents = pipe.encode(smooth + grain)
     on = seam(latents), seam(pipe.decode(latents))
-    monkeypatch.setattr(tiling, "_starts_around", tiling._starts)
+    monkeypatch.setattr(tiling, "_circular_starts", tiling._starts)
     latents = pipe.encode(smooth + grain)
     off = seam(latents), seam(pipe.decode(latents))
     assert max(one.ratio for one in on) < 1.5, on

@@ -270,7 +270,7 @@ def test_a_missing_adapter_names_where_it_should_be(tmp_path):
 def test_streams_of_different_rank_are_refused(write, state):
     small = stream_adapters.read(write(state), SHAPES)
     large = {name: (torch.cat([A, A]), torch.cat([B, B], dim=1)) for name, (A, B) in small.layers.items()}
-    with pytest.raises(AdapterError, match=r"rank 4 in .*, 8 in other"):
+    with pytest.raises(AdapterError, match=r"ranks are 4 in .*, 8 in other"):
         stream_adapters.stack([small, stream_adapters.Adapter(Path("other"), 8, large)], torch.float32)
 
 

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from panoform.backend.cli.doctor import diagnose, doctor
+from panoform.backend.cli.diagnosis import diagnose, doctor
 from panoform.shared.engines import EngineSettings
 
 ADAPTER = "pytorch_lora_weights.safetensors"
