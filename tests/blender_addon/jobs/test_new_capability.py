@@ -1,0 +1,91 @@
+"""A new kind of job (tests/blender_addon/toy) runs end to end, and nothing that exists knows of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bpy
+import pytest
+from toy import backend
+from toy.contract import OverflowingError
+from toy.feature import PANOFORM_OT_add, spec
+
+from panoform.blender_addon.jobs.manager import Jobs
+from panoform.shared.protocol.errors import Cancelled
+
+BACKEND = Path(backend.__file__)
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="a script that stands for a Python")
+
+
+@pytest.fixture
+def adding(addon: Jobs, tmp_path: Path, monkeypatch):
+    """The add-on with the capability, and a backend that has it too."""
+    addon.stop(wait=True)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable!r} {str(BACKEND)!r} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", str(python))
+    bpy.utils.register_class(PANOFORM_OT_add)
+    yield addon
+    bpy.utils.unregister_class(PANOFORM_OT_add)
+    addon.stop(wait=True)
+
+
+def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
+    by = time.monotonic() + 60
+    while not met():
+        jobs.poll()
+        assert time.monotonic() < by, "it never came"
+        time.sleep(0.01)
+
+
+@posix_only
+def test_an_operator_asks_and_builds(adding: Jobs, scene) -> None:
+    assert bpy.ops.panoform.add(count=4) == {"FINISHED"}
+    assert scene.objects.get("sum 10") is not None
+    assert adding.results[0].spec.summary(adding.results[0].reply) == "1 sum"
+
+
+@posix_only
+def test_progress_previews_and_cancelling(adding: Jobs, scene) -> None:
+    adding.begin(spec(scene, 1000, step_s=0.01))
+    poll_until(adding, lambda: adding.job.previews)
+    assert adding.job.text.startswith("Adding ")
+    assert 0 < adding.job.fraction < 1
+    adding.cancel()
+    poll_until(adding, lambda: adding.job is None)
+    assert isinstance(adding.failure.error, Cancelled)
+    assert not adding.results
+
+
+@posix_only
+def test_its_own_error_arrives(adding: Jobs, scene) -> None:
+    with pytest.raises(RuntimeError, match=r"The sum is 6\. Keep it below 5\."):
+        bpy.ops.panoform.add(count=4, limit=5)
+    assert isinstance(adding.failure.error, OverflowingError)
+
+
+def test_the_command_line_has_it() -> None:
+    command = [sys.executable, str(BACKEND), "add", "1", "2.5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "3.5"
+    assert "Adding" in done.stderr
+    done = subprocess.run([*command, "--limit", "2"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Keep it below 2" in done.stderr) == (1, True)
+
+
+def test_the_server_comes_without_torch_for_it() -> None:
+    """The job needs no model, so nothing heavy is loaded for it."""
+    code = (
+        "import sys\nsys.argv = ['backend', 'add', '1']\n"
+        f"import runpy\ntry: runpy.run_path({str(BACKEND)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
+        "print('heavy:', *sorted({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("heavy:")
