@@ -195,7 +195,7 @@ def _info(
         maps=meanings,
         frame=FRAME,
         source=request.source,
-        source_size=(request.panorama.shape[0], request.panorama.shape[1]),
+        source_size=request.source_size or (request.panorama.shape[0], request.panorama.shape[1]),
         size=(sampling.height, 2 * sampling.height),
         exposure=exposed,
         seed=sampling.seed,

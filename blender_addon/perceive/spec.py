@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from ...shared.engines import EngineSettings
+from ...shared.imaging.shrink import shrink
 from ...shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings, check_perceive
 from ...shared.maps import check_names
 from ..capture.sources import Capture
@@ -31,7 +32,10 @@ class PerceiveSpec(JobSpec):
 
     def set_source(self, source: Capture) -> None:
         super().set_source(source)
-        self.request.panorama, self.request.encoding = source.panorama
+        pixels, self.request.encoding = source.panorama
+        self.request.source_size = pixels.shape[:2]
+        height = self.request.settings.height
+        self.request.panorama = pixels if height is None else shrink(pixels, height)
 
     def cost(self) -> Hashable:
         return cost(self.request.engine, self.request.settings)

@@ -40,6 +40,8 @@ class PerceiveRequest(JobRequest, kw_only=True):
     panorama: np.ndarray
     #: "linear": scene-referred linear Rec.709 light, any exposure. "srgb": display-referred, in [0, 1].
     encoding: Literal["linear", "srgb"]
+    #: Height and width of the source in pixels, where the panorama was shrunk (shared/imaging/shrink.py).
+    source_size: tuple[int, int] | None = None
     #: Name of the source, for the record ("interior.exr").
     source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
     engine: EngineSettings

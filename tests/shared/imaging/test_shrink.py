@@ -1,0 +1,39 @@
+"""Panoramas shrunk before they travel."""
+
+import numpy as np
+
+from panoform.backend.io.panoramas import resize
+from panoform.shared.imaging.shrink import shrink
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).lognormal(0, 1, (height, width, 3)).astype(np.float32)
+
+
+def test_light_and_places_are_kept():
+    panorama = noise(256, 512)
+    small = shrink(panorama, 16)
+    assert small.shape == (64, 128, 3)
+    assert small.dtype == np.float32
+    np.testing.assert_allclose(small[3, 5], panorama[12:16, 20:24].mean(axis=(0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(small.mean(), panorama.mean(), rtol=1e-5)
+
+
+def test_what_the_model_sees_hardly_changes():
+    """Resampled to the model's height, by the backend's own filter, with the block average before it and without."""
+    panorama = resize(noise(64, 128), 1024)
+    direct, shrunk = resize(panorama, 128), resize(shrink(panorama, 128), 128)
+    assert shrink(panorama, 128).shape == (512, 1024, 3)
+    assert np.abs(direct - shrunk).mean() < 0.005 * direct.mean()
+
+
+def test_what_is_small_or_indivisible_stays():
+    for shape in ((64, 128), (509, 1018)):
+        panorama = noise(*shape)
+        assert shrink(panorama, 64) is panorama
+
+
+def test_bad_pixels_stay_where_they_are():
+    panorama = noise(256, 512)
+    panorama[7, 9] = np.nan
+    assert shrink(panorama, 16) is panorama
