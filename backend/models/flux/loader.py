@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from ....shared.engines import EngineSettings
 from ....shared.protocol.errors import AdapterError, WeightsError
 from ...jobs.progress import ProgressReporter, report_loading
-from ...pipelines import omnix
+from ...pipelines import dit360, omnix
 from ...pipelines.omnix import TASKS, OmniXPipeline
 from .. import device, hub
 from ..cache import ModelCache
@@ -87,21 +88,24 @@ def load(models: ModelCache, source: Source, tasks: list[str], reporter: Progres
 
     Raise WeightsError, AdapterError, DeviceMemoryError, and Cancelled out of `reporter`.
     """
-    base = checkpoints.inspect(source.checkpoint.path)
-    if tasks and base.is_fill:
-        raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
+
+    @functools.cache
+    def base() -> checkpoints.Base:
+        return checkpoints.inspect(source.checkpoint.path)
 
     def fits() -> bool:
-        needed = base.bytes_in(source.dtype)
+        needed = base().bytes_in(source.dtype)
         if source.settings.offload != "none":
             return needed <= device.memory(torch.device("cpu"))[0]
         return needed + _HEADROOM <= device.memory(source.device)[0]
 
     def from_disk() -> FluxModel:
+        _refuse_fill(base().is_fill, tasks)
         _find_adapters(source.checkpoint.adapters, tasks, reporter)  # before gigabytes are read
-        return _read(source, base, reporter)
+        return _read(source, base(), reporter)
 
     model = models.get(source.key, from_disk, fits)
+    _refuse_fill(dit360.is_fill(model.pipeline), tasks)
     missing = [task for task in tasks if task not in model.pipeline.resident]
     _find_adapters(source.checkpoint.adapters, missing, reporter)
     for task in missing:
@@ -119,6 +123,11 @@ def pinned(source: Source, tasks: list[str]) -> EngineSettings:
         file = stream_adapters.find(adapters, tasks[0], stream, local_files_only=True)
         pinned_adapters = hub.pinned(adapters, file)
     return msgspec.structs.replace(settings, model=source.checkpoint.pinned_model, adapters=pinned_adapters)
+
+
+def _refuse_fill(is_fill: bool, tasks: list[str]) -> None:
+    if is_fill and tasks:
+        raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
 
 
 def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) -> FluxModel:
