@@ -54,7 +54,7 @@ def test_perceive_and_import(addon: Jobs, panorama: Path, tmp_path: Path, capsys
         (["fly"], 2, "fly"),
     ],
 )
-def test_failure_is_said_on_stderr(addon: Jobs, arguments, code, words, tmp_path, monkeypatch, capsys) -> None:
+def test_error_is_printed_to_stderr(addon: Jobs, arguments, code, words, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert command.run(arguments) == code
     assert words in capsys.readouterr().err
