@@ -180,7 +180,7 @@ def test_maps_do_not_overwrite_user_files(addon: Jobs, scene, tmp_path: Path) ->
     other = write_picture(tmp_path / "other.png", np.full((64, 128, 3), 0.5))
     for source in ({"source": "FILE", "filepath": str(mine)}, {"source": "IMAGE", "image": image.name},
                    {"source": "FILE", "filepath": str(other)}):  # fmt: skip
-        refused(r"not a result of Panoform: panorama\.png", **source, out_directory=str(out))
+        refused(r"not written by Panoform: panorama\.png", **source, out_directory=str(out))
     assert [path.name for path in out.iterdir()] == ["panorama.png"]
     assert mine.read_bytes() == before
 
@@ -359,7 +359,7 @@ def test_setup_operator_installs_the_backend(addon: Jobs, monkeypatch, tmp_path:
     assert addon.state is State.NOT_SET_UP
     assert bpy.ops.panoform.setup_backend() == {"FINISHED"}
     assert addon.state is State.STOPPED
-    assert "Panoform: Making a Python environment" in capsys.readouterr().out
+    assert "Panoform: Creating the Python environment" in capsys.readouterr().out
 
 
 def test_checkout_has_no_wheel(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
