@@ -35,10 +35,10 @@ _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 
 def folder(scene: bpy.types.Scene) -> Path:
     """Return the folder of the scene's panoramas: one of the add-on while the .blend is not saved yet."""
-    chosen = scene.panoform.generate.folder
-    if not chosen or (chosen.startswith("//") and not bpy.data.filepath):
+    path = scene.panoform.generate.folder
+    if not path or (path.startswith("//") and not bpy.data.filepath):
         return preferences.get().environment_folder() / "panoramas"
-    return Path(bpy.path.abspath(chosen))
+    return Path(bpy.path.abspath(path))
 
 
 def free_path(folder: Path, prompt: str, suffix: int | str) -> Path:
