@@ -1,4 +1,4 @@
-"""Panoform's add-on: it runs in Blender's Python and never imports torch."""
+"""The Blender add-on. It runs in Blender's Python and never imports torch."""
 
 from . import command, preferences, properties
 from .backend import operators as backend_operators
@@ -19,7 +19,7 @@ from .scene import operators as scene_operators
 from .scene import panel as scene_panel
 from .ui import previews
 
-#: Registered in this order: what others build on comes first.
+#: Modules in the order of registration: dependencies first.
 FEATURES = (
     preferences,
     generate_properties,

@@ -1,11 +1,11 @@
-"""`blender --background --command panoform …`: panoramas, and scenes made of them, without a window.
+"""`blender --background --command panoform …`: generate panoramas and build scenes without a window.
 
     perceive --panorama P --save OUT.blend [--maps distance,normal,…] [--quality …] [--engine …] [--seed N] [--out DIR]
     import --directory DIR --save OUT.blend
-    generate WORDS --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
-    edit PANORAMA [WORDS] --out OUT.exr [--mask M | --extend] [--strength S] …
+    generate PROMPT --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
+    edit PANORAMA [PROMPT] --out OUT.exr [--mask M | --extend] [--strength S] …
 
-generate and edit take what `panoform generate` and `panoform edit` take; the engine and the device are those of the
+generate and edit take the options of `panoform generate` and `panoform edit`; engine and device are those of the
 preferences. With --save OUT.blend they also write a scene lit by the panorama, with --sun-lamp its sun as a Sun lamp.
 The exit code is 0 only if the files were written.
 """
@@ -35,38 +35,38 @@ def _parser() -> argparse.ArgumentParser:
     perceive.add_argument("--panorama", required=True, type=Path, help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
     perceive.add_argument("--maps", default=",".join(maps.DEFAULT_MAPS), help="default: %(default)s")
     perceive.add_argument("--quality", choices=QUALITIES, default="standard")
-    perceive.add_argument("--engine", choices=list(ENGINES), help="default: what the preferences have")
+    perceive.add_argument("--engine", choices=list(ENGINES), help="default: as set in the preferences")
     perceive.add_argument("--seed", type=int, default=0)
-    perceive.add_argument("--out", type=Path, help="folder for the maps as files")
+    perceive.add_argument("--out", type=Path, help="also write the maps to this folder")
 
     import_ = verbs.add_parser("import", help="build the scene from a folder of maps")
     import_.add_argument("--directory", required=True, type=Path, help="folder of distance.exr, normal.exr …")
 
     for verb in (perceive, import_):
-        verb.add_argument("--camera-height", type=float, default=1.6, help="metres over the floor (default: 1.6)")
+        verb.add_argument("--camera-height", type=float, default=1.6, help="metres above the floor (default: 1.6)")
         verb.add_argument("--save", required=True, type=Path, help="the .blend to write")
     command.add(verbs)
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The command; returns the exit code."""
+    """Run the command and return the exit code."""
     try:
         options = _parser().parse_args(arguments)
-    except SystemExit as stop:  # --help, or a usage error that argparse has told of
+    except SystemExit as stop:  # --help, or a usage error that argparse has printed
         return int(stop.code or 0)
     try:
-        _carry_out(options)
-    except (PanoformError, RuntimeError) as error:  # RuntimeError: what an operator reported
+        _execute(options)
+    except (PanoformError, RuntimeError) as error:  # RuntimeError: reported by an operator
         print(f"panoform: {str(error).strip()}", file=sys.stderr)
         return 1
     return 0
 
 
-def _carry_out(options: argparse.Namespace) -> None:
+def _execute(options: argparse.Namespace) -> None:
     save = options.save and options.save.resolve()
     if save and not save.parent.is_dir():
-        raise OutputError(f"There is no folder {save.parent}.", "Make it, or save elsewhere.")
+        raise OutputError(f"There is no folder {save.parent}.", "Create it, or choose another folder.")
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     match options.verb:
         case "perceive":
@@ -85,7 +85,7 @@ def _carry_out(options: argparse.Namespace) -> None:
             directory = str(options.directory.resolve())
             bpy.ops.panoform.import_maps(directory=directory, camera_height=options.camera_height)
         case _:
-            command.carry_out(options)
+            command.execute(options)
     if save:
         bpy.ops.wm.save_as_mainfile(filepath=str(save))
         print(f"panoform: wrote {save}")

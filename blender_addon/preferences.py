@@ -1,4 +1,4 @@
-"""Where the backend and its models live: settings of this computer, not of a .blend."""
+"""The add-on preferences: backend, models and device, stored for this computer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Preferences(bpy.types.AddonPreferences):
 
     folder: StringProperty(
         name="Folder",
-        description="Where the backend's environment (some gigabytes) and its logs lie. Uninstalling leaves it alone",
+        description="Folder of the backend's environment (several gigabytes) and its logs. Uninstalling keeps it",
         subtype="DIR_PATH",
         default=str(installer.default_folder()),
     )
@@ -30,29 +30,29 @@ class Preferences(bpy.types.AddonPreferences):
         subtype="FILE_PATH",
     )
     flux_model: StringProperty(
-        name="FLUX checkpoint",
+        name="FLUX Checkpoint",
         description="FLUX.1-dev: a diffusers folder, a single .safetensors file, or a Hugging Face id",
     )
     flux_adapters: StringProperty(
-        name="OmniX adapters",
-        description="A folder of OmniX adapters or a Hugging Face id. Empty: OmniX's own, from Hugging Face",
+        name="OmniX Adapters",
+        description="A folder of OmniX adapters or a Hugging Face id. Empty: OmniX's adapters from Hugging Face",
     )
     device: StringProperty(name="Device", description="auto, cuda, cuda:1, mps or cpu", default="auto")
     dtype: EnumProperty(
         name="Precision",
         items=(
-            ("auto", "Automatic", "What suits the device"),
+            ("auto", "Automatic", "Chosen for the device"),
             ("bf16", "bfloat16", "Half the memory of float32"),
             ("fp16", "float16", "Half the memory of float32, for older GPUs"),
-            ("fp32", "float32", "Exact, twice the memory"),
+            ("fp32", "float32", "Full precision, twice the memory of bfloat16"),
         ),
     )
     offload: EnumProperty(
         name="Offload",
         items=(
-            ("none", "None", "Everything stays in device memory: fastest"),
+            ("none", "None", "All models stay in device memory: fastest"),
             ("model", "Model", "Each model is in device memory only while it computes"),
-            ("sequential", "Sequential", "Each layer is in device memory only while it computes: slow, smallest"),
+            ("sequential", "Sequential", "Each layer is in device memory only while it computes: slow, least memory"),
         ),
     )
 
@@ -71,7 +71,7 @@ class Preferences(bpy.types.AddonPreferences):
         column = layout.column(heading="FLUX")
         column.prop(self, "flux_model")
         column.prop(self, "flux_adapters")
-        column.label(text="FLUX.1-dev is gated: accept its licence on huggingface.co, then give the access token once")
+        column.label(text="FLUX.1-dev is gated: accept its licence on huggingface.co, then save an access token")
         column.operator("panoform.save_hub_token", icon="LOCKED")
 
         column = layout.column(heading="Device")
@@ -83,20 +83,20 @@ class Preferences(bpy.types.AddonPreferences):
         return Path(bpy.path.abspath(self.folder))
 
     def python(self) -> Path | None:
-        """The Python that the user chose: by PANOFORM_BACKEND_PYTHON, or here; None: Panoform's own environment."""
-        chosen = os.environ.get("PANOFORM_BACKEND_PYTHON") or self.backend_python
-        return Path(bpy.path.abspath(chosen)) if chosen else None
+        """Return the user's Python, from PANOFORM_BACKEND_PYTHON or here; None for Panoform's own environment."""
+        path = os.environ.get("PANOFORM_BACKEND_PYTHON") or self.backend_python
+        return Path(bpy.path.abspath(path)) if path else None
 
     def engine_settings(self, engine: str) -> EngineSettings:
-        """Return the settings of `engine` (an upper-case name) with what is set here.
+        """Return the settings of `engine` (an upper-case name) from these preferences.
 
-        AUTO: one that takes a checkpoint where that is set, else the bundled one.
+        AUTO: the engine that loads a checkpoint if one is set, else the bundled engine.
         """
         if engine == "AUTO":
             spec = next(spec for spec in ENGINES.values() if spec.bundled != bool(self.flux_model))
         else:
             spec = ENGINES[engine.lower()]
-        if spec.bundled:  # it is small, needs no offloading, and may run on a CPU
+        if spec.bundled:  # small: needs no offloading, runs on a CPU
             return EngineSettings(engine=spec.name, device=self.device, dtype=self.dtype)
         return EngineSettings(
             engine=spec.name,

@@ -1,4 +1,4 @@
-"""The settings of a scene that the panel edits: `scene.panoform`, made of what the features contribute."""
+"""The scene's settings, `scene.panoform`, composed of the properties of the features."""
 
 from __future__ import annotations
 

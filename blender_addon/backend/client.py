@@ -1,4 +1,4 @@
-"""The client of one backend. Nothing here blocks: `submit` hands requests over, `poll` returns what has come."""
+"""A non-blocking client of one backend: `submit` sends requests, `poll` returns events and replies."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ...shared.protocol.messages import (
     StatusRequest,
 )
 
-#: Seconds of silence after which the backend is asked for its status.
-ASK_AFTER_S = 5.0
-#: Seconds it may take to answer that. The answer may queue behind a panorama of 1.6 GB, encrypted at 100 MB/s.
-SILENCE_S = 60.0
+#: Seconds without a message after which the client sends a StatusRequest.
+PING_AFTER_S = 5.0
+#: Timeout for its reply, which may queue behind a panorama of 1.6 GB, encrypted at 100 MB/s.
+REPLY_TIMEOUT_S = 60.0
 
-_GONE = (
+_DISCONNECT_EVENTS = (
     zmq.EVENT_DISCONNECTED
     | zmq.EVENT_CLOSED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -33,40 +33,41 @@ _GONE = (
 
 
 class Client:
-    """One connection; `poll` returns events and replies under the id that `submit` returned.
+    """A connection to one backend.
 
-    `connection` is what the backend's connection file holds. A broken connection stays broken: make another client.
+    Events and replies have the id that `submit` returned. `connection` is the content of the backend's connection file.
+    A lost connection is not re-established: create another client.
     """
 
     def __init__(
-        self, connection: Connection, *, ask_after_s: float = ASK_AFTER_S, silence_s: float = SILENCE_S
+        self, connection: Connection, *, ping_after_s: float = PING_AFTER_S, reply_timeout_s: float = REPLY_TIMEOUT_S
     ) -> None:
-        self._ask_after_s = ask_after_s
-        self._silence_s = silence_s
-        self._heard = time.monotonic()
-        #: When the backend was asked for its status because it was silent; None while it isn't.
-        self._asked: float | None = None
-        self._gone = False
+        self._ping_after_s = ping_after_s
+        self._reply_timeout_s = reply_timeout_s
+        self._last_received = time.monotonic()
+        #: When the pending StatusRequest was sent; None if there is none.
+        self._pinged: float | None = None
+        self._is_disconnected = False
         self._lost: BackendLostError | None = None
 
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
         self._socket.maxmsgsize = wire.MAX_FRAME_BYTES
-        self._socket.rcvhwm = self._socket.sndhwm = 0  # bounded by what this side asks for
-        # Never reconnects: the backend listens before it writes the connection file, and once it is gone the port may
-        # be anybody's. (-1 would say so too, but then libzmq drops what the backend said last.)
+        self._socket.rcvhwm = self._socket.sndhwm = 0  # bounded by the requests of this side
+        # Never reconnects: the backend listens before it writes the connection file, and once it has exited another
+        # program may use the port. (-1 disables reconnecting too, but then libzmq drops the last messages received.)
         self._socket.reconnect_ivl = 2**31 - 1
         self._socket.curve_serverkey = connection.server_public_key.encode()
         self._socket.curve_publickey = connection.client_public_key.encode()
         self._socket.curve_secretkey = connection.client_secret_key.encode()
-        self._monitor = self._socket.get_monitor_socket(_GONE)
+        self._monitor = self._socket.get_monitor_socket(_DISCONNECT_EVENTS)
         self._socket.connect(connection.endpoint)
 
     def submit(self, request: Request) -> str:
-        """Send a request and return its id. Its arrays must not change until an event or reply about it has come.
+        """Send a request and return its id. Its arrays must not change until an event or reply with that id arrives.
 
-        Raise ProtocolError for an array that can't travel, BackendLostError once the connection is lost.
+        Raise ProtocolError for an array that can't be sent, BackendLostError once the connection is lost.
         """
         if self._lost is not None:
             raise self._lost
@@ -74,40 +75,42 @@ class Client:
         return request.id
 
     def status(self) -> str:
-        """Ask for a StatusReply."""
+        """Request a StatusReply."""
         return self.submit(StatusRequest())
 
     def cancel(self, job: str) -> str:
-        """Ask for a job's end. Ends in a CancelReply; the job itself in ErrorReply(code="cancelled")."""
+        """Request that a job be cancelled. The reply is a CancelReply; the job's is ErrorReply(code="cancelled")."""
         return self.submit(CancelRequest(job=job))
 
     def shutdown(self) -> str:
-        """End the backend. Ends in a ShutdownReply, the last message there will be."""
+        """Request that the backend exit. The reply is a ShutdownReply, its last message."""
         return self.submit(ShutdownRequest())
 
     def poll(self) -> list[Event | Reply]:
-        """Return what has come since the last call, in order; StatusReplies may come unasked.
+        """Return the messages received since the last call, in order, with StatusReplies to the client's own requests.
 
-        Raise BackendLostError once the connection is gone or the backend has been silent for too long,
-        BackendVersionError for a backend of another version, ProtocolError for what isn't a message.
+        Raise BackendLostError once the connection is lost or the backend does not respond,
+        BackendVersionError for a backend of another version, ProtocolError for an invalid message.
         """
-        # Checked first: what the backend sent before it ended is in the socket then.
-        gone = self._disconnected()
+        # Checked first: then the last messages before the disconnect are already in the socket.
+        disconnected = self._disconnected()
         messages = []
         while self._socket.poll(0):
             messages.append(wire.decode_answer(self._socket.recv_multipart(copy=False)))
         now = time.monotonic()
         if messages:
-            self._heard, self._asked = now, None
+            self._last_received, self._pinged = now, None
             return messages
-        if gone:
-            self._lost = BackendLostError("The backend ended, or refused the connection.", "Start it again.")
-        elif self._asked is not None and now - self._asked > self._silence_s:
-            self._lost = BackendLostError(f"The backend has not answered for {now - self._asked:.0f} s.", "Restart it.")
+        if disconnected:
+            self._lost = BackendLostError("The backend exited or refused the connection.", "Start it again.")
+        elif self._pinged is not None and now - self._pinged > self._reply_timeout_s:
+            self._lost = BackendLostError(
+                f"The backend has not responded for {now - self._pinged:.0f} s.", "Restart it."
+            )
         if self._lost is not None:
             raise self._lost
-        if self._asked is None and now - self._heard > self._ask_after_s:
-            self._asked = now
+        if self._pinged is None and now - self._last_received > self._ping_after_s:
+            self._pinged = now
             self.status()
         return []
 
@@ -121,5 +124,5 @@ class Client:
     def _disconnected(self) -> bool:
         while self._monitor.poll(0):
             self._monitor.recv_multipart()
-            self._gone = True
-        return self._gone
+            self._is_disconnected = True
+        return self._is_disconnected

@@ -1,4 +1,4 @@
-"""The Hugging Face access token, kept where huggingface_hub looks for it (`hf auth login` writes the same file)."""
+"""The Hugging Face access token, in the file that huggingface_hub reads and `hf auth login` writes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ...shared.protocol.errors import SettingError
 
 
 def path() -> Path:
-    """huggingface_hub's HF_TOKEN_PATH (its documentation, "Environment variables")."""
+    """Return huggingface_hub's HF_TOKEN_PATH (see "Environment variables" in its documentation)."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
     return Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
 
 
 def save(token: str) -> Path:
-    """Write the token, readable by its owner only. Raises SettingError for what is none, OutputError."""
+    """Write the token, readable by its owner only. Raise SettingError if it is not a token, OutputError."""
     token = token.strip()
     if not token.startswith("hf_"):
-        raise SettingError("That is no Hugging Face access token.", 'It starts with "hf_".')
+        raise SettingError("This is not a Hugging Face access token.", 'Tokens start with "hf_".')
     target = path()
     atomic_write(target, token.encode(), mode=0o600, make_folders=True)
     return target

@@ -1,12 +1,12 @@
-"""The backend's own Python environment, made for people who never open a terminal.
+"""Installation of the backend into its own Python environment.
 
-It lives in a folder of the user's, outside the extension, so that it survives updates and uninstalling: a venv made
-by Blender's Python, into which pip installs the wheel that came with the extension. No bpy here: the set-up runs on a
-thread of its own and is watched through `Setup`'s attributes.
+The environment is a venv of Blender's Python, into which pip installs the wheel bundled with the extension. It is in a
+user folder outside the extension, so that it survives updates and uninstalling. This module doesn't use bpy: `Setup`
+runs on its own thread and is observed through its attributes.
 
     folder/environment/       the venv
-    folder/environment/panoform.json   written last: which version is complete in there
-    folder/setup.log          everything that pip said
+    folder/environment/panoform.json   written last: the installed version
+    folder/setup.log          the output of pip
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ _WHEEL = re.compile(r"panoform-([^-]+)-py3-none-any\.whl")
 
 
 class _Marker(msgspec.Struct):
-    """What is in the marker's file."""
+    """The content of the marker file."""
 
     version: str
 
 
-class Found(Enum):
-    """What lies in the folder of the environment."""
+class Installed(Enum):
+    """The state of the environment in a folder."""
 
     ABSENT = "absent"
-    #: A set-up was interrupted, or the Blender whose Python it used is gone.
+    #: The setup was interrupted, or the Python that made the venv no longer exists.
     BROKEN = "broken"
-    #: Complete, but of another version than the extension.
+    #: Complete, but not the version of the extension.
     OTHER_VERSION = "other version"
     READY = "ready"
 
 
 def default_folder() -> Path:
-    """Panoform's folder in the user's data folder."""
+    """Return Panoform's folder in the user's data folder."""
     if sys.platform == "win32":
         return Path(os.environ["LOCALAPPDATA"]) / "Panoform"
     if sys.platform == "darwin":
@@ -66,71 +66,71 @@ def default_folder() -> Path:
 
 
 def python_in(folder: Path) -> Path:
-    """The Python of the environment in `folder`, whether it is there or not."""
+    """Return the path of the Python in the environment in `folder`, which may not exist."""
     return folder / "environment" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def find(folder: Path, version: str) -> Found:
-    """What is in `folder`, for an extension of `version`."""
+def find(folder: Path, version: str) -> Installed:
+    """Return the state of the environment in `folder`, for an extension of `version`."""
     environment = folder / "environment"
     if not environment.exists():
-        return Found.ABSENT
+        return Installed.ABSENT
     try:
-        made = json_file.read(environment / MARKER, _Marker)
-        complete = python_in(folder).exists() and _base_of(environment).exists()
+        marker = json_file.read(environment / MARKER, _Marker)
+        complete = python_in(folder).exists() and _base_folder(environment).exists()
     except (OSError, ValueError):
-        return Found.BROKEN
+        return Installed.BROKEN
     if not complete:
-        return Found.BROKEN
-    return Found.READY if made.version == version else Found.OTHER_VERSION
+        return Installed.BROKEN
+    return Installed.READY if marker.version == version else Installed.OTHER_VERSION
 
 
-def _base_of(environment: Path) -> Path:
-    """The folder of the Python that a venv was made by (a venv stops working when that is deleted)."""
+def _base_folder(environment: Path) -> Path:
+    """Return the folder of the Python that made a venv (a venv needs it to work)."""
     lines = (environment / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
     return Path(next((value for key, _, value in (line.partition(" = ") for line in lines) if key == "home"), "?"))
 
 
 def bundled_wheel(extension: Path) -> Path:
-    """The backend's wheel in the extension's folder. Raises BackendMissingError where there is none (a checkout)."""
+    """Return the wheel bundled with the extension. Raise BackendMissingError if there is none (in a checkout)."""
     for path in sorted((extension / "backend_wheel").glob("panoform-*.whl")):
         if _WHEEL.fullmatch(path.name):
             return path
     raise BackendMissingError(
-        "This copy of Panoform carries no backend to install.",
-        "Install the zip that build_addon.py makes, or set the backend's Python in the add-on's preferences.",
+        "This copy of Panoform does not include the backend.",
+        "Install a zip made by build_addon.py, or set the backend's Python in the add-on's preferences.",
     )
 
 
 def version_of(wheel: Path) -> str:
-    """ "0.1.0" of panoform-0.1.0-py3-none-any.whl."""
+    """Return "0.1.0" for panoform-0.1.0-py3-none-any.whl."""
     match = _WHEEL.fullmatch(wheel.name)
     if match is None:
-        raise BackendMissingError(f"{wheel.name} is not a wheel of Panoform.", "Install the extension again.")
+        raise BackendMissingError(f"{wheel.name} is not a Panoform wheel.", "Install the extension again.")
     return match[1]
 
 
 def base_python() -> Path:
-    """The Python that Blender runs on, as a program. Raises BackendMissingError where Blender hides it."""
+    """Return Blender's Python executable. Raise BackendMissingError if it is unknown."""
     python = Path(sys.executable)
     if not python.name.lower().startswith("python"):
         raise BackendMissingError(
-            f"This Blender does not say where its Python is (it names {python}).",
+            f"The Python executable of this Blender is unknown (sys.executable is {python}).",
             "Set the backend's Python in the add-on's preferences to one with Panoform's wheel installed.",
         )
     return python
 
 
 def has_nvidia_driver() -> bool:
-    """Whether Windows has NVIDIA's driver (its CUDA library is installed with it)."""
+    """Return whether NVIDIA's driver is installed (Windows; it includes this CUDA library)."""
     return (Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll").exists()
 
 
 class Setup:
-    """One set-up under way. `start` returns at once; `done` tells when it has ended, `error` how (None: it is ready).
+    """A setup of the environment on its own thread. When `done`, `error` is None or the reason of the failure.
 
-    `text` is what pip does now, in a few words; `fraction` the share of the present download that has arrived, in
-    [0, 1], None while nothing is being downloaded.
+    `text` describes the current step; `fraction` is the progress of the current download in [0, 1], None if there is
+    none.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class Setup:
         pip_arguments: Sequence[str] = (),
         before: Callable[[], None] | None = None,
     ) -> None:
-        """`python` makes the venv; `pip_arguments` go to every `pip install` (an index of one's own …). `before` is
-        called first, on the thread (to wait for a backend that uses the environment)."""
+        """`python` makes the venv; `pip_arguments` are added to each `pip install` (e.g. an index). `before` is called
+        first, on the thread (to wait for a backend that uses the environment)."""
         self.folder = folder
         self.wheel = wheel
         self.python = python
@@ -161,12 +161,12 @@ class Setup:
 
     @property
     def cancelling(self) -> bool:
-        """Whether its end was asked for."""
+        """Whether `cancel` was called."""
         return self._cancelled.is_set()
 
     @property
     def status(self) -> str:
-        """`text`, or that it is being cancelled."""
+        """`text`, or "Cancelling"."""
         return "Cancelling" if self.cancelling else self.text
 
     @property
@@ -177,8 +177,7 @@ class Setup:
         self._thread.start()
 
     def cancel(self, *, wait: bool = False) -> None:
-        """Begin to end it; `wait` until it has ended. What was downloaded stays in pip's cache, so that the next one is
-        shorter."""
+        """Cancel the setup; `wait` until it has ended. Downloads stay in pip's cache for the next one."""
         self._cancelled.set()
         if self._process is not None:
             self._process.kill()
@@ -193,7 +192,7 @@ class Setup:
         except PanoformError as error:
             self.error = error
         except OSError as error:
-            self.error = _explain_os_error(error, self.folder)
+            self.error = _error_from_os_error(error, self.folder)
         except Exception as error:
             self.error = unexpected(error)
 
@@ -205,16 +204,16 @@ class Setup:
                 "Choose another folder for the environment in the add-on's preferences.",
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _only_one(self.folder / "setup.lock"), self.log.open("w", encoding="utf-8") as log:
+        with _lock(self.folder / "setup.lock"), self.log.open("w", encoding="utf-8") as log:
             (environment / MARKER).unlink(missing_ok=True)
-            self.text = "Making a Python environment"
+            self.text = "Creating the Python environment"
             self._call(log, self.python, "-I", "-m", "venv", "--clear", environment)
             python = python_in(self.folder)
             self._pip(log, "--upgrade", "pip")
             constraints = self.wheel.parent / "constraints.txt"
             pins = ("--constraint", constraints) if constraints.exists() else ()
             if sys.platform == "win32" and has_nvidia_driver():
-                # PyPI's torch for Windows computes on the CPU only; uv finds the build for this driver.
+                # PyPI's torch for Windows is CPU-only; uv selects the build for this driver.
                 self._pip(log, "uv")
                 self._call(log, python.parent / "uv.exe", "pip", "install", "--color", "never", "--python", python,
                            "--torch-backend=auto", *pins, "torch")  # fmt: skip
@@ -225,18 +224,18 @@ class Setup:
     def _pip(self, log, *arguments: str | Path) -> None:
         python = python_in(self.folder)
         version = self._call(log, python, "-I", "-m", "pip", "--version")
-        # Since 24.1 pip can tell how much of a download has come; before, only what it downloads.
+        # pip reports the progress of downloads in a parsable format since 24.1.
         raw = tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= (24, 1)
         progress = ("--progress-bar", "raw" if raw else "off")
         self._call(log, python, "-I", "-X", "utf8", "-m", "pip", "install", "--disable-pip-version-check", "--no-input",
                    *progress, *self.pip_arguments, *arguments)  # fmt: skip
 
     def _call(self, log, *command: str | Path) -> str:
-        """Run one program, follow what it says, return it. Raises the error that its words stand for."""
+        """Run a program, follow its output and return it. Raise the error that the output indicates."""
         if self._cancelled.is_set():
-            raise Cancelled("Setting up was cancelled.")
+            raise Cancelled("The setup was cancelled.")
         log.write(f"$ {' '.join(map(str, command))}\n")
-        said: list[str] = []
+        output: list[str] = []
         self._process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -248,23 +247,23 @@ class Setup:
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         with self._process as process:
-            if self._cancelled.is_set():  # between the check above and the start
+            if self._cancelled.is_set():  # cancelled between the check above and the start
                 process.kill()
             assert process.stdout is not None
             for line in process.stdout:
-                if not self._follow(line):
-                    said.append(line)
+                if not self._parse_progress(line):
+                    output.append(line)
                     log.write(line)
                     log.flush()
         self.fraction = None
         if self._cancelled.is_set():
-            raise Cancelled("Setting up was cancelled.")
+            raise Cancelled("The setup was cancelled.")
         if process.returncode:
-            raise explain("".join(said), self.folder, self.log)
-        return "".join(said)
+            raise error_from_output("".join(output), self.folder, self.log)
+        return "".join(output)
 
-    def _follow(self, line: str) -> bool:
-        """Take a line of pip's or uv's to the panel; True for one that is only a number of bytes."""
+    def _parse_progress(self, line: str) -> bool:
+        """Update `text` and `fraction` from a line of pip or uv; return True for a line with only byte counts."""
         if match := re.match(r"Progress (\d+) of (\d+)", line):
             self.fraction = int(match[1]) / max(int(match[2]), 1)
             return True
@@ -280,8 +279,8 @@ class Setup:
 
 
 @contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Hold `path` locked. Raises BusyError where another Blender holds it; the system frees it with its process."""
+def _lock(path: Path) -> Iterator[None]:
+    """Lock `path`; the system releases it when the process exits. Raise BusyError if another Blender holds it."""
     with path.open("a+b") as handle:
         try:
             if os.name == "nt":
@@ -297,34 +296,34 @@ def _only_one(path: Path) -> Iterator[None]:
         yield
 
 
-def _explain_os_error(error: OSError, folder: Path) -> BackendError:
-    return explain(f"{error}", folder, None)
+def _error_from_os_error(error: OSError, folder: Path) -> BackendError:
+    return error_from_output(f"{error}", folder, None)
 
 
-def explain(said: str, folder: Path, log: Path | None) -> BackendError:
-    """What went wrong, from what pip, uv or the system `said`, in words that help."""
-    here = f"{platform.system()} {platform.machine()}, Python {sys.version_info.major}.{sys.version_info.minor}"
+def error_from_output(output: str, folder: Path, log: Path | None) -> BackendError:
+    """Return an error with a hint for the output of pip, uv or the system."""
+    system = f"{platform.system()} {platform.machine()}, Python {sys.version_info.major}.{sys.version_info.minor}"
     for pattern, message, hint in (
         (
             r"No space left on device|Errno 28\b|WinError 112\b|not enough space|Disk quota exceeded",
             f"The disk with {folder} is full.",
-            "Free some space (about 10 GB is needed) or choose another folder in the preferences, then set up again.",
+            "Free some space (about 10 GB are needed) or choose another folder in the preferences, then set up again.",
         ),
         (
             r"Temporary failure in name resolution|Name or service not known|getaddrinfo failed|nodename nor servname"
             r"|NewConnectionError|Network is unreachable|ConnectTimeout|Read timed out|ConnectionResetError"
             r"|ProxyError|dns error|ProtocolError",
             "The network could not be reached.",
-            "Check the connection (and the proxy), then set up again: what has been downloaded is kept.",
+            "Check the connection (and the proxy), then set up again: finished downloads are kept.",
         ),
         (
             r"SSLError|CERTIFICATE_VERIFY_FAILED",
             "The package server's certificate could not be verified.",
-            "Check the computer's clock, and the proxy or antivirus that opens secure connections.",
+            "Check the computer's clock, and any proxy or antivirus that intercepts secure connections.",
         ),
         (
             r"No matching distribution found for torch|requires a different Python|is not a supported wheel",
-            f"PyTorch or Panoform's backend does not come for this computer ({here}).",
+            f"PyTorch or Panoform's backend is not available for this computer ({system}).",
             "Install the backend's wheel with another Python (3.11 to 3.14, 64 bit) and set that in the preferences.",
         ),
         (
@@ -336,18 +335,16 @@ def explain(said: str, folder: Path, log: Path | None) -> BackendError:
             r"Permission denied|Access is denied|PermissionError|Read-only file system|Errno 13\b|Errno 30\b"
             r"|WinError 5\b|WinError 32\b|Not a directory|WinError 267\b",
             f"{folder} can't be written.",
-            "Close other Blenders that use the backend, or choose another folder in the preferences.",
+            "Close other Blender instances that use the backend, or choose another folder in the preferences.",
         ),
         (
             r"No module named venv|ensurepip is not|No module named ensurepip",
-            "Blender's Python comes without what makes environments (venv, ensurepip).",
+            "Blender's Python can't create environments: venv or ensurepip is missing.",
             "Install python3-venv from your system's packages, or set the backend's Python in the preferences.",
         ),
     ):
-        if match := re.search(pattern, said):
+        if match := re.search(pattern, output):
             return BackendError(message.replace("{package}", match.groups()[-1] if match.groups() else ""), hint)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    last = next(
-        (line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "it said nothing"
-    )
-    return BackendError(f"Setting up failed: {last}", f"Everything it said is in {log}." if log else "")
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    last = next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "no output")
+    return BackendError(f"The setup failed: {last}", f"The full output is in {log}." if log else "")

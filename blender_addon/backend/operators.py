@@ -1,4 +1,4 @@
-"""Operators for the backend itself, and for what the panel offers when something went wrong."""
+"""Operators for the backend and for the errors shown in the panel."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from . import hub_token, installer
 EXTENSION_FOLDER = Path(__file__).resolve().parents[2]
 
 
-def _why_not_set_up() -> str:
+def _setup_disabled_reason() -> str:
     if jobs.setup is not None:
-        return "The set-up that was cancelled is ending" if jobs.setup.cancelling else "The backend is being set up"
+        return "The setup is being cancelled" if jobs.setup.cancelling else "The backend is being set up"
     if jobs.job is not None:
-        return "Panoform is at work: wait for it, or cancel it"
+        return "A job is running: wait for it or cancel it"
     if preferences.get().python() is not None:
-        return "The preferences name a Python of your own, which Panoform leaves alone"
+        return "The preferences set a Python of your own, which Panoform does not change"
     if not bpy.app.online_access:
-        return "Setting up downloads packages: allow online access in Preferences ▸ System"
+        return "Setup downloads packages: allow online access in Preferences ▸ System"
     return ""
 
 
 class PANOFORM_OT_setup_backend(bpy.types.Operator):
-    """Download and install the backend into a folder of its own (some gigabytes), or update or repair it"""
+    """Download and install the backend into its own folder (several gigabytes), or update or repair it"""
 
     bl_idname = "panoform.setup_backend"
-    bl_label = "Set up the Backend"
+    bl_label = "Set Up Backend"
 
-    poll = poll_unless(_why_not_set_up)
+    poll = poll_unless(_setup_disabled_reason)
 
     @reporting
     def execute(self, _context: bpy.types.Context) -> set[str]:
@@ -52,10 +52,10 @@ class PANOFORM_OT_setup_backend(bpy.types.Operator):
 
 
 class PANOFORM_OT_stop_backend(bpy.types.Operator):
-    """End the backend process and free its memory. It starts again when it is needed"""
+    """Stop the backend process and free its memory. It starts again on demand"""
 
     bl_idname = "panoform.stop_backend"
-    bl_label = "Stop the Backend"
+    bl_label = "Stop Backend"
 
     poll = poll_unless(lambda: "" if jobs.session else "The backend is not running")
 
@@ -65,7 +65,7 @@ class PANOFORM_OT_stop_backend(bpy.types.Operator):
 
 
 class PANOFORM_OT_copy_error(bpy.types.Operator):
-    """Copy all that is known about the error, for a bug report"""
+    """Copy the details of the error for a bug report"""
 
     bl_idname = "panoform.copy_error"
     bl_label = "Copy Details"
@@ -77,7 +77,7 @@ class PANOFORM_OT_copy_error(bpy.types.Operator):
 
 
 class PANOFORM_OT_dismiss_error(bpy.types.Operator):
-    """Forget this error"""
+    """Hide this error"""
 
     bl_idname = "panoform.dismiss_error"
     bl_label = "Dismiss"
@@ -89,13 +89,13 @@ class PANOFORM_OT_dismiss_error(bpy.types.Operator):
 
 
 class PANOFORM_OT_use_offload(bpy.types.Operator):
-    """Keep in device memory only what is computing: slower, and it fits"""
+    """Keep each model in device memory only while it computes: slower, but needs less memory"""
 
     bl_idname = "panoform.use_offload"
     bl_label = "Use Model Offload"
     bl_options: ClassVar = {"INTERNAL"}
 
-    poll = poll_unless(lambda: "" if preferences.get().offload == "none" else "Offload is on already")
+    poll = poll_unless(lambda: "" if preferences.get().offload == "none" else "Offload is already enabled")
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         preferences.get().offload = "model"
@@ -104,7 +104,7 @@ class PANOFORM_OT_use_offload(bpy.types.Operator):
 
 
 class PANOFORM_OT_save_hub_token(bpy.types.Operator):
-    """Keep a Hugging Face access token on this computer, where all programs that use the hub look for it"""
+    """Save a Hugging Face access token on this computer, where all programs using huggingface_hub find it"""
 
     bl_idname = "panoform.save_hub_token"
     bl_label = "Save Access Token"
@@ -119,7 +119,7 @@ class PANOFORM_OT_save_hub_token(bpy.types.Operator):
     @reporting
     def execute(self, _context: bpy.types.Context) -> set[str]:
         path = hub_token.save(self.token)
-        self.report({"INFO"}, f"Saved in {path}.")
+        self.report({"INFO"}, f"Saved to {path}.")
         return FINISHED
 
 

@@ -1,4 +1,4 @@
-"""The head of the sidebar tab "Panoform": how the backend is doing, and what went wrong."""
+"""The top panel of the sidebar tab "Panoform": the backend's state and the last error."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ...shared.protocol.errors import PanoformError
 from ..jobs.manager import State, jobs
 from ..ui.panel_parts import Section, characters, draw_text
 
-#: Errors that one press mends: code → operator, label.
+#: Errors with a button that fixes them: code → operator, label.
 FIXES = {
-    "backend_missing": ("panoform.setup_backend", "Set up the Backend"),
-    "backend_version": ("panoform.setup_backend", "Update the Backend"),
+    "backend_missing": ("panoform.setup_backend", "Set Up Backend"),
+    "backend_version": ("panoform.setup_backend", "Update Backend"),
     "device_memory": ("panoform.use_offload", "Use Model Offload"),
 }
 
@@ -34,17 +34,17 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
             row.operator("panoform.cancel", text="", icon="X")
         case State.NOT_SET_UP:
             row.label(text="Not set up", icon="RADIOBUT_OFF")
-            _draw_setup(layout, "Set up the Backend", width)
+            _draw_setup(layout, "Set Up Backend", width)
         case State.OUT_OF_DATE:
-            row.label(text="Set up for another version", icon="RADIOBUT_OFF")
-            _draw_setup(layout, "Update the Backend", width)
+            row.label(text="Version mismatch", icon="RADIOBUT_OFF")
+            _draw_setup(layout, "Update Backend", width)
         case State.STOPPED:
-            row.label(text="Starts when it is needed", icon="RADIOBUT_OFF")
+            row.label(text="Not running (starts on demand)", icon="RADIOBUT_OFF")
         case State.STARTING:
             row.label(text="Starting", icon="SORTTIME")
         case State.READY:
             status = jobs.session.status
-            # "FLUX + OmniX", without what explains it in the menu of engines
+            # "FLUX + OmniX", without the explanation in its label
             row.label(
                 text=" · ".join(["Ready", *(status.engine or "").split(" (")[:1]]).strip(" ·"), icon="RADIOBUT_ON"
             )
@@ -59,14 +59,14 @@ def _draw_setup(layout: bpy.types.UILayout, label: str, width: int) -> None:
     row.scale_y = 1.4
     row.operator("panoform.setup_backend", text=label, icon="IMPORT")
     if not bpy.app.online_access:
-        draw_text(layout, "It downloads packages: allow online access first.", width, icon="INFO")
+        draw_text(layout, "Setup downloads packages: allow online access first.", width, icon="INFO")
         layout.operator("screen.userpref_show", text="Open Preferences", icon="PREFERENCES").section = "SYSTEM"
 
 
 def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) -> None:
     draw_text(layout, error.message, width - 4, icon="ERROR")
     draw_text(layout, error.hint, width - 4, icon="BLANK1")
-    # On a CPU there is nothing to offload from, and the error doesn't advise it.
+    # Offload does not help on a CPU; the error's hint doesn't suggest it then.
     if error.code in FIXES and (error.code != "device_memory" or "offload" in error.hint):
         operator, label = FIXES[error.code]
         layout.operator(operator, text=label)

@@ -1,7 +1,7 @@
-"""Starts the backend, watches it, and ends it. Nothing here waits but `stop(wait=True)`.
+"""Start, watch and stop the backend process. Only `stop(wait=True)` blocks.
 
-The backend holds one end of a pipe (its stdin) and this process the other; when this process ends, however that
-happens, the system closes the pipe and the backend ends too.
+The backend's stdin is a pipe from this process. When this process exits for any reason, the system closes the pipe and
+the backend exits too.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from ...shared.protocol import connection
 from ...shared.protocol.connection import Connection
 from ...shared.protocol.errors import BackendLostError, BackendMissingError, OutputError, PanoformError
 
-#: A cold start reads Python and numpy from a slow disk, past a virus scanner.
-START_S = 60.0
-#: How long it is waited for the backend to end by itself, and then after `terminate`.
-STOP_S = 6.0
+#: Timeout for starting: a cold start reads Python and numpy from a slow disk, through a virus scanner.
+START_TIMEOUT_S = 60.0
+#: Timeout for exiting by itself, and then for `terminate`.
+STOP_TIMEOUT_S = 6.0
 _TAIL_BYTES = 8192
 
 
 class BackendProcess:
-    """One backend, started at once. Call `poll` until it brings the connection, and then to hear of the backend's end.
+    """A backend process, started on construction. Call `poll` until it returns the connection, then to detect the exit.
 
-    `command` runs Panoform's command line, e.g. ("…/bin/python", "-m", "panoform.backend"). `folder` takes the
-    connection file and the log, each of a name of its own. Raises BackendMissingError where the command can't be
-    started, OutputError where the folder can't be written.
+    `command` runs Panoform's command line, e.g. ("…/bin/python", "-m", "panoform.backend"). The connection file and the
+    log are written to `folder` under unique names. Raise BackendMissingError if the command can't be started,
+    OutputError if the folder can't be written.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, *, start_s: float = START_S) -> None:
+    def __init__(self, command: Sequence[str], folder: Path, *, start_timeout_s: float = START_TIMEOUT_S) -> None:
         name = f"backend-{uuid4().hex[:12]}"
         self.log_path = folder / f"{name}.log"
         self._connection_path = folder / f"{name}.json"
         self._program = command[0]
         self._connection: Connection | None = None
         self._error: PanoformError | None = None
-        #: Sees the process to its end, once that was asked for.
-        self._ending: threading.Thread | None = None
-        self._start_by = time.monotonic() + start_s
+        #: Waits for the process to exit after `stop`.
+        self._stop_thread: threading.Thread | None = None
+        self._start_deadline = time.monotonic() + start_timeout_s
         try:
             folder.mkdir(parents=True, exist_ok=True)
             log = self.log_path.open("wb")
         except OSError as error:
             raise OutputError(
-                f"{folder} can't be written: {error.strerror}.", "Make room there, or choose another folder."
+                f"{folder} can't be written: {error.strerror}.", "Free some space, or choose another folder."
             ) from error
         try:
             with log:
@@ -59,7 +59,7 @@ class BackendProcess:
                     stderr=subprocess.STDOUT,
                     cwd=folder,
                     env=_environment(),
-                    # Ctrl+C in Blender's terminal is meant for Blender.
+                    # Ctrl+C in Blender's terminal must not reach the backend.
                     start_new_session=True,
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
                 )
@@ -67,29 +67,29 @@ class BackendProcess:
             self.log_path.unlink()
             raise BackendMissingError(
                 f"The backend can't be started: {self._program}: {error.strerror}.",
-                "Set up the backend in the add-on's preferences, or point them at its Python.",
+                "Set up the backend in the add-on's preferences, or choose its Python there.",
             ) from error
         assert self._process.stdin
         self._pipe = self._process.stdin
 
     def poll(self) -> Connection | None:
-        """The connection, or None while the backend is starting.
+        """Return the connection, or None while the backend is starting.
 
-        Raises, from the failure on at every call: BackendLostError if it ended or did not come up in time,
-        BackendMissingError if that Python has no Panoform, BackendVersionError if it is of another version.
+        Raise BackendLostError if it exited or did not start in time, BackendMissingError if its Python has no Panoform,
+        BackendVersionError if it is of another version. Every later call raises the same error.
         """
         if self._error is None:
             try:
-                self._look()
+                self._check()
             except PanoformError as error:
                 self._error = error
-                self.stop(patience_s=0)
+                self.stop(timeout_s=0)
         if self._error is not None:
             raise self._error
         return self._connection
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines the backend wrote, or why they can't be read."""
+        """Return the last lines of the log, or why it can't be read."""
         try:
             with self.log_path.open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
@@ -98,68 +98,68 @@ class BackendProcess:
             return f"{self.log_path} can't be read: {error.strerror}."
         return "\n".join(text.splitlines()[-lines:])
 
-    def stop(self, *, wait: bool = False, patience_s: float = STOP_S) -> None:
-        """Begin to end the backend: its pipe is closed at once; a thread terminates it after `patience_s`, kills it
-        after as long again, and deletes the connection file. `wait`: return when it is gone.
+    def stop(self, *, wait: bool = False, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Stop the backend: close its pipe; a thread terminates it after `timeout_s`, kills it after as long again, and
+        deletes the connection file. `wait`: block until it has exited.
 
-        To let its clients hear the last replies, send `Client.shutdown` before and wait for the reply.
+        To receive the last replies, send `Client.shutdown` and wait for its reply before.
         """
         self._pipe.close()
-        if wait and self._ending is not None:
-            self._ending.join()
+        if wait and self._stop_thread is not None:
+            self._stop_thread.join()
         elif wait:
-            self._end(patience_s)  # not in a thread: while Python exits, none can be started
-        elif self._ending is None:
-            self._ending = threading.Thread(
-                target=self._end, args=(patience_s,), name="panoform-backend-end", daemon=True
+            self._end(timeout_s)  # not in a thread: none can start while Python exits
+        elif self._stop_thread is None:
+            self._stop_thread = threading.Thread(
+                target=self._end, args=(timeout_s,), name="panoform-backend-end", daemon=True
             )
-            self._ending.start()
+            self._stop_thread.start()
 
-    def _end(self, patience_s: float) -> None:
-        """See the process, whose pipe is closed, to its end."""
+    def _end(self, timeout_s: float) -> None:
+        """Wait for the process to exit, terminating and then killing it; its pipe is closed."""
         for end in (self._process.terminate, self._process.kill):
             try:
-                self._process.wait(patience_s)
+                self._process.wait(timeout_s)
                 break
             except subprocess.TimeoutExpired:
                 end()
         self._process.wait()
         self._connection_path.unlink(missing_ok=True)
 
-    def _look(self) -> None:
-        """One step of the watch: starting → ready → ended."""
+    def _check(self) -> None:
+        """Update the connection. Raise if the process exited or did not start in time."""
         exit_code = self._process.poll()
         if exit_code is not None:
-            raise self._ended(exit_code)
+            raise self._exit_error(exit_code)
         if self._connection is not None:
             return
         try:
             self._connection = connection.read(self._connection_path)
         except FileNotFoundError:
-            if time.monotonic() > self._start_by:
+            if time.monotonic() > self._start_deadline:
                 raise BackendLostError(
-                    f"The backend did not start. Its last words: {self.log_tail(1) or 'none'}", self._hint()
+                    f"The backend did not start. Last log line: {self.log_tail(1) or 'none'}", self._hint()
                 ) from None
 
-    def _ended(self, exit_code: int) -> PanoformError:
+    def _exit_error(self, exit_code: int) -> PanoformError:
         tail = self.log_tail()
         if self._connection is None and "No module named" in tail and "panoform" in tail:
             return BackendMissingError(
                 f"{self._program} has no Panoform installed.",
-                "Set up the backend in the add-on's preferences, or point them at another Python.",
+                "Set up the backend in the add-on's preferences, or choose another Python there.",
             )
         when = "while starting" if self._connection is None else "unexpectedly"
-        words = tail.splitlines()[-1:] or ["none"]
+        last_line = next(reversed(tail.splitlines()), "none")
         return BackendLostError(
-            f"The backend ended {when} (exit code {exit_code}). Its last words: {words[0]}", self._hint()
+            f"The backend exited {when} (exit code {exit_code}). Last log line: {last_line}", self._hint()
         )
 
     def _hint(self) -> str:
-        return f"Start it again; the whole story is in {self.log_path}."
+        return f"Start it again; see the log {self.log_path}."
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without what was set for Blender's own Python."""
+    """Return this process's environment without the variables for Blender's own Python."""
     environment = {
         name: value
         for name, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""One backend in use: its process and the connection to it, from the start of the one to the end of both."""
+"""A running backend: its process and the connection to it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from ...shared.protocol.messages import Event, Reply, StatusReply
 from .client import Client
 from .process import BackendProcess
 
-#: Logs of past backends that are kept.
+#: Number of logs that are kept.
 MAX_LOGS = 10
 
 
 class Session:
-    """Starts a backend at once; `status` is None until it has answered. Raises what BackendProcess raises."""
+    """A backend process, started on construction, and its client. `status` is None until the backend has replied.
+
+    Raise the errors of BackendProcess.
+    """
 
     def __init__(self, python: Path, folder: Path) -> None:
-        """`python` has Panoform installed; `folder` takes the connection file and the log."""
-        _sweep(folder)
+        """`python` must have Panoform installed; the connection file and the log are written to `folder`."""
+        _delete_old_logs(folder)
         self.process = BackendProcess((str(python), "-m", "panoform.backend"), folder)
         self.client: Client | None = None
         self.status: StatusReply | None = None
 
     def poll(self) -> list[Event | Reply]:
-        """What the backend has said. Raises, when it is lost or unfit, what BackendProcess and Client raise."""
+        """Return the messages received since the last call. Raise the errors of BackendProcess and Client."""
         if self.client is None:
             connection = self.process.poll()
             if connection is None:
@@ -35,7 +38,7 @@ class Session:
         try:
             messages = self.client.poll()
         except BackendLostError:
-            self.process.poll()  # knows its last words, if it has ended
+            self.process.poll()  # raises a better error if the process has exited
             raise
         for message in messages:
             if isinstance(message, StatusReply):
@@ -43,15 +46,15 @@ class Session:
         return messages
 
     def close(self, *, wait: bool) -> None:
-        """End the connection and begin to end the backend; `wait` until it is gone."""
+        """Close the connection and stop the backend; `wait` until it has exited."""
         if self.client is not None:
             self.client.close()
         self.process.stop(wait=wait)
 
 
-def _sweep(folder: Path) -> None:
-    """Delete the oldest logs."""
+def _delete_old_logs(folder: Path) -> None:
+    """Delete all but the newest logs."""
     logs = sorted(folder.glob("backend-*.log"), key=lambda log: log.stat().st_mtime, reverse=True)
     for log in logs[MAX_LOGS:]:
-        with contextlib.suppress(OSError):  # another Blender sweeps too, or its backend holds the file (Windows)
+        with contextlib.suppress(OSError):  # another Blender deleted it, or its backend has it open (Windows)
             log.unlink()

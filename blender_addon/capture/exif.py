@@ -1,4 +1,4 @@
-"""What a camera wrote into a JPEG: how it was held, and its field of view. (EXIF 2.32, CIPA DC-008; TIFF 6.0.)"""
+"""EXIF data of a JPEG: orientation and field of view. (EXIF 2.32, CIPA DC-008; TIFF 6.0.)"""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from ...shared.imaging import exif
 
 _ORIENTATION, _EXIF_IFD = 0x0112, 0x8769
 _FOCAL, _WIDTH, _PLANE_RESOLUTION, _PLANE_UNIT, _FOCAL_FILM = 0x920A, 0xA002, 0xA20E, 0xA210, 0xA405
-#: TIFF types of one number each: code → struct format, and how many of it make the number.
+#: Numeric TIFF types: code → struct format, and the count of struct values (2 for a rational).
 _TYPES = {3: ("H", 1), 4: ("I", 1), 5: ("II", 2)}
 
 
 class Exif(NamedTuple):
-    #: 1 … 8, 1: upright.
+    """Orientation and field of view."""
+
+    #: EXIF orientation, 1 to 8; 1 is upright.
     orientation: int = 1
-    #: Horizontal, in degrees, of the upright picture; None where nothing tells a possible one.
+    #: Horizontal field of view of the upright picture in degrees; None if unknown or implausible.
     fov: float | None = None
 
 
 def read(data: bytes) -> Exif:
-    """Of a whole file; what is no JPEG, or damaged, tells nothing."""
+    """Read the EXIF data of a file; return defaults if it is damaged or not a JPEG."""
     try:
         width, height, tags = _jpeg(data)
     except (struct.error, IndexError):
@@ -37,7 +39,7 @@ def read(data: bytes) -> Exif:
 
 
 def _jpeg(data: bytes) -> tuple[int, int, dict[int, float]]:
-    """Width and height in pixels, and the tags that matter."""
+    """Return width and height in pixels, and the tags."""
     tags: dict[int, float] = {}
     at = 2
     while data[:2] == b"\xff\xd8":
@@ -53,7 +55,7 @@ def _jpeg(data: bytes) -> tuple[int, int, dict[int, float]]:
 
 
 def _tiff(data: bytes) -> dict[int, float]:
-    """The numbers in the first directory and in EXIF's."""
+    """Return the numeric tags of the first and the EXIF directory."""
     order = "<" if data[:2] == b"II" else ">"
     (first,) = struct.unpack_from(order + "I", data, 4)
     tags = _directory(data, order, first)
@@ -68,7 +70,7 @@ def _directory(data: bytes, order: str, at: int) -> dict[int, float]:
         if kind not in _TYPES or number != 1:
             continue
         form, parts = _TYPES[kind]
-        place = entry + 8 if parts == 1 else struct.unpack_from(order + "I", data, entry + 8)[0]
-        values = struct.unpack_from(order + form, data, place)
+        offset = entry + 8 if parts == 1 else struct.unpack_from(order + "I", data, entry + 8)[0]
+        values = struct.unpack_from(order + form, data, offset)
         tags[tag] = values[0] if parts == 1 else values[0] / values[1] if values[1] else 0.0
     return tags

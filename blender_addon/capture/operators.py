@@ -8,35 +8,35 @@ from bpy.props import BoolProperty, IntProperty
 from ...shared.engines import MAX_PANORAMA_WIDTH
 from ..jobs.manager import jobs
 from ..jobs.specs import Result
-from ..ui.operator_parts import FINISHED, RENDER_SAMPLES, poll_unless, reporting, run_job, start_render
+from ..ui.operator_parts import FINISHED, JOB_RUNNING, RENDER_SAMPLES, poll_unless, reporting, run_job, start_render
 from . import sources
 from .render import PanoramaRender, Render
 from .sources import Capture
 from .spec import RenderSpec
 
-#: Width of a render that becomes a panorama: twice what the finest engine sees.
+#: Width of a rendered panorama: twice the largest input width of an engine.
 RENDER_WIDTH_PX = 2048
 
 
 def render(
     scene: bpy.types.Scene, at_cursor: bool, width: int = RENDER_WIDTH_PX, samples: int = RENDER_SAMPLES
-) -> Capture | Render:
-    """Render the scene around its camera or the 3D cursor: begun in a window, done in the background."""
+) -> Capture | Render[Capture]:
+    """Render a panorama at the scene's camera or the 3D cursor; in a window, return the started render."""
     pose = sources.cursor_pose(scene) if at_cursor else sources.camera_pose(scene)
     return start_render(PanoramaRender(scene, pose, width=width, samples=samples))
 
 
 class PANOFORM_OT_render_panorama(bpy.types.Operator):
-    """Render the scene as an equirectangular image, which becomes the source"""
+    """Render the scene as an equirectangular image and make it the source"""
 
     bl_idname = "panoform.render_panorama"
     bl_label = "Render Panorama"
 
-    at_cursor: BoolProperty(name="From 3D Cursor", description="From the 3D cursor, not from the camera")
+    at_cursor: BoolProperty(name="From 3D Cursor", description="Render from the 3D cursor instead of the camera")
     width: IntProperty(name="Width", default=RENDER_WIDTH_PX, min=2, max=MAX_PANORAMA_WIDTH, subtype="PIXEL")
     samples: IntProperty(name="Samples", default=RENDER_SAMPLES, min=1)
 
-    poll = poll_unless(lambda: "" if jobs.job is None else "Panoform works on one panorama already")
+    poll = poll_unless(lambda: "" if jobs.job is None else JOB_RUNNING)
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:

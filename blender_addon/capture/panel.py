@@ -1,4 +1,4 @@
-"""The section of the tab that chooses the source."""
+"""The panel that selects the source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PANOFORM_PT_source(Section, bpy.types.Panel):
             case "RENDER_CAMERA" if context.scene.camera is None:
                 column.label(text="The scene has no camera", icon="INFO")
             case _:
-                button = column.operator("panoform.render_panorama", text="Only Render It")
+                button = column.operator("panoform.render_panorama", text="Render Panorama")
                 button.at_cursor = settings.source == "RENDER_CURSOR"
         column.prop(settings, "repair")
 
@@ -47,7 +47,7 @@ def _draw_world(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) 
 
 def _size(image: bpy.types.Image) -> str:
     width, height = image.size
-    return f"{width} × {height}" if width else "can't be read"
+    return f"{width} × {height}" if width else "Can't be read"
 
 
 CLASSES = (PANOFORM_PT_source,)

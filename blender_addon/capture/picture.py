@@ -1,4 +1,4 @@
-"""Photo or camera → perspective picture, with where its camera looked: what a panorama is completed around."""
+"""Photo or camera → perspective picture with the orientation of its camera, for outpainting to a panorama."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from . import exif, pixels
 
 
 class Picture(NamedTuple):
-    """A perspective picture. Holds no datablock."""
+    """A perspective picture. It holds no reference to a datablock."""
 
     #: (h, w, 3) float32 sRGB in [0, 1], top row first.
     pixels: np.ndarray
-    #: Its field of view is given.
+    #: With a field of view.
     view: View
-    #: What it is called, for names and for the record.
+    #: Name of the source, for datablocks, files and the recipe.
     source: str
 
 
 def from_image(image: bpy.types.Image, view: View) -> Picture:
-    """An image datablock, upright. `view.fov` None: as the photo's EXIF tells.
+    """Read an image datablock, upright. If `view.fov` is None, it is read from the EXIF data.
 
-    Raises SettingError where that tells none, or for an angle out of range; PanoramaError (`pixels.read`).
+    Raise SettingError if they hold none, or for an angle out of range; PanoramaError (`pixels.read`).
     """
-    told = told_by_exif(image)
+    metadata = read_exif(image)
     if view.fov is None:
-        view = msgspec.structs.replace(view, fov=told.fov)
+        view = msgspec.structs.replace(view, fov=metadata.fov)
     check_view(view)
     if view.fov is None:
-        raise SettingError(f"{image.name} doesn't tell its field of view.", "Give it.")
-    seen = upright(pixels.display(pixels.read(image)), told.orientation)
-    return Picture(np.ascontiguousarray(seen), view, Path(image.name).name)
+        raise SettingError(f"The EXIF data of {image.name} hold no field of view.", "Set it.")
+    picture = upright(pixels.display(pixels.read(image)), metadata.orientation)
+    return Picture(np.ascontiguousarray(picture), view, Path(image.name).name)
 
 
-def told_by_exif(image: bpy.types.Image) -> exif.Exif:
-    """What the camera wrote into the image's file."""
+def read_exif(image: bpy.types.Image) -> exif.Exif:
+    """Read the EXIF data of the image's file."""
     path = Path(bpy.path.abspath(image.filepath, library=image.library))
     if image.packed_file:
         return exif.read(image.packed_file.data)
@@ -52,12 +52,12 @@ def told_by_exif(image: bpy.types.Image) -> exif.Exif:
 
 
 def camera_view(scene: bpy.types.Scene) -> View:
-    """Where the scene's camera looks, and how wide.
+    """Return the orientation and field of view of the scene's camera.
 
-    Raises SceneError where it makes no perspective picture, SettingError for a field of view out of range.
+    Raise SceneError if it is not a plain perspective camera, SettingError for a field of view out of range.
     """
     if scene.camera is None:
-        raise SceneError("The scene has no camera.", "Add one.")
+        raise SceneError("The scene has no camera.", "Add a camera.")
     camera = scene.camera.data
     if camera.type != "PERSP":
         raise SceneError(f"{scene.camera.name!r} is not a perspective camera.", "Set its Type to Perspective.")
@@ -65,10 +65,10 @@ def camera_view(scene: bpy.types.Scene) -> View:
         raise SceneError(f"The lens of {scene.camera.name!r} is shifted.", "Set its Shift X and Y to 0.")
     right_top = camera.view_frame(scene=scene)[0]
     fov = 2 * math.atan2(abs(right_top.x), abs(right_top.z))
-    # A panorama's axes, ahead, left and up, in those of a camera: it looks along -Z, its top is +Y.
+    # The panorama's axes (ahead, left, up) in the camera's, which looks along -Z with +Y up.
     axes = Matrix((Vector((0, 0, -1)), Vector((-1, 0, 0)), Vector((0, 1, 0)))).transposed()
     turn = (scene.camera.matrix_world.to_quaternion().to_matrix() @ axes).to_euler("XYZ")
-    # Rounded, for a camera that looks straight down is a hair beyond 90°.
+    # Rounded: for a camera that looks straight down, the pitch is slightly beyond 90°.
     fov, yaw, pitch, roll = (round(math.degrees(angle), 4) for angle in (fov, turn.z, -turn.y, turn.x))
     view = View(fov=fov, yaw=yaw, pitch=pitch, roll=roll)
     check_view(view)

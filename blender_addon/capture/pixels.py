@@ -1,7 +1,7 @@
 """Blender image → array.
 
-Blender keeps the bottom row first and always four channels. Byte images hold what the file holds; float images (EXR,
-HDR, 16-bit PNG …) were taken to linear Rec.709 when loaded, from whatever colour space the image is set to.
+Blender stores the bottom row first and always four channels. Byte images hold the values of the file; float images
+(EXR, HDR, 16-bit PNG …) are converted to linear Rec.709 on loading, from the colour space set for the image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...shared.protocol.errors import PanoramaError
 
 
 class Pixels(NamedTuple):
-    """A picture and what its numbers are, as `messages.PerceiveRequest` has them."""
+    """Pixels and their encoding, as in PerceiveRequest."""
 
     #: (H, W, 3) float32, top row first.
     pixels: np.ndarray
@@ -26,16 +26,16 @@ class Pixels(NamedTuple):
 
 
 def raw(image: bpy.types.Image) -> np.ndarray:
-    """The numbers of `image.pixels`, (H, W, 4) float32, top row first.
+    """Return `image.pixels` as (H, W, 4) float32, top row first.
 
-    Raises PanoramaError where the image has no data (missing or damaged file) or is too wide.
+    Raise PanoramaError if the image has no data (missing or damaged file) or is too wide.
     """
-    width, height = image.size  # asking for it loads the file
+    width, height = image.size  # loads the file
     if not (width and height):
         where = f" ({bpy.path.abspath(image.filepath)})" if image.filepath else ""
         raise PanoramaError(
-            f"The image {image.name!r}{where} can't be read: its file is missing, damaged or no picture.",
-            "Reload it, or choose another one.",
+            f"The image {image.name!r}{where} can't be read: its file is missing, damaged or not an image.",
+            "Reload it, or select another one.",
         )
     if width > MAX_PANORAMA_WIDTH:
         raise PanoramaError(
@@ -47,20 +47,21 @@ def raw(image: bpy.types.Image) -> np.ndarray:
 
 
 def read(image: bpy.types.Image) -> Pixels:
-    """A colour image as it is meant to be seen: an sRGB image sRGB-encoded, any other linear.
+    """Read a colour image: sRGB-encoded if its colour space is sRGB, else linear.
 
-    Raises PanoramaError where there is nothing to read, or where pixels are transparent.
+    Raise PanoramaError if it can't be read or has transparent pixels.
     """
     colours, alpha = read_with_alpha(image)
     if alpha is not None:
         raise PanoramaError(
-            f"The image {image.name!r} has transparent pixels.", "Save it without an alpha channel, or fill them."
+            f"The image {image.name!r} has transparent pixels.",
+            "Save it without an alpha channel, or fill the transparent areas.",
         )
     return colours
 
 
 def read_with_alpha(image: bpy.types.Image) -> tuple[Pixels, np.ndarray | None]:
-    """As `read`; and the alpha, (H, W) float32, where any of it is not 1."""
+    """Read a colour image as `read` does, and its alpha, (H, W) float32; None if all of it is 1."""
     array = raw(image)
     if array.shape[-1] < 3:
         raise PanoramaError(f"The image {image.name!r} has no colour channels.", "Use an RGB image.")
@@ -68,10 +69,10 @@ def read_with_alpha(image: bpy.types.Image) -> tuple[Pixels, np.ndarray | None]:
     colour = np.ascontiguousarray(array[..., :3])
     if image.colorspace_settings.name != "sRGB" or colour.max() > 1.001:
         return Pixels(colour, "linear"), alpha
-    # Blender's way to linear and back leaves 1.00001 where a 16-bit file has its largest value.
+    # Blender's conversion to linear and back turns the maximum of a 16-bit file into 1.00001.
     return Pixels(np.minimum(srgb_from_linear(colour), 1) if image.is_float else colour, "srgb"), alpha
 
 
 def display(colours: Pixels) -> np.ndarray:
-    """The same sRGB-encoded in [0, 1], (H, W, 3) float32; light beyond white is clipped, as a camera clips it."""
+    """Return the pixels sRGB-encoded in [0, 1], (H, W, 3) float32; brighter light is clipped."""
     return colours.pixels if colours.encoding == "srgb" else srgb_from_linear(colours.pixels.clip(0, 1))

@@ -1,4 +1,4 @@
-"""The properties of the source that panel and operators share."""
+"""The source properties that panel and operators share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from bpy.props import BoolProperty, EnumProperty, StringProperty
 
 SOURCES = (
     ("WORLD", "World HDRI", "The environment texture of the scene's world"),
-    ("IMAGE", "Image", "An equirectangular image of this file"),
-    ("FILE", "File", "An equirectangular picture on disk"),
-    ("RENDER_CAMERA", "Render from Camera", "The scene, rendered as a panorama from where its camera stands"),
-    ("RENDER_CURSOR", "Render from 3D Cursor", "The scene, rendered as a panorama from the 3D cursor"),
+    ("IMAGE", "Image", "An equirectangular image in this file"),
+    ("FILE", "File", "An equirectangular image file on disk"),
+    ("RENDER_CAMERA", "Render from Camera", "Render the scene as a panorama from its camera's position"),
+    ("RENDER_CURSOR", "Render from 3D Cursor", "Render the scene as a panorama from the 3D cursor"),
 )
 
 
@@ -18,11 +18,13 @@ def source_property() -> EnumProperty:
 
 
 def filepath_property() -> StringProperty:
-    return StringProperty(name="File", description="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1", subtype="FILE_PATH")
+    return StringProperty(
+        name="File", description="EXR, HDR, PNG, JPEG, TIFF or WebP with aspect ratio 2:1", subtype="FILE_PATH"
+    )
 
 
 def repair_property() -> BoolProperty:
     return BoolProperty(
         name="Repair Pixels",
-        description="Replace negative, infinite and NaN pixels. Off: refuse such a panorama",
+        description="Replace negative, infinite and NaN pixels. Off: such a panorama is an error",
     )

@@ -1,4 +1,4 @@
-"""A scene → panorama or picture, rendered by Cycles in a copy of it: the scene's own settings stay untouched."""
+"""Scene → panorama or picture, rendered by Cycles in a copy of the scene, so that its settings stay unchanged."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from . import picture, pixels
 from .picture import Picture
 from .sources import Capture, from_file
 
-#: Longest side of a camera's view in pixels: in a panorama 4096 wide, a view of 90° is as fine.
+#: Longest side of a rendered camera view in pixels: the resolution of 90° in a panorama 4096 px wide.
 VIEW_SIDE_PX = 1024
 
 #: Custom property of the copied scenes and their cameras.
 _IS_COPY = "panoform_render"
 
-Made = TypeVar("Made", Capture, Picture)
+ResultT = TypeVar("ResultT", Capture, Picture)
 
 
 def _can_denoise() -> bool:
-    """Some builds of Blender (Debian's 4.3) lack OpenImageDenoise, and fail where a scene asks for it."""
+    """Return whether Cycles has OpenImageDenoise: rendering with it fails in builds without (Debian's 4.3)."""
     import _cycles
 
     return _cycles.with_openimagedenoise
 
 
-class Render(abc.ABC, Generic[Made]):
-    """A render of a scene by one camera.
+class Render(abc.ABC, Generic[ResultT]):
+    """A render of a scene from one camera.
 
-    `run()` blocks. In a window: `start()`, then `poll()` from a timer until it returns what was made. One or the other,
-    once. Both end by removing the copy.
+    Either call `run()`, which blocks, or, in a window, `start()` and then `poll()` from a timer until it returns the
+    result. Both remove the copy at the end.
     """
 
     #: `session_uid` of the copies and cameras that are in use.
     _in_use: ClassVar[set[int]] = set()
 
     def __init__(
-        self, scene: bpy.types.Scene, eye: bpy.types.Camera, pose: Matrix, size: tuple[int, int], samples: int
+        self, scene: bpy.types.Scene, camera_data: bpy.types.Camera, pose: Matrix, size: tuple[int, int], samples: int
     ) -> None:
-        """Takes over `eye`, which is removed at the end. `size`: width and height in pixels."""
+        """Take ownership of `camera_data`, which is removed at the end. `size`: width and height in pixels."""
         self._source = scene.name
         self._folder = tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True)
         self._file = Path(self._folder.name) / "render.exr"
         self._started = False
-        self._uids = self._prepare(scene, eye, pose, size, samples)
+        self._uids = self._prepare(scene, camera_data, pose, size, samples)
         self._in_use.update(self._uids)
 
     def _prepare(
-        self, scene: bpy.types.Scene, eye: bpy.types.Camera, pose: Matrix, size: tuple[int, int], samples: int
+        self, scene: bpy.types.Scene, camera_data: bpy.types.Camera, pose: Matrix, size: tuple[int, int], samples: int
     ) -> tuple[int, int]:
         copy = scene.copy()
         copy.name = "Panoform Render"
-        eye.name = "Panoform Render"
-        camera = bpy.data.objects.new("Panoform Render", eye)
+        camera_data.name = "Panoform Render"
+        camera = bpy.data.objects.new("Panoform Render", camera_data)
         camera.matrix_world = pose
         copy[_IS_COPY] = camera[_IS_COPY] = True
         copy.collection.objects.link(camera)
@@ -86,20 +86,20 @@ class Render(abc.ABC, Generic[Made]):
         settings.color_mode, settings.color_depth, settings.exr_codec = "RGB", "32", "ZIP"
         settings.color_management = "FOLLOW_SCENE"
         layers = copy.view_layers
-        chosen = next((layer for layer in layers if layer.use), layers[0])
+        rendered = next((layer for layer in layers if layer.use), layers[0])
         for layer in layers:
-            layer.use = layer == chosen
+            layer.use = layer == rendered
         return copy.session_uid, camera.session_uid
 
     @abc.abstractmethod
-    def _read(self, light: pixels.Pixels) -> Made:
-        """What the render, in linear light, is to be."""
+    def _read(self, light: pixels.Pixels) -> ResultT:
+        """Convert the rendered pixels, in linear light, to the result."""
 
     def _scene(self) -> bpy.types.Scene | None:
         return next((scene for scene in bpy.data.scenes if scene.session_uid == self._uids[0]), None)
 
-    def run(self) -> Made:
-        """Render now. Raises SceneError where Blender can't."""
+    def run(self) -> ResultT:
+        """Render and return the result. Raise SceneError if Blender can't."""
         try:
             bpy.ops.render.render(scene=self._scene().name, write_still=True)
             return self._read(from_file(self._file).panorama)
@@ -109,10 +109,10 @@ class Render(abc.ABC, Generic[Made]):
             self.close()
 
     def start(self) -> None:
-        """Render in the background of a window. Raises BusyError where Blender renders already."""
+        """Start rendering as a job in a window. Raise BusyError if Blender is already rendering."""
         if bpy.app.is_job_running("RENDER"):
             self.close()
-            raise BusyError("Blender is rendering.", "Wait for it to end, or cancel it with Esc.")
+            raise BusyError("Blender is rendering.", "Wait until it finishes, or cancel it with Esc.")
         view = bpy.context.preferences.view
         display, view.render_display_type = view.render_display_type, "NONE"
         try:
@@ -121,8 +121,8 @@ class Render(abc.ABC, Generic[Made]):
         finally:
             view.render_display_type = display
 
-    def poll(self) -> Made | None:
-        """What was made once it is there, None before. Raises Cancelled where the user stopped it."""
+    def poll(self) -> ResultT | None:
+        """Return the result, or None while rendering. Raise Cancelled if the user stopped the render."""
         if bpy.app.is_job_running("RENDER"):
             return None
         try:
@@ -136,18 +136,18 @@ class Render(abc.ABC, Generic[Made]):
         """Stop the render, and remove the copied scene, its camera and the file."""
         if self._started and bpy.app.is_job_running("RENDER"):
             self._stop()
-        if self._end() is not None:
-            bpy.app.timers.register(self._end, persistent=True)
+        if self._clean_up() is not None:
+            bpy.app.timers.register(self._clean_up, persistent=True)
 
     def _stop(self) -> None:
-        """End the render by deleting its scene: Python has no other way to stop one. Blender waits for its end."""
+        """Stop the render by deleting its scene, the only way from Python. Blender blocks until it has stopped."""
         scene = self._scene()
         if scene is not None and len(bpy.data.scenes) > 1:
             with bpy.context.temp_override(scene=scene):
                 bpy.ops.scene.delete()
 
-    def _end(self) -> float | None:
-        """Clean up, or say in how many seconds to try again (for `bpy.app.timers`): while Blender renders."""
+    def _clean_up(self) -> float | None:
+        """Remove the copy; while Blender renders, return the seconds until the next try (for `bpy.app.timers`)."""
         if bpy.app.is_job_running("RENDER") and self._started:
             return 0.5
         self._folder.cleanup()
@@ -161,32 +161,32 @@ class Render(abc.ABC, Generic[Made]):
 
 
 class PanoramaRender(Render[Capture]):
-    """The scene all around, equirectangular, in linear light."""
+    """An equirectangular render of the scene, in linear light."""
 
     def __init__(self, scene: bpy.types.Scene, pose: Matrix, *, width: int, samples: int) -> None:
         """`pose`: `capture.camera_pose` or `cursor_pose`. `width` in pixels, twice the height."""
         if not (2 <= width <= MAX_PANORAMA_WIDTH):
             raise PanoramaError(f"A panorama {width} px wide can't be rendered.", f"Use 2 to {MAX_PANORAMA_WIDTH} px.")
-        _need_cycles()
+        _check_cycles()
         self._pose = pose.copy()
-        eye = bpy.data.cameras.new("Panoform Render")
-        eye.type = "PANO"
-        eye.panorama_type = "EQUIRECTANGULAR"
-        eye.clip_start, eye.clip_end = 1e-3, 1e9
+        camera_data = bpy.data.cameras.new("Panoform Render")
+        camera_data.type = "PANO"
+        camera_data.panorama_type = "EQUIRECTANGULAR"
+        camera_data.clip_start, camera_data.clip_end = 1e-3, 1e9
         ahead = self._pose @ Euler((math.pi / 2, 0, -math.pi / 2)).to_matrix().to_4x4()
-        super().__init__(scene, eye, ahead, (width, width // 2), samples)
+        super().__init__(scene, camera_data, ahead, (width, width // 2), samples)
 
     def _read(self, light: pixels.Pixels) -> Capture:
-        return Capture(light, self._source, self._pose, has_place=True)
+        return Capture(light, self._source, self._pose, has_position=True)
 
 
 class ViewRender(Render[Picture]):
-    """What the scene's camera sees, as a picture that knows where the camera looked."""
+    """A render of the scene camera's view, with the camera's orientation."""
 
     def __init__(self, scene: bpy.types.Scene, *, samples: int) -> None:
-        """Raises SceneError for a camera that makes no perspective picture."""
+        """Raise SceneError if the camera is not a plain perspective camera."""
         self._view = picture.camera_view(scene)
-        _need_cycles()
+        _check_cycles()
         render = scene.render
         width = render.resolution_x * render.pixel_aspect_x
         height = render.resolution_y * render.pixel_aspect_y
@@ -198,29 +198,29 @@ class ViewRender(Render[Picture]):
         return Picture(pixels.display(light), self._view, self._source)
 
 
-def _need_cycles() -> None:
+def _check_cycles() -> None:
     if "cycles" not in bpy.context.preferences.addons:
         raise SceneError("Cycles is disabled.", "Enable the add-on Cycles Render Engine in the preferences.")
 
 
 def _remove(scene: bpy.types.Scene) -> None:
-    """Remove a copy, unless it is all that is left of the file: the user deleted the scene it was made of."""
+    """Remove a copied scene, unless it is the only scene left because the user deleted the original."""
     if len(bpy.data.scenes) > 1:
         bpy.data.scenes.remove(scene)
 
 
 @persistent
-def remove_left_copies(*_: object) -> None:
-    """Remove copies that nothing renders any more. Called by Blender: after undo, redo and loading, which may bring
-    them back out of a state from the midst of a render."""
-    left = [one for kind in (bpy.data.objects, bpy.data.scenes) for one in kind if _IS_COPY in one]
-    for one in left:
-        if one.session_uid in Render._in_use:
+def remove_stale_copies(*_: object) -> None:
+    """Remove copies that are not in use. A handler after undo, redo and loading, which may restore copies from a state
+    saved during a render."""
+    copies = [block for blocks in (bpy.data.objects, bpy.data.scenes) for block in blocks if _IS_COPY in block]
+    for copy in copies:
+        if copy.session_uid in Render._in_use:
             continue
-        if isinstance(one, bpy.types.Scene):
-            _remove(one)
+        if isinstance(copy, bpy.types.Scene):
+            _remove(copy)
         else:
-            bpy.data.cameras.remove(one.data)
+            bpy.data.cameras.remove(copy.data)
 
 
 _HANDLERS = ("undo_post", "redo_post", "load_post")
@@ -228,9 +228,9 @@ _HANDLERS = ("undo_post", "redo_post", "load_post")
 
 def register() -> None:
     for name in _HANDLERS:
-        getattr(bpy.app.handlers, name).append(remove_left_copies)
+        getattr(bpy.app.handlers, name).append(remove_stale_copies)
 
 
 def unregister() -> None:
     for name in _HANDLERS:
-        getattr(bpy.app.handlers, name).remove(remove_left_copies)
+        getattr(bpy.app.handlers, name).remove(remove_stale_copies)

@@ -1,4 +1,4 @@
-"""World, image or file → panorama array, with where it stands in the world (rendering one: render.py)."""
+"""World, image or file → panorama array with its pose in the world (see render.py for renders)."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ from mathutils import Euler, Matrix, Vector
 from ...shared.protocol.errors import PanoramaError, SceneError
 from . import pixels
 
-#: Custom property of an image that was rendered: its `world_from_panorama`, 16 numbers, row by row.
+#: Custom property of a rendered image: its `world_from_panorama`, 16 numbers, row by row.
 POSE_PROPERTY = "panoform_world_from_panorama"
 _NO_HDRI_HINT = "Give it an Environment Texture with an HDRI in the World tab, or choose another source."
 
 
 class Capture(NamedTuple):
-    """A panorama from Blender. Holds no datablock, so that it may be kept while others work in the scene."""
+    """A panorama from Blender. It holds no reference to a datablock, so that it outlives undo and loading."""
 
-    #: The picture.
     panorama: pixels.Pixels
-    #: What it is called, for names and for the record.
+    #: Name of the source, for datablocks, files and the record.
     source: str
-    #: How it is turned and, where `has_place`, where it was taken from, 4 × 4.
+    #: The orientation and, if `has_position`, the position of the panorama, 4 × 4.
     world_from_panorama: Matrix
-    #: `session_uid` of the image datablock it was read from, None for a file or a render.
+    #: `session_uid` of the image datablock it was read from; None for a file or a render.
     image_uid: int | None = None
-    #: Whether it is known where it was taken from, as it is of a render.
-    has_place: bool = False
-    #: The file on disk that it was read from.
+    #: Whether its position in the world is known, as for a render.
+    has_position: bool = False
+    #: The file it was read from.
     file: Path | None = None
 
     def pose(self, camera_height_m: float) -> Matrix:
-        """Where it stands and how it is turned, 4 × 4: without a place of its own, `camera_height_m` over the world's
-        origin, so that its floor lies at z = 0."""
-        if self.has_place:
+        """Return the pose, 4 × 4. Without a known position, it is `camera_height_m` above the world's origin, which
+        puts the floor at z = 0."""
+        if self.has_position:
             return self.world_from_panorama
         return Matrix.Translation((0, 0, camera_height_m)) @ self.world_from_panorama
 
     def world_picture(self) -> bpy.types.Image | pixels.Pixels:
-        """What `scene.build` shows as the world: the very image it came from where that is still packed, or a file that
-        is there, else its values."""
+        """Return what `scene.build` shows as the world: the image it was read from if that is still packed or its file
+        exists, else the pixels."""
         for image in bpy.data.images:
             if image.session_uid == self.image_uid and image.source == "FILE" and not image.is_dirty:
                 path = bpy.path.abspath(image.filepath, library=image.library)
@@ -56,34 +55,34 @@ class Capture(NamedTuple):
 
 
 def _upstream(socket: bpy.types.NodeSocket) -> list[bpy.types.Node]:
-    """The nodes that feed an input, nearest first, each once."""
-    found: list[bpy.types.Node] = []
-    waiting = [link.from_node for link in socket.links if not link.is_muted]
-    while waiting:
-        node = waiting.pop(0)
-        if node not in found:
-            found.append(node)
-            waiting += [link.from_node for entry in node.inputs for link in entry.links if not link.is_muted]
-    return found
+    """Return the nodes upstream of a socket, nearest first, each once."""
+    nodes: list[bpy.types.Node] = []
+    queue = [link.from_node for link in socket.links if not link.is_muted]
+    while queue:
+        node = queue.pop(0)
+        if node not in nodes:
+            nodes.append(node)
+            queue += [link.from_node for entry in node.inputs for link in entry.links if not link.is_muted]
+    return nodes
 
 
 def world_image(scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
-    """The HDRI of the scene's world, and how it is turned (4 × 4, panorama to world).
+    """Return the HDRI of the scene's world and its `world_from_panorama` rotation, 4 × 4.
 
-    Raises SceneError where the world has no HDRI, has several, or maps it by anything but a rotation.
+    Raise SceneError if the world has no HDRI or several, or maps it by more than a rotation.
     """
     texture = _texture(scene)
     return texture.image, _rotation(scene.world, texture)
 
 
 def world_strength(scene: bpy.types.Scene) -> float:
-    """By what the scene's world multiplies its HDRI. Raises SceneError where more than a Background does."""
+    """Return the Strength of the world's Background. Raise SceneError if other nodes change the HDRI."""
     texture = _texture(scene)
     background, *behind = _upstream(_output(scene.world).inputs["Surface"])
-    straight = background.bl_idname == "ShaderNodeBackground" and behind[0] == texture
-    if not straight or background.inputs["Strength"].is_linked:
+    plain = background.bl_idname == "ShaderNodeBackground" and behind[0] == texture
+    if not plain or background.inputs["Strength"].is_linked:
         raise SceneError(
-            f"The world {scene.world.name!r} changes its HDRI by other nodes.",
+            f"Other nodes of the world {scene.world.name!r} change its HDRI.",
             "Connect the Environment Texture to a Background, and that to the output.",
         )
     return background.inputs["Strength"].default_value
@@ -95,7 +94,7 @@ def _output(world: bpy.types.World | None) -> bpy.types.Node | None:
 
 
 def _texture(scene: bpy.types.Scene) -> bpy.types.Node:
-    """The node with the HDRI that lights the scene."""
+    """Return the Environment Texture node of the scene's world."""
     world = scene.world
     output = _output(world)
     if output is None:
@@ -114,7 +113,7 @@ def _texture(scene: bpy.types.Scene) -> bpy.types.Node:
 
 
 def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
-    """What the Mapping node before `texture` does, the other way round."""
+    """Return the inverse of the rotation by the Mapping node before `texture`."""
     rotation = Matrix.Identity(3)
     socket = texture.inputs["Vector"]
     node = socket.links[0].from_node if socket.links else None
@@ -127,29 +126,29 @@ def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
         if not plain or moved or (scale - Vector((1, 1, 1))).length > 1e-5:
             raise SceneError(
                 f"The HDRI of {world.name!r} is moved, scaled or driven by its Mapping node.",
-                "Leave only its rotation, or choose the image itself as source.",
+                "Keep only its rotation, or use the image itself as the source.",
             )
         rotation = Euler(node.inputs["Rotation"].default_value).to_matrix()
         if node.vector_type == "TEXTURE":
             rotation.invert()
         source = node.inputs["Vector"]
         node = source.links[0].from_node if source.links else None
-        outlet = source.links[0].from_socket.name if source.links else ""
+        output = source.links[0].from_socket.name if source.links else ""
     else:
-        outlet = socket.links[0].from_socket.name if socket.links else ""
-    if node is not None and (node.bl_idname, outlet) not in {
+        output = socket.links[0].from_socket.name if socket.links else ""
+    if node is not None and (node.bl_idname, output) not in {
         ("ShaderNodeTexCoord", "Generated"),
         ("ShaderNodeTexCoord", "Object"),
     }:
         raise SceneError(
             f"The HDRI of {world.name!r} is mapped by the node {node.name!r}.",
-            "Map it by Texture Coordinate (Generated) and Mapping, or choose the image itself as source.",
+            "Map it by Texture Coordinate (Generated) and Mapping, or use the image itself as the source.",
         )
     return rotation.inverted().to_4x4()
 
 
 def from_world(scene: bpy.types.Scene) -> Capture:
-    """The HDRI that lights `scene`. Raises SceneError (`world_image`) or PanoramaError (`pixels.read`)."""
+    """Read the HDRI of the scene's world. Raise SceneError (`world_image`) or PanoramaError (`pixels.read`)."""
     image, world_from_panorama = world_image(scene)
     return Capture(pixels.read(image), stem(image), world_from_panorama, image.session_uid, file=image_file(image))
 
@@ -158,7 +157,7 @@ def from_world(scene: bpy.types.Scene) -> Capture:
 
 
 def image_file(image: bpy.types.Image) -> Path | None:
-    """The file of an image datablock, whether it is there or not."""
+    """Return the file path of an image datablock; the file may not exist."""
     return Path(bpy.path.abspath(image.filepath, library=image.library)) if image.filepath else None
 
 
@@ -167,21 +166,26 @@ def stem(image: bpy.types.Image) -> str:
 
 
 def from_image(image: bpy.types.Image) -> Capture:
-    """An image datablock, with the pose that was kept in it. Raises PanoramaError (`pixels.read`), SceneError."""
-    pose = kept_pose(image)
-    turn = Matrix.Identity(4) if pose is None else pose
+    """Read an image datablock and the pose stored in it. Raise PanoramaError (`pixels.read`), SceneError."""
+    pose = stored_pose(image)
+    world_from_panorama = Matrix.Identity(4) if pose is None else pose
     return Capture(
-        pixels.read(image), stem(image), turn, image.session_uid, has_place=pose is not None, file=image_file(image)
+        pixels.read(image),
+        stem(image),
+        world_from_panorama,
+        image.session_uid,
+        has_position=pose is not None,
+        file=image_file(image),
     )
 
 
-def keep_pose(image: bpy.types.Image, world_from_panorama: Matrix) -> None:
-    """Keep in the image where it was taken from and how it is turned, 4 × 4."""
+def store_pose(image: bpy.types.Image, world_from_panorama: Matrix) -> None:
+    """Store the pose of the panorama in the image."""
     image[POSE_PROPERTY] = [value for row in world_from_panorama for value in row]
 
 
-def kept_pose(image: bpy.types.Image) -> Matrix | None:
-    """What `keep_pose` kept, None where it didn't. Raises SceneError where that was changed into something else."""
+def stored_pose(image: bpy.types.Image) -> Matrix | None:
+    """Return the pose stored by `store_pose`, None if there is none. Raise SceneError if it is invalid."""
     if POSE_PROPERTY not in image:
         return None
     try:
@@ -197,7 +201,7 @@ def kept_pose(image: bpy.types.Image) -> Matrix | None:
 
 
 def from_file(path: str | Path) -> Capture:
-    """A picture in any format that Blender reads. Raises PanoramaError where it is missing or damaged."""
+    """Read an image file in any format that Blender reads. Raise PanoramaError if it is missing or damaged."""
     path = Path(bpy.path.abspath(str(path)))
     if not path.is_file():
         raise PanoramaError(f"There is no file {path}.", "Check the path.")
@@ -208,11 +212,11 @@ def from_file(path: str | Path) -> Capture:
         bpy.data.images.remove(image)
 
 
-# Where a render stands
+# Pose of a render
 
 
 def camera_pose(scene: bpy.types.Scene) -> Matrix:
-    """At the scene's camera, turned about Z so that the panorama's centre is where it looks. SceneError without one."""
+    """Return a pose at the scene's camera, the panorama's centre in its direction. Raise SceneError without one."""
     if scene.camera is None:
         raise SceneError("The scene has no camera.", "Add one, or render from the 3D cursor.")
     pose = scene.camera.matrix_world
@@ -221,5 +225,5 @@ def camera_pose(scene: bpy.types.Scene) -> Matrix:
 
 
 def cursor_pose(scene: bpy.types.Scene) -> Matrix:
-    """At the 3D cursor, the panorama's centre towards +X."""
+    """Return a pose at the 3D cursor, the panorama's centre towards +X."""
     return Matrix.Translation(scene.cursor.location)

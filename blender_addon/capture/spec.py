@@ -1,4 +1,4 @@
-"""Render a panorama of the scene, and no more: it becomes an image, and the source."""
+"""Job that renders a panorama of the scene as an image and makes it the source."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from . import sources
 
 
 class RenderSpec(JobSpec):
-    """A render that becomes the source. The backend isn't asked."""
+    """Render a panorama, without the backend."""
 
     def build(self, reply: None, scene: bpy.types.Scene) -> str:
         source = self.source
         image = create_float(f"{self.name} panorama", source.panorama.pixels, "Linear Rec.709")
-        sources.keep_pose(image, source.world_from_panorama)
+        sources.store_pose(image, source.world_from_panorama)
         scene.panoform.source, scene.panoform.image = "IMAGE", image
         image.use_fake_user = True
-        return f"Rendered {image.name!r}; it is the source now."
+        return f"Rendered {image.name!r} and made it the source."
 
     def summary(self, reply: None) -> str:
         return "1 panorama"

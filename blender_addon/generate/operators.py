@@ -1,4 +1,4 @@
-"""The operators that make and change panoramas; operator_parts.py tells how they run."""
+"""The operators that generate and edit panoramas; see operator_parts.py for how they run."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ from ..ui.operator_parts import (
     CANCELLED,
     FINISHED,
     RENDER_SAMPLES,
+    build_disabled_reason,
+    job_disabled_reason,
     poll_unless,
     property_or_setting,
     reporting,
     run_job,
     start_render,
-    why_not_begin,
-    why_not_build,
 )
 from . import mask, panoramas, sun_lamp
-from .properties import Drawing, Editing, Generating
+from .properties import EditInputs, GenerateInputs, SamplingProperties
 from .spec import EditSpec, GenerateSpec, settings_from
 
 GET_FLUX = (
     "Accept FLUX.1-dev's licence on huggingface.co, save your access token, then choose the engine FLUX + OmniX. "
-    "Or name a copy of yours in the preferences."
+    "Or set a local copy in the preferences."
 )
 
 
-def panel_can(scene: bpy.types.Scene, capability: Capability) -> bool:
-    """Return whether the engine that the panel has for generating can do this."""
+def engine_can(scene: bpy.types.Scene, capability: Capability) -> bool:
+    """Return whether the engine selected for generating has the capability."""
     return preferences.get().engine_settings(scene.panoform.generate.engine).spec.can(capability)
 
 
-def _need_capability(engine: EngineSettings, capability: Capability, what: str) -> None:
+def _check_capability(engine: EngineSettings, capability: Capability, what: str) -> None:
     if not engine.spec.can(capability):
         raise WeightsError(f"{what} need FLUX.1-dev.", GET_FLUX)
 
 
-def why_not_generate(scene: bpy.types.Scene) -> str:
-    """What the panel's settings lack to generate; "" for nothing."""
+def generate_disabled_reason(scene: bpy.types.Scene) -> str:
+    """Return why the panel's settings can't be generated from; "" if they can."""
     settings = scene.panoform.generate
     try:
         if settings.of == "CAMERA":
@@ -65,43 +65,43 @@ def why_not_generate(scene: bpy.types.Scene) -> str:
     if settings.of == "PICTURE" and settings.image is None:
         return "Choose a picture."
     if settings.of == "PICTURE" and not settings.fov:
-        return "The picture's EXIF holds no field of view: set it."
+        return "The picture's EXIF data hold no field of view: set it."
     if settings.of == "WORDS" and not settings.prompt.strip():
-        return "Write a prompt."
+        return "Enter a prompt."
     return ""
 
 
-def why_not_edit(scene: bpy.types.Scene) -> str:
-    """What the panel's settings lack to edit; "" for nothing."""
+def edit_disabled_reason(scene: bpy.types.Scene) -> str:
+    """Return why the world can't be edited with the panel's settings; "" if it can."""
     settings = scene.panoform.edit
     try:
         sources.world_image(scene)
     except SceneError as error:
         return error.message
     if settings.mode == "INPAINT" and settings.mask is None:
-        return "Paint a mask, white where it is to change."
+        return "Paint a mask, white where the panorama is edited."
     if settings.mode != "VARY" and not settings.prompt.strip():
-        return "Write a prompt for what belongs inside the mask."
+        return "Enter a prompt for the masked area."
     return ""
 
 
-def why_not_split() -> str:
-    """Why the world's sun can't be split off now; "" where it can."""
-    return "Panoform is at work: wait for it, or cancel it" if jobs.job is not None else why_not_build()
+def split_disabled_reason() -> str:
+    """Return why the world's sun can't be extracted now; "" if it can."""
+    return "A job is running: wait for it or cancel it" if jobs.job is not None else build_disabled_reason()
 
 
-class _DrawingOperator(Drawing):
-    """What making and changing have in common."""
+class _SamplingOperator(SamplingProperties):
+    """Base of the operators that generate and edit."""
 
-    height: IntProperty(name="Height", description="Of the panorama, in pixels", options={"HIDDEN"})
-    num_inference_steps: IntProperty(name="Steps", description="0: by the quality", options={"HIDDEN"})
+    height: IntProperty(name="Height", description="Height of the panorama in pixels", options={"HIDDEN"})
+    num_inference_steps: IntProperty(name="Steps", description="0: set by the quality", options={"HIDDEN"})
     out: StringProperty(
         name="File",
-        description="EXR to write, or several, each with its seed. Empty: new ones in the scene's folder",
+        description="EXR to write; with several seeds, one file for each. Empty: new files in the scene's folder",
         subtype="FILE_PATH",
     )
 
-    poll = poll_unless(why_not_begin)
+    poll = poll_unless(job_disabled_reason)
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
@@ -114,7 +114,7 @@ class _DrawingOperator(Drawing):
         return preferences.get().engine_settings(self._get(scene, "engine"))
 
     def _path(self, settings: GenerateSettings, *sources: bpy.types.Image | None) -> Path | None:
-        """Where the panoramas go; None: under names that are free. Raises OutputError (`panoramas.check_path`)."""
+        """Return the file to write; None for an unused name. Raise OutputError (`panoramas.check_path`)."""
         if not self.out:
             return None
         path = Path(bpy.path.abspath(self.out))
@@ -122,7 +122,7 @@ class _DrawingOperator(Drawing):
         return path
 
     def _settings(self, scene: bpy.types.Scene, prompt: str, height: int) -> GenerateSettings:
-        """Raise SettingError (`check_generate`)."""
+        """Return the settings. Raise SettingError (`check_generate`)."""
         return settings_from(
             lambda name: self._get(scene, name), engine=self._engine(scene), prompt=prompt, height=height,
             seed=self._seed(scene), steps=self.num_inference_steps,
@@ -136,26 +136,26 @@ class _DrawingOperator(Drawing):
         return self._get(scene, "seed")
 
 
-class PANOFORM_OT_generate(_DrawingOperator, Generating, bpy.types.Operator):
-    """Make a panorama of words or around a picture, and light the scene with it"""
+class PANOFORM_OT_generate(_SamplingOperator, GenerateInputs, bpy.types.Operator):
+    """Generate a panorama from a prompt or a picture, and light the scene with it"""
 
     bl_idname = "panoform.generate"
     bl_label = "Generate"
 
-    image: StringProperty(name="Picture", description="Name of an image of this file, to be completed")
-    use_camera: BoolProperty(name="Camera", description="Complete what the scene's camera sees, rendered")
+    image: StringProperty(name="Picture", description="Name of an image in this file to extend to a panorama")
+    use_camera: BoolProperty(name="Camera", description="Render the scene camera's view and extend it to a panorama")
 
     def _spec(self, scene: bpy.types.Scene) -> GenerateSpec:
         engine, prompt = self._engine(scene), self._get(scene, "prompt")
         settings = self._settings(scene, prompt, self.height or int(self._get(scene, "size")))
-        of = self._of(scene)
-        if of == "WORDS":
-            _need_capability(engine, "text_to_panorama", "Prompts")
+        kind = self._source_kind(scene)
+        if kind == "WORDS":
+            _check_capability(engine, "text_to_panorama", "Prompts")
             if not prompt.strip():
-                raise SettingError("There is no prompt to make a panorama from.", "Write a prompt.")
-        image = self._picture(scene) if of == "PICTURE" else None
+                raise SettingError("The prompt is empty.", "Enter a prompt.")
+        image = self._picture(scene) if kind == "PICTURE" else None
         path = self._path(settings, image)
-        source = start_render(ViewRender(scene, samples=RENDER_SAMPLES)) if of == "CAMERA" else None
+        source = start_render(ViewRender(scene, samples=RENDER_SAMPLES)) if kind == "CAMERA" else None
         if image:
             source = picture.from_image(image, self._view(scene))
         return GenerateSpec(
@@ -166,8 +166,8 @@ class PANOFORM_OT_generate(_DrawingOperator, Generating, bpy.types.Operator):
             path=path,
         )
 
-    def _of(self, scene: bpy.types.Scene) -> str:
-        """What it is made of: what the script gave, else what the panel has."""
+    def _source_kind(self, scene: bpy.types.Scene) -> str:
+        """Return the item of SOURCE_ITEMS: from the properties a script set, else from the panel."""
         if self.image:
             return "PICTURE"
         if self.use_camera:
@@ -177,7 +177,7 @@ class PANOFORM_OT_generate(_DrawingOperator, Generating, bpy.types.Operator):
     def _picture(self, scene: bpy.types.Scene) -> bpy.types.Image:
         image = _image(self.image) if self.image else scene.panoform.generate.image
         if image is None:
-            raise SceneError("No picture is chosen.", "Choose an image of this file.")
+            raise SceneError("No picture is selected.", "Select an image of this file.")
         return image
 
     def _view(self, scene: bpy.types.Scene) -> View:
@@ -185,26 +185,26 @@ class PANOFORM_OT_generate(_DrawingOperator, Generating, bpy.types.Operator):
         return View(fov=fov or None, yaw=angles[0], pitch=angles[1], roll=angles[2])
 
 
-class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
-    """Change the world's panorama where the mask is white, fill in what is missing, or vary all of it"""
+class PANOFORM_OT_edit(_SamplingOperator, EditInputs, bpy.types.Operator):
+    """Inpaint, extend or vary the world's panorama"""
 
     bl_idname = "panoform.edit"
     bl_label = "Edit"
 
-    image: StringProperty(name="Panorama", description="Name of an image of this file. Empty: the world's HDRI")
-    mask: StringProperty(name="Mask", description="Name of an image of this file, white where it is to change")
+    image: StringProperty(name="Panorama", description="Name of an image in this file. Empty: the world's HDRI")
+    mask: StringProperty(name="Mask", description="Name of an image in this file, white where the panorama is edited")
 
     def _get(self, scene: bpy.types.Scene, name: str):
         return property_or_setting(self, name, scene.panoform.edit, scene.panoform.generate)
 
     def _spec(self, scene: bpy.types.Scene) -> EditSpec:
         engine = self._engine(scene)
-        _need_capability(engine, "edit", "Edits")
+        _check_capability(engine, "edit", "Edits")
         mode = self._get(scene, "mode")
         settings = self._settings(scene, self._get(scene, "prompt"), self.height or GenerateSettings().height)
         vary = mode == "VARY"
         if not vary and not settings.prompt.strip():
-            raise SettingError("A masked edit needs a prompt.", "Describe what belongs inside the mask.")
+            raise SettingError("A masked edit needs a prompt.", "Describe what the masked area shows.")
         strength = self._get(scene, "strength") if vary or self.properties.is_property_set("strength") else 1.0
         check_strength(strength)
         image, world_from_panorama = self._panorama(scene)
@@ -228,7 +228,7 @@ class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
         if not self.image:
             return sources.world_image(scene)
         image = _image(self.image)
-        return image, sources.kept_pose(image) or Matrix.Identity(4)
+        return image, sources.stored_pose(image) or Matrix.Identity(4)
 
     def _mask(self, scene: bpy.types.Scene) -> bpy.types.Image | None:
         return _image(self.mask) if self.mask else scene.panoform.edit.mask
@@ -237,35 +237,35 @@ class PANOFORM_OT_edit(_DrawingOperator, Editing, bpy.types.Operator):
 def _read(
     image: bpy.types.Image, mask_image: bpy.types.Image | None, mode: str
 ) -> tuple[pixels.Pixels, np.ndarray | None]:
-    """The panorama, and where it is to change, (H, W, 1) uint8: as painted, and when extending where it is transparent.
+    """Return the panorama, and its mask, (H, W, 1) uint8: as painted, and in mode EXTEND where it is transparent.
 
-    None: everywhere. Raise SceneError where nothing says where.
+    None stands for everywhere. Raise SceneError without a mask.
     """
     if mode == "VARY":
         return pixels.read(image), None
-    masks = [mask.of_image(mask_image)] if mask_image else []
+    masks = [mask.from_image(mask_image)] if mask_image else []
     if mode == "EXTEND":
         colours, alpha = pixels.read_with_alpha(image)
-        masks += [mask.of_missing(alpha)] if alpha is not None else []
+        masks += [mask.from_alpha(alpha)] if alpha is not None else []
     else:
         colours = pixels.read(image)
     if not masks:
-        raise SceneError("No mask is chosen.", "Paint one, white where it is to change.")
+        raise SceneError("No mask is selected.", "Paint one, white where the panorama is edited.")
     return colours, functools.reduce(np.bitwise_or, masks)
 
 
 def _image(name: str) -> bpy.types.Image:
     image = bpy.data.images.get(name)
     if image is None:
-        raise SceneError(f"There is no image called {name!r}.", "Choose an image of this file.")
+        raise SceneError(f"There is no image named {name!r}.", "Select an image of this file.")
     return image
 
 
 class PANOFORM_OT_paint_mask(bpy.types.Operator):
-    """Make a mask for the world's panorama, and open it to be painted white where the panorama is to change"""
+    """Create a mask for the world's panorama and open it for painting: white where the panorama is edited"""
 
     bl_idname = "panoform.paint_mask"
-    bl_label = "Paint a Mask"
+    bl_label = "Paint Mask"
     bl_options: ClassVar = {"REGISTER", "UNDO"}
 
     @reporting
@@ -275,28 +275,28 @@ class PANOFORM_OT_paint_mask(bpy.types.Operator):
         context.scene.panoform.edit.mask = painted
         if not bpy.app.background:
             mask.open_to_paint(context, painted)
-        self.report({"INFO"}, "Paint white what is to change; black takes it back.")
+        self.report({"INFO"}, "Paint white where the panorama is edited; black erases.")
         return FINISHED
 
 
 class PANOFORM_OT_split_sun(bpy.types.Operator):
-    """Make the sun in the world's HDRI a Sun lamp, and take it out of a copy of that HDRI, which becomes the world"""
+    """Replace the sun in the world's HDRI by a Sun lamp; a copy of the HDRI without the sun becomes the world"""
 
     bl_idname = "panoform.split_sun"
-    bl_label = "Sun as a Lamp"
+    bl_label = "Extract Sun Lamp"
     bl_options: ClassVar = {"REGISTER", "UNDO"}
 
-    poll = poll_unless(why_not_split)
+    poll = poll_unless(split_disabled_reason)
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = context.scene
         lamp = sun_lamp.split(scene)
         if lamp is None:
-            self.report({"INFO"}, f"No sun stands out in {scene.world.name!r}: all is as it was.")
+            self.report({"INFO"}, f"{scene.world.name!r} has no distinct sun: nothing was changed.")
             return CANCELLED
-        (written,) = panoramas.shown(scene)
-        self.report({"INFO"}, f"The sun is the lamp {lamp.name!r} now. Wrote the panorama without it: {written}.")
+        (written,) = panoramas.world_files(scene)
+        self.report({"INFO"}, f"Added the lamp {lamp.name!r}. Wrote the panorama without the sun: {written}.")
         return FINISHED
 
 

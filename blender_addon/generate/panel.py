@@ -1,4 +1,4 @@
-"""The sections of the tab that make, keep and change panoramas."""
+"""The panels for generating, browsing and editing panoramas."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PANOFORM_PT_generate(Section, bpy.types.Panel):
                     angles.prop(settings, name)
             case "CAMERA":
                 _draw_camera(column, context.scene)
-        placeholder = "Prompt" if settings.of == "WORDS" else "Prompt for its surroundings (optional)"
+        placeholder = "Prompt" if settings.of == "WORDS" else "Prompt for the surroundings (optional)"
         column.prop(settings, "prompt", text="", placeholder=placeholder)
         column.row().prop(settings, "quality", expand=True)
         row = column.row()
@@ -45,10 +45,10 @@ class PANOFORM_PT_generate(Section, bpy.types.Panel):
         if jobs.job is not None and type(jobs.job.spec) is GenerateSpec:
             draw_job(column, jobs.job)
             return
-        can = settings.of != "WORDS" or operators.panel_can(context.scene, "text_to_panorama")
-        no_flux = "" if can else "Prompts"
-        why_not = operators.why_not_generate(context.scene)
-        _draw_button(column, context, "panoform.generate", "WORLD", no_flux, why_not)
+        supported = settings.of != "WORDS" or operators.engine_can(context.scene, "text_to_panorama")
+        needs_flux = "" if supported else "Prompts"
+        disabled_reason = operators.generate_disabled_reason(context.scene)
+        _draw_button(column, context, "panoform.generate", "WORLD", needs_flux, disabled_reason)
         draw_last_duration(column, _cost(settings))
 
 
@@ -90,9 +90,9 @@ class PANOFORM_PT_panoramas(Section, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         column = self.layout.column()
         column.template_icon_view(context.scene.panoform.generate, "gallery", show_labels=True, scale=6, scale_popup=5)
-        entry = gallery.chosen(context.scene)
+        entry = gallery.active(context.scene)
         if entry is None:
-            column.label(text="Choose one as the world", icon="INFO")
+            column.label(text="Select one to use as the world", icon="INFO")
             return
         height, width = entry.recipe.size
         column.label(text=entry.path.stem, icon="WORLD")
@@ -121,13 +121,13 @@ class PANOFORM_PT_edit(Section, bpy.types.Panel):
         if jobs.job is not None and isinstance(jobs.job.spec, EditSpec):
             draw_job(column, jobs.job)
             return
-        no_flux = "" if operators.panel_can(context.scene, "edit") else "Edits"
-        why_not = operators.why_not_edit(context.scene)
-        _draw_button(column, context, "panoform.edit", "WORLD", no_flux, why_not)
+        needs_flux = "" if operators.engine_can(context.scene, "edit") else "Edits"
+        disabled_reason = operators.edit_disabled_reason(context.scene)
+        _draw_button(column, context, "panoform.edit", "WORLD", needs_flux, disabled_reason)
 
 
 def _draw_camera(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
-    """What the camera sees, where it can be used; where not, the button says why."""
+    """Draw the camera's name and field of view, or nothing: the button says why the camera can't be used."""
     try:
         view = picture.camera_view(scene)
     except InputError:
@@ -145,38 +145,43 @@ def _draw_seed(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) ->
 
 
 def _draw_button(
-    layout: bpy.types.UILayout, context: bpy.types.Context, operator: str, icon: str, no_flux: str, why_not: str
+    layout: bpy.types.UILayout,
+    context: bpy.types.Context,
+    operator: str,
+    icon: str,
+    needs_flux: str,
+    disabled_reason: str,
 ) -> None:
-    """The operator's button; greyed, and below it why, where it can't be pressed.
+    """Draw the operator's button; if it is disabled, the reason below it.
 
-    `no_flux`: what needs FLUX, which isn't chosen; `why_not`: what else is missing.
+    `needs_flux`: what needs FLUX while another engine is selected; `disabled_reason`: any other reason.
     """
     row = layout.row()
     row.scale_y = 1.4
-    row.enabled = not (no_flux or why_not)
+    row.enabled = not (needs_flux or disabled_reason)
     row.operator(operator, icon=icon)
-    if no_flux:
-        _draw_get_flux(layout.box(), context, no_flux)
+    if needs_flux:
+        _draw_get_flux(layout.box(), context, needs_flux)
     else:
-        draw_text(layout, why_not, characters(context), icon="INFO")
+        draw_text(layout, disabled_reason, characters(context), icon="INFO")
 
 
 def _draw_get_flux(layout: bpy.types.UILayout, context: bpy.types.Context, what: str) -> None:
-    words = f"{what} need FLUX.1-dev, a model on huggingface.co that asks for your consent once."
-    draw_text(layout, words, characters(context) - 4, icon="INFO")
+    text = f"{what} need FLUX.1-dev. Its licence must be accepted on huggingface.co once."
+    draw_text(layout, text, characters(context) - 4, icon="INFO")
     column = layout.column(align=True)
-    column.operator("wm.url_open", text="Accept Its Licence", icon="URL").url = FLUX_URL
+    column.operator("wm.url_open", text="Accept Licence", icon="URL").url = FLUX_URL
     column.operator("panoform.save_hub_token", icon="LOCKED")
     column.prop_enum(context.scene.panoform.generate, "engine", "FLUX", text="Use FLUX", icon="CHECKMARK")
 
 
 def _cost(settings: bpy.types.PropertyGroup) -> Hashable:
-    """That of the job that these settings would make."""
+    """Return the cost of the job with these settings."""
     engine = preferences.get().engine_settings(settings.engine)
-    made = settings_from(
+    sampling = settings_from(
         lambda name: getattr(settings, name), engine=engine, prompt=settings.prompt, height=int(settings.size), seed=0
     )
-    return cost(engine, made, settings.of == "WORDS")
+    return cost(engine, sampling, settings.of == "WORDS")
 
 
 CLASSES = (

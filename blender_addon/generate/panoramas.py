@@ -1,6 +1,6 @@
-"""Panoramas that were generated or edited: an EXR each, its recipe beside it and inside it, shown as a world.
+"""Files of generated and edited panoramas: an EXR with the recipe in its header and in a sidecar file.
 
-The files are what `panoform generate --out` writes too (backend/io/generated.py).
+`panoform generate --out` writes the same files (backend/io/generated.py).
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from ..capture.sources import image_file
 from ..scene import world
 from . import exr
 
-#: Attribute of the EXR's header that holds the recipe as JSON.
+#: EXR header attribute that holds the recipe as JSON.
 ATTRIBUTE = "panoform"
-#: Longest part of a file's name that is made of the words.
+#: Most characters of a file name that come from the prompt.
 _NAME_LENGTH = 40
-#: What can't be in a file's name, on one system or another. (Blender's own `clean_name` takes ä and é for bad too.)
-_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+#: Characters that some system forbids in file names. (Blender's `clean_name` also replaces ä and é.)
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 
 
 def folder(scene: bpy.types.Scene) -> Path:
-    """Where the scene's panoramas lie; of a .blend that isn't saved yet, in the add-on's own folder."""
-    chosen = scene.panoform.generate.folder
-    if not chosen or (chosen.startswith("//") and not bpy.data.filepath):
+    """Return the folder of the scene's panoramas: one of the add-on while the .blend is not saved yet."""
+    path = scene.panoform.generate.folder
+    if not path or (path.startswith("//") and not bpy.data.filepath):
         return preferences.get().environment_folder() / "panoramas"
-    return Path(bpy.path.abspath(chosen))
+    return Path(bpy.path.abspath(path))
 
 
-def free_path(folder: Path, words: str, last: int | str) -> Path:
-    """ "a stone courtyard 7.exr" for those words and 7, or "a stone courtyard 7 2.exr" where that is taken."""
-    name = _NOT_IN_NAMES.sub(" ", words[:_NAME_LENGTH]).strip() or "panorama"
-    stem = f"{name} {last}"
+def free_path(folder: Path, prompt: str, suffix: int | str) -> Path:
+    """Return "a stone courtyard 7.exr" for that prompt and 7, or "a stone courtyard 7 2.exr" if that exists."""
+    name = _FORBIDDEN.sub(" ", prompt[:_NAME_LENGTH]).strip() or "panorama"
+    stem = f"{name} {suffix}"
     path, count = folder / f"{stem}.exr", 1
     while path.exists() or path.with_suffix(".json").exists():
         count += 1
@@ -53,28 +53,28 @@ def free_path(folder: Path, words: str, last: int | str) -> Path:
 
 
 def check_path(path: Path, seeds: Sequence[int], sources: Iterable[bpy.types.Image]) -> None:
-    """Raises OutputError for another format, a folder that isn't there, and as panorama_file.check_path."""
+    """Raise OutputError for another format, a missing folder, and where panorama_file.check_path does."""
     if path.suffix.lower() != ".exr":
-        raise OutputError(f"{path.name} is no EXR.", "Name it .exr: an environment is light.")
+        raise OutputError(f"{path.name} is not an EXR file.", "Use a name that ends in .exr: panoramas are HDR.")
     if not path.parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent}.", "Make it, or write elsewhere.")
+        raise OutputError(f"There is no folder {path.parent}.", "Create it, or choose another folder.")
     panorama_file.check_path(path, seeds, [image_file(image) for image in sources])
 
 
 def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:
-    """Writes the panorama, in its recipe's encoding, as light, and its sidecar. Raises OutputError."""
+    """Write `panorama` (encoded as its recipe says) in linear light, and its sidecar file. Raise OutputError."""
     light = linear_from_srgb(panorama) if recipe.encoding == "srgb" else panorama
     text = msgspec.json.format(msgspec.json.encode(recipe), indent=2)
-    _write_whole({path: exr.encode(light, {ATTRIBUTE: text.decode()}), path.with_suffix(".json"): text + b"\n"})
+    _write_all({path: exr.encode(light, {ATTRIBUTE: text.decode()}), path.with_suffix(".json"): text + b"\n"})
 
 
 def write_light(path: Path, light: np.ndarray) -> None:
-    """Writes (H, W, 3) linear light that no recipe tells of. Raises OutputError."""
-    _write_whole({path: exr.encode(light, {})})
+    """Write (H, W, 3) linear light without a recipe. Raise OutputError."""
+    _write_all({path: exr.encode(light, {})})
 
 
-def _write_whole(contents: dict[Path, bytes]) -> None:
-    """All of the files or none of them, the first being a panorama; images of it are read again."""
+def _write_all(contents: dict[Path, bytes]) -> None:
+    """Write all files or none; reload image datablocks of the first, the panorama."""
     path = next(iter(contents))
     atomic_write_all(contents, make_folders=True)
     for image in bpy.data.images:
@@ -82,37 +82,37 @@ def _write_whole(contents: dict[Path, bytes]) -> None:
             image.reload()
 
 
-def turned(recipe: Recipe, world_from_panorama: Matrix) -> Recipe:
-    """The recipe, with how its panorama is turned in the world (4 × 4, a rotation)."""
+def with_rotation(recipe: Recipe, world_from_panorama: Matrix) -> Recipe:
+    """Return the recipe with the panorama's rotation in the world (4 × 4)."""
     angles = (round(math.degrees(angle), 4) for angle in world_from_panorama.to_euler("XYZ"))
     return msgspec.structs.replace(recipe, turn=tuple(angles))
 
 
 def world_from_panorama(recipe: Recipe) -> Matrix:
-    """How the recipe's panorama is turned, 4 × 4."""
+    """Return the rotation of the recipe's panorama, 4 × 4."""
     return Euler([math.radians(angle) for angle in recipe.turn], "XYZ").to_matrix().to_4x4()
 
 
 def show(scene: bpy.types.Scene, path: Path, world_from_panorama: Matrix) -> bpy.types.World:
-    """Make the panorama the scene's world: the one that this file has of it already, else a new one."""
-    found = next((known for known in bpy.data.worlds if path in _files(known)), None)
-    if found is None:
+    """Make the panorama the scene's world: reuse a world of this .blend that shows it, or create one."""
+    shown = next((candidate for candidate in bpy.data.worlds if path in _files(candidate)), None)
+    if shown is None:
         image = bpy.data.images.load(str(path), check_existing=True)
         image.colorspace_settings.name = "Linear Rec.709"
         blend = Path(bpy.data.filepath).parent
         if bpy.data.filepath and path.is_relative_to(blend):
             image.filepath = bpy.path.relpath(str(path))
-        found = world.create(f"Panoform {path.stem}", image, world_from_panorama)
-    world.assign(scene, found)
-    return found
+        shown = world.create(f"Panoform {path.stem}", image, world_from_panorama)
+    world.assign(scene, shown)
+    return shown
 
 
-def shown(scene: bpy.types.Scene) -> list[Path]:
-    """The files of the panoramas in the scene's world."""
+def world_files(scene: bpy.types.Scene) -> list[Path]:
+    """Return the files of the environment textures in the scene's world."""
     return _files(scene.world) if scene.world is not None else []
 
 
-def _files(shown: bpy.types.World) -> list[Path]:
-    nodes = shown.node_tree.nodes if shown.node_tree else ()
+def _files(world: bpy.types.World) -> list[Path]:
+    nodes = world.node_tree.nodes if world.node_tree else ()
     images = [node.image for node in nodes if node.bl_idname == "ShaderNodeTexEnvironment" and node.image]
     return [path for path in map(image_file, images) if path is not None]

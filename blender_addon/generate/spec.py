@@ -1,4 +1,4 @@
-"""Generate or edit panoramas; the first becomes the scene's world."""
+"""Jobs that generate or edit panoramas; the first panorama becomes the scene's world."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from . import panoramas
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class GenerateSpec(JobSpec):
-    """A panorama for each seed, from a prompt or around a picture; the first as the scene's world."""
+    """Generate a panorama for each seed, from a prompt or by outpainting a picture."""
 
     request: GenerateRequest | EditRequest
-    #: File to write (`with_seed`). None: in the panoramas' folder, under names that are free.
+    #: File to write (`with_seed`). None: unused names in the panoramas' folder.
     path: Path | None = None
-    #: The panoramas that were written already.
+    #: The panoramas written so far.
     written: list[Path] = dataclasses.field(default_factory=list)
-    forget_when_built: bool = True
+    remove_when_built: bool = True
 
     @property
     def world_from_panorama(self) -> Matrix:
-        """How the panorama is turned, 4 × 4."""
+        """The orientation of the panorama, 4 × 4."""
         return Matrix.Identity(4)
 
     def preview_pose(self) -> Matrix:
@@ -48,10 +48,10 @@ class GenerateSpec(JobSpec):
         return cost(self.request.engine, self.request.settings, self.source is None)
 
     def build(self, reply: GenerateReply, scene: bpy.types.Scene) -> str:
-        """Write the files, once; show the first as the world."""
+        """Write the files that are not written yet; make the first panorama the world."""
         for panorama, recipe in list(zip(reply.panoramas, reply.recipes, strict=True))[len(self.written) :]:
             path = self._path(recipe.settings.seeds[0], scene)
-            panoramas.write(path, panorama, panoramas.turned(recipe, self.world_from_panorama))
+            panoramas.write(path, panorama, panoramas.with_rotation(recipe, self.world_from_panorama))
             self.written.append(path)
         panoramas.show(scene, self.written[0], self.world_from_panorama)
         notices = dict.fromkeys(line for recipe in reply.recipes for line in recipe.notices)
@@ -64,13 +64,13 @@ class GenerateSpec(JobSpec):
         if self.path is None:
             return panoramas.free_path(panoramas.folder(scene), self.name, seed)
         path = with_seed(self.path, seed, self.request.settings.seeds)
-        check_path(path, (seed,))  # again: a file of the user's may have come there since
+        check_path(path, (seed,))  # again: the user may have created a file there since
         return path
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class EditSpec(GenerateSpec):
-    """A panorama that is changed, once for each seed."""
+    """Edit a panorama, once for each seed."""
 
     request: EditRequest
 
@@ -90,14 +90,14 @@ class EditSpec(GenerateSpec):
 def settings_from(
     get: Callable[[str], Any], *, engine: EngineSettings, prompt: str, height: int, seed: int, steps: int = 0
 ) -> GenerateSettings:
-    """Return the settings that properties have; `get` reads one by its name. Raise SettingError.
+    """Return the settings from properties, which `get` reads by name. Raise SettingError.
 
-    `steps`: 0: by the quality.
+    `steps`: 0 for the quality's default.
     """
-    same = ("method", "negative_prompt", "true_cfg_scale", "hdr", "sun_strength", "sun_threshold")
-    own_if_empty = ("lora", "trigger", "guidance_scale", "shift")
-    fields = {name: get(name) for name in same} | {name: get(name) or None for name in own_if_empty}
-    # Blender's numbers have 24 bits: 0.98 is 0.9800000190734863.
+    copied = ("method", "negative_prompt", "true_cfg_scale", "hdr", "sun_strength", "sun_threshold")
+    optional = ("lora", "trigger", "guidance_scale", "shift")
+    fields = {name: get(name) for name in copied} | {name: get(name) or None for name in optional}
+    # Blender stores float32: 0.98 is 0.9800000190734863.
     fields = {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
     settings = GenerateSettings(
         prompt=prompt,
@@ -111,7 +111,14 @@ def settings_from(
 
 
 def cost(engine: EngineSettings, settings: GenerateSettings, prompt_only: bool) -> Hashable:
-    """What the time for generating depends on."""
-    same = {"prompt": "", "negative_prompt": "", "trigger": None, "hdr": True, "sun_strength": 1, "sun_threshold": 1}
+    """Return what the duration of generating depends on."""
+    ignored = {
+        "prompt": "",
+        "negative_prompt": "",
+        "trigger": None,
+        "hdr": True,
+        "sun_strength": 1,
+        "sun_threshold": 1,
+    }
     seeds = tuple(range(len(settings.seeds)))
-    return engine, prompt_only, msgspec.structs.replace(settings, **same, seeds=seeds)
+    return engine, prompt_only, msgspec.structs.replace(settings, **ignored, seeds=seeds)

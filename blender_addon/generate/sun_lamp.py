@@ -1,4 +1,4 @@
-"""The sun in the scene's HDRI → a Sun lamp, and a world without it."""
+"""Replace the sun in the scene's HDRI by a Sun lamp."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..scene import world
 from . import panoramas
 
 NAME = "Panoform Sun"
-#: Custom property of the lamp's object: the image whose sun it is.
-_SUN_OF = "panoform_sun_of"
-#: How far from the origin a lamp is put, in metres: its light is the same everywhere.
-_FAR_M = 10.0
+#: Custom property of the lamp object: the image that the sun comes from.
+_SUN_IMAGE = "panoform_sun_of"
+#: Distance of the lamp object from the origin in metres; it does not affect the light.
+_LAMP_DISTANCE_M = 10.0
 
 
 def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
-    """Give the scene a lamp for the sun in its world's HDRI, and a world without that sun, from an EXR of its own.
+    """Add a Sun lamp for the sun in the world's HDRI, and make a copy of the HDRI without the sun the scene's world.
 
-    World and lamp together give every surface the light it had. The lamp turns with that world and shines while it is
-    the scene's (`scene.world.assign`). A scene has one lamp for the sun of one image: split again, it is set anew.
-    Returns the lamp, or None, and all is as it was, where no sun stands out.
-    Raises SceneError (`capture.world_image`, `world_strength`), PanoramaError (`pixels.read`; for infinite or NaN
+    World and lamp together light every surface as before. The lamp rotates with that world, and is hidden while the
+    scene uses another one (`scene.world.assign`). A scene has one lamp for each image; splitting again updates it.
+    Return the lamp, or None without changing anything if the HDRI has no distinct sun.
+    Raise SceneError (`capture.world_image`, `world_strength`), PanoramaError (`pixels.read`; for infinite or NaN
     pixels), OutputError.
     """
     strength = sources.world_strength(scene)
@@ -45,11 +45,11 @@ def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
     shown = panoramas.show(scene, path, world_from_panorama)
     shown.node_tree.nodes["Strength"].inputs["Strength"].default_value = strength
 
-    lamp = next((thing for thing in scene.objects if thing.get(_SUN_OF) == image), None) or _new(scene, image)
+    lamp = next((found for found in scene.objects if found.get(_SUN_IMAGE) == image), None) or _new(scene, image)
     lamp[world.ONLY_IN] = shown
     lamp.hide_viewport = lamp.hide_render = False
     direction = world_from_panorama.to_3x3() @ Vector(sun.direction)
-    lamp.location = direction * _FAR_M
+    lamp.location = direction * _LAMP_DISTANCE_M
     _aim(lamp, direction, shown)
     lamp.data.energy = sun.irradiance * strength
     lamp.data.color, lamp.data.angle = sun.colour, sun.diameter_rad
@@ -57,13 +57,13 @@ def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
 
 
 def _aim(lamp: bpy.types.Object, direction: Vector, shown: bpy.types.World) -> None:
-    """Point it along -`direction`, and have the world's turn about the vertical turn it too."""
+    """Point the lamp along -`direction`, and drive its Z rotation by that of the world."""
     lamp.driver_remove("rotation_euler", 2)
     lamp.rotation_mode = "XYZ"
-    lamp.rotation_euler = direction.to_track_quat("Z", "Y").to_euler("XYZ")  # it shines along its -Z
+    lamp.rotation_euler = direction.to_track_quat("Z", "Y").to_euler("XYZ")  # a Sun lamp shines along its -Z
     x, y, z = shown.path_resolve(world.ROTATION)
     if max(abs(x), abs(y)) > 1e-6:
-        return  # of a world that leans, the Z is another axis
+        return  # in a tilted world, Z is not the vertical axis
     driver = lamp.driver_add("rotation_euler", 2).driver
     turn = driver.variables.new()
     turn.name = "turn"
@@ -74,6 +74,6 @@ def _aim(lamp: bpy.types.Object, direction: Vector, shown: bpy.types.World) -> N
 
 def _new(scene: bpy.types.Scene, image: bpy.types.Image) -> bpy.types.Object:
     lamp = bpy.data.objects.new(NAME, bpy.data.lights.new(NAME, "SUN"))
-    lamp[_SUN_OF] = image
+    lamp[_SUN_IMAGE] = image
     scene.collection.objects.link(lamp)
     return lamp

@@ -1,8 +1,8 @@
-"""What a panorama looks like while it is made, in the world itself.
+"""Previews of the panorama being generated, shown as the scene's world.
 
-The preview is a world of its own, which remembers the one it stands for; so it can be taken away at any time, also out
-of a state that undo or a file brought back. A render reads it on a thread of its own: until that has ended, the preview
-is neither changed nor removed.
+The preview is a separate world that stores which world it replaces, so that it can be removed at any time, even when
+undo or loading a file restored it. A render reads the world on its own thread: while one runs, the preview is neither
+changed nor removed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from mathutils import Matrix
 from ..scene import world
 
 NAME = "Panoform Preview"
-#: Custom properties of the preview world: what it is, and the scene's own world (none: the scene had none).
-_IS_PREVIEW, _INSTEAD_OF = "panoform_preview", "panoform_instead_of"
+#: Custom properties of the preview world: its marker, and the scene's own world (absent if the scene had none).
+_IS_PREVIEW, _ORIGINAL_WORLD = "panoform_preview", "panoform_instead_of"
 
 
 def show(scene: bpy.types.Scene, picture: np.ndarray, world_from_panorama: Matrix) -> None:
-    """Show `picture`, (H, W, 3) uint8, top row first, as the scene's world; not while Blender renders."""
+    """Show `picture`, (H, W, 3) uint8, top row first, as the scene's world. Do nothing while Blender renders."""
     if bpy.app.is_job_running("RENDER"):
         return
     height, width, _ = picture.shape
@@ -37,24 +37,24 @@ def show(scene: bpy.types.Scene, picture: np.ndarray, world_from_panorama: Matri
     preview = world.create(NAME, image, world_from_panorama)
     preview[_IS_PREVIEW] = True
     if scene.world is not None:
-        preview[_INSTEAD_OF] = scene.world
+        preview[_ORIGINAL_WORLD] = scene.world
     scene.world = preview
 
 
-def lasts() -> bool:
-    """Whether it is in the file, be it the world of a scene or not any more."""
-    return any(_IS_PREVIEW in found for found in bpy.data.worlds)
+def exists() -> bool:
+    """Return whether the file holds a preview, used by a scene or not."""
+    return any(_IS_PREVIEW in world for world in bpy.data.worlds)
 
 
 @persistent
-def end(*_: object) -> None:
-    """Give every scene its own world again. Also called by Blender: before saving, after undo, redo and loading."""
-    previews = [found for found in bpy.data.worlds if _IS_PREVIEW in found]
+def remove(*_: object) -> None:
+    """Remove the preview and restore each scene's world. Also a handler for saving, undo, redo and loading."""
+    previews = [world for world in bpy.data.worlds if _IS_PREVIEW in world]
     for scene in bpy.data.scenes:
         if scene.world in previews:
-            scene.world = scene.world.get(_INSTEAD_OF)
+            scene.world = scene.world.get(_ORIGINAL_WORLD)
     if bpy.app.is_job_running("RENDER"):
-        return  # the pump calls again
+        return  # the timer calls again
     if previews:
         bpy.data.batch_remove(previews)
     image = bpy.data.images.get(NAME)
@@ -67,10 +67,10 @@ _HANDLERS = ("save_pre", "undo_post", "redo_post", "load_post")
 
 def register() -> None:
     for name in _HANDLERS:
-        getattr(bpy.app.handlers, name).append(end)
+        getattr(bpy.app.handlers, name).append(remove)
 
 
 def unregister() -> None:
     for name in _HANDLERS:
-        getattr(bpy.app.handlers, name).remove(end)
-    end()
+        getattr(bpy.app.handlers, name).remove(remove)
+    remove()

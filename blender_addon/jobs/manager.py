@@ -1,10 +1,10 @@
-"""The state of the add-on: the backend's session, the job under way, the results, the last failure.
+"""The state of the add-on: the backend session, the current job, the results, the last failure.
 
-    operators → jobs.set_up / begin / cancel / stop          the panel draws what `jobs` holds
+    operators → jobs.set_up / begin / cancel / stop          the panel draws the state of `jobs`
     backend   → jobs.poll → job (progress) → results → built by an operator
 
-In a window timer.py calls `poll` from a timer; in the background `wait` does it in a loop. `jobs` outlives files, undo
-and deleted scenes: it holds no datablock, only a scene's `session_uid`.
+In a window, timer.py calls `poll` from a timer; in background mode, `wait` calls it in a loop. `jobs` outlives files,
+undo and deleted scenes: it holds no reference to a datablock, only a scene's `session_uid`.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from ...shared.protocol.errors import BackendMissingError, BackendVersionError, 
 from ...shared.protocol.messages import ErrorReply, Event, JobReply, PreviewEvent, ProgressEvent, QueuedEvent, Reply
 from .. import preferences
 from ..backend import installer
-from ..backend.installer import Found, Setup
+from ..backend.installer import Installed, Setup
 from ..backend.process import BackendProcess
 from ..backend.session import Session
 from .specs import JobSpec, Result
 
-#: Results kept in memory; the oldest that was built goes first.
+#: Most results kept in memory; the oldest built one is removed first.
 MAX_RESULTS = 8
 
 
 class State(Enum):
-    """How things stand with the backend."""
+    """The state of the backend."""
 
     NOT_SET_UP = "Not set up"
-    OUT_OF_DATE = "Of another version"
+    OUT_OF_DATE = "Version mismatch"
     SETTING_UP = "Setting up"
     STOPPED = "Not running"
     STARTING = "Starting"
@@ -49,23 +49,23 @@ class State(Enum):
 
 @dataclasses.dataclass(eq=False)
 class Job:
-    """A job under way; the fields are those of messages.ProgressEvent."""
+    """A running job; progress fields as in ProgressEvent."""
 
     spec: JobSpec
-    #: None until it was sent.
+    #: None until it is sent.
     id: str | None = None
     stage: str = "Waiting for the backend"
     step: int = 0
     of: int = 0
     fraction: float = 0.0
     seconds_left: float | None = None
-    #: Newest preview of each map, (H, W, 3) uint8; the last entry came last.
+    #: Latest preview of each map, (H, W, 3) uint8; the newest is the last entry.
     previews: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     cancelling: bool = False
 
     @property
     def text(self) -> str:
-        """ "Normal 12/28 · 0:41 left" """
+        """The progress, as in "Normal 12/28 · 0:41 left"."""
         parts = [f"{self.stage} {self.step}/{self.of}" if self.of else self.stage]
         if self.cancelling:
             parts = ["Cancelling"]
@@ -77,14 +77,16 @@ class Job:
 
 @dataclasses.dataclass(eq=False)
 class Failure:
-    """The last error, as the panel shows it."""
+    """The last error, shown in the panel."""
 
     error: PanoformError
-    #: All there is to know, for a bug report.
+    #: Details for a bug report.
     details: str
 
 
 class Jobs:
+    """The job manager; `jobs` is its only instance."""
+
     def __init__(self) -> None:
         self.session: Session | None = None
         self.setup: Setup | None = None
@@ -92,11 +94,11 @@ class Jobs:
         #: Newest first.
         self.results: list[Result] = []
         self.failure: Failure | None = None
-        #: Seconds that the last job took, by its spec's cost.
+        #: Duration in seconds of the last job with each cost (`JobSpec.cost`).
         self.seconds: dict[Hashable, float] = {}
-        self._found: tuple[float, Path, Found] | None = None
-        #: Backends that were told to end, without anybody waiting for it.
-        self._ending: list[BackendProcess] = []
+        self._installed: tuple[float, Path, Installed] | None = None
+        #: Backends that were stopped but may still be exiting.
+        self._stopping: list[BackendProcess] = []
 
     # The backend
 
@@ -108,42 +110,42 @@ class Jobs:
             return State.STARTING if self.session.status is None else State.READY
         if preferences.get().python() is not None:
             return State.STOPPED
-        found = self._look()
-        if found is Found.READY:
+        installed = self._find_installed()
+        if installed is Installed.READY:
             return State.STOPPED
-        return State.OUT_OF_DATE if found is Found.OTHER_VERSION else State.NOT_SET_UP
+        return State.OUT_OF_DATE if installed is Installed.OTHER_VERSION else State.NOT_SET_UP
 
     @property
     def busy(self) -> bool:
-        """Whether something is under way that somebody waits for."""
+        """Whether a job, the setup or the start of the backend is in progress."""
         return self.job is not None or self.state in {State.SETTING_UP, State.STARTING}
 
-    def _look(self) -> Found:
-        """What is in the environment's folder; looked at once a second, as the panel asks at every draw."""
+    def _find_installed(self) -> Installed:
+        """Return the state of the environment, cached for a second because the panel reads it on each redraw."""
         folder = preferences.get().environment_folder()
         now = time.monotonic()
-        if self._found is None or self._found[1] != folder or now - self._found[0] > 1:
-            self._found = (now, folder, installer.find(folder, VERSION))
-        return self._found[2]
+        if self._installed is None or self._installed[1] != folder or now - self._installed[0] > 1:
+            self._installed = (now, folder, installer.find(folder, VERSION))
+        return self._installed[2]
 
     def set_up(self, wheel: Path, python: Path) -> None:
-        """Make the backend's environment in the preferences' folder."""
+        """Start setting up the environment in the folder from the preferences. Raise BusyError."""
         if self.setup is not None and self.setup.cancelling:
-            raise BusyError("The set-up that was cancelled has not ended yet.", "Try again in a moment.")
+            raise BusyError("The cancelled setup has not ended yet.", "Try again in a moment.")
         if self.setup is not None:
-            raise BusyError("The backend is being set up already.", "Wait for it, or cancel it.")
+            raise BusyError("The backend is already being set up.", "Wait until it finishes, or cancel it.")
         self.stop()
         self.failure = None
-        self.setup = Setup(preferences.get().environment_folder(), wheel, python, before=self._wait_for_ends)
+        self.setup = Setup(preferences.get().environment_folder(), wheel, python, before=self._wait_until_stopped)
         self.setup.start()
 
     def start(self) -> None:
-        """Start the backend, if it isn't running. Raises BackendMissingError, BackendVersionError, OutputError."""
+        """Start the backend unless it is running. Raise BackendMissingError, BackendVersionError, OutputError."""
         if self.session is None:
-            chosen = preferences.get()
-            folder = chosen.environment_folder() / "run"
+            settings = preferences.get()
+            folder = settings.environment_folder() / "run"
             try:
-                self.session = Session(chosen.python() or self._own_python(), folder)
+                self.session = Session(settings.python() or self._own_python(), folder)
             except OSError as error:
                 raise OutputError(
                     f"{folder} can't be written: {error.strerror}.", "Choose another folder in the preferences."
@@ -151,41 +153,41 @@ class Jobs:
 
     def _own_python(self) -> Path:
         folder = preferences.get().environment_folder()
-        found = installer.find(folder, VERSION)
-        if found is Found.OTHER_VERSION:
-            raise BackendVersionError(f"The backend is not of version {VERSION}, as the add-on is.", "Update it.")
-        if found is not Found.READY:
-            why = "is not set up" if found is Found.ABSENT else "was not set up to the end"
-            raise BackendMissingError(f"The backend {why}.", 'Press "Set up the backend".')
+        installed = installer.find(folder, VERSION)
+        if installed is Installed.OTHER_VERSION:
+            raise BackendVersionError(f"The backend is not version {VERSION} as the add-on is.", "Update it.")
+        if installed is not Installed.READY:
+            state = "is not set up" if installed is Installed.ABSENT else "is not completely set up"
+            raise BackendMissingError(f"The backend {state}.", 'Press "Set Up Backend".')
         return installer.python_in(folder)
 
     def stop(self, *, wait: bool = bpy.app.background) -> None:
-        """Begin to end the backend, and with it what it was doing; `wait` until its process is gone."""
+        """Stop the backend and its job; `wait` until its process has exited."""
         session, self.session = self.session, None
         if session is not None:
-            self._ending.append(session.process)
+            self._stopping.append(session.process)
             session.close(wait=wait)
         self._drop()
 
     def close(self) -> None:
-        """End all that runs, and wait for it; results are kept."""
+        """Stop the setup and the backend and wait for both; keep the results."""
         if self.setup is not None:
             self.setup.cancel(wait=True)
             self.setup = None
         self.stop(wait=True)
-        self._wait_for_ends()
+        self._wait_until_stopped()
 
-    def _wait_for_ends(self) -> None:
-        for process in list(self._ending):
+    def _wait_until_stopped(self) -> None:
+        for process in list(self._stopping):
             process.stop(wait=True)
-            self._ending.remove(process)
+            self._stopping.remove(process)
 
     # Jobs
 
     def begin(self, spec: JobSpec) -> None:
-        """Begin a job. Raise BusyError, and what `start` raises."""
+        """Start a job. Raise BusyError and the errors of `start`."""
         if self.job is not None:
-            raise BusyError("Panoform works on one panorama already.", "Wait for it, or cancel it.")
+            raise BusyError("Another Panoform job is running.", "Wait until it finishes, or cancel it.")
         self.failure = None
         try:
             if spec.request is not None:
@@ -196,7 +198,7 @@ class Jobs:
         self.job = Job(spec)
 
     def cancel(self) -> None:
-        """Ask for the end of whatever runs: the set-up, or the job."""
+        """Cancel the setup or the job."""
         if self.setup is not None:
             self.setup.cancel()
         if self.job is not None and self.job.id is not None:
@@ -206,19 +208,19 @@ class Jobs:
             self._drop()
 
     def _drop(self) -> None:
-        """Forget the job."""
+        """Discard the job."""
         job, self.job = self.job, None
         if job is not None:
             _close(job.spec)
 
     def wait(self) -> Result:
-        """Poll until the job has ended, telling of it on stdout. Raises the error that it ended in."""
-        job, said = self.job, ""
+        """Poll until the job has ended and print its progress. Return its result, or raise its error."""
+        job, printed = self.job, ""
         try:
             while self.job is job:
-                if job.text != said:
-                    said = job.text
-                    print(f"Panoform: {said}", flush=True)
+                if job.text != printed:
+                    printed = job.text
+                    print(f"Panoform: {printed}", flush=True)
                 self.poll()
                 time.sleep(0.02)
         except KeyboardInterrupt:
@@ -229,24 +231,24 @@ class Jobs:
         return self.results[0]
 
     def wait_for_setup(self) -> None:
-        """Poll until the set-up has ended, telling of it on stdout. Raises the error that it ended in."""
-        said = ""
+        """Poll until the setup has ended and print its progress. Raise its error."""
+        printed = ""
         while self.setup is not None:
-            if self.setup.status != said:
-                said = self.setup.status
-                print(f"Panoform: {said}", flush=True)
+            if self.setup.status != printed:
+                printed = self.setup.status
+                print(f"Panoform: {printed}", flush=True)
             time.sleep(0.1)
             self.poll()
         if self.failure is not None:
             raise self.failure.error
 
     def poll(self) -> None:
-        """Take in whatever has happened. Never waits. Whatever goes wrong with the job or the backend ends them."""
+        """Process all pending messages without blocking. An error of the job or the backend stops it."""
         if self.setup is not None and self.setup.done:
-            self._setup_ended(self.setup)
+            self._finish_setup(self.setup)
         try:
             if self.job is not None and self.job.spec.is_rendering:
-                self._rendering(self.job)
+                self._poll_render(self.job)
         except Exception as error:
             self.fail(error)
             self._drop()
@@ -254,19 +256,19 @@ class Jobs:
             return
         try:
             for message in self.session.poll():
-                self._take(message)
+                self._handle(message)
             if self.job is not None and self.job.id is None and self.session.status is not None:
                 self._send(self.job)
         except Exception as error:
             self.fail(error, self.session.process.log_tail())
             self.stop()
 
-    def _setup_ended(self, setup: Setup) -> None:
-        self.setup = self._found = None
+    def _finish_setup(self, setup: Setup) -> None:
+        self.setup = self._installed = None
         if setup.error is not None:
             self.fail(setup.error, setup.log.read_text("utf-8", "replace")[-8000:] if setup.log.exists() else "")
 
-    def _rendering(self, job: Job) -> None:
+    def _poll_render(self, job: Job) -> None:
         job.stage = "Rendering"
         source = job.spec.source.poll()
         if source is None:
@@ -274,7 +276,7 @@ class Jobs:
         job.spec.set_source(source)
         if job.spec.request is None:
             self.job = None
-            self._keep(Result(job.spec))
+            self._add_result(Result(job.spec))
 
     def _send(self, job: Job) -> None:
         if job.spec.is_rendering:
@@ -282,13 +284,13 @@ class Jobs:
         job.id = self.session.client.submit(job.spec.request)
         job.stage = "Sent to the backend"
 
-    def _take(self, message: Event | Reply) -> None:
+    def _handle(self, message: Event | Reply) -> None:
         job = self.job
         if job is None or message.id != job.id:
-            return  # a status, or an event of a job that was dropped
+            return  # a status, or a message of a discarded job
         match message:
             case QueuedEvent():
-                job.stage = f"Waiting for {message.ahead} others" if message.ahead else "Beginning"
+                job.stage = f"Queued behind {message.ahead}" if message.ahead else "Starting"
             case ProgressEvent():
                 job.stage, job.step, job.of = message.stage, message.step, message.of
                 job.fraction, job.seconds_left = message.fraction, message.seconds_left
@@ -298,20 +300,20 @@ class Jobs:
             case JobReply():
                 self.job = None
                 self.seconds[job.spec.cost()] = message.compute_seconds
-                self._keep(Result(job.spec, message))
-                self.session.client.status()  # how much memory is left now
+                self._add_result(Result(job.spec, message))
+                self.session.client.status()  # updates the free memory
             case ErrorReply():
                 self.job = None
                 error = errors.from_code(message.code, message.message, message.hint)
                 self.fail(error, self.session.process.log_tail())
 
-    def _keep(self, result: Result) -> None:
+    def _add_result(self, result: Result) -> None:
         self.results.insert(0, result)
         while len(self.results) > MAX_RESULTS and any(old.built for old in self.results):
             self.results.remove(next(old for old in reversed(self.results) if old.built))
 
     def fail(self, error: Exception, log: str = "") -> None:
-        """Remember an error for the panel; the details of one that isn't Panoform's hold its traceback."""
+        """Store an error for the panel; the details of an unexpected one include its traceback."""
         if not isinstance(error, PanoformError):
             error = errors.unexpected(error)
         if error.__cause__ is not None:
@@ -322,7 +324,7 @@ class Jobs:
 
 
 def _close(spec: JobSpec) -> None:
-    """Stop the render of its source, if that is under way."""
+    """Stop the render of the job's source, if it is running."""
     if spec.is_rendering:
         spec.source.close()
 
@@ -331,7 +333,7 @@ def find_scene(uid: int) -> bpy.types.Scene | None:
     return next((scene for scene in bpy.data.scenes if scene.session_uid == uid), None)
 
 
-#: The one there is.
+#: The only instance.
 jobs = Jobs()
 
 

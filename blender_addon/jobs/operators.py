@@ -1,4 +1,4 @@
-"""The operators for jobs and their results, of whatever kind."""
+"""The operators for jobs and results of all kinds."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import ClassVar
 import bpy
 from bpy.props import IntProperty
 
-from ..ui.operator_parts import FINISHED, build_and_report, poll_unless, reporting, why_not_build
+from ..ui.operator_parts import FINISHED, build_and_report, build_disabled_reason, poll_unless, reporting
 from .manager import find_scene, jobs
 
 
 class PANOFORM_OT_build_result(bpy.types.Operator):
-    """Build this result in the scene that it was asked for; once it is there, or that is gone, in this scene"""
+    """Build this result in its scene, or in the active scene if it is already built or its scene no longer exists"""
 
     bl_idname = "panoform.build_result"
     bl_label = "Build Result"
@@ -20,7 +20,7 @@ class PANOFORM_OT_build_result(bpy.types.Operator):
 
     index: IntProperty(min=0)
 
-    poll = poll_unless(why_not_build)
+    poll = poll_unless(build_disabled_reason)
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
@@ -31,10 +31,10 @@ class PANOFORM_OT_build_result(bpy.types.Operator):
 
 
 class PANOFORM_OT_forget_result(bpy.types.Operator):
-    """Free the memory of this result. What was built stays"""
+    """Remove this result from memory. Objects built from it stay"""
 
     bl_idname = "panoform.forget_result"
-    bl_label = "Forget Result"
+    bl_label = "Remove Result"
     bl_options: ClassVar = {"INTERNAL"}
 
     index: IntProperty(min=0)
@@ -45,12 +45,12 @@ class PANOFORM_OT_forget_result(bpy.types.Operator):
 
 
 class PANOFORM_OT_cancel(bpy.types.Operator):
-    """Stop what Panoform is doing"""
+    """Cancel the running job or the setup"""
 
     bl_idname = "panoform.cancel"
     bl_label = "Cancel"
 
-    poll = poll_unless(lambda: "" if jobs.job or jobs.setup else "Nothing is under way")
+    poll = poll_unless(lambda: "" if jobs.job or jobs.setup else "No job is running")
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         jobs.cancel()

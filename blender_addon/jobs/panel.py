@@ -1,4 +1,4 @@
-"""The section of the tab that lists results."""
+"""The panel that lists results."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class PANOFORM_PT_results(Section, bpy.types.Panel):
             row.operator("panoform.build_result", text="", icon="ADD").index = index
             row.operator("panoform.forget_result", text="", icon="X").index = index
             if result.waits_for:
-                column.label(text=f"Ready: it waits for {result.waits_for}", icon="INFO")
+                column.label(text=f"Ready: waiting for {result.waits_for}", icon="INFO")
             elif not result.built:
-                column.label(text="Its scene is gone: press + to build it here", icon="INFO")
+                column.label(text="Its scene no longer exists: press + to build it here", icon="INFO")
         notices = [result.spec.notice(result.reply) for result in jobs.results]
         draw_text(column, next((notice for notice in notices if notice), ""), characters(context), icon="INFO")
 

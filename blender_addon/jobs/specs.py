@@ -1,7 +1,8 @@
-"""The base of what can be asked for: which request the backend gets, and what is built from its reply.
+"""Base class of jobs: the request to the backend, and how to build its reply in a scene.
 
-A feature has its own `JobSpec` (perceive/spec.py, generate/spec.py, capture/spec.py); manager, timer and panel know the
-base only. A spec holds no datablock, only a scene's `session_uid`, so that it outlives files and undo.
+Each feature has its own `JobSpec` (perceive/spec.py, generate/spec.py, capture/spec.py); manager, timer and panel use
+only the base class. A spec holds no reference to a datablock, only a scene's `session_uid`, so that it outlives files
+and undo.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from ..capture.sources import Capture
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class JobSpec(abc.ABC):
-    """One thing asked for, in one scene."""
+    """A job for one scene."""
 
-    #: What the result is called: for datablocks, files and the record.
+    #: Name of the result, for datablocks, files and the record.
     name: str
     scene_uid: int
-    #: The panorama or picture that it is made from, or the render that makes it; None: there is none.
+    #: The input panorama or picture, or the render that produces it; None if there is none.
     source: Capture | Picture | Render | None = None
-    #: What the backend is asked, complete but for the source's pixels; None: nothing.
+    #: The request, complete except for the source's pixels; None if the backend is not needed.
     request: JobRequest | None = None
-    #: Whether the result is of no use once it was built, because it is on disk.
-    forget_when_built: bool = False
+    #: Whether the result is removed once it is built, because it is on disk.
+    remove_when_built: bool = False
 
     def __post_init__(self) -> None:
         if self.source is not None and not self.is_rendering:
@@ -40,59 +41,59 @@ class JobSpec(abc.ABC):
 
     @property
     def is_rendering(self) -> bool:
-        """Whether the source is still to come out of a render."""
+        """Whether the source is still being rendered."""
         return isinstance(self.source, Render)
 
     def set_source(self, source: Capture | Picture) -> None:
-        """Take the source, and put its pixels into the request."""
+        """Set the source and put its pixels into the request."""
         self.source = source
 
     def cost(self) -> Hashable:
-        """What the time that it takes depends on."""
+        """Return what the duration of the job depends on."""
         return None
 
     def preview_pose(self) -> Matrix | None:
-        """How previews are turned that are shown as the scene's world, 4 × 4; None: they are not shown there."""
+        """Return the orientation of previews shown as the scene's world, 4 × 4; None to not show them there."""
         return None
 
     @abc.abstractmethod
     def build(self, reply: Any, scene: bpy.types.Scene) -> str:
-        """Build the result in `scene`; return what was done, in words. Raise OutputError, InputError.
+        """Build the result in `scene` and return a report of it. Raise OutputError, InputError.
 
-        `reply`: what the backend returned, None where it wasn't asked. May be called more than once.
+        `reply`: the backend's reply, None without a request. May be called more than once.
         """
 
     def summary(self, reply: Any) -> str:
-        """What the reply holds, in two words: "5 maps"."""
+        """Return a short summary of the reply, as in "5 maps"."""
         return ""
 
     def notice(self, reply: Any) -> str:
-        """One line that the user should read; "" for none."""
+        """Return a notice for the user; "" for none."""
         return ""
 
 
 @dataclasses.dataclass(eq=False)
 class Result:
-    """What a job returned. It can be built at any time, into any scene, more than once."""
+    """The result of a job. It can be built at any time, in any scene, more than once."""
 
     spec: JobSpec
-    #: None where the backend wasn't asked.
+    #: None without a request.
     reply: JobReply | None = None
-    #: Whether it is to be built as soon as the user isn't in the middle of something.
+    #: Whether it is to be built as soon as nothing blocks it.
     pending: bool = True
-    #: What it waits for, in words; "" while it doesn't.
+    #: What blocks building it, as shown in the panel; "" if nothing.
     waits_for: str = ""
-    #: Whether it stands, or stood, in a scene.
+    #: Whether it was built in a scene.
     built: bool = False
 
     def build(self, scene: bpy.types.Scene) -> str:
-        """Build it in `scene`; return what was done, in words. Raise OutputError, InputError."""
+        """Build it in `scene` and return a report of it. Raise OutputError, InputError."""
         self.pending = False
-        done = self.spec.build(self.reply, scene)
+        report = self.spec.build(self.reply, scene)
         self.built = True
-        return done
+        return report
 
 
-def counted(count: int, what: str) -> str:
-    """ "1 map", "5 maps"."""
-    return f"{count} {what}{'s' if count != 1 else ''}"
+def counted(count: int, noun: str) -> str:
+    """Return "1 map" or "5 maps"."""
+    return f"{count} {noun}{'s' if count != 1 else ''}"

@@ -1,8 +1,8 @@
-"""The timer in a window: it calls `jobs.poll`, has results built, and redraws what shows them.
+"""The timer in a window: it calls `jobs.poll`, builds results and redraws the panel.
 
-No exception ends it: Blender would not call it again, and the panel would stand still for good.
+It catches all exceptions, because Blender unregisters a timer that raises, and the panel would no longer update.
 
-There is no timer in the background: it would never fire, and one left behind crashes Blender's exit.
+There is no timer in background mode: it would never fire, and a timer left registered crashes Blender on exit.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from ..generate import world_preview
 from ..ui import previews
 from .manager import Job, find_scene, jobs
 
-#: Seconds between two looks: while something is going on, and while an idle backend is only kept an eye on.
+#: Seconds between two ticks: while something is in progress, and while the backend is idle.
 BUSY_S, IDLE_S = 0.1, 1.0
-#: A panel that grows pushes those below it away only while it is drawn again: this often, once a tick.
+#: Number of redraws, one a tick, after a change: panels below one that grows move only with later redraws.
 REDRAWS = 4
-#: What was drawn last, and how often it is still to be drawn.
-_shown: tuple = ()
+#: The panel's state at the last change, and the number of redraws left.
+_drawn_state: tuple = ()
 _redraws = 0
-#: Where a step of the last tick failed, by its name: what fails at every tick is told once.
+#: Tracebacks of the steps that failed in the last tick, by name: a repeated failure is reported once.
 _failed: dict[str, tuple] = {}
 
 
 def start() -> None:
-    """Have `jobs` polled from now on. Called by whatever begins something."""
+    """Register the timer. Called by everything that starts a job or a process."""
     if not bpy.app.background and not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, persistent=True)
 
 
 def register() -> None:
-    """Do nothing: whatever begins something calls `start`."""
+    """Do nothing: the timer is registered by `start`."""
 
 
 def unregister() -> None:
@@ -44,13 +44,13 @@ def unregister() -> None:
 
 
 def _tick() -> float | None:
-    steps = (jobs.poll, _end_preview, _build_what_came, _show, _interval)
-    said = [_try(step) for step in steps]
-    return IDLE_S if _failed else said[-1]
+    steps = (jobs.poll, _remove_preview, _build_pending, _update_panel, _interval)
+    returned = [_try(step) for step in steps]
+    return IDLE_S if _failed else returned[-1]
 
 
 def _try(step: Callable[[], Any]) -> Any:
-    """What the step returns; where it fails, that is the failure that the panel shows."""
+    """Run a step and return its result; report an exception in the panel."""
     try:
         returned = step()
     except Exception as error:
@@ -63,16 +63,16 @@ def _try(step: Callable[[], Any]) -> Any:
     return returned
 
 
-def _end_preview() -> None:
+def _remove_preview() -> None:
     if jobs.job is None:
-        world_preview.end()
+        world_preview.remove()
 
 
-def _show() -> None:
-    """Redraw what shows something else by now."""
-    global _shown, _redraws
-    if _shown != _drawn():
-        _shown, _redraws = _drawn(), REDRAWS
+def _update_panel() -> None:
+    """Redraw the panel if its state has changed."""
+    global _drawn_state, _redraws
+    if _drawn_state != _state():
+        _drawn_state, _redraws = _state(), REDRAWS
         if jobs.job is not None:
             _show_previews(jobs.job)
     if _redraws:
@@ -81,30 +81,31 @@ def _show() -> None:
 
 
 def _interval() -> float | None:
-    """Seconds until the next tick; None: nothing is left to wait for."""
-    if _redraws or jobs.busy or world_preview.lasts() or any(result.pending for result in jobs.results):
+    """Return the seconds until the next tick; None to stop the timer."""
+    if _redraws or jobs.busy or world_preview.exists() or any(result.pending for result in jobs.results):
         return BUSY_S
     return IDLE_S if jobs.session is not None else None
 
 
 def _show_previews(job: Job) -> None:
-    """Show them in the panel; where the spec says so, the newest also as its scene's world."""
+    """Show the previews in the panel, and if the job has a preview pose, the newest also as its scene's world."""
     for name, picture in job.previews.items():
         previews.show(name, picture)
     scene, pose = find_scene(job.spec.scene_uid), job.spec.preview_pose()
     if pose is not None and job.previews and scene is not None:
-        world_preview.show(scene, picture, pose)
+        newest = next(reversed(job.previews.values()))
+        world_preview.show(scene, newest, pose)
 
 
-def _build_what_came() -> None:
-    """Have results built by their operator, one undo step each, once the user's hands are free."""
+def _build_pending() -> None:
+    """Build pending results by their operator, one undo step each, once nothing blocks it."""
     for result in list(jobs.results):
         if not result.pending:
             continue
         if find_scene(result.spec.scene_uid) is None:
-            result.pending = False  # its file was closed, or the scene deleted: it waits in the panel
+            result.pending = False  # its file was closed or the scene deleted: it stays in the panel
             continue
-        result.waits_for = _what_keeps_the_user()
+        result.waits_for = _blocked_by()
         if result.waits_for:
             continue
         result.pending = False
@@ -115,25 +116,25 @@ def _build_what_came() -> None:
             with bpy.context.temp_override(window=window):
                 bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=jobs.results.index(result))
         except Exception as error:
-            if jobs.failure is failure:  # else it is what the operator reported
+            if jobs.failure is failure:  # else the operator has reported it
                 jobs.fail(error)
 
 
-def _what_keeps_the_user() -> str:
-    """Why the scene can't be changed right now: an undo step made in the midst of these would not take it back."""
+def _blocked_by() -> str:
+    """Return what must end before building; "" if nothing: an undo step made during these would not undo it."""
     if bpy.app.is_job_running("RENDER"):
         return "the render to end"
     for window in bpy.context.window_manager.windows:
         if any(operator.bl_idname.startswith("TRANSFORM_OT_") for operator in window.modal_operators):
-            return "the move to end"
+            return "the transform to end"
         active = window.view_layer.objects.active
         if active is not None and active.mode != "OBJECT":
             return "Object Mode"
     return ""
 
 
-def _drawn() -> tuple:
-    """What the panel shows of all this."""
+def _state() -> tuple:
+    """Return the state that the panel shows."""
     session, setup, job = jobs.session, jobs.setup, jobs.job
     return (
         jobs.failure,

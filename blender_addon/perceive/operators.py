@@ -1,4 +1,4 @@
-"""The operator that perceives."""
+"""The operator that perceives maps."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from ..capture.sources import Capture
 from ..scene import maps_folder
 from ..scene.properties import camera_height_property
 from ..ui.engine_properties import engine_property, quality_property
-from ..ui.operator_parts import poll_unless, property_or_setting, reporting, run_job, why_not_begin
+from ..ui.operator_parts import job_disabled_reason, poll_unless, property_or_setting, reporting, run_job
 from . import properties
-from .spec import NOT_YET, PerceiveSpec, settings_from
+from .spec import NO_PIXELS, PerceiveSpec, settings_from
 
 
 class PANOFORM_OT_perceive(bpy.types.Operator):
-    """Perceive maps from the panorama, and build world, dome and material from them"""
+    """Perceive maps of the panorama and build world, dome and material from them"""
 
     bl_idname = "panoform.perceive"
     bl_label = "Perceive"
 
     source: source_property()
-    image: StringProperty(name="Image", description="Name of an image of this file")
+    image: StringProperty(name="Image", description="Name of an image in this file")
     filepath: filepath_property()
     maps: properties.maps_property()
     quality: quality_property()
     seed: properties.seed_property()
     engine: engine_property()
     camera_height: camera_height_property()
-    out_directory: StringProperty(name="Folder", description="Write the maps there too", subtype="DIR_PATH")
+    out_directory: StringProperty(name="Folder", description="Also write the maps to this folder", subtype="DIR_PATH")
     repair: repair_property()
 
-    poll = poll_unless(why_not_begin)
+    poll = poll_unless(job_disabled_reason)
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
@@ -53,13 +53,13 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
         settings = settings_from(lambda name: self._get(scene, name), engine)
         directory = bpy.path.abspath(self.out_directory) if self.out_directory else ""
         if directory:
-            maps_folder.check_unharmed(Path(directory), settings.maps)  # before a render begins
+            maps_folder.check_overwrite(Path(directory), settings.maps)  # before a render starts
         source = self._source(scene)
         if directory and isinstance(source, Capture):
-            maps_folder.check_unharmed(Path(directory), settings.maps, source.file)
+            maps_folder.check_overwrite(Path(directory), settings.maps, source.file)
         name = source.source if isinstance(source, Capture) else scene.name
         request = PerceiveRequest(
-            panorama=NOT_YET,
+            panorama=NO_PIXELS,
             encoding="linear",
             source=name,
             engine=engine,
@@ -77,7 +77,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     def _get(self, scene: bpy.types.Scene, name: str):
         return property_or_setting(self, name, scene.panoform)
 
-    def _source(self, scene: bpy.types.Scene) -> Capture | Render:
+    def _source(self, scene: bpy.types.Scene) -> Capture | Render[Capture]:
         match self._get(scene, "source"):
             case "WORLD":
                 return sources.from_world(scene)
@@ -85,13 +85,13 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
                 name = self.image
                 image = bpy.data.images.get(name) if name else scene.panoform.image
                 if image is None:
-                    what = f"There is no image called {name!r}." if name else "No image is chosen."
-                    raise SceneError(what, "Choose an image of this file.")
+                    what = f"There is no image named {name!r}." if name else "No image is selected."
+                    raise SceneError(what, "Select an image of this file.")
                 return sources.from_image(image)
             case "FILE":
                 path = self._get(scene, "filepath")
                 if not path:
-                    raise SceneError("No file is chosen.", "Choose a panorama on disk.")
+                    raise SceneError("No file is selected.", "Select a panorama on disk.")
                 return sources.from_file(path)
             case "RENDER_CAMERA":
                 return render(scene, at_cursor=False)

@@ -1,4 +1,4 @@
-"""The section of the tab that perceives."""
+"""The panel that perceives maps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PANOFORM_PT_perceive(Section, bpy.types.Panel):
         try:
             draw_last_duration(column, cost(engine, settings_from(lambda name: getattr(settings, name), engine)))
         except SettingError:
-            return  # no map is chosen: the button says so when it is pressed
+            return  # no map is selected: the operator reports it
 
 
 CLASSES = (PANOFORM_PT_perceive,)

@@ -1,4 +1,4 @@
-"""The properties of perceiving that panel and operator share."""
+"""The perceive properties that panel and operator share."""
 
 from __future__ import annotations
 

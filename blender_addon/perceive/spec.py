@@ -1,4 +1,4 @@
-"""Perceive maps of a panorama, and build world, dome and material from them."""
+"""Job that perceives maps of a panorama and builds world, dome and material from them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..capture.sources import Capture
 from ..jobs.specs import JobSpec, counted
 from ..scene.build import build, select
 
-#: Stands in a request until its source is there; an empty array can't be sent.
-NOT_YET = np.empty((0, 0, 3), np.float32)
+#: Placeholder in a request until its source is available; an empty array can't be sent.
+NO_PIXELS = np.empty((0, 0, 3), np.float32)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class PerceiveSpec(JobSpec):
-    """Maps of a panorama, and the scene that is built from them."""
+    """Perceive maps of a panorama and build the scene from them."""
 
     request: PerceiveRequest
-    #: Height of the camera over the floor in metres.
+    #: Height of the camera above the floor in metres.
     camera_height_m: float = 1.6
 
     def set_source(self, source: Capture) -> None:
@@ -60,7 +60,7 @@ class PerceiveSpec(JobSpec):
 
 
 def settings_from(get: Callable[[str], Any], engine: EngineSettings) -> PerceiveSettings:
-    """Return the settings that properties have; `get` reads one by its name. Raise SettingError."""
+    """Return the settings from properties, which `get` reads by name. Raise SettingError."""
     quality = engine.spec.qualities[get("quality")]
     settings = PerceiveSettings(
         maps=check_names(name.lower() for name in get("maps")),
@@ -74,5 +74,5 @@ def settings_from(get: Callable[[str], Any], engine: EngineSettings) -> Perceive
 
 
 def cost(engine: EngineSettings, settings: PerceiveSettings) -> Hashable:
-    """What the time for perceiving depends on."""
+    """Return what the duration of perceiving depends on."""
     return engine, msgspec.structs.replace(settings, seed=0, repair=False)

@@ -1,1 +1,1 @@
-"""Maps → datablocks: images, world, dome, material, one file each; build.py puts them together."""
+"""Maps → datablocks: images, world, dome and material, one module each, combined by build.py."""

@@ -1,4 +1,4 @@
-"""Everything that one result becomes in the scene."""
+"""Build a result in a scene."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def build(
     camera_height_m: float = 1.6,
     world_from_panorama: Matrix | None = None,
 ) -> bpy.types.Collection:
-    """Add a collection "Panoform {name}" to `scene`: the dome with its material, and make the panorama the world.
+    """Add a collection "Panoform {name}" to `scene` with the dome and its material; make the panorama the world.
 
-    `maps`: name → (H, W, channels) float32 as maps.MAPS tells. `panorama`: what the world shows; an image datablock is
-    copied with its own colour space, None leaves the scene's world. `world_from_panorama`: 4 × 4, where the panorama
-    was taken from and how it is turned (default: from `camera_height_m` over the origin, which puts the floor at z = 0,
-    its centre towards +X). Everything is new: what is in the file already stays as it is, but for `scene.world`.
+    `maps`: name → (H, W, channels) float32, as in maps.MAPS. `panorama`: the world's image; an image datablock is
+    copied with its colour space, None keeps the scene's world. `world_from_panorama`: pose of the panorama, 4 × 4
+    (default: `camera_height_m` above the origin, which puts the floor at z = 0, its centre towards +X). Only new
+    datablocks are created; of the existing ones, only `scene.world` changes.
     """
     if world_from_panorama is None:
         world_from_panorama = Matrix.Translation((0, 0, camera_height_m))
@@ -40,7 +40,7 @@ def build(
         body.matrix_world = world_from_panorama
         collection.objects.link(body)
     if "semantic" in textures:
-        textures["semantic"].use_fake_user = True  # no node shows it
+        textures["semantic"].use_fake_user = True  # no node uses it
 
     if panorama is not None:
         if isinstance(panorama, bpy.types.Image):
@@ -63,7 +63,7 @@ def _texture(name: str, kind: str, array: np.ndarray) -> bpy.types.Image:
 
 
 def select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
-    """Select what was built, as Blender does with what it adds."""
+    """Select the built objects, as Blender does with added objects."""
     layer = bpy.context.view_layer if bpy.context.scene == scene else scene.view_layers[0]
     layer.update()
     for entry in list(layer.objects.selected):

@@ -1,7 +1,7 @@
-"""Distance → dome: a sphere grid around the object's origin, pushed out along its rays by a Geometry Nodes modifier.
+"""Distance → dome: a UV sphere around the object's origin, displaced along its rays by a Geometry Nodes modifier.
 
-The mesh is coarse and regular; the modifier subdivides it (Detail) and places every vertex by its UV (rays.py), so that
-Scale, Amount and Detail stay free to change. Scale is in metres per unit of distance; Amount 0 is the sphere of radius
+The mesh is coarse and regular; the modifier subdivides it (Detail) and positions each vertex by its UV (rays.py), so
+that Scale, Amount and Detail remain adjustable. Scale is in metres per unit of distance; Amount 0 is a sphere of radius
 Scale, 1 the full distance.
 """
 
@@ -16,16 +16,16 @@ from . import rays
 COLUMNS, ROWS = 64, 32
 #: 512 × 256 faces.
 DETAIL = 3
-#: Radius of a dome without distance, in metres.
+#: Radius of a dome without a distance map, in metres.
 SPHERE_RADIUS_M = 10.0
 MODIFIER_NAME = "Panoform Dome"
 
 
 def grid(columns: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The sphere grid of radius 1: positions ((rows+1)·(columns+1), 3) and their UVs (…, 2), both float32, and faces
+    """Return a UV sphere of radius 1: positions ((rows+1)·(columns+1), 3) and UVs (…, 2), both float32, and faces
     (rows·columns, 4) int32, facing inward.
 
-    Columns run from u = 0 to u = 1, so the seam column is there twice; the first and the last row are the poles.
+    Columns run from u = 0 to u = 1, so the seam has two columns; the first and the last row are the poles.
     """
     u, v = np.meshgrid(np.linspace(0, 1, columns + 1), np.linspace(1, 0, rows + 1))
     lon, lat = (0.5 - u) * 2 * np.pi, (v - 0.5) * np.pi
@@ -52,8 +52,8 @@ def _store(tree: bpy.types.NodeTree, geometry: rays.Socket, name: str, value: ra
     return node.outputs["Geometry"]
 
 
-def _nodes(name: str, distance: bpy.types.Image | None, scale: float) -> bpy.types.GeometryNodeTree:
-    """The modifier's tree; its interface holds the starting values."""
+def _nodes(name: str, distance: bpy.types.Image | None, scale: float) -> bpy.types.NodeTree:
+    """Create the modifier's node tree, with the defaults in its interface."""
     tree = bpy.data.node_groups.new(name, "GeometryNodeTree")
     tree.is_modifier = True
     interface = tree.interface
@@ -98,10 +98,10 @@ def _nodes(name: str, distance: bpy.types.Image | None, scale: float) -> bpy.typ
 
 
 def scale_from_floor(distance: np.ndarray, camera_height_m: float) -> float:
-    """Metres per unit of `distance` (H, W, 1) that put the floor `camera_height_m` below the dome's origin.
+    """Return the metres per unit of `distance` (H, W, 1) that put the floor `camera_height_m` below the dome's origin.
 
-    The floor's depth is the median of distance · (−z) over the rays within 45° of straight down: furniture and a tripod
-    near the middle don't move it.
+    The floor's depth is the median of distance · (−z) over the rays within 45° of straight down, which is robust to
+    furniture and a tripod.
     """
     height, width, _ = distance.shape
     depth = -sphere.directions(height, width)[..., 2:]
@@ -110,10 +110,10 @@ def scale_from_floor(distance: np.ndarray, camera_height_m: float) -> float:
 
 
 def create(name: str, distance: bpy.types.Image | None, scale: float, material: bpy.types.Material) -> bpy.types.Object:
-    """A new dome object, not yet in a collection.
+    """Create a dome object, not linked to a collection.
 
-    It is there for the camera and to catch the shadows of other objects; light passes it on its way in, so that
-    world and lamps light the inside as they would the real place.
+    It is visible to the camera and receives shadows of other objects, but casts none, so that world and lamps light the
+    inside.
     """
     mesh = _mesh(name)
     mesh.materials.append(material)
@@ -126,7 +126,7 @@ def create(name: str, distance: bpy.types.Image | None, scale: float, material: 
 
 
 def controls(modifier: bpy.types.NodesModifier) -> dict[str, tuple[bpy.types.bpy_struct, str]]:
-    """Name → (owner, property path) of the modifier's inputs, as `UILayout.prop` takes them: Scale, Amount, Detail."""
+    """Return name → (data, property) of the modifier's inputs for `UILayout.prop`: Scale, Amount, Detail."""
     sockets = [
         item
         for item in modifier.node_group.interface.items_tree

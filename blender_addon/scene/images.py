@@ -1,8 +1,8 @@
 """Arrays → packed images that save and reload without loss.
 
-Numbers that must be exact (distance, normals, HDR light) become float32 EXR, display values 16-bit PNG. Blender's own
-`pack()` keeps float32 for images in a linear space, and writes wrong values for float images in sRGB; so the PNG is
-written here. (Measured on 4.3, 4.5 and 5.2.)
+Distance, normals and HDR light are packed as float32 EXR, display values as 16-bit PNG. Blender's `pack()` keeps
+float32 for images in a linear space, but writes wrong values for float images in sRGB, so the PNG is encoded here.
+(Measured on 4.3, 4.5 and 5.2.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _chunk(tag: bytes, data: bytes) -> bytes:
 
 
 def _png16(array: np.ndarray) -> bytes:
-    """(H, W, 1 or 3) in [0, 1] → a 16-bit PNG file (W3C PNG, third edition)."""
+    """Encode (H, W, 1 or 3) values in [0, 1] as a 16-bit PNG file (W3C PNG, third edition)."""
     height, width, channels = array.shape
     samples = np.rint(np.clip(array, 0, 1) * 65535).astype(">u2").reshape(height, -1)
     rows = np.zeros((height, 1 + samples.shape[1] * 2), np.uint8)  # each row starts with filter type 0
@@ -40,7 +40,7 @@ def _png16(array: np.ndarray) -> bytes:
 
 
 def create_float(name: str, array: np.ndarray, colorspace: ColorSpace) -> bpy.types.Image:
-    """A new packed float32 image from (H, W, 1 or 3) values, top row first, in a linear `colorspace`."""
+    """Create a packed float32 image from (H, W, 1 or 3) values, top row first, in a linear `colorspace`."""
     height, width, _ = array.shape
     image = bpy.data.images.new(name, width, height, alpha=False, float_buffer=True, is_data=True)
     image.colorspace_settings.name = colorspace
@@ -52,7 +52,7 @@ def create_float(name: str, array: np.ndarray, colorspace: ColorSpace) -> bpy.ty
 
 
 def create_16bit(name: str, array: np.ndarray, colorspace: ColorSpace) -> bpy.types.Image:
-    """A new packed 16-bit image from (H, W, 1 or 3) values in [0, 1] as `colorspace` encodes them, top row first."""
+    """Create a packed 16-bit image from (H, W, 1 or 3) values in [0, 1], encoded in `colorspace`, top row first."""
     data = _png16(array)
     image = bpy.data.images.new(name, 1, 1)
     image.pack(data=data, data_len=len(data))
@@ -62,7 +62,7 @@ def create_16bit(name: str, array: np.ndarray, colorspace: ColorSpace) -> bpy.ty
 
 
 def copy_packed(name: str, image: bpy.types.Image) -> bpy.types.Image:
-    """A packed copy of a user's image file, byte for byte; the user's own datablock stays as it is."""
+    """Create a packed copy of the image, its file byte for byte; `image` itself is unchanged."""
     copy = image.copy()
     copy.name = name
     if not copy.packed_file:

@@ -1,4 +1,4 @@
-"""Maps → material: a Principled BSDF, object-space normals, and the displacement that the geometry doesn't have yet."""
+"""Maps → material: a Principled BSDF, object-space normals, and the residual displacement of the geometry."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from . import rays
 
 
 def create(name: str, images: dict[str, bpy.types.Image]) -> bpy.types.Material:
-    """A new material from images by map name (maps.MAPS; `normal` holding n · 0.5 + 0.5). A map that isn't there leaves
-    Principled's own default."""
+    """Create a material from images by map name (maps.MAPS; `normal` stored as n · 0.5 + 0.5). A missing map leaves the
+    Principled BSDF's default."""
     material = bpy.data.materials.new(name)
     if bpy.app.version < (5, 0):
         material.use_nodes = True
@@ -44,20 +44,22 @@ def create(name: str, images: dict[str, bpy.types.Image]) -> bpy.types.Material:
 
 
 def _residual(tree: bpy.types.NodeTree, uv: rays.Socket, distance: rays.Socket) -> rays.Socket:
-    """Displacement from where the surface is to where the distance map has it.
+    """Return the displacement from the surface to the point given by the distance map.
 
-    Zero at the modifier's vertices, so nothing is displaced twice; between them it adds what adaptive subdivision can
-    show. Zero too without the modifier, which leaves no attributes.
+    It is zero at the modifier's vertices, so nothing is displaced twice; between them, it adds detail for
+    adaptive subdivision. Without the modifier and its attributes, it is zero too.
     """
     scale = rays.add(tree, "ShaderNodeAttribute", -300, -900, {}, attribute_name=rays.SCALE_ATTRIBUTE)
     amount = rays.add(tree, "ShaderNodeAttribute", -300, -1100, {}, attribute_name=rays.AMOUNT_ATTRIBUTE)
     ray = rays.direction(tree, uv, -1300, -900)
     target = rays.point(tree, ray, distance, scale.outputs["Fac"], amount.outputs["Fac"], -100, -900)
-    here = rays.add(tree, "ShaderNodeTexCoord", 260, -1200, {}).outputs["Object"]
-    residual = rays.add(tree, "ShaderNodeVectorMath", 460, -900, {0: target, 1: here}, operation="SUBTRACT")
-    there = rays.add(tree, "ShaderNodeMath", 460, -1200, {0: scale.outputs["Fac"], 1: 0.0}, operation="GREATER_THAN")
+    surface = rays.add(tree, "ShaderNodeTexCoord", 260, -1200, {}).outputs["Object"]
+    residual = rays.add(tree, "ShaderNodeVectorMath", 460, -900, {0: target, 1: surface}, operation="SUBTRACT")
+    has_scale = rays.add(
+        tree, "ShaderNodeMath", 460, -1200, {0: scale.outputs["Fac"], 1: 0.0}, operation="GREATER_THAN"
+    )
     displacement = rays.add(
         tree, "ShaderNodeVectorDisplacement", 660, -900,
-        {"Vector": residual.outputs[0], "Midlevel": 0.0, "Scale": there.outputs[0]}, space="OBJECT",
+        {"Vector": residual.outputs[0], "Midlevel": 0.0, "Scale": has_scale.outputs[0]}, space="OBJECT",
     )  # fmt: skip
     return displacement.outputs[0]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import bpy
 from bpy.props import BoolProperty, StringProperty
 
-from ..ui.operator_parts import FINISHED, poll_unless, property_or_setting, reporting, why_not_build
+from ..ui.operator_parts import FINISHED, build_disabled_reason, poll_unless, property_or_setting, reporting
 from . import maps_folder
 from .build import build, select
 from .properties import camera_height_property
@@ -25,7 +25,7 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
     camera_height: camera_height_property()
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})
 
-    poll = poll_unless(why_not_build)
+    poll = poll_unless(build_disabled_reason)
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         context.window_manager.fileselect_add(self)

@@ -1,4 +1,4 @@
-"""The section of the tab that adjusts what was built."""
+"""The panel that adjusts a built scene."""
 
 from __future__ import annotations
 

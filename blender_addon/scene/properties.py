@@ -1,4 +1,4 @@
-"""The properties of scene building that panel and operators share."""
+"""The scene property that panel and operators share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bpy.props import FloatProperty
 def camera_height_property() -> FloatProperty:
     return FloatProperty(
         name="Camera Height",
-        description="How high over the floor the panorama was taken: it gives the size, and puts the floor at Z = 0",
+        description="Height of the camera above the floor. Sets the scale of the scene and puts the floor at Z = 0",
         subtype="DISTANCE",
         unit="LENGTH",
         default=1.6,

@@ -1,6 +1,6 @@
-"""Nodes shared by the dome's geometry and its material: UV → where on the maps → direction → point of the surface.
+"""Nodes shared by the dome's geometry and material: UV → texture coordinate → direction → point on the surface.
 
-A vertex's place follows from its UV alone, so that it is right at every level of subdivision: `shared.sphere` with
+A vertex's position depends only on its UV, so that it is exact at every subdivision level: `shared.sphere` with
 u = UV.x and v = 1 − UV.y. The surface is at  direction · Scale · mix(1, distance, Amount).
 """
 
@@ -11,7 +11,7 @@ import math
 import bpy
 
 UV_NAME = "UVMap"
-#: Point attributes through which the material learns the modifier's values.
+#: Point attributes that pass the modifier's values to the material.
 SCALE_ATTRIBUTE, AMOUNT_ATTRIBUTE = "panoform_scale", "panoform_amount"
 
 Socket = bpy.types.NodeSocket
@@ -21,7 +21,7 @@ Tree = bpy.types.NodeTree
 def add(
     tree: Tree, kind: str, x: float, y: float, inputs: dict[int | str, object], **properties: object
 ) -> bpy.types.Node:
-    """A node of `kind`, its inputs linked (a socket) or set (a value)."""
+    """Add a node of type `kind`; inputs are linked (to a socket) or set (to a value)."""
     node = tree.nodes.new(kind)
     node.location = (x, y)
     for name, value in properties.items():
@@ -35,7 +35,7 @@ def add(
 
 
 def inside_rows(tree: Tree, uv: Socket, height: int, x: float, y: float) -> Socket:
-    """`uv` kept half a pixel inside top and bottom, where a repeating texture would blend zenith with nadir."""
+    """Clamp `uv` half a pixel inside top and bottom, where a repeating texture would blend zenith and nadir."""
     half = 0.5 / height
     low = add(tree, "ShaderNodeVectorMath", x, y, {0: uv, 1: (-10.0, half, 0.0)}, operation="MAXIMUM")
     high = add(
@@ -45,7 +45,7 @@ def inside_rows(tree: Tree, uv: Socket, height: int, x: float, y: float) -> Sock
 
 
 def direction(tree: Tree, uv: Socket, x: float, y: float) -> Socket:
-    """The unit ray through `uv`: +X turned down by −latitude about Y, then by longitude about Z."""
+    """Return the unit ray through `uv`: +X rotated by −latitude about Y, then by longitude about Z."""
     parts = add(tree, "ShaderNodeSeparateXYZ", x, y, {0: uv})
     down = add(
         tree, "ShaderNodeMath", x + 180, y - 90, {0: parts.outputs[1], 1: -math.pi, 2: math.pi / 2},
@@ -67,12 +67,12 @@ def direction(tree: Tree, uv: Socket, x: float, y: float) -> Socket:
 def point(
     tree: Tree, ray: Socket, distance: Socket | None, scale: Socket, amount: Socket | None, x: float, y: float
 ) -> Socket:
-    """ray · scale · (1 + amount · (distance − 1)); without a distance the sphere ray · scale."""
+    """Return ray · scale · (1 + amount · (distance − 1)); without a distance, ray · scale."""
     radius = scale
     if distance is not None and amount is not None:
-        beyond = add(tree, "ShaderNodeMath", x, y, {0: distance, 1: 1.0}, operation="SUBTRACT")
+        offset = add(tree, "ShaderNodeMath", x, y, {0: distance, 1: 1.0}, operation="SUBTRACT")
         factor = add(
-            tree, "ShaderNodeMath", x + 180, y, {0: beyond.outputs[0], 1: amount, 2: 1.0}, operation="MULTIPLY_ADD"
+            tree, "ShaderNodeMath", x + 180, y, {0: offset.outputs[0], 1: amount, 2: 1.0}, operation="MULTIPLY_ADD"
         )
         radius = add(
             tree, "ShaderNodeMath", x + 360, y, {0: factor.outputs[0], 1: scale}, operation="MULTIPLY"

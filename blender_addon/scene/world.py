@@ -5,15 +5,15 @@ from __future__ import annotations
 import bpy
 from mathutils import Matrix
 
-#: Where the Rotation of a world that `create` made is: Euler angles of its inverse, as the node turns the direction
-#: that is looked up, so that the picture turns the other way.
+#: Data path of the Rotation in a world made by `create`. It holds the Euler angles of the inverse rotation, because the
+#: Mapping node rotates the lookup direction, not the image.
 ROTATION = 'node_tree.nodes["Rotation"].inputs["Rotation"].default_value'
-#: Custom property of an object: the one world that it is shown and rendered in.
+#: Custom property of an object: the only world in which it is visible.
 ONLY_IN = "panoform_only_in"
 
 
 def create(name: str, image: bpy.types.Image, world_from_panorama: Matrix) -> bpy.types.World:
-    """A new world that shows `image`, turned by the rotation of `world_from_panorama` (4 × 4)."""
+    """Create a world that shows `image`, rotated by `world_from_panorama` (4 × 4)."""
     world = bpy.data.worlds.new(name)
     if bpy.app.version < (5, 0):
         world.use_nodes = True
@@ -40,13 +40,13 @@ def create(name: str, image: bpy.types.Image, world_from_panorama: Matrix) -> bp
 
 
 def assign(scene: bpy.types.Scene, world: bpy.types.World) -> None:
-    """Make `world` the scene's. The one before stays in the file: it keeps a fake user.
+    """Make `world` the scene's world. The previous one gets a fake user, so that it stays in the file.
 
-    Objects that are made for one world only (ONLY_IN: its sun) are shown and rendered if it is this one.
+    Objects that belong to one world (ONLY_IN, such as its sun) are hidden unless it is this one.
     """
     if scene.world is not None:
         scene.world.use_fake_user = True
     scene.world = world
-    for thing in scene.objects:
-        if ONLY_IN in thing:
-            thing.hide_viewport = thing.hide_render = thing[ONLY_IN] != world
+    for found in scene.objects:
+        if ONLY_IN in found:
+            found.hide_viewport = found.hide_render = found[ONLY_IN] != world

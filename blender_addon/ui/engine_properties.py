@@ -1,4 +1,4 @@
-"""The properties of the engine, which all features share."""
+"""The engine properties, which all features share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from bpy.props import EnumProperty
 from ...shared.engines import ENGINES
 
 QUALITY_ITEMS = (
-    ("draft", "Draft", "A quick look"),
-    ("standard", "Standard", "What the model was trained for"),
-    ("best", "Best", "The finest the model can do, slower"),
+    ("draft", "Draft", "Fast preview"),
+    ("standard", "Standard", "The settings the model was trained for"),
+    ("best", "Best", "Highest quality, slower"),
 )
 ENGINE_ITEMS = (
-    ("AUTO", "Automatic", "FLUX + OmniX where its checkpoint is set in the preferences, else the starter"),
+    ("AUTO", "Automatic", "FLUX + OmniX if its checkpoint is set in the preferences, else the starter"),
     *((spec.name.upper(), spec.label, "") for spec in ENGINES.values()),
 )
 
@@ -22,4 +22,4 @@ def quality_property() -> EnumProperty:
 
 
 def engine_property() -> EnumProperty:
-    return EnumProperty(name="Engine", description="The model that does the work", items=ENGINE_ITEMS)
+    return EnumProperty(name="Engine", description="The model to run", items=ENGINE_ITEMS)

@@ -1,7 +1,7 @@
-"""What the operators have in common.
+"""Parts shared by the operators.
 
-In a window they return at once, and the timer of jobs/timer.py does the rest; in the background (and in the bpy module)
-they block until done and raise on failure, as bpy's own operators do.
+In a window they return at once, and the timer in jobs/timer.py finishes the job; in background mode (and in the bpy
+module) they block until the job is done and raise on failure, as bpy's own operators do.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from collections.abc import Callable
 import bpy
 
 from ...shared.protocol.errors import PanoformError
-from ..capture.picture import Picture
-from ..capture.render import Render
-from ..capture.sources import Capture
+from ..capture.render import Render, ResultT
 from ..jobs import timer
 from ..jobs.manager import State, find_scene, jobs
 from ..jobs.specs import JobSpec, Result
 
 FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
 
-#: Samples of a render that becomes a panorama or a picture.
+#: Poll message of the operators that start a job.
+JOB_RUNNING = "Another Panoform job is running"
+
+#: Samples of a rendered panorama or picture.
 RENDER_SAMPLES = 64
 
 
-def poll_unless(why_not: Callable[[], str]) -> classmethod:
-    """Return the `poll` of an operator that is disabled, with a poll message, wherever `why_not` has a reason."""
+def poll_unless(disabled_reason: Callable[[], str]) -> classmethod:
+    """Return a `poll` that fails, with a poll message, while `disabled_reason` returns one."""
 
     def poll(cls: type[bpy.types.Operator], _context: bpy.types.Context) -> bool:
-        reason = why_not()
+        reason = disabled_reason()
         if reason:
             cls.poll_message_set(reason)
         return not reason
@@ -38,7 +39,7 @@ def poll_unless(why_not: Callable[[], str]) -> classmethod:
 
 
 def reporting(execute: Callable) -> Callable:
-    """Wrap an `execute` so that its PanoformError is reported; called from Python, the operator raises RuntimeError."""
+    """Wrap `execute` to report a PanoformError; called from Python, the operator then raises RuntimeError."""
 
     @functools.wraps(execute)
     def reported(self: bpy.types.Operator, context: bpy.types.Context) -> set[str]:
@@ -46,7 +47,7 @@ def reporting(execute: Callable) -> Callable:
             return execute(self, context)
         except PanoformError as error:
             jobs.fail(error)
-            timer.start()  # it redraws the panel
+            timer.start()  # redraws the panel
             self.report({"ERROR"}, str(error))
             return CANCELLED
 
@@ -54,33 +55,33 @@ def reporting(execute: Callable) -> Callable:
 
 
 def property_or_setting(operator: bpy.types.Operator, name: str, *settings: bpy.types.PropertyGroup):
-    """Return the operator's own property where a script set it, else that of the first settings that have it."""
+    """Return the operator's property if it is set, else that of the first of `settings` that has it."""
     if operator.properties.is_property_set(name):
         return getattr(operator, name)
     return getattr(next(group for group in settings if name in group.bl_rna.properties), name)
 
 
-def why_not_begin() -> str:
-    """Return why no job can begin now; "" where one can."""
+def job_disabled_reason() -> str:
+    """Return why no job can start now; "" if one can."""
     if jobs.job is not None:
-        return "Panoform works on one panorama already"
+        return JOB_RUNNING
     match jobs.state:
         case State.SETTING_UP:
             return "The backend is being set up"
         case State.NOT_SET_UP if not bpy.app.background:
             return "The backend is not set up yet"
         case State.OUT_OF_DATE if not bpy.app.background:
-            return "The backend is of another version than the add-on: update it"
+            return "The backend's version does not match the add-on: update it"
     return ""
 
 
-def why_not_build() -> str:
-    """Return why nothing can be built now; "" where it can: one Ctrl+Z undoes only what was built in Object Mode."""
-    return "" if bpy.context.mode == "OBJECT" else "Only in Object Mode"
+def build_disabled_reason() -> str:
+    """Return why nothing can be built now; "" if it can: only in Object Mode is building a single undo step."""
+    return "" if bpy.context.mode == "OBJECT" else "Only available in Object Mode"
 
 
 def run_job(operator: bpy.types.Operator, spec: JobSpec) -> set[str]:
-    """Begin a job; in the background also wait for it, and build its result."""
+    """Start a job; in background mode also wait for it and build its result."""
     jobs.begin(spec)
     if not bpy.app.background:
         timer.start()
@@ -90,14 +91,14 @@ def run_job(operator: bpy.types.Operator, spec: JobSpec) -> set[str]:
 
 
 def build_and_report(operator: bpy.types.Operator, result: Result, scene: bpy.types.Scene) -> None:
-    """Build a result, and report what was done."""
+    """Build a result and report what was done."""
     operator.report({"INFO"}, result.build(scene))
-    if result.spec.forget_when_built:
+    if result.spec.remove_when_built:
         jobs.results.remove(result)
 
 
-def start_render(render: Render) -> Capture | Picture | Render:
-    """Return what the render makes: itself, begun, in a window; the result in the background."""
+def start_render(render: Render[ResultT]) -> ResultT | Render[ResultT]:
+    """Start the render and return it; in background mode, return its result instead."""
     if bpy.app.background:
         return render.run()
     render.start()

@@ -1,4 +1,4 @@
-"""What the sections of the tab have in common."""
+"""Parts shared by the panels."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from ...shared.maps import MAPS
 from ..jobs.manager import Job, jobs
 from . import previews
 
-#: Width of a character in the sidebar, in pixels at a UI scale of 1: labels don't wrap by themselves.
+#: Width of a character in the sidebar in pixels at UI scale 1, for wrapping text: Blender's labels don't wrap.
 CHARACTER_PX = 6.6
 
 
 class Section:
+    """Base of the panels in the sidebar tab."""
+
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
     bl_category = "Panoform"
 
 
 def characters(context: bpy.types.Context) -> int:
-    """Return how many characters fit in a line."""
+    """Return the number of characters that fit in a line."""
     scale = context.preferences.system.ui_scale
     return max(20, int((context.region.width / scale - 60) / CHARACTER_PX))
 
 
 def draw_text(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
-    """Draw text over as many labels as it needs; long words (paths) are cut."""
+    """Draw text as one label for each line; long words (paths) are broken."""
     column = layout.column(align=True)
     for i, line in enumerate(_wrap(text, width)):
         column.label(text=line, icon=icon if i == 0 else "BLANK1" if icon != "NONE" else "NONE")
@@ -39,6 +41,7 @@ def _wrap(text: str, width: int) -> list[str]:
 
 
 def draw_job(layout: bpy.types.UILayout, job: Job) -> None:
+    """Draw the job's progress, a cancel button and the newest preview."""
     row = layout.row()
     row.progress(factor=job.fraction, text=job.text)
     row.operator("panoform.cancel", text="", icon="X")
@@ -49,6 +52,6 @@ def draw_job(layout: bpy.types.UILayout, job: Job) -> None:
 
 
 def draw_last_duration(layout: bpy.types.UILayout, cost: Hashable) -> None:
-    """Draw how long the last job of that cost took, if there was one."""
+    """Draw the duration of the last job with that cost, if there was one."""
     if cost in jobs.seconds:
-        layout.label(text=f"Took {jobs.seconds[cost]:.0f} s the last time")
+        layout.label(text=f"Last run took {jobs.seconds[cost]:.0f} s")

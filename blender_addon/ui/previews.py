@@ -1,4 +1,4 @@
-"""Pictures of maps in the making, and of panoramas on disk, as icons for the panel."""
+"""Previews of maps and thumbnails of panoramas, as icons for the panel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _collection: bpy.utils.previews.ImagePreviewCollection | None = None
 
 
 def show(name: str, picture: np.ndarray) -> None:
-    """Take `picture` ((H, W, 3) uint8, top row first) as the present look of map `name`."""
+    """Set the preview of map `name` to `picture`, (H, W, 3) uint8, top row first."""
     preview = _collection[name] if name in _collection else _collection.new(name)
     height, width, _ = picture.shape
     side = max(height, width)  # icons are drawn square
@@ -24,12 +24,12 @@ def show(name: str, picture: np.ndarray) -> None:
 
 
 def icon(name: str) -> int:
-    """Id of the icon that shows map `name`."""
+    """Return the icon id of the preview of map `name`."""
     return _collection[name].icon_id
 
 
 def thumbnail(path: Path) -> int:
-    """Id of the icon that shows a picture on disk, as it is now."""
+    """Return the icon id of an image file; a changed file is loaded again."""
     name = f"{path} {path.stat().st_mtime_ns}"
     preview = _collection[name] if name in _collection else _collection.load(name, str(path), "IMAGE")
     return preview.icon_id

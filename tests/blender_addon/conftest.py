@@ -1,4 +1,4 @@
-"""Blender for tests: the bpy module in this process, and the application where the machine has it."""
+"""Blender for tests: the bpy module in this process, and the application if installed."""
 
 import json
 import os
@@ -13,32 +13,32 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 REAL_BLENDER = ROOT.parent / "shared" / "tools" / "real-blender"
-#: Blender → the Python it runs on.
+#: Blender version → its Python version.
 REAL_PYTHON = {"4.3": "3.13", "5.2": "3.14"}
-#: How long a script in a window may take, and how long one that failed has to say so itself, in seconds.
+#: Timeout of a script in a window, and of its error report after a failure, in seconds.
 WINDOW_S, GRACE_S = 600, 10
 
 
-#: The tool mounts the folder above the checkout inside Blender's root, and leaves it there. Mounts of our own end with
-#: the command; and where an earlier checkout at this path is still mounted, which is gone by now, it makes way.
+#: The tool mounts the folder above the checkout inside Blender's root and leaves it mounted. In a mount namespace, the
+#: mounts end with the command; a stale mount of an earlier checkout at this path is removed first.
 IN_OWN_MOUNTS = ("unshare", "--mount", "sh", "-c", 'umount --lazy "$0" 2>/dev/null; exec "$@"')
 
 
 def _root(version: str) -> Path:
-    """The root that the tool runs that Blender in."""
+    """Return the root folder in which the tool runs that Blender."""
     home = os.environ.get("REAL_BLENDER_HOME")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(home or cache / "real-blender") / version
 
 
 def _installed(version: str) -> bool:
-    """Whether that Blender is on this machine; the tool, asked to run it, would begin with minutes of installing."""
+    """Return whether that Blender is installed; if not, the tool would first install it for minutes."""
     return (_root(version) / ".ready").exists()
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+@pytest.hookimpl(tryfirst=True)  # before -m evaluates the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with the Blender application are slow, and may take longer than others."""
+    """Mark tests with the Blender application as slow, with a longer timeout."""
     for item in items:
         if item.get_closest_marker("real_blender"):
             item.add_marker(pytest.mark.slow)
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def scene():
-    """An empty Blender: bpy is one global state a process."""
+    """An empty Blender: bpy has one global state in each process."""
     import bpy
 
     bpy.ops.wm.read_factory_settings(use_empty=True)
@@ -63,7 +63,7 @@ class RealBlender:
         self._starts = 0
 
     def start(self, *arguments: str, verb: str = "run") -> tuple[subprocess.Popen[bytes], Path]:
-        """Start it; returns the process and the file that its output goes to."""
+        """Start Blender; return the process and its log file."""
         self._starts += 1
         log = self._user.with_name(f"blender {self._starts}.log")
         with log.open("wb") as stream:
@@ -84,7 +84,7 @@ class RealBlender:
         return process, log
 
     def __call__(self, *arguments: str, verb: str = "run", timeout: float = 300) -> str:
-        """Run it to its end and return its output. Raises AssertionError, with the output, where it fails."""
+        """Run Blender and return its output. Raise AssertionError, with the output, if it fails."""
         process, log = self.start(*arguments, verb=verb)
         try:
             code = process.wait(timeout)
@@ -155,7 +155,7 @@ def blender(real_blender: RealBlender, zips: Path, monkeypatch) -> RealBlender:
 
 @pytest.fixture
 def in_window(blender: RealBlender):
-    """`run(out, *script)` runs a script in a window until it has written out/seen.json, and returns that.
+    """`run(out, *script)` runs a script in a window until it writes out/seen.json, and returns its content.
 
     It fails, with Blender's output, soon after the script did: where there is a traceback, or Blender has ended.
     """

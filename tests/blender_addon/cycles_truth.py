@@ -1,4 +1,4 @@
-"""Scenes with known answers, and Cycles' ground truth of them."""
+"""Synthetic scenes and their ground truth rendered by Cycles."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HALF = (4.0, 3.0, 2.0)
 
 
 def surface(name: str, colour: tuple[float, float, float], roughness: float, metallic: float) -> bpy.types.Material:
-    """A Principled material that also tells its own inputs as AOVs."""
+    """Create a Principled material that also outputs its inputs as AOVs."""
     material = bpy.data.materials.new(name)
     if bpy.app.version < (5, 0):
         material.use_nodes = True
@@ -55,7 +55,7 @@ def _mesh(name: str, vertices, faces, material: bpy.types.Material) -> bpy.types
 
 
 def room() -> None:
-    """Six walls, each of its own colour (COLOURS), and a box standing in the corner of +X and +Y."""
+    """Build six walls of different colours (COLOURS), and a box in the corner of +X and +Y."""
     x, y, z = HALF
     walls = {
         "+X": [(x, y, -z), (x, -y, -z), (x, -y, z), (x, y, z)],
@@ -74,7 +74,7 @@ def room() -> None:
 
 
 def settings(scene: bpy.types.Scene, width: int, height: int, samples: int, *, sharp: bool = False) -> None:
-    """Cycles at that size; `sharp` sends every ray through the pixel's centre."""
+    """Set up Cycles at that size; `sharp` casts every ray through the pixel's centre."""
     scene.render.engine = "CYCLES"
     scene.cycles.samples = samples
     scene.cycles.use_denoising = False
@@ -87,7 +87,7 @@ def settings(scene: bpy.types.Scene, width: int, height: int, samples: int, *, s
 
 
 def camera(scene: bpy.types.Scene, pose: Matrix, *, panorama: bool, fov: float = math.radians(80)) -> None:
-    """Make a camera; a panorama one is turned so that `pose`'s +X is in its centre."""
+    """Add a camera; a panoramic one is rotated so that `pose`'s +X is in its centre."""
     data = bpy.data.cameras.new("camera")
     obj = bpy.data.objects.new("camera", data)
     data.clip_start, data.clip_end = 0.001, 1e6
@@ -103,7 +103,7 @@ def camera(scene: bpy.types.Scene, pose: Matrix, *, panorama: bool, fov: float =
 
 
 def render(scene: bpy.types.Scene, path: Path) -> dict[str, np.ndarray]:
-    """Render to a multilayer EXR; channel name → (H, W) float32."""
+    """Render to a multilayer EXR; return channel name → (H, W) float32."""
     image = scene.render.image_settings
     if bpy.app.version >= (5, 0):
         image.media_type = "MULTI_LAYER_IMAGE"
@@ -120,12 +120,12 @@ def render(scene: bpy.types.Scene, path: Path) -> dict[str, np.ndarray]:
 
 
 def combined(channels: dict[str, np.ndarray]) -> np.ndarray:
-    """(H, W, 3) linear."""
+    """Return the combined pass, (H, W, 3) linear."""
     return np.stack([channels[f"ViewLayer.Combined.{c}"] for c in "RGB"], axis=-1)
 
 
 def ground_truth(scene: bpy.types.Scene, width: int, path: Path, pose: Matrix | None = None) -> dict[str, np.ndarray]:
-    """The maps of `scene` from `pose` (default: the origin), as maps.MAPS tells; albedo linear."""
+    """Render the maps of `scene` from `pose` (default: the origin), as in maps.MAPS; albedo linear."""
     settings(scene, width, width // 2, 1, sharp=True)
     camera(scene, Matrix.Identity(4) if pose is None else pose, panorama=True)
     layer = scene.view_layers[0]
@@ -144,7 +144,7 @@ def ground_truth(scene: bpy.types.Scene, width: int, path: Path, pose: Matrix | 
 
 
 def write(path: Path, array: np.ndarray, kind: str = "float") -> None:
-    """(H, W, C) → an image file, through OpenImageIO (not through Blender)."""
+    """Write (H, W, C) as an image file with OpenImageIO (not Blender)."""
     out = oiio.ImageOutput.create(str(path))
     spec = oiio.ImageSpec(array.shape[1], array.shape[0], array.shape[2], kind)
     if array.shape[2] == 1:
@@ -155,7 +155,7 @@ def write(path: Path, array: np.ndarray, kind: str = "float") -> None:
 
 
 def write_folder(folder: Path, maps: dict[str, np.ndarray]) -> None:
-    """Ground truth (linear albedo) → a folder as `panoform perceive` writes it."""
+    """Write ground truth (linear albedo) as a folder like `panoform perceive` does."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in maps.items():
         if name == "albedo":
@@ -164,17 +164,17 @@ def write_folder(folder: Path, maps: dict[str, np.ndarray]) -> None:
 
 
 def show(path: Path, linear: np.ndarray) -> None:
-    """A PNG to look at."""
+    """Write a PNG for inspection."""
     write(path, np.clip(linear, 0, 1) ** (1 / 2.2), "uint8")
 
 
 def box_distance(rays: np.ndarray) -> np.ndarray:
-    """Distance from the centre of a box of half size HALF along unit `rays` (…, 3), (…, 1)."""
+    """Return the distance from the centre of a box of half size HALF along unit `rays` (…, 3), (…, 1)."""
     return (np.array(HALF) / np.maximum(np.abs(rays), 1e-9)).min(axis=-1, keepdims=True)
 
 
 def set_input(body: bpy.types.Object, name: str, value: float) -> None:
-    """What a user does in the modifier's panel."""
+    """Set an input of the modifier, as in its panel."""
     owner, path = dome.controls(body.modifiers[dome.MODIFIER_NAME])[name]
     if path == "value":
         owner.value = value

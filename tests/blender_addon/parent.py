@@ -1,4 +1,4 @@
-"""Stands for a Blender that is killed: starts a backend through process.py, says its pid, gives it a job and waits.
+"""A stand-in for a Blender that is killed: start a backend by process.py, print its pid, send it a job and wait.
 
 Run by test_process.py: parent.py SERVER_SCRIPT FOLDER SOURCE
 """

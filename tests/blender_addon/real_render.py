@@ -1,4 +1,4 @@
-"""Runs inside a real Blender's window: a panorama rendered while the window lives on. Writes what it saw as JSON.
+"""Run in Blender's window: render a panorama without blocking it. Write the observations as JSON.
 
 blender --python real_render.py -- OUT.json
 """
@@ -40,7 +40,7 @@ def begin() -> render.PanoramaRender:
 
 
 def cancel(scene: bpy.types.Scene) -> None:
-    """One that would go on for hours is stopped, and nothing of it is left."""
+    """A render that would take hours is stopped and removed completely."""
     global rendering
     if not bpy.app.is_job_running("RENDER"):
         rendering = render.PanoramaRender(scene, sources.cursor_pose(scene), width=2048, samples=1_000_000)

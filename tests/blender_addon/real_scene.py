@@ -1,4 +1,4 @@
-"""Runs inside a real Blender, without pytest: build, measure, save, reload, capture. Exits with an error on failure.
+"""Run in the Blender application, without pytest: build, measure, save, reload, capture. Exit with an error on failure.
 
 blender --background --python real_scene.py -- FOLDER
 """
@@ -14,7 +14,7 @@ from mathutils import Matrix
 
 root = Path(__file__).resolve().parents[2]
 for name, folder in (("panoform", root), ("panoform.blender_addon", root / "blender_addon")):
-    package = types.ModuleType(name)  # the add-on's own __init__ wants the whole extension
+    package = types.ModuleType(name)  # the add-on's own __init__ needs the whole extension
     package.__path__ = [str(folder)]
     sys.modules[name] = package
 
@@ -45,7 +45,7 @@ maps = {
 }  # fmt: skip
 sky = (1 + rays) * np.float32(2)
 
-# The dome's vertices lie on the box, and its controls work.
+# The dome's vertices are on the box, and its controls work.
 scene = bpy.context.scene
 body = build(scene, maps, pixels.Pixels(sky, "linear"), "box", camera_height_m=2.0).objects["box dome"]
 places = vertices(body)
@@ -61,7 +61,7 @@ for name, value in (("Amount", 0.0), ("Scale", 3.0)):
 body.update_tag()
 np.testing.assert_allclose(np.linalg.norm(vertices(body), axis=-1), 3.0, rtol=1e-4)
 
-# A panorama camera at the origin sees the world again; where the dome is hidden.
+# A panoramic camera at the origin sees the world where the dome is hidden.
 body.hide_render = True
 seen = render.PanoramaRender(scene, Matrix.Identity(4), width=128, samples=4).run().panorama.pixels
 np.testing.assert_allclose(seen[2:-2], sky[2:-2], atol=0.1)
@@ -70,7 +70,7 @@ body.hide_render = False
 found = sources.from_world(scene)
 np.testing.assert_array_equal(found.panorama.pixels, sky)
 
-# Saved and opened again, nothing is lost.
+# Nothing is lost by saving and reloading.
 bpy.ops.wm.save_as_mainfile(filepath=str(folder / "box.blend"))
 bpy.ops.wm.open_mainfile(filepath=str(folder / "box.blend"))
 for kind, tolerance in (("distance", 0), ("albedo", 1.5 / 65535), ("roughness", 1.5 / 65535)):
@@ -81,7 +81,7 @@ for kind, tolerance in (("distance", 0), ("albedo", 1.5 / 65535), ("roughness", 
 assert bpy.data.images["box albedo"].colorspace_settings.name == "sRGB"
 assert bpy.context.scene.world.name == "Panoform box"
 
-# And a second one is added, from files.
+# A second scene is added from files.
 for kind in maps:
     image = bpy.data.images[f"box {kind}"]
     image.save(filepath=str(folder / f"{kind}{'.exr' if kind in ('distance', 'normal') else '.png'}"))

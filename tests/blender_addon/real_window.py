@@ -1,6 +1,6 @@
-"""Runs inside Blender's window: presses the panel's button, takes the import back, changes the scene meanwhile.
+"""Run in Blender's window: press the panel's button, undo the result, change the scene during a job.
 
-Started with --enable-event-simulate and -- OUT PANORAMA FOLDER. Writes what it saw to OUT/seen.json and, where it can,
+Started with --enable-event-simulate and -- OUT PANORAMA FOLDER. Writes its results to OUT/seen.json and, where it can,
 pictures of the window beside it.
 """
 
@@ -16,7 +16,7 @@ from window_runner import EXTENSION, press, run, view, window
 
 OUT, PANORAMA, FOLDER = sys.argv[sys.argv.index("--") + 1 :]
 jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs.manager"].jobs
-#: Middle of the button "Perceive" in a window of 1600 × 900, from its lower left corner.
+#: Centre of the button "Perceive" in a window of 1600 × 900, from its lower left corner.
 BUTTON = (1155, 481)
 seen: dict = {}
 
@@ -27,7 +27,7 @@ def shot(name):
 
 
 def stands():
-    """What is in the file."""
+    """Return the objects, the world and the image count of the file."""
     return [sorted(thing.name for thing in bpy.data.objects), window().scene.world.name, len(bpy.data.images)]
 
 
@@ -50,7 +50,7 @@ def steps():
     settings.source, settings.filepath, settings.quality = "FILE", PANORAMA, "draft"
     settings.maps = {"DISTANCE", "ALBEDO"}
     bpy.ops.ed.undo_push(message="settings")
-    yield from press("ESC")  # the splash screen takes it
+    yield from press("ESC")  # closes the splash screen
     view().spaces.active.show_region_ui = True
     yield 0.5
     sidebar = next(region for region in view().regions if region.type == "UI")
@@ -104,7 +104,7 @@ def steps():
     seen["built there"] = stands()
 
     with in_window():
-        bpy.ops.panoform.perceive(source="FILE", filepath=PANORAMA)  # under way when Blender quits
+        bpy.ops.panoform.perceive(source="FILE", filepath=PANORAMA)  # running when Blender quits
     seen["backend"] = jobs.session.status.pid
 
 

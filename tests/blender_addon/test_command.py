@@ -43,7 +43,7 @@ def test_perceive_and_import(addon: Jobs, panorama: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         (["perceive", "--panorama", "nope.png", "--save", "x.blend"], 1, "There is no file"),
         (["perceive", "--panorama", "nope.png", "--save", "x.blend", "--maps", "depth"], 1, "No map is called 'depth'"),
@@ -54,10 +54,10 @@ def test_perceive_and_import(addon: Jobs, panorama: Path, tmp_path: Path, capsys
         (["fly"], 2, "fly"),
     ],
 )
-def test_failure_is_said_on_stderr(addon: Jobs, arguments, code, words, tmp_path, monkeypatch, capsys) -> None:
+def test_error_is_printed_to_stderr(addon: Jobs, arguments, code, message, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert command.run(arguments) == code
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

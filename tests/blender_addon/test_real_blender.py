@@ -1,4 +1,4 @@
-"""What ships, in the Blender application: the built zip, its command line, its panel in a real window."""
+"""The built zip in the Blender application: command line and panel in a window."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def panorama(tmp_path: Path) -> Path:
 def test_command_line(blender: Callable, panorama: Path, tmp_path: Path) -> None:
     command = ("--background", "--command", "panoform")
     maps, saved = tmp_path / "maps", tmp_path / "out.blend"
-    said = blender(
+    output = blender(
         *command, "perceive", "--panorama", str(panorama), "--save", str(saved), "--maps", "distance,roughness",
         "--quality", "draft", "--out", str(maps),
     )  # fmt: skip
-    assert "Panoform: Distance" in said
+    assert "Panoform: Distance" in output
     assert saved.stat().st_size > 10_000
     assert (maps / "distance.exr").exists()
     again = tmp_path / "again.blend"
@@ -54,7 +54,7 @@ def test_window(in_window: Callable, panorama: Path, tmp_path: Path) -> None:
     assert seen["failure"] is None
 
     assert seen["pressed"]
-    assert seen["ticks at work"] > 1, "the window stood still"
+    assert seen["ticks at work"] > 1, "the window was blocked"
     objects, world, _ = seen["before"]
     built = [sorted([*objects, "größe of a room dome"]), "Panoform größe of a room"]
     assert seen["built"][:2] == built

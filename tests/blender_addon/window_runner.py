@@ -1,4 +1,4 @@
-"""For scripts that run inside Blender's window (--enable-event-simulate): presses keys and buttons, goes through steps.
+"""Helpers for scripts in Blender's window (--enable-event-simulate): simulate key and mouse events, run steps.
 
 Steps are a generator that yields the seconds to wait before it goes on, while the window lives on.
 """
@@ -24,7 +24,7 @@ def view():
 
 
 def press(kind: str, at: tuple[int, int] | None = None, **modifiers: bool) -> Iterator[float]:
-    """A key or mouse button, at a place in pixels from the window's lower left corner (none: amid the 3D View)."""
+    """Press a key or mouse button, at pixels from the window's lower left (default: centre of the 3D View)."""
     x, y = at or (view().x + view().width // 2, view().y + view().height // 2)
     window().event_simulate(type="MOUSEMOVE", value="NOTHING", x=x, y=y)
     yield 0.3
@@ -35,7 +35,7 @@ def press(kind: str, at: tuple[int, int] | None = None, **modifiers: bool) -> It
 
 
 def run(steps: Iterator[float], seen: dict, out: Path) -> None:
-    """Go through `steps`, then write `seen`, which they fill, to out/seen.json, and quit; also where they fail."""
+    """Run `steps`, then write `seen`, which they fill, to out/seen.json and quit, also on failure."""
 
     def write() -> None:
         part = out / "part.json"

@@ -1,4 +1,4 @@
-"""The client, with a real backend process; the engine alone is a simple one (serve_arithmetic.py)."""
+"""The client, with a real backend process and a simple engine (serve_arithmetic.py)."""
 
 import sys
 import time
@@ -31,7 +31,7 @@ def connection(tmp_path) -> Iterator[Connection]:
     while (made := process.poll()) is None:
         time.sleep(0.02)
     yield made
-    process.stop(wait=True, patience_s=0)
+    process.stop(wait=True, timeout_s=0)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def connect() -> Iterator[Connect]:
 
 
 class Impostor:
-    """A ROUTER that has the server's keys and answers what a test makes it: a backend that is not as it should be."""
+    """A ROUTER with the server's keys that sends what a test specifies: a misbehaving backend."""
 
     def __init__(self) -> None:
         self.context = zmq.Context()
@@ -69,7 +69,7 @@ class Impostor:
             pid=1,
         )
 
-    def hear(self) -> tuple[bytes, messages.Request]:
+    def receive(self) -> tuple[bytes, messages.Request]:
         assert self.socket.poll(PATIENCE_S * 1000)
         client, *frames = self.socket.recv_multipart(copy=False)
         return client.bytes, wire.decode_request(frames)
@@ -90,18 +90,18 @@ def perceive(client: Client, panorama: np.ndarray, *, source: str = "", steps: i
     )
 
 
-def hear(client: Client, kind: type, request_id: str) -> list[messages.Message]:
-    """Everything that comes, up to that kind of message under that id."""
-    heard, end = [], time.monotonic() + PATIENCE_S
-    while not any(isinstance(message, kind) and message.id == request_id for message in heard):
-        assert time.monotonic() < end, heard
-        heard += client.poll()
+def receive(client: Client, kind: type, request_id: str) -> list[messages.Message]:
+    """Return all messages up to one of that kind and id."""
+    received, end = [], time.monotonic() + PATIENCE_S
+    while not any(isinstance(message, kind) and message.id == request_id for message in received):
+        assert time.monotonic() < end, received
+        received += client.poll()
         time.sleep(0.005)
-    return heard
+    return received
 
 
 def lose(client: Client) -> None:
-    """Polls until it raises."""
+    """Poll until it raises."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         client.poll()
@@ -114,17 +114,17 @@ PANORAMA = np.random.default_rng(0).random((64, 128, 3), np.float32)
 def test_a_job_and_its_result(connect, connection):
     client = connect(connection)
     job = perceive(client, PANORAMA, steps=2, source="räum.exr")
-    heard = hear(client, PerceiveReply, job)
-    assert {message.id for message in heard} == {job}
-    assert [type(message).__name__ for message in heard] == [
+    received = receive(client, PerceiveReply, job)
+    assert {message.id for message in received} == {job}
+    assert [type(message).__name__ for message in received] == [
         "QueuedEvent",
         *["ProgressEvent", "PreviewEvent"] * 2,
         "PerceiveReply",
     ]
-    assert heard[-1].maps["distance"].tobytes() == PANORAMA.sum(-1, keepdims=True).tobytes()
+    assert received[-1].maps["distance"].tobytes() == PANORAMA.sum(-1, keepdims=True).tobytes()
 
 
-def test_poll_does_not_wait(connect, impostor):
+def test_poll_does_not_block(connect, impostor):
     client = connect(impostor.connection)
     client.status()
     assert client.poll() == []
@@ -133,42 +133,42 @@ def test_poll_does_not_wait(connect, impostor):
 def test_cancel(connect, connection):
     client = connect(connection)
     job = perceive(client, PANORAMA, steps=200)
-    hear(client, messages.ProgressEvent, job)
+    receive(client, messages.ProgressEvent, job)
     cancel = client.cancel(job)
-    heard = hear(client, messages.ErrorReply, job)
-    assert heard[-1].code == "cancelled"
-    assert [m.cancelled for m in heard if m.id == cancel] == [True]
+    received = receive(client, messages.ErrorReply, job)
+    assert received[-1].code == "cancelled"
+    assert [m.cancelled for m in received if m.id == cancel] == [True]
 
 
 def test_shutdown(connect, connection):
     client = connect(connection)
     end = client.shutdown()
-    time.sleep(1)  # the reply and the end of the connection come between two polls
+    time.sleep(1)  # the reply and the disconnect arrive between two polls
     assert [message.id for message in client.poll()] == [end]
     with pytest.raises(BackendLostError):
         lose(client)
 
 
-def test_an_array_that_cannot_travel_is_refused_here(connect, connection):
+def test_array_that_cannot_be_sent_is_rejected_by_the_client(connect, connection):
     client = connect(connection)
     with pytest.raises(ProtocolError, match="float64"):
         perceive(client, PANORAMA.astype(np.float64))
-    hear(client, messages.StatusReply, client.status())
+    receive(client, messages.StatusReply, client.status())
 
 
 def test_backend_killed_in_the_middle_of_a_job(connect, connection):
     client = connect(connection)
     job = perceive(client, PANORAMA, source="stuck")
-    hear(client, messages.ProgressEvent, job)
+    receive(client, messages.ProgressEvent, job)
     psutil.Process(connection.pid).kill()
-    # Noticed from the connection: the silence this client would bear is a minute.
-    with pytest.raises(BackendLostError, match="ended"):
+    # Detected by the disconnect: the reply timeout is a minute.
+    with pytest.raises(BackendLostError, match="exited"):
         lose(client)
     with pytest.raises(BackendLostError):
         client.status()
 
 
-def test_nobody_there(connect, connection):
+def test_nothing_listens(connect, connection):
     psutil.Process(connection.pid).kill()
     psutil.wait_procs([psutil.Process(connection.pid)], PATIENCE_S)
     with pytest.raises(BackendLostError):
@@ -182,37 +182,37 @@ def test_keys_of_another_backend(connect, connection):
         lose(connect(stranger))
 
 
-def test_silent_backend(connect, impostor):
-    client = connect(impostor.connection, ask_after_s=0.1, silence_s=0.5)
-    with pytest.raises(BackendLostError, match="has not answered"):
+def test_unresponsive_backend(connect, impostor):
+    client = connect(impostor.connection, ping_after_s=0.1, reply_timeout_s=0.5)
+    with pytest.raises(BackendLostError, match="has not responded"):
         lose(client)
-    # It was asked, and had its chance.
-    assert isinstance(impostor.hear()[1], messages.StatusRequest)
+    # It received a StatusRequest before.
+    assert isinstance(impostor.receive()[1], messages.StatusRequest)
 
 
-def test_stopped_backend_is_silent(connect, connection):
-    client = connect(connection, ask_after_s=0.1, silence_s=0.5)
-    hear(client, messages.StatusReply, client.status())
+def test_suspended_backend_is_unresponsive(connect, connection):
+    client = connect(connection, ping_after_s=0.1, reply_timeout_s=0.5)
+    receive(client, messages.StatusReply, client.status())
     psutil.Process(connection.pid).suspend()
-    with pytest.raises(BackendLostError, match="has not answered"):
+    with pytest.raises(BackendLostError, match="has not responded"):
         lose(client)
 
 
-def test_a_client_that_slept_does_not_blame_the_backend(connect, connection):
-    client = connect(connection, ask_after_s=0.05, silence_s=0.2)
+def test_client_that_did_not_poll_does_not_report_the_backend(connect, connection):
+    client = connect(connection, ping_after_s=0.05, reply_timeout_s=0.2)
     asked = client.status()
     time.sleep(0.6)
-    hear(client, messages.StatusReply, asked)
+    receive(client, messages.StatusReply, asked)
     time.sleep(0.6)
-    assert client.poll() == []  # asks only now
+    assert client.poll() == []  # sends the StatusRequest only now
     time.sleep(0.6)
     assert [type(message) for message in client.poll()] == [messages.StatusReply]
 
 
-def test_a_busy_backend_that_says_nothing_else_is_not_silent(connect, connection):
-    client = connect(connection, ask_after_s=0.05, silence_s=5)
+def test_backend_that_answers_only_status_is_responsive(connect, connection):
+    client = connect(connection, ping_after_s=0.05, reply_timeout_s=5)
     job = perceive(client, PANORAMA, source="stuck")
-    hear(client, messages.ProgressEvent, job)
+    receive(client, messages.ProgressEvent, job)
     answers = 0
     end = time.monotonic() + PATIENCE_S
     while answers < 3 and time.monotonic() < end:
@@ -231,17 +231,17 @@ def test_a_busy_backend_that_says_nothing_else_is_not_silent(connect, connection
 def test_answer_of_another_version(connect, impostor, version, update):
     client = connect(impostor.connection)
     client.status()
-    peer, request = impostor.hear()
+    peer, request = impostor.receive()
     message = {"type": "StatusReply", "id": request.id, "colour": "new"}
     impostor.socket.send_multipart([peer, msgspec.msgpack.encode({"version": version, "message": message})])
     with pytest.raises(BackendVersionError, match=update):
         lose(client)
 
 
-def test_answer_that_is_no_message(connect, impostor):
+def test_invalid_message(connect, impostor):
     client = connect(impostor.connection)
     client.status()
-    peer, _ = impostor.hear()
+    peer, _ = impostor.receive()
     impostor.socket.send_multipart([peer, b"what?"])
     with pytest.raises(ProtocolError):
         lose(client)

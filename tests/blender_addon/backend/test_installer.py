@@ -1,4 +1,4 @@
-"""Setting up the backend's environment: real venvs, the real pip, a wheel of a few bytes in place of the real one."""
+"""Setup of the backend's environment, with real venvs, the real pip and a dummy wheel."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from panoform.blender_addon.backend import installer
-from panoform.blender_addon.backend.installer import Found, Setup
+from panoform.blender_addon.backend.installer import Installed, Setup
 from panoform.shared.protocol.errors import BackendError, BackendMissingError, BusyError, Cancelled
 
 OFFLINE = ("--no-index",)
 
 
 def make_wheel(folder: Path, version: str = "0.1.0", requires: str = "", metadata: str = "") -> Path:
-    """A wheel that pip takes: one module, and at most one dependency."""
+    """Make a valid wheel: one module, and at most one dependency."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"panoform-{version}-py3-none-any.whl"
     info = f"panoform-{version}.dist-info"
@@ -48,7 +48,7 @@ def set_up(folder: Path, wheel: Path, pip_arguments: tuple[str, ...] = OFFLINE) 
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_pip_settings() -> Iterator[None]:
-    """What this computer tells pip by itself (an index, a folder of wheels) stays out."""
+    """Ignore pip's configuration on this computer (an index, a folder of wheels)."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("PIP_")]:
             patch.delenv(name)
@@ -58,7 +58,7 @@ def _own_pip_settings() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder, with a space and letters beyond ASCII in its name, that was set up for 0.1.0."""
+    """A folder set up for 0.1.0, with a space and non-ASCII characters in its name."""
     base = tmp_path_factory.mktemp("data")
     folder = base / "Zoë's données"
     setup = set_up(folder, make_wheel(base / "backend_wheel"))
@@ -68,21 +68,21 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_ready_environment_runs_what_was_in_the_wheel(ready: Path) -> None:
-    assert installer.find(ready, "0.1.0") is Found.READY
-    said = subprocess.run(
+    assert installer.find(ready, "0.1.0") is Installed.READY
+    output = subprocess.run(
         [installer.python_in(ready), "-I", "-c", "import panoform; print(panoform.version)"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert said.stdout.strip() == "0.1.0"
+    assert output.stdout.strip() == "0.1.0"
     assert "Successfully installed panoform-0.1.0" in (ready / "setup.log").read_text(encoding="utf-8")
 
 
-def test_another_version_of_the_extension_finds_it_out_of_date(ready: Path) -> None:
-    assert installer.find(ready, "0.2.0") is Found.OTHER_VERSION
+def test_environment_of_another_version_is_out_of_date(ready: Path) -> None:
+    assert installer.find(ready, "0.2.0") is Installed.OTHER_VERSION
 
 
-def test_nothing_there(tmp_path: Path) -> None:
-    assert installer.find(tmp_path, "0.1.0") is Found.ABSENT
+def test_absent_environment(tmp_path: Path) -> None:
+    assert installer.find(tmp_path, "0.1.0") is Installed.ABSENT
 
 
 def test_an_environment_whose_blender_was_deleted_is_broken(ready: Path) -> None:
@@ -91,13 +91,13 @@ def test_an_environment_whose_blender_was_deleted_is_broken(ready: Path) -> None
     home = next(line for line in before.splitlines() if line.startswith("home = "))
     config.write_text(before.replace(home, f"home = {ready / 'deleted' / 'bin'}"), encoding="utf-8")
     try:
-        assert installer.find(ready, "0.1.0") is Found.BROKEN
+        assert installer.find(ready, "0.1.0") is Installed.BROKEN
     finally:
         config.write_text(before, encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_two_at_once_a_cancelled_one_and_its_repair(tmp_path: Path) -> None:
+def test_concurrent_cancelled_and_repeated_setup(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "backend_wheel")
     setup = Setup(tmp_path, wheel, Path(sys.executable), OFFLINE)
     setup.start()
@@ -107,12 +107,12 @@ def test_two_at_once_a_cancelled_one_and_its_repair(tmp_path: Path) -> None:
     setup.cancel(wait=True)
     assert isinstance(setup.error, Cancelled)
     assert setup.done
-    assert installer.find(tmp_path, "0.1.0") is Found.BROKEN
+    assert installer.find(tmp_path, "0.1.0") is Installed.BROKEN
     assert set_up(tmp_path, wheel).error is None
-    assert installer.find(tmp_path, "0.1.0") is Found.READY
+    assert installer.find(tmp_path, "0.1.0") is Installed.READY
 
 
-def test_cancel_does_not_wait_for_its_end(tmp_path: Path) -> None:
+def test_cancel_does_not_block(tmp_path: Path) -> None:
     go_on = threading.Event()
     setup = Setup(tmp_path, make_wheel(tmp_path / "w"), Path(sys.executable), OFFLINE, before=go_on.wait)
     setup.start()
@@ -125,7 +125,7 @@ def test_cancel_does_not_wait_for_its_end(tmp_path: Path) -> None:
     assert not (tmp_path / "environment").exists()
 
 
-def test_a_fault_of_our_own_is_no_success(tmp_path: Path) -> None:
+def test_unexpected_error_fails_the_setup(tmp_path: Path) -> None:
     setup = Setup(tmp_path, make_wheel(tmp_path / "w"), Path(sys.executable), OFFLINE, before=lambda: {}["nothing"])
     setup.start()
     setup.cancel(wait=True)
@@ -134,35 +134,35 @@ def test_a_fault_of_our_own_is_no_success(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_update_that_fails_does_not_pass_for_the_old_version(tmp_path: Path) -> None:
-    """With what was there before, and with a torch that the package server does not have."""
+def test_failed_update_is_not_ready(tmp_path: Path) -> None:
+    """With an existing environment, and a torch that the package server does not offer."""
     (tmp_path / "environment").mkdir()
     (tmp_path / "environment" / "pyvenv.cfg").write_text("home = /\n", encoding="utf-8")
     (tmp_path / "environment" / installer.MARKER).write_text('{"version": "0.1.0"}', encoding="utf-8")
     setup = set_up(tmp_path, make_wheel(tmp_path / "new", "0.2.0", requires="torch>=2.6"))
     assert isinstance(setup.error, BackendError)
-    assert "does not come for this computer" in setup.error.message
+    assert "is not available for this computer" in setup.error.message
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in setup.error.message
-    assert installer.find(tmp_path, "0.1.0") is Found.BROKEN
+    assert installer.find(tmp_path, "0.1.0") is Installed.BROKEN
 
 
 def pip(ready: Path, *arguments: str | Path) -> str:
-    """What the real pip says when it fails."""
+    """Return the output of the real pip when it fails."""
     command = [installer.python_in(ready), "-I", "-m", "pip", "install", "--force-reinstall", *arguments]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     assert done.returncode != 0
     return done.stdout + done.stderr
 
 
-def test_a_wheel_that_wants_another_python_is_told_so(ready: Path, tmp_path: Path) -> None:
+def test_wheel_for_another_python_is_reported(ready: Path, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, metadata="Requires-Python: >=3.99\n")
-    error = installer.explain(pip(ready, *OFFLINE, wheel), tmp_path, None)
-    assert "does not come for this computer" in error.message
+    error = installer.error_from_output(pip(ready, *OFFLINE, wheel), tmp_path, None)
+    assert "is not available for this computer" in error.message
 
 
 def test_no_network(ready: Path, tmp_path: Path) -> None:
     closed = ("--index-url", "http://127.0.0.1:9/simple", "--retries", "1", "--timeout", "2")
-    error = installer.explain(pip(ready, *closed, "numpy"), tmp_path, None)
+    error = installer.error_from_output(pip(ready, *closed, "numpy"), tmp_path, None)
     assert error.message == "The network could not be reached."
 
 
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert "can't be written" in setup.error.message
 
 
-def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
+def test_foreign_folder_is_not_modified(tmp_path: Path) -> None:
     (tmp_path / "environment").mkdir()
     (tmp_path / "environment" / "thesis.txt").write_text("years of work")
     setup = set_up(tmp_path, make_wheel(tmp_path / "w"))
@@ -183,7 +183,7 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("output", "message"),
     [
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "is full"),
         ("ERROR: Could not install packages due to an OSError: [WinError 112] There is not enough space", "is full"),
@@ -194,13 +194,13 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
         ("something odd\nERROR: the moon is too close\n", "the moon is too close"),
     ],
 )
-def test_words_of_pip_become_words_that_help(said: str, words: str, tmp_path: Path) -> None:
-    error = installer.explain(said, tmp_path, tmp_path / "setup.log")
-    assert words in error.message
+def test_pip_output_becomes_an_error_with_a_hint(output: str, message: str, tmp_path: Path) -> None:
+    error = installer.error_from_output(output, tmp_path, tmp_path / "setup.log")
+    assert message in error.message
     assert error.hint
 
 
-def test_pip_is_followed_by_what_it_says(tmp_path: Path) -> None:
+def test_pip_progress_is_parsed(tmp_path: Path) -> None:
     setup = Setup(tmp_path, tmp_path / "panoform-0.1.0-py3-none-any.whl", Path(sys.executable))
     for line, text, fraction in (
         ("Collecting torch>=2.6 (from panoform==0.1.0)\n", "Looking for torch", None),
@@ -231,7 +231,7 @@ def test_a_marker_that_is_damaged_counts_as_broken(ready: Path, damaged: bytes) 
     before = marker.read_bytes()
     marker.write_bytes(damaged)
     try:
-        assert installer.find(ready, "0.1.0") is Found.BROKEN
+        assert installer.find(ready, "0.1.0") is Installed.BROKEN
     finally:
         marker.write_bytes(before)
 
@@ -241,8 +241,8 @@ def test_a_config_of_the_environment_that_is_damaged_counts_as_broken(ready: Pat
     before = config.read_bytes()
     try:
         config.write_bytes(b"home = \xff\n")
-        assert installer.find(ready, "0.1.0") is Found.BROKEN
+        assert installer.find(ready, "0.1.0") is Installed.BROKEN
         config.unlink()
-        assert installer.find(ready, "0.1.0") is Found.BROKEN
+        assert installer.find(ready, "0.1.0") is Installed.BROKEN
     finally:
         config.write_bytes(before)

@@ -1,4 +1,4 @@
-"""Starting and ending the backend, with real processes; the engine alone is a simple one (serve_arithmetic.py)."""
+"""Starting and stopping the backend, with real processes and a simple engine (serve_arithmetic.py)."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def connected(process: BackendProcess) -> Connection:
 
 def gone(pid: int) -> bool:
     try:
-        # Whoever adopts orphans here may not collect them.
+        # The init process may not reap orphans here.
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
@@ -63,7 +63,7 @@ def start(folder) -> Iterator[Start]:
 
     yield start
     for process in started:
-        process.stop(wait=True, patience_s=0)
+        process.stop(wait=True, timeout_s=0)
 
 
 def script(code: str) -> tuple[str, ...]:
@@ -89,20 +89,20 @@ def test_starts_answers_and_stops(start, folder):
     assert "listens on tcp://127.0.0.1:" in process.log_tail()
 
 
-def test_two_share_nothing(start, folder):
+def test_two_processes_are_independent(start, folder):
     first, second = connected(start()), connected(start())
     assert first.endpoint != second.endpoint
     assert first.client_secret_key != second.client_secret_key
     assert len(list(folder.glob("*.json"))) == len(list(folder.glob("*.log"))) == 2
 
 
-def test_what_is_set_for_blenders_python_does_not_reach_it(start, monkeypatch):
+def test_python_variables_are_not_inherited(start, monkeypatch):
     monkeypatch.setenv("PYTHONHOME", "nowhere")
     monkeypatch.setenv("PYTHONPATH", "nowhere")
     connected(start())
 
 
-def test_stop_ends_one_that_would_not(start):
+def test_stop_kills_a_process_that_does_not_exit(start):
     if os.name != "posix":
         pytest.skip("there is no signal to ignore")
     process = start(
@@ -112,12 +112,12 @@ def test_stop_ends_one_that_would_not(start):
         )
     )
     until(lambda: "deaf" in process.log_tail())
-    process.stop(wait=True, patience_s=0.1)
+    process.stop(wait=True, timeout_s=0.1)
     with pytest.raises(BackendLostError, match=r"exit code -9"):
         process.poll()
 
 
-def test_stop_does_not_wait_for_one_that_is_stuck(start, folder):
+def test_stop_does_not_block_on_a_stuck_process(start, folder):
     process = start()
     connection = connected(process)
     client = Client(connection)
@@ -138,7 +138,7 @@ def test_stop_does_not_wait_for_one_that_is_stuck(start, folder):
     assert [file.suffix for file in folder.iterdir()] == [".log"]
 
 
-def test_a_log_that_is_gone_is_no_error(start):
+def test_missing_log_is_not_an_error(start):
     process = start()
     process.log_path.unlink()
     assert "can't be read" in process.log_tail()
@@ -163,7 +163,7 @@ def test_folder_that_cannot_be_written(tmp_path):
         BackendProcess((sys.executable, str(SERVER)), tmp_path / "file" / "folder")
 
 
-def test_backend_that_fails_to_start_is_told_with_its_last_words(start):
+def test_failed_start_quotes_the_last_log_line(start):
     process = start(*script("raise RuntimeError('no such device')"))
     with pytest.raises(
         BackendLostError, match=r"while starting \(exit code 1\).*RuntimeError: no such device"
@@ -174,8 +174,8 @@ def test_backend_that_fails_to_start_is_told_with_its_last_words(start):
     assert "Traceback" in process.log_tail()
 
 
-def test_backend_that_never_comes_up_is_ended(start):
-    process = start(*script("import time; time.sleep(1000)"), start_s=0.5)
+def test_start_timeout_stops_the_process(start):
+    process = start(*script("import time; time.sleep(1000)"), start_timeout_s=0.5)
     with pytest.raises(BackendLostError, match="did not start"):
         until(process.poll)
     until(lambda: process._process.poll() is not None)
@@ -192,20 +192,20 @@ def test_backend_of_another_version(start, protocol, update):
     until(lambda: process._process.poll() is not None)
 
 
-def test_backend_killed_is_told(start, folder):
+def test_killed_backend_is_reported(start, folder):
     process = start()
     connection = connected(process)
     psutil.Process(connection.pid).kill()
-    with pytest.raises(BackendLostError, match="ended unexpectedly"):
+    with pytest.raises(BackendLostError, match="exited unexpectedly"):
         until(lambda: process.poll() and None)
-    # And is told again, for whoever asks later; its keys are not left lying about.
-    with pytest.raises(BackendLostError, match="ended unexpectedly"):
+    # Later calls raise it again; the connection file with the keys is deleted.
+    with pytest.raises(BackendLostError, match="exited unexpectedly"):
         process.poll()
     until(lambda: list(folder.glob("*.json")) == [])
 
 
 @pytest.mark.parametrize("source", ["", "stuck"], ids=["working", "stuck"])
-def test_backend_ends_with_its_killed_parent(tmp_path, source):
+def test_backend_exits_when_its_parent_is_killed(tmp_path, source):
     command = [
         sys.executable,
         str(Path(__file__).parents[1] / "parent.py"),
@@ -216,13 +216,13 @@ def test_backend_ends_with_its_killed_parent(tmp_path, source):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         backend = int(parent.stdout.readline())
         assert not gone(backend)
-        parent.kill()  # SIGKILL: it has no say in what happens next
+        parent.kill()  # SIGKILL: without any cleanup
     until(lambda: gone(backend))
     assert list((tmp_path / "folder").glob("*.json")) == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no process groups of that kind")
-def test_ctrl_c_in_blenders_terminal_is_not_for_the_backend(tmp_path):
+def test_ctrl_c_in_the_terminal_does_not_reach_the_backend(tmp_path):
     command = parent_command(tmp_path / "folder", "")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as parent:
         backend = int(parent.stdout.readline())

@@ -1,4 +1,4 @@
-"""Pictures and where their cameras looked: by EXIF, and in the scene."""
+"""Pictures and their cameras, from EXIF data and in the scene."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from panoform.shared.protocol.errors import SceneError, SettingError
 
 
 def jpeg(path: Path, **attributes) -> Path:
-    """48 × 32, red at its upper left."""
+    """Write a 48 × 32 JPEG, red at its upper left."""
     array = np.zeros((32, 48, 3), np.float32)
     array[:8, :8, 0] = 1
     spec = oiio.ImageSpec(48, 32, 3, oiio.UINT8)
@@ -36,10 +36,10 @@ FOCAL = {"Exif_FocalLength": 20.0, "Exif_FocalPlaneXResolution": 3.0, "Exif_Foca
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("told", [{"Exif_FocalLengthIn35mmFilm": 28}, FOCAL, {"Exif_FocalLength": 20.0}, {}])
-def test_a_photo_is_read_as_others_read_it(orientation: int, told: dict, scene, tmp_path: Path) -> None:
-    """Its field of view as the backend does, its orientation as Pillow does."""
-    path = jpeg(tmp_path / "phöto.jpg", Orientation=orientation, **told)
+@pytest.mark.parametrize("tags", [{"Exif_FocalLengthIn35mmFilm": 28}, FOCAL, {"Exif_FocalLength": 20.0}, {}])
+def test_photo_matches_openimageio(orientation: int, tags: dict, scene, tmp_path: Path) -> None:
+    """The field of view as in the backend, the orientation as in Pillow."""
+    path = jpeg(tmp_path / "phöto.jpg", Orientation=orientation, **tags)
     other = photo.read(path)
     found = exif.read(path.read_bytes())
     assert found.fov == (pytest.approx(other.fov, rel=1e-4) if other.fov else None)
@@ -59,11 +59,11 @@ def test_a_photo_is_read_as_others_read_it(orientation: int, told: dict, scene, 
 @pytest.mark.parametrize(
     "data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe1\x00\x10Exif\0\0II*\0\xff\xff\xff\x7f", b"\x89PNG"]
 )
-def test_what_is_no_jpeg_or_damaged_tells_nothing(data: bytes) -> None:
+def test_no_exif_from_damaged_or_other_files(data: bytes) -> None:
     assert exif.read(data) == exif.Exif()
 
 
-def test_light_is_clipped_as_a_camera_clips_it(scene) -> None:
+def test_light_is_clipped(scene) -> None:
     image = bpy.data.images.new("light", 20, 20, float_buffer=True, is_data=True)
     image.pixels.foreach_set(np.tile(np.float32([5, 0.2140411, -1, 1]), 400))
     seen = picture.from_image(image, View(fov=50))
@@ -79,8 +79,8 @@ def camera(scene) -> bpy.types.Object:
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 300)])
 @pytest.mark.parametrize("fit", ["AUTO", "VERTICAL"])
-def test_a_cameras_view_is_what_blender_projects(size: tuple[int, int], fit: str, scene) -> None:
-    """By Blender's own projection of the directions that the view names, as backend/geometry/projection.py has it."""
+def test_camera_view_matches_blenders_projection(size: tuple[int, int], fit: str, scene) -> None:
+    """Compare with Blender's projection of the view's directions, as in backend/geometry/projection.py."""
     scene.render.resolution_x, scene.render.resolution_y = size
     eye = camera(scene)
     eye.data.sensor_fit = fit
@@ -95,7 +95,7 @@ def test_a_cameras_view_is_what_blender_projects(size: tuple[int, int], fit: str
         assert tuple(at)[:2] == pytest.approx(seen, abs=1e-4)
 
 
-def test_cameras_that_make_no_perspective_picture(scene) -> None:
+def test_cameras_that_are_not_perspective(scene) -> None:
     with pytest.raises(SceneError, match="no camera"):
         picture.camera_view(scene)
     eye = camera(scene)

@@ -1,4 +1,4 @@
-"""Panoramas out of Blender, against pictures written and scenes built with known values."""
+"""Panoramas from Blender, compared with images and scenes of known values."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ INTERIOR = Path(bpy.utils.system_resource("DATAFILES", path="studiolights/world"
 
 
 def gradient(height: int = 16) -> np.ndarray:
-    """A different colour in every direction, in (0, 1)."""
+    """Return an image with a different colour in every direction, in (0, 1)."""
     return (0.5 + 0.45 * sphere.directions(height, 2 * height)).astype(np.float32)
 
 
@@ -78,14 +78,14 @@ def test_missing_and_damaged_files(scene, tmp_path):
     assert not bpy.data.images
 
 
-def test_transparent_pixels_are_refused(scene, tmp_path):
+def test_transparent_pixels_are_rejected(scene, tmp_path):
     rgba = np.concatenate([gradient(), np.full((16, 32, 1), 0.5, np.float32)], axis=-1)
     cycles.write(tmp_path / "alpha.png", rgba, "uint8")
     with pytest.raises(PanoramaError, match="transparent"):
         sources.from_file(tmp_path / "alpha.png")
 
 
-def test_too_wide_is_refused(scene):
+def test_too_wide_image_is_rejected(scene):
     image = bpy.data.images.new("wide", 16386, 2)
     with pytest.raises(PanoramaError, match="16386 px wide"):
         sources.from_image(image)
@@ -98,10 +98,10 @@ def test_image_datablocks(scene):
     image.pixels.foreach_set(rgba.ravel())
     found = sources.from_image(image)
     np.testing.assert_array_equal(found.panorama.pixels, gradient())
-    assert found.world_picture() is found.panorama  # nothing on disk: its values
+    assert found.world_picture() is found.panorama  # not on disk: the pixels
 
 
-def test_the_worlds_hdri(scene):
+def test_world_hdri(scene):
     image = bpy.data.images.load(str(INTERIOR))
     hdri_world(scene, image)
     found = sources.from_world(scene)
@@ -115,7 +115,7 @@ def test_the_worlds_hdri(scene):
     assert found.world_picture() is found.panorama
 
 
-def test_what_has_no_place_stands_at_camera_height(scene, tmp_path):
+def test_unknown_position_is_at_camera_height(scene, tmp_path):
     cycles.write(tmp_path / "sky.exr", gradient())
     image = bpy.data.images.load(str(tmp_path / "sky.exr"))
     mapping(hdri_world(scene, image)).inputs["Rotation"].default_value = (0, 0, -0.7)
@@ -127,8 +127,8 @@ def test_what_has_no_place_stands_at_camera_height(scene, tmp_path):
 
 @pytest.mark.parametrize("kind", ["POINT", "TEXTURE", "VECTOR"])
 @pytest.mark.parametrize("rotation", [(0, 0, 0.7), (0.2, -0.3, 2.0)])
-def test_a_turned_world_is_rebuilt_as_it_was(scene, tmp_path, kind, rotation):
-    """The world seen from the origin is the same before and after: picture and rotation are carried over."""
+def test_rotated_world_is_rebuilt_exactly(scene, tmp_path, kind, rotation):
+    """The world seen from the origin is the same before and after: picture and rotation are preserved."""
     cycles.write(tmp_path / "sky.exr", gradient(32))
     node = mapping(hdri_world(scene, bpy.data.images.load(str(tmp_path / "sky.exr"))))
     node.vector_type = kind
@@ -143,7 +143,7 @@ def test_a_turned_world_is_rebuilt_as_it_was(scene, tmp_path, kind, rotation):
     after = cycles.combined(cycles.render(scene, tmp_path / "after.exr"))
     np.testing.assert_allclose(after, before, atol=1e-3)
     assert np.abs(before - gradient(32)).max() > 0.1
-    again = sources.from_world(scene)  # our own world is a source too
+    again = sources.from_world(scene)  # a world made by Panoform is a source too
     np.testing.assert_allclose(np.array(again.world_from_panorama), np.array(found.world_from_panorama), atol=1e-6)
 
 
@@ -170,7 +170,7 @@ def test_a_missing_hdri_file(scene, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["Scale", "Location", "driven", "Normal", "MIRROR_BALL", "two"])
-def test_worlds_that_are_more_than_a_turned_hdri(scene, what):
+def test_worlds_that_are_more_than_a_rotated_hdri(scene, what):
     image = bpy.data.images.new("sky", 8, 4)
     tree = hdri_world(scene, image)
     environment = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeTexEnvironment")
@@ -193,7 +193,7 @@ def test_worlds_that_are_more_than_a_turned_hdri(scene, what):
 
 
 def state(scene: bpy.types.Scene) -> dict[str, object]:
-    """What a render must leave as it is."""
+    """Return the state that a render must not change."""
     kinds = ("scenes", "objects", "cameras", "images", "worlds", "collections", "materials", "meshes")
     return {
         "active": bpy.context.scene.name, "camera": scene.camera, "world": scene.world, "frame": scene.frame_current,
@@ -208,7 +208,7 @@ def state(scene: bpy.types.Scene) -> dict[str, object]:
 
 
 def emissive_room(scene: bpy.types.Scene) -> None:
-    """The room, each wall shining in its own colour."""
+    """Build the room with emissive walls."""
     cycles.room()
     for material in bpy.data.materials:
         principled = next(n for n in material.node_tree.nodes if n.bl_idname == "ShaderNodeBsdfPrincipled")
@@ -260,7 +260,7 @@ def test_a_render_of_the_world_is_the_world(scene, tmp_path):
     cycles.write(tmp_path / "sky.exr", gradient(32))
     hdri_world(scene, bpy.data.images.load(str(tmp_path / "sky.exr")))
     found = render.PanoramaRender(scene, sources.cursor_pose(scene), width=64, samples=16).run()
-    # Blender's environment texture blends zenith with nadir in the outermost rows.
+    # Blender's environment texture blends zenith and nadir in the outermost rows.
     np.testing.assert_allclose(found.panorama.pixels[1:-1], gradient(32)[1:-1], atol=0.06)
 
 
@@ -276,14 +276,14 @@ def test_hidden_collections_stay_hidden(scene):
     assert wall(found.panorama.pixels[8, 1]) == "-X"
 
 
-def test_a_scene_that_can_not_be_rendered_is_left_clean(scene):
+def test_failed_render_removes_its_copy(scene):
     before = state(scene)
     with pytest.raises(PanoramaError):
         render.PanoramaRender(scene, Matrix.Identity(4), width=20000, samples=1)
     assert state(scene) == before
 
 
-def test_an_hdri_whose_file_goes_away_is_kept_by_its_values(scene, tmp_path):
+def test_hdri_with_a_deleted_file_is_kept_as_pixels(scene, tmp_path):
     path = tmp_path / "sky.exr"
     cycles.write(path, gradient())
     image = bpy.data.images.load(str(path))

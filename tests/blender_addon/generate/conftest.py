@@ -1,4 +1,4 @@
-"""Generating from Blender, with a real backend process and tests/backend's tiny checkpoints."""
+"""Fixtures for generating, with a real backend process and tests/backend's tiny checkpoints."""
 
 import importlib.util
 import sys
@@ -29,11 +29,11 @@ def flux(tiny_flux, tiny_adapters):
 
 @pytest.fixture(scope="session")
 def connection(tmp_path_factory):
-    """Of a backend in a process of its own."""
+    """The connection to a backend process."""
     from panoform.blender_addon.backend.process import BackendProcess
 
     process = BackendProcess((sys.executable, "-m", "panoform.backend"), tmp_path_factory.mktemp("vérbindung 2"))
     while (made := process.poll()) is None:
         time.sleep(0.02)
     yield made
-    process.stop(wait=True, patience_s=0)
+    process.stop(wait=True, timeout_s=0)

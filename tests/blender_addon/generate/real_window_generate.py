@@ -1,7 +1,7 @@
 """Runs inside Blender's window: a panorama is made, cancelled, made again and taken back, while the world is watched;
 the scene is rendered while one is made; a sun becomes a lamp.
 
-Started with --enable-event-simulate and -- OUT FOLDER MODEL ADAPTERS LORA. Writes what it saw to OUT/seen.json.
+Started with --enable-event-simulate and -- OUT FOLDER MODEL ADAPTERS LORA. Writes its observations to OUT/seen.json.
 """
 
 import sys
@@ -20,7 +20,7 @@ seen: dict = {}
 
 
 def stands():
-    """The world, and what is on disk."""
+    """Return the world, all worlds and the files on disk."""
     files = sorted(file.name for file in panoramas.iterdir()) if panoramas.exists() else []
     return [window().scene.world.name, sorted(world.name for world in bpy.data.worlds), files]
 
@@ -33,7 +33,7 @@ def generate(steps, **given):
 
 
 def until_shown():
-    """Until the world shows the panorama in the making."""
+    """Wait until the world shows the preview."""
     while jobs.job is not None and not jobs.job.previews:
         yield 0.2
     yield 0.5
@@ -48,7 +48,7 @@ def cancel():
 
 
 def render():
-    """F12, for half a minute, without a window of its own."""
+    """Start a render of half a minute without a render window."""
     scene = window().scene
     scene.render.engine = "CYCLES"
     scene.cycles.samples, scene.cycles.time_limit = 2**24, 30
@@ -60,7 +60,7 @@ def render():
 
 
 def give_a_sun():
-    """A world with one, of the user's."""
+    """Make a user's world with a sun."""
     image = bpy.data.images.new("sky", 128, 64, float_buffer=True, is_data=True)
     pixels = np.full((64, 128, 4), 0.3, np.float32)
     pixels[48:50, 20:22] = 500
@@ -76,7 +76,7 @@ def give_a_sun():
 
 
 def lamps():
-    """The world, and the lamps."""
+    """Return the world and the lamps."""
     return [window().scene.world.name, sorted(thing.name for thing in window().scene.objects if thing.type == "LIGHT")]
 
 
@@ -86,7 +86,7 @@ def steps():
     chosen.device, chosen.dtype = "cpu", "fp32"
     bpy.context.scene.panoform.generate.folder = str(panoramas)
     bpy.ops.ed.undo_push(message="settings")
-    yield from press("ESC")  # the splash screen takes it
+    yield from press("ESC")  # closes the splash screen
     seen["before"] = stands()
 
     seen["returned at once"] = generate(steps=40)
@@ -94,7 +94,7 @@ def steps():
     seen["at work"] = stands()
     yield from cancel()
     seen["cancelled"] = stands()
-    seen["said"] = jobs.failure.error.message
+    seen["error message"] = jobs.failure.error.message
 
     generate(steps=2)
     while jobs.job is not None:

@@ -1,4 +1,4 @@
-"""generate and edit through the client, as test_client.py does for the rest."""
+"""Generate and edit requests through the client (see also test_client.py)."""
 
 import time
 
@@ -27,16 +27,16 @@ def settings(tiny_lora):
 
 
 def until_reply(client: Client, job: str) -> list[messages.Message]:
-    heard, end = [], time.monotonic() + PATIENCE_S
-    while not (heard and heard[-1].id == job and isinstance(heard[-1], messages.Reply)):
-        assert time.monotonic() < end, heard
-        heard += [message for message in client.poll() if message.id == job]
+    received, end = [], time.monotonic() + PATIENCE_S
+    while not (received and received[-1].id == job and isinstance(received[-1], messages.Reply)):
+        assert time.monotonic() < end, received
+        received += [message for message in client.poll() if message.id == job]
         time.sleep(0.01)
-    return heard
+    return received
 
 
 @pytest.mark.slow
-def test_words_a_picture_and_an_edit(client, flux, settings) -> None:
+def test_prompt_picture_and_edit(client, flux, settings) -> None:
     *events, reply = until_reply(client, client.submit(GenerateRequest(engine=flux, settings=settings)))
     assert isinstance(reply, GenerateReply), reply
     assert any(isinstance(event, messages.PreviewEvent) and event.map == "panorama" for event in events)
@@ -64,7 +64,7 @@ def test_words_a_picture_and_an_edit(client, flux, settings) -> None:
     assert varied.recipes[0].strength == 0.5
 
 
-def test_what_the_backend_refuses_comes_as_an_error(client, flux, settings) -> None:
+def test_rejected_request_returns_an_error(client, flux, settings) -> None:
     black = np.zeros((256, 512, 3), np.float32)
     mask = np.zeros((255, 512, 1), np.uint8)
     (*_, refused) = until_reply(
@@ -74,6 +74,6 @@ def test_what_the_backend_refuses_comes_as_an_error(client, flux, settings) -> N
     assert (refused.code, "512 × 255" in refused.message) == ("panorama", True)
 
 
-def test_a_picture_that_cannot_travel_is_refused_here(client, flux, settings) -> None:
+def test_picture_that_cannot_be_sent_is_rejected_by_the_client(client, flux, settings) -> None:
     with pytest.raises(ProtocolError, match="float64"):
         client.submit(GenerateRequest(picture=np.zeros((8, 8, 3)), view=View(fov=60), engine=flux, settings=settings))

@@ -43,7 +43,7 @@ def recipe(path: Path) -> Recipe:
     return msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Recipe)
 
 
-def test_words_then_an_edit_of_them(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
+def test_generate_from_a_prompt_then_edit(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "schön.exr"
     code = command.run(
         ["generate", "a stone yard", "--out", str(out), "--seed", "1,2", "--lora", str(tiny_lora), *SMALL]
@@ -86,7 +86,7 @@ def test_a_photo(set_up: Jobs, tmp_path: Path, capsys) -> None:
     np.testing.assert_allclose(read(out)[256 // 2 - 14, 256], (0, 0, 1), atol=0.02)
 
 
-def test_a_scene_lit_by_it_with_its_sun_as_a_lamp(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
+def test_save_scene_with_sun_lamp(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
     light = np.full((256, 512, 3), 0.3, np.float32)
     light[60:64, 100:104] = 3000
     white = np.zeros((256, 512, 3), np.float32)
@@ -100,14 +100,14 @@ def test_a_scene_lit_by_it_with_its_sun_as_a_lamp(set_up: Jobs, tiny_lora: Path,
     bpy.ops.wm.open_mainfile(filepath=str(saved))
     scene = bpy.context.scene
     assert [thing.name for thing in scene.objects if thing.type == "LIGHT"] == ["Panoform Sun"]
-    assert panoramas.shown(scene) == [tmp_path / "schön without sun.exr"]
+    assert panoramas.world_files(scene) == [tmp_path / "schön without sun.exr"]
     assert read(tmp_path / "schön without sun.exr").max() < 10
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
-        (["generate", "--out", "x.exr"], 1, "no prompt"),
+        (["generate", "--out", "x.exr"], 1, "prompt is empty"),
         (["generate", "a yard", "--out", "x.png"], 1, "EXR"),
         (["generate", "a yard", "--out", "none/x.exr"], 1, "no folder"),
         (["generate", "a yard"], 2, "--out"),
@@ -121,12 +121,12 @@ def test_a_scene_lit_by_it_with_its_sun_as_a_lamp(set_up: Jobs, tiny_lora: Path,
         (["generate", "a yard", "--seed=-5", "--out", "x.exr"], 1, "seed is -5"),
         (["generate", "a yard", "--seed", "1,4000000000", "--out", "x.exr"], 1, "seed is 4000000000"),
         (["edit", "nope.exr", "a door", "--out", "x.exr"], 1, "no file"),
-        (["edit", "nope.exr", "--mask", "m.png", "--extend", "--out", "x.exr"], 1, "Leave one out"),
+        (["edit", "nope.exr", "--mask", "m.png", "--extend", "--out", "x.exr"], 1, "Give only one of them"),
         (["edit", "--out", "x.exr"], 2, "PANORAMA"),
     ],
 )
-def test_failure_is_said_on_stderr(set_up: Jobs, arguments, code, words, tmp_path, monkeypatch, capsys) -> None:
+def test_error_is_printed_to_stderr(set_up: Jobs, arguments, code, message, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert command.run(arguments) == code
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

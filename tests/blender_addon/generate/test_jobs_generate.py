@@ -1,4 +1,4 @@
-"""The world while a panorama is made, and after it was cancelled, failed, or built and taken back."""
+"""The world during a job, and after it is cancelled, fails, or is built and undone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from panoform.shared.protocol.errors import BackendLostError, Cancelled
 
 @pytest.fixture
 def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
-    """A .blend with a world of the user's; returns the folder of its panoramas."""
+    """Save a .blend with a user's world and return the folder of its panoramas."""
     bpy.context.scene.world = bpy.data.worlds.new("mine")
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
     return tmp_path / "panoramas"
@@ -53,7 +53,7 @@ def world() -> str:
 
 
 def begin_and_see_it(addon: Jobs, flux: EngineSettings, lora: Path) -> None:
-    """Until the world shows the panorama in the making."""
+    """Start a job and wait until the world shows its preview."""
     addon.begin(spec(flux, lora, steps=40))
     tick_until(lambda: addon.job is None or addon.job.previews)
     assert addon.failure is None, addon.failure.details
@@ -63,7 +63,7 @@ def begin_and_see_it(addon: Jobs, flux: EngineSettings, lora: Path) -> None:
     assert tuple(image.size) == addon.job.previews["panorama"].shape[1::-1]
 
 
-def test_cancelled_at_work_the_world_and_the_files_are_as_they_were(addon: Jobs, saved, flux, tiny_lora) -> None:
+def test_cancel_while_running_restores_world_and_files(addon: Jobs, saved, flux, tiny_lora) -> None:
     begin_and_see_it(addon, flux, tiny_lora)
     addon.cancel()
     tick_until(lambda: addon.job is None)
@@ -77,7 +77,7 @@ def test_cancelled_at_work_the_world_and_the_files_are_as_they_were(addon: Jobs,
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-def test_a_backend_that_dies_at_work_leaves_the_world_as_it_was(addon: Jobs, saved, flux, tiny_lora) -> None:
+def test_killed_backend_restores_the_world(addon: Jobs, saved, flux, tiny_lora) -> None:
     begin_and_see_it(addon, flux, tiny_lora)
     os.kill(addon.session.status.pid, signal.SIGKILL)
     tick_until(lambda: addon.job is None)
@@ -88,7 +88,7 @@ def test_a_backend_that_dies_at_work_leaves_the_world_as_it_was(addon: Jobs, sav
 
 
 @pytest.mark.slow
-def test_built_it_is_one_step_to_take_back(addon: Jobs, saved, flux, tiny_lora) -> None:
+def test_build_is_one_undo_step(addon: Jobs, saved, flux, tiny_lora) -> None:
     bpy.ops.ed.undo_push(message="mine")
     addon.begin(spec(flux, tiny_lora))
     by = time.monotonic() + 600
@@ -105,10 +105,10 @@ def test_built_it_is_one_step_to_take_back(addon: Jobs, saved, flux, tiny_lora) 
     assert (saved / "a yard 3.exr").exists(), "it stays in the gallery"
     bpy.ops.ed.redo()
     assert world() == "Panoform a yard 3"
-    assert panoramas.shown(bpy.context.scene) == [saved / "a yard 3.exr"]
+    assert panoramas.world_files(bpy.context.scene) == [saved / "a yard 3.exr"]
 
 
-def test_an_edit_in_the_making_is_turned_as_the_world_is(addon: Jobs, saved, flux, tiny_lora) -> None:
+def test_edit_preview_has_the_orientation_of_the_world(addon: Jobs, saved, flux, tiny_lora) -> None:
     asked = spec(flux, tiny_lora, steps=40)
     panorama = np.full((256, 512, 3), 0.3, np.float32)
     addon.begin(

@@ -23,7 +23,7 @@ SMALL = {"height": 256, "num_inference_steps": 2, "seed": 3}
 
 @pytest.fixture
 def flux(addon: Jobs, tiny_flux, tiny_adapters) -> Jobs:
-    """The add-on, set to the tiny FLUX."""
+    """The add-on with the tiny FLUX."""
     chosen = bpy.context.preferences.addons["panoform"].preferences
     chosen.flux_model, chosen.flux_adapters = str(tiny_flux), str(tiny_adapters)
     chosen.device, chosen.dtype = "cpu", "fp32"
@@ -32,7 +32,7 @@ def flux(addon: Jobs, tiny_flux, tiny_adapters) -> Jobs:
 
 @pytest.fixture
 def saved(scene, tmp_path: Path) -> Path:
-    """The .blend, saved in a folder with letters beyond ASCII; returns the folder."""
+    """Save the .blend in a folder with non-ASCII characters and return the folder."""
     folder = tmp_path / "Zoë's scene"
     folder.mkdir()
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "scene.blend"))
@@ -53,14 +53,14 @@ def read(path: Path) -> np.ndarray:
 
 
 def light(height: int = 256) -> np.ndarray:
-    """Linear light, all of it different, with a sun."""
+    """Return linear light with a sun and no two equal pixels."""
     array = np.random.default_rng(0).uniform(0.02, 1.5, (height, 2 * height, 3)).astype(np.float32)
     array[40, 80] = 5000
     return array
 
 
 def image_of(array: np.ndarray, name: str, path: Path) -> bpy.types.Image:
-    """A file's image, as a user opens it."""
+    """Write an image file and open it."""
     height, width, channels = array.shape
     buffer = oiio.ImageBuf(oiio.ImageSpec(width, height, channels, oiio.FLOAT if path.suffix == ".exr" else oiio.UINT8))
     buffer.set_pixels(oiio.ROI(), array)
@@ -71,7 +71,7 @@ def image_of(array: np.ndarray, name: str, path: Path) -> bpy.types.Image:
 
 
 def show(image: bpy.types.Image, turn: float = 0.0) -> bpy.types.World:
-    """Make it the scene's world, turned about Z."""
+    """Make the image the scene's world, rotated about Z."""
     from mathutils import Matrix
 
     from panoform.blender_addon.scene import world
@@ -81,11 +81,11 @@ def show(image: bpy.types.Image, turn: float = 0.0) -> bpy.types.World:
     return made
 
 
-# What is made
+# Generate
 
 
 @pytest.mark.slow
-def test_words_become_the_world_and_a_file_with_its_recipe(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_prompt_generates_the_world_and_a_file_with_recipe(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     mine = bpy.context.scene.world = bpy.data.worlds.new("mine")
     generate(tiny_lora)
     path = saved / "panoramas" / "a stone yard 3.exr"
@@ -99,7 +99,7 @@ def test_words_become_the_world_and_a_file_with_its_recipe(flux: Jobs, saved: Pa
     recipe = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Recipe)
     assert (recipe.kind, recipe.settings.prompt, recipe.settings.seeds) == ("words", "a stone yard", (3,))
     assert recipe.settings.height == 256
-    # The file can be read by others, says how it was made, and shows what Blender shows.
+    # Other programs read the file, it has the recipe, and its pixels equal those in Blender.
     buffer = oiio.ImageBuf(str(path))
     assert buffer.nativespec().format.basetype == oiio.FLOAT
     assert json.loads(buffer.spec().getattribute("panoform")) == json.loads(path.with_suffix(".json").read_text())
@@ -108,9 +108,7 @@ def test_words_become_the_world_and_a_file_with_its_recipe(flux: Jobs, saved: Pa
     assert not flux.results, "what is on disk needs no memory"
 
 
-def test_a_second_one_overwrites_nothing_and_the_same_seed_is_the_same(
-    flux: Jobs, saved: Path, tiny_lora: Path
-) -> None:
+def test_second_run_overwrites_nothing_and_is_reproducible(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora)
     generate(tiny_lora)
     folder = saved / "panoramas"
@@ -118,20 +116,20 @@ def test_a_second_one_overwrites_nothing_and_the_same_seed_is_the_same(
     assert np.array_equal(read(folder / "a stone yard 3.exr"), read(folder / "a stone yard 3 2.exr"))
 
 
-def test_a_file_that_is_named_is_written_there(flux: Jobs, tiny_lora: Path, tmp_path: Path) -> None:
+def test_named_file_is_written(flux: Jobs, tiny_lora: Path, tmp_path: Path) -> None:
     generate(tiny_lora, out=str(tmp_path / "mine.exr"), hdr=False)
     assert {file.name for file in tmp_path.iterdir()} == {"mine.exr", "mine.json"}
     assert read(tmp_path / "mine.exr").max() <= 1
 
 
-def test_variations_all_land_in_the_gallery_and_the_first_is_shown(
+def test_variations_are_in_the_gallery_and_the_first_is_the_world(
     flux: Jobs, saved: Path, tiny_lora: Path, tmp_path: Path
 ) -> None:
     generate(tiny_lora, count=3)
     scene = bpy.context.scene
     assert {entry.path.stem for entry in gallery.entries(scene)} == {f"a stone yard {seed}" for seed in (3, 4, 5)}
     assert [entry.recipe.settings.seeds for entry in gallery.entries(scene) if entry.path.stem.endswith("5")] == [(5,)]
-    assert gallery.chosen(scene).path.stem == "a stone yard 3"
+    assert gallery.active(scene).path.stem == "a stone yard 3"
     made = {seed: read(saved / "panoramas" / f"a stone yard {seed}.exr") for seed in (3, 4)}
     assert not np.array_equal(made[3], made[4])
 
@@ -140,7 +138,7 @@ def test_variations_all_land_in_the_gallery_and_the_first_is_shown(
     assert np.array_equal(read(tmp_path / "mine-4.exr"), made[4]), "of that seed, whatever else is made with it"
 
 
-def test_a_blend_that_is_not_saved_has_a_folder_too(flux: Jobs, tiny_lora: Path) -> None:
+def test_unsaved_blend_has_a_folder(flux: Jobs, tiny_lora: Path) -> None:
     assert not bpy.data.filepath
     folder = panoramas.folder(bpy.context.scene)
     generate(tiny_lora)
@@ -149,7 +147,7 @@ def test_a_blend_that_is_not_saved_has_a_folder_too(flux: Jobs, tiny_lora: Path)
     assert folder.parent == Path(bpy.context.preferences.addons["panoform"].preferences.folder)
 
 
-def test_a_picture_is_completed(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_picture_is_outpainted(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     red = np.zeros((60, 80, 3), np.float32)
     red[..., 0] = 1
     image_of(red, "photo.png", saved / "photo.png")
@@ -164,7 +162,7 @@ def test_a_picture_is_completed(flux: Jobs, saved: Path, tiny_lora: Path) -> Non
     assert (recipe.view.fov, recipe.view.yaw) == pytest.approx((60, 90))
 
 
-def test_the_cameras_view_is_completed_where_it_looks(flux: Jobs, saved: Path, tiny_lora: Path, monkeypatch) -> None:
+def test_camera_view_is_outpainted_in_its_direction(flux: Jobs, saved: Path, tiny_lora: Path, monkeypatch) -> None:
     monkeypatch.setattr(render, "VIEW_SIDE_PX", 64)
     monkeypatch.setattr(operators, "RENDER_SAMPLES", 1)
     scene = bpy.context.scene
@@ -192,17 +190,17 @@ def test_the_cameras_view_is_completed_where_it_looks(flux: Jobs, saved: Path, t
 
 
 @pytest.mark.slow
-def test_what_is_not_given_is_the_panels(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_unset_properties_come_from_the_panel(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     settings = bpy.context.scene.panoform.generate
     settings.prompt, settings.size, settings.quality, settings.lora = "fog", "512", "draft", str(tiny_lora)
     settings.seed, settings.new_seed = 9, False
     assert bpy.ops.panoform.generate() == {"FINISHED"}
-    recipe = gallery.chosen(bpy.context.scene).recipe
+    recipe = gallery.active(bpy.context.scene).recipe
     assert (recipe.settings.prompt, recipe.settings.height) == ("fog", 512)
     assert (recipe.settings.num_inference_steps, recipe.settings.seeds) == (8, (9,))
 
 
-def test_a_new_seed_each_time_is_shown(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_random_seed_is_stored_in_the_panel(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     given = SMALL.copy()
     del given["seed"]
     settings = bpy.context.scene.panoform.generate
@@ -210,24 +208,24 @@ def test_a_new_seed_each_time_is_shown(flux: Jobs, saved: Path, tiny_lora: Path)
     for _ in range(2):
         assert bpy.ops.panoform.generate(prompt="fog", lora=str(tiny_lora), **given) == {"FINISHED"}
         seeds.append(settings.seed)
-        assert gallery.chosen(bpy.context.scene).recipe.settings.seeds == (settings.seed,)
+        assert gallery.active(bpy.context.scene).recipe.settings.seeds == (settings.seed,)
     assert seeds[0] != seeds[1]
 
 
-def test_an_odd_height_is_rounded_and_said(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_odd_height_is_rounded_and_reported(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora, height=261)
-    recipe = gallery.chosen(bpy.context.scene).recipe
+    recipe = gallery.active(bpy.context.scene).recipe
     assert recipe.size == (256, 512)
     assert "rounded to 256" in recipe.notices[0]
 
 
-# What is changed
+# Edit
 
 
-def test_only_what_is_masked_changes(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_only_masked_pixels_change(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     show(image_of(light(), "sky", saved / "sky.exr"), turn=1.0)
     painted = mask.create(bpy.data.images["sky"])
-    assert not mask.of_image(painted).any(), "nothing is painted yet"
+    assert not mask.from_image(painted).any(), "nothing is painted yet"
     white = np.zeros((256, 512), bool)
     white[100:140, -20:] = white[100:140, :30] = True
     flat = np.empty(256 * 512 * 4, np.float32)
@@ -242,12 +240,12 @@ def test_only_what_is_masked_changes(flux: Jobs, saved: Path, tiny_lora: Path) -
     assert (made[white] != light()[white]).any(axis=-1).mean() > 0.9
     np.testing.assert_allclose(turn.to_euler().z, 1.0, atol=1e-5)
     assert np.array_equal(read(saved / "sky.exr"), light()), "the user's own file"
-    recipe = gallery.chosen(bpy.context.scene).recipe
+    recipe = gallery.active(bpy.context.scene).recipe
     assert (recipe.kind, recipe.source, recipe.strength) == ("edit", "sky", 1.0)
     assert recipe.turn == pytest.approx((0, 0, math.degrees(1)), abs=1e-3)
 
 
-def test_what_is_transparent_is_filled_in(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_transparent_pixels_are_filled(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     rgba = np.ones((256, 512, 4), np.float32)
     rgba[..., :3] = np.random.default_rng(1).uniform(0.1, 0.9, (256, 512, 3))
     rgba[:, 300:, 3] = 0
@@ -257,37 +255,37 @@ def test_what_is_transparent_is_filled_in(flux: Jobs, saved: Path, tiny_lora: Pa
     made = pixels.read(image).pixels
     before = linear_from_srgb(np.rint(rgba[..., :3] * 255) / 255)
     np.testing.assert_allclose(made[:, :300], before[:, :300], atol=1e-6)
-    recipe = gallery.chosen(bpy.context.scene).recipe
+    recipe = gallery.active(bpy.context.scene).recipe
     assert recipe.extend
 
 
 def test_a_variation(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     show(image_of(light(), "sky", saved / "sky.exr"))
     edit(tiny_lora, prompt="", mode="VARY", strength=0.5)
-    recipe = gallery.chosen(bpy.context.scene).recipe
+    recipe = gallery.active(bpy.context.scene).recipe
     assert recipe.strength == 0.5
-    assert gallery.chosen(bpy.context.scene).path.name == "sky variation 3.exr"
+    assert gallery.active(bpy.context.scene).path.name == "sky variation 3.exr"
 
 
-# What goes wrong is said, and leaves world and files as they were
+# Errors are reported and leave world and files unchanged
 
 
-def refused(words: str, operator=None, **given) -> None:
+def refused(message: str, operator=None, **given) -> None:
     scene = bpy.context.scene
     folder = panoramas.folder(scene)
     before = scene.world, len(bpy.data.worlds), len(bpy.data.images), len(bpy.data.scenes)
     files = sorted(folder.iterdir()) if folder.exists() else None
-    with pytest.raises(RuntimeError, match=words):
+    with pytest.raises(RuntimeError, match=message):
         (operator or bpy.ops.panoform.generate)(**(SMALL | given))
     assert (scene.world, len(bpy.data.worlds), len(bpy.data.images), len(bpy.data.scenes)) == before
     assert (sorted(folder.iterdir()) if folder.exists() else None) == files
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "message"),
     [
-        ({"prompt": ""}, "no prompt"),
-        ({"prompt": "  "}, "no prompt"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": "  "}, "prompt is empty"),
         ({"prompt": "word " * 10_000}, "characters"),
         ({"prompt": "x", "height": 100_000}, "height"),
         ({"prompt": "x", "method": "lora"}, "No LoRA"),
@@ -299,16 +297,16 @@ def refused(words: str, operator=None, **given) -> None:
         ({"prompt": "x", "true_cfg_scale": 90.0}, "True guidance"),
         ({"prompt": "x", "out": "/tmp/x.png"}, "EXR"),
         ({"prompt": "x", "out": "/no/folder/x.exr"}, "no folder"),
-        ({"image": "nope.png"}, "no image called"),
+        ({"image": "nope.png"}, "no image named"),
         ({"use_camera": True}, "no camera"),
     ],
 )
-def test_bad_input(flux: Jobs, saved: Path, given: dict, words: str) -> None:
-    refused(words, **given)
+def test_bad_input(flux: Jobs, saved: Path, given: dict, message: str) -> None:
+    refused(message, **given)
     assert flux.failure is not None
 
 
-def test_nothing_is_written_over_what_is_not_its_own(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_user_files_are_not_overwritten(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     panorama, own = saved / "world.exr", saved / "notes.json"
     image_of(light(), "world", panorama)
     image_of(np.ones((256, 512, 3), np.float32), "mask", saved / "mask.exr")
@@ -334,13 +332,13 @@ def test_a_lora_of_another_base(flux: Jobs, saved: Path, tmp_path: Path) -> None
     refused("sdxl", prompt="x", lora=str(foreign))
 
 
-def test_a_picture_whose_field_of_view_nobody_knows(flux: Jobs, saved: Path) -> None:
+def test_picture_without_field_of_view(flux: Jobs, saved: Path) -> None:
     image_of(np.full((32, 48, 3), 0.5, np.float32), "photo", saved / "photo.png")
     refused("field of view", image="photo")
     refused("field of view", image="photo", fov=3.0)
 
 
-def test_a_camera_that_makes_no_perspective_picture(flux: Jobs, saved: Path) -> None:
+def test_camera_that_is_not_perspective(flux: Jobs, saved: Path) -> None:
     eye = bpy.data.objects.new("eye", bpy.data.cameras.new("eye"))
     bpy.context.scene.collection.objects.link(eye)
     bpy.context.scene.camera = eye
@@ -350,32 +348,32 @@ def test_a_camera_that_makes_no_perspective_picture(flux: Jobs, saved: Path) -> 
     refused("shifted", use_camera=True)
 
 
-def test_words_and_edits_without_flux(addon: Jobs, saved: Path) -> None:
+def test_prompt_and_edit_without_flux(addon: Jobs, saved: Path) -> None:
     refused("Prompts need FLUX", prompt="a yard")
     refused("Edits need FLUX", bpy.ops.panoform.edit, prompt="a yard")
 
 
-def test_edits_that_cannot_be(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_invalid_edits(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     change = bpy.ops.panoform.edit
     given = {"prompt": "a door", "lora": str(tiny_lora)}
     refused("no HDRI", change, **given)
     show(image_of(light(), "sky", saved / "sky.exr"))
     refused("No mask", change, **given)
     refused("No mask", change, mode="EXTEND", **given)
-    refused("no image called", change, mask="nope", **given)
+    refused("no image named", change, mask="nope", **given)
     refused("needs a prompt", change, **given | {"prompt": ""})
     refused("strength", change, mode="VARY", strength=2.0, **given)
-    for name, array, words in (
+    for name, array, message in (
         ("small", np.ones((128, 256, 3), np.float32), "256 × 128"),
         ("empty", np.zeros((256, 512, 3), np.float32), "empty"),
     ):
         image_of(array, name, saved / f"{name}.png")
-        refused(words, change, mask=name, **given)
+        refused(message, change, mask=name, **given)
     full = image_of(np.ones((256, 512, 3), np.float32), "full", saved / "full.png")
     refused("nothing to extend", change, mode="EXTEND", mask=full.name, **given)
 
 
-def test_a_folder_that_cannot_be_written_keeps_the_panorama(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_result_is_kept_if_the_folder_is_not_writable(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     (saved / "panoramas").write_text("a file")
     with pytest.raises(RuntimeError, match="can't be written"):
         generate(tiny_lora)
@@ -390,7 +388,7 @@ def test_a_folder_that_cannot_be_written_keeps_the_panorama(flux: Jobs, saved: P
 # The gallery
 
 
-def test_the_gallery_switches_worlds_and_survives_another_start(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_gallery_switches_worlds_and_survives_a_restart(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora, prompt="one")
     first = bpy.context.scene.world
     generate(tiny_lora, prompt="two", seed=4)
@@ -401,7 +399,7 @@ def test_the_gallery_switches_worlds_and_survives_another_start(flux: Jobs, save
     settings.gallery = "one 3.exr"
     assert scene.world == first, "the world there is, not another"
     assert settings.gallery == "one 3.exr"
-    (saved / "panoramas" / "notes.json").write_text('{"mine": 1}')  # no business of ours
+    (saved / "panoramas" / "notes.json").write_text('{"mine": 1}')  # a foreign file
     bpy.ops.wm.save_mainfile()
     bpy.ops.wm.read_homefile(use_empty=True)
     assert not gallery.entries(bpy.context.scene) or bpy.context.scene.panoform.generate.gallery == ""
@@ -412,7 +410,7 @@ def test_the_gallery_switches_worlds_and_survives_another_start(flux: Jobs, save
     assert Path(sources.world_image(bpy.context.scene)[0].filepath).name == "two 4.exr"
 
 
-def test_what_was_generated_can_be_perceived(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_generated_panorama_can_be_perceived(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora)
     assert bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft", engine="STARTER") == {
         "FINISHED"

@@ -1,4 +1,4 @@
-"""Panoramas on disk, as worlds, in the gallery and while they are made; without a backend."""
+"""Panorama files, worlds, gallery, previews and masks, without a backend."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def light() -> np.ndarray:
 
 @pytest.fixture
 def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
-    """The folder of a .blend that is saved."""
+    """The folder of a saved .blend."""
     folder = tmp_path / "Zoë's scene"
     folder.mkdir()
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "scene.blend"))
@@ -49,7 +49,7 @@ def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
 def test_the_gallery_turns_a_panorama_as_the_world_it_was_made_for(saved: Path) -> None:
     turn = Matrix.Rotation(0.5, 4, "Z") @ Matrix.Rotation(-1.2, 4, "Y") @ Matrix.Rotation(0.3, 4, "X")
     folder = saved / "panoramas"
-    panoramas.write(folder / "turned 3.exr", light(), panoramas.turned(recipe(), turn))
+    panoramas.write(folder / "turned 3.exr", light(), panoramas.with_rotation(recipe(), turn))
     panoramas.write(folder / "plain 3.exr", light(), recipe())
     settings = bpy.context.scene.panoform.generate
     for name, expected in (("turned 3.exr", turn), ("plain 3.exr", Matrix.Identity(4))):
@@ -79,7 +79,7 @@ def test_a_display_picture_becomes_light(addon: Jobs, scene, tmp_path: Path) -> 
     np.testing.assert_allclose(written, 0.2140411, rtol=1e-5)
 
 
-def test_what_cannot_be_written_leaves_nothing(addon: Jobs, scene, tmp_path: Path) -> None:
+def test_failed_write_leaves_no_file(addon: Jobs, scene, tmp_path: Path) -> None:
     (tmp_path / "x.json").mkdir()
     with pytest.raises(OutputError, match="can't be written"):
         panoramas.write(tmp_path / "x.exr", light(), recipe())
@@ -89,7 +89,7 @@ def test_what_cannot_be_written_leaves_nothing(addon: Jobs, scene, tmp_path: Pat
         panoramas.write(tmp_path / "file" / "x.exr", light(), recipe())
 
 
-def test_names_that_are_free(tmp_path: Path) -> None:
+def test_free_paths(tmp_path: Path) -> None:
     first = panoramas.free_path(tmp_path, "a yard/with: walls", 7)
     assert first.parent == tmp_path
     assert first.name.endswith(" 7.exr")
@@ -102,7 +102,7 @@ def test_names_that_are_free(tmp_path: Path) -> None:
     assert panoramas.free_path(tmp_path, 'a\\b|c?"d"\n', 3).name == "a b c  d 3.exr"
 
 
-def test_shown_it_is_the_world_exactly(saved: Path) -> None:
+def test_show_makes_the_exact_world(saved: Path) -> None:
     scene = bpy.context.scene
     mine = scene.world = bpy.data.worlds.new("mine")
     path = saved / "panoramas" / "x.exr"
@@ -115,10 +115,10 @@ def test_shown_it_is_the_world_exactly(saved: Path) -> None:
     first = scene.world
     scene.world = mine
     assert panoramas.show(scene, path, Matrix.Identity(4)) == first
-    assert panoramas.shown(scene) == [path]
+    assert panoramas.world_files(scene) == [path]
 
 
-def test_a_file_written_again_is_shown_as_it_is_now(saved: Path) -> None:
+def test_rewritten_file_is_reloaded(saved: Path) -> None:
     scene, path = bpy.context.scene, saved / "panoramas" / "x.exr"
     panoramas.write(path, light() / 2, recipe())
     panoramas.show(scene, path, Matrix.Identity(4))
@@ -137,10 +137,10 @@ def test_the_gallery(saved: Path) -> None:
     (folder / "notes.json").write_text('{"mine": 1}')
     (folder / "lost.json").write_bytes(msgspec.json.encode(recipe()))
     assert [entry.path.stem for entry in gallery.entries(scene)] == ["two", "one"]
-    assert gallery.chosen(scene) is None
+    assert gallery.active(scene) is None
     settings.gallery = "one.exr"
     first = scene.world
-    assert gallery.chosen(scene).recipe.settings.prompt == "one"
+    assert gallery.active(scene).recipe.settings.prompt == "one"
     settings.gallery = "two.exr"
     assert scene.world != first
     settings.gallery = "one.exr"
@@ -151,7 +151,7 @@ def test_the_gallery(saved: Path) -> None:
     assert bpy.context.scene.panoform.generate.gallery == "one.exr"
 
 
-def test_the_gallery_draws_whatever_lies_in_its_folder(saved: Path) -> None:
+def test_gallery_ignores_foreign_files(saved: Path) -> None:
     scene, folder = bpy.context.scene, saved / "panoramas"
     panoramas.write(folder / "good.exr", light(), recipe())
     for name, text in (
@@ -171,10 +171,10 @@ def test_the_gallery_draws_whatever_lies_in_its_folder(saved: Path) -> None:
             Path(os.fsdecode(os.fsencode(folder) + b"/\xff." + suffix)).write_bytes(msgspec.json.encode(recipe()))
     assert [entry.path.stem for entry in gallery.entries(scene)] == ["good"]
     scene.panoform.generate.gallery = "good.exr"
-    assert gallery.chosen(scene) is not None
+    assert gallery.active(scene) is not None
 
 
-def test_switching_is_taken_back_by_undo(saved: Path) -> None:
+def test_switching_can_be_undone(saved: Path) -> None:
     for name in ("one", "two"):
         panoramas.write(saved / "panoramas" / f"{name}.exr", light(), recipe())
     bpy.context.scene.panoform.generate.gallery = "one.exr"
@@ -185,7 +185,7 @@ def test_switching_is_taken_back_by_undo(saved: Path) -> None:
     assert bpy.context.scene.panoform.generate.gallery == "one.exr"
 
 
-# While it is made
+# Previews
 
 
 def picture(value: int) -> np.ndarray:
@@ -199,7 +199,7 @@ def counts() -> tuple:
 
 
 @pytest.mark.parametrize("had", [True, False])
-def test_a_preview_is_the_world_until_it_ends(addon: Jobs, scene, had: bool) -> None:
+def test_preview_is_the_world_until_removed(addon: Jobs, scene, had: bool) -> None:
     mine = scene.world = bpy.data.worlds.new("mine") if had else None
     before = counts()
     world_preview.show(scene, picture(128), Matrix.Identity(4))
@@ -209,10 +209,10 @@ def test_a_preview_is_the_world_until_it_ends(addon: Jobs, scene, had: bool) -> 
     assert shown.encoding == "srgb"
     np.testing.assert_allclose(shown.pixels[0, 0], (1, 0, 0))
     np.testing.assert_allclose(shown.pixels[4, 4], 200 / 255, atol=1e-3)
-    world_preview.end()
+    world_preview.remove()
     assert scene.world == mine
     assert counts() == before
-    world_preview.end()
+    world_preview.remove()
 
 
 def test_a_preview_is_not_saved(addon: Jobs, scene, tmp_path: Path) -> None:
@@ -224,13 +224,13 @@ def test_a_preview_is_not_saved(addon: Jobs, scene, tmp_path: Path) -> None:
     assert counts() == (1, 0, 1)
 
 
-def test_a_preview_that_undo_brings_back_goes_again(addon: Jobs, scene) -> None:
+def test_preview_restored_by_undo_is_removed(addon: Jobs, scene) -> None:
     scene.world = bpy.data.worlds.new("mine")
     bpy.ops.ed.undo_push(message="mine")
     world_preview.show(scene, picture(128), Matrix.Identity(4))
     bpy.data.objects.new("something", None)
     bpy.ops.ed.undo_push(message="something, while it was made")
-    world_preview.end()
+    world_preview.remove()
     bpy.context.scene.world = bpy.data.worlds.new("made")
     bpy.ops.ed.undo_push(message="made")
     bpy.ops.ed.undo()
@@ -243,7 +243,7 @@ def test_a_preview_that_undo_brings_back_goes_again(addon: Jobs, scene) -> None:
 # Masks
 
 
-def test_a_mask_is_painted_on_the_panorama_dimmed(saved: Path) -> None:
+def test_new_mask_shows_the_darkened_panorama(saved: Path) -> None:
     scene, path = bpy.context.scene, saved / "panoramas" / "x.exr"
     panoramas.write(path, light(), recipe())
     with pytest.raises(RuntimeError, match="no HDRI"):
@@ -253,11 +253,11 @@ def test_a_mask_is_painted_on_the_panorama_dimmed(saved: Path) -> None:
     painted = scene.panoform.edit.mask
     assert tuple(painted.size) == (64, 32)
     assert 0.1 < pixels.raw(painted)[..., :3].max() < 0.5
-    assert not mask.of_image(painted).any(), "nothing is painted yet"
+    assert not mask.from_image(painted).any(), "nothing is painted yet"
     array = pixels.raw(painted).copy()
     array[4:8, 60:] = array[4:8, :3] = 1
     painted.pixels.foreach_set(array[::-1].ravel())
-    found = mask.of_image(painted)
+    found = mask.from_image(painted)
     assert found.dtype == np.uint8
     assert found.shape == (32, 64, 1)
     assert found.sum() == 4 * 7

@@ -1,4 +1,4 @@
-"""What ships, in the Blender application's window, with the tiny FLUX."""
+"""The built zip in the Blender application's window, with the tiny FLUX."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_the_world_while_a_panorama_is_made(
     assert files == []
     assert seen["returned at once"]
     assert seen["at work"][0] == "Panoform Preview"
-    assert seen["cancelled"] == seen["before"], "nothing is left of it"
-    assert seen["said"] == "The job was cancelled."
+    assert seen["cancelled"] == seen["before"], "it is removed completely"
+    assert seen["error message"] == "The job was cancelled."
 
     assert seen["failure"] is None
     made = ["a yard 3.exr", "a yard 3.json"]

@@ -1,4 +1,4 @@
-"""The sun of the world's HDRI as a lamp: Cycles renders of a grey sphere on a plane, before and after."""
+"""Extracting the sun lamp: Cycles renders of a grey sphere on a plane, before and after."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from panoform.shared.imaging.sphere import directions, solid_angles
 HEIGHT, WIDTH = 128, 256
 SIZE_PX, SAMPLES = 32, 128
 TOWARD = np.array([0.5, -0.4, 0.77]) / np.linalg.norm([0.5, -0.4, 0.77])
-#: Of the world, about Z and then tilted: the sun still stands above the ground.
+#: Rotation of the world, about Z and then tilted: the sun stays above the ground.
 TURN = Matrix.Rotation(0.3, 4, "X") @ Matrix.Rotation(2.0, 4, "Z")
 
 
@@ -31,7 +31,7 @@ def sky(sun: float = 200.0) -> np.ndarray:
 
 
 def show(light: np.ndarray, folder: Path, turn: Matrix, strength: float = 1.0, name: str = "Zoës Himmel") -> Path:
-    """An HDRI of the user's as the world, under a name of the user's."""
+    """Make an HDRI the world, under a user's names."""
     path = folder / f"{name}.exr"
     assert oiio.ImageBuf(np.ascontiguousarray(light)).write(str(path))
     made = world.create("mine", bpy.data.images.load(str(path)), turn)
@@ -46,7 +46,7 @@ def read(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
-    """The folder of a .blend that is saved, with the sphere on the plane, looked at from above."""
+    """The folder of a saved .blend with the sphere on the plane, seen from above."""
     folder = tmp_path / "Zoë's scene"
     folder.mkdir()
     grey = bpy.data.materials.new("grey")
@@ -121,14 +121,14 @@ def test_the_lamp_and_the_rest_light_the_scene_as_the_hdri_did(saved: Path, turn
     assert bpy.data.worlds["mine"].use_fake_user, "the world before is kept"
 
 
-def test_pressed_again_it_adds_no_lamp(saved: Path) -> None:
+def test_second_split_updates_the_lamp(saved: Path) -> None:
     show(sky(), saved, TURN)
     bpy.ops.panoform.split_sun()
     before = stands()
     assert bpy.ops.panoform.split_sun() == {"CANCELLED"}
     assert stands() == before
 
-    bpy.context.scene.world = bpy.data.worlds["mine"]  # the sun is back, and so is split off once more
+    bpy.context.scene.world = bpy.data.worlds["mine"]  # the sun is back and is extracted again
     suns()[0].data.energy = 0
     assert bpy.ops.panoform.split_sun() == {"FINISHED"}
     (lamp,) = suns()
@@ -136,16 +136,16 @@ def test_pressed_again_it_adds_no_lamp(saved: Path) -> None:
     assert len(list((saved / "panoramas").iterdir())) == 2, "never over a file"
 
 
-def test_no_sun_no_change(saved: Path, capfd) -> None:
+def test_without_sun_nothing_changes(saved: Path, capfd) -> None:
     show(sky(sun=0), saved, TURN)
     before = stands()
     assert bpy.ops.panoform.split_sun() == {"CANCELLED"}
     assert stands() == before
     assert not (saved / "panoramas").exists()
-    assert "No sun stands out in 'mine'" in capfd.readouterr().out
+    assert "'mine' has no distinct sun" in capfd.readouterr().out
 
 
-def test_one_undo_takes_it_back(saved: Path) -> None:
+def test_one_undo_step(saved: Path) -> None:
     show(sky(), saved, TURN)
     before = stands()
     bpy.ops.ed.undo_push(message="mine")
@@ -175,18 +175,18 @@ def by_a_value(shown: bpy.types.World) -> None:
 
 
 @pytest.mark.parametrize("change", [through_a_gamma, mixed, by_a_value])
-def test_a_world_that_does_more_than_show_its_hdri(saved: Path, change) -> None:
+def test_world_with_other_nodes(saved: Path, change) -> None:
     show(sky(), saved, TURN)
     change(bpy.context.scene.world)
     before = stands()
-    with pytest.raises(RuntimeError, match="changes its HDRI by other nodes"):
+    with pytest.raises(RuntimeError, match="change its HDRI"):
         bpy.ops.panoform.split_sun()
     assert stands() == before
     assert not (saved / "panoramas").exists()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_pixels_that_are_no_number(saved: Path, value: float) -> None:
+def test_nan_pixels(saved: Path, value: float) -> None:
     light = sky()
     light[5, 5, 1] = value
     show(light, saved, TURN)
@@ -197,7 +197,7 @@ def test_pixels_that_are_no_number(saved: Path, value: float) -> None:
 
 @pytest.mark.parametrize("name", ["city", "forest", "sunrise", "courtyard"])
 def test_real_hdris(saved: Path, name: str) -> None:
-    """The CC0 ones inside Blender, some with pixels a little below 0: what is taken off is what the lamp has."""
+    """Blender's CC0 HDRIs, some with slightly negative pixels: the light removed equals the lamp's."""
     path = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world" / f"{name}.exr"
     light = read(path)[..., :3].astype(np.float64)
     bpy.context.scene.world = world.create("mine", bpy.data.images.load(str(path)), Matrix.Identity(4))
@@ -226,7 +226,7 @@ def test_a_folder_that_cannot_be_written(saved: Path) -> None:
     assert stands() == before
 
 
-def test_the_default_folder_takes_it_before_the_file_is_saved(addon: Jobs, scene, tmp_path: Path) -> None:
+def test_unsaved_file_uses_the_default_folder(addon: Jobs, scene, tmp_path: Path) -> None:
     show(sky(), tmp_path, Matrix.Identity(4))
     lamp = sun_lamp.split(bpy.context.scene)
     assert lamp is not None
@@ -234,7 +234,7 @@ def test_the_default_folder_takes_it_before_the_file_is_saved(addon: Jobs, scene
     assert Path(image.filepath).is_file()
 
 
-def test_the_lamp_turns_with_its_world(saved: Path) -> None:
+def test_lamp_rotates_with_its_world(saved: Path) -> None:
     show(sky(), saved, Matrix.Rotation(0.7, 4, "Z"))
     bpy.ops.panoform.split_sun()
     (lamp,) = suns()
@@ -246,11 +246,11 @@ def test_the_lamp_turns_with_its_world(saved: Path) -> None:
     assert towards.dot(turned @ Vector(TOWARD)) > np.cos(np.radians(0.5))
 
 
-def test_the_lamp_shines_in_its_own_world_only(saved: Path) -> None:
+def test_lamp_is_visible_in_its_own_world_only(saved: Path) -> None:
     path = show(sky(), saved, TURN)
     bpy.ops.panoform.split_sun()
     (lamp,) = suns()
-    without = panoramas.shown(bpy.context.scene)[0]
+    without = panoramas.world_files(bpy.context.scene)[0]
     panoramas.show(bpy.context.scene, path, TURN)
     assert (lamp.hide_render, lamp.hide_viewport) == (True, True), "the sun is in the picture"
     panoramas.show(bpy.context.scene, without, TURN)

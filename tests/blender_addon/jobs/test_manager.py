@@ -1,4 +1,4 @@
-"""What happens to a job while the world around it changes: cancel, undo, other files, unregister, Blender's end."""
+"""Jobs during cancel, undo, loading of other files, unregistering and exit of Blender."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from panoform.blender_addon.generate import world_preview
 from panoform.blender_addon.jobs import timer
 from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
 from panoform.blender_addon.jobs.specs import Result
-from panoform.blender_addon.perceive.spec import NOT_YET, PerceiveSpec
+from panoform.blender_addon.perceive.spec import NO_PIXELS, PerceiveSpec
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.perceive import Info, PerceiveReply, PerceiveRequest, PerceiveSettings
 from panoform.shared.protocol.errors import BusyError, Cancelled
@@ -36,7 +36,7 @@ def spec(scene, kind: type = PerceiveSpec, **settings) -> PerceiveSpec:
     capture = Capture(Pixels(pixels, "linear"), "noise", Matrix.Identity(4))
     given = {"maps": ("distance",), "num_inference_steps": 1, "height": 64} | settings
     request = PerceiveRequest(
-        panorama=NOT_YET, encoding="linear", engine=EngineSettings(), settings=PerceiveSettings(**given)
+        panorama=NO_PIXELS, encoding="linear", engine=EngineSettings(), settings=PerceiveSettings(**given)
     )
     return kind(source=capture, name="noise", scene_uid=scene.session_uid, request=request)
 
@@ -59,7 +59,7 @@ def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_the_pump_takes_a_job_from_start_to_result(addon: Jobs, scene) -> None:
+def test_poll_runs_a_job_to_its_result(addon: Jobs, scene) -> None:
     addon.stop()
     assert addon.state is State.STOPPED
     addon.begin(spec(scene))
@@ -83,7 +83,7 @@ def test_one_job_at_a_time(addon: Jobs, scene) -> None:
     poll_until(addon, lambda: addon.job is None)
 
 
-def test_cancelled_before_the_backend_is_up(addon: Jobs, scene) -> None:
+def test_cancel_before_the_backend_is_ready(addon: Jobs, scene) -> None:
     addon.stop()
     addon.begin(spec(scene))
     addon.cancel()
@@ -93,7 +93,7 @@ def test_cancelled_before_the_backend_is_up(addon: Jobs, scene) -> None:
     assert not addon.results
 
 
-def test_cancelled_at_work(addon: Jobs, scene) -> None:
+def test_cancel_while_running(addon: Jobs, scene) -> None:
     addon.begin(spec(scene, num_inference_steps=200, height=256))
     poll_until(addon, lambda: addon.job.id is not None)
     addon.cancel()
@@ -103,13 +103,13 @@ def test_cancelled_at_work(addon: Jobs, scene) -> None:
     assert not addon.results
 
 
-def test_a_scene_deleted_meanwhile_loses_nothing(addon: Jobs) -> None:
+def test_result_survives_deleting_its_scene(addon: Jobs) -> None:
     doomed = bpy.data.scenes.new("Doomed")
     addon.begin(spec(doomed))
     bpy.data.scenes.remove(doomed)
     poll_until(addon, lambda: addon.job is None)
     (result,) = addon.results
-    timer._build_what_came()
+    timer._build_pending()
     assert not result.built
     assert not result.pending
     assert bpy.ops.panoform.build_result(index=0) == {"FINISHED"}
@@ -117,23 +117,23 @@ def test_a_scene_deleted_meanwhile_loses_nothing(addon: Jobs) -> None:
     assert bpy.data.objects.get("noise dome") is not None
 
 
-def test_it_is_built_in_the_scene_it_was_asked_for_while_another_is_shown(addon: Jobs, scene) -> None:
+def test_result_is_built_in_its_scene_while_another_is_active(addon: Jobs, scene) -> None:
     addon.begin(spec(scene))
     shown = bpy.data.scenes.new("Shown")
     mine = shown.world = bpy.data.worlds.new("mine")
     bpy.context.window_manager.windows[0].scene = shown
     poll_until(addon, lambda: addon.job is None)
-    timer._build_what_came()
+    timer._build_pending()
     assert addon.results[0].built
     assert scene.world.name == "Panoform noise"
     assert [child.name for child in scene.collection.children] == ["Panoform noise"]
     assert shown.world == mine
     assert not shown.collection.children
-    bpy.ops.panoform.build_result(index=0)  # once it is there: by hand, here too
+    bpy.ops.panoform.build_result(index=0)  # already built: again, in the active scene
     assert [child.name for child in shown.collection.children] == ["Panoform noise.001"]
 
 
-def test_one_that_could_not_be_built_is_built_later_where_it_was_asked_for(addon: Jobs, scene) -> None:
+def test_failed_build_is_repeated_in_its_scene(addon: Jobs, scene) -> None:
     addon.results.append(Result(spec(scene), pending=False))
     addon.results[0].reply = perceived()
     shown = bpy.data.scenes.new("Shown")
@@ -143,19 +143,19 @@ def test_one_that_could_not_be_built_is_built_later_where_it_was_asked_for(addon
     assert not shown.collection.children
 
 
-def test_another_file_opened_meanwhile_loses_nothing(addon: Jobs, scene, tmp_path: Path) -> None:
+def test_result_survives_opening_another_file(addon: Jobs, scene, tmp_path: Path) -> None:
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "other.blend"))
     addon.begin(spec(bpy.context.scene))
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "other.blend"))
     poll_until(addon, lambda: addon.job is None)
-    timer._build_what_came()
+    timer._build_pending()
     assert not addon.results[0].built
     assert not bpy.data.objects
     bpy.ops.panoform.build_result(index=0)
     assert bpy.data.objects
 
 
-def test_undo_meanwhile_keeps_the_scene(addon: Jobs, scene) -> None:
+def test_undo_during_a_job_keeps_the_scene(addon: Jobs, scene) -> None:
     bpy.ops.ed.undo_push(message="before")
     bpy.data.objects.new("something", None)
     bpy.ops.ed.undo_push(message="something")
@@ -165,17 +165,17 @@ def test_undo_meanwhile_keeps_the_scene(addon: Jobs, scene) -> None:
     assert addon.results[0].spec.scene_uid == bpy.context.scene.session_uid
 
 
-def test_the_oldest_results_that_were_built_go_first(addon: Jobs, scene) -> None:
+def test_oldest_built_results_are_removed_first(addon: Jobs, scene) -> None:
     made = [Result(spec(scene), built=i != 0) for i in range(MAX_RESULTS + 2)]
     for result in made:
-        addon._keep(result)
+        addon._add_result(result)
     assert len(addon.results) == MAX_RESULTS
     assert made[0] in addon.results, "what was never built is not thrown away"
     assert made[1] not in addon.results
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a signal that halts a process")
-def test_a_backend_that_does_not_end_keeps_nobody_waiting(addon: Jobs, scene) -> None:
+def test_stop_does_not_block_on_a_backend_that_does_not_exit(addon: Jobs, scene) -> None:
     addon.start()
     poll_until(addon, lambda: addon.state is State.READY)
     process = psutil.Process(addon.session.status.pid)
@@ -183,14 +183,14 @@ def test_a_backend_that_does_not_end_keeps_nobody_waiting(addon: Jobs, scene) ->
     addon.stop(wait=False)
     assert addon.state is State.STOPPED
     assert process.is_running(), "it was waited for"
-    addon.begin(spec(scene))  # another one
+    addon.begin(spec(scene))  # another job
     addon.cancel()
     process.resume()
     addon.close()
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_no_set_up_while_a_cancelled_one_ends(addon: Jobs, tmp_path: Path) -> None:
+def test_no_setup_while_a_cancelled_one_ends(addon: Jobs, tmp_path: Path) -> None:
     go_on = threading.Event()
     addon.setup = Setup(tmp_path / "data", tmp_path / "wheel", Path(sys.executable), before=go_on.wait)
     addon.setup.start()
@@ -204,7 +204,7 @@ def test_no_set_up_while_a_cancelled_one_ends(addon: Jobs, tmp_path: Path) -> No
     assert isinstance(addon.failure.error, Cancelled)
 
 
-# Faults of our own: the timer goes on
+# Unexpected errors: the timer keeps running
 
 
 class BrokenSpec(PerceiveSpec):
@@ -212,7 +212,7 @@ class BrokenSpec(PerceiveSpec):
         return 1 // 0
 
 
-def test_a_job_that_meets_a_fault_is_dropped_and_told(addon: Jobs, scene) -> None:
+def test_unexpected_error_discards_the_job_and_is_reported(addon: Jobs, scene) -> None:
     addon.begin(spec(scene, BrokenSpec))
     by = time.monotonic() + 60
     while addon.job is not None:
@@ -222,11 +222,11 @@ def test_a_job_that_meets_a_fault_is_dropped_and_told(addon: Jobs, scene) -> Non
     assert "ZeroDivisionError" in addon.failure.error.message
     assert "Traceback" in addon.failure.details
     assert "in cost" in addon.failure.details
-    addon.begin(spec(scene))  # and the next one can begin
+    addon.begin(spec(scene))  # the next job can start
     addon.cancel()
 
 
-def test_a_result_that_meets_a_fault_keeps_no_other_from_being_built(addon: Jobs, scene) -> None:
+def test_failed_build_does_not_block_other_results(addon: Jobs, scene) -> None:
     good, bad = Result(spec(scene), perceived()), Result(spec(scene), perceived())
     bad.reply.maps["distance"] = np.ones((2, 2), np.float32)
     addon.results[:] = [bad, good]
@@ -239,14 +239,14 @@ def test_a_result_that_meets_a_fault_keeps_no_other_from_being_built(addon: Jobs
     assert addon.failure is None, "it is not tried again"
 
 
-def test_what_fails_at_every_tick_is_told_once(addon: Jobs, monkeypatch) -> None:
+def test_repeated_failure_is_reported_once(addon: Jobs, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(world_preview, "end", lambda: {}["nothing"])
+        patch.setattr(world_preview, "remove", lambda: {}["nothing"])
         assert timer._tick() is not None
-        told = addon.failure
-        assert "KeyError" in told.details
+        failure = addon.failure
+        assert "KeyError" in failure.details
         timer._tick()
-        assert addon.failure is told
+        assert addon.failure is failure
         addon.failure = None
         timer._tick()
         assert addon.failure is None, "it was dismissed"
@@ -254,15 +254,15 @@ def test_what_fails_at_every_tick_is_told_once(addon: Jobs, monkeypatch) -> None
     assert not timer._failed
 
 
-def test_logs_do_not_pile_up(tmp_path: Path) -> None:
+def test_old_logs_are_deleted(tmp_path: Path) -> None:
     for i in range(MAX_LOGS + 5):
         (tmp_path / f"backend-{i:012}.log").write_text("")
         os.utime(tmp_path / f"backend-{i:012}.log", (i, i))
-    session._sweep(tmp_path)
+    session._delete_old_logs(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"backend-{i:012}.log" for i in range(5, MAX_LOGS + 5)]
 
 
-def test_time_left_in_words(addon: Jobs, scene) -> None:
+def test_remaining_time_text(addon: Jobs, scene) -> None:
     job = Job(spec(scene), stage="Normal", step=12, of=28, seconds_left=41.4)
     assert job.text == "Normal 12/28 · 0:41 left"
 
@@ -289,7 +289,7 @@ print("backend", jobs.session.status.pid, flush=True)
     ["blender_addon.unregister(); print('unregistered', jobs.session)", "sys.exit(0)", "import os; os._exit(1)"],
     ids=["unregister", "exit", "crash"],
 )
-def test_no_backend_outlives_blender(end: str, tmp_path: Path) -> None:
+def test_backend_exits_with_blender(end: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT + end, str(tmp_path)],
         env=os.environ | {"PANOFORM_BACKEND_PYTHON": sys.executable},

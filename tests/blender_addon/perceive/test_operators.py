@@ -38,7 +38,7 @@ def write_picture(path: Path, array: np.ndarray) -> Path:
 
 
 def make_wheel(folder: Path) -> None:
-    """A wheel without dependencies that pip takes for Panoform's."""
+    """Make a wheel without dependencies that pip accepts as Panoform's."""
     folder.mkdir()
     info = f"panoform-{VERSION}.dist-info"
     with zipfile.ZipFile(folder / f"panoform-{VERSION}-py3-none-any.whl", "w") as archive:
@@ -50,7 +50,7 @@ def make_wheel(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def panorama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small HDR panorama with a bright side, in a folder with a space and letters beyond ASCII."""
+    """A small HDR panorama with a bright side, in a folder with a space and non-ASCII characters."""
     rng = np.random.default_rng(0)
     array = rng.uniform(0.05, 0.6, (64, 128, 3))
     array[20:30, 40:50] = 30
@@ -62,7 +62,7 @@ def perceive(panorama: Path, **settings) -> None:
     assert bpy.ops.panoform.perceive(**given) == {"FINISHED"}
 
 
-def test_a_file_becomes_maps_world_and_dome(addon: Jobs, scene, panorama: Path, tmp_path: Path) -> None:
+def test_file_source_builds_maps_world_and_dome(addon: Jobs, scene, panorama: Path, tmp_path: Path) -> None:
     before = dict(scene.panoform.items())
     perceive(panorama, maps={"DISTANCE", "ROUGHNESS"}, out_directory=str(tmp_path / "mäps"), seed=7)
     assert {path.name for path in (tmp_path / "mäps").iterdir()} == {
@@ -74,7 +74,7 @@ def test_a_file_becomes_maps_world_and_dome(addon: Jobs, scene, panorama: Path, 
     assert scene.world.name == "Panoform größe"
     dome = bpy.context.view_layer.objects.active
     assert dome.name == "größe dome"
-    # what the dome shows is what the backend found
+    # the dome shows the backend's result
     image = bpy.data.images["größe distance"]
     shown = np.empty(image.size[0] * image.size[1] * 4, np.float32)
     image.pixels.foreach_get(shown)
@@ -83,7 +83,7 @@ def test_a_file_becomes_maps_world_and_dome(addon: Jobs, scene, panorama: Path, 
     assert dict(scene.panoform.items()) == before, "a script's settings are no business of the scene's"
 
 
-def test_what_is_not_given_is_the_scenes(addon: Jobs, scene, panorama: Path) -> None:
+def test_unset_properties_come_from_the_scene(addon: Jobs, scene, panorama: Path) -> None:
     scene.panoform.source, scene.panoform.filepath = "FILE", str(panorama)
     scene.panoform.maps, scene.panoform.quality, scene.panoform.seed = {"ALBEDO"}, "draft", 5
     bpy.ops.panoform.perceive()
@@ -91,7 +91,7 @@ def test_what_is_not_given_is_the_scenes(addon: Jobs, scene, panorama: Path) -> 
     assert addon.results[0].reply.info.seed == 5
 
 
-def test_the_worlds_hdri_and_a_second_run_beside_the_first(addon: Jobs, scene, panorama: Path) -> None:
+def test_world_source_and_a_second_run(addon: Jobs, scene, panorama: Path) -> None:
     world = scene.world = bpy.data.worlds.new("Mine")
     if bpy.app.version < (5, 0):
         world.use_nodes = True
@@ -107,13 +107,13 @@ def test_the_worlds_hdri_and_a_second_run_beside_the_first(addon: Jobs, scene, p
     assert world.node_tree.nodes.get(texture.name) is not None
 
 
-def test_an_image_of_the_file(addon: Jobs, panorama: Path) -> None:
+def test_image_source(addon: Jobs, panorama: Path) -> None:
     image = bpy.data.images.load(str(panorama))
     bpy.ops.panoform.perceive(source="IMAGE", image=image.name, maps={"DISTANCE"}, quality="draft")
     assert addon.results[0].spec.name == "größe"
 
 
-def test_a_render_becomes_an_image_and_the_source(addon: Jobs, scene) -> None:
+def test_render_becomes_the_source_image(addon: Jobs, scene) -> None:
     scene.world = bpy.data.worlds.new("Grey")
     scene.world.color = (0.25, 0.25, 0.25)
     scene.cycles.use_denoising = False
@@ -126,8 +126,8 @@ def test_a_render_becomes_an_image_and_the_source(addon: Jobs, scene) -> None:
     assert addon.results[0].built
 
 
-def test_a_render_keeps_where_it_was_taken(addon: Jobs, scene, tmp_path: Path) -> None:
-    """From the camera to the image, into the .blend, and to the dome."""
+def test_render_stores_its_pose(addon: Jobs, scene, tmp_path: Path) -> None:
+    """The pose is stored in the image, saved in the .blend and used for the dome."""
     scene.world = bpy.data.worlds.new("Grey")
     scene.cycles.use_denoising = False
     scene.camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
@@ -145,8 +145,8 @@ def test_a_render_keeps_where_it_was_taken(addon: Jobs, scene, tmp_path: Path) -
     refused("not a matrix", source="IMAGE", image=image.name)
 
 
-def test_a_copied_scene_that_comes_back_is_removed(addon: Jobs, scene, tmp_path: Path) -> None:
-    """By undo, or in a file that was saved while it was rendered."""
+def test_restored_scene_copy_is_removed(addon: Jobs, scene, tmp_path: Path) -> None:
+    """It is restored by undo, or by loading a file saved during the render."""
     bpy.ops.ed.undo_push(message="before")
     rendering = render.PanoramaRender(scene, sources.cursor_pose(scene), width=64, samples=1)
     bpy.ops.ed.undo_push(message="in the midst of it")
@@ -163,7 +163,7 @@ def test_a_copied_scene_that_comes_back_is_removed(addon: Jobs, scene, tmp_path:
     assert not bpy.data.cameras
 
 
-def test_maps_that_were_written_can_be_imported(addon: Jobs, scene, panorama: Path, tmp_path: Path) -> None:
+def test_written_maps_can_be_imported(addon: Jobs, scene, panorama: Path, tmp_path: Path) -> None:
     perceive(panorama, maps={"DISTANCE", "NORMAL"}, out_directory=str(tmp_path / "out"))
     bpy.ops.wm.read_homefile(use_empty=True)
     assert bpy.ops.panoform.import_maps(directory=str(tmp_path / "out")) == {"FINISHED"}
@@ -171,7 +171,7 @@ def test_maps_that_were_written_can_be_imported(addon: Jobs, scene, panorama: Pa
     assert bpy.context.scene.world.name == "Panoform out"
 
 
-def test_no_file_of_the_users_is_replaced_by_maps(addon: Jobs, scene, tmp_path: Path) -> None:
+def test_maps_do_not_overwrite_user_files(addon: Jobs, scene, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     mine = write_picture(out / "panorama.png", np.full((64, 128, 3), 0.5))
@@ -180,11 +180,11 @@ def test_no_file_of_the_users_is_replaced_by_maps(addon: Jobs, scene, tmp_path: 
     other = write_picture(tmp_path / "other.png", np.full((64, 128, 3), 0.5))
     for source in ({"source": "FILE", "filepath": str(mine)}, {"source": "IMAGE", "image": image.name},
                    {"source": "FILE", "filepath": str(other)}):  # fmt: skip
-        refused(r"not a result of Panoform: panorama\.png", **source, out_directory=str(out))
+        refused(r"not written by Panoform: panorama\.png", **source, out_directory=str(out))
     assert [path.name for path in out.iterdir()] == ["panorama.png"]
     assert mine.read_bytes() == before
 
-    # Among a result of Panoform's, which it may replace, what it is made from is still no such file.
+    # A source in the folder of an earlier result is not overwritten either.
     result = tmp_path / "result"
     for _ in range(2):
         perceive(other, out_directory=str(result))
@@ -196,48 +196,48 @@ def test_no_file_of_the_users_is_replaced_by_maps(addon: Jobs, scene, tmp_path: 
     (result / "albedo.png").write_text("mine")
     refused(r"Panoform: albedo\.png", source="FILE", filepath=str(other), maps={"ALBEDO"}, out_directory=str(result))
     (result / "maps.json").write_bytes(b'{"mine": "\xff"}')
-    refused("not a record", source="FILE", filepath=str(other), out_directory=str(result))
+    refused("was not written by Panoform", source="FILE", filepath=str(other), out_directory=str(result))
 
 
-# What goes wrong is said, and leaves the scene as it was
+# Errors are reported and leave the scene unchanged
 
 
 def unchanged() -> tuple:
     return tuple(len(getattr(bpy.data, kind)) for kind in ("objects", "meshes", "materials", "worlds", "images"))
 
 
-def refused(words: str, **settings) -> None:
+def refused(message: str, **settings) -> None:
     before = unchanged()
-    with pytest.raises(RuntimeError, match=words):
+    with pytest.raises(RuntimeError, match=message):
         bpy.ops.panoform.perceive(**({"maps": {"DISTANCE"}, "quality": "draft"} | settings))
     assert unchanged() == before
 
 
-def test_a_world_without_an_hdri(addon: Jobs, scene) -> None:
+def test_world_without_hdri(addon: Jobs, scene) -> None:
     refused("no HDRI", source="WORLD")
     assert "no HDRI" in addon.failure.details
 
 
-def test_an_image_that_is_not_there(addon: Jobs) -> None:
-    refused("no image called 'nope'", source="IMAGE", image="nope")
-    refused("No image is chosen", source="IMAGE")
+def test_missing_image(addon: Jobs) -> None:
+    refused("no image named 'nope'", source="IMAGE", image="nope")
+    refused("No image is selected", source="IMAGE")
 
 
-def test_a_file_that_is_not_there(addon: Jobs, tmp_path: Path) -> None:
+def test_missing_file(addon: Jobs, tmp_path: Path) -> None:
     refused("There is no file", source="FILE", filepath=str(tmp_path / "nope.exr"))
-    refused("No file is chosen", source="FILE")
+    refused("No file is selected", source="FILE")
 
 
-def test_a_file_that_is_no_picture(addon: Jobs, tmp_path: Path) -> None:
+def test_file_that_is_not_an_image(addon: Jobs, tmp_path: Path) -> None:
     (tmp_path / "broken.exr").write_bytes(b"v/1\x01 and no more")
     refused("broken", source="FILE", filepath=str(tmp_path / "broken.exr"))
 
 
-def test_a_picture_that_is_not_2_to_1(addon: Jobs, tmp_path: Path) -> None:
+def test_aspect_ratio_other_than_2_to_1(addon: Jobs, tmp_path: Path) -> None:
     refused("2:1", source="FILE", filepath=str(write_picture(tmp_path / "square.exr", np.full((64, 64, 3), 0.5))))
 
 
-def test_bad_pixels_are_refused_unless_repaired(addon: Jobs, tmp_path: Path) -> None:
+def test_invalid_pixels_are_rejected_unless_repaired(addon: Jobs, tmp_path: Path) -> None:
     array = np.full((64, 128, 3), 0.5)
     array[3, 4] = np.nan
     path = write_picture(tmp_path / "nan.exr", array)
@@ -247,7 +247,7 @@ def test_bad_pixels_are_refused_unless_repaired(addon: Jobs, tmp_path: Path) -> 
     ) == {"FINISHED"}
 
 
-def test_no_camera_to_render_from(addon: Jobs) -> None:
+def test_render_without_camera(addon: Jobs) -> None:
     refused("no camera", source="RENDER_CAMERA")
 
 
@@ -257,18 +257,18 @@ def test_unknown_map_engine_or_quality(addon: Jobs, panorama: Path) -> None:
             perceive(panorama, **wrong)
 
 
-def test_no_map_at_all(addon: Jobs, panorama: Path) -> None:
+def test_no_maps_selected(addon: Jobs, panorama: Path) -> None:
     refused("No map was asked for", source="FILE", filepath=str(panorama), maps=set())
 
 
-def test_a_folder_without_maps(addon: Jobs, tmp_path: Path) -> None:
+def test_folder_without_maps(addon: Jobs, tmp_path: Path) -> None:
     before = unchanged()
-    with pytest.raises(RuntimeError, match="holds no map"):
+    with pytest.raises(RuntimeError, match="contains no map"):
         bpy.ops.panoform.import_maps(directory=str(tmp_path))
     assert unchanged() == before
 
 
-def test_flux_without_its_weights(addon: Jobs, panorama: Path, tmp_path: Path) -> None:
+def test_flux_without_weights(addon: Jobs, panorama: Path, tmp_path: Path) -> None:
     bpy.context.preferences.addons["panoform"].preferences.flux_model = str(tmp_path / "no flux here")
     refused("no flux here", source="FILE", filepath=str(panorama), engine="FLUX")
 
@@ -276,7 +276,7 @@ def test_flux_without_its_weights(addon: Jobs, panorama: Path, tmp_path: Path) -
 # The backend
 
 
-def test_a_backend_that_is_missing(addon: Jobs, panorama: Path, monkeypatch, tmp_path: Path) -> None:
+def test_missing_backend(addon: Jobs, panorama: Path, monkeypatch, tmp_path: Path) -> None:
     addon.stop()
     monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", str(tmp_path / "python"))
     refused("can't be started", source="FILE", filepath=str(panorama))
@@ -284,14 +284,14 @@ def test_a_backend_that_is_missing(addon: Jobs, panorama: Path, monkeypatch, tmp
     refused("is not set up", source="FILE", filepath=str(panorama))
 
 
-def test_a_python_without_panoform(addon: Jobs, panorama: Path, monkeypatch) -> None:
+def test_python_without_panoform(addon: Jobs, panorama: Path, monkeypatch) -> None:
     addon.stop()
     monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", sys._base_executable)
     refused("has no Panoform installed", source="FILE", filepath=str(panorama))
 
 
 @posix_only
-def test_a_backend_of_another_version(addon: Jobs, panorama: Path, monkeypatch, tmp_path: Path) -> None:
+def test_backend_version_mismatch(addon: Jobs, panorama: Path, monkeypatch, tmp_path: Path) -> None:
     addon.stop()
     stand_in = tmp_path / "python"
     stand_in.write_text(
@@ -307,7 +307,7 @@ def test_a_backend_of_another_version(addon: Jobs, panorama: Path, monkeypatch, 
 
 
 def when_running(addon: Jobs, act) -> threading.Thread:
-    """Call `act(pid)` once the backend has been sent its job."""
+    """Call `act(pid)` once the job is sent to the backend."""
 
     def watch() -> None:
         while addon.job is None or addon.job.id is None:
@@ -321,10 +321,10 @@ def when_running(addon: Jobs, act) -> threading.Thread:
 
 @pytest.mark.slow
 @posix_only
-def test_a_backend_killed_at_work_is_said_and_started_again(addon: Jobs, panorama: Path) -> None:
+def test_killed_backend_is_reported_and_restarted(addon: Jobs, panorama: Path) -> None:
     addon.stop()
     thread = when_running(addon, lambda pid: os.kill(pid, signal.SIGKILL))
-    refused("ended", source="FILE", filepath=str(panorama))
+    refused("exited", source="FILE", filepath=str(panorama))
     thread.join()
     assert isinstance(addon.failure.error, BackendLostError)
     perceive(panorama)
@@ -332,19 +332,19 @@ def test_a_backend_killed_at_work_is_said_and_started_again(addon: Jobs, panoram
 
 
 @posix_only
-def test_a_backend_that_falls_silent_is_given_up(addon: Jobs, panorama: Path, monkeypatch) -> None:
+def test_unresponsive_backend_is_stopped(addon: Jobs, panorama: Path, monkeypatch) -> None:
     addon.stop()
-    monkeypatch.setattr(Client.__init__, "__kwdefaults__", {"ask_after_s": 0.2, "silence_s": 0.5})
-    monkeypatch.setattr(BackendProcess.stop, "__defaults__", (0.2,))  # a stopped process heeds nothing but SIGKILL
+    monkeypatch.setattr(Client.__init__, "__kwdefaults__", {"ping_after_s": 0.2, "reply_timeout_s": 0.5})
+    monkeypatch.setattr(BackendProcess.stop, "__defaults__", (0.2,))  # a suspended process only reacts to SIGKILL
     thread = when_running(addon, lambda pid: os.kill(pid, signal.SIGSTOP))
-    refused("not answered", source="FILE", filepath=str(panorama))
+    refused("not responded", source="FILE", filepath=str(panorama))
     thread.join()
     assert addon.session is None
 
 
 @pytest.mark.slow
-def test_the_backend_is_set_up_by_a_press(addon: Jobs, monkeypatch, tmp_path: Path, capsys) -> None:
-    """With a stand-in of a few bytes for the wheel, and no network."""
+def test_setup_operator_installs_the_backend(addon: Jobs, monkeypatch, tmp_path: Path, capsys) -> None:
+    """With a dummy wheel and no network."""
     addon.stop()
     make_wheel(tmp_path / "backend_wheel")
     monkeypatch.setattr(backend_operators, "EXTENSION_FOLDER", tmp_path)
@@ -354,26 +354,26 @@ def test_the_backend_is_set_up_by_a_press(addon: Jobs, monkeypatch, tmp_path: Pa
     if not bpy.app.online_access:
         with pytest.raises(RuntimeError, match="poll"):
             bpy.ops.panoform.setup_backend()
-        assert "online access" in backend_operators._why_not_set_up()
+        assert "online access" in backend_operators._setup_disabled_reason()
     bpy.context.preferences.system.use_online_access = True
     assert addon.state is State.NOT_SET_UP
     assert bpy.ops.panoform.setup_backend() == {"FINISHED"}
     assert addon.state is State.STOPPED
-    assert "Panoform: Making a Python environment" in capsys.readouterr().out
+    assert "Panoform: Creating the Python environment" in capsys.readouterr().out
 
 
-def test_a_checkout_has_nothing_to_set_up(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
+def test_checkout_has_no_wheel(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backend_operators, "EXTENSION_FOLDER", tmp_path)
     monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
     bpy.context.preferences.system.use_online_access = True
-    with pytest.raises(RuntimeError, match="carries no backend"):
+    with pytest.raises(RuntimeError, match="does not include the backend"):
         bpy.ops.panoform.setup_backend()
 
 
-def test_the_hub_token_is_kept_for_its_owner_only(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
+def test_hub_token_is_readable_by_its_owner_only(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    with pytest.raises(RuntimeError, match="no Hugging Face access token"):
+    with pytest.raises(RuntimeError, match="not a Hugging Face access token"):
         bpy.ops.panoform.save_hub_token(token="secret")
     assert bpy.ops.panoform.save_hub_token(token=" hf_secret\n") == {"FINISHED"}
     path = tmp_path / "hub" / "token"
@@ -382,7 +382,7 @@ def test_the_hub_token_is_kept_for_its_owner_only(addon: Jobs, monkeypatch, tmp_
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_every_operator_says_what_it_does(registered) -> None:
+def test_every_operator_has_a_description(registered) -> None:
     for cls in (cls for feature in FEATURES if feature.__name__.endswith(".operators") for cls in feature.CLASSES):
         assert cls.bl_idname.startswith("panoform.")
         assert cls.__doc__

@@ -1,4 +1,4 @@
-"""The whole scene: in place, lit, kept, added to."""
+"""Built scenes: position, lighting, saving, repeated builds."""
 
 import bpy
 import cycles_truth as cycles
@@ -27,7 +27,7 @@ def small_maps() -> dict[str, np.ndarray]:
 
 
 def sky(height: int = 32) -> np.ndarray:
-    """A different colour in every direction, brighter than 1."""
+    """Return an image with a different colour in every direction, brighter than 1."""
     return (1 + sphere.directions(height, 2 * height)) * np.array([0.5, 2.0, 4.0], np.float32)
 
 
@@ -50,7 +50,7 @@ def test_cycles_ground_truth_comes_back_in_place(scene, tmp_path):
     """A room rendered by Cycles, its maps as files, read and built: the surfaces are where they were, and the picture
     from another place is the picture of the true room from there."""
     cycles.room()
-    for wall in scene.objects:  # lit by the world alone, as the dome is
+    for wall in scene.objects:  # lit only by the world, like the dome
         for ray in ("shadow", "diffuse", "glossy", "transmission"):
             setattr(wall, f"visible_{ray}", False)
     cycles.write_folder(tmp_path / "maps", cycles.ground_truth(scene, 256, tmp_path / "truth.exr"))
@@ -72,7 +72,7 @@ def test_cycles_ground_truth_comes_back_in_place(scene, tmp_path):
         ray = np.array([x, y, z])
         wall = ray * cycles.box_distance(ray)
         hits += np.linalg.norm(np.array(place) - wall) < 0.03
-    assert hits > 0.8 * 24 * 48  # the rest is the box in the corner, and edges
+    assert hits > 0.8 * 24 * 48  # except the box in the corner, and edges
 
     white_world(scene)
     rebuilt = view(scene, moved, tmp_path / "b.exr")
@@ -108,13 +108,13 @@ def test_world_controls(scene, tmp_path):
     np.testing.assert_allclose(seen, 3 * sky(), atol=0.1, rtol=0.02)
 
 
-def test_the_dome_lets_the_world_in_and_catches_shadows(scene, tmp_path):
+def test_dome_transmits_light_and_receives_shadows(scene, tmp_path):
     maps = small_maps()
     maps["albedo"][:] = 0.5
     used, pose = {name: maps[name] for name in ("distance", "normal", "albedo")}, Matrix.Identity(4)
     build(scene, used, None, "room", camera_height_m=2.0, world_from_panorama=pose)
     white_world(scene)
-    scene.cycles.max_bounces = 0  # the plate below is to throw a shadow, not light
+    scene.cycles.max_bounces = 0  # the plate must cast a shadow but reflect no light
     down = Matrix.Rotation(1.2, 4, "Y")
     lit = view(scene, down, tmp_path / "a.exr")
     assert lit[40:60].min() > 0.15  # of 0.21, the linear albedo
@@ -156,7 +156,7 @@ def test_everything_is_kept_on_save_and_reload(scene, tmp_path):
     assert bpy.data.collections["Panoform hall"].objects["hall dome"].modifiers["Panoform Dome"].node_group
 
 
-def test_the_users_world_and_settings_stay(scene):
+def test_user_world_and_settings_are_kept(scene):
     white_world(scene)
     scene.render.resolution_x, scene.cycles.samples = 777, 7
     build(scene, small_maps(), pixels.Pixels(sky(), "linear"), "hall")
@@ -184,7 +184,7 @@ def datablocks() -> int:
     return sum(len(kind) for kind in (*kinds, bpy.data.collections))
 
 
-def test_running_again_adds(scene):
+def test_second_run_adds_datablocks(scene):
     maps, panorama = small_maps(), pixels.Pixels(sky(), "linear")
     first = build(scene, maps, panorama, "hall")
     before, images = datablocks(), {image.name for image in bpy.data.images}
@@ -196,7 +196,7 @@ def test_running_again_adds(scene):
     assert {child.name for child in scene.collection.children} == {first.name, second.name}
 
 
-def test_what_the_user_renamed_or_deleted_stays_so(scene):
+def test_user_renames_and_deletions_are_kept(scene):
     maps, panorama = small_maps(), pixels.Pixels(sky(), "linear")
     first = build(scene, maps, panorama, "hall")
     first.name, first.objects[0].name = "Mine", "My dome"
@@ -223,8 +223,8 @@ def test_a_pose_places_dome_and_world(scene):
 
 
 @pytest.mark.parametrize("height", [1.6, 0.4])
-def test_without_a_pose_the_floor_is_the_grounds(scene, height):
-    """Its floor lies at z = 0, and what has no distances stands as high."""
+def test_default_pose_puts_the_floor_at_zero(scene, height):
+    """The floor is at z = 0; a dome without distance is at the same height."""
     maps = small_maps()
     dome = build(scene, maps, None, "hall", camera_height_m=height).objects[0]
     bpy.context.view_layer.update()

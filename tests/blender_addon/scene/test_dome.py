@@ -1,4 +1,4 @@
-"""The dome's mesh, and the modifier that puts it in place."""
+"""The dome's mesh and its modifier."""
 
 import math
 
@@ -68,7 +68,7 @@ def test_vertices_lie_on_the_surface(body):
 
 
 @pytest.mark.parametrize("detail", [0, 1, 4])
-def test_detail_changes_the_vertices_not_the_place(body, detail):
+def test_detail_does_not_move_the_surface(body, detail):
     set_input(body, "Detail", detail)
     positions = evaluated(body)
     assert len(positions) == (64 * 2**detail + 1) * (32 * 2**detail + 1)

@@ -19,7 +19,7 @@ def reload(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_float_images_are_exact(scene, tmp_path, colorspace, channels):
     values = np.random.default_rng(0).normal(size=(16, 32, channels)).astype(np.float32)
-    values[0, 0], values[0, 1] = 65505.123, 1e-7  # what half floats and sRGB would spoil
+    values[0, 0], values[0, 1] = 65505.123, 1e-7  # not exact in half float or sRGB
     images.create_float("hall distance", values, colorspace)
     reload(tmp_path)
     image = bpy.data.images["hall distance"]
@@ -38,11 +38,11 @@ def test_16bit_images_keep_16_bits(scene, tmp_path, colorspace, channels):
     assert image.colorspace_settings.name == colorspace
     back = pixels.read(image)
     assert back.encoding == ("srgb" if colorspace == "sRGB" else "linear")
-    # Half a step of 16 bits, and another for Blender's way from sRGB to linear and ours back.
+    # Half a 16-bit step, and another for the conversion from sRGB to linear and back.
     np.testing.assert_allclose(back.pixels, np.broadcast_to(values, (16, 32, 3)), atol=1.5 / 65535)
 
 
-def test_an_image_of_that_name_stays(scene):
+def test_existing_image_of_that_name_is_kept(scene):
     first = images.create_float("hall distance", np.ones((2, 4, 1), np.float32), "Non-Color")
     second = images.create_float("hall distance", np.zeros((2, 4, 1), np.float32), "Non-Color")
     third = images.create_16bit("hall distance", np.zeros((2, 4, 1), np.float32), "Non-Color")

@@ -1,4 +1,4 @@
-"""Folders of maps: ours, a user's own, and broken ones. Files are written by OpenImageIO, not by Blender."""
+"""Folders of maps: Panoform's, a user's, and damaged ones. Files are written by OpenImageIO, not by Blender."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def full(folder: Path) -> None:
     cycles.write(folder / "panorama.png", COLOUR, "uint16")
 
 
-def test_our_own_folder(scene, tmp_path):
+def test_panoform_folder(scene, tmp_path):
     folder = tmp_path / "mit Leerzeichen, ü"
     folder.mkdir()
     full(folder)
@@ -97,7 +97,7 @@ def test_colour_in_float_files_is_linear(scene, tmp_path):
     np.testing.assert_allclose(found.panorama.pixels, linear * 30, rtol=1e-6)
 
 
-def test_sky_is_as_far_as_the_farthest_surface(scene, tmp_path):
+def test_sky_gets_the_largest_finite_distance(scene, tmp_path):
     distance = DISTANCE.copy()
     distance[0], distance[1] = 1e10, np.inf
     cycles.write(tmp_path / "distance.exr", distance)
@@ -107,7 +107,7 @@ def test_sky_is_as_far_as_the_farthest_surface(scene, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [np.nan, -1.0])
-def test_impossible_distances(scene, tmp_path, wrong):
+def test_invalid_distances(scene, tmp_path, wrong):
     distance = DISTANCE.copy()
     distance[3, 3] = wrong
     cycles.write(tmp_path / "distance.exr", distance)
@@ -115,7 +115,7 @@ def test_impossible_distances(scene, tmp_path, wrong):
         maps_folder.read(tmp_path)
 
 
-def test_impossible_normals(scene, tmp_path):
+def test_invalid_normals(scene, tmp_path):
     normal = NORMAL.copy()
     normal[3, 3] = np.nan
     cycles.write(tmp_path / "normal.exr", normal)
@@ -144,7 +144,7 @@ def test_damaged_files(scene, tmp_path):
     assert not bpy.data.images
 
 
-def test_other_shapes_are_refused(scene, tmp_path):
+def test_other_aspect_ratios_are_rejected(scene, tmp_path):
     cycles.write(tmp_path / "albedo.png", np.ones((20, 30, 3)), "uint8")
     with pytest.raises(PanoramaError, match="30 × 20 px, not 2:1"):
         maps_folder.read(tmp_path)

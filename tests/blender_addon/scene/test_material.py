@@ -16,7 +16,7 @@ AXES = {"+X": (1, 0, 0), "-X": (-1, 0, 0), "+Y": (0, 1, 0), "-Y": (0, -1, 0), "+
 
 @pytest.fixture
 def room_maps(scene, tmp_path):
-    """Ground truth of the room, the scene empty again."""
+    """Ground truth of the room; the scene is empty again."""
     cycles.room()
     maps = cycles.ground_truth(scene, 128, tmp_path / "truth.exr")
     bpy.ops.wm.read_factory_settings(use_empty=True)
@@ -24,7 +24,7 @@ def room_maps(scene, tmp_path):
 
 
 def away_from_edges(distance: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels whose neighbourhood is one smooth surface."""
+    """Return (H, W) bool: pixels whose neighbourhood is smooth."""
     log = np.log(distance[..., 0])
     step = np.zeros_like(log)
     for axis in (0, 1):
@@ -34,14 +34,14 @@ def away_from_edges(distance: np.ndarray) -> np.ndarray:
 
 
 def matte(body: bpy.types.Object) -> None:
-    """Take the specular part away, so that only Lambert is left."""
+    """Remove the specular component, leaving Lambert."""
     nodes = body.data.materials[0].node_tree.nodes
     principled = next(node for node in nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
     principled.inputs["Specular IOR Level"].default_value = 0
 
 
 def relit(scene: bpy.types.Scene, towards_light: Vector, path, width: int) -> np.ndarray:
-    """Panorama from the origin under one sun of irradiance π, (H, W) linear."""
+    """Render a panorama from the origin under one sun of irradiance π, (H, W) linear."""
     sun = bpy.data.lights.new("sun", "SUN")
     sun.energy, sun.angle = math.pi, 0
     lamp = bpy.data.objects.new("sun", sun)
@@ -58,7 +58,7 @@ def relit(scene: bpy.types.Scene, towards_light: Vector, path, width: int) -> np
 @pytest.mark.parametrize("yaw", [0.0, 0.7])
 @pytest.mark.parametrize("side", AXES)
 def test_a_sun_from_six_sides_gives_lambert(scene, room_maps, tmp_path, side, yaw):
-    """`yaw` turns the dome by hand: its normals turn with it, so a sun turned as much shows the same."""
+    """`yaw` rotates the dome with its normals, so that a sun rotated by it gives the same image."""
     maps = {name: room_maps[name] for name in ("distance", "normal")}
     maps["albedo"] = np.ones((64, 128, 3), np.float32)
     body = build(bpy.context.scene, maps, None, "room", camera_height_m=2.0).objects[0]
@@ -79,7 +79,7 @@ def test_a_sun_from_six_sides_gives_lambert(scene, room_maps, tmp_path, side, ya
 
 
 def shifted(picture: np.ndarray, yaw: float) -> np.ndarray:
-    """Turn a panorama back by `yaw`: what stood at longitude lon + yaw comes to lon."""
+    """Rotate a panorama by -`yaw`: longitude lon + yaw moves to lon."""
     _, width = picture.shape
     at = (np.arange(width) - yaw / (2 * math.pi) * width) % width
     low = np.floor(at).astype(int)
@@ -87,8 +87,8 @@ def shifted(picture: np.ndarray, yaw: float) -> np.ndarray:
     return picture[:, low % width] * (1 - share) + picture[:, (low + 1) % width] * share
 
 
-def test_normals_that_differ_from_the_geometry_win(scene, tmp_path):
-    """Tilted normals on a plain sphere: the light follows the map."""
+def test_normal_map_overrides_the_geometry(scene, tmp_path):
+    """Tilted normals on a sphere: shading follows the map."""
     rays = sphere.directions(32, 64)
     tilted = -rays + 0.4 * np.cross(rays, np.array([0.3, -0.5, 0.8]))
     normals = (tilted / np.linalg.norm(tilted, axis=-1, keepdims=True)).astype(np.float32)
@@ -103,15 +103,15 @@ def test_normals_that_differ_from_the_geometry_win(scene, tmp_path):
     for light in AXES.values():
         picture = relit(scene, Vector(light), tmp_path / "relit.exr", 64)
         truth = np.clip(normals @ np.array(light, np.float32), 0, None)
-        # Where the sun grazes the geometry, Cycles darkens normals that lean over it.
+        # At grazing angles of the sun, Cycles darkens normals that deviate from the geometry.
         facing = (-rays @ np.array(light, np.float32)) > 0.3
         error = np.abs(picture - truth)[facing]
         assert np.median(error) < 0.002
         assert error.max() < 0.05
 
 
-def test_albedo_roughness_and_metallic_arrive_exactly(scene, tmp_path):
-    """What Cycles' Principled is fed with, told by AOVs at its very inputs."""
+def test_albedo_roughness_and_metallic_are_exact(scene, tmp_path):
+    """The inputs of the Principled BSDF, read by AOVs."""
     rng = np.random.default_rng(0)
     maps = {
         "albedo": rng.random((16, 32, 3), dtype=np.float32),
@@ -138,7 +138,7 @@ def test_albedo_roughness_and_metallic_arrive_exactly(scene, tmp_path):
             np.where(array <= 0.04045, array / 12.92, ((array + 0.055) / 1.055) ** 2.4) if name == "albedo" else array
         )
         error = np.abs(seen - truth)
-        assert np.quantile(error, 0.95) < 0.01, name  # rays through pixel centres, but for a hair
+        assert np.quantile(error, 0.95) < 0.01, name  # rays nearly through pixel centres
         assert error.max() < 0.05, name
 
 
@@ -155,11 +155,11 @@ def test_missing_maps_leave_the_defaults(scene):
     assert not output.inputs["Displacement"].is_linked
 
 
-WIDTH = 100  # so that no pixel's centre meets a vertex, where Cycles may miss the surface
+WIDTH = 100  # no pixel centre hits a vertex, where Cycles may miss the surface
 
 
 def wavy(height: int, width: int) -> np.ndarray:
-    """A wall of waves, finer than the coarse grid, (height, width) metres."""
+    """Return a wall with waves finer than the coarse grid, (height, width) metres."""
     u, v = (np.arange(width) + 0.5) / width, (np.arange(height)[:, None] + 0.5) / height
     return (2 + 0.3 * np.sin(40 * 2 * math.pi * u) * np.sin(math.pi * v) ** 2).astype(np.float32)
 
@@ -193,8 +193,8 @@ def test_displacement_is_not_applied_twice(scene, tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.5])
-def test_displacement_adds_what_the_geometry_lacks(scene, tmp_path, scale):
-    """A coarse dome, subdivided after its modifier: the displacement brings the new vertices to the map."""
+def test_displacement_adds_missing_detail(scene, tmp_path, scale):
+    """A coarse dome, subdivided after its modifier: displacement moves the new vertices to the map."""
     body = wavy_body(scene)
     cycles.set_input(body, "Scale", scale)
     cycles.set_input(body, "Detail", 0)

@@ -1,4 +1,4 @@
-"""The same in the Blender application: `real_scene.py` and `real_render.py` run inside it."""
+"""Scenes in the Blender application: `real_scene.py` and `real_render.py` run inside it."""
 
 import json
 from pathlib import Path
@@ -13,16 +13,16 @@ def test_build_save_reload_and_capture(real_blender, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     arguments = ("--background", "--factory-startup", "--python-exit-code", "3")
-    said = real_blender(*arguments, "--python", str(HERE / "real_scene.py"), "--", str(out))
-    assert "PANOFORM SCENE OK" in said
+    output = real_blender(*arguments, "--python", str(HERE / "real_scene.py"), "--", str(out))
+    assert "PANOFORM SCENE OK" in output
 
 
 @pytest.mark.real_blender
 def test_a_window_renders_a_panorama_without_blocking(real_blender, tmp_path):
     out = tmp_path / "seen.json"
     script = ("--factory-startup", "--python", str(HERE / "real_render.py"), "--", str(out))
-    said = real_blender(str(tmp_path / "shot.png"), "45", *script, verb="gui")
-    assert out.exists(), said
+    output = real_blender(str(tmp_path / "shot.png"), "45", *script, verb="gui")
+    assert out.exists(), output
     seen = json.loads(out.read_text())
     assert "error" not in seen, seen["error"]
     assert seen["running"]  # when `start` had returned

@@ -1,4 +1,4 @@
-"""The panel, drawn into a layout that writes down what it is given (bpy has no window; test_real_blender.py does)."""
+"""The panels, drawn into a layout that records its calls (bpy has no window; see test_real_blender.py)."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from panoform.shared.protocol.messages import StatusReply
 
 
 class Layout:
-    """Takes what UILayout takes, and checks that every property, operator and icon exists."""
+    """A stand-in for UILayout that checks that every property, operator and icon exists."""
 
-    def __init__(self, said: list[str] | None = None, enabled: dict[str, Layout] | None = None) -> None:
-        self.said = [] if said is None else said
+    def __init__(self, texts: list[str] | None = None, enabled: dict[str, Layout] | None = None) -> None:
+        self.texts = [] if texts is None else texts
         #: Label of a button → the layout that it was drawn in last.
         self.drawn_in = {} if enabled is None else enabled
         self.enabled = True
 
     def column(self, **_) -> Layout:
-        return Layout(self.said, self.drawn_in)
+        return Layout(self.texts, self.drawn_in)
 
     row = box = grid_flow = column
 
     def label(self, *, text: str, icon: str = "NONE") -> None:
         self._icon(icon)
-        self.said.append(text)
+        self.texts.append(text)
 
     def prop(self, data, name: str, **_) -> None:
         assert set(_) <= set(bpy.types.UILayout.bl_rna.functions["prop"].parameters.keys())
@@ -52,12 +52,12 @@ class Layout:
             assert name in data.bl_rna.properties, name
         else:
             assert name[2:-2] in data, name
-        self.said.append(name)
+        self.texts.append(name)
 
     def prop_enum(self, data, name: str, value: str, *, text: str | None = None, icon: str = "NONE") -> None:
         self._icon(icon)
         assert value in data.bl_rna.properties[name].enum_items
-        self.said.append(text or value)
+        self.texts.append(text or value)
 
     def template_icon_view(self, data, name: str, **_) -> None:
         self.prop(data, name)
@@ -66,18 +66,18 @@ class Layout:
         self.prop(data, name)
 
     def template_icon(self, *, icon_value: int, scale: float) -> None:
-        self.said.append("picture")
+        self.texts.append("picture")
 
     def progress(self, *, factor: float, text: str) -> None:
         assert 0 <= factor <= 1
-        self.said.append(text)
+        self.texts.append(text)
 
     def operator(self, name: str, *, text: str | None = None, icon: str = "NONE") -> SimpleNamespace:
         self._icon(icon)
         module, function = name.split(".")
         rna = getattr(getattr(bpy.ops, module), function).get_rna_type()
-        self.said.append(rna.name if text is None else text)
-        self.drawn_in[self.said[-1]] = self
+        self.texts.append(rna.name if text is None else text)
+        self.drawn_in[self.texts[-1]] = self
         return SimpleNamespace()
 
     @staticmethod
@@ -90,11 +90,11 @@ PANELS = [cls for feature in FEATURES if feature.__name__.endswith(".panel") for
 
 @pytest.fixture
 def drawn(addon: Jobs, scene):
-    """Draw the whole tab; returns all texts in it."""
+    """Draw the whole tab and return its texts."""
 
-    def draw(greyed: list[str] | None = None) -> list[str]:
-        """`greyed` takes the labels of the buttons that can't be pressed."""
-        said: list[str] = []
+    def draw(disabled: list[str] | None = None) -> list[str]:
+        """Draw; `disabled` collects the labels of disabled buttons."""
+        texts: list[str] = []
         drawn_in: dict[str, Layout] = {}
         context = SimpleNamespace(
             scene=bpy.context.scene,
@@ -104,10 +104,10 @@ def drawn(addon: Jobs, scene):
         )
         for panel in PANELS:
             if not hasattr(panel, "poll") or panel.poll(context):
-                panel.draw(SimpleNamespace(layout=Layout(said, drawn_in)), context)
-        if greyed is not None:
-            greyed += [label for label, layout in drawn_in.items() if not layout.enabled]
-        return said
+                panel.draw(SimpleNamespace(layout=Layout(texts, drawn_in)), context)
+        if disabled is not None:
+            disabled += [label for label, layout in drawn_in.items() if not layout.enabled]
+        return texts
 
     return draw
 
@@ -123,18 +123,18 @@ def test_not_set_up(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
     preferences.get().folder = str(tmp_path)
     assert addon.state is State.NOT_SET_UP
-    assert {"Not set up", "Set up the Backend", "The world has no HDRI."} & set(drawn()) >= {
-        "Not set up", "Set up the Backend"
+    assert {"Not set up", "Set Up Backend", "The world has no HDRI."} & set(drawn()) >= {
+        "Not set up", "Set Up Backend"
     }  # fmt: skip
-    assert "online access" in operators._why_not_set_up() or bpy.app.online_access
+    assert "online access" in operators._setup_disabled_reason() or bpy.app.online_access
 
 
-def test_set_up_for_another_version(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
+def test_version_mismatch(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
     addon.stop()
     monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
     preferences.get().folder = str(tmp_path)
-    monkeypatch.setattr(installer, "find", lambda _folder, _version: installer.Found.OTHER_VERSION)
-    assert "Update the Backend" in drawn()
+    monkeypatch.setattr(installer, "find", lambda _folder, _version: installer.Installed.OTHER_VERSION)
+    assert "Update Backend" in drawn()
 
 
 def test_setting_up(addon: Jobs, drawn, tmp_path: Path) -> None:
@@ -158,14 +158,14 @@ def test_every_source_draws(drawn, scene) -> None:
     assert "The scene has no camera" in drawn()
 
 
-def test_at_work(addon: Jobs, drawn, scene) -> None:
+def test_job_running(addon: Jobs, drawn, scene) -> None:
     addon.job = Job(spec(scene), id="x", stage="Normal", step=12, of=28, fraction=0.4, seconds_left=41)
     addon.job.previews["normal"] = np.zeros((4, 8, 3), np.uint8)
     previews.show("normal", addon.job.previews["normal"])
     try:
-        said = drawn()
-        assert "Normal 12/28 · 0:41 left" in said
-        assert "picture" in said
+        texts = drawn()
+        assert "Normal 12/28 · 0:41 left" in texts
+        assert "picture" in texts
         assert not bpy.ops.panoform.perceive.poll()
         assert not bpy.ops.panoform.render_panorama.poll()
         assert bpy.ops.panoform.cancel.poll()
@@ -179,42 +179,42 @@ def test_ready_with_memory(addon: Jobs, drawn, monkeypatch) -> None:
         device="cuda:0", memory_free=7 * 2**30, memory_total=12 * 2**30,
     )  # fmt: skip
     monkeypatch.setattr(addon, "session", SimpleNamespace(status=status, close=lambda: None))
-    said = drawn()
-    assert "Ready · Starter" in said
-    assert "cuda:0: 7.0 of 12 GB free" in said
+    texts = drawn()
+    assert "Ready · Starter" in texts
+    assert "cuda:0: 7.0 of 12 GB free" in texts
 
 
-def test_an_error_says_what_to_do_and_offers_it(addon: Jobs, drawn) -> None:
+def test_error_shows_hint_and_fix(addon: Jobs, drawn) -> None:
     addon.fail(DeviceMemoryError("Normal needs 1.3 GB more than cuda:0 has.", "Use model offload."), "the log")
-    said = " ".join(drawn())
-    assert "Normal needs 1.3 GB more than cuda:0 has." in said
-    assert "Use Model Offload" in said
-    assert "Copy Details" in said
+    texts = " ".join(drawn())
+    assert "Normal needs 1.3 GB more than cuda:0 has." in texts
+    assert "Use Model Offload" in texts
+    assert "Copy Details" in texts
     assert "the log" in addon.failure.details
     assert bpy.ops.panoform.use_offload() == {"FINISHED"}
     assert preferences.get().offload == "model"
     assert addon.failure is None
 
 
-def test_no_offload_is_offered_where_it_is_no_help(addon: Jobs, drawn) -> None:
+def test_offload_is_not_offered_on_cpu(addon: Jobs, drawn) -> None:
     addon.fail(DeviceMemoryError("Normal ran out of memory on CPU.", "Lower the height, and close other programs."))
     assert "Use Model Offload" not in drawn()
 
 
-def test_results_and_a_dome_to_adjust(addon: Jobs, drawn, scene) -> None:
+def test_results_and_dome_controls(addon: Jobs, drawn, scene) -> None:
     addon.results.append(Result(spec(scene), waits_for="Object Mode"))
-    assert "Ready: it waits for Object Mode" in drawn()
+    assert "Ready: waiting for Object Mode" in drawn()
     addon.results[0].waits_for, addon.results[0].pending = "", False
-    assert "Its scene is gone: press + to build it here" in drawn()
+    assert "Its scene no longer exists: press + to build it here" in drawn()
 
     from panoform.blender_addon.scene.build import build
 
     collection = build(scene, {"distance": np.ones((8, 16, 1), np.float32)}, None, "grey")
     bpy.context.view_layer.update()
     bpy.context.view_layer.objects.active = collection.objects[0]
-    said = drawn()
-    assert "grey dome" in said
-    assert len([text for text in said if text.startswith('["Socket_')]) == 3
+    texts = drawn()
+    assert "grey dome" in texts
+    assert len([text for text in texts if text.startswith('["Socket_')]) == 3
     assert bpy.ops.panoform.forget_result(index=0) == {"FINISHED"}
     assert not addon.results
 
@@ -223,52 +223,52 @@ def test_results_and_a_dome_to_adjust(addon: Jobs, drawn, scene) -> None:
 
 
 def reasons(drawn) -> tuple[str, list[str]]:
-    """All that is drawn in one line, and the buttons that can't be pressed."""
-    greyed: list[str] = []
-    return " ".join(drawn(greyed)), greyed
+    """Return all texts as one string, and the disabled buttons."""
+    disabled: list[str] = []
+    return " ".join(drawn(disabled)), disabled
 
 
-def test_words_without_flux_are_told_before_any_press(drawn, scene) -> None:
-    said, greyed = reasons(drawn)
-    assert "Prompts need FLUX.1-dev" in said
-    assert {"Accept Its Licence", "Save Access Token", "Use FLUX"} <= set(drawn())
-    assert "Generate" in greyed
-    assert "Edit" in greyed
+def test_prompt_without_flux_disables_the_button(drawn, scene) -> None:
+    texts, disabled = reasons(drawn)
+    assert "Prompts need FLUX.1-dev" in texts
+    assert {"Accept Licence", "Save Access Token", "Use FLUX"} <= set(drawn())
+    assert "Generate" in disabled
+    assert "Edit" in disabled
     scene.panoform.generate.engine = "FLUX"
-    said, greyed = reasons(drawn)
-    assert "need FLUX" not in said
-    assert "Write a prompt." in said
-    assert "Generate" in greyed
+    texts, disabled = reasons(drawn)
+    assert "need FLUX" not in texts
+    assert "Enter a prompt." in texts
+    assert "Generate" in disabled
     scene.panoform.generate.prompt = "a yard"
-    said, greyed = reasons(drawn)
-    assert "Generate" not in greyed
+    texts, disabled = reasons(drawn)
+    assert "Generate" not in disabled
 
 
-def test_a_picture_needs_its_field_of_view_not_flux(drawn, scene, tmp_path: Path) -> None:
+def test_picture_needs_a_field_of_view_but_not_flux(drawn, scene, tmp_path: Path) -> None:
     settings = scene.panoform.generate
     settings.of = "PICTURE"
     assert "Choose a picture." in drawn()
     settings.image = bpy.data.images.new("photo", 30, 20)
     assert settings.fov == 0
-    said, greyed = reasons(drawn)
-    assert "field of view" in said
-    assert "Generate" in greyed
+    texts, disabled = reasons(drawn)
+    assert "field of view" in texts
+    assert "Generate" in disabled
     settings.fov = 1.0
     assert "Generate" not in reasons(drawn)[1]
 
 
-def test_choosing_a_photo_shows_the_field_of_view_it_tells(drawn, scene, tmp_path: Path) -> None:
+def test_selecting_a_photo_sets_the_field_of_view_from_exif(drawn, scene, tmp_path: Path) -> None:
     spec = oiio.ImageSpec(48, 32, 3, oiio.UINT8)
     spec.attribute("Exif:FocalLengthIn35mmFilm", 28)
     oiio.ImageBuf(spec).write(str(tmp_path / "photo.jpg"))
     scene.panoform.generate.image = bpy.data.images.load(str(tmp_path / "photo.jpg"))
-    # 28 mm over a film 36 mm wide, both diagonals alike
+    # 28 mm on 36 mm film, with equal diagonals
     assert np.degrees(scene.panoform.generate.fov) == pytest.approx(65.5, abs=0.1)
     scene.panoform.generate.image = None
     assert scene.panoform.generate.fov == 0
 
 
-def test_the_camera_that_is_seen(drawn, scene) -> None:
+def test_camera_source(drawn, scene) -> None:
     scene.panoform.generate.of = "CAMERA"
     assert "no camera" in reasons(drawn)[0]
     eye = bpy.data.objects.new("My Eye", bpy.data.cameras.new("eye"))
@@ -278,39 +278,39 @@ def test_the_camera_that_is_seen(drawn, scene) -> None:
     assert "Generate" not in reasons(drawn)[1]
 
 
-def test_what_an_edit_lacks(drawn, scene) -> None:
+def test_edit_disabled_reasons(drawn, scene) -> None:
     scene.panoform.generate.engine = "FLUX"
     settings = scene.panoform.edit
     assert "The scene's world has no HDRI." in reasons(drawn)[0]
     world_preview.show(scene, np.zeros((4, 8, 3), np.uint8), Matrix.Identity(4))
     assert "Paint a mask" in reasons(drawn)[0]
     settings.mask = bpy.data.images.new("mask", 8, 4)
-    assert "Write a prompt for what belongs inside the mask." in reasons(drawn)[0]
+    assert "Enter a prompt for the masked area." in reasons(drawn)[0]
     settings.mode = "VARY"
     assert "strength" in drawn()
     assert "Edit" not in reasons(drawn)[1]
-    world_preview.end()
+    world_preview.remove()
 
 
-def test_generating_is_shown_in_its_own_section(addon: Jobs, drawn, scene) -> None:
+def test_generate_progress_is_in_its_panel(addon: Jobs, drawn, scene) -> None:
     request = GenerateRequest(engine=EngineSettings(), settings=GenerateSettings())
-    asked = GenerateSpec(name="a yard", scene_uid=scene.session_uid, request=request)
-    addon.job = Job(asked, id="x", stage="Panorama", step=12, of=28, fraction=0.4, seconds_left=41)
+    spec = GenerateSpec(name="a yard", scene_uid=scene.session_uid, request=request)
+    addon.job = Job(spec, id="x", stage="Panorama", step=12, of=28, fraction=0.4, seconds_left=41)
     addon.job.previews["panorama"] = np.zeros((4, 8, 3), np.uint8)
     previews.show("panorama", addon.job.previews["panorama"])
     try:
-        said = drawn()
-        assert said.count("Panorama 12/28 · 0:41 left") == 1
-        assert "Perceive" in said
-        assert "Generate" not in said
-        assert "Panorama" in said
+        texts = drawn()
+        assert texts.count("Panorama 12/28 · 0:41 left") == 1
+        assert "Perceive" in texts
+        assert "Generate" not in texts
+        assert "Panorama" in texts
         assert not bpy.ops.panoform.generate.poll()
         assert not bpy.ops.panoform.edit.poll()
     finally:
         addon.job = None
 
 
-def test_the_gallery_is_there_once_something_is(addon: Jobs, drawn, scene, tmp_path: Path) -> None:
+def test_gallery_is_hidden_while_empty(addon: Jobs, drawn, scene, tmp_path: Path) -> None:
     scene.panoform.generate.folder = str(tmp_path)
     assert "gallery" not in drawn()
     recipe = Recipe(
@@ -319,9 +319,9 @@ def test_the_gallery_is_there_once_something_is(addon: Jobs, drawn, scene, tmp_p
         dtype="fp32", seconds=1.0, versions={},
     )  # fmt: skip
     panoramas.write(tmp_path / "a yard 3.exr", np.zeros((8, 16, 3), np.float32), recipe)
-    assert "Choose one as the world" in drawn()
+    assert "Select one to use as the world" in drawn()
     scene.panoform.generate.gallery = "a yard 3.exr"
-    said = drawn()
-    assert "16 × 8 · seed 3" in said
-    assert said.count("Sun as a Lamp") == 2, "below the source, and below the panorama"
-    assert "Perceive This" in said
+    texts = drawn()
+    assert "16 × 8 · seed 3" in texts
+    assert texts.count("Extract Sun Lamp") == 2, "below the source, and below the panorama"
+    assert "Perceive This" in texts
