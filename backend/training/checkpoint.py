@@ -38,7 +38,10 @@ def save(path: Path, step: int, module: nn.Module, average: Average, optimizer: 
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     with atomic.writing(path.parent) as draft:
         kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(kept, draft / path.name, {"step": str(step)})
+        try:
+            save_file(kept, draft / path.name, {"step": str(step)})
+        except SafetensorError as error:  # safetensors reports failed writes as this too
+            raise OSError(f"{path.name} could not be written ({error})") from error
 
 
 def load(path: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> int:
