@@ -120,8 +120,8 @@ def run(zip_path: Path, panorama: Path | None) -> None:
     scene.collection.objects.link(camera)
     camera.data.lens = 14
     # The panorama's viewpoint is 1.6 m above the world origin, and the floor at z = 0.
-    camera.location = (-0.4, 0.3, 1.7)
-    camera.rotation_euler = (math.radians(87), 0, math.radians(-80))
+    camera.location = (-0.9, 0.2, 1.7)
+    camera.rotation_euler = (math.radians(66), 0, math.radians(-80))
     scene.camera = camera
     scene.render.engine = "CYCLES"
     scene.cycles.samples = 32
