@@ -38,7 +38,7 @@ def _pad(x: Tensor) -> Tensor:
     return F.pad(F.pad(x, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1), mode="replicate")
 
 
-def learn(run: Run, known: dict[str, Tensor]) -> FastDecoder:
+def train(run: Run, known: dict[str, Tensor]) -> FastDecoder:
     """Fit the network to the pairs of `latents.encode_scenes`; the result is the same in every process."""
     torch.manual_seed(0)
     decoder = FastDecoder(known["rgb"].shape[1]).to(run.device)
