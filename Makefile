@@ -1,9 +1,9 @@
-# Set-up, demo, tests. On Windows, where make is rare, README.md spells the same commands out.
+# Set-up, demo, tests. README.md and CONTRIBUTING.md list the commands for Windows, without make.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# A process for each core, so one thread of torch in each.
+# One process per core, each with one thread of torch.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: setup demo check test lint types types-later fast coverage test-diffusers zip bench clean
@@ -17,15 +17,15 @@ $(READY): constraints.txt pyproject.toml
 	mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/panoform
 	@touch $(READY)
 
-# make demo PANORAMA=path/to/panorama.exr takes a panorama of yours.
+# make demo PANORAMA=path/to/panorama.exr uses your own panorama.
 demo: $(READY)
 	$(BIN)/python tests/demo.py $(if $(PANORAMA),--panorama "$(PANORAMA)")
 
-# Beside every change: under two minutes on two cores.
+# For every change: under two minutes on two cores.
 check: lint
 	$(MAKE) --no-print-directory -j2 types fast
 
-# Before a merge: all of it, under ten minutes on two cores.
+# Before a merge: all checks and tests, under ten minutes on two cores.
 test: lint types types-later
 	$(PYTEST)
 
@@ -47,8 +47,8 @@ fast: $(READY)
 coverage: $(READY)
 	$(PYTEST) --cov
 
-# make test-diffusers VERSION=0.41.0 runs the tests of pipelines and models with another version of diffusers. Its
-# warnings are no failures there. Record what passes beside the range in pyproject.toml.
+# make test-diffusers VERSION=0.41.0 runs the tests of pipelines and models with another version of diffusers, without
+# treating warnings as errors. Record the result beside the version range in pyproject.toml.
 test-diffusers: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target .cache/diffusers-$(VERSION) diffusers==$(VERSION)

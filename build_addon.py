@@ -1,11 +1,11 @@
-"""Build the installable extension: `python build_addon.py` leaves its zips in dist/.
+"""Build the installable extension: `python build_addon.py` writes its zips to dist/.
 
-Two zips, because one manifest can't list the binary wheels of all of Blender's Pythons (Blender 5.1 and later read the
-list strictly): `…-blender-4.2.zip` for 4.2 to 5.0, `…-blender-5.1.zip` for 5.1 and later. Each holds the add-on, the
-wheels of pyzmq and msgspec for all platforms, and the backend as a wheel, from which the add-on sets the backend up.
+There are two zips, because one manifest can't list the binary wheels for all of Blender's Pythons (Blender 5.1 and
+later reject wheels for other Pythons): `…-blender-4.2.zip` for 4.2 to 5.0, `…-blender-5.1.zip` for 5.1 and later. Each
+contains the add-on, wheels of pyzmq and msgspec for all platforms, and the backend's wheel, which the add-on installs.
 
-The wheels of pyzmq and msgspec are downloaded once, into build/wheels/. The zips are checked by Blender's official
-validator, which comes with the bpy module; where bpy isn't installed they are left unchecked, and a line says so.
+The wheels of pyzmq and msgspec are downloaded once, into build/wheels/. The zips are checked with Blender's official
+validator, which is part of the bpy module; without bpy the check is skipped with a message.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ REQUIREMENTS = ("pyzmq", "msgspec")
 
 
 class Target(NamedTuple):
-    """One zip: the Blender versions it serves and the Pythons that those run on."""
+    """One zip: the Blender versions it supports, and their Python versions."""
 
     blender_min: str
-    #: First version that it no longer serves; None: all later ones.
+    #: First version that is not supported; None: all later ones are.
     blender_max: str | None
     pythons: tuple[str, ...]
 
 
 TARGETS = (
-    # Official builds run Python 3.11; Linux distributions build 4.2 to 5.0 on later Pythons too.
+    # Official builds use Python 3.11; Linux distributions build 4.2 to 5.0 with later Pythons too.
     Target("4.2.0", "5.1.0", ("311", "313")),
     Target("5.1.0", None, ("313", "314")),
 )
 
 
 def run(*command: str | Path) -> None:
-    """Run a command; end with its output, and nothing built, if it fails."""
+    """Run a command; exit with its output if it fails."""
     done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{done.stdout}{done.stderr}\nbuild_addon: this failed: {' '.join(map(str, command))}")
+        sys.exit(f"{done.stdout}{done.stderr}\nbuild_addon: command failed: {' '.join(map(str, command))}")
 
 
 def pinned(requirement: str) -> str:
-    """`pyzmq` → `pyzmq==27.3.0`, from constraints.txt."""
+    """Return a requirement with its version from constraints.txt: "pyzmq" → "pyzmq==27.3.0"."""
     for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
         if line.startswith(f"{requirement}=="):
             return line
@@ -65,7 +65,7 @@ def pinned(requirement: str) -> str:
 
 
 def dependency_wheels(python: str) -> list[Path]:
-    """Wheels of the add-on's requirements for one Python on all platforms, downloaded if not there yet."""
+    """Return the wheels of the add-on's requirements for one Python on all platforms; download missing ones."""
     found = []
     for platform, tags in PLATFORMS.items():
         folder = WHEELS / f"{python}-{platform}"
@@ -76,7 +76,7 @@ def dependency_wheels(python: str) -> list[Path]:
                 options = ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", python]
                 options += [option for tag in tags for option in ("--platform", tag)]
                 folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(dir=folder) as fresh:  # another build may be looking into the folder
+                with tempfile.TemporaryDirectory(dir=folder) as fresh:  # another build may use the folder
                     run(sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", fresh, requirement)
                     for wheel in Path(fresh).glob("*.whl"):
                         wheel.replace(folder / wheel.name)
@@ -85,7 +85,7 @@ def dependency_wheels(python: str) -> list[Path]:
 
 
 def backend_wheel(folder: Path) -> Path:
-    """The backend as a wheel in `folder`, built from a copy of the tree: setuptools leaves files and reuses them."""
+    """Build the backend's wheel in `folder`, from a copy of the tree, as setuptools leaves and reuses build files."""
     tree = folder / "tree"
     for package in ("backend", "blender_addon", "shared"):
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -98,7 +98,7 @@ def backend_wheel(folder: Path) -> Path:
 
 
 def manifest(target: Target, wheels: list[str]) -> str:
-    """blender_manifest.toml for one target."""
+    """Return the content of blender_manifest.toml for one target."""
     lines = (ROOT / "blender_addon" / "blender_manifest.toml").read_text("utf-8").splitlines()
     versions = [f'blender_version_min = "{target.blender_min}"']
     if target.blender_max:
@@ -109,7 +109,7 @@ def manifest(target: Target, wheels: list[str]) -> str:
 
 
 def build(target: Target, backend: Path, out: Path) -> Path:
-    """One zip. The same tree gives the same bytes."""
+    """Build one zip, reproducibly: the same tree gives the same bytes."""
     wheels = {wheel.name: wheel for python in target.pythons for wheel in dependency_wheels(python)}
     text = manifest(target, sorted(wheels))
     files: dict[str, bytes] = {
@@ -135,7 +135,7 @@ def build(target: Target, backend: Path, out: Path) -> Path:
 
 
 def validate(path: Path) -> bool:
-    """Blender's official validator over one zip; False if it isn't here. Ends the program if the zip is refused."""
+    """Check a zip with Blender's validator; exit if it is rejected. Return False if the validator isn't installed."""
     spec = importlib.util.find_spec("bpy")
     if spec is None or spec.origin is None:
         return False
@@ -152,7 +152,7 @@ def main() -> None:
         backend = backend_wheel(Path(folder))
         for target in TARGETS:
             path = build(target, backend, out)
-            checked = "valid" if validate(path) else "NOT CHECKED: the validator comes with bpy, which isn't installed"
+            checked = "valid" if validate(path) else "NOT CHECKED: the validator is part of bpy, which isn't installed"
             print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, {checked}")
 
 

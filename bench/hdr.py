@@ -1,15 +1,16 @@
-"""How well `backend.lighting` rebuilds the light of panoramas: the eight CC0 HDRIs inside bpy, clipped and rebuilt.
+"""Measure `backend.lighting`'s inverse tone mapping on the eight CC0 HDRIs that ship with bpy.
 
     python bench/hdr.py [--each] [FILE.exr …]
 
 Each panorama is exposed so that 1, 3, 10 or 30 % of its pixels clip, or so that its median luminance is 0.35, then
-clipped and rounded to 8-bit sRGB. Three ways back to light are compared: plain sRGB → linear; an expand operator (a
-steep power curve that takes white to 10); and `reconstruct`.
+clipped and rounded to 8-bit sRGB. Three methods of recovering linear light are compared: plain sRGB → linear; an
+expansion operator (a steep power curve that maps white to 10); and `reconstruct`.
 
-Columns: the relative error of the irradiance, averaged over 256 directions; how far the strongest light (the 5° cap
-with the most energy) points from the true one; and by what factor that cap's energy is off. Medians over the cases.
+Columns: the relative error of the irradiance, averaged over 256 directions; the angle between the direction of the
+strongest light (the 5° cap with the most energy) and the true one; and the factor between their energies. Medians over
+the cases.
 
-The constants of `reconstruct` were chosen by other HDRIs: bench/hdr_law.py.
+The constants of `reconstruct` were fitted to other HDRIs: bench/hdr_law.py.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ CAP_RAD = np.radians(5)
 
 
 def bundled() -> list[Path]:
+    """Return the HDRIs that ship with bpy."""
     return sorted((Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world").glob("*.exr"))
 
 
 def load(path: Path) -> np.ndarray:
-    """(H, W, 3) linear; H a multiple of 128."""
+    """Read a panorama as (H, W, 3) linear light; H must be a multiple of 128."""
     pixels = oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT)[..., :3]
     return np.maximum(pixels, 0)
 
 
 def expose(light: np.ndarray, exposure: str) -> tuple[np.ndarray, np.ndarray]:
-    """(the light in units of the picture's white, the clipped 8-bit picture)."""
+    """Return the light in units of the picture's white, and the clipped 8-bit picture."""
     if exposure.startswith("median"):
         scale = float(exposure.split()[1]) / np.median(light @ LUMINANCE)
     else:
@@ -51,13 +53,13 @@ def expose(light: np.ndarray, exposure: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def expand(picture: np.ndarray) -> np.ndarray:
-    """The expand operator: white at 10, the rest nearly untouched."""
+    """Apply the expansion operator: map white to 10, and leave the rest nearly unchanged."""
     linear = linear_from_srgb(picture)
     return linear * (1 + 9 * (linear @ LUMINANCE)[..., None] ** 10)
 
 
 class Meter:
-    """Measures panoramas, on a grid of 128 × 256 cells that each hold all the light of their pixels."""
+    """Light measurements on a grid of 128 × 256 cells, each with the total light of its pixels."""
 
     HEIGHT = 128
 
@@ -69,13 +71,13 @@ class Meter:
         self.cosine = np.maximum(normals @ self.rays.T, 0)  # (256, cells)
 
     def cells(self, panorama: np.ndarray) -> np.ndarray:
-        """(cells,) luminance × solid angle."""
+        """Return luminance × solid angle of each cell, (cells,)."""
         height, width = panorama.shape[:2]
         energy = (panorama @ LUMINANCE) * solid_angles(height, width)
         return energy.reshape(self.HEIGHT, height // self.HEIGHT, 2 * self.HEIGHT, -1).sum((1, 3)).ravel()
 
     def strongest(self, cells: np.ndarray) -> tuple[np.ndarray, float]:
-        """(direction, energy) of the brightest 5° cap: climbed to from the brightest cells."""
+        """Return direction and energy of the brightest 5° cap, found by mean shift from the brightest cells."""
         best, found, left = 0.0, self.rays[0], cells.copy()
         for _ in range(5):
             centre = self.rays[left.argmax()]
@@ -91,7 +93,7 @@ class Meter:
 
 
 def measure(meter: Meter, truth: np.ndarray, rebuilt: np.ndarray) -> tuple[float, float, float]:
-    """(relative irradiance error, angle of the strongest light in degrees, factor on its energy ≥ 1)."""
+    """Return relative irradiance error, angle of the strongest light in degrees, and the factor ≥ 1 of its energy."""
     true_cells, cells = meter.cells(truth), meter.cells(rebuilt)
     true, got = meter.cosine @ true_cells, meter.cosine @ cells
     (true_ray, true_energy), (ray, energy) = meter.strongest(true_cells), meter.strongest(cells)
@@ -101,26 +103,26 @@ def measure(meter: Meter, truth: np.ndarray, rebuilt: np.ndarray) -> tuple[float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", type=Path, help="EXR panoramas instead of the eight")
-    parser.add_argument("--each", action="store_true", help="every case, not only the medians")
+    parser.add_argument("files", nargs="*", type=Path, help="EXR panoramas to use instead of the bundled HDRIs")
+    parser.add_argument("--each", action="store_true", help="print every case, not only the medians")
     options = parser.parse_args()
-    ways = {"plain": linear_from_srgb, "expand": expand, "rebuilt": inverse_tonemapping.reconstruct}
-    print(f"{'':24}" + "".join(f"{name:>26}" for name in ways))
-    print(f"{'':24}" + "".join(f"{'irradiance':>12}{'angle':>7}{'energy':>7}" for _ in ways))
+    methods = {"plain": linear_from_srgb, "expand": expand, "rebuilt": inverse_tonemapping.reconstruct}
+    print(f"{'':24}" + "".join(f"{name:>26}" for name in methods))
+    print(f"{'':24}" + "".join(f"{'irradiance':>12}{'angle':>7}{'energy':>7}" for _ in methods))
     meter = Meter()
-    table: dict[str, dict[str, list]] = {exposure: {way: [] for way in ways} for exposure in EXPOSURES}
+    table: dict[str, dict[str, list]] = {exposure: {method: [] for method in methods} for exposure in EXPOSURES}
     for path in options.files or bundled():
         light = load(path)
         for exposure in EXPOSURES:
             truth, picture = expose(light, exposure)
-            row = {way: measure(meter, truth, np.asarray(rebuild(picture))) for way, rebuild in ways.items()}
-            for way, figures in row.items():
-                table[exposure][way].append(figures)
+            row = {name: measure(meter, truth, np.asarray(method(picture))) for name, method in methods.items()}
+            for name, figures in row.items():
+                table[exposure][name].append(figures)
             if options.each:
                 print(f"{path.stem + ' ' + exposure:24}" + _columns(row.values()))
     for exposure in EXPOSURES:
-        print(f"{'median, ' + exposure:24}" + _columns(np.median(table[exposure][way], axis=0) for way in ways))
-    everything = ([row for exposure in EXPOSURES for row in table[exposure][way]] for way in ways)
+        print(f"{'median, ' + exposure:24}" + _columns(np.median(table[exposure][name], axis=0) for name in methods))
+    everything = ([row for exposure in EXPOSURES for row in table[exposure][name]] for name in methods)
     print(f"{'median, all':24}" + _columns(np.median(rows, axis=0) for rows in everything))
 
 

@@ -1,12 +1,12 @@
-"""Choose `backend.lighting.inverse_tonemapping`'s GLOW and LAMP by real HDRIs, and measure them on others.
+"""Fit GLOW and LAMP of `backend.lighting.inverse_tonemapping` to HDRIs, and measure them on others.
 
     python bench/hdr_law.py FILE.hdr …
 
-Each HDRI is exposed and clipped in the five ways of bench/hdr.py. The two laws are those of the least mean of
-log (1 + error of the irradiance / 15 %), which no hopeless case rules, with a share of the logarithm of the factor by
-which the strongest light (the 5° cap with the most energy) is off, and a little ridge. They are printed as Python, and
-the error of the irradiance is measured three times: on those they were chosen by; on each tenth of them by laws of the
-other nine; and on the eight HDRIs inside bpy, which choose nothing (a file that is one of them is left out).
+Each HDRI is exposed and clipped in the five ways of bench/hdr.py. The fit minimises the mean of
+log (1 + irradiance error / 15 %), which limits the influence of outliers, plus a weighted logarithm of the strongest
+light's energy error (the 5° cap with the most energy), plus a small ridge penalty. The coefficients are printed as
+Python. The irradiance error is measured three times: on the HDRIs of the fit; by tenfold cross-validation; and on the
+eight HDRIs that ship with bpy, which are excluded from the fit (given files that show one of them are skipped).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from panoform.shared.imaging.colour import linear_from_srgb
 
 HEIGHT = 512
 RIDGE = 0.003
-#: What the strongest light counts.
+#: Weight of the strongest light's error.
 LIGHT = 0.15
-#: More regions than these hardly count; the largest are taken.
+#: Number of clipped regions considered, the largest first; further ones contribute little.
 REGIONS = 16
 
 
@@ -36,17 +36,18 @@ class Case(NamedTuple):
     """One exposure of one HDRI."""
 
     path: Path
-    #: Irradiance in 256 directions, and the energy of what is the strongest light in truth: true, and as the clipped
-    #: picture shows it (257,).
+    #: Irradiance in 256 directions, and the energy of the true strongest light, (257,): true values, and those of the
+    #: clipped picture.
     true: torch.Tensor
     shown: torch.Tensor
-    #: What each region adds to it by a glow of radiance 1, and by a lamp of irradiance 1 (2, 257, R).
+    #: Contribution of each region to these with a glow of radiance 1, and with a lamp of irradiance 1, (2, 257, R).
     response: torch.Tensor
-    #: Of the regions, GLOW's and then LAMP's (R, F).
+    #: Features of the regions, GLOW's and then LAMP's, (R, F).
     features: torch.Tensor
 
 
 def cases(meter: bench.Meter, path: Path) -> list[Case]:
+    """Return the cases of one HDRI, one per exposure."""
     light = bench.load(path)
     factor = light.shape[0] // HEIGHT
     light = light.reshape(HEIGHT, factor, 2 * HEIGHT, factor, 3).mean((1, 3))
@@ -88,7 +89,7 @@ def _regions(sums: np.ndarray, lights: clipped_regions.Clipped, mask: np.ndarray
 
 
 class Cases:
-    """Many of them in tensors."""
+    """Cases, stacked in tensors."""
 
     def __init__(self, cases: list[Case]) -> None:
         self.paths = [case.path for case in cases]
@@ -100,14 +101,17 @@ class Cases:
         self.known = pad([torch.ones(len(case.features)) for case in cases], batch_first=True)  # [N, R]
 
     def errors(self, laws: torch.Tensor, some: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N,) relative error of the irradiance, mean over directions, and |log| of the factor on the strongest light;
-        `laws` is (F,)."""
+        """Return the relative irradiance error, mean over directions, and |log| of the strongest light's factor, (N,).
+
+        `laws` are the coefficients, (F,).
+        """
         parts = (self.features[some] * laws).split([len(inverse_tonemapping.GLOW), len(inverse_tonemapping.LAMP)], -1)
         lost = torch.stack([part.sum(-1).exp() for part in parts], -1) * self.known[some, :, None]  # [N, R, 2]
         factor = (self.shown[some] + torch.einsum("nrkd,nrk->nd", self.response[some], lost)) / self.true[some]
         return (factor[:, :-1] - 1).abs().mean(-1), factor[:, -1].log().abs()
 
     def fit(self, some: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Fit the coefficients to the cases of indices `some`."""
         laws = start.clone().requires_grad_(True)
         constants = [0, len(inverse_tonemapping.GLOW)]
         optimizer = torch.optim.LBFGS([laws], max_iter=80, line_search_fn="strong_wolfe")
@@ -125,7 +129,7 @@ class Cases:
 
 
 def _is_one_of(path: Path, others: list[Path]) -> bool:
-    """Whether it is the same picture, however exposed: their logarithms correlate."""
+    """Return whether it is the same picture, at any exposure: whether their logarithms correlate."""
     this, those = (_thumbnail(path), [_thumbnail(other) for other in others])
     return any(float((this * other).mean()) > 0.99 for other in those)
 
@@ -137,10 +141,10 @@ def _thumbnail(path: Path) -> np.ndarray:
     return (small - small.mean()) / small.std()
 
 
-def _tell(name: str, *ways: Sequence[torch.Tensor]) -> None:
+def _report(name: str, *methods: Sequence[torch.Tensor]) -> None:
     figures = (
         f"{100 * error.median():.0f} %, mean {100 * error.mean():.0f} %, light {light.median().exp():.1f}×"
-        for error, light in ways
+        for error, light in methods
     )
     print(f"# {name:32} median " + "   plain ".join(figures))
 
@@ -151,20 +155,20 @@ def main() -> None:
     bundled = bench.bundled()
     files = [path for path in parser.parse_args().files if not _is_one_of(path, bundled)]
     meter = bench.Meter()
-    chosen_by = Cases([case for path in files for case in cases(meter, path)])
+    fitted = Cases([case for path in files for case in cases(meter, path)])
     others = Cases([case for path in bundled for case in cases(meter, path)])
-    seen = chosen_by.features[chosen_by.known > 0]
+    seen = fitted.features[fitted.known > 0]
     low, high = seen.quantile(0.01, 0), seen.quantile(0.99, 0)
     mean, deviation = seen.clamp(low, high).mean(0), seen.clamp(low, high).std(0)
     constants = [0, len(inverse_tonemapping.GLOW)]
     mean[constants], deviation[constants] = 0, 1
-    for group in (chosen_by, others):
+    for group in (fitted, others):
         group.features = (group.features.clamp(low, high) - mean) / deviation
 
     start, nothing = torch.zeros(len(mean)), torch.zeros(len(mean))
     start[constants], nothing[constants] = torch.tensor([1.0, -1.0]), torch.tensor([-50.0, -50.0])
-    everything, all_others = torch.arange(len(chosen_by.paths)), torch.arange(len(others.paths))
-    laws = chosen_by.fit(everything, start)
+    everything, all_others = torch.arange(len(fitted.paths)), torch.arange(len(others.paths))
+    laws = fitted.fit(everything, start)
     print(f"# {len(files)} HDRIs")
     _print(
         "GLOW",
@@ -178,18 +182,18 @@ def main() -> None:
     )
     left_out = [torch.zeros(len(everything)) for _ in range(2)]
     for fold in range(10):
-        test = torch.tensor([files.index(path) % 10 == fold for path in chosen_by.paths])
-        found = chosen_by.errors(chosen_by.fit(everything[~test], laws), everything[test])
+        test = torch.tensor([files.index(path) % 10 == fold for path in fitted.paths])
+        found = fitted.errors(fitted.fit(everything[~test], laws), everything[test])
         for errors, of_test in zip(left_out, found, strict=True):
             errors[test] = of_test
-    plain = chosen_by.errors(nothing, everything)
-    _tell("those they were chosen by", chosen_by.errors(laws, everything), plain)
-    _tell("each tenth, by the other nine", left_out, plain)
-    _tell("the eight inside bpy", others.errors(laws, all_others), others.errors(nothing, all_others))
+    plain = fitted.errors(nothing, everything)
+    _report("HDRIs of the fit", fitted.errors(laws, everything), plain)
+    _report("tenfold cross-validation", left_out, plain)
+    _report("HDRIs that ship with bpy", others.errors(laws, all_others), others.errors(nothing, all_others))
 
 
 def _print(name: str, features: list[str], law, mean, deviation, low, high) -> None:
-    """As Python, of features in their own units."""
+    """Print coefficients as Python, for features in their original units."""
     weights = law / deviation
     weights[0] = law[0] - (weights * mean)[1:].sum()
     print(f"{name} = {{")

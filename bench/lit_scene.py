@@ -1,14 +1,14 @@
-"""A grey sphere on a grey plane, lit by a panorama: what a rebuilt environment does to a scene.
+"""Compare renders of a grey sphere on a plane under true, reconstructed and plain 8-bit environments.
 
     python bench/lit_scene.py [--sheet docs/hdr.png] [--size 64] [--samples 256] [FILE.exr …]
 
-Each of the eight CC0 HDRIs inside bpy (or each FILE) is exposed so that 10 % of its pixels clip, clipped to 8 bits, and
-brought back: rebuilt (`inverse_tonemapping.reconstruct`) and plain (sRGB → linear). Cycles renders the scene under the
-true light, the rebuilt and the plain one.
+Each of the eight CC0 HDRIs that ship with bpy (or each FILE) is exposed so that 10 % of its pixels clip, and clipped to
+8 bits. Cycles renders the scene under the original light, under the light that `inverse_tonemapping.reconstruct`
+recovers from the clipped picture ("rebuilt"), and under its plain linearisation ("plain").
 
-Columns, rebuilt and plain: the mean difference of the renders' linear luminance, relative to the true one's mean; how
-far the shadow points from the true one's direction, in degrees; and by what factor the shadow's depth (the share of the
-light that it keeps from the plane, at its darkest) and the brightness of the sphere are off.
+Columns, for rebuilt and plain: the mean difference of the renders' linear luminance, relative to the true mean; the
+angle between the shadow's direction and the true one; the factors by which the shadow's depth (the largest share of
+light that it blocks from the plane) and the brightness of the sphere differ.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ GREY = 0.5
 VIEW_M = 8.0
 
 
-class Look(NamedTuple):
-    """What the eye sees of the light in a render from above."""
+class Shading(NamedTuple):
+    """Measurements of the light in a render from above."""
 
-    #: The way the shadow points on the plane, (2,) unit vector (right, up in the picture); 0 where there is none.
+    #: Direction of the shadow on the plane, (2,) unit vector (right, up in the picture); 0 where there is none.
     shadow: np.ndarray
-    #: Share of the light that the shadow keeps from the plane, 0 to 1, where it is darkest beside the sphere.
+    #: Share of light that the shadow blocks at its darkest point beside the sphere, 0 to 1.
     depth: float
     #: Luminance of the sphere and of the open plane.
     sphere: float
@@ -48,8 +48,7 @@ class Look(NamedTuple):
 
 
 def render(panorama: np.ndarray, size: int = 64, samples: int = 64, sun: Sun | None = None) -> np.ndarray:
-    """The scene from straight above under `panorama` (H, W, 3) linear, and a Sun lamp: (size, size, 3) linear, its top
-    towards +Y."""
+    """Render the scene from above, lit by `panorama` (H, W, 3) linear and a Sun lamp; (size, size, 3) linear, +Y up."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
     scene = bpy.context.scene
     scene.render.engine = "CYCLES"
@@ -105,8 +104,8 @@ def render(panorama: np.ndarray, size: int = 64, samples: int = 64, sun: Sun | N
     return pixels
 
 
-def look(picture: np.ndarray) -> Look:
-    """What a render of `render` shows."""
+def look(picture: np.ndarray) -> Shading:
+    """Measure a picture returned by `render`."""
     luminance = picture @ LUMINANCE
     size = len(luminance)
     place = ((np.arange(size) + 0.5) / size - 0.5) * VIEW_M
@@ -116,38 +115,40 @@ def look(picture: np.ndarray) -> Look:
     plane = float(np.median(luminance[rim]))
     beside = (far > 1.1) & (far < 3)
     kept = np.where(beside, np.maximum(1 - ndimage.gaussian_filter(luminance, size / 64) / plane, 0), 0)
-    # The sphere darkens the plane all around; the shadow is what one side has more.
+    # The sphere darkens the plane on all sides; the shadow is the excess on one side.
     pull = np.array([(kept * x / far).sum(), (kept * y / far).sum()])
     length = np.linalg.norm(pull)
-    return Look(pull / length if length > 0 else pull, float(kept.max()), float(luminance[sphere].mean()), plane)
+    return Shading(pull / length if length > 0 else pull, float(kept.max()), float(luminance[sphere].mean()), plane)
 
 
 def difference(true: np.ndarray, picture: np.ndarray) -> float:
-    """Mean difference of two renders' luminance, relative to the true one's mean."""
+    """Return the mean difference of two renders' luminance, relative to the true mean."""
     return float(np.abs(picture @ LUMINANCE - true @ LUMINANCE).mean() / (true @ LUMINANCE).mean())
 
 
-def shadow_angle(true: Look, other: Look) -> float:
-    """Between the ways two shadows point, in degrees."""
+def shadow_angle(true: Shading, other: Shading) -> float:
+    """Return the angle between two shadows' directions in degrees."""
     return float(np.degrees(np.arccos(np.clip(true.shadow @ other.shadow, -1, 1))))
 
 
 def clipped(light: np.ndarray, share: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """(the light in units of the picture's white, the 8-bit picture) with `share` of the pixels clipped."""
+    """Return the light in units of the picture's white, and the 8-bit picture, with `share` of the pixels clipped."""
     light = light / np.quantile(light.max(-1), 1 - share)
     return light, (np.round(srgb_from_linear(np.clip(light, 0, 1)) * 255) / 255).astype(np.float32)
 
 
 def bundled() -> list[Path]:
+    """Return the HDRIs that ship with bpy."""
     return sorted((Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world").glob("*.exr"))
 
 
 def load(path: Path) -> np.ndarray:
+    """Read a panorama as (H, W, 3) linear light."""
     return np.maximum(oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT)[..., :3], 0)
 
 
 def titles(size: int) -> np.ndarray:
-    """What the columns of the sheet are, as wide as a row of it: (size // 6, 5 · size, 3)."""
+    """Render the titles of the sheet's columns, as wide as its rows: (size // 6, 5 · size, 3)."""
     strip = oiio.ImageBuf(oiio.ImageSpec(5 * size, size // 6, 3, oiio.FLOAT))
     for column, title in ((0, "8-bit panorama"), (2, "true HDRI"), (3, "rebuilt"), (4, "plain")):
         place = column * size + size // 20, size // 8
@@ -159,24 +160,26 @@ def titles(size: int) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--sheet", type=Path, help="write a picture: panorama, true, rebuilt, plain")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet: panorama, true, rebuilt, plain")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--samples", type=int, default=256)
     options = parser.parse_args()
     rows = []
-    print(f"{'':16}" + "".join(f"{way:>12}{'shadow':>9}{'depth':>7}{'sphere':>8}" for way in ("rebuilt", "plain")))
+    print(
+        f"{'':16}" + "".join(f"{method:>12}{'shadow':>9}{'depth':>7}{'sphere':>8}" for method in ("rebuilt", "plain"))
+    )
     for path in options.files or bundled():
         light, picture = clipped(load(path))
         lights = light, inverse_tonemapping.reconstruct(picture), linear_from_srgb(picture)
         renders = [render(panorama, options.size, options.samples) for panorama in lights]
-        true, *others = looks = [look(image) for image in renders]
+        true, *others = [look(image) for image in renders]
         line = f"{path.stem:16}"
         for image, other in zip(renders[1:], others, strict=True):
             depth, sphere = other.depth / max(true.depth, 1e-3), other.sphere / true.sphere
             angle = shadow_angle(true, other)
             line += f"{100 * difference(renders[0], image):10.0f} %{angle:8.0f}°{depth:6.2f}×{sphere:7.2f}×"
         print(line, flush=True)
-        exposed = [srgb_from_linear(np.clip(0.6 * image / looks[0].plane, 0, 1)) for image in renders]
+        exposed = [srgb_from_linear(np.clip(0.6 * image / true.plane, 0, 1)) for image in renders]
         step = max(picture.shape[0] // options.size, 1)
         rows.append(np.concatenate([picture[::step, ::step], *exposed], axis=1))
     if options.sheet:

@@ -1,14 +1,15 @@
-"""How well panoramas close at 0°/360° and at the poles, with the wrap and without.
+"""Measure discontinuities of panoramas at 0°/360° and at the poles, with and without circular padding.
 
-    python bench/seam.py [--model FLUX] [--lora FILE] [--prompt WORDS] [--height H] [--steps N] [--seeds N]
+    python bench/seam.py [--model FLUX] [--lora FILE] [--prompt PROMPT] [--height H] [--steps N] [--seeds N]
 
-Always: the eight CC0 HDRIs inside bpy, as they are and through the starter's VAE and back, whole and in windows; and
-panoramas that the starter draws around views of four of them, as drawn and as they are given out. With a model:
-panoramas of the words, their latents and pixels. `off` denoises without columns beyond the seam, and decodes as if the
-ends were edges or the windows ended there; `on` is how Panoform does it.
+Always measured: the eight CC0 HDRIs that ship with bpy, unchanged and after encoding and decoding with the starter's
+VAE, whole and in windows; and panoramas that the starter generates around views of four of them, before and after their
+poles are limited. With --model: panoramas generated from the prompt, their latents and pixels. `off` denoises without
+circular padding, and decodes as if the panorama or its windows ended at the seam; `on` is Panoform's method.
 
-step: across the seam / the median step between neighbouring columns. share: of the steps elsewhere, how many are
-smaller. top, bottom: how much the end rows vary / the rows around the equator. Medians. See backend/evaluation/.
+Columns: the step across the seam / the median step between neighbouring columns; the share of the other steps that are
+smaller; the variation of the top and of the bottom row / that of the rows around the equator. Medians. See
+backend/evaluation/seam_metrics.py.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.generate import GenerateRequest, GenerateSettings, View
 
 
-def tell(name: str, panoramas: list[np.ndarray]) -> None:
+def report(name: str, panoramas: list[np.ndarray]) -> None:
+    """Print one row of figures."""
     found = [seam_metrics.seam(panorama) for panorama in panoramas]
     ends = np.median([seam_metrics.poles(panorama) for panorama in panoramas], axis=0)
     step, share = np.median([one.ratio for one in found]), np.median([one.percentile for one in found])
@@ -48,7 +50,7 @@ def tell(name: str, panoramas: list[np.ndarray]) -> None:
 
 
 def hdris(height: int) -> list[np.ndarray]:
-    """The bundled HDRIs as pictures, each cut at four places: the seam of a panorama may be anywhere."""
+    """Return the bundled HDRIs as pictures, each rotated to four positions of the seam."""
     folder = Path(bpy.utils.system_resource("DATAFILES")) / "studiolights" / "world"
     found = []
     for file in sorted(folder.glob("*.exr")):
@@ -59,7 +61,7 @@ def hdris(height: int) -> list[np.ndarray]:
 
 
 def in_windows(pipe: dit360.DiT360Pipeline, picture: np.ndarray, *, closed: bool) -> np.ndarray:
-    """Through its VAE in windows of a quarter of the width."""
+    """Encode and decode a picture with the pipeline's VAE in windows of a quarter of the width."""
     starts = tiling._circular_starts if closed else tiling._starts
     with (
         mock.patch.multiple(dit360, MAX_WHOLE=0, VAE_TILE=8, VAE_OVERLAP=4),
@@ -69,7 +71,7 @@ def in_windows(pipe: dit360.DiT360Pipeline, picture: np.ndarray, *, closed: bool
 
 
 def around(height: int, *, limited: bool) -> list[np.ndarray]:
-    """What the starter draws around a view of every other HDRI; before its poles are limited, or after."""
+    """Generate with the starter around a view of every other HDRI; with or without limited poles."""
     models, drawn = ModelCache(), []
     settings = GenerateSettings(height=height, num_inference_steps=8, hdr=False)
     keep = nullcontext() if limited else mock.patch.object(projection, "limit_poles", lambda panorama: panorama)
@@ -91,14 +93,16 @@ class Silent:
 
 
 @torch.no_grad()
-def through(vae: AutoencoderKL, picture: np.ndarray, *, closed: bool) -> np.ndarray:
+def encoded_and_decoded(vae: AutoencoderKL, picture: np.ndarray, *, closed: bool) -> np.ndarray:
+    """Encode and decode a picture with a VAE."""
     with circular_padding.circular(vae) if closed else nullcontext():
         decoded: Tensor = vae.decode(vae.encode(to_tensor(picture) * 2 - 1).latent_dist.mode()).sample
     return to_array((decoded / 2 + 0.5).clamp(0, 1))
 
 
 @torch.no_grad()
-def of_words(given: argparse.Namespace) -> None:
+def from_prompt(given: argparse.Namespace) -> None:
+    """Generate from the prompt, and print the figures."""
     pipe = dit360.DiT360Pipeline.from_pretrained(given.model, dtype=torch.bfloat16)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     with lora.applied(pipe, given.lora):
@@ -119,9 +123,9 @@ def of_words(given: argparse.Namespace) -> None:
                     z = (made / config.scaling_factor + config.shift_factor).to(pipe.vae.device, pipe.vae.dtype)
                     decoded = (pipe.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
                 pixels.append(to_array(decoded))
-            tell(f"words, latents, {name}", latents)
-            tell(f"words, pixels, {name}", pixels)
-        tell("words, pixels, on, poles limited", [projection.limit_poles(one) for one in pixels])
+            report(f"prompt, latents, {name}", latents)
+            report(f"prompt, pixels, {name}", pixels)
+        report("prompt, pixels, on, poles limited", [projection.limit_poles(one) for one in pixels])
 
 
 def main() -> None:
@@ -136,16 +140,22 @@ def main() -> None:
 
     print(f"{'':34} {'step':>6} {'share':>6} {'top':>6} {'bottom':>6}")
     pictures = hdris(128)
-    tell("HDRIs", pictures)
-    tell("HDRIs, cut in half (a true seam)", [picture[:, :128] for picture in pictures])
+    report("HDRIs", pictures)
+    report("HDRIs, left half (with a seam)", [picture[:, :128] for picture in pictures])
     pipe = dit360.DiT360Pipeline.from_pretrained(STARTER)
     for name, closed in (("off", False), ("on", True)):
-        tell(f"HDRIs through the VAE, {name}", [through(pipe.vae, picture, closed=closed) for picture in pictures])
-        tell(f"… in windows, {name}", [in_windows(pipe, picture, closed=closed) for picture in pictures[::4]])
-    for name, limited in (("as drawn", False), ("poles limited", True)):
-        tell(f"the starter around a view, {name}", around(256, limited=limited))
+        report(
+            f"HDRIs after the VAE, {name}",
+            [encoded_and_decoded(pipe.vae, picture, closed=closed) for picture in pictures],
+        )
+        report(
+            f"HDRIs after the VAE, windows, {name}",
+            [in_windows(pipe, picture, closed=closed) for picture in pictures[::4]],
+        )
+    for name, limited in (("unlimited", False), ("poles limited", True)):
+        report(f"starter, around a view, {name}", around(256, limited=limited))
     if given.model:
-        of_words(given)
+        from_prompt(given)
 
 
 if __name__ == "__main__":

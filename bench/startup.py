@@ -1,8 +1,8 @@
-"""How soon the backend answers, and how fast panoramas travel: python bench/startup.py [--height 1024]
+"""Measure the backend's startup time and the transfer of panoramas: python bench/startup.py [--height 1024]
 
-Prints, for five starts, the seconds from the start of the process to its StatusReply, and the processor time it took
-of them (the rest is waiting: for the disk, for other programs); then the seconds for one panorama of that height and
-its result of the same size to cross the wire and come back.
+Prints the median time of five starts from the start of the process to its StatusReply, and the processor time of it
+(the rest is spent waiting for the disk or other processes); then the round trip of one panorama of that height and its
+result of the same size.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ ARITHMETIC = ROOT / "tests" / "backend" / "serve_arithmetic.py"
 
 
 def until(client: Client, kind: type) -> None:
+    """Wait for a message of this type."""
     while not any(isinstance(message, kind) for message in client.poll()):
         time.sleep(0.001)
 
 
 def start(command: list[str], folder: Path) -> tuple[BackendProcess, Client, float, float]:
-    """A backend, its client, and the seconds until it answered: on the clock, and of processor time."""
+    """Start a backend and a client; return them, and the wall-clock and processor seconds until the first reply."""
     began = time.perf_counter()
     process = BackendProcess(command, folder)
     while (connection := process.poll()) is None:
@@ -56,7 +57,7 @@ def start(command: list[str], folder: Path) -> tuple[BackendProcess, Client, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--height", type=int, default=1024, help="of the panorama that travels, in pixels")
+    parser.add_argument("--height", type=int, default=1024, help="of the panorama that is sent, in pixels")
     height = parser.parse_args().height
     with tempfile.TemporaryDirectory() as folder:
         times = []
@@ -66,9 +67,9 @@ def main() -> None:
             process.stop()
             times.append((seconds, used))
         seconds, used = (median(column) for column in zip(*times, strict=True))
-        print(f"status answered after {seconds:.2f} s, {used:.2f} s of them computing (medians of 5)")
+        print(f"first reply after {seconds:.2f} s, of which {used:.2f} s processor time (medians of 5)")
 
-        # An engine that hardly computes: what remains is the wire.
+        # This engine hardly computes, so that the time is that of the transfer.
         process, client, *_ = start([sys.executable, str(ARITHMETIC)], Path(folder))
         panorama = np.random.default_rng(0).random((height, 2 * height, 3), np.float32)
         began = time.perf_counter()
@@ -76,8 +77,8 @@ def main() -> None:
         client.submit(PerceiveRequest(panorama=panorama, encoding="linear", engine=EngineSettings(), settings=settings))
         until(client, PerceiveReply)
         seconds = time.perf_counter() - began
-        megabytes = panorama.nbytes * (1 + 1 / 3 + 1) / 1e6  # there; distance and albedo back
-        print(f"{megabytes:.0f} MB there and back in {seconds:.2f} s: {megabytes / seconds:.0f} MB/s")
+        megabytes = panorama.nbytes * (1 + 1 / 3 + 1) / 1e6  # the panorama; distance and albedo in return
+        print(f"round trip of {megabytes:.0f} MB in {seconds:.2f} s: {megabytes / seconds:.0f} MB/s")
         client.close()
         process.stop()
 

@@ -1,9 +1,8 @@
-"""Time shared attention over streams against the plain way, on the same random weights: `python bench/streams.py`.
+"""Compare the speed of batched shared attention with the reference's method: `python bench/streams.py`.
 
-
-The plain way is the reference's: PEFT layers loop over the samples and switch adapters inside the forward, keys and
-values are copied once per stream. Prints seconds a step of both and their ratio, on the CPU and on a GPU where there is
-one, and how far their results differ.
+In the reference implementation PEFT layers loop over the samples and switch adapters inside `forward`, and keys and
+values are copied once per stream. Prints the seconds per step of both on the same random weights, their ratio, and the
+largest difference between their results, on the CPU, and on a GPU if there is one.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from panoform.backend.pipelines.layers import shared_attention
 def add_random_adapters(
     transformer: FluxTransformer2DModel, names: Sequence[str], rank: int
 ) -> shared_attention.Layers:
-    """Give `transformer` one strong PEFT adapter a stream; return them as `shared_attention.together` takes them."""
+    """Add a PEFT adapter per stream to `transformer`; return them in the form of `shared_attention.together`."""
     shapes = stream_adapters.targets(transformer.config)
     config = LoraConfig(r=rank, lora_alpha=8 * rank, target_modules=list(shapes), init_lora_weights=False)
     for name in names:
@@ -45,7 +44,7 @@ def add_random_adapters(
 
 
 class RepeatedAttnProcessor:
-    """Every stream's queries against a copy of the keys and values of all streams."""
+    """Attention of each stream's queries to a copy of the keys and values of all streams."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, image_rotary_emb=None):
         def heads(x: Tensor) -> Tensor:
@@ -69,8 +68,8 @@ class RepeatedAttnProcessor:
 
 
 @contextmanager
-def plainly(transformer: FluxTransformer2DModel, names: Sequence[str]) -> Iterator[None]:
-    """Inside, sample i of the batch goes through PEFT adapter `names[i]`, one sample after the other."""
+def reference(transformer: FluxTransformer2DModel, names: Sequence[str]) -> Iterator[None]:
+    """Apply PEFT adapter `names[i]` to sample i of the batch, one sample after the other, inside the context."""
     forwards = {module: module.forward for module in transformer.modules() if isinstance(module, LoraLayer)}
 
     def looped(layer: LoraLayer, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -96,7 +95,7 @@ def plainly(transformer: FluxTransformer2DModel, names: Sequence[str]) -> Iterat
 
 
 def random_inputs(transformer: FluxTransformer2DModel, count: int, rows: int, columns: int, text: int) -> dict:
-    """One step's arguments of the transformer for `count` streams of rows × columns tokens."""
+    """Return the transformer's arguments of one step for `count` streams of rows × columns tokens."""
     config, generator = transformer.config, torch.Generator().manual_seed(0)
     ids = torch.zeros(rows, columns, 3)
     ids[..., 1], ids[..., 2] = torch.arange(rows)[:, None], torch.arange(columns)
@@ -115,7 +114,7 @@ def random_inputs(transformer: FluxTransformer2DModel, count: int, rows: int, co
 
 
 def measure(device: str, dtype: torch.dtype, config: dict, size: tuple[int, int, int], count: int, rank: int) -> None:
-    """Prints seconds a step of both ways, of `count` streams of (rows, columns) image and so many text tokens."""
+    """Print the seconds per step of both methods for `count` streams of `size` = (rows, columns, text tokens)."""
     torch.manual_seed(0)
     ours = FluxTransformer2DModel(**config).to(device, dtype).requires_grad_(False)
     plain = copy.deepcopy(ours)
@@ -131,20 +130,22 @@ def measure(device: str, dtype: torch.dtype, config: dict, size: tuple[int, int,
         return time.perf_counter() - start, result
 
     times: tuple[list[float], list[float]] = ([], [])
-    with torch.no_grad(), shared_attention.together(ours, layers, torch.device(device)), plainly(plain, names):
+    with torch.no_grad(), shared_attention.together(ours, layers, torch.device(device)), reference(plain, names):
         difference = (step(ours)[1] - step(plain)[1]).abs().max().item()
-        for _ in range(5):  # alternating, so that both see the machine's moods
+        for _ in range(5):  # alternating, so that varying load affects both
             times[0].append(step(plain)[0])
             times[1].append(step(ours)[0])
     before, after = (statistics.median(seconds) for seconds in times)
     tokens = size[0] * size[1] + size[2]
-    print(f"{device}, {ours.inner_dim} wide, {count} streams of {tokens} tokens: plain {before:.4f} s a step, ", end="")
-    print(f"together {after:.4f} s, ratio {before / after:.2f}, largest difference {difference:.0e}")
+    print(
+        f"{device}, {ours.inner_dim} wide, {count} streams of {tokens} tokens: reference {before:.4f} s/step, ", end=""
+    )
+    print(f"batched {after:.4f} s/step, ratio {before / after:.2f}, largest difference {difference:.0e}")
 
 
 def main() -> None:
     torch.set_grad_enabled(False)
-    warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are the point
+    warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are intended
     common = {"num_layers": 2, "guidance_embeds": True}
     starter = {
         "num_attention_heads": 8,
@@ -157,7 +158,7 @@ def main() -> None:
         measure("cpu", torch.float32, common | starter, (8, 19, 4), count, rank=24)
         measure("cpu", torch.float32, common | middle, (16, 35, 128), count, rank=64)
     if torch.cuda.is_available():
-        # FLUX.1's own widths, a sixth of its depth, at 512 × 1024.
+        # FLUX.1's widths, a sixth of its depth, at 512 × 1024.
         wide = {"num_layers": 3, "num_single_layers": 6, "guidance_embeds": True}
         for count in (2, 3):
             measure("cuda", torch.bfloat16, wide, (32, 67, 512), count, rank=64)

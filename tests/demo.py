@@ -1,8 +1,8 @@
-"""The main job on a real input, as a user of the built zip does it: `make demo`, or `python tests/demo.py`.
+"""End-to-end demo with the built zip and a real panorama: `make demo`, or `python tests/demo.py`.
 
-Builds the extension, installs that zip into bpy under a throwaway user folder, makes a panorama the world, calls the
-add-on's own operator, which starts the backend in a process of its own, and leaves in demo/: the .blend, the maps,
-a contact sheet of input and maps, and a Cycles render of the rebuilt scene from a moved camera.
+Builds the extension, installs the zip into bpy with a temporary user folder, sets a panorama as the world, calls the
+add-on's operator, which starts the backend process, and writes to demo/: the .blend, the maps, a contact sheet of the
+panorama and its maps, and a Cycles render of the rebuilt scene from a moved camera.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import OpenImageIO as oiio
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Where the results go; emptied first.
+#: Output folder; its content is deleted first.
 OUT = ROOT / "demo"
 MAPS = ("distance", "normal", "albedo", "roughness", "metallic")
 
@@ -33,12 +33,12 @@ def say(text: str) -> None:
 
 
 def read(path: Path) -> np.ndarray:
-    """A picture as (H, W, C) float32, its numbers as stored."""
+    """Read an image as (H, W, C) float32, with its values as stored."""
     return np.atleast_3d(oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT))
 
 
 def picture_of(name: str, pixels: np.ndarray) -> Image.Image:
-    """A map as a picture to look at: distance from near (light) to far (dark), normals as n·½+½."""
+    """Visualise a map: distance from near (light) to far (dark), normals as n / 2 + 1 / 2."""
     if name == "distance":
         near, far = np.log(np.percentile(pixels, [1, 99]))
         shade = (far - np.log(pixels[..., 0])) / max(far - near, 1e-6)
@@ -52,7 +52,7 @@ def picture_of(name: str, pixels: np.ndarray) -> Image.Image:
 
 
 def contact_sheet(directory: Path, title: str, path: Path) -> None:
-    """Input and maps, two a row, each with its name."""
+    """Write a contact sheet of the panorama and its maps, two per row, with their names."""
     pictures = [("panorama", picture_of("panorama", read(directory / "panorama.png")))]
     pictures += [(name, picture_of(name, read(next(directory.glob(f"{name}.*"))))) for name in MAPS]
     width, height, bar = 720, 360, 34
@@ -68,20 +68,20 @@ def contact_sheet(directory: Path, title: str, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Panorama in, maps and a rebuilt scene out, through the built zip.")
-    parser.add_argument("--panorama", type=Path, help="a panorama of yours (default: interior.exr, inside bpy)")
+    parser = argparse.ArgumentParser(description="Rebuild a scene from a panorama with the built extension.")
+    parser.add_argument("--panorama", type=Path, help="panorama to use (default: interior.exr, from bpy)")
     panorama = parser.parse_args().panorama
     if panorama is not None and not panorama.is_file():
         parser.error(f"There is no file {panorama}.")
     if panorama is not None and OUT in panorama.resolve().parents:
-        parser.error(f"{OUT} is emptied first: move {panorama.name} elsewhere.")
+        parser.error(f"The content of {OUT} is deleted first: move {panorama.name} elsewhere.")
     started = time.monotonic()
 
     say("Building the extension")
     with tempfile.TemporaryDirectory(prefix="panoform demo ", ignore_cleanup_errors=True) as throwaway:
         subprocess.run([sys.executable, str(ROOT / "build_addon.py"), "--out", throwaway], check=True)
         (zip_path,) = Path(throwaway).glob("*-blender-4.2.zip")
-        # Read once, when Blender starts: so before bpy is imported.
+        # Blender reads this at startup, so set it before bpy is imported.
         os.environ["BLENDER_USER_RESOURCES"] = str(Path(throwaway) / "user")
         os.environ["PANOFORM_BACKEND_PYTHON"] = sys.executable
         run(zip_path, panorama)
@@ -97,7 +97,7 @@ def run(zip_path: Path, panorama: Path | None) -> None:
 
     if panorama is None:
         panorama = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world" / "interior.exr"
-    say(f"Making {panorama.name} the world")
+    say(f"Setting {panorama.name} as the world")
     scene = bpy.context.scene
     world = bpy.data.worlds.new("World")
     world.use_nodes = True
@@ -119,9 +119,9 @@ def run(zip_path: Path, panorama: Path | None) -> None:
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
     scene.collection.objects.link(camera)
     camera.data.lens = 14
-    # The panorama was taken 1.6 m over the origin, where the floor is.
-    camera.location = (-0.4, 0.3, 1.7)
-    camera.rotation_euler = (math.radians(87), 0, math.radians(-80))
+    # The panorama's viewpoint is 1.6 m above the world origin, and the floor at z = 0.
+    camera.location = (-0.9, 0.2, 1.7)
+    camera.rotation_euler = (math.radians(66), 0, math.radians(-80))
     scene.camera = camera
     scene.render.engine = "CYCLES"
     scene.cycles.samples = 32

@@ -1,9 +1,11 @@
-"""Makes the starter: `python -m panoform.backend.training COMMAND` (see --help of each).
+"""Train the starter model: `python -m panoform.backend.training COMMAND` (see --help of each).
 
-render   scenes and their ground truth into DATA/HEIGHT/train, …/heldout (same generator) and …/second (another one)
-train    the VAE, then transformer, adapters and prompt; goes on from DATA/checkpoints after any stop
-export   the latest checkpoints as a starter folder, with mean-maps for `panoform evaluate`
-look     a contact sheet of a starter's maps of real panoramas
+render      render scenes and their ground truth into DATA/HEIGHT/train, …/heldout (both of the same generator) and
+            …/second (of another one)
+train       train the VAE, then transformer, adapters and prompt; an interrupted run resumes from DATA/checkpoints
+export      write the latest checkpoints as a starter folder, with the mean maps for `panoform evaluate`
+mean-maps   write these mean maps alone
+look        write a contact sheet of a starter's maps of real panoramas
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ from ...shared.protocol.errors import PanoformError
 if TYPE_CHECKING:
     from . import run
 
-#: Split → first seed; seeds of different splits never meet.
+#: Split → first seed; the ranges of seeds don't overlap.
 SPLITS = {"train": 0, "heldout": 1_000_000, "second": 2_000_000}
 
 
 def _render(args: argparse.Namespace) -> None:
     from .scenes import catalogue, render, second
 
-    # Cycles writes a line a sample.
+    # Cycles prints a line per sample.
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     build = second.build if args.split == "second" else catalogue.build
@@ -39,9 +41,7 @@ def _render(args: argparse.Namespace) -> None:
     for seed in range(first + args.worker, first + args.count, args.workers):
         if render.render_scene(args.data / str(args.height) / args.split, build, seed, args.height, args.samples):
             done += 1
-            print(
-                f"{args.split} {seed}: {(time.monotonic() - start) / done:.1f} s a scene", file=sys.stderr, flush=True
-            )
+            print(f"{args.split} {seed}: {(time.monotonic() - start) / done:.1f} s/scene", file=sys.stderr, flush=True)
 
 
 def _options(args: argparse.Namespace, **more: int) -> run.Options:
@@ -79,58 +79,65 @@ def _look(args: argparse.Namespace) -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser, run) -> None:
-    parser.add_argument("--minutes", type=float, default=1e6, help="how long at most")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=1e6, help="time limit")
+    parser.add_argument("--batch", type=int, default=8, help="panoramas per step and process")
     parser.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
-    parser.add_argument("--height", type=int, default=256, help="of what the model is shown")
-    parser.add_argument("--start", type=Path, help="a starter folder to go on from; its VAE is kept")
-    parser.add_argument("--device", help="default: cuda where there is one")
-    parser.add_argument("--threads", type=int, default=1, help="on the CPU")
+    parser.add_argument("--height", type=int, default=256, help="height of the panoramas that the model is trained on")
+    parser.add_argument("--start", type=Path, help="starter folder to continue from; its VAE is kept")
+    parser.add_argument("--device", help="default: cuda if available")
+    parser.add_argument("--threads", type=int, default=1, help="threads on the CPU")
     parser.set_defaults(run=run)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m panoform.backend.training", description="Makes the starter.")
+    parser = argparse.ArgumentParser(prog="python -m panoform.backend.training", description="Train the starter model.")
     data = user_cache_path("panoform-training", appauthor=False)
-    parser.add_argument("--data", type=Path, default=data, help=f"where scenes and checkpoints are kept ({data})")
+    parser.add_argument("--data", type=Path, default=data, help=f"folder for scenes and checkpoints (default: {data})")
     commands = parser.add_subparsers(required=True)
 
-    render = commands.add_parser("render", help="render scenes with Cycles (needs bpy); skips what is there")
+    render = commands.add_parser("render", help="render scenes with Cycles (needs bpy); existing ones are skipped")
     render.add_argument("--split", choices=SPLITS, default="train")
-    render.add_argument("--count", type=int, required=True, help="how many scenes")
-    render.add_argument("--first", type=int, default=0, help="the first one's number; later ones are other scenes")
+    render.add_argument("--count", type=int, required=True, help="number of scenes")
+    render.add_argument("--first", type=int, default=0, help="number of the first scene")
     render.add_argument("--height", type=int, default=256)
     render.add_argument("--samples", type=int, default=8)
-    render.add_argument("--worker", type=int, default=0, help="this process's number, from 0")
-    render.add_argument("--workers", type=int, default=1, help="how many processes share the work")
+    render.add_argument("--worker", type=int, default=0, help="index of this process, from 0")
+    render.add_argument("--workers", type=int, default=1, help="number of processes that share the work")
     render.set_defaults(run=_render)
 
-    train = commands.add_parser("train", help="train both stages; goes on from their checkpoints")
-    train.add_argument("--vae-steps", type=int, default=20_000, help="the learning rate falls to zero there")
-    train.add_argument("--perceiver-steps", type=int, default=60_000, help="the same for the second stage")
-    train.add_argument("--processes", type=int, default=1, help="how many train together, each with --batch")
-    train.add_argument("--variants", type=int, default=2, help="how many augmentations of a scene are encoded")
+    train = commands.add_parser("train", help="train both stages; resumes from their checkpoints")
+    train.add_argument(
+        "--vae-steps",
+        type=int,
+        default=20_000,
+        help="steps of the first stage, over which the learning rate decays to zero",
+    )
+    train.add_argument("--perceiver-steps", type=int, default=60_000, help="steps of the second stage")
+    train.add_argument("--processes", type=int, default=1, help="number of processes, each with --batch")
+    train.add_argument("--variants", type=int, default=2, help="augmentations per scene whose latents are cached")
     train.add_argument(
         "--pixels-every",
         type=int,
         default=8,
-        help="every how many steps pictures are new, and the decoder draws; 1 on a GPU",
+        help="interval of steps with new augmentations and the VAE's decoder; 1 on a GPU",
     )
     _add_run(train, _train)
 
     export = commands.add_parser("export", help="write a starter folder from the checkpoints")
     export.add_argument("--out", type=Path, required=True)
-    export.add_argument("--trained", action="store_true", help="only when the figures are good enough to say so")
+    export.add_argument("--trained", action="store_true", help="mark the model as trained: no warning in its results")
     _add_run(export, _export)
 
-    mean = commands.add_parser("mean-maps", help="write the mean maps of the training scenes (evaluate's baseline)")
+    mean = commands.add_parser("mean-maps", help="write the mean maps of the training scenes, a baseline of evaluate")
     mean.add_argument("--out", type=Path, required=True)
     mean.add_argument("--height", type=int, default=256)
     mean.set_defaults(run=_mean_maps)
 
-    look = commands.add_parser("look", help="a contact sheet of a starter's maps of the panoramas inside bpy")
-    look.add_argument("--starter", type=Path, help="its folder (the built-in one)")
-    look.add_argument("--out", type=Path, required=True, help="PNG")
+    look = commands.add_parser(
+        "look", help="write a contact sheet of a starter's maps of the panoramas that ship with bpy"
+    )
+    look.add_argument("--starter", type=Path, help="starter folder (default: the built-in one)")
+    look.add_argument("--out", type=Path, required=True, help="PNG file to write")
     look.add_argument("--height", type=int, default=256)
     look.set_defaults(run=_look)
     return parser

@@ -1,12 +1,12 @@
-"""The starter's architecture: FLUX's own classes, small, random weights, in the folders that OmniX is loaded from.
+"""The starter's architecture: FLUX's own classes at a small size, and its files in the layout of FLUX and OmniX.
 
-A starter folder is a diffusers FLUX folder (no text encoders) and, beside it:
+A starter folder is a diffusers FLUX folder without text encoders, and in addition:
 
-    adapters/{task}/{stream}/pytorch_lora_weights.safetensors    the hub's layout of OmniX
-    prompt_embeds.safetensors    its one prompt, learned: prompt_embeds (1, tokens, 64), pooled_prompt_embeds (1, 64)
-    panoform.json                how it is used, and whether it is trained
+    adapters/{task}/{stream}/pytorch_lora_weights.safetensors    OmniX's layout on the hub
+    prompt_embeds.safetensors    its learned prompt: prompt_embeds (1, tokens, 64), pooled_prompt_embeds (1, 64)
+    panoform.json                sampling and decoding options, and whether it is trained
 
-Everything is stored in float16.
+All weights are stored in float16.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from safetensors.torch import save_file
 from torch import nn
 
-#: Task → streams; the last one is the target (reference: OmniX).
+#: Task → streams, the target last (reference: OmniX).
 TASKS: dict[str, tuple[str, str]] = {
     "rgb_to_depth": ("rgb", "depth"),
     "rgb_to_normal": ("rgb", "normal"),
@@ -33,10 +33,10 @@ TASKS: dict[str, tuple[str, str]] = {
 
 RANK = 24
 PROMPT_TOKENS = 8
-#: Rows of tokens that positions are scaled to: as many as 256 pixels of height have.
+#: Number of rows that positions are scaled to: the token rows of a height of 256 pixels.
 POSITION_ROWS = 16
 TEXT_DIM = 64
-#: Distance is drawn as 1 + log(d / d_max) / log(DISTANCE_RATIO): grey 0 is d_max / DISTANCE_RATIO, grey 1 is d_max.
+#: Distance is encoded as 1 + log(d / d_max) / log(DISTANCE_RATIO): grey 0 is d_max / DISTANCE_RATIO, grey 1 is d_max.
 DISTANCE_RATIO = 128.0
 
 TRANSFORMER = {
@@ -104,7 +104,7 @@ _SINGLE = ("attn.to_q", "attn.to_k", "attn.to_v")
 
 
 def adapted_modules(transformer: FluxTransformer2DModel) -> list[str]:
-    """Names of the Linears that an OmniX adapter fills: six of each double block, three of each single block."""
+    """Return the names of the Linears with an OmniX adapter: six per double block, three per single block."""
     return [
         f"{blocks}.{index}.{name}"
         for blocks, names in (("transformer_blocks", _DOUBLE), ("single_transformer_blocks", _SINGLE))
@@ -113,8 +113,8 @@ def adapted_modules(transformer: FluxTransformer2DModel) -> list[str]:
     ]
 
 
-def _randomise(module: nn.Module, generator: torch.Generator) -> None:
-    """Matrices become random signs, scaled to keep variance."""
+def _init_random_signs(module: nn.Module, generator: torch.Generator) -> None:
+    """Initialise matrices with random signs, scaled to preserve variance."""
     for parameter in module.parameters():
         if parameter.ndim > 1:
             signs = torch.randint(0, 2, parameter.shape, generator=generator).float() * 2 - 1
@@ -122,12 +122,12 @@ def _randomise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def create(seed: int = 0) -> tuple[FluxTransformer2DModel, AutoencoderKL]:
-    """An untrained transformer and VAE in float32; one seed gives one result."""
+    """Create an untrained transformer and VAE in float32, determined by the seed."""
     generator = torch.Generator().manual_seed(seed)
     transformer = FluxTransformer2DModel(**TRANSFORMER)
     vae = AutoencoderKL(**VAE)
-    _randomise(transformer, generator)
-    _randomise(vae, generator)
+    _init_random_signs(transformer, generator)
+    _init_random_signs(vae, generator)
     return transformer, vae
 
 
@@ -139,9 +139,9 @@ def save(
     prompt: dict[str, torch.Tensor],
     panoform: dict,
 ) -> None:
-    """Write a starter folder; the models become float16.
+    """Write a starter folder; the models are converted to float16.
 
-    `adapters`: (task, stream) → PEFT keys → weights; `prompt`: as in the file's docstring.
+    `adapters`: (task, stream) → PEFT keys → weights; `prompt`: the tensors of prompt_embeds.safetensors.
     """
     transformer.half().save_pretrained(folder / "transformer")
     vae.half().save_pretrained(folder / "vae")

@@ -1,4 +1,4 @@
-"""Checkpoints: model, averaged weights, optimiser and step in one safetensors file, written whole or not at all."""
+"""Checkpoints: model, averaged weights, optimiser state and step in one safetensors file, written atomically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..io import atomic
 
 
 class Average:
-    """Exponential moving average of a module's floating-point weights."""
+    """Exponential moving average of a module's weights."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -23,25 +23,29 @@ class Average:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        # Early on, the average of few steps must not remember the random start.
+        """Add the weights after `step` steps to the average."""
+        # In early steps a shorter average, which forgets the random initialisation.
         decay = min(self.decay, step / (step + 10))
         state = module.state_dict()
         get_ema_multi_avg_fn(decay)(list(self.weights.values()), [state[key] for key in self.weights], None)
 
 
 def save(path: Path, step: int, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> None:
-    """Replace the checkpoint at `path` in one move; a full disk leaves the old one. Raises OutputError."""
+    """Replace the checkpoint at `path` atomically; if writing fails, the old one remains. Raise OutputError."""
     tensors: dict[str, Tensor] = {f"model.{key}": value for key, value in module.state_dict().items()}
     tensors |= {f"average.{key}": value for key, value in average.weights.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
     with atomic.writing(path.parent) as draft:
         kept = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(kept, draft / path.name, {"step": str(step)})
+        try:
+            save_file(kept, draft / path.name, {"step": str(step)})
+        except SafetensorError as error:  # safetensors reports failed writes as this too
+            raise OSError(f"{path.name} could not be written ({error})") from error
 
 
 def load(path: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> int:
-    """Put a checkpoint's content in place; returns its step, 0 where there is none. Raises WeightsError if damaged."""
+    """Load a checkpoint in place; return its step, 0 where there is none. Raise WeightsError if it is damaged."""
     if not path.exists():
         return 0
     try:
@@ -49,7 +53,7 @@ def load(path: Path, module: nn.Module, average: Average, optimizer: torch.optim
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
             step = int(file.metadata()["step"])
     except SafetensorError as error:
-        raise WeightsError(f"The checkpoint {path} is damaged: {error}.", "Remove it to start anew.") from error
+        raise WeightsError(f"The checkpoint {path} is damaged: {error}.", "Delete it to start again.") from error
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,7 +1,7 @@
-"""Rendered scenes in memory, drawn as the pictures that the model reads and writes, and augmented.
+"""Load and augment rendered scenes, and encode them as the pictures that the model reads and writes.
 
-A data folder is laid out as evaluation/ground_truth.py tells; scenes smaller than what the model is shown are enlarged.
-Pictures are (N, 3, H, W) in [0, 1]; longitude is the last axis.
+The layout of a data folder is described in evaluation/ground_truth.py. Scenes smaller than the training height are
+upsampled. Pictures are (N, 3, H, W) in [0, 1]; longitude is the last axis.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ..evaluation import ground_truth
 from ..lighting import exposure
 from .architecture import DISTANCE_RATIO
 
-#: Distance that is drawn white, in metres; sky and all beyond it are white too.
+#: Distance that is encoded as white, in metres; the sky and larger distances are white too.
 FAR_M = 51.2
-#: What stands for the sky's distance, which is without end, in metres.
+#: Finite stand-in for the sky's infinite distance, in metres.
 _SKY_M = 60000
 
 
 def _tensors(scene: Path) -> dict[str, np.ndarray]:
-    """One scene as float16 (C, H, W): exposed linear `rgb`, `distance`, `normal`, `albedo`, `pbr`, `semantic`."""
+    """Read a scene as float16 (C, H, W): exposed linear `rgb`, `distance`, `normal`, `albedo`, `pbr`, `semantic`."""
     maps = ground_truth.read_scene(scene)
     record = exposure.expose(maps["panorama"], "linear")[1]
     assert record is not None
     maps["rgb"] = np.minimum(maps.pop("panorama") * float(record["exposure"]), 60000)
     sky = ~np.isfinite(maps["distance"])
     maps["distance"] = np.where(sky, _SKY_M, maps["distance"])
-    # What the sky looks like as a surface: far, facing the camera. Its albedo and pbr are not asked for.
+    # The sky's normals face the camera. Its albedo and pbr are not used.
     facing = -sphere.directions(*sky.shape[:2])
     maps["normal"] = np.where((maps["normal"] == 0).all(-1, keepdims=True), facing, maps["normal"])
     maps["pbr"] = np.concatenate([maps.pop("roughness"), maps.pop("metallic"), np.zeros_like(sky, np.float32)], -1)
@@ -41,7 +41,7 @@ def _tensors(scene: Path) -> dict[str, np.ndarray]:
 
 
 class Scenes:
-    """All scenes of a data folder, on `device`; `refresh` takes up what has been rendered since."""
+    """All scenes of a data folder, on `device`; `refresh` adds those rendered since."""
 
     def __init__(self, folder: Path, height: int, device: torch.device) -> None:
         self.folder, self.height, self.device = folder, height, device
@@ -53,7 +53,7 @@ class Scenes:
         return len(self.names)
 
     def refresh(self) -> None:
-        """Raises InputError as `truth.scenes` does."""
+        """Load new scenes. Raise InputError as `ground_truth.scenes` does."""
         known = set(self.names)
         new = [path for path in ground_truth.scenes(self.folder, self.height) if path.name not in known]
         if not new:
@@ -65,18 +65,18 @@ class Scenes:
         self.names += [path.name for path in new]
 
     def take(self, indices: Tensor) -> dict[str, Tensor]:
-        """Name → (N, C, H, W) float32."""
+        """Return the scenes of these indices: name → (N, C, H, W) float32."""
         return {name: maps[indices.to(maps.device)].float() for name, maps in self._maps.items()}
 
-    def shuffled(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """A batch drawn at random, by a generator on `device`."""
+    def random_batch(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return a random batch; `generator` is on `device`."""
         return self.take(torch.randint(len(self), (batch,), generator=generator, device=generator.device))
 
 
-def folders(data: Path, split: str, height: int, device: torch.device) -> list[Scenes]:
-    """The scenes of DATA/…/`split` of this height, and of smaller ones that it is a multiple of, the smallest first.
+def find_scenes(data: Path, split: str, height: int, device: torch.device) -> list[Scenes]:
+    """Return the scenes of DATA/HEIGHT/`split` of this height and of its divisors, the smallest first.
 
-    Raises InputError as `truth.scenes` does.
+    Raise InputError as `ground_truth.scenes` does.
     """
     heights = sorted(int(path.parent.name) for path in data.glob(f"*/{split}") if path.parent.name.isdecimal())
     fitting = [h for h in heights if h > 0 and height % h == 0] or [height]
@@ -84,9 +84,9 @@ def folders(data: Path, split: str, height: int, device: torch.device) -> list[S
 
 
 def turn(maps: dict[str, Tensor], columns: int, mirror: bool) -> dict[str, Tensor]:
-    """The scenes turned about the vertical by a number of columns (to the right), and mirrored left to right.
+    """Rotate scenes about the vertical by a number of columns to the right, and mirror them left to right.
 
-    Normals turn and mirror with their surfaces. A column to the right is 2π / W clockwise seen from above.
+    Normals are transformed accordingly. A column to the right is 2π / W clockwise seen from above.
     """
     out = {name: pixels.roll(columns, -1) for name, pixels in maps.items()}
     width = out["normal"].shape[-1]
@@ -101,11 +101,11 @@ def turn(maps: dict[str, Tensor], columns: int, mirror: bool) -> dict[str, Tenso
 def stretch(
     maps: dict[str, Tensor], along: Tensor, up: Tensor, down: Tensor, height: int | None = None
 ) -> dict[str, Tensor]:
-    """The scenes in a world stretched by factors (N,): `along` their walls, `up` above and `down` below the camera.
+    """Stretch scenes by factors (N,): `along` their walls, `up` above and `down` below the camera.
 
-    The result has `height`, or that of `maps`, and the distances and normals of the stretched world. So rooms get other
-    proportions, and ceilings other heights over the same floors (Sun et al., HorizonNet, arXiv 1901.03861, stretch
-    rooms along two walls).
+    The result has `height`, or that of `maps`, and the distances and normals of the stretched scene. This varies the
+    proportions of rooms, and the height of ceilings independently of the floor (Sun et al., HorizonNet, arXiv
+    1901.03861, stretch rooms along two walls).
     """
     width = maps["normal"].shape[-1]
     height = height or width // 2
@@ -116,7 +116,7 @@ def stretch(
     lift = torch.where(rays[:, 2:] > 0, up, down)
 
     def shrunk(vectors: Tensor) -> Tensor:
-        """By the inverse of the stretch: rays back to where they came from, normals to where they point now."""
+        """Apply the inverse of the stretch, which maps rays to their source and normals to their new direction."""
         flat = vectors[:, :2]
         flat = flat + (axis * flat).sum(1, keepdim=True) * axis * (1 / along - 1)
         return torch.cat([flat, vectors[:, 2:] / lift], 1)
@@ -125,7 +125,7 @@ def stretch(
     length = source.norm(dim=1, keepdim=True)
     u = 0.5 - torch.atan2(source[:, 1], source[:, 0]) / (2 * math.pi)
     v = 0.5 - torch.asin((source[:, 2] / length[:, 0]).clamp(-1, 1)) / math.pi
-    # One more column on each side, from around the panorama.
+    # Pad by one column on each side, circularly.
     grid = torch.stack([2 * (u * width + 1) / (width + 2) - 1, 2 * v - 1], -1)
 
     def sampled(pixels: Tensor, mode: str) -> Tensor:
@@ -133,7 +133,7 @@ def stretch(
         return F.grid_sample(around, grid, mode, "border", align_corners=False)
 
     out = {name: sampled(pixels, "nearest" if name == "semantic" else "bilinear") for name, pixels in maps.items()}
-    # Between what is near and what is far there is nothing.
+    # Don't interpolate across depth discontinuities.
     nearest = sampled(maps["distance"], "nearest")
     distance = torch.where((out["distance"] / nearest - 1).abs() < 0.1, out["distance"], nearest)
     sky = nearest >= _SKY_M
@@ -143,19 +143,19 @@ def stretch(
 
 
 def enlarge(maps: dict[str, Tensor], height: int) -> dict[str, Tensor]:
-    """The scenes at `height`, unstretched."""
+    """Resample scenes to `height`."""
     same = maps["normal"].new_ones(len(maps["normal"]))
     return stretch(maps, same, same, same, height)
 
 
 def _wall_yaw(normal: Tensor) -> Tensor:
-    """The direction that most walls face, up to quarter turns: (N, 3, H, W) → (N,) radians."""
+    """Return the dominant direction of walls modulo quarter turns: (N, 3, H, W) → (N,) radians."""
     z = torch.complex(normal[:, 0], normal[:, 1])
     return (z**4).sum((1, 2)).angle() / 4
 
 
 def display(rgb: Tensor) -> Tensor:
-    """Exposed linear light → the sRGB picture in [0, 1], by the curve of exposure.py."""
+    """Convert exposed linear light to an sRGB picture in [0, 1], with the curve of lighting/exposure.py."""
     knee = exposure.KNEE
     over = (rgb - knee).clamp_min(0) / (1 - knee)
     shown = torch.where(rgb <= knee, rgb, knee + (1 - knee) * over / (1 + over))
@@ -163,7 +163,7 @@ def display(rgb: Tensor) -> Tensor:
 
 
 def _jpeg(picture: Tensor, strength: Tensor) -> Tensor:
-    """What JPEG's quantisation does to 8 × 8 blocks; strength (N, 1, 1, 1) is the step of the lowest frequency."""
+    """Quantise 8 × 8 blocks as JPEG does; `strength` (N, 1, 1, 1) is the step of the lowest frequency."""
     k = torch.arange(8, device=picture.device, dtype=picture.dtype)
     dct = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / 16) * 0.5
     dct[0] *= 0.5**0.5
@@ -176,10 +176,10 @@ def _jpeg(picture: Tensor, strength: Tensor) -> Tensor:
 
 
 def augment(maps: dict[str, Tensor], generator: torch.Generator, height: int | None = None) -> dict[str, Tensor]:
-    """Turned, mirrored, most stretched, some in other colours, in another exposure and white balance, noise and JPEG.
+    """Augment scenes: rotation, mirroring, stretching, permuted colours, exposure, white balance, noise and JPEG.
 
-    The result has `height`, or that of `maps`; `rgb` becomes display sRGB. Other colours: red, green and blue change
-    places in light and albedo alike, which is as true a scene, since Cycles carries each by itself.
+    The result has `height`, or that of `maps`; `rgb` becomes display sRGB. Colour channels are permuted in light and
+    albedo alike, which is physically consistent, since Cycles computes the channels independently.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -205,7 +205,10 @@ def augment(maps: dict[str, Tensor], generator: torch.Generator, height: int | N
 
 
 def pictures(maps: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each stream's picture, (N, 3, H, W) in [0, 1], as perception/decode.py decodes it; `rgb` is display sRGB."""
+    """Encode maps as the streams' pictures, (N, 3, H, W) in [0, 1], the inverse of perception/decode.py.
+
+    `maps["rgb"]` must be display sRGB.
+    """
     frames = torch.from_numpy(sphere.column_frames(maps["normal"].shape[-1])).to(maps["normal"])
     normal = torch.einsum("wij,njhw->nihw", frames, maps["normal"])
     grey = 1 + torch.log(maps["distance"].clamp_min(1e-3) / FAR_M) / math.log(DISTANCE_RATIO)
@@ -221,7 +224,7 @@ def pictures(maps: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _perspective_mask(height: int, generator: torch.Generator) -> Tensor:
-    """What a level picture of a random width (44° to 122°) and shape shows of the panorama: (H, W) bool."""
+    """Return what a level picture of random width (44° to 122°) and shape shows: (H, W) bool."""
     rays = torch.from_numpy(sphere.directions(height, 2 * height))
     wide, shape = torch.rand(2, generator=generator, device=generator.device).tolist()
     wide = 0.4 + 1.4 * wide
@@ -231,6 +234,6 @@ def _perspective_mask(height: int, generator: torch.Generator) -> Tensor:
 
 
 def masked(picture: Tensor, generator: torch.Generator) -> Tensor:
-    """What a level perspective picture shows of each panorama; the rest is grey, as projection.py leaves it."""
+    """Mask panoramas with the area of a level perspective picture; the rest is grey, as in geometry/projection.py."""
     seen = _perspective_mask(picture.shape[-2], generator).to(picture.device)
     return torch.where(seen, picture, 0.5)

@@ -1,4 +1,4 @@
-"""Checkpoints → a starter folder."""
+"""Export checkpoints as a starter folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .run import Run
 def export(run: Run, folder: Path, *, trained: bool) -> None:
     """Write the averaged weights of both stages as a starter folder, and the training scenes' mean maps beside them.
 
-    Raises WeightsError where a checkpoint is damaged, FileNotFoundError where one is missing.
+    Raise WeightsError for a damaged checkpoint, FileNotFoundError for a missing one.
     """
-    vae = fit.trained_vae(run)
+    vae = fit.load_trained_vae(run)
     perceiver = Perceiver(architecture.create()[0])
     fit.load_average(run, "perceiver", perceiver)
     adapters = {
@@ -38,6 +38,6 @@ def export(run: Run, folder: Path, *, trained: bool) -> None:
 
 
 def write_mean_maps(data: Path, height: int, file: Path) -> None:
-    """The mean maps of a folder of training scenes, as evaluate.py's baselines read them."""
+    """Write the mean maps of a folder of training scenes, in the format of evaluate.py's baselines."""
     scenes = (ground_truth.read_scene(scene) for scene in ground_truth.scenes(data, height))
     file.write_text(json.dumps(mean_by_latitude(scenes)) + "\n", encoding="utf-8")

@@ -1,7 +1,8 @@
-"""Training scenes as latents, so that the second stage does not encode the same pictures at every step.
+"""Cache the latents of training scenes, so that the second stage does not encode the same pictures at every step.
 
-A panorama's latents turn with it: the VAE goes round (`wrap.circular`), and no picture tells directions of the world.
-So a few augmented variants of each scene are encoded once, and turned anew whenever they are drawn.
+Rotating a panorama rotates its latents: the VAE uses circular padding (`circular_padding.circular`), and no picture
+depends on world directions. Therefore a few augmented variants of each scene are encoded once, and rotated randomly
+whenever they are used.
 """
 
 # diffusers declares unions of outputs and tuples.
@@ -23,13 +24,13 @@ from ..pipelines.layers import circular_padding
 from . import dataset
 from .workers import Workers
 
-_AT_ONCE = 8
+_SCENES_PER_FILE = 8
 
 
 def encode(vae: AutoencoderKL, picture: Tensor) -> Tensor:
-    """(N, 3, H, W) in [0, 1] → float32 latents, as OmniXPipeline.encode makes them (inside wrap.circular).
+    """Encode pictures (N, 3, H, W) in [0, 1] to float32 latents, as OmniXPipeline.encode (inside `circular`) does.
 
-    The VAE computes in its own dtype, also where autocast is on, which would have its norms in float32.
+    The VAE computes in its own dtype even under autocast, which would compute its norms in float32.
     """
     with torch.autocast(picture.device.type, enabled=False):
         latents = vae.encode((picture * 2 - 1).to(vae.dtype)).latent_dist.mode().float()
@@ -37,42 +38,46 @@ def encode(vae: AutoencoderKL, picture: Tensor) -> Tensor:
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Latents → (N, 3, H, W) float32, about [0, 1]."""
+    """Decode latents to pictures (N, 3, H, W) float32, approximately in [0, 1]."""
     latents = latents.float() / vae.config["scaling_factor"] + vae.config["shift_factor"]
     with torch.autocast(latents.device.type, enabled=False):
         return vae.decode(latents.to(vae.dtype), return_dict=False)[0].float() / 2 + 0.5  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()
-def encoded(
+def encode_scenes(
     vae: AutoencoderKL, scenes: dataset.Scenes, height: int, variants: int, checkpoints: Path, workers: Workers,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Augmented scenes at `height`, on the CPU: stream → latents (scenes · variants, C, h, w) float16, and what they
-    were made from: `picture.{stream}` of every target (…, H, W), float16 for distance, otherwise uint8.
+    """Encode augmented scenes at `height`.
 
-    Kept in a folder of this VAE's, a file for every few scenes; only scenes that have none are encoded, each process
-    its share.
+    Return on the CPU: stream → latents (scenes · variants, C, h, w) float16, and `picture.{stream}` of every target
+    (…, H, W), float16 for distance, otherwise uint8.
+
+    The results are cached in a folder per VAE, in files of several scenes; only missing ones are computed, shared among
+    the processes.
     """
     folder = checkpoints / f"latents-{scenes.height}-{height}-{variants}-{_fingerprint(vae):08x}"
     folder.mkdir(parents=True, exist_ok=True)
-    chunks = [slice(start, min(start + _AT_ONCE, len(scenes))) for start in range(0, len(scenes), _AT_ONCE)]
+    chunks = [
+        slice(start, min(start + _SCENES_PER_FILE, len(scenes))) for start in range(0, len(scenes), _SCENES_PER_FILE)
+    ]
     files = [folder / f"{scenes.names[chunk.start]}-{scenes.names[chunk.stop - 1]}.safetensors" for chunk in chunks]
     missing = [(file, chunk) for file, chunk in zip(files, chunks, strict=True) if not file.exists()]
-    say(f"latents: {len(files) - len(missing)} of {len(files)} files are there")
+    log(f"latents: {len(files) - len(missing)} of {len(files)} files are cached")
     with circular_padding.circular(vae):
         for file, chunk in missing[workers.rank :: workers.count]:
             maps = scenes.take(torch.arange(chunk.start, chunk.stop))
             made = [_variant(vae, maps, height, _seed(file.stem, variant)) for variant in range(variants)]
             with atomic.writing(file.parent) as draft:
                 save_file({name: torch.cat([part[name] for part in made]) for name in made[0]}, draft / file.name)
-    workers.meet()
+    workers.barrier()
     parts = [load_file(file) for file in files]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _fingerprint(vae: AutoencoderKL) -> int:
-    """Of what latents depend on."""
+    """Return a checksum of everything in the VAE that latents depend on."""
     weights = b"".join(value.cpu().numpy().tobytes() for value in vae.encoder.state_dict().values())
     return zlib.crc32(f"{vae.config['shift_factor']} {vae.config['scaling_factor']}".encode(), zlib.crc32(weights))
 
@@ -84,22 +89,22 @@ def _seed(name: str, variant: int) -> int:
 def _variant(vae: AutoencoderKL, maps: dict[str, Tensor], height: int, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator(maps["rgb"].device).manual_seed(seed)
     shown = dataset.pictures(dataset.augment(maps, generator, height))
-    targets = {f"picture.{name}": _stored(name, picture) for name, picture in shown.items() if name != "rgb"}
+    targets = {f"picture.{name}": _compress(name, picture) for name, picture in shown.items() if name != "rgb"}
     shown["masked_rgb"] = dataset.masked(shown["rgb"], generator)
     return {stream: encode(vae, picture).half().cpu().contiguous() for stream, picture in shown.items()} | targets
 
 
-def _stored(stream: str, picture: Tensor) -> Tensor:
+def _compress(stream: str, picture: Tensor) -> Tensor:
     if stream == "depth":
-        # A step of 8 bits would be 2 % of distance.
+        # With 8 bits, a step would be 2 % of distance.
         return picture[:, :1].half().cpu().contiguous()
     return (picture * 255).round().byte().cpu().contiguous()
 
 
-def drawn(known: dict[str, Tensor], batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """A batch of `encoded`'s at random, float32 on the generator's device, each panorama turned by its own angle.
+def random_batch(known: dict[str, Tensor], batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return a random batch of the result of `encode_scenes`, each panorama rotated by a random angle.
 
-    Pictures are in [0, 1] again, distance's with one channel.
+    The batch is float32 on the generator's device; pictures are in [0, 1], those of distance with one channel.
     """
     device = generator.device
     columns = known["rgb"].shape[-1]

@@ -1,4 +1,4 @@
-"""A contact sheet of what a starter makes of the eight CC0 panoramas inside bpy: for looking, never for training."""
+"""Contact sheet of a starter's maps of the eight CC0 panoramas that ship with bpy, which are never used in training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .scenes.render_io import write_image
 
 
 def look(starter: Path | None, file: Path, height: int) -> None:
-    """Write a PNG: a row a panorama, first as the model sees it, then its maps in the order of shared.maps.MAPS."""
+    """Write a PNG with a row per panorama: the model's input, then its maps in the order of shared.maps.MAPS."""
     world = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world"  # pyright: ignore[reportAttributeAccessIssue]
     engine = EngineSettings(engine="starter", model=str(starter) if starter else None)
     settings = PerceiveSettings(maps=tuple(MAPS), height=height)

@@ -1,4 +1,4 @@
-"""What pictures, maps and latents are compared by."""
+"""Losses of pictures, maps and latents."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .architecture import DISTANCE_RATIO
 
-#: Error of log distance from where on AbsRel goes on in a line, lest a few pixels at edges outweigh all others.
-_STEEP = 1.5
+#: Error of log distance above which AbsRel is continued linearly, so that a few pixels at edges don't dominate.
+_LINEAR_FROM = 1.5
 
 
 def _edges(picture: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,13 +19,13 @@ def _edges(picture: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def picture_loss(shown: Tensor, wanted: Tensor) -> Tensor:
-    """L1 of values and of differences between neighbours."""
+    """Return the L1 error of values plus that of differences between neighbouring pixels."""
     loss = (shown - wanted).abs().mean()
     return loss + sum((a - b).abs().mean() for a, b in zip(_edges(shown), _edges(wanted), strict=True))
 
 
 def latent_loss(task: str, made: Tensor, wanted: Tensor) -> Tensor:
-    """Mean distance; of what PSNR measures, the root mean square of each panorama."""
+    """Return the mean absolute error; for maps evaluated by PSNR, the root mean square of each panorama."""
     error = made.float() - wanted.float()
     if task in ("rgb_to_albedo", "rgb_to_pbr"):
         return error.square().mean((1, 2, 3)).sqrt().mean()
@@ -33,13 +33,13 @@ def latent_loss(task: str, made: Tensor, wanted: Tensor) -> Tensor:
 
 
 def map_loss(task: str, shown: Tensor, wanted: Tensor, solid: Tensor) -> Tensor:
-    """Pixel loss of a decoded map; `solid` (N, 1, H, W) is 1 where there is a surface, 0 in the sky.
+    """Return the pixel loss of a decoded map; `solid` (N, 1, H, W) is 1 on surfaces, 0 in the sky.
 
-    Pixels count by themselves, not by solid angle, as `evaluate` counts them.
+    Pixels are weighted equally, not by solid angle, as in `evaluate`.
     """
 
     def root_mean_square(error: Tensor) -> Tensor:
-        """Of each panorama's surfaces, as PSNR counts: (N, C, H, W) → (N, C)."""
+        """Return the root mean square over each panorama's surfaces, as in PSNR: (N, C, H, W) → (N, C)."""
         squares = (error.square() * solid).sum((2, 3)) / solid.sum((2, 3)).clamp_min(1)
         return (squares + 1e-6).sqrt()
 
@@ -48,7 +48,7 @@ def map_loss(task: str, shown: Tensor, wanted: Tensor, solid: Tensor) -> Tensor:
             return _distance_loss(shown.mean(1, keepdim=True), wanted[:, :1], solid)
         case "rgb_to_normal":
             cosine = F.cosine_similarity(shown * 2 - 1, wanted * 2 - 1, dim=1)
-            # While it is small, in proportion to the angle, so that flat floors become flat.
+            # Proportional to small angles, which favours flat floors.
             return (1 - cosine).clamp_min(1e-4).sqrt().mean() / 2
         case "rgb_to_albedo":
             return root_mean_square(shown - wanted).mean()
@@ -58,20 +58,22 @@ def map_loss(task: str, shown: Tensor, wanted: Tensor, solid: Tensor) -> Tensor:
 
 
 def _distance_loss(shown: Tensor, wanted: Tensor, solid: Tensor) -> Tensor:
-    """AbsRel of surfaces, and the error of log distance (Eigen et al., arXiv 1406.2283), nearly free of scale.
+    """Return AbsRel plus the error of log distance (Eigen et al., arXiv 1406.2283), mostly scale-invariant.
 
-    Greys are log distances. AbsRel punishes what is too far more than what is too near, so where near and far meet it
-    pulls to the near side; the sky must be far, but may give way to what stands before it.
+    Grey values are log distances. AbsRel penalises overestimates more than underestimates, so ambiguous pixels at
+    edges tend to the near side. Errors of the sky have a lower weight.
     """
     error = (shown - wanted) * math.log(DISTANCE_RATIO)
-    # The median, as in `evaluate`: a mean would be moved by the few pixels that are far off.
+    # The median, as in `evaluate`, is robust against outliers.
     median = error.detach().masked_fill(solid == 0, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0)
     free = error - 0.8 * median[:, None, None, None]
-    relative = torch.expm1(free.clamp(max=_STEEP)).abs() + math.exp(_STEEP) * (free - _STEEP).clamp_min(0)
+    relative = torch.expm1(free.clamp(max=_LINEAR_FROM)).abs() + math.exp(_LINEAR_FROM) * (
+        free - _LINEAR_FROM
+    ).clamp_min(0)
     surface = ((relative + free.abs()) * solid).sum() / solid.sum().clamp_min(1)
     return surface + 0.3 * (error.abs() * (1 - solid)).mean()
 
 
 def solid(grey: Tensor) -> Tensor:
-    """1 where distance, as it is drawn, is not the sky's."""
+    """Return 1 where the encoded distance is not the sky's, else 0: (N, 1, H, W)."""
     return (grey[:, :1] < 0.999).float()

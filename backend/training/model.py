@@ -1,7 +1,7 @@
-"""The starter as it is trained: many panoramas at once, every task's adapters in place, the prompt a parameter.
+"""The starter in training: batches of panoramas, the adapters of all tasks, and the prompt as a parameter.
 
-`Perceiver.velocity` computes what OmniXPipeline computes in one step (a test holds the two together); the pipeline
-takes one panorama a call, training takes a batch.
+`Perceiver.velocity` computes the same as one step of OmniXPipeline, which a test verifies; the pipeline processes one
+panorama per call, training a batch.
 """
 
 # Sub-modules of a module are declared as modules or tensors.
@@ -25,7 +25,7 @@ from .architecture import PANOFORM, POSITION_ROWS, PROMPT_TOKENS, RANK, TASKS, T
 
 _STREAMS = 2
 #: The first and last layers of a Perceiver.
-ENDS = (
+END_LAYERS = (
     "transformer.x_embedder.weight",
     "transformer.context_embedder.weight",
     "transformer.norm_out.linear.weight",
@@ -36,7 +36,7 @@ ENDS = (
 
 
 class _AdaptedLinear(nn.Module):
-    """A Linear and, for each task, the adapters of its streams; batch index = panorama · streams + stream."""
+    """A Linear with the adapters of each task's streams; batch index = panorama · streams + stream."""
 
     def __init__(self, base: nn.Linear, task: list[str]) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class _AdaptedLinear(nn.Module):
 
 
 class _SharedAttention:
-    """FLUX's attention, the streams of one panorama attending to the tokens of both (reference: OmniX)."""
+    """FLUX's attention, in which each stream attends to the tokens of both streams (reference: OmniX)."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, image_rotary_emb=None):
         def heads(x: Tensor) -> Tensor:
@@ -81,10 +81,10 @@ class _SharedAttention:
         return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(text)
 
 
-def _open_gates(transformer: FluxTransformer2DModel) -> None:
-    """Start with modulation that does nothing, gates half open and an output of zero.
+def _init_modulation(transformer: FluxTransformer2DModel) -> None:
+    """Initialise with identity modulation, gates of 0.5 and an output of zero.
 
-    DiT (arXiv 2212.09748) starts with gates shut; half open learns faster in few steps.
+    DiT (arXiv 2212.09748) initialises gates with zero; 0.5 learns faster in few steps.
     """
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.norm_out.linear.weight)
@@ -99,12 +99,12 @@ def _open_gates(transformer: FluxTransformer2DModel) -> None:
             chunks[gate].fill_(0.5)
 
 
-def _look_around(transformer: FluxTransformer2DModel) -> None:
-    """Start with half of the heads attending to their own place, in both streams.
+def _init_local_attention(transformer: FluxTransformer2DModel) -> None:
+    """Initialise half of the heads to attend to their own position in both streams.
 
-    Finding its own place by attention would take a token longest to learn (ConViT, arXiv 2103.10697). A query and a key
-    that are the same constant meet, under rotary positions, in a sum of cosines of their distance; the three fastest of
-    rows and columns make it narrow.
+    Local attention would take longest to learn (ConViT, arXiv 2103.10697). With rotary positions, the product of a
+    query and a key of the same constant value is a sum of cosines of their distance; the three highest frequencies of
+    rows and columns make its peak narrow.
     """
     heads, rows = transformer.config["num_attention_heads"], transformer.config["axes_dims_rope"][:2]
     width = transformer.config["attention_head_dim"]
@@ -119,7 +119,7 @@ def _look_around(transformer: FluxTransformer2DModel) -> None:
 
 
 class Perceiver(nn.Module):
-    """Transformer, adapters of all tasks and the prompt. Its parameters are trained together."""
+    """The transformer, the adapters of all tasks, and the prompt, trained together."""
 
     def __init__(self, transformer: FluxTransformer2DModel) -> None:
         super().__init__()
@@ -127,8 +127,8 @@ class Perceiver(nn.Module):
         for linear in transformer.modules():
             if isinstance(linear, nn.Linear) and linear.bias is not None:
                 nn.init.zeros_(linear.bias)
-        _open_gates(transformer)
-        _look_around(transformer)
+        _init_modulation(transformer)
+        _init_local_attention(transformer)
         self.names = adapted_modules(transformer)
         for name in self.names:
             parent, _, child = name.rpartition(".")
@@ -140,9 +140,9 @@ class Perceiver(nn.Module):
         self.pooled_prompt_embeds = nn.Parameter(torch.randn(1, TEXT_DIM))
 
     def velocity(self, task: str, condition: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """Velocity of the target stream, (N, C, h, w + 6).
+        """Return the velocity of the target stream, (N, C, h, w + 6).
 
-        `condition` and `target` are latents (N, C, h, w + 6), already extended; `t` is (N,) in [0, 1].
+        `condition` and `target` are latents (N, C, h, w + 6), extended circularly; `t` is (N,) in [0, 1].
         """
         self._task[0] = task
         n, _, h, w = target.shape
@@ -162,27 +162,27 @@ class Perceiver(nn.Module):
         return unpack(out[1::2].float(), rows)
 
     def perceive(self, task: str, condition: Tensor) -> Tensor:
-        """The target's latents (N, C, h, w) from the condition's, in one step from the condition itself at t = 1.
+        """Return the target's latents (N, C, h, w), in one step from the condition's latents at t = 1.
 
-        The picture's own latents are a better start than an empty slot or noise (DepthFM, arXiv 2403.13788): what the
-        picture says of a place is there at once, and need not come by attention.
+        The picture's latents are a better start than zeros or noise (DepthFM, arXiv 2403.13788): local information is
+        available directly, without attention.
         """
         condition = circular_padding.extend(condition)
         ended = condition - self.velocity(
             task, condition, condition, torch.ones(len(condition), device=condition.device)
         )
-        # The pipeline blends after every step, and once more at the end.
+        # The pipeline blends the circular overlap after every step, and again at the end.
         return circular_padding.close(circular_padding.blend(ended))
 
     def base_state(self) -> dict[str, Tensor]:
-        """The transformer's own weights, under diffusers' names."""
+        """Return the transformer's weights without adapters, under diffusers' names."""
         state = self.transformer.state_dict()
         return {
             key.replace(".base.", "."): value for key, value in state.items() if ".A." not in key and ".B." not in key
         }
 
     def load_starter(self, folder: Path) -> None:
-        """Take over the weights of a starter folder of this architecture. Raises AdapterError and OSError."""
+        """Load the weights of a starter folder of this architecture. Raise AdapterError and OSError."""
         transformer = FluxTransformer2DModel.from_pretrained(
             folder / "transformer", torch_dtype=torch.float32, use_safetensors=True
         )
@@ -198,7 +198,7 @@ class Perceiver(nn.Module):
         self.load_state_dict(state | load_file(folder / "prompt_embeds.safetensors"))
 
     def adapter_state(self, task: str, stream: int) -> dict[str, Tensor]:
-        """One stream's adapter, under PEFT's names."""
+        """Return the adapter of one stream, under PEFT's names."""
         state = {}
         for name in self.names:
             module = self.transformer.get_submodule(name)

@@ -1,8 +1,8 @@
 """The optimiser: Muon for matrices and convolutions, AdamW for everything else, under one learning rate.
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) turns a matrix's momentum into the nearest
-semi-orthogonal one. Scaled to AdamW's usual step (Liu et al., arXiv 2502.16982), both take the same learning rate.
-`torch.optim.Muon` takes neither convolutions nor stacks of adapters.
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) replaces a matrix's momentum by the nearest
+semi-orthogonal matrix. Scaled to AdamW's typical update (Liu et al., arXiv 2502.16982), both use the same learning
+rate. `torch.optim.Muon` supports neither convolutions nor stacked adapters.
 """
 
 # torch.optim's own optimisers use these functions; torch does not export them.
@@ -20,12 +20,12 @@ from .workers import Workers
 _ADAM_BETAS = (0.9, 0.95)
 _ADAM_EPS = 1e-8
 _MOMENTUM = 0.95
-#: Newton–Schulz's quintic, of Jordan et al.
+#: Coefficients of the quintic Newton–Schulz iteration, from Jordan et al.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """(…, rows, columns) → matrices with the same singular vectors and singular values near 1."""
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Map matrices (…, rows, columns) to ones with the same singular vectors, and singular values near 1."""
     a, b, c = _QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -37,56 +37,57 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 def _as_matrix(tensor: Tensor) -> Tensor:
-    """A convolution's kernel (out, in, h, w) as one matrix; matrices and stacks of them as they are."""
+    """Reshape a convolution kernel (out, in, h, w) to a matrix; return matrices and stacks of them unchanged."""
     return tensor.flatten(1) if tensor.ndim == 4 else tensor
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps `module`'s parameters; weight decay is AdamW's.
+    """Update the parameters of `module`, with AdamW's weight decay.
 
-    `by_adam`: names of matrices that AdamW steps too. First and last layers learn faster by it, as Jordan et al. found.
-    `workers`: the processes that step the same module by the same gradients; each orthogonalises its share.
+    `adam_names`: names of matrices that are updated by AdamW, which Jordan et al. recommend for first and last layers.
+    `workers`: processes that update the same module with the same gradients; each orthogonalises a share of matrices.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        by_adam: Collection[str] = (),
+        adam_names: Collection[str] = (),
         weight_decay: float = 0.01,
         workers: Workers | None = None,
     ) -> None:
         super().__init__(module.parameters(), {"lr": 0.0, "weight_decay": weight_decay})
-        self._by_adam = {parameter for name, parameter in module.named_parameters() if name in by_adam}
+        self._adam_parameters = {parameter for name, parameter in module.named_parameters() if name in adam_names}
         self._workers = workers or Workers()
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - no closure
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            matrices = [p for p in moved if p.ndim >= 2 and p not in self._by_adam]
-            others = [p for p in moved if p.ndim < 2 or p in self._by_adam]
+            matrices = [p for p in moved if p.ndim >= 2 and p not in self._adam_parameters]
+            others = [p for p in moved if p.ndim < 2 or p in self._adam_parameters]
             updates = self._orthogonal(matrices) + self._adam(others)
             parameters = matrices + others
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(parameters, updates, alpha=-group["lr"])
 
     def _orthogonal(self, parameters: list[Tensor]) -> list[Tensor]:
-        updates = self._ahead(parameters)
+        updates = self._nesterov_momentum(parameters)
         rank, count = self._workers.rank, self._workers.count
         for alike in _by_shape(updates[rank::count]):
-            # One call for all matrices of a shape: on a GPU they would take longer to start than to compute.
-            made = orthogonalised(torch.stack([_as_matrix(update) for update in alike]))
+            # One call for all matrices of a shape, as separate GPU kernels would be dominated by launch time.
+            made = orthogonalise(torch.stack([_as_matrix(update) for update in alike]))
             made *= 0.2 * max(made.shape[-2:]) ** 0.5
             for update, matrix in zip(alike, made, strict=True):
                 update.copy_(matrix.view_as(update))
         for index, update in enumerate(updates):
             if index % count != rank:
                 update.zero_()
-        self._workers.add_up(updates)
+        self._workers.all_reduce(updates)
         return updates
 
-    def _ahead(self, parameters: list[Tensor]) -> list[Tensor]:
-        """Nesterov's momentum of the gradients."""
+    def _nesterov_momentum(self, parameters: list[Tensor]) -> list[Tensor]:
+        """Return the gradients' Nesterov momentum."""
         if not parameters:
             return []
         gradients = _gradients(parameters)

@@ -1,4 +1,4 @@
-"""What a training run is asked for, and what its stages share."""
+"""Options of a training run, and the state that its stages share."""
 
 from __future__ import annotations
 
@@ -16,78 +16,86 @@ from .workers import Workers
 
 @dataclass(frozen=True)
 class Options:
-    """The command line, as processes are handed it."""
+    """Options of the command line, passed to each process."""
 
     #: Folder of HEIGHT/train, HEIGHT/heldout and checkpoints.
     data: Path
-    #: Of what the model is shown; scenes of heights that it is a multiple of are enlarged.
+    #: Height of the training panoramas in pixels; scenes of its divisors are upsampled.
     height: int
-    #: None: CUDA where there is one.
+    #: None: CUDA if available.
     device: str | None
     threads: int
-    #: Panoramas a step, of each process.
+    #: Panoramas per step and process.
     batch: int
-    #: How long at most, and between checkpoints.
+    #: Time limit, and interval between checkpoints.
     minutes: float
     every_minutes: float
     vae_steps: int = 0
     perceiver_steps: int = 0
     variants: int = 1
     pixels_every: int = 1
-    #: Starter folder that the second stage starts from; its VAE is kept.
+    #: Starter folder that the second stage continues from; its VAE is kept.
     start: Path | None = None
 
 
 @dataclass
 class Run:
-    """What both stages share."""
+    """State that both stages share."""
 
     height: int
-    #: By height, the smallest first.
+    #: Training scenes by height, the smallest first.
     data: list[dataset.Scenes]
     heldout: dataset.Scenes
     checkpoints: Path
     device: torch.device
     batch: int
-    #: When to stop, in the seconds of time.monotonic.
+    #: When to stop, as a value of time.monotonic.
     until: float
     #: Seconds between checkpoints, each with a validation line and pictures.
     every_s: float
     workers: Workers
     start: Path | None
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
+        """Print a line with the time, in the first process only."""
         if self.workers.first:
             print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
     @property
     def scenes(self) -> int:
+        """Number of training scenes."""
         return sum(len(scenes) for scenes in self.data)
 
-    def shuffled(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """A batch of scenes of one height, each scene as likely as any other; drawn by a generator on `device`."""
+    def random_batch(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Return a random batch of one height, each scene equally likely; `generator` is on `device`."""
         sizes = torch.tensor([float(len(scenes)) for scenes in self.data], device=generator.device)
-        return self.data[int(torch.multinomial(sizes, 1, generator=generator))].shuffled(self.batch, generator)
+        return self.data[int(torch.multinomial(sizes, 1, generator=generator))].random_batch(self.batch, generator)
 
     def generator(self, step: int) -> torch.Generator:
-        """What draws this process's batch of a step."""
+        """Return the generator of this process's batch in a step."""
         return torch.Generator(self.device).manual_seed(step * self.workers.count + self.workers.rank)
 
     def autocast(self) -> contextlib.AbstractContextManager:
+        """Return the autocast context of the device: bfloat16 on CUDA, none on the CPU."""
         return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
 
 
 def prepare(options: Options, workers: Workers) -> Run:
-    """Raises InputError as `truth.scenes` does, and for a `start` that is no starter folder."""
+    """Load the scenes and set up torch.
+
+    Raise InputError as `ground_truth.scenes` does, and for a `start` that isn't a starter folder.
+    """
     if options.start and not (options.start / "panoform.json").is_file():
-        raise InputError(f"{options.start} is no starter folder.", "It holds no panoform.json; `export` writes one.")
+        raise InputError(
+            f"{options.start} is not a starter folder.", "It has no panoform.json; create one with `export`."
+        )
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.set_num_threads(options.threads)
     torch.set_float32_matmul_precision("high")
     return Run(
         height=options.height,
-        data=dataset.folders(options.data, "train", options.height, device),
-        heldout=dataset.folders(options.data, "heldout", options.height, device)[0],
+        data=dataset.find_scenes(options.data, "train", options.height, device),
+        heldout=dataset.find_scenes(options.data, "heldout", options.height, device)[0],
         checkpoints=options.data / "checkpoints", device=device, batch=options.batch,
         until=time.monotonic() + options.minutes * 60, every_s=options.every_minutes * 60, workers=workers,
         start=options.start,

@@ -1,6 +1,6 @@
-"""Several processes that train one model: each takes batches of its own, their gradients are averaged at every step.
+"""Data-parallel training in several processes: each has its own batches, and gradients are averaged at every step.
 
-On CPUs this uses the cores better than threads do: most of FLUX's operations at this size are too small to be shared.
+On CPUs this uses the cores better than threads, as most of FLUX's operations at this size are too small to parallelise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.multiprocessing.spawn import spawn
 
 @dataclass(frozen=True)
 class Workers:
-    """One process's place among `count`; the first speaks and writes for all."""
+    """The rank of a process among `count`; only the first prints and writes files."""
 
     rank: int = 0
     count: int = 1
@@ -32,14 +32,14 @@ class Workers:
         return self.rank == 0
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Every process must have gradients of the same parameters."""
+        """Average the gradients over all processes, which must have gradients of the same parameters."""
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        self.add_up(gradients)
+        self.all_reduce(gradients)
         for gradient in gradients:
             gradient /= self.count
 
-    def add_up(self, tensors: list[Tensor]) -> None:
-        """Replace each tensor by its sum over the processes, in which they have the same shapes."""
+    def all_reduce(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its sum over the processes; shapes must be equal in all of them."""
         if self.count == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -48,30 +48,30 @@ class Workers:
             tensor.copy_(part.view_as(tensor))
 
     def agree(self, stop: bool) -> bool:
-        """Whether any process wants to stop."""
+        """Return whether `stop` is true in any process."""
         if self.count == 1:
             return stop
         flag = torch.tensor(float(stop))
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag)
 
-    def meet(self) -> None:
-        """Wait until all processes are here."""
+    def barrier(self) -> None:
+        """Wait for all processes."""
         if self.count > 1:
             torch.distributed.barrier()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _enter(rank: int, count: int, meeting: str, work: Callable[[Workers, Any], None], argument: Any) -> None:
-    # A process that is killed can't end its children.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.distributed.init_process_group("gloo", init_method=f"file:///{meeting}", rank=rank, world_size=count)
+def _run_worker(rank: int, count: int, rendezvous: str, work: Callable[[Workers, Any], None], argument: Any) -> None:
+    # Exit with the parent, even if it is killed and can't terminate its children.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    torch.distributed.init_process_group("gloo", init_method=f"file:///{rendezvous}", rank=rank, world_size=count)
     try:
         work(Workers(rank, count), argument)
     finally:
@@ -79,10 +79,10 @@ def _enter(rank: int, count: int, meeting: str, work: Callable[[Workers, Any], N
 
 
 def run(count: int, work: Callable[[Workers, Any], None], argument: Any) -> None:
-    """Call `work(workers, argument)`, both importable, in `count` processes; in this one if there is but one."""
+    """Call `work(workers, argument)`, both picklable, in `count` processes; for one, in this process."""
     if count == 1:
         return work(Workers(), argument)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        meeting = (Path(folder) / "meeting").as_posix().lstrip("/")
+        rendezvous = (Path(folder) / "rendezvous").as_posix().lstrip("/")
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        spawn(_enter, (count, meeting, work, argument), nprocs=count)
+        spawn(_run_worker, (count, rendezvous, work, argument), nprocs=count)

@@ -1,4 +1,4 @@
-"""What test_training_workers has each process do; spawned processes import it."""
+"""Work of the processes in training/test_workers.py, in a module that spawned processes can import."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def model() -> torch.nn.Sequential:
 
 
 def stepped(module: torch.nn.Module, workers: Workers) -> dict[str, torch.Tensor]:
-    """The parameters after a step of the optimiser."""
+    """Return the parameters after a step of the optimiser."""
     optimizer = Muon(module, workers=workers)
     optimizer.param_groups[0]["lr"] = 0.1
     optimizer.step()
@@ -30,7 +30,7 @@ def stepped(module: torch.nn.Module, workers: Workers) -> dict[str, torch.Tensor
 
 
 def average(workers: Workers, folder: Path) -> None:
-    """Half of the inputs each; what both have in the end is written to a file a process."""
+    """Train on half of the inputs per process; write each one's gradients and parameters to a file."""
     module = model()
     module(inputs().chunk(2)[workers.rank]).square().mean().backward()
     workers.average_gradients(module)

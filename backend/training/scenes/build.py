@@ -1,6 +1,6 @@
 """Meshes for procedural scenes: boxes, cylinders, blobs and grids, each with a material, a class and UVs in metres."""
 
-# bpy comes without declarations.
+# bpy has no type declarations.
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CLASSES = tuple(PALETTE)
 
 
 def _box_uv(vertices: np.ndarray, faces: Sequence[Sequence[int]]) -> np.ndarray:
-    """UVs in metres, one a face corner: each face projected along its normal's largest axis."""
+    """Return UVs in metres per face corner, by projecting each face along its normal's largest axis."""
     out = []
     for face in faces:
         points = vertices[list(face)]
@@ -38,11 +38,11 @@ class Builder:
         self, vertices: np.ndarray, faces: Sequence[Sequence[int]], material: bpy.types.Material, label: str,
         location=(0.0, 0.0, 0.0), yaw: float = 0.0, smooth: bool = False,
     ) -> bpy.types.Object:  # fmt: skip
-        """`vertices` (N, 3), `faces` of indices; `label` from semantics.PALETTE."""
+        """Add a mesh of `vertices` (N, 3) and `faces` (indices); `label` is a name in perception.palette.PALETTE."""
         mesh = bpy.data.meshes.new(label)
         mesh.from_pydata(vertices.tolist(), [], [list(face) for face in faces])
         layer = mesh.uv_layers.new(name="UVMap")
-        # Every object looks at another part of its texture.
+        # Offset the UVs, so that objects show different parts of a texture.
         self._uv_offset += 1.37
         layer.data.foreach_set("uv", (_box_uv(vertices, faces) + self._uv_offset).astype(np.float32).ravel())
         if smooth:
@@ -56,7 +56,7 @@ class Builder:
         return thing
 
     def box(self, centre, size, material, label: str, yaw: float = 0.0, pivot=(0.0, 0.0)) -> bpy.types.Object:
-        """A box of `size` around `centre`, which is turned by `yaw` about the vertical through `pivot` (x, y)."""
+        """Add a box of `size` at `centre`, relative to `pivot` (x, y) and rotated by `yaw` about it."""
         c, s = np.cos(yaw), np.sin(yaw)
         x, y, z = centre
         location = (pivot[0] + c * x - s * y, pivot[1] + s * x + c * y, z)
@@ -66,7 +66,7 @@ class Builder:
         return self.mesh(corners, faces, material, label, location, yaw)
 
     def cylinder(self, base, radius, height, material, label: str, top=None, sides: int = 16) -> bpy.types.Object:
-        """A cylinder, or a cone of `top` radius, standing on `base`."""
+        """Add a cylinder, or a cone with radius `top` at its upper end, standing on `base`."""
         top = radius if top is None else top
         angle = np.arange(sides) / sides * 2 * np.pi
         ring = np.stack([np.cos(angle), np.sin(angle)], -1)
@@ -76,7 +76,7 @@ class Builder:
         return self.mesh(vertices, faces, material, label, base)
 
     def blob(self, centre, radii, material, label: str, rough: float = 0.0, detail: int = 12) -> bpy.types.Object:
-        """An ellipsoid, its surface moved in and out by up to the share `rough` (leaves, rocks)."""
+        """Add an ellipsoid with a random displacement of up to the share `rough` of its radius (leaves, rocks)."""
         lat, lon = np.linspace(-np.pi / 2, np.pi / 2, detail + 1), np.linspace(0, 2 * np.pi, 2 * detail, endpoint=False)
         b, a = np.meshgrid(lat, lon, indexing="ij")
         unit = np.stack([np.cos(b) * np.cos(a), np.cos(b) * np.sin(a), np.sin(b)], -1)
@@ -92,11 +92,11 @@ class Builder:
         return self.mesh(vertices, faces, material, label, centre, smooth=rough < 0.05)
 
     def quad(self, corners, material, label: str) -> bpy.types.Object:
-        """Four corners, anticlockwise seen from the side it faces."""
+        """Add a quad of four corners, anticlockwise seen from its front."""
         return self.mesh(np.array(corners, dtype=float), [(0, 1, 2, 3)], material, label)
 
     def terrain(self, size: float, heights: np.ndarray, material, label: str) -> bpy.types.Object:
-        """A square height field around the origin, `heights` (N, N) in metres, its cells growing towards the rim."""
+        """Add a square height field around the origin, `heights` (N, N) in metres, with cells that grow outwards."""
         n = len(heights)
         line = np.linspace(-1, 1, n)
         line = np.sign(line) * np.abs(line) ** 2 * size / 2
@@ -109,11 +109,11 @@ class Builder:
 
 
 def turned(point, yaw: float, pivot=(0.0, 0.0)) -> tuple[float, float, float]:
-    """The point (x, y, z) after a turn about the vertical through the origin and a shift by pivot (x, y)."""
+    """Rotate a point (x, y, z) about the vertical through the origin, and shift it by `pivot` (x, y)."""
     c, s = np.cos(yaw), np.sin(yaw)
     return float(pivot[0] + c * point[0] - s * point[1]), float(pivot[1] + s * point[0] + c * point[1]), float(point[2])
 
 
 def turned_plan(corners: np.ndarray, yaw: float) -> np.ndarray:
-    """Corners (N, 2) after a turn about the vertical through the origin."""
+    """Rotate corners (N, 2) about the origin."""
     return corners @ np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])

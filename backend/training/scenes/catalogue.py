@@ -1,6 +1,7 @@
-"""The training scenes, drawn from a seed.
+"""The generator of training scenes.
 
-The camera stands at the origin's vertical, `camera_height_m` over the ground; panorama axes are world axes (sphere.py).
+The camera is above the origin, at the returned height over z = 0. Panorama axes are world axes
+(shared/imaging/sphere.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,6 @@ from .room import room
 
 
 def build(rng: np.random.Generator) -> float:
-    """A random scene in the empty open file. Returns the camera's height over the ground in metres."""
+    """Build a random scene in the open, empty file. Return the camera's height above z = 0 in metres."""
     makers = (hall, cell, room, courtyard, street, landscape)
     return makers[rng.choice(6, p=(0.15, 0.12, 0.34, 0.13, 0.13, 0.13))](Builder(rng))

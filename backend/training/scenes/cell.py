@@ -1,4 +1,4 @@
-"""Rooms cut out by planes: walls that lean and roofs of any pitch, as in attics, tents and lofts."""
+"""Convex rooms bounded by random planes: leaning walls and pitched roofs, as in attics, tents and lofts."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from scipy.spatial import HalfspaceIntersection
 
 from . import materials
 from .build import Builder
-from .room import outside, standing
+from .room import outside, place_furniture
 from .sky import sky
 
 
 def _half_spaces(rng: np.random.Generator, eye: float) -> np.ndarray:
-    """Outward unit normals and offsets (N, 4), the floor first: n · p + d ≤ 0 inside.
+    """Return outward unit normals and offsets (N, 4), the floor first: n · p + d ≤ 0 inside.
 
-    The camera, `eye` over the floor, is at least 0.4 m inside.
+    The camera, at height `eye`, is at least 0.4 m from each plane.
     """
     count = rng.integers(3, 9)
     size = np.exp(rng.uniform(np.log(1.5), np.log(9)))
     azimuth = (np.arange(count) + rng.uniform(-0.35, 0.35, count)) / count * 2 * np.pi + rng.uniform(0, 2 * np.pi)
-    # Most walls stand upright; some lean inwards from a knee's height, a few outwards.
+    # Most walls are vertical; some lean inwards from the height `knee`, a few outwards.
     lean = np.where(rng.uniform(size=count) < 0.6, 0.0, rng.uniform(-0.2, 1.0, count))
     reach, knee = size * rng.uniform(0.5, 1.3, count), rng.uniform(0.2, 1.5, count)
     pitches = rng.integers(1, 5)
@@ -34,13 +34,13 @@ def _half_spaces(rng: np.random.Generator, eye: float) -> np.ndarray:
     through[count:] = np.c_[np.zeros((pitches, 2)), eye + top]
     offsets = -(normals * through).sum(1)
     offsets = np.minimum(offsets, -0.4 - normals[:, 2] * eye)
-    # Nothing is without end, whichever planes lean outwards.
+    # Bounds, so that the room is finite even if walls lean outwards.
     bounds = [[1, 0, 0, -20], [-1, 0, 0, -20], [0, 1, 0, -20], [0, -1, 0, -20], [0, 0, 1, -9]]
     return np.concatenate([[[0, 0, -1, 0]], np.c_[normals, offsets], bounds])
 
 
 def _faces(spaces: np.ndarray, eye: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Each plane's polygon: corners (N, 3) in order, outward normal (3,). Planes that bound nothing are left out."""
+    """Return each plane's polygon: ordered corners (N, 3), outward normal (3,). Redundant planes are omitted."""
     corners = HalfspaceIntersection(spaces, np.array([0, 0, eye])).intersections
     found = []
     for *normal, offset in spaces:
@@ -55,8 +55,8 @@ def _faces(spaces: np.ndarray, eye: float) -> list[tuple[np.ndarray, np.ndarray]
     return found
 
 
-def _opened(rng: np.random.Generator, corners: np.ndarray) -> tuple[np.ndarray, list[tuple[int, ...]]]:
-    """The polygon with a hole of its own shape: vertices and the faces around the hole."""
+def _cut_hole(rng: np.random.Generator, corners: np.ndarray) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    """Cut a hole of the same shape into a polygon; return vertices, and the faces around the hole."""
     n, middle = len(corners), corners.mean(0)
     hole = middle + (corners - middle) * rng.uniform(0.25, 0.7)
     hole += (corners[rng.integers(n)] - middle) * rng.uniform(0, 0.25)
@@ -64,7 +64,7 @@ def _opened(rng: np.random.Generator, corners: np.ndarray) -> tuple[np.ndarray, 
 
 
 def cell(b: Builder) -> float:
-    """A room of leaning walls and roofs, some of them with openings. Returns the camera's height."""
+    """Build a room of leaning walls and roofs, some with openings. Return the camera's height."""
     rng = b.rng
     sky(rng, bool(rng.uniform() < 0.25))
     eye = float(rng.uniform(1.2, 1.8))
@@ -82,16 +82,16 @@ def cell(b: Builder) -> float:
             continue  # open to the outside
         vertices, around = corners, [tuple(range(len(corners)))]
         if chance < 0.3:
-            vertices, around = _opened(rng, corners)
+            vertices, around = _cut_hole(rng, corners)
         b.mesh(vertices, around, material, label)
     _lamps(b, np.concatenate(upper), eye)
-    standing(b, floor[:, :2], [(0.0, 0.0, 0.55)])
+    place_furniture(b, floor[:, :2], [(0.0, 0.0, 0.55)])
     outside(b, floor[:, :2])
     return eye
 
 
 def _lamps(b: Builder, corners: np.ndarray, eye: float) -> None:
-    """Globes and tubes on the way from the camera to upper corners, which lies inside as every such room is convex."""
+    """Add globes and tubes between the camera and upper corners, which lie inside because the room is convex."""
     rng = b.rng
     lamp = materials.emitter(rng, float(rng.uniform(5, 40)))
     camera = np.array([0, 0, eye])

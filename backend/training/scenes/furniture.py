@@ -1,4 +1,4 @@
-"""Furniture and props of boxes, cylinders and blobs. Each stands at (x, y) on the floor at height z, turned by yaw."""
+"""Furniture and props of boxes, cylinders and blobs, at (x, y) on a floor at height z, rotated by yaw."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Piece = Callable[[Builder, Place], None]
 
 
 def _boxes(b: Builder, place: Place, parts: list[tuple], label: str) -> None:
-    """Parts: (centre, size, material) in the piece's own axes."""
+    """Add boxes; parts are (centre, size, material) in the piece's local axes."""
     x, y, z, yaw = place
     for (px, py, pz), size, material in parts:
         b.box((px, py, pz + z), size, material, label, yaw, (x, y))
@@ -74,7 +74,7 @@ def bed(b: Builder, place: Place) -> None:
 
 
 def cupboard(b: Builder, place: Place) -> None:
-    """A chest or wardrobe with doors and handles."""
+    """Add a chest or wardrobe with doors and handles."""
     rng, m = b.rng, materials.choose(b.rng, "solid")
     w, d, h = rng.uniform(0.5, 2.2), rng.uniform(0.35, 0.6), rng.choice([0.5, 0.9, 1.3, 2.0, 2.2])
     doors = materials.choose(rng, "solid") if rng.uniform() < 0.4 else m
@@ -165,15 +165,15 @@ AGAINST_WALL: list[Piece] = [
 STANDING: list[Piece] = [table, table, chair, chair, sofa, crate, plant, pillar, floor_lamp]
 
 
-def _clear(x: float, y: float, radius: float) -> float:
-    """The radius, small enough that the camera at the origin stays outside."""
+def _limit_radius(x: float, y: float, radius: float) -> float:
+    """Limit a radius so that the camera above the origin stays outside."""
     return min(radius, 0.6 * float(np.hypot(x, y)))
 
 
 def tree(b: Builder, place: Place) -> None:
     rng = b.rng
     x, y, z, _ = place
-    h, r = rng.uniform(1.5, 5), _clear(x, y, rng.uniform(0.8, 2.5))
+    h, r = rng.uniform(1.5, 5), _limit_radius(x, y, rng.uniform(0.8, 2.5))
     b.cylinder((x, y, z), r * 0.12, h + r, materials.wood(rng), "otherprop", top=r * 0.06, sides=10)
     leaves = materials.foliage(rng)
     if rng.uniform() < 0.3:
@@ -192,14 +192,14 @@ def bush(b: Builder, place: Place) -> None:
     x, y, z, _ = place
     leaves = materials.foliage(b.rng)
     for _ in range(b.rng.integers(1, 4)):
-        r = _clear(x, y, b.rng.uniform(0.3, 0.9))
+        r = _limit_radius(x, y, b.rng.uniform(0.3, 0.9))
         at = (x + b.rng.normal(0, 0.4), y + b.rng.normal(0, 0.4), z + r * 0.5)
         b.blob(at, (r, r, r * 0.8), leaves, "otherprop", rough=0.35)
 
 
 def rock(b: Builder, place: Place) -> None:
     x, y, z, _ = place
-    r = _clear(x, y, b.rng.uniform(0.15, 1.6))
+    r = _limit_radius(x, y, b.rng.uniform(0.15, 1.6))
     b.blob(
         (x, y, z + r * 0.2), tuple(r * b.rng.uniform(0.5, 1.2, 3)), materials.mottled(b.rng), "otherprop", rough=0.15
     )
@@ -236,5 +236,5 @@ OUTDOORS: list[Piece] = [tree, tree, bush, bush, rock, bench, crate, pillar]
 
 
 def clear_of(points: list[tuple[float, float, float]], x: float, y: float, radius: float) -> bool:
-    """Whether a disc keeps clear of the discs (x, y, radius) so far."""
+    """Return whether a disc overlaps none of the discs (x, y, radius)."""
     return all(np.hypot(x - px, y - py) > radius + r for px, py, r in points)

@@ -1,4 +1,4 @@
-"""Halls: plans of many corners under flat, sloping or pointed ceilings, low or high, with columns and steps."""
+"""Halls: polygonal plans with flat, sloping or pointed ceilings, columns and steps."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import numpy as np
 from . import materials
 from .build import Builder, turned, turned_plan
 from .furniture import clear_of
-from .room import ceiling_lights, outside, standing, wall_with_openings
+from .room import ceiling_lights, outside, place_furniture, wall_with_openings
 from .sky import sky
 
 
 def _plan(rng: np.random.Generator) -> np.ndarray:
-    """Corners of a convex room of five to nine walls, anticlockwise, (N, 2) metres, around the camera at (0, 0)."""
+    """Return the corners of a convex plan of five to nine walls around the camera, anticlockwise, (N, 2) in metres."""
     n = rng.integers(5, 10)
     angle = (np.arange(n) + rng.uniform(-0.3, 0.3, n)) / n * 2 * np.pi
     long = np.exp(rng.uniform(np.log(2.2), np.log(28)))
-    # On an ellipse every such polygon is convex.
+    # Corners on an ellipse form a convex polygon.
     corners = np.c_[np.cos(angle) * long, np.sin(angle) * long * rng.uniform(0.35, 1)]
     corners[:, 1] *= max(1, 1.8 / np.abs(corners[:, 1]).max())
     shift = rng.uniform(-0.4, 0.4, 2) * np.abs(corners).min(0).clip(1)
@@ -25,7 +25,7 @@ def _plan(rng: np.random.Generator) -> np.ndarray:
 
 
 def _ceiling(b: Builder, plan: np.ndarray, height: float) -> tuple[float, float]:
-    """A flat, sloping, pointed or dented ceiling over the plan. Returns its lowest and its highest corner's height."""
+    """Add a flat, sloping, pointed or concave ceiling. Return the heights of its lowest and its highest corner."""
     rng = b.rng
     size = np.ptp(plan, axis=0).max()
     slope = rng.uniform(-0.6, 0.6, 2) * rng.choice([0, 1]) * min(1.0, 5 / size)
@@ -40,7 +40,7 @@ def _ceiling(b: Builder, plan: np.ndarray, height: float) -> tuple[float, float]
 
 
 def hall(b: Builder) -> float:
-    """A hall, some of its walls open. Returns the camera's height."""
+    """Build a hall with some open sides. Return the camera's height."""
     rng = b.rng
     night = rng.uniform() < 0.25
     sky(rng, night)
@@ -62,14 +62,14 @@ def hall(b: Builder) -> float:
         _grid(b, plan, top, low, taken)
     if rng.uniform() < 0.3:
         _steps(b, plan, taken)
-    standing(b, plan, taken)
+    place_furniture(b, plan, taken)
     ceiling_lights(b, plan, max(low, 2.25), True)
     outside(b, plan)
     return float(rng.uniform(1.2, 1.9))
 
 
 def _columns(b: Builder, plan: np.ndarray, top: float, taken: list) -> None:
-    """Columns or square posts on a smaller copy of the plan."""
+    """Add columns or square posts along a scaled-down copy of the plan, in half of the halls."""
     rng = b.rng
     if rng.uniform() < 0.5:
         return
@@ -85,7 +85,7 @@ def _columns(b: Builder, plan: np.ndarray, top: float, taken: list) -> None:
 
 
 def _grid(b: Builder, plan: np.ndarray, top: float, low: float, taken: list) -> None:
-    """Columns, shelves or partitions in rows, lamps between them, as in garages, shops and offices."""
+    """Add rows of columns, shelves or partitions with lamps between them, as in garages, shops and offices."""
     rng = b.rng
     kind, material = rng.integers(3), materials.choose(rng, "wall")
     lamp = materials.emitter(rng, float(rng.uniform(3, 20)))
@@ -107,13 +107,13 @@ def _grid(b: Builder, plan: np.ndarray, top: float, low: float, taken: list) -> 
 
 
 def _inside(plan: np.ndarray, at) -> bool:
-    """Whether a point lies in a convex plan, anticlockwise."""
+    """Return whether a point lies inside a convex, anticlockwise plan."""
     edge, to = np.roll(plan, -1, axis=0) - plan, np.asarray(at) - plan
     return bool((edge[:, 0] * to[:, 1] - edge[:, 1] * to[:, 0] > 0).all())
 
 
 def _steps(b: Builder, plan: np.ndarray, taken: list) -> None:
-    """Steps up to a platform, or a stand of seats."""
+    """Add steps up to a platform."""
     rng = b.rng
     x, y = plan[rng.integers(len(plan))] * 0.6
     if not clear_of(taken, x, y, 1.0):

@@ -1,9 +1,9 @@
-"""Procedural materials. Each shows its base colour, roughness and metallic to the camera as AOVs, beside being lit.
+"""Procedural materials, which also write their base colour, roughness and metallic to AOVs.
 
 AOVs: `albedo` (linear base colour) and `pbr` (R roughness, G metallic).
 """
 
-# bpy comes without declarations.
+# bpy has no type declarations.
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Colour = tuple[float, float, float]
 
 
 def colour(rng: np.random.Generator, saturation: float = 0.35, low: float = 0.03, high: float = 0.85) -> Colour:
-    """A random linear colour; most are muted, as paint and cloth are."""
+    """Return a random linear colour; most have low saturation, like paint and cloth."""
     hue = rng.uniform()
     sat = min(1.0, rng.exponential(saturation))
     value = rng.uniform(low**0.5, high**0.5) ** 2
@@ -26,13 +26,13 @@ def colour(rng: np.random.Generator, saturation: float = 0.35, low: float = 0.03
 
 
 def shade(base: Colour, factor: float) -> Colour:
-    """The colour, lighter or darker, within [0.01, 0.95]."""
+    """Scale a colour, clipped to [0.01, 0.95]."""
     r, g, b = np.clip(np.array(base) * factor, 0.01, 0.95)
     return float(r), float(g), float(b)
 
 
 class Graph:
-    """A material's node tree, built by calls that return output sockets."""
+    """Builder of a material's node tree; methods return output sockets."""
 
     def __init__(self, name: str) -> None:
         self.material = bpy.data.materials.new(name)
@@ -41,7 +41,7 @@ class Graph:
         self.tree.nodes.clear()
 
     def node(self, kind: str, inputs: dict | None = None, **settings) -> bpy.types.Node:
-        """A node with its settings; inputs are values or sockets to link."""
+        """Add a node with attributes `settings`; inputs are values, or sockets to link."""
         node = self.tree.nodes.new(kind)
         for key, value in settings.items():
             setattr(node, key, value)
@@ -55,7 +55,7 @@ class Graph:
         return node
 
     def uv(self, scale: float = 1.0, turn: float = 0.0) -> bpy.types.NodeSocket:
-        """UVs in metres (every mesh has them), scaled and turned."""
+        """Return the mesh's UVs in metres, scaled and rotated."""
         coordinates = self.node("ShaderNodeTexCoord").outputs["UV"]
         mapping = self.node("ShaderNodeMapping", {"Vector": coordinates})
         mapping.inputs["Scale"].default_value = (scale, scale, scale)
@@ -63,7 +63,7 @@ class Graph:
         return mapping.outputs["Vector"]
 
     def ramp(self, factor: bpy.types.NodeSocket, colours: list[Colour], sharp: float = 0.0) -> bpy.types.NodeSocket:
-        """The factor in [0, 1] through a colour ramp; `sharp` in [0, 1) squeezes the transitions to the middle."""
+        """Map a factor in [0, 1] to a colour ramp; `sharp` in [0, 1) narrows the transitions."""
         node = self.node("ShaderNodeValToRGB", {"Fac": factor})
         elements = node.color_ramp.elements
         while len(elements) < len(colours):
@@ -75,6 +75,7 @@ class Graph:
         return node.outputs["Color"]
 
     def mix(self, factor, a, b) -> bpy.types.NodeSocket:
+        """Mix two colours."""
         node = self.node("ShaderNodeMix", data_type="RGBA")
         for key, value in ((0, factor), (6, a), (7, b)):
             if isinstance(value, bpy.types.NodeSocket):
@@ -84,7 +85,7 @@ class Graph:
         return node.outputs[2]
 
     def scalar(self, factor: bpy.types.NodeSocket, low: float, high: float) -> bpy.types.NodeSocket:
-        """The factor in [0, 1] mapped to [low, high]."""
+        """Map a factor in [0, 1] to [low, high]."""
         node = self.node("ShaderNodeMapRange", {"Value": factor})
         node.inputs["To Min"].default_value = low
         node.inputs["To Max"].default_value = high
@@ -94,7 +95,7 @@ class Graph:
         self, base, roughness, metallic: float, emission: float = 0.0, bump: bpy.types.NodeSocket | None = None,
         bump_m: float = 0.01,
     ) -> bpy.types.Material:  # fmt: skip
-        """Principled surface, and AOVs of the same values; `base`: colour or socket, `roughness`: number or socket."""
+        """Add a principled BSDF and matching AOVs; `base`: colour or socket, `roughness`: number or socket."""
         inputs = {"Base Color": base, "Roughness": roughness, "Metallic": metallic}
         if emission:
             inputs |= {"Emission Color": base, "Emission Strength": emission}
@@ -117,12 +118,12 @@ def _noise(graph: Graph, vector, scale: float, detail: float = 4.0, distortion: 
 
 
 def plain(rng: np.random.Generator) -> bpy.types.Material:
-    """Paint or plastic."""
+    """Create paint or plastic."""
     return Graph("plain").finish(colour(rng), float(rng.uniform(0.15, 1)), 0.0)
 
 
 def mottled(rng: np.random.Generator) -> bpy.types.Material:
-    """Plaster, concrete, earth: noise between two shades."""
+    """Create plaster, concrete or earth: noise between two shades."""
     graph = Graph("mottled")
     base = colour(rng)
     noise = _noise(graph, graph.uv(), float(rng.uniform(0.5, 12)), 3)
@@ -131,6 +132,7 @@ def mottled(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def wood(rng: np.random.Generator) -> bpy.types.Material:
+    """Create wood."""
     graph = Graph("wood")
     base = colorsys.hsv_to_rgb(rng.uniform(0.04, 0.11), rng.uniform(0.3, 0.8), rng.uniform(0.05, 0.6))
     vector = graph.uv(float(rng.uniform(1, 4)), float(rng.choice([0, np.pi / 2])))
@@ -143,7 +145,7 @@ def wood(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def bricks(rng: np.random.Generator) -> bpy.types.Material:
-    """Bricks, tiles, planks or slabs with joints."""
+    """Create bricks, tiles, planks or slabs with joints."""
     graph = Graph("bricks")
     base = colour(rng, 0.4)
     size = rng.uniform(0.1, 0.8)
@@ -168,6 +170,7 @@ def bricks(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def checker(rng: np.random.Generator) -> bpy.types.Material:
+    """Create a chequerboard."""
     graph = Graph("checker")
     vector = graph.uv(turn=float(rng.choice([0, np.pi / 4])))
     node = graph.node(
@@ -178,7 +181,7 @@ def checker(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def stripes(rng: np.random.Generator) -> bpy.types.Material:
-    """Wallpaper and cloth."""
+    """Create striped wallpaper or cloth."""
     graph = Graph("stripes")
     wave = graph.node(
         "ShaderNodeTexWave",
@@ -190,7 +193,7 @@ def stripes(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def spots(rng: np.random.Generator) -> bpy.types.Material:
-    """Cobbles, terrazzo, pebbles, dotted cloth."""
+    """Create cobbles, terrazzo, pebbles or dotted cloth."""
     graph = Graph("spots")
     node = graph.node("ShaderNodeTexVoronoi", {"Vector": graph.uv(), "Scale": float(rng.uniform(2, 20))})
     base = colour(rng)
@@ -200,7 +203,7 @@ def spots(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def patches(rng: np.random.Generator) -> bpy.types.Material:
-    """Murals, peeling paint, camouflage: unrelated colours with hard borders, rough and smooth."""
+    """Create murals, peeling paint or camouflage: unrelated colours with hard borders and varying roughness."""
     graph = Graph("patches")
     noise = _noise(graph, graph.uv(), float(rng.uniform(0.3, 4)), 3, float(rng.uniform(0, 2)))
     picture = graph.ramp(noise, [colour(rng), colour(rng), colour(rng)], float(rng.uniform(0.5, 0.95)))
@@ -208,7 +211,7 @@ def patches(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def _texture(graph: Graph, rng: np.random.Generator) -> bpy.types.NodeSocket:
-    """Any pattern, by no example: noise, cells, waves, gratings, at any scale and turn."""
+    """Return an abstract pattern of noise, cells, waves or gratings, at a random scale and rotation."""
     vector = graph.uv(float(np.exp(rng.uniform(-1.5, 1.5))), float(rng.uniform(0, np.pi)))
     match rng.integers(5):
         case 0:
@@ -231,7 +234,7 @@ def _texture(graph: Graph, rng: np.random.Generator) -> bpy.types.NodeSocket:
 
 
 def abstract(rng: np.random.Generator) -> bpy.types.Material:
-    """Two patterns in one another, in any colours: what no list of materials holds."""
+    """Create a combination of two abstract patterns in random colours, unlike any specific material."""
     graph = Graph("abstract")
     first, second, base = _texture(graph, rng), _texture(graph, rng), colour(rng, 0.4)
     other = colour(rng, 0.4) if rng.uniform() < 0.4 else shade(base, rng.uniform(0.3, 1.6))
@@ -242,6 +245,7 @@ def abstract(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def marble(rng: np.random.Generator) -> bpy.types.Material:
+    """Create marble."""
     graph = Graph("marble")
     noise = _noise(graph, graph.uv(), float(rng.uniform(0.5, 3)), 5, float(rng.uniform(1, 4)))
     base = colour(rng, 0.15, 0.2, 0.9)
@@ -251,6 +255,7 @@ def marble(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def metal(rng: np.random.Generator) -> bpy.types.Material:
+    """Create metal."""
     graph = Graph("metal")
     tint = [(0.56, 0.57, 0.58), (0.91, 0.92, 0.92), (1.0, 0.71, 0.29), (0.95, 0.64, 0.54), (0.3, 0.3, 0.32)]
     base = shade(tint[rng.integers(len(tint))], rng.uniform(0.6, 1))
@@ -260,11 +265,12 @@ def metal(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def mirror(rng: np.random.Generator) -> bpy.types.Material:
+    """Create a mirror."""
     return Graph("mirror").finish((0.9, 0.9, 0.9), float(rng.uniform(0.0, 0.05)), 1.0)
 
 
 def foliage(rng: np.random.Generator) -> bpy.types.Material:
-    """Leaves and grass."""
+    """Create leaves or grass."""
     graph = Graph("foliage")
     base = colorsys.hsv_to_rgb(rng.uniform(0.14, 0.38), rng.uniform(0.4, 0.9), rng.uniform(0.04, 0.4))
     noise = _noise(graph, graph.uv(), float(rng.uniform(3, 25)), 3)
@@ -272,7 +278,7 @@ def foliage(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def ground(rng: np.random.Generator) -> bpy.types.Material:
-    """Earth, sand, grass in patches, snow."""
+    """Create earth, sand, patches of grass, or snow."""
     graph = Graph("ground")
     earth = colorsys.hsv_to_rgb(rng.uniform(0.05, 0.13), rng.uniform(0.1, 0.6), rng.uniform(0.08, 0.7))
     green = colorsys.hsv_to_rgb(rng.uniform(0.17, 0.33), rng.uniform(0.3, 0.8), rng.uniform(0.06, 0.35))
@@ -285,7 +291,7 @@ def ground(rng: np.random.Generator) -> bpy.types.Material:
 
 
 def emitter(rng: np.random.Generator, strength: float) -> bpy.types.Material:
-    """A lamp: its emission is its colour times the strength (W/m²/sr and more)."""
+    """Create an emitter, whose radiance is its colour times `strength`."""
     warmth = rng.uniform()
     return Graph("emitter").finish((1.0, 1 - 0.35 * warmth, 1 - 0.7 * warmth), 0.5, 0.0, emission=strength)
 
@@ -307,7 +313,7 @@ _CHOICES = {"solid": _SOLID, "wall": _WALL, "floor": _FLOOR, "cloth": _CLOTH}
 
 
 def choose(rng: np.random.Generator, use: str) -> bpy.types.Material:
-    """A random material for a use: "solid", "wall", "floor" or "cloth"."""
+    """Create a random material for a use: "solid", "wall", "floor" or "cloth"."""
     makers, weights = zip(*_CHOICES[use], strict=True)
     chances = np.array(weights) / sum(weights)
     return makers[rng.choice(len(makers), p=chances)](rng)

@@ -11,7 +11,7 @@ from .sky import sky
 
 
 def _facade(b: Builder, start, end, height: float) -> None:
-    """A house front with rows of windows; the street lies left of start → end."""
+    """Add a facade with rows of windows; the street is to the left of start → end."""
     rng = b.rng
     start, end = np.array(start, dtype=float), np.array(end, dtype=float)
     length = float(np.linalg.norm(end - start))
@@ -45,6 +45,7 @@ def _facade(b: Builder, start, end, height: float) -> None:
 
 
 def _scatter(b: Builder, count: int, near: float, far: float, taken: list, pieces: list, z=lambda x, y: 0.0) -> None:
+    """Place random pieces around the camera; `z` gives the height of the ground."""
     rng = b.rng
     for _ in range(count):
         angle, distance = rng.uniform(0, 2 * np.pi), near + rng.beta(1, 2) * (far - near)
@@ -55,7 +56,7 @@ def _scatter(b: Builder, count: int, near: float, far: float, taken: list, piece
 
 
 def courtyard(b: Builder) -> float:
-    """A yard between house fronts, some sides open."""
+    """Build a courtyard between facades, with some open sides. Return the camera's height."""
     rng = b.rng
     night = rng.uniform() < 0.2
     sky(rng, night)
@@ -82,7 +83,7 @@ def courtyard(b: Builder) -> float:
 
 
 def street(b: Builder) -> float:
-    """A street between two rows of houses."""
+    """Build a street between two rows of houses. Return the camera's height."""
     rng = b.rng
     night = rng.uniform() < 0.25
     sky(rng, night)
@@ -125,7 +126,7 @@ def street(b: Builder) -> float:
 
 
 def landscape(b: Builder) -> float:
-    """Hills, water, trees and rocks, maybe a house."""
+    """Build hills, water, trees and rocks, sometimes a house. Return the camera's height."""
     rng = b.rng
     sky(rng, rng.uniform() < 0.08)
     n, size = 90, 600.0
@@ -149,7 +150,7 @@ def landscape(b: Builder) -> float:
     )
     heights *= np.clip(far / 8, 0, 1)
     if rng.uniform() < 0.3:
-        # A view from a hill: on one side or all around the ground falls away.
+        # A hilltop: the ground falls away on one or all sides.
         fall = np.clip(1.3 * np.cos(np.arctan2(y, x) - rng.uniform(0, 6.3)) + rng.uniform(0, 1.5), 0, 1)
         edge = rng.uniform(2, 20)
         heights -= rng.uniform(1, 25) * fall * np.clip((far - edge) / rng.uniform(3, 40), 0, 1)

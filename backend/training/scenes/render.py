@@ -1,10 +1,10 @@
-"""Cycles renders a scene and its ground truth into a folder of maps.
+"""Render scenes and their ground truth with Cycles into folders of maps.
 
-The layout is evaluation/ground_truth.py's, distance in metres. Scenes appear whole or not at all; ones that exist are
-skipped, so a stopped run goes on.
+The layout is that of evaluation/ground_truth.py, with distance in metres. Folders are written atomically, and existing
+ones skipped, so an interrupted run can be resumed.
 """
 
-# bpy comes without declarations.
+# bpy has no type declarations.
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...perception.palette import PALETTE
 from .build import CLASSES
 from .render_io import write_image
 
-#: What is read → layer of the EXR, its channels.
+#: Name → layer and channels in the multilayer EXR.
 _PASSES = {
     "panorama": ("Combined", "RGB"),
     "distance": ("Depth", "Z"),
@@ -30,7 +30,7 @@ _PASSES = {
     "albedo": ("albedo", "RGB"),
     "pbr": ("pbr", "RGB"),
 }
-#: Cycles' Z for a ray that hits nothing is 1e10.
+#: Larger distances are sky: Cycles' Z is 1e10 where a ray hits nothing.
 _FAR_M = 1e6
 
 
@@ -46,7 +46,7 @@ def _settings(height: int, samples: int, camera_height_m: float) -> None:
     cycles.device, cycles.samples, cycles.use_denoising = "CPU", samples, True
     cycles.max_bounces, cycles.diffuse_bounces, cycles.glossy_bounces = 5, 4, 3
     cycles.sample_clamp_indirect, cycles.caustics_reflective = 8.0, False
-    # Left to itself, Cycles spends ten seconds on a procedural sky's importance map.
+    # With automatic resolution, the importance map of a procedural sky takes ten seconds.
     scene.world.cycles.sampling_method, scene.world.cycles.sample_map_resolution = "MANUAL", 128
     layer = scene.view_layers[0]
     layer.use_pass_z = layer.use_pass_normal = layer.use_pass_object_index = True
@@ -65,7 +65,7 @@ def _settings(height: int, samples: int, camera_height_m: float) -> None:
 
 
 def _read_passes(path: Path) -> dict[str, np.ndarray]:
-    """Pass name → (H, W, C) float32 from a multilayer EXR."""
+    """Read the passes of a multilayer EXR: name → (H, W, C) float32."""
     image = oiio.ImageInput.open(str(path))
     if image is None:
         raise RuntimeError(f"Cycles wrote no {path.name}: {oiio.geterror()}")
@@ -90,7 +90,7 @@ def _save(folder: Path, passes: dict[str, np.ndarray]) -> None:
     palette = np.array([PALETTE[name] for name in CLASSES], np.float32) / 255
     write_image(folder / "panorama.exr", np.clip(passes["panorama"], 0, 60000), "half", "dwaa")
     write_image(folder / "distance.exr", distance, "half")
-    # In steps of 1/127 (a quarter of a degree) it takes half the room; DWAA would ring at edges.
+    # Quantised to 1/127 (a quarter of a degree), which halves the file size; DWAA would cause ringing at edges.
     write_image(folder / "normal.exr", np.rint(normal * 127) / 127, "half")
     write_image(folder / "albedo.png", albedo, "uint8")
     write_image(folder / "roughness.png", np.clip(passes["pbr"][..., :1], 0, 1), "uint8")
@@ -101,9 +101,9 @@ def _save(folder: Path, passes: dict[str, np.ndarray]) -> None:
 def render_scene(
     folder: Path, build: Callable[[np.random.Generator], float], seed: int, height: int, samples: int
 ) -> bool:
-    """Build the scene of `seed`, render it, and write its folder. False if it was there already.
+    """Build the scene of `seed`, render it, and write its folder. Return False if the folder exists already.
 
-    `build` fills the empty file and returns the camera's height over z = 0 in metres.
+    `build` fills the empty file and returns the camera's height above z = 0 in metres.
     """
     target = folder / f"{seed:06d}"
     if target.exists():

@@ -9,7 +9,7 @@ import OpenImageIO as oiio
 
 
 def write_image(path: Path, pixels: np.ndarray, kind: str, compression: str = "zip") -> None:
-    """Write (H, W, C) as OIIO's type `kind` ("half", "uint8", …). Raises OSError with OIIO's words."""
+    """Write (H, W, C) pixels as OpenImageIO's type `kind` ("half", "uint8", …). Raise OSError."""
     spec = oiio.ImageSpec(pixels.shape[1], pixels.shape[0], pixels.shape[2], kind)
     if path.suffix == ".exr":
         spec.attribute("compression", compression)

@@ -11,7 +11,7 @@ from .sky import sky
 
 
 def _wall(b: Builder, start, end, height: float, material, openings: list[tuple], thickness: float = 0.2) -> None:
-    """A wall from start to end (x, y), with openings (from_m, to_m, sill_m, top_m) along it, sorted."""
+    """Add a wall from start to end (x, y), with sorted openings (from_m, to_m, sill_m, top_m)."""
     start, end = np.array(start), np.array(end)
     length = float(np.linalg.norm(end - start))
     yaw = float(np.arctan2(end[1] - start[1], end[0] - start[0]))
@@ -31,7 +31,7 @@ def _wall(b: Builder, start, end, height: float, material, openings: list[tuple]
 
 
 def _fill_opening(b: Builder, start, end, opening: tuple, door: bool, frame) -> None:
-    """A door's leaf (or none: it stands open), or a window's bars and curtains. The room lies left of start → end."""
+    """Add a door leaf (or none), or glazing bars and curtains. The room is to the left of start → end."""
     rng = b.rng
     yaw = float(np.arctan2(end[1] - start[1], end[0] - start[0]))
     left, right, sill, top = opening
@@ -58,7 +58,7 @@ def _fill_opening(b: Builder, start, end, opening: tuple, door: bool, frame) -> 
 
 
 def _floor_plan(rng: np.random.Generator) -> np.ndarray:
-    """Corners of a room, anticlockwise, (N, 2) metres; the camera at (0, 0) is at least 0.6 m inside."""
+    """Return the corners of a room, anticlockwise, (N, 2) in metres; the camera is at least 0.6 m inside."""
     big = rng.uniform() < 0.15
     a, b, c, d = rng.uniform(0.8, 10 if big else 3.5, 4)
     corners = [(-a, -b), (c, -b), (c, d), (-a, d)]
@@ -73,7 +73,7 @@ def _floor_plan(rng: np.random.Generator) -> np.ndarray:
 
 
 def room(b: Builder) -> float:
-    """A furnished room with openings to the outside. Returns the camera's height."""
+    """Build a furnished room with doors and windows. Return the camera's height."""
     rng = b.rng
     night = rng.uniform() < 0.25
     sky(rng, night)
@@ -93,7 +93,7 @@ def room(b: Builder) -> float:
     for index in range(n):
         material = wall if rng.uniform() < 0.8 else materials.choose(rng, "wall")
         windows += wall_with_openings(b, plan[index], plan[(index + 1) % n], height, material, frame, taken)
-    standing(b, plan, taken)
+    place_furniture(b, plan, taken)
     ceiling_lights(b, plan, height, night or windows == 0)
     outside(b, plan)
     return float(rng.uniform(1.2, min(1.9, height - 0.5)))
@@ -102,10 +102,10 @@ def room(b: Builder) -> float:
 def wall_with_openings(
     b: Builder, start: np.ndarray, end: np.ndarray, height: float, material, frame, taken: list
 ) -> int:
-    """A wall with doors, windows, a skirting board and furniture along it. Returns how many windows.
+    """Add a wall with doors, windows, a skirting board and furniture along it. Return the number of windows.
 
-    The room lies left of start → end (anticlockwise), so the wall grows to the right, outwards. What stands along it is
-    added to `taken`, discs (x, y, radius).
+    The room is to the left of start → end (anticlockwise), and the wall's thickness extends outwards. Furniture is
+    added to `taken` as discs (x, y, radius).
     """
     rng = b.rng
     length = float(np.linalg.norm(end - start))
@@ -132,7 +132,7 @@ def wall_with_openings(
 
 
 def _along_wall(b: Builder, start, along, inward, length, yaw, openings, taken, height) -> None:
-    """Furniture with its back to the wall, pictures and mirrors on it."""
+    """Place furniture along the wall, and pictures and mirrors on it."""
     rng = b.rng
     x = rng.uniform(0.3, 1)
     while x < length - 0.3:
@@ -153,8 +153,8 @@ def _along_wall(b: Builder, start, along, inward, length, yaw, openings, taken, 
         x += rng.uniform(0.7, 2.2)
 
 
-def standing(b: Builder, plan: np.ndarray, taken: list) -> None:
-    """Maybe a rug, and furniture in the middle of the room."""
+def place_furniture(b: Builder, plan: np.ndarray, taken: list) -> None:
+    """Place furniture in the middle of the room, and sometimes a rug."""
     rng = b.rng
     low, high = plan.min(0), plan.max(0)
     if rng.uniform() < 0.5:
@@ -178,7 +178,7 @@ def standing(b: Builder, plan: np.ndarray, taken: list) -> None:
 
 
 def ceiling_lights(b: Builder, plan: np.ndarray, height: float, needed: bool) -> None:
-    """Lamps under the ceiling, at least one if `needed`, and maybe beams."""
+    """Add lamps under the ceiling, at least one if `needed`, and sometimes beams."""
     rng = b.rng
     count = rng.integers(1 if needed else 0, 5)
     low, high = plan.min(0) * 0.7, plan.max(0) * 0.7
@@ -204,7 +204,7 @@ def ceiling_lights(b: Builder, plan: np.ndarray, height: float, needed: bool) ->
 
 
 def outside(b: Builder, plan: np.ndarray) -> None:
-    """What windows look on: ground, and maybe houses and trees."""
+    """Add ground outside the windows, and sometimes houses and trees."""
     rng = b.rng
     level = rng.choice([-0.3, -3.0, -9.0])
     b.box((0, 0, level - 0.5), (400, 400, 1), materials.ground(rng), "floor")

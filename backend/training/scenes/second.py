@@ -1,10 +1,10 @@
-"""The second generator, for measuring only: other geometry and other materials than scenes.py, written separately.
+"""The second generator, for evaluation only, with different geometry and materials from catalogue.py's.
 
-Round and vaulted halls, attics under a pitched roof, terraces by the sea, parking decks and dunes with ruins; surfaces
-of gradients, rings, dots and lines that scenes.py does not draw.
+Vaulted rotundas, attics under a pitched roof, terraces by the sea, parking decks, and dunes with ruins; surfaces of
+gradients, rings, dots and lines that the training scenes don't contain.
 """
 
-# bpy comes without declarations.
+# bpy has no type declarations.
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RIM = 28
 
 
 def _surface(rng: np.random.Generator, rough: tuple[float, float] = (0.1, 1.0)) -> bpy.types.Material:
-    """Rings, gradients, magic weave, waves of noise, or metal with a tint."""
+    """Create a plain colour, rings, cells, magic texture, ridged noise, or tinted metal."""
     graph = Graph("second")
     base, other = colour(rng, 0.45), colour(rng, 0.45)
     kind = rng.integers(6)
@@ -57,11 +57,12 @@ def _surface(rng: np.random.Generator, rough: tuple[float, float] = (0.1, 1.0)) 
 
 
 def _light(rng: np.random.Generator, strength: float) -> bpy.types.Material:
+    """Create an emitter."""
     return Graph("light").finish((1, rng.uniform(0.7, 1), rng.uniform(0.5, 1)), 0.6, 0.0, emission=strength)
 
 
-def _heaven(rng: np.random.Generator, brightness: float) -> None:
-    """A sky with a soft bright side and thin bands of cloud."""
+def _sky(rng: np.random.Generator, brightness: float) -> None:
+    """Create a world with a soft bright gradient, and a sun."""
     world = bpy.data.worlds.new("heaven")
     bpy.context.scene.world = world
     world.use_nodes = True
@@ -89,7 +90,7 @@ def _heaven(rng: np.random.Generator, brightness: float) -> None:
 
 
 def _lathe(b: Builder, profile: list[tuple[float, float]], material, label: str, skip: tuple[int, ...] = ()) -> None:
-    """Turn a profile of (radius, z) about the camera's vertical; segments in `skip` stay open."""
+    """Revolve a profile of (radius, z) about the camera's vertical; segments in `skip` stay open."""
     angle = np.arange(_RIM) / _RIM * 2 * np.pi
     rings = [np.c_[np.cos(angle) * r, np.sin(angle) * r, np.full(_RIM, z)] for r, z in profile]
     faces = [
@@ -101,8 +102,8 @@ def _lathe(b: Builder, profile: list[tuple[float, float]], material, label: str,
     b.mesh(np.concatenate(rings), faces, material, label)
 
 
-def _things(b: Builder, count: int, near: float, far: float) -> None:
-    """Stacks, arches of blocks, balls on cones, slanted boards."""
+def _props(b: Builder, count: int, near: float, far: float) -> None:
+    """Add stacks of boxes, arches of blocks, balls on cones, and tables."""
     rng = b.rng
     for k in range(count):
         angle = 2.4 * k + rng.uniform(0, 1)
@@ -131,9 +132,9 @@ def _things(b: Builder, count: int, near: float, far: float) -> None:
 
 
 def rotunda(b: Builder) -> float:
-    """A round hall with a vault, some of its bays open."""
+    """Build a round, vaulted hall with some open bays. Return the camera's height."""
     rng = b.rng
-    _heaven(rng, float(rng.uniform(0.3, 1.5)))
+    _sky(rng, float(rng.uniform(0.3, 1.5)))
     r, h = rng.uniform(2, 7), rng.uniform(2.3, 4)
     _lathe(b, [(0.001, 0), (r, 0)], _surface(rng), "floor")
     gaps = tuple(int(i) for i in rng.choice(_RIM, rng.integers(0, 7), replace=False))
@@ -149,14 +150,14 @@ def rotunda(b: Builder) -> float:
     glow = _light(rng, float(rng.uniform(5, 40)))
     for _ in range(rng.integers(1, 4)):
         b.blob((*rng.uniform(-r * 0.5, r * 0.5, 2), h - 0.2), (0.18, 0.18, 0.25), glow, "lamp")
-    _things(b, rng.integers(2, 8), 1.1, max(1.4, r * 0.8))
+    _props(b, rng.integers(2, 8), 1.1, max(1.4, r * 0.8))
     return float(rng.uniform(1.2, 1.9))
 
 
 def attic(b: Builder) -> float:
-    """A long room under a pitched roof with skylights."""
+    """Build a long room under a pitched roof with skylights. Return the camera's height."""
     rng = b.rng
-    _heaven(rng, float(rng.uniform(0.3, 1.5)))
+    _sky(rng, float(rng.uniform(0.3, 1.5)))
     length, half, knee = rng.uniform(2, 7, 2), rng.uniform(1.6, 3.5), rng.uniform(0.3, 1.2)
     ridge = knee + half * rng.uniform(0.7, 1.3)
     roof, gable = _surface(rng, (0.4, 1)), _surface(rng, (0.4, 1))
@@ -187,14 +188,14 @@ def attic(b: Builder) -> float:
         )
     glow = _light(rng, float(rng.uniform(5, 40)))
     b.box((rng.uniform(x0, x1) * 0.5, 0, ridge - 0.3), (0.6, 0.1, 0.05), glow, "lamp")
-    _things(b, rng.integers(2, 7), 1.1, max(1.3, half * 0.8))
+    _props(b, rng.integers(2, 7), 1.1, max(1.3, half * 0.8))
     return float(rng.uniform(1.1, 1.5))
 
 
 def terrace(b: Builder) -> float:
-    """A raised deck with a balustrade, open to the sea and a far shore."""
+    """Build a raised deck with a balustrade, open to the sea and a far shore. Return the camera's height."""
     rng = b.rng
-    _heaven(rng, float(rng.uniform(0.5, 2)))
+    _sky(rng, float(rng.uniform(0.5, 2)))
     half = rng.uniform(2, 6)
     b.box((0, 0, -0.2), (2 * half, 2 * half, 0.4), _surface(rng), "floor", 0.3, (0, 0))
     rail = _surface(rng)
@@ -218,14 +219,14 @@ def terrace(b: Builder) -> float:
     if rng.uniform() < 0.6:
         h = rng.uniform(2.5, 6)
         b.box((-half - 2, 0, h / 2 - 0.1), (4, 2 * half, h), _surface(rng), "wall", 0.3, (0, 0))
-    _things(b, rng.integers(1, 6), 1.1, half * 0.9)
+    _props(b, rng.integers(1, 6), 1.1, half * 0.9)
     return float(rng.uniform(1.3, 1.9))
 
 
 def deck(b: Builder) -> float:
-    """A parking deck: low, wide, on round columns, lit by tubes, open at its sides."""
+    """Build a low, wide parking deck with round columns and open sides. Return the camera's height."""
     rng = b.rng
-    _heaven(rng, float(rng.uniform(0.2, 1)))
+    _sky(rng, float(rng.uniform(0.2, 1)))
     h, half, step = rng.uniform(2.3, 3.2), rng.uniform(10, 25), rng.uniform(4, 7)
     concrete = _surface(rng, (0.4, 1))
     b.box((0, 0, -0.15), (2 * half, 2 * half, 0.3), _surface(rng, (0.3, 1)), "floor")
@@ -240,14 +241,14 @@ def deck(b: Builder) -> float:
         tall = h if rng.uniform() < 0.3 else 1.0
         b.box((half, 0, tall / 2), (0.3, 2 * half, tall), concrete, "wall", side * np.pi / 2, (0, 0))
     b.box((0, 0, -4), (600, 600, 0.2), _surface(rng), "floor")
-    _things(b, rng.integers(2, 8), 1.5, half * 0.6)
+    _props(b, rng.integers(2, 8), 1.5, half * 0.6)
     return float(rng.uniform(1.3, 1.8))
 
 
 def ruins(b: Builder) -> float:
-    """Dunes with leaning slabs and broken columns."""
+    """Build dunes with leaning slabs and broken columns. Return the camera's height."""
     rng = b.rng
-    _heaven(rng, float(rng.uniform(0.5, 2)))
+    _sky(rng, float(rng.uniform(0.5, 2)))
     n, size = 70, 500.0
     line = np.sign(np.linspace(-1, 1, n)) * np.linspace(-1, 1, n) ** 2 * size / 2
     y, x = np.meshgrid(line, line, indexing="ij")
@@ -269,6 +270,6 @@ def ruins(b: Builder) -> float:
 
 
 def build(rng: np.random.Generator) -> float:
-    """A random scene in the empty open file. Returns the camera's height over the ground in metres."""
+    """Build a random scene in the open, empty file. Return the camera's height above z = 0 in metres."""
     makers = (rotunda, attic, terrace, deck, ruins)
     return makers[rng.choice(5, p=(0.3, 0.25, 0.15, 0.15, 0.15))](Builder(rng))

@@ -1,6 +1,6 @@
-"""Worlds: physical skies, clouds over a gradient, night."""
+"""Worlds: physical skies, clouds over a gradient, and night skies."""
 
-# bpy comes without declarations.
+# bpy has no type declarations.
 # pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .materials import shade
 
 
 def sky(rng: np.random.Generator, night: bool = False) -> float:
-    """A world: physical sky, clouds over a gradient, or night. Returns its rough brightness, 1 for a clear day."""
+    """Create a physical sky, clouds over a gradient, or a night sky. Return its brightness, about 1 for a clear day."""
     world = bpy.data.worlds.new("sky")
     bpy.context.scene.world = world
     world.use_nodes = True

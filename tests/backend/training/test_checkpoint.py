@@ -1,4 +1,4 @@
-"""Checkpoints: training goes on as if it had not stopped; a damaged one is refused."""
+"""Checkpoints: training resumes exactly; a damaged checkpoint is refused."""
 
 import sys
 
@@ -25,7 +25,7 @@ def train(module, average, optimizer, first: int, last: int) -> None:
         average.update(module, step + 1)
 
 
-def test_a_stopped_run_goes_on_exactly(tmp_path):
+def test_an_interrupted_run_resumes_exactly(tmp_path):
     whole = start()
     train(*whole, 0, 20)
     half = start()
@@ -56,7 +56,7 @@ def test_a_checkpoint_cut_short_is_refused(tmp_path, share):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE")
-def test_a_failed_save_leaves_the_old_one(tmp_path):
+def test_a_failed_save_keeps_the_old_checkpoint(tmp_path):
     import resource
 
     path = tmp_path / "a.safetensors"

@@ -1,4 +1,4 @@
-"""Scenes drawn as pictures: turning, mirroring, and the way back through backend/perception/decode.py."""
+"""Augmentation of scenes, and encoding to pictures as the inverse of backend/perception/decode.py."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ HEIGHT = 32
 def box_room(
     turn_rad: float = 0.0, mirror: bool = False, stretch=(1.0, 1.0, 1.0), height: int = HEIGHT
 ) -> dict[str, torch.Tensor]:
-    """What a camera sees in a box of uneven sides turned about the vertical, by intersecting rays with its planes."""
+    """Return the maps of an asymmetric box room rotated about the vertical, computed by ray–plane intersection."""
     rays = sphere.directions(height, 2 * height).astype(np.float64)
     if mirror:
         rays[..., 1] *= -1
@@ -39,16 +39,16 @@ def box_room(
 
 
 @pytest.mark.parametrize("columns", [1, 9, 40])
-def test_turning_is_turning_the_room(columns):
+def test_turn_equals_a_rotated_room(columns):
     turned = dataset.turn(box_room(0.3), columns, mirror=False)
     expected = box_room(0.3 - 2 * np.pi * columns / (2 * HEIGHT))
-    # A pixel on an edge of the room may fall to either side by rounding.
+    # Pixels on an edge of the room may differ by rounding.
     same = (turned["normal"] - expected["normal"]).abs().amax(1) < 1e-4
     assert same.float().mean() > 0.995
     torch.testing.assert_close(turned["distance"], expected["distance"], atol=1e-4, rtol=1e-4)
 
 
-def test_mirroring_is_mirroring_the_room():
+def test_mirror_equals_a_mirrored_room():
     mirrored = dataset.turn(box_room(0.3), 0, mirror=True)
     expected = box_room(0.3, mirror=True)
     torch.testing.assert_close(mirrored["normal"], expected["normal"], atol=1e-4, rtol=1e-4)
@@ -56,19 +56,19 @@ def test_mirroring_is_mirroring_the_room():
 
 
 @pytest.mark.parametrize("factors", [(1, 1, 1), (1.5, 1, 1), (0.6, 1, 1), (1, 1.4, 0.8), (1.7, 0.7, 1.3)])
-def test_stretching_is_stretching_the_room(factors):
-    # Walls are known up to quarter turns, so the one that is stretched is the one within 45° of +X.
+def test_stretch_equals_a_stretched_room(factors):
+    # The wall direction is ambiguous by quarter turns; the stretched one is within 45° of +X.
     stretched = dataset.stretch(box_room(0.3), *(torch.tensor([float(f)]) for f in factors))
     expected = box_room(0.3, stretch=factors)
     inside = (stretched["normal"] - expected["normal"]).abs().amax(1) < 1e-3
     assert inside.float().mean() > 0.9  # the rest is at edges
     ratio = (stretched["distance"] / expected["distance"])[:, 0]
-    # Distance goes in steps of a pixel, which are steep where a floor is seen flat.
+    # Nearest-neighbour distances have large steps at grazing angles of the floor.
     assert (ratio[inside].log().abs() < 0.05).float().mean() > 0.98
     assert ratio[inside].log().abs().mean() < 0.01
 
 
-def test_enlarging_is_seeing_the_room_in_more_pixels():
+def test_enlarge_equals_the_room_at_a_larger_size():
     enlarged, expected = dataset.enlarge(box_room(0.3), 4 * HEIGHT), box_room(0.3, height=4 * HEIGHT)
     inside = (enlarged["normal"] - expected["normal"]).abs().amax(1) < 1e-3
     assert inside.float().mean() > 0.9  # the rest is at edges
@@ -77,17 +77,17 @@ def test_enlarging_is_seeing_the_room_in_more_pixels():
     torch.testing.assert_close(dataset.enlarge(expected, 4 * HEIGHT), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_scenes_that_fit_into_the_height_are_found(tmp_path):
+def test_scenes_of_divisors_of_the_height_are_found(tmp_path):
     for height, scenes in ((32, 2), (48, 1), (64, 1), (128, 1)):
         for index in range(scenes):
             write_scene(tmp_path / str(height) / "train" / f"{index:06d}", index, height)
-    found = dataset.folders(tmp_path, "train", 64, torch.device("cpu"))
+    found = dataset.find_scenes(tmp_path, "train", 64, torch.device("cpu"))
     assert [(scenes.height, len(scenes)) for scenes in found] == [(32, 2), (64, 1)]
     with pytest.raises(InputError, match=r"no scenes in .*16.train"):
-        dataset.folders(tmp_path, "train", 16, torch.device("cpu"))
+        dataset.find_scenes(tmp_path, "train", 16, torch.device("cpu"))
 
 
-def test_the_sky_stays_the_sky_when_stretched():
+def test_stretch_keeps_the_sky():
     room = box_room()
     rays = torch.from_numpy(sphere.directions(HEIGHT, 2 * HEIGHT)).permute(2, 0, 1)[None]
     room["distance"][:, :, : HEIGHT // 4] = 60000
@@ -98,7 +98,7 @@ def test_the_sky_stays_the_sky_when_stretched():
     torch.testing.assert_close(stretched["normal"][sky], -rays[sky])
 
 
-def test_pictures_decode_to_what_they_were_drawn_from():
+def test_pictures_decode_to_the_original_maps():
     room = box_room(0.3)
     drawn = {name: p[0].permute(1, 2, 0).numpy() for name, p in dataset.pictures(room).items()}
     options = decode.Decode(decode.DistanceDecode("log", dataset.DISTANCE_RATIO), decode.NormalDecode("column"))
@@ -108,7 +108,7 @@ def test_pictures_decode_to_what_they_were_drawn_from():
     np.testing.assert_allclose(normal, room["normal"][0].permute(1, 2, 0).numpy(), atol=1e-5)
 
 
-def test_display_is_the_exposure_that_the_backend_uses():
+def test_display_equals_the_backends_exposure():
     light = np.random.default_rng(0).lognormal(0, 2, (16, 32, 3)).astype(np.float32)
     picture, record = exposure.expose(light, "linear")
     assert record is not None
@@ -116,13 +116,13 @@ def test_display_is_the_exposure_that_the_backend_uses():
     np.testing.assert_allclose(shown[0].permute(1, 2, 0).numpy(), picture, atol=1e-4)
 
 
-def test_augmenting_keeps_normals_unit_and_pictures_in_range():
+def test_augment_keeps_unit_normals_and_the_range_of_pictures():
     out = dataset.augment(box_room(0.3), torch.Generator().manual_seed(0))
     torch.testing.assert_close(out["normal"].norm(dim=1), torch.ones(1, HEIGHT, 2 * HEIGHT))
     assert 0 <= out["rgb"].min() < out["rgb"].max() <= 1
 
 
-def test_light_and_albedo_change_colours_together():
+def test_augment_permutes_light_and_albedo_alike():
     room = box_room()
     room["albedo"] = room["albedo"] * torch.tensor([0.2, 0.8, 1.8])[:, None, None]
     room["rgb"] = 0.5 * room["albedo"]
@@ -136,14 +136,14 @@ def test_light_and_albedo_change_colours_together():
 
 
 @pytest.mark.parametrize("columns", [1, 9, 40])
-def test_pictures_turn_with_the_panorama(columns):
-    """So their latents may be turned instead: no picture, of normals neither, tells a direction of the world."""
+def test_pictures_rotate_with_the_panorama(columns):
+    """No picture depends on world directions, not even that of normals, so latents may be rotated instead."""
     drawn = dataset.pictures(box_room(0.3))
     for name, picture in dataset.pictures(dataset.turn(box_room(0.3), columns, mirror=False)).items():
         torch.testing.assert_close(picture, drawn[name].roll(columns, -1), atol=1e-5, rtol=1e-5)
 
 
-def test_a_masked_picture_shows_what_a_perspective_view_sees():
+def test_masked_shows_a_perspective_view():
     generator, picture = torch.Generator().manual_seed(0), torch.rand(1, 3, HEIGHT, 2 * HEIGHT)
     widths = []
     for _ in range(8):

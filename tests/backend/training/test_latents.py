@@ -1,4 +1,4 @@
-"""Panoramas as latents, in training."""
+"""Encoding and decoding of panoramas in training."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ SCENES = Path(__file__).parents[2] / "scenes"
 
 
 @torch.no_grad()
-def test_a_vae_in_bfloat16_draws_nearly_what_it_draws_in_float32():
-    """As CUDA has it; the seam stays closed, and what comes out is float32."""
+def test_vae_in_bfloat16_is_close_to_float32():
+    """As on CUDA; padding stays circular, and the results are float32."""
     vae = AutoencoderKL.from_pretrained(checkpoints.STARTER / "vae", torch_dtype=torch.float32).eval()
     maps = dataset.Scenes(SCENES, 128, torch.device("cpu")).take(torch.arange(1))
     picture = dataset.display(maps["rgb"])

@@ -1,4 +1,4 @@
-"""Losses against the figures that they stand for."""
+"""Losses compared with the evaluation figures that they approximate."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ from panoform.backend.training.dataset import FAR_M
 
 
 def grey(distance: torch.Tensor) -> torch.Tensor:
-    """As distance is drawn, (N, 1, H, W)."""
+    """Encode distance as grey values, (N, 1, H, W)."""
     return 1 + torch.log(distance / FAR_M) / torch.log(torch.tensor(DISTANCE_RATIO))
 
 
-def test_distance_where_near_or_far_may_be_is_drawn_near():
-    """The guess by which AbsRel is least, where half of some pixels are at 3 m and half at 30 m, among known ones."""
+def test_ambiguous_distance_has_the_same_optimum_as_absrel():
+    """Find the best constant for pixels of which half are at 3 m and half at 30 m, among others that are exact."""
     wanted = torch.full((1, 1, 20, 20), 5.0)
     wanted[..., :4, ::2], wanted[..., :4, 1::2] = 3.0, 30.0
     guesses = torch.linspace(2, 40, 77).tolist()
@@ -30,7 +30,7 @@ def test_distance_where_near_or_far_may_be_is_drawn_near():
     assert guesses[int(np.argmin(lost))] == pytest.approx(guesses[int(np.argmin(errors))], abs=0.6)
 
 
-def test_distance_counts_where_there_is_a_surface():
+def test_surfaces_weigh_more_than_sky_in_distance():
     wanted, solid = torch.full((1, 1, 8, 16), 4.0), torch.ones(1, 1, 8, 16)
     wanted[..., :4, :], solid[..., :4, :] = FAR_M, 0
 

@@ -1,4 +1,4 @@
-"""The trained form of the starter against the pipeline that ships."""
+"""The training model compared with the pipeline."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from panoform.backend.training.model import Perceiver
 
 @pytest.fixture(scope="module")
 def perceiver() -> Perceiver:
-    """With adapters and modulation that do something, every weight a float16 number."""
+    """Create a model with non-zero adapters and modulation, and weights representable in float16."""
     torch.manual_seed(1)
     model = Perceiver(architecture.create()[0]).eval()
     with torch.no_grad():
@@ -57,7 +57,7 @@ def perceived(pipeline, perceiver, task, latents):
     ).images
 
 
-def test_equals_the_pipeline(perceiver, pipeline):
+def test_perceive_equals_the_pipeline(perceiver, pipeline):
     latents = torch.randn(2, 16, 4, 8, generator=torch.Generator().manual_seed(2))
     results = []
     for task in ("rgb_to_depth", "rgb_to_albedo"):
@@ -70,7 +70,7 @@ def test_equals_the_pipeline(perceiver, pipeline):
     assert (results[0] - results[1]).abs().mean() > 0.01
 
 
-def test_every_parameter_learns(perceiver):
+def test_every_parameter_has_a_gradient(perceiver):
     latents = torch.randn(1, 16, 4, 8)
     perceiver.zero_grad(set_to_none=True)
     for task in architecture.TASKS:
@@ -80,7 +80,7 @@ def test_every_parameter_learns(perceiver):
     perceiver.zero_grad(set_to_none=True)
 
 
-def test_goes_on_from_a_starter(perceiver, pipeline):
+def test_load_starter(perceiver, pipeline):
     other = Perceiver(architecture.create(seed=1)[0]).eval()
     other.load_starter(Path(pipeline.config._name_or_path))
     for name, value in perceiver.state_dict().items():

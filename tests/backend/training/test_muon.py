@@ -1,4 +1,4 @@
-"""The optimiser against PyTorch's own two."""
+"""The optimiser compared with PyTorch's Muon and AdamW."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from panoform.backend.training.muon import Muon, orthogonalised
+from panoform.backend.training.muon import Muon, orthogonalise
 
 
 class Mixed(nn.Module):
@@ -35,7 +35,7 @@ def ours(module: nn.Module) -> Muon:
     return optimizer
 
 
-def test_matrices_step_as_torchs_muon():
+def test_matrices_are_updated_as_by_torchs_muon():
     one, other = Mixed(), Mixed()
     run(one, ours(one))
     theirs = torch.optim.Muon([other.linear.weight], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
@@ -44,7 +44,7 @@ def test_matrices_step_as_torchs_muon():
     torch.testing.assert_close(one.linear.weight, other.linear.weight, atol=1e-3, rtol=1e-2)
 
 
-def test_vectors_step_as_adamw():
+def test_vectors_are_updated_as_by_adamw():
     one, other = Mixed(), Mixed()
     one.linear.weight.requires_grad_(False)
     other.linear.weight.requires_grad_(False)
@@ -54,13 +54,13 @@ def test_vectors_step_as_adamw():
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4), (2, 3, 9)])
-def test_singular_values_come_near_one(shape):
+def test_singular_values_are_near_one(shape):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonalised(matrices))
+    values = torch.linalg.svdvals(orthogonalise(matrices))
     assert ((values > 0.6) & (values < 1.3)).all()
 
 
-def test_kernels_and_stacks_step_as_matrices_would():
+def test_kernels_and_stacks_are_updated_as_matrices():
     module = Mixed()
     before = module.conv.weight.detach().clone(), module.stack.detach().clone()
     optimizer = Muon(module, weight_decay=0.0)
@@ -71,7 +71,7 @@ def test_kernels_and_stacks_step_as_matrices_would():
         assert torch.linalg.svdvals(step / (0.2 * largest**0.5))[0] == pytest.approx(1, abs=0.4)
 
 
-def test_matrices_of_one_shape_step_as_each_alone():
+def test_batching_by_shape_does_not_change_updates():
     torch.manual_seed(0)
     together = nn.ModuleList([nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 6)])
     alone = copy.deepcopy(together)

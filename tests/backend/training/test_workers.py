@@ -1,4 +1,4 @@
-"""Two processes that train together step as one that has both their batches."""
+"""Data-parallel training in two processes equals training in one with both batches."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from serving import wait_until
 from panoform.backend.training import workers
 
 
-def test_two_processes_are_one_with_both_batches(tmp_path):
+def test_two_processes_equal_one_with_both_batches(tmp_path):
     workers.run(2, averaging.average, tmp_path)
     module = averaging.model()
     module(averaging.inputs()).square().mean().backward()
@@ -22,10 +22,10 @@ def test_two_processes_are_one_with_both_batches(tmp_path):
         for name, parameter in module.named_parameters():
             torch.testing.assert_close(found[f"gradient {name}"], parameter.grad)
             torch.testing.assert_close(found[name], stepped[name])
-        assert found["stop"]  # one of them wanted to
+        assert found["stop"]  # true in one of them
 
 
-def test_one_process_needs_no_others(tmp_path):
+def test_one_process(tmp_path):
     workers.run(1, averaging_alone, tmp_path)
 
 
@@ -33,10 +33,10 @@ def averaging_alone(place: workers.Workers, folder) -> None:
     assert place.first
     assert place.agree(stop=True)
     assert not place.agree(stop=False)
-    place.meet()
+    place.barrier()
 
 
-def test_no_process_outlives_the_one_that_started_it(tmp_path):
+def test_workers_end_with_their_parent(tmp_path):
     first = subprocess.Popen([sys.executable, averaging.__file__, str(tmp_path)])
     wait_until(lambda: all(file.exists() and file.read_text("utf-8") for file in (tmp_path / "0", tmp_path / "1")))
     others = [psutil.Process(int((tmp_path / name).read_text("utf-8"))) for name in ("0", "1")]

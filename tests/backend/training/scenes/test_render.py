@@ -1,4 +1,4 @@
-"""Rendered ground truth: in place, in metres, in the frame; whole or not at all."""
+"""Rendered ground truth: positions, units, axes and atomic writing."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ HEIGHT = 32
 
 
 def marked_room(rng) -> float:
-    """A floor 1.5 m below the camera, a red wall 2 m ahead (+X), a green metal one 3 m to the left (+Y), else sky."""
+    """Build a floor 1.5 m below the camera, a red wall at 2 m in +X, a green metal one at 3 m in +Y, and a sky."""
     sky.sky(rng)
     b = build.Builder(rng)
     b.box((0, 0, -0.5), (100, 100, 1), materials.Graph("grey").finish((0.5, 0.5, 0.5), 0.75, 0.0), "floor")
@@ -22,7 +22,7 @@ def marked_room(rng) -> float:
     return 1.5
 
 
-def test_ground_truth_is_where_it_should_be(tmp_path):
+def test_ground_truth_of_a_known_room(tmp_path):
     assert render.render_scene(tmp_path, marked_room, 7, HEIGHT, 1)
     (scene,) = ground_truth.scenes(tmp_path, HEIGHT)
     maps = ground_truth.read_scene(scene)
@@ -39,13 +39,13 @@ def test_ground_truth_is_where_it_should_be(tmp_path):
     assert tuple(np.rint(maps["semantic"][row, left] * 255).astype(int)) == build.PALETTE["door"]
     assert np.isinf(maps["distance"][2]).all()
     assert (maps["normal"][2] == 0).all()
-    # The floor lies 1.5 m below the camera wherever it is seen.
+    # All floor pixels are 1.5 m below the camera.
     down = -sphere.directions(HEIGHT, 2 * HEIGHT)[-6:, :, 2]
     np.testing.assert_allclose(maps["distance"][-6:, :, 0] * down, 1.5, rtol=0.05)
 
 
 @pytest.mark.parametrize("generate", [catalogue.build, second.build])
-def test_one_seed_gives_one_scene_and_is_rendered_once(generate, tmp_path):
+def test_seed_determines_the_scene_and_existing_ones_are_skipped(generate, tmp_path):
     for folder in ("a", "b"):
         assert render.render_scene(tmp_path / folder, generate, 3, 16, 1)
     assert not render.render_scene(tmp_path / "a", generate, 3, 16, 1)
@@ -55,7 +55,7 @@ def test_one_seed_gives_one_scene_and_is_rendered_once(generate, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_cell_is_closed_around_its_camera(seed):
+def test_cell_is_closed_around_the_camera(seed):
     faces = cell._faces(cell._half_spaces(np.random.default_rng(seed), 1.5), 1.5)
     areas = []
     for corners, normal in faces:
@@ -64,11 +64,11 @@ def test_a_cell_is_closed_around_its_camera(seed):
         np.testing.assert_allclose(np.abs(area @ normal), np.linalg.norm(area), rtol=1e-6)
         areas.append(area * np.sign(area @ normal))
         assert ((corners - [0, 0, 1.5]) @ normal >= 0.4 - 1e-9).all()
-    # What is closed has as much area to one side as to the other.
+    # The area vectors of a closed surface sum to zero.
     np.testing.assert_allclose(np.sum(areas, 0), 0, atol=1e-6 * np.abs(areas).max())
 
 
-def test_a_render_that_fails_leaves_nothing(tmp_path):
+def test_a_failed_render_leaves_no_files(tmp_path):
     def broken(rng) -> float:
         raise RuntimeError("no scene")
 

@@ -1,7 +1,7 @@
-"""A small stand-in for the VAE's decoder, by which maps are compared as pixels at every step.
+"""Approximate the VAE's decoder with a small network, for pixel losses at every step.
 
-The decoder itself costs half as much as the whole rest of a step, this a hundredth. It learns to draw the pictures that
-their latents stand for; what it blurs (about 2 dB) is left to the steps that decode in earnest.
+The decoder itself would take half the time of the rest of a step, the approximation a hundredth. It is fitted to pairs
+of latents and pictures, and loses about 2 dB; the steps that use the VAE's decoder compensate for that.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _WIDTH = 96
 _STEPS, _BATCH = 1200, 12
 
 
-class Sketch(nn.Module):
-    """Latents (N, C, h, w) → pictures (N, 3, 8h, 8w), about [0, 1]; goes round as the decoder does."""
+class FastDecoder(nn.Module):
+    """Map latents (N, C, h, w) to pictures (N, 3, 8h, 8w), approximately in [0, 1], with circular padding."""
 
     def __init__(self, channels: int, scale: int = 8) -> None:
         super().__init__()
@@ -28,21 +28,21 @@ class Sketch(nn.Module):
         self.scale = scale
 
     def forward(self, latents: Tensor) -> Tensor:
-        x = F.silu(self.first(_bordered(latents)))
-        x = x + F.silu(self.second(_bordered(x)))
+        x = F.silu(self.first(_pad(latents)))
+        x = x + F.silu(self.second(_pad(x)))
         return F.pixel_shuffle(self.last(x), self.scale) + 0.5
 
 
-def _bordered(x: Tensor) -> Tensor:
-    """One more column on each side, from around the panorama, and one more row, repeated."""
+def _pad(x: Tensor) -> Tensor:
+    """Pad by one column circularly, and by one row by replication, on each side."""
     return F.pad(F.pad(x, (1, 1, 0, 0), mode="circular"), (0, 0, 1, 1), mode="replicate")
 
 
-def learn(run: Run, known: dict[str, Tensor]) -> Sketch:
-    """A sketch of the decoder from `latents.encoded`'s pairs; every process makes the same."""
+def train(run: Run, known: dict[str, Tensor]) -> FastDecoder:
+    """Fit the network to the pairs of `latents.encode_scenes`; the result is the same in every process."""
     torch.manual_seed(0)
-    sketch = Sketch(known["rgb"].shape[1]).to(run.device)
-    optimizer = Muon(sketch, ("first.weight", "last.weight"))
+    decoder = FastDecoder(known["rgb"].shape[1]).to(run.device)
+    optimizer = Muon(decoder, ("first.weight", "last.weight"))
     streams = [name.removeprefix("picture.") for name in known if name.startswith("picture.")]
     generator = torch.Generator().manual_seed(0)
     errors = []
@@ -54,10 +54,10 @@ def learn(run: Run, known: dict[str, Tensor]) -> Sketch:
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * min(1.0, 2 * (1 - step / _STEPS))
         optimizer.zero_grad(set_to_none=True)
-        error = sketch(known[stream][indices].to(run.device).float()) - wanted
+        error = decoder(known[stream][indices].to(run.device).float()) - wanted
         error.abs().mean().backward()
         optimizer.step()
         errors.append(float(error.detach().square().mean()))
     last = errors[-len(errors) // 10 :]
-    run.say(f"sketch of the decoder: {-10 * torch.tensor(last).mean().log10():.1f} dB")
-    return sketch.requires_grad_(False)
+    run.log(f"fast decoder: {-10 * torch.tensor(last).mean().log10():.1f} dB")
+    return decoder.requires_grad_(False)
