@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def modules() -> dict[str, ast.Module]:
 MODULES = modules()
 
 
+@cache
 def imports(path: str, tree: ast.AST | None = None) -> set[str]:
     """What a module imports, wherever in it: "torch.nn", and Panoform's own as paths, "shared/protocol/wire.py"."""
     found = set()
@@ -47,6 +49,7 @@ def imports(path: str, tree: ast.AST | None = None) -> set[str]:
     return found
 
 
+@cache
 def top_level(path: str) -> set[str]:
     """What importing a module imports at once: not inside functions, nor for type checkers alone."""
     at_once = [

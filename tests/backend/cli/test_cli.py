@@ -32,6 +32,7 @@ def done(panorama, tmp_path_factory):
     return out, panoform("perceive", panorama, "--out", out, "--maps", "distance,roughness", "--height", 64, "--json")
 
 
+@pytest.mark.slow
 def test_perceive_writes_a_result_folder(done):
     out, process = done
     assert process.returncode == 0, process.stderr
@@ -39,11 +40,13 @@ def test_perceive_writes_a_result_folder(done):
     assert oiio.ImageBuf(str(out / "distance.exr")).get_pixels().shape == (64, 128, 1)
 
 
+@pytest.mark.slow
 def test_json_is_all_of_stdout(done):
     out, process = done
     assert json.loads(process.stdout) == json.loads((out / "maps.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_progress_and_the_notice_are_plain_lines_without_a_terminal(done):
     out, process = done
     info = json.loads(process.stdout)

@@ -154,6 +154,7 @@ def test_another_height_and_an_empty_folder_are_refused(wanted, tmp_path):
         ground_truth.scenes(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_the_command_measures_the_starter(wanted, tmp_path, capsys):
     write(tmp_path / "data" / "a", wanted)
     assert (

@@ -78,6 +78,7 @@ def scene(height=256):
 # Words
 
 
+@pytest.mark.slow
 def test_words_become_panoramas_one_for_each_seed(engine, flux, words, reporter):
     made = generate(engine, flux, changed(words, seeds=(1, 2)), reporter)
     assert [one.recipe.settings.seeds for one in made] == [(1,), (2,)]
@@ -91,6 +92,7 @@ def test_words_become_panoramas_one_for_each_seed(engine, flux, words, reporter)
     assert np.array_equal(again.panorama, made[1].panorama)
 
 
+@pytest.mark.slow
 def test_the_recipe_makes_it_again(engine, flux, tiny_lora, reporter):
     """Nothing is left to a default, and the recipe survives JSON."""
     asked = GenerateSettings(
@@ -129,6 +131,7 @@ def test_every_setting_counts(engine, flux, words, reporter, monkeypatch):
     assert np.array_equal(generate(engine, flux, words, reporter)[0].panorama, base)  # and none of them stayed behind
 
 
+@pytest.mark.slow
 def test_omnix_makes_a_picture_and_completes_it(engine, flux, words, reporter, monkeypatch):
     monkeypatch.setattr("panoform.backend.generation.sampler.PICTURE_SIDE", 256)
     made = generate(engine, flux, changed(words, method="omnix", lora=None), reporter)[0]
@@ -138,6 +141,7 @@ def test_omnix_makes_a_picture_and_completes_it(engine, flux, words, reporter, m
     assert stages.index("Picture") < stages.index("Panorama")
 
 
+@pytest.mark.slow
 def test_progress_runs_to_the_end_and_previews_come(engine, flux, words, reporter):
     generate(engine, flux, changed(words, seeds=(0, 1)), reporter)
     done = [(stage, step, fraction) for stage, step, of, fraction, _ in reporter.told if of]
@@ -151,6 +155,7 @@ def test_progress_runs_to_the_end_and_previews_come(engine, flux, words, reporte
     assert preview.shape == (128, 256, 3)
 
 
+@pytest.mark.slow
 def test_lights_are_rebuilt(engine, flux, words, reporter):
     picture = generate(engine, flux, words, reporter)[0]
     light = generate(engine, flux, changed(words, hdr=True, sun_threshold=0.9), reporter)[0]
@@ -204,6 +209,7 @@ def test_large_edits_keep_what_is_outside_the_mask(engine, flux, words, reporter
     assert seam_metrics.seam(np.log1p(made)[mask.any(axis=1)]).percentile < 1
 
 
+@pytest.mark.slow
 def test_stops_within_a_step_and_leaves_the_model_as_it_was(engine, flux, words, reporter, stopping_reporter):
     before = generate(engine, flux, changed(words, lora=""), reporter)[0].panorama
     with pytest.raises(Cancelled):
@@ -214,6 +220,7 @@ def test_stops_within_a_step_and_leaves_the_model_as_it_was(engine, flux, words,
 # Pictures
 
 
+@pytest.mark.slow
 def test_a_picture_stands_where_its_camera_looked(engine, flux, reporter):
     panorama = 0.5 + 0.4 * sphere.directions(256, 512)
     pose = {"yaw": 133.0, "pitch": 15.0, "roll": -8.0}
@@ -229,6 +236,7 @@ def test_a_picture_stands_where_its_camera_looked(engine, flux, reporter):
     assert len(made.recipe.source_sha256) == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pose", [{"yaw": 180.0, "roll": 20.0}, {"yaw": -60.0, "pitch": 75.0}], ids=["seam", "pole"])
 def test_a_picture_keeps_its_own_pixels(engine, flux, reporter, pose):
     """Sharp, though the model draws something else there; only its border is soft."""
@@ -244,6 +252,7 @@ def test_a_picture_keeps_its_own_pixels(engine, flux, reporter, pose):
     assert off[border].mean() < 0.8 * off[~shown].mean()
 
 
+@pytest.mark.slow
 def test_turning_the_camera_turns_the_panorama(engine, flux, reporter):
     """The model is shown the picture in its middle, wherever the camera looked."""
     picture = np.random.default_rng(0).random((60, 80, 3)).astype(np.float32)
@@ -254,6 +263,7 @@ def test_turning_the_camera_turns_the_panorama(engine, flux, reporter):
     assert np.abs(np.roll(ahead, -128, axis=1) - left).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_words_guide_a_picture(engine, flux, reporter):
     picture = np.full((60, 80, 3), 0.3, np.float32)
     plain, guided = (
@@ -263,6 +273,7 @@ def test_words_guide_a_picture(engine, flux, reporter):
     assert not np.array_equal(plain, guided)
 
 
+@pytest.mark.slow
 def test_the_trained_starter_completes_a_picture(engine, tiny_flux, tiny_adapters, tmp_path, reporter):
     """An engine of the starter's kind, said to be trained: no text encoder is there, or needed."""
     folder = tmp_path / "starter"
@@ -290,6 +301,7 @@ def ball(height, u, v, radius):
     return np.minimum((x - u) % (2 * height), (u - x) % (2 * height)) ** 2 + (y - v) ** 2 < radius**2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["linear", "srgb"])
 def test_outside_the_mask_every_bit_stays(engine, flux, words, reporter, encoding):
     panorama = scene() if encoding == "linear" else (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
@@ -312,6 +324,7 @@ def test_an_edit_across_the_seam_leaves_none(engine, flux, words, reporter):
     assert seam_metrics.seam(np.log1p(made)).percentile < 1
 
 
+@pytest.mark.slow
 def test_the_recipe_makes_an_edit_again(engine, flux, words, reporter):
     """With the panorama and the mask that it names; nothing is left to a default."""
     panorama, mask = scene(300), ball(300, 0, 100, 30)
@@ -334,6 +347,7 @@ def test_the_recipe_makes_an_edit_again(engine, flux, words, reporter):
     assert changed(again.recipe, **kept) == changed(recipe, **kept)
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_full_changes_all(engine, flux, words, reporter):
     panorama = (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
     full, none = (
@@ -343,6 +357,7 @@ def test_a_mask_that_is_full_changes_all(engine, flux, words, reporter):
     assert np.array_equal(full, none)
 
 
+@pytest.mark.slow
 def test_variations_change_all_of_it_and_need_no_words(engine, flux, words, reporter):
     panorama = (0.5 + 0.4 * sphere.directions(256, 512)).astype(np.float32)
     asked = changed(words, num_inference_steps=5, prompt="", seeds=(0, 1))
@@ -389,6 +404,7 @@ def test_a_sun_that_stays_white_keeps_its_light(engine, flux, words, reporter, m
     assert made[dim].max() < 20 * np.median(panorama)
 
 
+@pytest.mark.slow
 def test_flux_fill_edits_but_completes_no_picture(engine, tiny_flux, words, reporter, tmp_path):
     folder = tmp_path / "fill"
     shutil.copytree(tiny_flux, folder)
@@ -499,6 +515,7 @@ def test_rounds(height, to):
     assert rounded(height) == to
 
 
+@pytest.mark.slow
 def test_out_of_memory_says_what_would_fit(engine, flux, words, reporter, monkeypatch):
     before = generate(engine, flux, changed(words, lora=""), reporter)[0].panorama
 

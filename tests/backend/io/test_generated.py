@@ -146,6 +146,7 @@ def flux(tiny_flux, tiny_adapters, tiny_lora):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_generate_and_edit_on_the_command_line(flux, tmp_path, capsys):
     out = tmp_path / "new folder" / "yard.exr"
     assert main.main(["generate", "a stone yard", "--out", str(out), "--seed", "3,4", "--json", *flux]) == 0
@@ -172,6 +173,7 @@ def test_generate_and_edit_on_the_command_line(flux, tmp_path, capsys):
     assert "light" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_photo_and_an_unfinished_panorama_on_the_command_line(flux, tmp_path, capsys):
     picture = np.random.default_rng(0).random((60, 90, 3)).astype(np.float32)
     generated.results.write_image(tmp_path / "photo.png", picture, "sRGB")
@@ -201,6 +203,7 @@ def test_a_photo_and_an_unfinished_panorama_on_the_command_line(flux, tmp_path, 
     assert whole[:, 200:].std() > 0.01
 
 
+@pytest.mark.slow
 def test_edits_on_the_command_line_keep_what_a_file_holds(flux, tmp_path, capsys):
     """Light beyond white, and colours outside Rec.709, which models are not shown."""
     light = np.random.default_rng(0).uniform(0.1, 2, (256, 512, 4)).astype(np.float32)

@@ -57,6 +57,7 @@ def picture() -> np.ndarray:
     return to_picture(outdoors()[0])
 
 
+@pytest.mark.slow
 def test_clipped_light_comes_back_closer_than_plain_linear(real: np.ndarray, request: pytest.FixtureRequest) -> None:
     picture = to_picture(real)
     normals = directions(4, 8).reshape(-1, 3)

@@ -77,6 +77,7 @@ def same(a, b):
 # The starter
 
 
+@pytest.mark.slow
 def test_every_map_is_what_shared_maps_tells(engine, reporter):
     result = perceive(engine, reporter)
     assert tuple(result.maps) == ALL
@@ -112,6 +113,7 @@ def test_srgb_is_not_exposed(engine, reporter):
     np.testing.assert_array_equal(result.panorama, picture)
 
 
+@pytest.mark.slow
 def test_one_seed_one_result_whatever_else_is_asked_for(engine, reporter):
     both = perceive(engine, reporter, ["distance", "metallic"])
     assert same(perceive(ModelCache(), reporter, ["distance", "metallic"]), both)
@@ -162,6 +164,7 @@ def test_the_model_that_the_status_reports(reporter):
     assert models.latest is None
 
 
+@pytest.mark.slow
 def test_progress_rises_to_the_end(engine, reporter):
     engine.clear()
     perceive(engine, reporter, DEFAULT_MAPS, num_inference_steps=3)
@@ -180,6 +183,7 @@ def test_progress_rises_to_the_end(engine, reporter):
     assert left[-1] == 0
 
 
+@pytest.mark.slow
 def test_the_starter_sees_a_large_panorama_at_all_its_heights(engine, reporter):
     result = perceive(engine, reporter, ["distance"], height=320)
     assert {of for stage, _, of, *_ in reporter.told if stage == "Distance"} == {4}, "two turns at each of two heights"
@@ -189,6 +193,7 @@ def test_the_starter_sees_a_large_panorama_at_all_its_heights(engine, reporter):
     assert "drawn at" not in small.info.maps["distance"]
 
 
+@pytest.mark.slow
 def test_previews_come_while_it_works_and_at_the_end(engine, reporter):
     result = perceive(engine, reporter, ["distance", "normal"], num_inference_steps=7)
     # After steps 6, 12, 18 and 24 of each (7 in each of four turns), and both at the end.
@@ -213,6 +218,7 @@ def test_cancel_takes_effect_within_one_step(engine, reporter, stopping_reporter
 # FLUX, tiny
 
 
+@pytest.mark.slow
 def test_flux_starts_from_the_seeds_noise(flux_engine, flux, reporter):
     def run(**asked):
         return perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1, **asked).maps["albedo"]
@@ -362,6 +368,7 @@ def hub_repository(tiny_adapters, monkeypatch, tmp_path):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_adapters_come_from_the_hub_and_their_progress_is_told(
     hub_repository, flux_engine, flux, reporter, stopping_reporter
 ):

@@ -5,6 +5,7 @@ import sys
 
 import averaging
 import psutil
+import pytest
 import torch
 from safetensors.torch import load_file
 from serving import wait_until
@@ -12,6 +13,7 @@ from serving import wait_until
 from panoform.backend.training import workers
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_both_batches(tmp_path):
     workers.run(2, averaging.average, tmp_path)
     module = averaging.model()
@@ -36,6 +38,7 @@ def averaging_alone(place: workers.Workers, folder) -> None:
     place.barrier()
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path):
     first = subprocess.Popen([sys.executable, averaging.__file__, str(tmp_path)])
     wait_until(lambda: all(file.exists() and file.read_text("utf-8") for file in (tmp_path / "0", tmp_path / "1")))
