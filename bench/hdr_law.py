@@ -75,9 +75,12 @@ def _regions(sums: np.ndarray, lights: clipped_regions.Clipped, mask: np.ndarray
     cell = row // factor * 2 * bench.Meter.HEIGHT + column // factor
     largest = (-lights.size).argsort()[:REGIONS]
     shipped = inverse_tonemapping.GLOW, inverse_tonemapping.LAMP
-    inverse_tonemapping.GLOW, inverse_tonemapping.LAMP = ({"one": (0.0, 1.0, 1.0)} for _ in range(2))  # 1 everywhere
+    # Models that predict 1 everywhere.
+    inverse_tonemapping.GLOW, inverse_tonemapping.LAMP = (
+        {"intercept": (0.0, 1.0, 1.0)} for _ in range(2)
+    )  # 1 everywhere
     response = []
-    for part in inverse_tonemapping.lost(lights):
+    for part in inverse_tonemapping.lost_radiance(lights):
         energy = sparse.csc_array((part * lights.solid, (cell, lights.region)), shape=(sums.shape[1], len(lights.size)))
         response.append((energy[:, largest].T @ sums.T).T)
     inverse_tonemapping.GLOW, inverse_tonemapping.LAMP = shipped

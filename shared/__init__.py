@@ -1,4 +1,4 @@
-"""What Blender and the backend both import: the contract between them."""
+"""Code that both the Blender add-on and the backend import: the contract between them."""
 
-#: Panoform's version; pyproject.toml and the extension's manifest say the same.
+#: Panoform's version; kept equal in pyproject.toml and the extension's manifest.
 VERSION = "0.1.0"

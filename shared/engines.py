@@ -1,4 +1,4 @@
-"""The engines a user can choose, as data: what each can do, its qualities, and the bounds of what may be asked."""
+"""The engines a user can choose, as data: capabilities, quality presets, and the limits of settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from .protocol.errors import SettingError
 
-#: perceive: maps of a panorama. outpaint: a panorama around a picture. text_to_panorama, edit: by a prompt.
+#: perceive: maps of a panorama. outpaint: a panorama around a picture. text_to_panorama, edit: from a prompt.
 #: refine: add detail to an enlarged panorama, window by window.
 Capability = Literal["perceive", "outpaint", "text_to_panorama", "edit", "refine"]
 
@@ -18,14 +18,14 @@ DTYPES = ("auto", "bf16", "fp16", "fp32")
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 200
 MAX_GUIDANCE = 30.0
-#: Widest panorama that is read or sent, in pixels (its height is half of it).
+#: Maximum width of a panorama that is read or sent, in pixels (its height is half of it).
 MAX_PANORAMA_WIDTH = 16384
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """What one of the panel's three qualities means for an engine."""
+    """An engine's settings at one of the panel's three quality presets."""
 
-    #: Steps of perception, and height of the panorama the model sees in pixels (its width is twice that).
+    #: Steps of perception, and height of the model's input panorama in pixels (its width is twice that).
     num_inference_steps: int
     height: int
     #: Steps of generation.
@@ -33,27 +33,28 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine. The backend finds its loader by `family` (backend/models/)."""
+    """One engine. `family` selects its loader in the backend (backend/models/)."""
 
     name: str
-    #: In menus; what stands in brackets explains.
+    #: Shown in menus; the part in brackets is a description.
     label: str
-    #: Which architecture it is, and so which code loads it.
+    #: Model architecture, which determines the code that loads it.
     family: Literal["flux"]
     capabilities: frozenset[Capability]
-    #: "draft", "standard" and "best".
+    #: Presets "draft", "standard" and "best".
     qualities: dict[str, Quality]
-    #: Whether its weights come with Panoform, so that no checkpoint has to be named.
+    #: Whether its weights come with Panoform, so that no checkpoint is needed.
     bundled: bool = False
-    #: What "auto" means for its precision; "auto": what suits the device.
+    #: Precision that "auto" stands for; "auto": the best for the device.
     dtype: str = "auto"
 
     @property
     def short_label(self) -> str:
-        """The label without what stands in brackets."""
+        """The label without the part in brackets."""
         return self.label.split(" (")[0]
 
     def can(self, capability: Capability) -> bool:
+        """Return whether the engine has this capability."""
         return capability in self.capabilities
 
 
@@ -82,7 +83,7 @@ QUALITIES = ("draft", "standard", "best")
 
 
 def default_engine(capability: Capability) -> str:
-    """Return the name of the engine that is used for this where none is named: the first that can."""
+    """Return the name of the default engine for a capability: the first that has it."""
     return next(spec.name for spec in ENGINES.values() if spec.can(capability))
 
 
@@ -100,12 +101,12 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     device: str = "auto"
     #: One of DTYPES.
     dtype: str = "auto"
-    #: One of OFFLOADS: what waits in main memory while it is not computing.
+    #: One of OFFLOADS: which weights stay in main memory while they are not in use (as in diffusers).
     offload: str = "none"
 
     @property
     def spec(self) -> EngineSpec:
-        """Raise SettingError for an unknown engine."""
+        """The EngineSpec of `engine`. Raise SettingError for an unknown engine."""
         _check_choice("engine", self.engine, tuple(ENGINES))
         return ENGINES[self.engine]
 

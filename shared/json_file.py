@@ -1,4 +1,4 @@
-"""JSON from folders that may hold anything."""
+"""Read JSON files of unknown origin."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ Kind = TypeVar("Kind")
 
 
 def read(path: Path, kind: type[Kind]) -> Kind:
-    """What `path` holds, as a `kind`. Raises OSError, and ValueError for anything else than that as JSON: another
-    format or encoding, another structure, one that is nested too deeply."""
+    """Decode the JSON file `path` as a `kind`.
+
+    Raise OSError, and ValueError for any other content: another format, encoding or structure, or nested too deeply.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

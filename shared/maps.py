@@ -1,4 +1,4 @@
-"""The kinds of map: what each is called, what its numbers mean, and how it is stored."""
+"""The kinds of map: name, meaning of the values, and storage format."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .protocol.errors import SettingError
 
 
 class MapKind(msgspec.Struct, frozen=True):
-    """One kind of map, as it lies in a result folder and as it travels on the wire ((H, W, channels) float32)."""
+    """One kind of map, as stored in a result folder and as sent on the wire ((H, W, channels) float32)."""
 
     name: str
     label: str
     channels: int
-    #: "sRGB" for colour as displayed in [0, 1]; "Non-Color" for plain numbers (Blender's own words).
+    #: Blender's names: "sRGB" for display-referred colour in [0, 1]; "Non-Color" for data.
     colorspace: Literal["sRGB", "Non-Color"]
     #: File name in a result folder. EXR is float32, PNG 16 bit (8 bit for `semantic`).
     filename: str
-    #: What a number means: quantity, unit, range, frame.
+    #: Meaning of a value: quantity, unit, range, frame.
     meaning: str
 
 
@@ -42,14 +42,14 @@ SEMANTIC = MapKind("semantic", "Semantic", 3, "sRGB", "semantic.png", "class col
 MAPS: dict[str, MapKind] = {kind.name: kind for kind in (DISTANCE, NORMAL, ALBEDO, ROUGHNESS, METALLIC, SEMANTIC)}
 DEFAULT_MAPS: tuple[str, ...] = ("distance", "normal", "albedo", "roughness", "metallic")
 
-#: The panorama itself, as the model saw it, beside its maps in a result folder (8 or 16 bit sRGB).
+#: The model's input panorama, beside its maps in a result folder (8 or 16 bit sRGB).
 PANORAMA_FILENAME = "panorama.png"
-#: What was made, by what, from what: an `Info` as JSON.
+#: Record of the result, its source and settings: an `Info` as JSON.
 INFO_FILENAME = "maps.json"
 
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The names in the table's order, each once. Raises SettingError for an unknown one, or for none at all."""
+    """Return the names in the order of MAPS, each once. Raise SettingError for an unknown name, or for none."""
     wanted = list(names)
     unknown = [name for name in wanted if name not in MAPS]
     if unknown:

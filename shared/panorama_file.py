@@ -9,11 +9,11 @@ from . import json_file
 from .jobs.generate import Recipe
 from .protocol.errors import OutputError
 
-_HINT = "Name another file, or move that one away (panoform's --overwrite replaces it)."
+_HINT = "Choose another file name, or move that file (panoform's --overwrite replaces it)."
 
 
 def with_seed(path: Path, seed: int, seeds: Sequence[int]) -> Path:
-    """Return the path of the panorama of `seed`: `path` itself for the only one, "name-7.exr" for one of several."""
+    """Return the path of the panorama of `seed`: `path` itself for a single seed, "name-7.exr" for one of several."""
     return path if len(seeds) == 1 else path.with_stem(f"{path.stem}-{seed}")
 
 
@@ -24,38 +24,34 @@ def check_path(
     overwrite: bool = False,
     has_recipe: Callable[[Path], bool] = lambda _: False,
 ) -> None:
-    """Raise OutputError where writing the panoramas and their recipes would replace what must not be lost.
+    """Raise OutputError where writing the panoramas and their recipes would replace files that must be kept.
 
-    `sources` are the files that the panoramas are made from: they are never replaced. Other files are only where they
-    are generated panoramas, known by the recipe beside them (or inside: `has_recipe`), or where `overwrite` is set.
+    `sources` are the input files: they are never replaced. Other files are replaced only if they are generated
+    panoramas, identified by the recipe beside them (or inside: `has_recipe`), or if `overwrite` is set.
     """
     if path.is_dir():
-        raise OutputError(f"{path} is a folder.", "Name a file.")
-    for place in (with_seed(path, seed, seeds) for seed in seeds):
-        sidecar = place.with_suffix(".json")
-        for file in (place, sidecar):
+        raise OutputError(f"{path} is a folder.", "Give a file name.")
+    for target in (with_seed(path, seed, seeds) for seed in seeds):
+        sidecar = target.with_suffix(".json")
+        for file in (target, sidecar):
             if file.exists() and any(source and source.exists() and file.samefile(source) for source in sources):
-                raise OutputError(f"{file} is a source of the panorama, and would be replaced.", "Name another file.")
+                raise OutputError(
+                    f"{file} is a source of the panorama, and would be replaced.", "Choose another file name."
+                )
         if overwrite:
             continue
         if sidecar.exists() and not _is_recipe(sidecar):
-            raise OutputError(
-                f"{sidecar} exists and is no recipe: it would be lost.",
-                _HINT,
-            )
-        if place.exists() and not sidecar.exists() and not has_recipe(place):
-            raise OutputError(
-                f"{place} exists, and has no recipe that shows it was generated: it would be lost.",
-                _HINT,
-            )
+            raise OutputError(f"{sidecar} exists and isn't a recipe: it would be lost.", _HINT)
+        if target.exists() and not sidecar.exists() and not has_recipe(target):
+            raise OutputError(f"{target} exists, but has no recipe of a generated panorama: it would be lost.", _HINT)
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read the recipe from the file beside a panorama. Raises OutputError where that isn't one."""
+    """Read the recipe in the file beside a panorama. Raise OutputError where that isn't one."""
     try:
         return json_file.read(path, Recipe)
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path} holds no recipe: {error}.", "Name the .json beside a generated panorama.") from error
+        raise OutputError(f"{path} holds no recipe: {error}.", "Give the .json beside a generated panorama.") from error
 
 
 def _is_recipe(path: Path) -> bool:

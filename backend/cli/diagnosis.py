@@ -1,4 +1,4 @@
-"""Tell what an engine has to work with, from headers alone: no weight is read, nothing is downloaded."""
+"""Check an engine's model, adapters and device, reading headers only: no weight is read, nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..pipelines.omnix import TASKS
 
 
 class AdapterLine(msgspec.Struct, kw_only=True):
-    """One stream's adapter; `problem` is empty where it fills exactly what it must."""
+    """One stream's adapter; `problem` is empty where it fills all modules and no others."""
 
     task: str
     stream: str
@@ -38,34 +38,34 @@ class PartLine(msgspec.Struct, kw_only=True):
 
 
 class Diagnosis(msgspec.Struct, kw_only=True):
-    """What `panoform doctor --json` prints."""
+    """The output of `panoform doctor --json`."""
 
     engine: str
     model: str = ""
     adapters: str = ""
     trained: bool = False
     parts: list[PartLine] = []
-    #: Where the embedding of the prompt comes from: "kept", "text encoders", or "" for nowhere.
+    #: Source of the prompt's embedding: "kept" (a file), "text encoders", or "" for none.
     prompt: str = ""
     streams: list[AdapterLine] = []
     device: str = ""
     dtype: str = ""
-    #: Bytes.
+    #: In bytes.
     memory_free: int = 0
     memory_total: int = 0
     memory_needed: int = 0
-    #: What stands in the way, and what to do about it; empty where the engine can run.
+    #: Problems and their remedies; empty where the engine can run.
     problems: list[str] = []
 
 
 def diagnose(settings: EngineSettings) -> Diagnosis:
-    """Looks at everything, and collects the problems instead of stopping at the first."""
+    """Check everything, collecting all problems instead of stopping at the first."""
     found = Diagnosis(engine=settings.engine)
     try:
-        where = device.choose(settings)
-        dtype = device.choose_dtype(settings, where)
-        found.device, found.dtype = device.name(where), device.dtype_name(dtype)
-        found.memory_free, found.memory_total = device.memory(where)
+        torch_device = device.choose(settings)
+        dtype = device.choose_dtype(settings, torch_device)
+        found.device, found.dtype = device.name(torch_device), device.dtype_name(dtype)
+        found.memory_free, found.memory_total = device.memory(torch_device)
         checkpoint = checkpoints.locate(settings, None)
         found.model, found.adapters = checkpoint.name, checkpoint.adapters
         found.trained = checkpoint.config.trained
@@ -85,7 +85,7 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
         )
     shapes = stream_adapters.targets(base.transformer.config)
     for task in MAPS_OF_TASK:
-        found.streams += [_look(checkpoint.adapters, task, stream, shapes) for stream in TASKS[task].streams]
+        found.streams += [_inspect_adapter(checkpoint.adapters, task, stream, shapes) for stream in TASKS[task].streams]
     found.problems += [line.problem for line in found.streams if line.problem]
 
     loaded = [part.parameters * dtype.itemsize for _, part in parts]
@@ -98,7 +98,7 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
     return found
 
 
-def _look(source: str, task: str, stream: str, shapes: stream_adapters.Shapes) -> AdapterLine:
+def _inspect_adapter(source: str, task: str, stream: str, shapes: stream_adapters.Shapes) -> AdapterLine:
     line = AdapterLine(task=task, stream=stream)
     try:
         file = stream_adapters.find(source, task, stream, local_files_only=True)
@@ -114,6 +114,7 @@ def _look(source: str, task: str, stream: str, shapes: stream_adapters.Shapes) -
 
 
 def lines(found: Diagnosis) -> Iterator[str]:
+    """Yield the lines that `panoform doctor` prints."""
     yield f"Engine    {ENGINES[found.engine].label}"
     if found.model:
         yield f"Model     {found.model}{'' if found.trained else ' (untrained)'}"
@@ -123,8 +124,8 @@ def lines(found: Diagnosis) -> Iterator[str]:
         yield f"Prompt    {found.prompt or 'not encoded, and no text encoders'}"
         yield f"Adapters  {found.adapters}"
     for line in found.streams:
-        told = f"{line.filled} of {line.modules} modules, rank {line.rank}, {line.dtype}, {_size(line.bytes)}"
-        yield f"  {line.task + '/' + line.stream:24} {told if line.file else 'missing'}"
+        summary = f"{line.filled} of {line.modules} modules, rank {line.rank}, {line.dtype}, {_size(line.bytes)}"
+        yield f"  {line.task + '/' + line.stream:24} {summary if line.file else 'missing'}"
     if found.device:
         memory = f"{_size(found.memory_free)} of {_size(found.memory_total)} free"
         yield f"Device    {found.device}, {found.dtype}, {memory}"

@@ -23,21 +23,22 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command."""
     from ..io import generated, panoramas, photo
 
     generated.check_path(options.out, options.seed, options.panorama, options.mask, overwrite=options.overwrite)
     settings, engine = settings_of(options), shared_options.engine_settings(options, default_engine("edit"))
     if options.extend and options.mask:
-        raise SettingError("Both a mask and --extend are given.", "Leave one out.")
+        raise SettingError("Both --mask and --extend are given.", "Omit one of them.")
     panorama, encoding = panoramas.load(options.panorama)
     mask = photo.read(options.mask).pixels.mean(axis=-1, keepdims=True) > 0.5 if options.mask else None
     if options.extend:
         mask = panorama[..., 3:].min(axis=-1, initial=1, keepdims=True) < panoramas.OPAQUE
         if not mask.any():
-            raise PanoramaError(f"Nothing of {options.panorama.name} is transparent.", "Give a mask (--mask).")
+            raise PanoramaError(f"{options.panorama.name} has no transparent pixels.", "Give a mask (--mask).")
         panorama = panorama[..., :3]
     if encoding == "linear" and options.out.suffix.lower() != ".exr":
-        raise OutputError(f"{options.panorama.name} is linear light, which a PNG can't hold.", "Name the output .exr.")
+        raise OutputError(f"{options.panorama.name} is linear, which a PNG can't store.", "Use an .exr output file.")
     request = EditRequest(
         panorama=panorama, encoding=encoding, mask=None if mask is None else mask.astype(np.uint8),
         strength=options.strength, extend=options.extend, source=options.panorama.name, engine=engine,

@@ -1,4 +1,4 @@
-"""`panoform evaluate`: an engine's maps against ground truth."""
+"""`panoform evaluate`: compare an engine's maps with ground truth."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from .terminal import Terminal
 
 def add(commands: Any) -> None:
     """Add the command to the subparsers."""
-    parser = commands.add_parser("evaluate", help="measure an engine against ground truth, beside two baselines")
+    parser = commands.add_parser("evaluate", help="compare an engine and two baselines with ground truth")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="a sub-folder a scene, laid out as in README.md"
+        "--data", type=Path, required=True, metavar="DIR", help="folder with one sub-folder per scene, as in README.md"
     )
     add_maps(parser, "as for perceive")
     shared_options.add_engine(parser)
-    parser.add_argument("--height", type=int, metavar="N", help="of the maps in pixels (default: the engine's)")
+    parser.add_argument("--height", type=int, metavar="N", help="height of the maps in pixels (default: the engine's)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N scenes")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command."""
     from ..evaluation.evaluate import evaluate, table
 
     engine = shared_options.engine_settings(options)

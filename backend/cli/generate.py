@@ -1,4 +1,4 @@
-"""`panoform generate`: panoramas from a prompt, or around a picture."""
+"""`panoform generate`: generate panoramas from a prompt or around a picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     """Add the command to the subparsers."""
     parser = job_options.add_generate(commands)
     parser.add_argument(
-        "--recipe", type=Path, metavar="JSON", help="make the panorama beside this file again (nothing else is asked)"
+        "--recipe", type=Path, metavar="JSON", help="generate the panorama of this recipe again, with its settings"
     )
     defaults = {name: default_engine(name) for name in ("text_to_panorama", "outpaint")}
     add_output(parser, f"{defaults['text_to_panorama']} for a prompt, {defaults['outpaint']} for a picture")
@@ -38,16 +38,18 @@ def add(commands: Any) -> None:
 
 
 def add_output(parser: argparse.ArgumentParser, engine_help: str) -> None:
-    """Add the options that generate and edit share, and only this command line has."""
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".exr for light, .png for a picture")
-    parser.add_argument("--method", default=GenerateSettings().method, metavar="M", help=f"of {', '.join(METHODS)}")
+    """Add the options of generate and edit that only this command line has."""
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".exr (linear HDR) or .png (sRGB)")
+    parser.add_argument("--method", default=GenerateSettings().method, metavar="M", help=f"one of {', '.join(METHODS)}")
     shared_options.add_engine(parser, default=None, help=engine_help)
-    parser.add_argument("--overwrite", action="store_true", help="replace also what isn't Panoform's (never a source)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="also replace files that aren't Panoform's (never a source)"
+    )
     parser.add_argument("--json", action="store_true", help="print the recipes as JSON on stdout")
 
 
 def settings_of(options: argparse.Namespace, **more: Any) -> GenerateSettings:
-    """Return the settings that the options name. Raise SettingError."""
+    """Return the settings from the options. Raise SettingError."""
     settings = GenerateSettings(
         prompt=options.prompt, negative_prompt=options.negative, true_cfg_scale=options.true_cfg,
         method=options.method, lora=options.lora, trigger=options.trigger, height=options.height,
@@ -59,9 +61,10 @@ def settings_of(options: argparse.Namespace, **more: Any) -> GenerateSettings:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command."""
     from ..io import generated
 
-    request = _request_again(options) if options.recipe else _request(options)
+    request = _request_from_recipe(options) if options.recipe else _request(options)
     seeds = request.settings.seeds
     generated.check_path(options.out, seeds, options.image, overwrite=options.overwrite)
     return run_and_write(request, options, seeds)
@@ -83,33 +86,38 @@ def _request(options: argparse.Namespace) -> GenerateRequest:
         view = msgspec.structs.replace(view, fov=picture.fov)
     check_view(view)
     if view.fov is None:
-        raise SettingError(f"{options.image.name} doesn't hold its field of view.", "Give it in degrees (--fov).")
+        raise SettingError(f"{options.image.name} has no field of view in its EXIF.", "Give it in degrees (--fov).")
     return GenerateRequest(
         picture=picture.pixels, view=view, source=options.image.name, engine=engine, settings=settings
     )
 
 
-def _request_again(options: argparse.Namespace) -> GenerateRequest:
-    """The request that the recipe was made by."""
+def _request_from_recipe(options: argparse.Namespace) -> GenerateRequest:
+    """Return the request that the recipe records."""
     from ..io import generated, photo
 
     recipe = panorama_file.read_recipe(options.recipe)
     if recipe.kind == "edit":
-        raise SettingError(f"{options.recipe.name} is an edit's.", "Give panorama, mask and settings to panoform edit.")
+        raise SettingError(
+            f"{options.recipe.name} is the recipe of an edit.",
+            "Use panoform edit with its panorama, mask and settings.",
+        )
     if recipe.encoding == "linear" and options.out.suffix.lower() != ".exr":
-        raise OutputError("It was linear light, which a PNG can't hold.", "Name the output .exr.")
+        raise OutputError("The recipe's panorama is linear, which a PNG can't store.", "Use an .exr output file.")
     request = GenerateRequest(view=recipe.view or View(), engine=recipe.engine, settings=recipe.settings)
     if recipe.kind == "picture":
         if not options.image:
-            raise SettingError(f"It was made of the picture {recipe.source}.", "Give that again (--image).")
+            raise SettingError(
+                f"The panorama was generated around the picture {recipe.source}.", "Give that picture (--image)."
+            )
         request.picture, request.source = photo.read(options.image).pixels, options.image.name
         if generated.sha256(request.picture) != recipe.source_sha256:
-            raise SettingError(f"{options.image.name} is not the picture {recipe.source} that it was made of.")
+            raise SettingError(f"{options.image.name} is not the picture {recipe.source} of the recipe.")
     return request
 
 
 def run_and_write(request: JobRequest, options: argparse.Namespace, seeds: tuple[int, ...]) -> int:
-    """Do the job, and write a panorama and its recipe for each seed."""
+    """Run the job, and write a panorama and its recipe for each seed."""
     from ..io import generated
 
     reply = cast("GenerateReply", shared_options.run(request))

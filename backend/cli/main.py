@@ -1,4 +1,4 @@
-"""The command line `panoform`: one module a command. Torch is imported only once it is needed."""
+"""The command line `panoform`: one module per command. Torch is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Return 0 done, 1 refused or failed (reported on stderr), 2 wrong usage, 130 interrupted."""
-    # Its warnings about packages that FLUX does not use would stand between our messages.
+    """Run a command. Return 0 on success, 1 on failure (reported on stderr), 2 on wrong usage, 130 if interrupted."""
+    # Suppress its warnings about packages that FLUX does not use.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="panoform", description="Maps of a panorama by FLUX: distance, normals, materials."
+        prog="panoform",
+        description="Estimate maps of panoramas (distance, normals, materials), and generate panoramas, with FLUX.",
     )
     parser.add_argument("--version", action="version", version=f"panoform {metadata.version('panoform')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -1,4 +1,4 @@
-"""What several commands share: the options of the engine, and how a job is run."""
+"""Code shared by several commands: engine options, running a job, JSON output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .terminal import Terminal
 
 
 def add_engine(parser: argparse.ArgumentParser, default: str | None = EngineSettings().engine, help: str = "") -> None:
-    """Add the options of `engine_settings`. `help` says what the default is where it depends on other options."""
+    """Add the engine options. `help` describes the default where it depends on other options."""
     defaults = EngineSettings()
     parser.add_argument(
         "--engine", default=default, metavar="E", help=f"{' or '.join(ENGINES)} (default: {help or default})"
@@ -34,7 +34,7 @@ def add_engine(parser: argparse.ArgumentParser, default: str | None = EngineSett
 
 
 def engine_settings(options: argparse.Namespace, default: str = "") -> EngineSettings:
-    """Return the settings that the options name; `default` is the engine where none is named. Raise SettingError."""
+    """Return the settings from the options; `default` is the engine if none is given. Raise SettingError."""
     fields = {name: getattr(options, name) for name in EngineSettings.__struct_fields__}
     settings = EngineSettings(**fields | {"engine": options.engine or default})
     check_engine(settings)
@@ -42,7 +42,7 @@ def engine_settings(options: argparse.Namespace, default: str = "") -> EngineSet
 
 
 def run(request: JobRequest) -> JobReply:
-    """Do the job here, with its progress on stderr."""
+    """Run the job in this process, with its progress on stderr."""
     with Terminal() as terminal:
         terminal.progress("Starting", 0, 0, 0.0, None)
         return registry.run(request, ModelCache(), terminal)

@@ -1,4 +1,4 @@
-"""`panoform perceive`: maps of a panorama, into a folder."""
+"""`panoform perceive`: write maps of a panorama to a folder."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from . import options as shared_options
 
 def add(commands: Any) -> None:
     """Add the command to the subparsers."""
-    parser = commands.add_parser("perceive", help="make maps of a panorama, into a folder")
+    parser = commands.add_parser("perceive", help="write maps of a panorama to a folder")
     parser.add_argument("panorama", type=Path, metavar="PANORAMA", help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="result folder")
-    add_maps(parser, f"of {','.join(MAPS)} (default: the first five)")
+    add_maps(parser, f"any of {','.join(MAPS)} (default: the first five)")
     shared_options.add_engine(parser)
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
     parser.add_argument("--guidance", type=float, metavar="G", help="FLUX's guidance (default: the engine's)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="one seed gives one result (default: 0)")
-    parser.add_argument("--height", type=int, metavar="H", help="of the maps, a multiple of 16 (default: the engine's)")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace also what isn't Panoform's (never the source)"
+        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same result (default: 0)"
+    )
+    parser.add_argument(
+        "--height", type=int, metavar="H", help="height of the maps, a multiple of 16 (default: the engine's)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="also replace files that aren't Panoform's (never the source)"
     )
     parser.add_argument("--repair", action="store_true", help="replace NaN, infinite and negative pixels")
-    parser.add_argument("--json", action="store_true", help="print what was made as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="print the record of the result as JSON on stdout")
     parser.set_defaults(run=run)
 
 
@@ -39,9 +43,10 @@ def add_maps(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command."""
     from ..io import panoramas, results
 
-    # All that can be refused without torch is refused first.
+    # First all checks that do not need torch.
     engine = shared_options.engine_settings(options)
     settings = PerceiveSettings(
         maps=check_names(options.maps),

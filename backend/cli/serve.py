@@ -1,4 +1,4 @@
-"""`panoform serve`: the backend process that the add-on starts."""
+"""`panoform serve`: the backend process started by the add-on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ def add(commands: Any) -> None:
     """Add the command to the subparsers."""
     parser = commands.add_parser("serve", help="serve Blender (started by the add-on)")
     parser.add_argument(
-        "--connection-file", type=Path, required=True, metavar="PATH", help="written with address and keys"
+        "--connection-file", type=Path, required=True, metavar="PATH", help="file to write the address and keys to"
     )
-    parser.add_argument("--parent-pipe", action="store_true", help="end when stdin ends")
+    parser.add_argument("--parent-pipe", action="store_true", help="exit when stdin is closed")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
+    """Run the command."""
     from ..server.server import serve
 
     return serve(options.connection_file, options.parent_pipe)

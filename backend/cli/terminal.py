@@ -1,4 +1,4 @@
-"""A job's progress on a terminal: a bar that moves, or, where nobody looks, a line for each stage."""
+"""Show a job's progress on stderr: a progress bar on a terminal, otherwise one line per stage."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Terminal:
         self._bar.stop()
 
     def progress(self, stage: str, step: int, of: int, fraction: float, seconds_left: float | None) -> None:
-        told = f"{stage} {step}/{of}" if of else stage
+        text = f"{stage} {step}/{of}" if of else stage
         left = "" if seconds_left is None else f"{int(seconds_left) // 60}:{int(seconds_left) % 60:02} left"
-        self._bar.update(self._task, completed=fraction, description=told, left=left)
+        self._bar.update(self._task, completed=fraction, description=text, left=left)
         if not self._console.is_terminal and stage != self._stage:
             print(f"{round(100 * fraction):3} % {stage}", file=sys.stderr, flush=True)
         self._stage = stage

@@ -1,12 +1,12 @@
-"""How far an engine's maps are from the truth: `panoform evaluate`.
+"""Compare an engine's maps with ground truth: `panoform evaluate`.
 
-Figures are means over scenes; within a scene every pixel of the panorama counts the same, as in the papers that OmniX
-compares itself with. Distance, albedo, roughness and metallic count where there is a surface, the others everywhere.
-Beside the engine stand two baselines that do not look at the picture: the mean map of the starter's training scenes,
-turned to all sides (so it knows height over the horizon, not direction), and one constant. The truth has a seam step
-too, wherever an edge happens to lie at a panorama's end; it stands beside them.
+Metrics are means over scenes; within a scene all pixels have equal weight, as in the papers that OmniX compares with.
+Distance, albedo, roughness and metallic are measured where there is a surface, the others everywhere. The engine is
+compared with two baselines that ignore the picture: the mean map of the starter's training scenes, averaged over all
+yaws (it depends on elevation only), and a constant. The ground truth has a seam step too, where an edge lies at the
+panorama's border; it is listed for reference.
 
-The engine is asked for maps of its own height, or of the one that is given; they are compared at the truth's.
+Maps are perceived at the engine's height or the given one, and compared at the height of the ground truth.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from . import ground_truth
 Maps = dict[str, np.ndarray]
 
 #: The training scenes' mean by latitude: name → (rows, channels) from the zenith down. Distance is a mean of
-#: logarithms; normals stand in the frame of their column: away from the axis, to the left, up.
+#: logarithms; normals are in the axes of their column (sphere.column_frames).
 MEAN_FILE = Path(__file__).parents[1] / "starter" / "mean_maps.json"
 
-#: Figure → (unit, whether more is better).
+#: Metric → (unit, whether higher is better).
 FIGURES: dict[str, tuple[str, bool]] = {
     "distance AbsRel": ("", False),
     "distance δ1.25": ("", True),
@@ -46,28 +46,28 @@ FIGURES: dict[str, tuple[str, bool]] = {
     "semantic accuracy": ("", True),
     "seam step": ("×", False),
 }
-#: PSNR of a perfect map, which would be infinite.
+#: Upper limit of PSNR, which is infinite for a perfect map.
 _BEST_PSNR = 50.0
 
 
-def measure(maps: Maps, wanted: Maps) -> dict[str, float]:
-    """The figures of one scene, for whichever `maps` there are. `wanted` as truth.read_scene reads it, of their size.
+def measure(maps: Maps, truth: Maps) -> dict[str, float]:
+    """Compute the metrics of one scene for the given `maps`; `truth` as ground_truth.read_scene returns it, same size.
 
     distance: median-scaled AbsRel and share within a factor of 1.25; normal: mean and median angle; seam step: how far
     distance jumps in logarithm from the last column to the first, over the mean jump between neighbouring columns of
     the same map.
     """
     figures = {}
-    surface = np.isfinite(wanted["distance"][..., 0])
+    surface = np.isfinite(truth["distance"][..., 0])
     if "distance" in maps and surface.any():
-        made, known = maps["distance"][surface, 0], wanted["distance"][surface, 0]
+        made, known = maps["distance"][surface, 0], truth["distance"][surface, 0]
         ratio = made / known
         ratio /= np.median(ratio)
         figures["distance AbsRel"] = float(np.abs(ratio - 1).mean())
         figures["distance δ1.25"] = float((np.maximum(ratio, 1 / ratio) < 1.25).mean())
         figures["seam step"] = _seam(maps["distance"])
     if "normal" in maps:
-        known = wanted["normal"]
+        known = truth["normal"]
         facing = (known != 0).any(-1)
         cosine = (maps["normal"] * known).sum(-1) / np.maximum(np.linalg.norm(known, axis=-1), 1e-6)
         angle = np.degrees(np.arccos(np.clip(cosine[facing], -1, 1)))
@@ -75,16 +75,16 @@ def measure(maps: Maps, wanted: Maps) -> dict[str, float]:
             figures |= {"normal mean": float(angle.mean()), "normal median": float(np.median(angle))}
     for name in ("albedo", "roughness", "metallic"):
         if name in maps and surface.any():
-            error = float(np.square(maps[name][surface] - wanted[name][surface]).mean())
+            error = float(np.square(maps[name][surface] - truth[name][surface]).mean())
             figures[f"{name} PSNR"] = min(_BEST_PSNR, -10 * np.log10(max(error, 1e-12)))
     if "semantic" in maps:
-        figures["semantic accuracy"] = float((_classes(maps["semantic"]) == _classes(wanted["semantic"])).mean())
+        figures["semantic accuracy"] = float((_classes(maps["semantic"]) == _classes(truth["semantic"])).mean())
     return figures
 
 
-def _truths(wanted: Maps) -> dict[str, float]:
-    """The seam step of the true distances, the sky as far as the farthest surface."""
-    distance = wanted["distance"]
+def _truth_metrics(truth: Maps) -> dict[str, float]:
+    """Return the seam step of the true distances, with the sky as far as the farthest surface."""
+    distance = truth["distance"]
     finite = np.isfinite(distance)
     if not finite.any():
         return {}
@@ -98,9 +98,9 @@ def _seam(distance: np.ndarray) -> float:
 
 
 def fitted(maps: Maps, height: int) -> Maps:
-    """The maps at (height, 2·height): means of blocks where that divides their size, otherwise interpolated.
+    """Resize the maps to (height, 2·height): block means where that divides their size, otherwise interpolation.
 
-    Distances are averaged as logarithms, and directions made unit again.
+    Distances are averaged as logarithms, and normals renormalised.
     """
 
     def at(pixels: np.ndarray) -> np.ndarray:
@@ -125,19 +125,19 @@ def _classes(colours: np.ndarray) -> np.ndarray:
 
 
 def mean_by_latitude(scenes: Iterable[Maps], rows: int = 32) -> dict[str, list[list[float]]]:
-    """MEAN_FILE's content from the maps of training scenes."""
+    """Return the content of MEAN_FILE from the maps of training scenes."""
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, np.ndarray] = {}
-    for wanted in scenes:
-        height, width = wanted["distance"].shape[:2]
-        surface = np.isfinite(wanted["distance"])
+    for truth in scenes:
+        height, width = truth["distance"].shape[:2]
+        surface = np.isfinite(truth["distance"])
         everywhere = np.ones_like(surface)
-        turned = np.einsum("wij,hwj->hwi", sphere.column_frames(width), wanted["normal"])
+        turned = np.einsum("wij,hwj->hwi", sphere.column_frames(width), truth["normal"])
         parts = {
-            "distance": (np.log(np.where(surface, wanted["distance"], 1)), surface),
+            "distance": (np.log(np.where(surface, truth["distance"], 1)), surface),
             "normal": (turned, everywhere),
-            "semantic": (wanted["semantic"], everywhere),
-        } | {name: (wanted[name], surface) for name in ("albedo", "roughness", "metallic")}
+            "semantic": (truth["semantic"], everywhere),
+        } | {name: (truth[name], surface) for name in ("albedo", "roughness", "metallic")}
         for name, (pixels, mask) in parts.items():
             shape = (rows, height // rows * width, -1)
             sums[name] = sums.get(name, 0) + (pixels * mask).reshape(shape).sum(1)
@@ -147,7 +147,7 @@ def mean_by_latitude(scenes: Iterable[Maps], rows: int = 32) -> dict[str, list[l
 
 
 def baselines(height: int) -> dict[str, Maps]:
-    """ "mean map" and "constant" at (height, 2·height)."""
+    """Return the baselines "mean map" and "constant" at (height, 2·height)."""
     rows = {name: np.array(values, np.float32) for name, values in json.loads(MEAN_FILE.read_text("utf-8")).items()}
     weight = sphere.solid_angles(len(rows["distance"]), 2 * len(rows["distance"]))
 
@@ -166,7 +166,7 @@ def baselines(height: int) -> dict[str, Maps]:
         name: spread(np.broadcast_to((values * weight).sum(0) / weight.sum(), (2, values.shape[1])))
         for name, values in rows.items()
     }
-    # Seen from all sides, only the vertical part of the mean normal is a constant of the world.
+    # Averaged over all yaws, only the vertical component of the mean normal remains.
     constant["normal"] = np.broadcast_to(np.array([0, 0, 1], np.float32), mean["normal"].shape)
     return {"mean map": finish(mean), "constant": finish(constant)}
 
@@ -175,22 +175,22 @@ def baselines(height: int) -> dict[str, Maps]:
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """Mean figures of an engine and the baselines over a folder of ground truth."""
+    """Mean metrics of an engine and the baselines over a folder of ground truth."""
 
     data: str
     scenes: int
-    #: (height, width) of the truth, and of the maps before they were fitted to it.
+    #: (height, width) of the ground truth, and of the maps before resizing.
     size: tuple[int, int]
     perceived: tuple[int, int]
-    #: Column ("starter", "mean map", "constant", "truth") → figure → value; of the truth, the seam step alone.
+    #: Column ("starter", "mean map", "constant", "truth") → metric → value; for the truth only the seam step.
     columns: dict[str, dict[str, float]]
-    #: Mean seconds the engine took for one panorama, loading apart.
+    #: Mean seconds per panorama, without loading.
     seconds: float
     notice: str
 
 
 class Silent:
-    """A ProgressReporter for one job of many: it reports nothing, but passes cancelling on."""
+    """A ProgressReporter that reports nothing, but can be cancelled."""
 
     def __init__(self, reporter: ProgressReporter) -> None:
         self.check_cancelled = reporter.check_cancelled
@@ -209,9 +209,9 @@ def evaluate(
     reporter: ProgressReporter,
     limit: int | None = None,
 ) -> Evaluation:
-    """Perceive every scene of `folder` (the first `limit`), and measure.
+    """Perceive every scene of `folder` (the first `limit`), and compute the metrics.
 
-    Raise InputError for a folder that is not laid out as in ground_truth.py, and what `perceive` raises.
+    Raise InputError for a folder without the layout of ground_truth.py, and the errors of `perceive`.
     """
     from ..perception.job import perceive
 
@@ -221,20 +221,20 @@ def evaluate(
     seconds, notice, size, perceived_size = [], "", (0, 0), (0, 0)
     for index, scene in enumerate(found):
         reporter.progress(f"Scene {scene.name}", index, len(found), index / len(found), None)
-        wanted = ground_truth.read_scene(scene)
-        size = (wanted["panorama"].shape[0], wanted["panorama"].shape[1])
+        truth = ground_truth.read_scene(scene)
+        size = (truth["panorama"].shape[0], truth["panorama"].shape[1])
         started = time.monotonic()
         request = PerceiveRequest(
-            panorama=wanted["panorama"], encoding="linear", source=scene.name, engine=engine, settings=settings
+            panorama=truth["panorama"], encoding="linear", source=scene.name, engine=engine, settings=settings
         )
         perceived = perceive(request, models, Silent(reporter))
         seconds.append(time.monotonic() - started - perceived.info.seconds["loading"])
         notice = perceived.info.notice
         perceived_size = perceived.info.size
-        figures[engine.engine].append(measure(fitted(perceived.maps, size[0]), wanted))
+        figures[engine.engine].append(measure(fitted(perceived.maps, size[0]), truth))
         for name, maps in baselines(size[0]).items():
-            figures[name].append(measure({key: maps[key] for key in perceived.maps}, wanted))
-        figures["truth"].append(_truths(wanted) if "distance" in perceived.maps else {})
+            figures[name].append(measure({key: maps[key] for key in perceived.maps}, truth))
+        figures["truth"].append(_truth_metrics(truth) if "distance" in perceived.maps else {})
     return Evaluation(
         str(folder),
         len(found),
@@ -247,7 +247,7 @@ def evaluate(
 
 
 def means(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Each figure's mean over the scenes that have it."""
+    """Return the mean of each metric over the scenes that have it."""
     return {
         name: float(np.mean([row[name] for row in rows if name in row]))
         for name in FIGURES
@@ -256,7 +256,7 @@ def means(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def table(evaluation: Evaluation) -> str:
-    """The evaluation as lines of text, aligned; "<" or ">" says which way is better."""
+    """Format the evaluation as a text table; ">" marks metrics where higher is better, "<" where lower is."""
     columns = list(evaluation.columns)
     lines = [f"{'':24}" + "".join(f"{name:>12}" for name in columns)]
     for figure, (unit, more) in FIGURES.items():
@@ -266,9 +266,9 @@ def table(evaluation: Evaluation) -> str:
         label = f"{figure}{f' ({unit})' if unit else ''} {'>' if more else '<'}"
         lines.append(f"{label:24}" + "".join(f"{value:12.3f}" if value is not None else f"{'':12}" for value in values))
     height, width = evaluation.size
-    made = evaluation.perceived
+    perceived = evaluation.perceived
     lines.append(
-        f"{evaluation.scenes} scenes at {width} × {height}, perceived at {made[1]} × {made[0]}, "
+        f"{evaluation.scenes} scenes at {width} × {height}, perceived at {perceived[1]} × {perceived[0]}, "
         f"{evaluation.seconds:.1f} s each. {evaluation.notice}"
     )
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""Folders of ground truth: panoramas and the maps that are known of them. `panoform evaluate` and training read them.
+"""Read ground truth for `panoform evaluate` and training: panoramas with their true maps.
 
-One sub-folder a scene, in it, all of one size, 2:1 (frame: shared/imaging/sphere.py):
+Each scene is a sub-folder with these files, all of one size, 2:1 (frame: shared/imaging/sphere.py):
 
     panorama.exr     linear Rec.709 light, three channels
     distance.exr     along the ray, any unit, one channel; infinite where there is sky
@@ -28,10 +28,10 @@ FILES = {
 
 
 def scenes(folder: Path, height: int | None = None) -> list[Path]:
-    """The scenes of a folder, sorted; hidden folders are left out.
+    """Return the scenes of a folder, sorted, without hidden folders.
 
-    Each has all files, of one size (2·height × height where `height` is given). Raises InputError naming the first file
-    that is missing, or of another size or number of channels, and where there is no scene.
+    All files must have one size (2·height × height where `height` is given). Raise InputError naming the first file
+    that is missing or has another size or number of channels, and where there is no scene.
     """
     found = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if not found:
@@ -58,7 +58,7 @@ def scenes(folder: Path, height: int | None = None) -> list[Path]:
 
 
 def read(path: Path) -> np.ndarray:
-    """(H, W, C) float32. Raises InputError where the file can't be read."""
+    """Read an image as (H, W, C) float32. Raise InputError where the file can't be read."""
     image = oiio.ImageInput.open(str(path))
     pixels = image.read_image("float") if image else None
     if pixels is None:
@@ -68,8 +68,8 @@ def read(path: Path) -> np.ndarray:
 
 
 def read_scene(scene: Path) -> dict[str, np.ndarray]:
-    """Name of the file without its ending → (H, W, C) float32."""
+    """Read a scene: file name without extension → (H, W, C) float32."""
     maps = {name.partition(".")[0]: read(scene / name) for name in FILES}
-    # Lossy EXR leaves some light a little below zero.
+    # Lossy EXR compression can give slightly negative values.
     maps["panorama"] = np.maximum(maps["panorama"], 0)
     return maps

@@ -1,4 +1,4 @@
-"""How well a panorama closes: the step where 0° meets 360°, and the pinch at the poles, both against its own interior.
+"""Seam metrics of a panorama: the step across 0°/360° and pinching at the poles, relative to its interior.
 
 Arrays are (H, W, C), of pixels or of latents, whole panoramas.
 """
@@ -14,16 +14,16 @@ from ...shared.imaging.sphere import solid_angles
 
 @dataclass(frozen=True)
 class Seam:
-    """The step across the wrap among the steps between neighbouring columns elsewhere."""
+    """The step across 0°/360°, compared with the steps between neighbouring columns elsewhere."""
 
-    #: The step across the wrap divided by the median step; about 1 where there is no seam.
+    #: The step across 0°/360° divided by the median step; about 1 where there is no seam.
     ratio: float
-    #: Share of the steps elsewhere that are smaller, in [0, 1]; 1 where nothing in the picture changes as abruptly.
+    #: Share of the steps elsewhere that are smaller, in [0, 1]; 1 if no other step is as large.
     percentile: float
 
 
 def seam(panorama: np.ndarray) -> Seam:
-    """Steps are mean absolute differences of neighbouring columns; each row counts by its solid angle."""
+    """Measure the seam. Steps are mean absolute differences of neighbouring columns, weighted by solid angle."""
     x = panorama.astype(np.float64)
     step = np.abs(np.roll(x, -1, axis=1) - x).mean(
         axis=-1
@@ -34,9 +34,9 @@ def seam(panorama: np.ndarray) -> Seam:
 
 
 def poles(panorama: np.ndarray) -> tuple[float, float]:
-    """(top, bottom): how much the colours of an end row vary, as a share of how much those around the equator do.
+    """Return (top, bottom): standard deviation of the colours of the end row, relative to that around the equator.
 
-    An end row is a circle of one pixel's width, so where nothing pinches it is nearly one colour: well below 1.
+    An end row is a circle one pixel wide; without pinching it is nearly uniform: well below 1.
     """
     variance = panorama.astype(np.float64).var(axis=1).mean(axis=-1)  # (H,)
     quarter = len(variance) // 4

@@ -1,6 +1,6 @@
-"""Write files whole or not at all.
+"""Write files atomically.
 
-What is written goes to a draft folder within the target folder first, and is flushed to disk. Then the drafts are moved
+They are written to a draft folder within the target folder first, and flushed to disk. Then the drafts are moved
 into place: one by an atomic replace, several all or none, because the files that they replace are moved aside first and
 put back where a move fails.
 """
@@ -15,22 +15,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...shared.atomic_write import flush_folder, output_error
 from ...shared.protocol.errors import OutputError
 
-#: Errors of a full disk, a quota, a file size limit.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: What file systems that can't flush a folder answer.
-_NOT_FLUSHED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 _PREFIX = ".panoform-"
-MAKE_ROOM = "Make room on the disk, or choose another folder."
 
 
 @contextmanager
 def writing(directory: Path, *, last: str = "", remove: Iterable[str] = ()) -> Iterator[Path]:
     """Yield a draft folder, whose files and folders are moved into `directory` when the block ends without an error.
 
-    `last` names the entry to appear last, and the first to go where it replaces one; `remove`, entries of `directory`
-    to be gone with the same step. If anything fails, `directory` is as it was. Raises OutputError.
+    `last` names the entry that is moved last (and the first to be removed where it replaces one); `remove`, entries of
+    `directory` to delete in the same step. If anything fails, `directory` is restored. Raise OutputError.
     """
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     draft: Path | None = None
@@ -41,15 +37,10 @@ def writing(directory: Path, *, last: str = "", remove: Iterable[str] = ()) -> I
         yield draft
         _publish(draft, directory, last, remove)
         for folder in made:
-            _flush_folder(folder.parent)
+            flush_folder(folder.parent)
         done = True
     except OSError as error:
-        if error.errno in _FULL:
-            raise OutputError(f"The disk is full: {directory} could not be written.", MAKE_ROOM) from error
-        reason = error.strerror or error
-        raise OutputError(
-            f"{directory} can't be written: {reason}.", "Choose a folder that you may write to, with enough room."
-        ) from error
+        raise output_error(directory, error) from error
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
@@ -58,7 +49,7 @@ def writing(directory: Path, *, last: str = "", remove: Iterable[str] = ()) -> I
 
 
 def check_writable(directory: Path) -> None:
-    """Raise OutputError where nothing could be written to `directory`, before any time is spent on it."""
+    """Raise OutputError where `directory` is not writable, before time is spent on a result."""
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     with writing(directory):
         pass
@@ -74,7 +65,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 def _publish(draft: Path, directory: Path, last: str, remove: Iterable[str]) -> None:
     """Move the entries of `draft` into `directory`, all or none."""
     for entry in (*draft.rglob("*"), draft):
-        _flush_folder(entry) if entry.is_dir() else _flush(entry)
+        flush_folder(entry) if entry.is_dir() else _flush(entry)
     entries = sorted(draft.iterdir(), key=lambda entry: (entry.name == last, entry.name))
     moves = {entry: directory / entry.name for entry in entries}
     for entry, place in moves.items():
@@ -90,13 +81,13 @@ def _publish(draft: Path, directory: Path, last: str, remove: Iterable[str]) -> 
         shutil.rmtree(aside, ignore_errors=True)
     else:
         _move_all(moves, None)
-    _flush_folder(directory)
+    flush_folder(directory)
 
 
 def _move_all(moves: dict[Path, Path], aside: Path | None) -> None:
-    """Move each to its place; where one can't be, move all back, and raise its OSError.
+    """Move each to its target; where one fails, move all back and raise its OSError.
 
-    Raises OutputError where files stay in the folder `aside`.
+    Raise OutputError where files stay in the folder `aside`.
     """
     done: list[tuple[Path, Path]] = []
     try:
@@ -110,7 +101,7 @@ def _move_all(moves: dict[Path, Path], aside: Path | None) -> None:
             except OSError as error:
                 raise OutputError(
                     f"{source} could not be moved back: {error.strerror}.",
-                    f"Files of before are in {aside}." if aside else "",
+                    f"The previous files are in {aside}." if aside else "",
                 ) from error
         if aside:
             aside.rmdir()
@@ -121,17 +112,3 @@ def _flush(file: Path) -> None:
     """Flush a file to disk."""
     with file.open("r+b") as handle:
         os.fsync(handle.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk. Windows does not need it and can't."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _NOT_FLUSHED:
-            raise
-    finally:
-        os.close(handle)

@@ -16,6 +16,7 @@ import numpy as np
 import OpenImageIO as oiio
 
 from ...shared import json_file
+from ...shared.atomic_write import MAKE_ROOM
 from ...shared.jobs.perceive import Info
 from ...shared.maps import INFO_FILENAME, MAPS, PANORAMA_FILENAME, SEMANTIC
 from ...shared.protocol.errors import OutputError
@@ -112,4 +113,4 @@ def write_image(path: Path, pixels: np.ndarray, colorspace: str, attributes: Map
     # The PNG writer returns True on a full disk, so the file is read again to check it.
     if not written or error or oiio.ImageBuf(str(path)).read(force=True) is False:
         reason = (error or output.geterror() or "the file does not read again").splitlines()[0].strip().rstrip(".")
-        raise OutputError(f"{path.name} could not be written: {reason}.", atomic.MAKE_ROOM)
+        raise OutputError(f"{path.name} could not be written: {reason}.", MAKE_ROOM)

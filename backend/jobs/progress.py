@@ -1,4 +1,4 @@
-"""Report how far a job is, and how long it will still take."""
+"""Report the progress of a job and its remaining time."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import numpy as np
 
 
 class ProgressReporter(Protocol):
-    """Takes the progress of one job to whoever waits for it.
+    """Receives the progress of one job.
 
-    Every method raises errors.Cancelled once the job is to stop, so a job calls one of them at least once a step.
+    Every method raises errors.Cancelled once the job has been cancelled; a job calls one at least once per step.
     """
 
     def progress(self, stage: str, step: int, of: int, fraction: float, seconds_left: float | None) -> None:
-        """Report work that was done: see messages.ProgressEvent for the fields."""
+        """Report completed work; the arguments are the fields of messages.ProgressEvent."""
         ...
 
     def preview(self, name: str, picture: np.ndarray) -> None:
-        """Show what result `name` looks like so far: (H, W, 3) uint8, at most 256 wide."""
+        """Report an intermediate state of result `name`: (H, W, 3) uint8, at most 256 wide."""
         ...
 
     def check_cancelled(self) -> None:
-        """Report nothing; only raise where the job is to stop."""
+        """Only raise Cancelled where the job has been cancelled."""
         ...
 
 
 def report_loading(reporter: ProgressReporter, stage: str) -> None:
-    """Report that a stage without steps begins, before the first step of the job."""
+    """Report the start of a stage without steps, before the first step of the job."""
     reporter.progress(stage, 0, 0, 0.0, None)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`steps` steps of equal `cost`, in any unit that all stages of a job share."""
+    """A stage of `steps` steps of equal `cost`, in any unit common to all stages of a job."""
 
     label: str
     steps: int
     cost: float = 1.0
-    #: False for a stage that is one step by nature (decoding): it is reported without a number.
+    #: False for a stage that is a single operation (decoding): it is reported without step numbers.
     counted: bool = True
 
 
 class StagedProgress:
-    """Progress through stages that are done in the order given; the time left follows from their costs."""
+    """Progress through consecutive stages; the remaining time is estimated from their costs."""
 
     def __init__(self, reporter: ProgressReporter, stages: Sequence[Stage]) -> None:
         self.reporter = reporter
@@ -55,16 +55,16 @@ class StagedProgress:
         self._done = 0.0
         self._index = 0
         self._step = 0
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def step_done(self) -> None:
-        """Report a step of the current stage. Raise Cancelled out of the reporter."""
+        """Report a completed step of the current stage. Raise the reporter's Cancelled."""
         stage = self._stages[self._index]
         self._step += 1
         self._done += stage.cost
         step = self._step
         if step == stage.steps:
             self._index, self._step = self._index + 1, 0
-        left = (time.monotonic() - self._began) / self._done * (self._total - self._done)
+        left = (time.monotonic() - self._started) / self._done * (self._total - self._done)
         counted = (step, stage.steps) if stage.counted else (0, 0)
         self.reporter.progress(stage.label, *counted, min(self._done / self._total, 1.0), max(left, 0.0))

@@ -1,6 +1,6 @@
-"""Which module does which kind of job: the one place where the backend names them.
+"""The registry of jobs: request type → module that runs it.
 
-A module is imported by the first job that needs it, so that the server is up before torch is read. It has
+A module is imported by the first job that needs it, so that the server starts without torch. It defines
 
     run(request, models: ModelCache, reporter: ProgressReporter) -> JobReply
 """
@@ -26,10 +26,10 @@ _MODULES: dict[type[JobRequest], str] = {
 
 
 def register(request_type: type[JobRequest], module: str) -> None:
-    """Have requests of this type run by `module`, named in full."""
+    """Run requests of this type in `module`, a full module name."""
     _MODULES[request_type] = module
 
 
 def run(request: JobRequest, models: ModelCache, reporter: ProgressReporter) -> JobReply:
-    """Do the job; the reply's id is the request's. Raise PanoformError, and Cancelled out of `reporter`."""
+    """Run the job; the reply has the request's id. Raise PanoformError, and Cancelled from `reporter`."""
     return import_module(_MODULES[type(request)]).run(request, models, reporter)

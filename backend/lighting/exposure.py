@@ -1,11 +1,11 @@
-"""Expose linear light to the [0, 1] sRGB picture that the models know, by a rule that can be undone.
+"""Expose linear light to the [0, 1] sRGB input of the models, by an invertible rule.
 
-0. Negative channels (colours outside Rec.709) are 0 already (backend/io/panoramas.py); only that can't be undone.
-1. e = 0.18 / (geometric mean luminance), so that the mean of the panorama lands on middle grey. The mean is weighted by
-   solid angle and leaves out pixels that are exactly black; luminances beyond the 1st and 99th percentile count as
-   those percentiles, so that a sun or a few dead pixels do not decide it. (The log-average of Reinhard et al.,
+0. Negative channels (colours outside Rec.709) are 0 already (backend/io/panoramas.py); only that is not invertible.
+1. e = 0.18 / (geometric mean luminance), so that the mean of the panorama becomes middle grey. The mean is weighted by
+   solid angle and excludes black pixels; luminances are clamped to the 1st and 99th percentile, to limit the influence
+   of a sun or a few dead pixels. (The log-average of Reinhard et al.,
    "Photographic Tone Reproduction for Digital Images", 2002.)
-2. x = e · linear, each channel by itself.
+2. x = e · linear, per channel.
 3. y = x up to the knee k = 0.8; above it y = k + (1 − k) · t / (1 + t) with t = (x − k) / (1 − k): slope 1 at the knee,
    1 at infinity.
 4. The sRGB transfer function (IEC 61966-2-1).
@@ -26,31 +26,31 @@ RULE = (
     "x = exposure * linear; y = x where x <= knee, else knee + (1 - knee) * t / (1 + t), "
     "t = (x - knee) / (1 - knee); sRGB = IEC 61966-2-1 of y"
 )
-#: The brightest a picture gets, so that `unexpose` stays finite: light of about a million times the knee.
+#: Maximum before sRGB encoding, so that `unexpose` stays finite: light of about a million times the knee.
 _BRIGHTEST = 1 - 2**-22
 
 
 def expose(panorama: np.ndarray, encoding: Encoding) -> tuple[np.ndarray, dict[str, float | str] | None]:
-    """(the sRGB picture, (H, W, 3) float32 in [0, 1]; the record of how, for `maps.json`).
+    """Return (the sRGB picture, (H, W, 3) float32 in [0, 1]; the parameters, for `maps.json`).
 
-    An sRGB panorama passes unchanged, and its record is None. Raises PanoramaError where all of it is black.
+    An sRGB panorama is returned unchanged, with None. Raise PanoramaError where all of it is black.
     """
     if encoding == "srgb":
         return panorama, None
     exposure = _exposure(panorama)
     exposed = panorama.astype(np.float64) * exposure
     over = np.maximum(exposed - KNEE, 0) / (1 - KNEE)
-    shown = np.where(exposed <= KNEE, exposed, KNEE + (1 - KNEE) * over / (1 + over))
-    picture = srgb_from_linear(np.minimum(shown, _BRIGHTEST)).astype(np.float32)
+    compressed = np.where(exposed <= KNEE, exposed, KNEE + (1 - KNEE) * over / (1 + over))
+    picture = srgb_from_linear(np.minimum(compressed, _BRIGHTEST)).astype(np.float32)
     return picture, {"rule": RULE, "exposure": exposure, "knee": KNEE}
 
 
 def unexpose(picture: np.ndarray, record: dict[str, float | str]) -> np.ndarray:
-    """The linear light that `expose` made `picture` of, (H, W, 3) float32, as far as the picture's precision goes."""
+    """Invert `expose`: return linear light, (H, W, 3) float32, within the precision of `picture`."""
     exposure, knee = float(record["exposure"]), float(record["knee"])
-    shown = np.minimum(linear_from_srgb(picture.astype(np.float64)), _BRIGHTEST)
-    over = np.maximum(shown - knee, 0) / (1 - knee)
-    exposed = np.where(shown <= knee, shown, knee + (1 - knee) * over / (1 - over))
+    compressed = np.minimum(linear_from_srgb(picture.astype(np.float64)), _BRIGHTEST)
+    over = np.maximum(compressed - knee, 0) / (1 - knee)
+    exposed = np.where(compressed <= knee, compressed, knee + (1 - knee) * over / (1 - over))
     return (exposed / exposure).astype(np.float32)
 
 

@@ -1,6 +1,6 @@
-"""End this process with its parent, which holds the other end of the pipe that is this process's stdin.
+"""Exit when the parent process exits, detected by the end of the pipe on stdin.
 
-The system closes that pipe when the parent ends, however that happens, also where nothing can be said any more.
+The system closes that pipe however the parent ends, even if it crashes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 
 
-def when_gone(end: Callable[[], None], *, exit_after_s: float) -> None:
-    """Call `end`, from a thread of its own, once the pipe is closed; end the process if it is still there then."""
-    # Off fd 0, where a blocked read would hang libraries that look at stdin while they load (Windows), and where
-    # children would inherit it.
+def when_parent_exits(end: Callable[[], None], *, exit_after_s: float) -> None:
+    """Call `end` from a separate thread once stdin is closed; exit `exit_after_s` later if still running."""
+    # Moved from fd 0, where a blocked read would hang libraries that access stdin on loading (Windows), and which
+    # child processes would inherit.
     pipe = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

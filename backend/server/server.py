@@ -1,14 +1,14 @@
-"""The server: one loop for messages, one thread for jobs.
+"""The server: a message loop, and a worker thread for jobs.
 
-    main thread     polls three sockets, keeps the queue, answers at once; never touches torch
-      router          ROUTER on 127.0.0.1, encrypted with keys made at this start
-      zap             libzmq asks it whether a client's key is the one in the connection file (ZeroMQ RFC 27)
-      wake            the worker has a message for a client
+    main thread     polls three sockets, manages the queue, replies at once; never uses torch
+      router          ROUTER on 127.0.0.1, encrypted with keys generated at startup
+      zap             authenticates clients by the key in the connection file (ZeroMQ RFC 27)
+      wake            signals that the worker has a message for a client
     worker thread   worker.py: runs one job at a time, and reports its progress
 
-It knows that a JobRequest waits for the device, and nothing about kinds of job. A client that is gone, or has thousands
-of messages unread, is noticed when a message to it can't be delivered; its jobs are then cancelled. While a job runs
-that is at its next progress event, and no queued job starts without one.
+It queues any JobRequest, and knows nothing about the kinds of job. A client that has disconnected, or has thousands of
+unread messages, is detected when a message to it can't be delivered; its jobs are then cancelled. For a running job
+that happens at its next progress event; a queued job starts only after its QueuedEvent has been delivered.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from .worker import Job, Run, Worker, error_reply
 
 MAX_JOBS = 8
 MAX_QUEUED_BYTES = 4 * 2**30
-#: Messages a client may leave unread before it counts as gone; a job sends about a thousand.
+#: Unread messages after which a client counts as disconnected; a job sends about a thousand.
 MAX_UNREAD = 10_000
-#: How long a running job has to notice that the backend is to end.
+#: Time for a running job to stop when the backend shuts down.
 GRACE_S = 3.0
 _TICK_MS = 200
 _WAKE = "inproc://wake"
@@ -59,19 +59,19 @@ log = logging.getLogger("panoform.server")
 
 
 class Server:
-    """Listens as soon as it is constructed; `run` serves until `end` is called, then call `close`."""
+    """Listens once constructed; `run` serves until `end` is called, then call `close`."""
 
     def __init__(self, run: Run = registry.run) -> None:
-        #: The worker's job, and those after it in the order they came.
+        #: The job in the worker, and the queued jobs in order of arrival.
         self._running: Job | None = None
-        self._waiting: list[Job] = []
+        self._queued: list[Job] = []
         self._ending = threading.Event()
-        #: Who sent a ShutdownRequest, and its id.
-        self._ended_by: list[tuple[bytes, str]] = []
+        #: Clients that sent a ShutdownRequest, and its id.
+        self._shutdown_requests: list[tuple[bytes, str]] = []
 
         self._context = zmq.Context()
-        self._context.linger = 1000  # ms: the last messages go out
-        # Bound before the router, so that no client comes in unasked.
+        self._context.linger = 1000  # ms, to send the last messages
+        # Bound before the router, so that no client connects without authentication.
         self._zap = self._context.socket(zmq.REP)
         self._zap.bind("inproc://zeromq.zap.01")
         self._wake = self._context.socket(zmq.PULL)
@@ -101,12 +101,12 @@ class Server:
         self._worker = Worker(self._context, _WAKE, run)
 
     def end(self) -> None:
-        """End `run`: jobs are cancelled, every request gets its reply. From any thread, or a signal handler."""
+        """End `run`: jobs are cancelled, every request gets its reply. Callable from any thread or signal handler."""
         self._ending.set()
 
     def run(self) -> bool:
-        """Serve until ShutdownRequest or `end`. Return True if all is idle then; False if a job would not stop in
-        GRACE_S, so that only the end of the process will end it."""
+        """Serve until ShutdownRequest or `end`. Return False if a job did not stop within GRACE_S: it then ends only
+        with the process."""
         handlers = {self._router: self._receive, self._zap: self._authenticate, self._wake: self._deliver}
         poller = zmq.Poller()
         for socket in handlers:
@@ -115,22 +115,24 @@ class Server:
             for socket, _ in poller.poll(_TICK_MS):
                 handlers[socket]()
 
-        for job in (*self._waiting, *([self._running] if self._running else [])):
-            if job in self._jobs():  # those of a client that is gone left the queue at the first reply to it
+        for job in (*self._queued, *([self._running] if self._running else [])):
+            if job in self._jobs():  # a failed reply may have removed others of the same client
                 self._cancel(job)
         end_by = time.monotonic() + GRACE_S
         while self._running and time.monotonic() < end_by:
             for socket, _ in poller.poll(_TICK_MS):
                 handlers[socket]()
         if self._running:
-            self._send(self._running.client, error_reply(self._running.request.id, Cancelled("The backend was ended.")))
-        for client, request_id in self._ended_by:
+            self._send(
+                self._running.client, error_reply(self._running.request.id, Cancelled("The backend was shut down."))
+            )
+        for client, request_id in self._shutdown_requests:
             self._send(client, ShutdownReply(id=request_id))
         return self._running is None
 
     def close(self) -> None:
-        """Close the sockets, after the last messages went out (at most a second). With a job that would not stop, only
-        the clients' one: the rest goes with the process."""
+        """Close the sockets, after sending the last messages (at most a second). While a job does not stop, close only
+        the router: the rest ends with the process."""
         self._router.close()
         if self._running:
             time.sleep(_TICK_MS / 1000)
@@ -147,7 +149,7 @@ class Server:
         try:
             self._handle(client.bytes, wire.decode_request(frames))
         except PanoformError as error:
-            log.warning("refused a message: %s", error)
+            log.warning("rejected a message: %s", error)
             request_id = wire.read_id(frames)
             if request_id is not None:
                 self._send(client.bytes, error_reply(request_id, error))
@@ -162,7 +164,7 @@ class Server:
                         version=self.connection.version,
                         pid=self.connection.pid,
                         running=self._running.request.id if self._running else None,
-                        queued=len(self._waiting),
+                        queued=len(self._queued),
                         **self._worker.status._asdict(),
                     ),
                 )
@@ -174,15 +176,15 @@ class Server:
                     self._cancel(found)
                 self._send(client, CancelReply(id=request.id, cancelled=found is not None))
             case ShutdownRequest():
-                self._ended_by.append((client, request.id))
+                self._shutdown_requests.append((client, request.id))
                 self.end()
 
     def _authenticate(self) -> None:
         version, request_id, _domain, _address, _identity, mechanism, *credentials = self._zap.recv_multipart()
-        known = mechanism == b"CURVE" and credentials == [self._client_key]
-        if not known:
-            log.warning("refused a client with an unknown key")
-        code, text = (b"200", b"OK") if known else (b"400", b"unknown key")
+        accepted = mechanism == b"CURVE" and credentials == [self._client_key]
+        if not accepted:
+            log.warning("rejected a client with an unknown key")
+        code, text = (b"200", b"OK") if accepted else (b"400", b"unknown key")
         self._zap.send_multipart([version, request_id, code, text, b"", b""])
 
     def _deliver(self) -> None:
@@ -196,7 +198,7 @@ class Server:
     # The queue
 
     def _jobs(self) -> list[Job]:
-        return [self._running, *self._waiting] if self._running else self._waiting
+        return [self._running, *self._queued] if self._running else self._queued
 
     def _find(self, client: bytes, request_id: str) -> Job | None:
         return next((job for job in self._jobs() if (job.client, job.request.id) == (client, request_id)), None)
@@ -205,22 +207,22 @@ class Server:
         if self._ending.is_set():
             raise BusyError("The backend is shutting down.", "Start it again.")
         if self._find(client, request.id):
-            raise ProtocolError(f"There is a job {request.id} already.")
+            raise ProtocolError(f"A job {request.id} exists already.")
         jobs = self._jobs()
         size = sum(_size(job.request) for job in jobs) + _size(request)
         if len(jobs) >= MAX_JOBS or size > MAX_QUEUED_BYTES:
-            raise BusyError(f"{len(jobs)} jobs are waiting already.", "Wait for one to end, or cancel one.")
-        self._waiting.append(Job(client, request))
+            raise BusyError(f"{len(jobs)} jobs are queued already.", "Wait for one to finish, or cancel one.")
+        self._queued.append(Job(client, request))
         self._advance()
 
     def _advance(self) -> None:
-        """Start the next job if none runs, and report to those that wait how many are before them."""
-        while not self._running and self._waiting:
-            job = self._waiting.pop(0)
+        """Start the next job if none runs, and report their positions to the queued jobs."""
+        while not self._running and self._queued:
+            job = self._queued.pop(0)
             if self._send(job.client, QueuedEvent(id=job.request.id, ahead=0)):
                 self._running = job
                 self._worker.submit(job)
-        for ahead, job in enumerate(self._waiting, start=1):
+        for ahead, job in enumerate(self._queued, start=1):
             if job.ahead != ahead:
                 job.ahead = ahead
                 if not self._send(job.client, QueuedEvent(id=job.request.id, ahead=ahead)):
@@ -230,7 +232,7 @@ class Server:
         if job is self._running:
             job.stop.set()
             return
-        self._waiting.remove(job)
+        self._queued.remove(job)
         self._send(job.client, error_reply(job.request.id, Cancelled("The job was cancelled.")))
         self._advance()
 
@@ -245,7 +247,7 @@ class Server:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
             log.info("a client is gone: %s", error)
-            self._waiting = [job for job in self._waiting if job.client != client]
+            self._queued = [job for job in self._queued if job.client != client]
             if self._running and self._running.client == client:
                 self._running.stop.set()
             return False
@@ -253,16 +255,16 @@ class Server:
 
 
 def _size(request: JobRequest) -> int:
-    """Return the bytes of its arrays."""
+    """Return the total size of its arrays in bytes."""
     values = (getattr(request, name) for name in request.__struct_fields__)
     return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
 def serve(connection_file: Path, parent_pipe: bool, run: Run = registry.run) -> NoReturn:
-    """Serve until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin; then end the process.
+    """Serve until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin; then exit with status 0.
 
-    Call it in the main thread of a process of its own, whose exit status is then 0. The log goes to stderr. Raises
-    OutputError where the connection file can't be written.
+    Call it in the main thread of a separate process. The log goes to stderr. Raise OutputError where the connection
+    file can't be written.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     server = Server(run)
@@ -272,14 +274,14 @@ def serve(connection_file: Path, parent_pipe: bool, run: Run = registry.run) -> 
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: server.end())
             if parent_pipe:
-                parent.when_gone(server.end, exit_after_s=GRACE_S + 2)
+                parent.when_parent_exits(server.end, exit_after_s=GRACE_S + 2)
             log.info("Panoform %s listens on %s", server.connection.version, server.connection.endpoint)
             idle = server.run()
         finally:
             connection_file.unlink(missing_ok=True)
     finally:
         server.close()
-    log.info("ended" if idle else "ended, though a job would not stop")
-    # Nothing is left to save; Python would take seconds to take torch down, and for ever with such a job.
+    log.info("shut down" if idle else "shut down, although a job did not stop")
+    # Nothing is left to save; a normal exit takes seconds to unload torch, and hangs on a job that does not stop.
     logging.shutdown()
     os._exit(0)

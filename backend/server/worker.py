@@ -1,4 +1,4 @@
-"""The worker thread: runs one job at a time, and hands what there is to say about it to the server's loop."""
+"""The worker thread: runs one job at a time, and passes its messages to the server's loop."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from ...shared.protocol.messages import (
 from ..jobs.progress import ProgressReporter
 from ..models.cache import ModelCache
 
-#: Longer error messages are cut, so that each fits into a header.
+#: Longer error messages are truncated, to fit into a header.
 _MAX_MESSAGE = 10_000
 
-#: Does a job: jobs.registry.run, or what stands in for it.
+#: Runs a job: jobs.registry.run, or a substitute in tests.
 Run = Callable[[JobRequest, ModelCache, ProgressReporter], JobReply]
 
 log = logging.getLogger("panoform.worker")
 
 
 class Job:
-    """One request that waits for the device, from its arrival to its reply."""
+    """One job, from the arrival of its request to its reply."""
 
     def __init__(self, client: bytes, request: JobRequest) -> None:
         self.client = client
         self.request = request
         self.stop = threading.Event()
-        #: The position in the queue that its client was last told; None before.
+        #: The queue position last sent to its client; None before.
         self.ahead: int | None = None
 
 
@@ -54,7 +54,7 @@ class Output(NamedTuple):
 
 
 class ModelStatus(NamedTuple):
-    """The fields of StatusReply that depend on what is in memory."""
+    """The fields of StatusReply that depend on the models in memory."""
 
     engine: str | None = None
     device: str | None = None
@@ -63,11 +63,11 @@ class ModelStatus(NamedTuple):
 
 
 class Worker:
-    """Runs jobs in the order they are submitted; writes to the inproc endpoint `wake` for each `Output`."""
+    """Runs jobs in order of submission; sends a message to the inproc endpoint `wake` for each `Output`."""
 
     def __init__(self, context: zmq.Context, wake: str, run: Run) -> None:
         self.outputs: SimpleQueue[Output] = SimpleQueue()
-        #: As it was after the last job, however that ended.
+        #: State after the last job, whether it succeeded or failed.
         self.status = ModelStatus()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._run_job = run
@@ -76,21 +76,22 @@ class Worker:
         self._thread.start()
 
     def submit(self, job: Job) -> None:
+        """Queue a job for execution."""
         self._jobs.put(job)
 
     def close(self) -> None:
-        """Return when the last job has ended."""
+        """Wait for the last job, and end the thread."""
         self._jobs.put(None)
         self._thread.join()
 
     def _run(self, context: zmq.Context, wake: str) -> None:
         with context.socket(zmq.PUSH) as waker:
             waker.connect(wake)
-            # No name for the job here: it would keep its arrays in memory until the next one comes.
-            while self._work_on(self._jobs.get(), waker):
+            # No variable for the job here: it would keep its arrays in memory until the next one arrives.
+            while self._process(self._jobs.get(), waker):
                 pass
 
-    def _work_on(self, job: Job | None, waker: zmq.Socket[bytes]) -> bool:
+    def _process(self, job: Job | None, waker: zmq.Socket[bytes]) -> bool:
         if job is None:
             return False
 
@@ -102,7 +103,7 @@ class Worker:
             reply = self._run_job(job.request, self._models, _JobReporter(job, emit))
             self._update_status()
             emit(reply, is_reply=True)
-        # Whatever a library raises there, even SystemExit, its request gets its reply and the server lives.
+        # Whatever a library raises, even SystemExit, the request gets a reply and the server keeps running.
         except BaseException as error:
             if isinstance(error, PanoformError):
                 log.info("job %s: %s", job.request.id, error)
@@ -145,13 +146,13 @@ class _JobReporter(NamedTuple):
 
 
 def error_reply(request_id: str, error: BaseException) -> ErrorReply:
-    """Return the reply that carries this error to the client."""
+    """Return the reply that reports this error to the client."""
     if isinstance(error, PanoformError):
         return ErrorReply(id=request_id, code=error.code, message=error.message[:_MAX_MESSAGE], hint=error.hint)
-    what = f"{type(error).__name__}: {error}"[:500]
+    description = f"{type(error).__name__}: {error}"[:500]
     return ErrorReply(
         id=request_id,
         code="error",
-        message=f"The backend failed in a way it should not ({what}).",
-        hint="The backend's log has the details; please report it.",
+        message=f"Unexpected error in the backend ({description}).",
+        hint="Please report it; the backend's log has the details.",
     )

@@ -1,4 +1,4 @@
-"""What a photo's EXIF means: how the camera was held, and its field of view. (EXIF 2.32, CIPA DC-008.)"""
+"""Interpret a photo's EXIF: orientation and field of view (EXIF 2.32, CIPA DC-008)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from .fov import MAX_FOV, MIN_FOV
 
-#: Diagonal of the 35 mm film (36 × 24 mm) that equivalent focal lengths are told for (CIPA DCG-001).
+#: Diagonal of the 35 mm film frame (36 × 24 mm), the reference of equivalent focal lengths (CIPA DCG-001).
 _FILM_DIAGONAL_MM = math.hypot(36, 24)
 #: FocalPlaneResolutionUnit → millimetres.
 _UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 
 
 def upright(picture: np.ndarray, orientation: int) -> np.ndarray:
-    """The picture (h, w, C) of a file, as it is to be seen: a view of it. `orientation` is 1 … 8, 1: as it is."""
+    """Return a view of the stored picture (h, w, C) in display orientation. `orientation` is 1 … 8; 1: unchanged."""
     if orientation >= 5:
         picture = picture.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -36,16 +36,16 @@ def fov(
     unit: int | None,
     sensor_width: int | None,
 ) -> float | None:
-    """Horizontal field of view of the upright picture in degrees; None where the EXIF doesn't tell a possible one.
+    """Return the horizontal field of view of the upright picture in degrees; None where the EXIF gives no valid one.
 
-    By the 35 mm equivalent focal length, which is defined over the picture's diagonal, or else by the focal length and
-    the sensor's resolution.
+    Computed from the 35 mm equivalent focal length, which refers to the picture's diagonal, or else from the focal
+    length and the sensor's resolution.
 
     Args:
-        width, height: of the picture in the file, in pixels.
+        width, height: of the stored picture, in pixels.
         film_mm: FocalLengthIn35mmFilm.
         focal_mm, per_unit, unit: FocalLength, FocalPlaneXResolution and FocalPlaneResolutionUnit.
-        sensor_width: PixelXDimension, of the picture as it was taken; None: `width`.
+        sensor_width: PixelXDimension, the width of the original picture; None: `width`.
     """
     unit_mm = _UNIT_MM.get(unit or 2)
     if film_mm:
@@ -54,7 +54,7 @@ def fov(
         half = (sensor_width or width) / per_unit * unit_mm / 2 / focal_mm
     else:
         return None
-    if orientation >= 5:  # held upright: the file's height is the picture's width
+    if orientation >= 5:  # rotated by 90°: the stored height is the picture's width
         half *= height / width
     degrees = math.degrees(2 * math.atan(half))
     return degrees if MIN_FOV <= degrees <= MAX_FOV else None

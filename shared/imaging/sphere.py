@@ -1,11 +1,12 @@
 """Equirectangular geometry.
 
-The frame, everywhere in Panoform (Blender's world axes as its environment texture shows them):
+The frame, everywhere in Panoform (Blender's world axes as mapped by its environment texture):
 
     centre of the panorama = +X (front)      u = 0.25 = +Y (left)      up = +Z
     left and right edge    = −X              u = 0.75 = −Y (right)     down = −Z
 
-u runs right from 0 to 1, v runs down from 0 to 1; pixel (row, column) covers v = (row + ½) / H, u = (column + ½) / W.
+u runs from 0 (left) to 1 (right), v from 0 (top) to 1 (bottom); the centre of pixel (row, column) is at
+u = (column + ½) / W, v = (row + ½) / H.
 Arrays are (H, W, C), the top row first.
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 
 
 def directions(height: int, width: int) -> np.ndarray:
-    """Unit rays through the pixel centres, (H, W, 3) float32, in the frame above."""
+    """Return unit rays through the pixel centres, (H, W, 3) float32, in the frame above."""
     lon = (0.5 - (np.arange(width) + 0.5) / width) * 2 * np.pi
     lat = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
     cos_lat = np.cos(lat)[:, None]
@@ -26,15 +27,15 @@ def directions(height: int, width: int) -> np.ndarray:
 
 
 def solid_angles(height: int, width: int) -> np.ndarray:
-    """Solid angle of each pixel in steradians, (H, 1) float32; the sum over all H × W pixels is 4π."""
+    """Return the solid angle of each pixel in steradians, (H, 1) float32; the sum over all H × W pixels is 4π."""
     edges = np.sin((0.5 - np.arange(height + 1) / height) * np.pi)
     return ((edges[:-1] - edges[1:]) * 2 * np.pi / width)[:, None].astype(np.float32)
 
 
 def column_frames(width: int) -> np.ndarray:
-    """Each column's own axes as rows, (W, 3, 3) float32: away from the vertical axis, to the left, up.
+    """Return each column's local axes as rows, (W, 3, 3) float32: away from the vertical axis, left, up.
 
-    `frames[column] @ vector` tells a vector of the world in them. What is told so turns with the panorama.
+    `frames[column] @ vector` converts a vector from world to column axes, which turn with the panorama.
     """
     lon = (0.5 - (np.arange(width) + 0.5) / width) * 2 * np.pi
     c, s, zero = np.cos(lon), np.sin(lon), np.zeros(width)
@@ -42,6 +43,6 @@ def column_frames(width: int) -> np.ndarray:
 
 
 def yaw_matrix(yaw_rad: float) -> np.ndarray:
-    """Rotation about +Z by `yaw_rad`, anticlockwise seen from above (+X towards +Y), (3, 3) float32."""
+    """Return the rotation about +Z by `yaw_rad`, anticlockwise seen from above (+X towards +Y), (3, 3) float32."""
     c, s = np.cos(yaw_rad), np.sin(yaw_rad)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The sun of a panorama: split off, so that it can be a lamp."""
+"""Separate the sun from a panorama, to replace it with a Sun lamp."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from .colour import LUMINANCE
 from .sphere import directions, solid_angles
 
-#: A sun lamp is split off with everything this near to its centre …
+#: The sun includes pixels up to this angle from its centre …
 SUN_REACH_RAD = np.radians(5)
-#: … where it outshines what is around it by at least this, and makes at least this share of the panorama's light.
+#: … that are at least this much brighter than its surroundings; it provides at least this share of all light.
 SUN_CONTRAST, SUN_SHARE = 8.0, 0.03
 
 
 class Sun(NamedTuple):
-    """A distant light, as Blender's Sun lamp has it."""
+    """A distant light, with the parameters of Blender's Sun lamp."""
 
-    #: Unit vector towards the sun, (3,) float64, in the frame of `shared.sphere`.
+    #: Unit vector towards the sun, (3,) float64, in the frame of sphere.py.
     direction: np.ndarray
-    #: Irradiance of a surface that faces it; the lamp's strength, in Blender's W/m². Of the brightest channel.
+    #: Irradiance of a surface that faces it, of the brightest channel: the lamp's strength, in Blender's W/m².
     irradiance: float
     #: Linear RGB of the light, (3,) float64, the largest 1.
     colour: np.ndarray
@@ -29,11 +29,11 @@ class Sun(NamedTuple):
 
 
 def split_sun(hdr: np.ndarray) -> tuple[np.ndarray, Sun | None]:
-    """(the panorama without its sun, (H, W, 3) float32; the sun, or None where no single small light stands out).
+    """Return (the panorama without its sun, (H, W, 3) float32; the sun, or None where no single small light dominates).
 
-    `hdr` is (H, W, 3) linear and finite, W = 2 · H. The sun is the brightest light where, within SUN_REACH_RAD, it
-    outshines its surroundings; it is taken off down to their colour, so that panorama and lamp together give every
-    surface the light it had.
+    `hdr` is (H, W, 3) linear and finite, W = 2 · H. The sun is the brightest light, where it is much
+    brighter than its surroundings within SUN_REACH_RAD. Its pixels are reduced to their colour, so that panorama and
+    lamp together light every surface as before.
     """
     rest = hdr.astype(np.float32)
     rays, solid = directions(*rest.shape[:2]), solid_angles(*rest.shape[:2])  # [H, W, 3], [H, 1]
@@ -43,12 +43,12 @@ def split_sun(hdr: np.ndarray) -> tuple[np.ndarray, Sun | None]:
     power = luminance * solid
     centre = rays[np.unravel_index(luminance.argmax(), luminance.shape)]
     for _ in range(4):
-        near = rays @ centre > np.cos(SUN_REACH_RAD)
-        centre = power[near] @ rays[near]
+        nearby = rays @ centre > np.cos(SUN_REACH_RAD)
+        centre = power[nearby] @ rays[nearby]
         centre /= np.linalg.norm(centre)
     cosine = rays @ centre
-    around = (cosine <= np.cos(SUN_REACH_RAD)) & (cosine > np.cos(1.5 * SUN_REACH_RAD))
-    level = np.median(rest[around].astype(np.float64), axis=0)  # (3,)
+    surroundings = (cosine <= np.cos(SUN_REACH_RAD)) & (cosine > np.cos(1.5 * SUN_REACH_RAD))
+    level = np.median(rest[surroundings].astype(np.float64), axis=0)  # (3,)
     bright = (cosine > np.cos(SUN_REACH_RAD)) & (luminance > SUN_CONTRAST * (level @ LUMINANCE))
 
     ray, solid = rays[bright].astype(np.float64), np.broadcast_to(solid, bright.shape)[bright]  # [P, 3], [P]

@@ -1,6 +1,6 @@
-"""The kinds of job: one file each holds what can be asked (settings and their checks), the request and the reply.
+"""The kinds of job, one file each: settings and their checks, the request and the reply.
 
-Importing this package makes every kind known to the wire format.
+Importing this package registers every kind with the wire format.
 """
 
 from . import edit, generate, perceive

@@ -18,15 +18,15 @@ class EditRequest(JobRequest, kw_only=True):
 
     #: (H, W, 3) float32, W = 2·H exactly. Finite and not negative.
     panorama: np.ndarray
-    #: As in PerceiveRequest; the results have the same.
+    #: As in PerceiveRequest; the results have the same encoding.
     encoding: Literal["linear", "srgb"]
-    #: (H, W, 1) uint8, 0 where the panorama keeps every bit. None: all of it may change.
+    #: (H, W, 1) uint8, 0 where the panorama stays unchanged, bit for bit. None: all of it may change.
     mask: np.ndarray | None = None
-    #: How far it may go from what was there, in (0, 1]: 1 ignores that, 0.3 is a variation.
+    #: How much the original may change, in (0, 1]: 1 ignores it, 0.3 gives a variation.
     strength: float = 1.0
-    #: Whether nothing is known inside the mask: the panorama's pixels there are ignored.
+    #: Whether the masked area is missing: the panorama's pixels there are ignored.
     extend: bool = False
-    #: Name of the panorama, for the record.
+    #: Name of the panorama, stored in the recipe.
     source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
     engine: EngineSettings
     settings: GenerateSettings
@@ -35,11 +35,11 @@ class EditRequest(JobRequest, kw_only=True):
 def check_strength(strength: float) -> None:
     """Raise SettingError unless it lies in (0, 1]."""
     if not 0 < strength <= 1:
-        raise SettingError(f"The strength is {strength:g}.", "It must be more than 0, and at most 1.")
+        raise SettingError(f"The strength is {strength:g}.", "It must be greater than 0 and at most 1.")
 
 
 def check(request: EditRequest) -> None:
-    """Raise SettingError for anything that can be refused without looking at the panorama."""
+    """Raise SettingError for invalid settings; the pixels are not checked."""
     check_engine(request.engine)
     check_generate(request.settings)
     check_strength(request.strength)

@@ -15,15 +15,15 @@ from .checks import check_range
 
 #: Heights of a generated panorama in pixels; its width is twice that.
 MIN_HEIGHT, MAX_HEIGHT = 256, 2048
-#: Both sides of what FLUX makes are multiples of this.
+#: Width and height of FLUX's output are multiples of this.
 MULTIPLE = 16
-#: Longest prompt in characters. The model reads 512 tokens, about 380 words; the backend refuses what is longer.
+#: Longest prompt in characters. The model reads 512 tokens, about 380 words; the backend rejects longer prompts.
 MAX_PROMPT = 4000
 MAX_SEEDS = 16
 MAX_TRUE_CFG = 20.0
 MAX_SUN_STRENGTH = 100.0
 
-#: How a prompt becomes a panorama.
+#: Methods of generating a panorama from a prompt: name → label.
 METHODS: dict[str, str] = {
     "dit360": "DiT360",
     "omnix": "OmniX (a picture first, then around it)",
@@ -32,38 +32,38 @@ METHODS: dict[str, str] = {
 
 
 class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a panorama is generated or edited. None: the method's own default."""
+    """How a panorama is generated or edited. None: the method's default."""
 
     prompt: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT)] = ""
     negative_prompt: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT)] = ""
-    #: Classifier-free guidance by the negative prompt; 1: none, at half the time.
+    #: Classifier-free guidance with the negative prompt; 1: off, which takes half the time.
     true_cfg_scale: float = 1.0
     #: One of METHODS.
     method: str = "dit360"
-    #: LoRA: a .safetensors file, a folder, or a hub id. None: the method's own. "": none.
+    #: LoRA: a .safetensors file, a folder, or a hub id. None: the method's default. "": none.
     lora: str | None = None
-    #: Words put before the prompt. None: the method's own.
+    #: Text put before the prompt. None: the method's default.
     trigger: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT)] | None = None
-    #: Of the panorama, in pixels; rounded to a multiple of 16 (`rounded`).
+    #: Height of the panorama in pixels; rounded to a multiple of 16 (`rounded`).
     height: int = 1024
     num_inference_steps: int | None = None
     #: FLUX's embedded guidance.
     guidance_scale: float | None = None
-    #: Time shift of the scheduler; None: FLUX's own, by size.
+    #: Time shift of the scheduler; None: FLUX's default for the size.
     shift: float | None = None
-    #: Whether the result is linear light with clipped lights rebuilt (backend/lighting/), or sRGB.
+    #: Whether the result is linear HDR with clipped lights reconstructed (backend/lighting/), or sRGB.
     hdr: bool = True
-    #: Factor on the rebuilt light of suns and lamps; the sRGB value from which on a channel counts as clipped.
+    #: Factor on the reconstructed light of suns and lamps; sRGB value at and above which a channel counts as clipped.
     sun_strength: float = 1.0
     sun_threshold: float = 0.98
-    #: One panorama for each.
+    #: One panorama is generated for each.
     seeds: Annotated[tuple[int, ...], msgspec.Meta(min_length=1, max_length=MAX_SEEDS)] = (0,)
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The camera of a perspective picture, in degrees: see backend/geometry/projection.py."""
 
-    #: From the picture's left edge to its right one. None: by its EXIF.
+    #: Horizontal field of view. None: from the EXIF.
     fov: float | None = None
     yaw: float = 0.0
     pitch: float = 0.0
@@ -71,56 +71,57 @@ class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class GenerateRequest(JobRequest, kw_only=True):
-    """Make a panorama for each seed, from a prompt or around a picture. Ends in a GenerateReply."""
+    """Generate a panorama for each seed, from a prompt or around a picture. Ends in a GenerateReply."""
 
     #: (h, w, 3) float32 sRGB in [0, 1], a perspective picture to be completed; None: from the prompt alone.
     picture: np.ndarray | None = None
     #: The picture's camera; its field of view must be given with a picture.
     view: View = View()
-    #: The picture's name, for the record ("holiday.jpg").
+    #: The picture's name, stored in the recipe ("holiday.jpg").
     source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
     engine: EngineSettings
     settings: GenerateSettings
 
 
 class Recipe(msgspec.Struct, kw_only=True):
-    """Everything needed to make a panorama again; its sidecar is this as JSON."""
+    """Everything needed to generate a panorama again; stored as JSON beside it."""
 
     panoform: str
+    #: "words": from a prompt. "picture": around a picture.
     kind: Literal["words", "picture", "edit"]
-    #: What it was made with; hub ids are pinned to the revision that was used ("owner/name@revision").
+    #: The engine; hub ids are pinned to the revision used ("owner/name@revision").
     engine: EngineSettings
-    #: The checkpoint and, where OmniX took part, the adapters it loaded, as given.
+    #: Checkpoint and, where OmniX was used, adapters, as named in the settings.
     model: str
     adapters: str
-    #: Nothing in them is left to a default; the one seed is this panorama's.
+    #: Without open defaults, and with the seed of this panorama only.
     settings: GenerateSettings
-    #: Of a picture.
+    #: Only around a picture.
     view: View | None = None
-    #: Of an edit.
+    #: Only of an edit.
     strength: float | None = None
     extend: bool = False
     exposure: dict[str, float | str] | None = None
     encoding: Literal["linear", "srgb"] = "srgb"
-    #: How Blender's world turned what was edited, which no pixel depends on: Euler angles (XYZ) in degrees.
+    #: Rotation of an edited panorama in Blender's world, which no pixel depends on: Euler angles (XYZ) in degrees.
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    #: What it was made from: name, SHA-256 of the pixels (float32, from the top) and of the mask (a byte each).
+    #: The source: name, SHA-256 of its pixels (float32, top row first) and of the mask (one byte per pixel).
     source: str
     source_sha256: str = ""
     mask_sha256: str = ""
     #: Height and width in pixels.
     size: tuple[int, int]
-    #: Plain lines that the user should read.
+    #: Messages for the user.
     notices: tuple[str, ...]
     device: str
     dtype: str
     seconds: float
-    #: Versions of what computed it: python, torch, diffusers …
+    #: Software versions: python, torch, diffusers …
     versions: dict[str, str]
 
 
 class GenerateReply(JobReply, kw_only=True):
-    """A panorama for each seed, in that order. Edits end in it too."""
+    """A panorama for each seed, in that order; also the reply to an edit."""
 
     #: (H, W, 3) float32 each, in its recipe's encoding.
     panoramas: tuple[np.ndarray, ...]
@@ -132,7 +133,7 @@ class GenerateReply(JobReply, kw_only=True):
 
 
 def rounded(height: int) -> int:
-    """Return the nearest height that can be made."""
+    """Return the nearest height that can be generated."""
     return min(max((height + MULTIPLE // 2) // MULTIPLE * MULTIPLE, MIN_HEIGHT), MAX_HEIGHT)
 
 
@@ -145,7 +146,7 @@ def check_view(view: View) -> None:
 
 
 def check_generate(settings: GenerateSettings) -> None:
-    """Raise SettingError for anything out of range, also for lengths, which messages are refused for."""
+    """Raise SettingError for anything out of range, including lengths that the wire format would reject."""
     for name, text in (
         ("The prompt", settings.prompt),
         ("The negative prompt", settings.negative_prompt),
@@ -161,7 +162,7 @@ def check_generate(settings: GenerateSettings) -> None:
     if settings.method not in METHODS:
         raise SettingError(f"There is no method called {settings.method!r}.", f"Choose one of {', '.join(METHODS)}.")
     if settings.method == "lora" and not settings.lora:
-        raise SettingError("No LoRA is named.", "Name its .safetensors file, or a hub id (--lora).")
+        raise SettingError("No LoRA is given.", "Give a .safetensors file or a hub id (--lora).")
     for seed in settings.seeds:
         check_range("A seed", seed, 0, MAX_SEED)
     check_range("The height", settings.height, MIN_HEIGHT, MAX_HEIGHT)
@@ -174,7 +175,7 @@ def check_generate(settings: GenerateSettings) -> None:
 
 
 def check(request: GenerateRequest) -> None:
-    """Raise SettingError for anything that can be refused without looking at the picture."""
+    """Raise SettingError for invalid settings; the pixels are not checked."""
     check_engine(request.engine)
     check_generate(request.settings)
     if request.picture is None:
@@ -183,4 +184,4 @@ def check(request: GenerateRequest) -> None:
         return
     check_view(request.view)
     if request.view.fov is None:
-        raise SettingError("The picture's field of view isn't known.", "Give it in degrees (--fov).")
+        raise SettingError("The picture's field of view is unknown.", "Give it in degrees (--fov).")

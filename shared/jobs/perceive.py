@@ -13,7 +13,7 @@ from ..protocol.errors import SettingError
 from ..protocol.messages import JobReply, JobRequest
 from .checks import check_range
 
-#: Heights in pixels that the model can be shown, and the number that they must be a multiple of.
+#: Range of the model's input height in pixels, and its step.
 MIN_HEIGHT, MAX_HEIGHT = 64, 2048
 MULTIPLE = 16
 
@@ -27,9 +27,9 @@ class PerceiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     #: FLUX's embedded guidance.
     guidance_scale: float | None = None
     seed: int = 0
-    #: Height in pixels that the model sees (a multiple of 16); the maps come back at this size.
+    #: Height of the model's input in pixels (a multiple of 16); the maps have the same size.
     height: int | None = None
-    #: Replace NaN, infinite and negative pixels (0, the largest finite value, 0) where they would be refused otherwise.
+    #: Replace NaN, infinite and negative pixels (0, the largest finite value, 0) instead of rejecting them.
     repair: bool = False
 
 
@@ -42,44 +42,44 @@ class PerceiveRequest(JobRequest, kw_only=True):
     encoding: Literal["linear", "srgb"]
     #: Height and width of the source in pixels, where the panorama was shrunk (shared/imaging/shrink.py).
     source_size: tuple[int, int] | None = None
-    #: Name of the source, for the record ("interior.exr").
+    #: Name of the source, stored in the result ("interior.exr").
     source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
     engine: EngineSettings
     settings: PerceiveSettings
     #: Absolute path of a result folder that the backend also writes; "": none.
     directory: Annotated[str, msgspec.Meta(max_length=4096)] = ""
-    #: Whether files in that folder may be replaced that are not a result of Panoform's.
+    #: Whether files in that folder that are not Panoform's may be replaced.
     overwrite: bool = False
 
 
 class Info(msgspec.Struct, kw_only=True):
-    """What was made, by what, from what. `maps.json` in a result folder is this as JSON."""
+    """Record of a result, its source and settings; stored as JSON in `maps.json` of a result folder."""
 
     panoform: str
-    #: Name of the engine; the checkpoint and adapters it loaded, as given.
+    #: Name of the engine; checkpoint and adapters, as named in the settings.
     engine: str
     model: str
     adapters: str
-    #: One plain line where the user must know something (an untrained model), else "".
+    #: A message for the user (an untrained model), else "".
     notice: str
-    #: Maps in this result: name → what its numbers mean.
+    #: Maps in this result: name → meaning of the values.
     maps: dict[str, str]
-    #: What x, y and z of the normals are, in words.
+    #: Description of the axes of the normals.
     frame: str
-    #: Name of the source; its size as given, (height, width) in pixels; the size of the maps.
+    #: Name of the source; its (height, width) in pixels; that of the maps.
     source: str
     source_size: tuple[int, int]
     size: tuple[int, int]
-    #: How HDR became the [0, 1] picture the model saw (backend/lighting/exposure.py); None for an sRGB picture.
+    #: How HDR was exposed to the model's [0, 1] input (backend/lighting/exposure.py); None for an sRGB source.
     exposure: dict[str, float | str] | None
     seed: int
     num_inference_steps: int
     guidance_scale: float
     device: str
     dtype: str
-    #: Seconds for each map, and in all.
+    #: Seconds for each map, and in total ("all").
     seconds: dict[str, float]
-    #: Versions of what computed it: python, torch, diffusers …
+    #: Software versions: python, torch, diffusers …
     versions: dict[str, str]
 
 
@@ -110,6 +110,6 @@ def check_perceive(settings: PerceiveSettings) -> None:
 
 
 def check(request: PerceiveRequest) -> None:
-    """Raise SettingError for anything that can be refused without looking at the panorama."""
+    """Raise SettingError for invalid settings; the pixels are not checked."""
     check_engine(request.engine)
     check_perceive(request.settings)

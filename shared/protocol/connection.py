@@ -1,4 +1,4 @@
-"""The connection file: how the add-on finds the backend it started, and the keys that let it in."""
+"""The connection file: the address and keys with which the add-on connects to the backend it started."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .wire import version_error
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """One running backend. Keys are CURVE's, in Z85; who holds them may send it work."""
+    """A running backend. The keys are CURVE keys in Z85; they authorise their holder to send requests."""
 
     #: "tcp://127.0.0.1:49152"
     endpoint: str
     server_public_key: str
     client_public_key: str
     client_secret_key: str
-    #: messages.PROTOCOL_VERSION and Panoform's version, as the backend has them.
+    #: The backend's messages.PROTOCOL_VERSION and version of Panoform.
     protocol: int
     version: str
     pid: int
@@ -31,21 +31,24 @@ class _Protocol(msgspec.Struct):
 
 
 def write(path: Path, connection: Connection) -> None:
-    """Writes the file, whole or not at all, readable by its owner only (on Windows: by whoever may read its folder).
+    """Write the file atomically, readable by its owner only (on Windows: with the permissions of its folder).
 
-    Raises OutputError where it can't be written, or is there already and so may be another backend's.
+    Raise OutputError where it can't be written, or exists already and so may be another backend's.
     """
     if path.exists():
         raise OutputError(
-            f"The connection file {path} is there already.",
-            "Give each backend its own, or delete it if none is running.",
+            f"The connection file {path} exists already.",
+            "Use one file for each backend, or delete it if no backend is running.",
         )
     atomic_write(path, msgspec.json.encode(connection), mode=0o600)
 
 
 def read(path: Path) -> Connection:
-    """The backend that wrote `path`. Raises BackendVersionError for another protocol version, ProtocolError for a file
-    that isn't a connection file, FileNotFoundError where there is none yet."""
+    """Read the connection file of a backend.
+
+    Raise BackendVersionError for another protocol version, ProtocolError for a file that isn't a connection file,
+    FileNotFoundError where it doesn't exist yet.
+    """
     text = path.read_bytes()
     try:
         protocol = msgspec.json.decode(text, type=_Protocol).protocol

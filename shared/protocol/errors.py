@@ -1,25 +1,25 @@
-"""Every error Panoform raises on purpose, one tree.
+"""The tree of all errors that Panoform raises on purpose.
 
     PanoformError
-    ├── InputError            what was given can't be used: panorama, map folder, scene
+    ├── InputError            invalid input: panorama, map folder, scene
     │   ├── PanoramaError       not 2:1, unreadable, NaN, transparent …
     │   ├── SettingError        unknown map or engine, steps or seed out of range
-    │   └── SceneError          the Blender scene lacks what was asked for
+    │   └── SceneError          the Blender scene lacks something that is needed
     ├── ModelError            the engine can't run
     │   ├── WeightsError        checkpoint missing, gated, damaged, of another architecture
-    │   ├── AdapterError        adapter missing, or not filling exactly the modules it must
+    │   ├── AdapterError        adapter missing, or with missing or unknown modules
     │   └── DeviceMemoryError   out of device memory
     ├── OutputError           a result can't be written
     ├── BackendError          the backend process
     │   ├── BackendMissingError   not installed, or not where the preferences point
-    │   ├── BackendVersionError   speaks another protocol version
-    │   └── BackendLostError      died, or stopped answering
-    ├── ProtocolError         a message that isn't one of ours, or too large
-    ├── BusyError             can't be done while something else runs
+    │   ├── BackendVersionError   uses another protocol version
+    │   └── BackendLostError      exited, or does not respond
+    ├── ProtocolError         an invalid or too large message
+    ├── BusyError             not possible while another operation runs
     └── Cancelled             the user stopped the job
 
-Each is raised where its cause is known. `message` says what went wrong and why, `hint` what to do about it; `code`
-names the class on the wire, so that an error of the backend is raised again, as the same class, in Blender.
+Each is raised where its cause is known. `message` describes the error and its cause, `hint` the remedy; `code`
+identifies the class on the wire, so that an error of the backend is raised as the same class in Blender.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import ClassVar
 
 
 class PanoformError(Exception):
-    """Base of the tree. Str is the message, and the hint after it where there is one."""
+    """Base class of all errors. `str` is the message, followed by the hint if there is one."""
 
     code: ClassVar[str] = "error"
 
@@ -110,7 +110,7 @@ def _tree(cls: type[PanoformError]) -> list[type[PanoformError]]:
 
 
 def from_code(code: str, message: str, hint: str = "") -> PanoformError:
-    """The error that `code` names, to be raised on the other side of the wire; unknown: a plain PanoformError."""
+    """Return an error of the class that `code` names on the wire; a plain PanoformError for an unknown code."""
     for cls in _tree(PanoformError):
         if cls.code == code:
             return cls(message, hint)
@@ -118,9 +118,9 @@ def from_code(code: str, message: str, hint: str = "") -> PanoformError:
 
 
 def unexpected(error: Exception) -> PanoformError:
-    """An error of Panoform's for one that it should not have met: a fault of its own. That one is its cause."""
-    words = str(error).strip().splitlines()
-    what = f"{type(error).__name__}: {words[-1]}" if words else type(error).__name__
-    made = PanoformError(f"Something in Panoform failed: {what}", "Copy the details into a bug report.")
-    made.__cause__ = error
-    return made
+    """Return a PanoformError for an unexpected error, a bug in Panoform; `error` is its cause."""
+    lines = str(error).strip().splitlines()
+    description = f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+    wrapped = PanoformError(f"Unexpected error in Panoform: {description}", "Copy the details into a bug report.")
+    wrapped.__cause__ = error
+    return wrapped

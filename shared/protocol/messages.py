@@ -1,12 +1,12 @@
-"""The base of every message between Blender and the backend, and the messages that belong to no one kind of job.
+"""Base classes of the messages between Blender and the backend, and the messages that are common to all jobs.
 
-    Request   Blender → backend. Carries an id of the client's choosing; everything said about it carries the same id.
+    Request   Blender → backend. Has an id chosen by the client; all messages about it have the same id.
     Event     backend → Blender, any number of them before the reply.
     Reply     backend → Blender, exactly one for each request.
 
-A kind of job is a `JobRequest` and a `JobReply` of its own in shared/jobs/; server, worker and client know only the
-bases. How messages become ZeroMQ frames: wire.py. Arrays are (H, W, C), C-contiguous, little-endian, the top row first,
-in the frame of shared/imaging/sphere.py.
+Each kind of job has its own `JobRequest` and `JobReply` in shared/jobs/; server, worker and client use only the base
+classes. The encoding as ZeroMQ frames is in wire.py. Arrays are (H, W, C), C-contiguous, little-endian, the top row
+first, in the frame of shared/imaging/sphere.py.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from uuid import uuid4
 import msgspec
 import numpy as np
 
-#: Raised with every change that an older side would misread.
+#: Incremented with every incompatible change.
 PROTOCOL_VERSION = 2
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 def new_id() -> str:
-    """Return an id that no other request has."""
+    """Return a unique id."""
     return uuid4().hex
 
 
 class Message(msgspec.Struct, kw_only=True, tag=True, forbid_unknown_fields=True):
-    """Base of all messages; the tag on the wire is the class's name."""
+    """Base of all messages; its tag on the wire is the name of the class."""
 
     id: Id
 
 
 class Request(Message, kw_only=True):
-    """Base of what Blender asks."""
+    """Base of all requests from Blender."""
 
     id: Id = msgspec.field(default_factory=new_id)
 
 
 class Event(Message, kw_only=True):
-    """Base of what the backend reports about a request before its reply."""
+    """Base of the messages about a request before its reply."""
 
 
 class Reply(Message, kw_only=True):
@@ -49,15 +49,15 @@ class Reply(Message, kw_only=True):
 
 
 class JobRequest(Request, kw_only=True):
-    """Base of the requests that wait in the queue for the device."""
+    """Base of the requests that are queued for the device."""
 
 
 class JobReply(Reply, kw_only=True):
-    """Base of what jobs return."""
+    """Base of the replies to jobs."""
 
     @property
     def compute_seconds(self) -> float:
-        """How long the backend worked on it, loading included."""
+        """Computing time in seconds, loading included."""
         raise NotImplementedError(type(self).__name__)
 
 
@@ -65,7 +65,7 @@ class JobReply(Reply, kw_only=True):
 
 
 class StatusRequest(Request, kw_only=True):
-    """Ask how the backend is doing. Answered at once by a StatusReply, whatever is running."""
+    """Ask for the backend's status. Answered at once by a StatusReply, even while a job runs."""
 
 
 class CancelRequest(Request, kw_only=True):
@@ -75,34 +75,34 @@ class CancelRequest(Request, kw_only=True):
 
 
 class ShutdownRequest(Request, kw_only=True):
-    """End the backend: the running job is cancelled, every request gets its reply, the process exits."""
+    """Shut down the backend: all jobs are cancelled, every request gets its reply, the process exits."""
 
 
 # Events
 
 
 class QueuedEvent(Event, kw_only=True):
-    """The job waits: `ahead` others come before it."""
+    """The job is queued: `ahead` other jobs come before it."""
 
     ahead: int
 
 
 class ProgressEvent(Event, kw_only=True):
-    """Work that was done. Sent after it, never before."""
+    """Progress of a job. Sent when work has been done, never before."""
 
     #: The current stage, as the panel shows it: "Loading FLUX", "Distance", "Decoding Distance".
     stage: str
-    #: Steps done in this stage, of how many (0 of 0 where a stage has no steps).
+    #: Steps done in this stage, and their total (0 of 0 where a stage has no steps).
     step: int
     of: int
-    #: Share of the whole job done, in [0, 1].
+    #: Completed share of the whole job, in [0, 1].
     fraction: float
-    #: Estimated from the steps done so far; None until one step has been timed.
+    #: Estimated from the steps done so far; None before the first.
     seconds_left: float | None = None
 
 
 class PreviewEvent(Event, kw_only=True):
-    """What a result looks like so far."""
+    """An intermediate state of a result."""
 
     #: Name of the result: one from maps.MAPS, or "panorama".
     map: str
@@ -114,12 +114,12 @@ class PreviewEvent(Event, kw_only=True):
 
 
 class StatusReply(Reply, kw_only=True):
-    """How the backend is doing."""
+    """Status of the backend."""
 
     #: Panoform's version, "0.1.0".
     version: str
     pid: int
-    #: Id of the job on the device, None when idle; how many wait behind it.
+    #: Id of the running job, None when idle; number of jobs queued after it.
     running: str | None
     queued: int
     #: Label of the model used last that is still in memory ("FLUX + OmniX"), and its device; None while there is none.
@@ -131,8 +131,9 @@ class StatusReply(Reply, kw_only=True):
 
 
 class CancelReply(Reply, kw_only=True):
-    """Whether the job was there to be cancelled."""
+    """Reply to a CancelRequest."""
 
+    #: False where there is no such job.
     cancelled: bool
 
 
@@ -141,7 +142,7 @@ class ShutdownReply(Reply, kw_only=True):
 
 
 class ErrorReply(Reply, kw_only=True):
-    """The request failed. `errors.from_code` makes the error again."""
+    """The request failed. `errors.from_code` restores the error."""
 
     code: str
     message: str

@@ -1,10 +1,10 @@
-"""Messages as ZeroMQ frames: one msgpack header, then the arrays' own bytes.
+"""Encode messages as ZeroMQ frames: one msgpack header, then the raw bytes of the arrays.
 
     frame 0      {"version": 1, "message": {"type": "PerceiveRequest", "id": …, "panorama": {"frame": 1, "dtype":
                  "float32", "shape": [512, 1024, 3]}, …}}
     frame 1 …    one array each, C-contiguous, little-endian, not copied on either side
 
-Whatever comes in is checked against the message types before it is used; nothing that arrives is ever executed.
+Received messages are validated against the message types before use; nothing received is ever executed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .messages import PROTOCOL_VERSION, Event, Message, Reply, Request
 Buffer: TypeAlias = Any
 
 MAX_HEADER_BYTES = 2**20
-#: All arrays of one message together: the largest panorama, float32 RGB, at most 1 % higher than half its width.
+#: Total size of the arrays of a message: the largest panorama, float32 RGB, at most 1 % higher than half its width.
 MAX_ARRAY_BYTES = MAX_PANORAMA_WIDTH**2 // 2 * 3 * 4 * 101 // 100
 #: For ZMQ_MAXMSGSIZE, which counts one frame and its encryption.
 MAX_FRAME_BYTES = MAX_ARRAY_BYTES + 2**10
@@ -33,7 +33,7 @@ _DTYPES = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1"), "uint16": np.dty
 
 
 class _ArrayRef(msgspec.Struct, forbid_unknown_fields=True):
-    """What stands in the header in an array's place."""
+    """Reference to an array, in its place in the header."""
 
     frame: Annotated[int, msgspec.Meta(ge=1)]
     dtype: Literal["float32", "uint8", "uint16"]
@@ -41,7 +41,7 @@ class _ArrayRef(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Header(msgspec.Struct):
-    """Frame 0. `message` stays undecoded until `version` is known to be ours; other fields may come with versions."""
+    """Frame 0. `message` stays undecoded until `version` has been checked; other versions may have more fields."""
 
     version: int
     message: msgspec.Raw = msgspec.Raw()
@@ -52,8 +52,8 @@ class _OnlyId(msgspec.Struct):
 
 
 def _types(*bases: type[Message]) -> Any:
-    """The union of all messages that derive from `bases`, those of every kind of job included."""
-    from .. import jobs  # noqa: F401  # makes them known; they build on this package
+    """Return the union of all message types that derive from `bases`, including those of all jobs."""
+    from .. import jobs  # noqa: F401  # registers the messages of jobs, which import this package
 
     found, todo = [], list(bases)
     while todo:
@@ -65,29 +65,29 @@ def _types(*bases: type[Message]) -> Any:
 
 
 def encode(message: Message) -> list[Buffer]:
-    """The frames of a message. Its arrays must not change until they are sent.
+    """Encode a message as frames. Its arrays must not change until they are sent.
 
-    Arrays that are not C-contiguous are copied. Raises ProtocolError for an array that may not travel (dtype, more
-    than three dimensions, empty, too large).
+    Arrays that are not C-contiguous are copied. Raise ProtocolError for an array that can't be sent (dtype, more than
+    three dimensions, empty, too large).
     """
     frames: list[Buffer] = [b""]
 
-    def lift(value: Any) -> Any:
+    def extract_array(value: Any) -> Any:
         if not isinstance(value, np.ndarray):
-            raise NotImplementedError(type(value))  # msgspec's way of asking for its own TypeError
+            raise NotImplementedError(type(value))  # makes msgspec raise its own TypeError
         if value.dtype not in _DTYPES.values() or not 1 <= value.ndim <= 3 or not value.size:
             raise ProtocolError(f"A {value.dtype} array of shape {value.shape} can't be sent.")
         frames.append(np.ascontiguousarray(value).data.cast("B"))
         return _ArrayRef(len(frames) - 1, value.dtype.name, value.shape)  # pyright: ignore[reportArgumentType]
 
-    body = msgspec.msgpack.encode(message, enc_hook=lift)
+    body = msgspec.msgpack.encode(message, enc_hook=extract_array)
     frames[0] = msgspec.msgpack.encode(_Header(PROTOCOL_VERSION, msgspec.Raw(body)))
     _check_sizes(frames)
     return frames
 
 
 def decode_request(frames: Sequence[Buffer]) -> Request:
-    """Decode what the add-on asks, in the backend. See `decode_answer` for what is raised."""
+    """Decode a request of the add-on, in the backend. Errors as in `decode_answer`."""
     header = _read_header(frames)
     if header.version != PROTOCOL_VERSION:
         raise version_error(addon=header.version, backend=PROTOCOL_VERSION)
@@ -97,11 +97,11 @@ def decode_request(frames: Sequence[Buffer]) -> Request:
 
 
 def decode_answer(frames: Sequence[Buffer]) -> Event | Reply:
-    """Decode what the backend sends, in the add-on.
+    """Decode a message of the backend, in the add-on.
 
-    The arrays are views of the frames. Raises BackendVersionError for another protocol version, ProtocolError for
-    anything no message type describes: unknown type, field or dtype, an array that isn't as long as its shape says,
-    a frame nobody refers to, too many bytes.
+    The arrays are views of the frames. Raise BackendVersionError for another protocol version, ProtocolError for an
+    invalid message: unknown type, field or dtype, an array whose size doesn't match its shape, an unreferenced frame,
+    too many bytes.
     """
     header = _read_header(frames)
     if header.version != PROTOCOL_VERSION:
@@ -110,7 +110,7 @@ def decode_answer(frames: Sequence[Buffer]) -> Event | Reply:
 
 
 def read_id(frames: Sequence[Buffer]) -> str | None:
-    """The id of a message that can't be decoded, to answer it all the same; None where it has none that fits."""
+    """Return the id of a message that can't be decoded, to reply to it; None where it has no valid id."""
     try:
         found = msgspec.msgpack.decode(_read_header(frames).message, type=_OnlyId).id
     except (ProtocolError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -119,9 +119,9 @@ def read_id(frames: Sequence[Buffer]) -> str | None:
 
 
 def version_error(*, addon: int, backend: int) -> BackendVersionError:
-    """The two sides speak different versions: says which, and which to update."""
+    """Return the error for different protocol versions, naming both and the side to update."""
     return BackendVersionError(
-        f"The backend speaks protocol version {backend}, the add-on version {addon}.",
+        f"The backend uses protocol version {backend}, the add-on version {addon}.",
         "Update the backend: set it up again in the add-on's preferences."
         if backend < addon
         else "Update the Panoform extension in Blender's preferences, then restart Blender.",
@@ -146,13 +146,13 @@ def _check_sizes(frames: Sequence[Buffer]) -> None:
 
 
 def _decode(header: _Header, frames: Sequence[Buffer], kind: Any) -> Any:
-    """The message in `header`, one of the union `kind`, with its arrays taken from `frames`."""
+    """Decode the message in `header`, one of the union `kind`, with its arrays from `frames`."""
     _check_sizes(frames)
     unused = set(range(1, len(frames)))
 
-    def take(wanted: type, value: Any) -> Any:
-        if wanted is not np.ndarray:
-            raise NotImplementedError(wanted)  # as above
+    def resolve_array(expected: type, value: Any) -> Any:
+        if expected is not np.ndarray:
+            raise NotImplementedError(expected)  # as above
         ref = msgspec.convert(value, _ArrayRef)
         if ref.frame not in unused:
             raise ProtocolError(f"Frame {ref.frame} is missing, or used twice.")
@@ -162,13 +162,13 @@ def _decode(header: _Header, frames: Sequence[Buffer], kind: Any) -> Any:
         if size != math.prod(ref.shape) * dtype.itemsize:
             raise ProtocolError(f"A {ref.dtype} array of shape {ref.shape} can't be {size} bytes long.")
         array = np.frombuffer(frame, dtype).reshape(ref.shape)
-        # libzmq aligns frames from 8 KiB up; smaller ones may begin anywhere, which torch and OpenImageIO refuse.
+        # libzmq aligns frames from 8 KiB up; torch and OpenImageIO reject unaligned arrays, which smaller ones may be.
         return array if array.flags.aligned else array.copy()
 
     try:
-        message = msgspec.msgpack.decode(header.message, type=kind, dec_hook=take)
+        message = msgspec.msgpack.decode(header.message, type=kind, dec_hook=resolve_array)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"The message isn't one of Panoform's: {error}.") from error
+        raise ProtocolError(f"The message is invalid: {error}.") from error
     if unused:
-        raise ProtocolError(f"{len(unused)} frames of the message belong to no array.")
+        raise ProtocolError(f"{len(unused)} frames of the message are not used by any array.")
     return message

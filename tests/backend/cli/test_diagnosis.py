@@ -4,7 +4,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from panoform.backend.cli.diagnosis import diagnose, doctor
+from panoform.backend.cli.diagnosis import diagnose, lines
+from panoform.backend.cli.main import main
 from panoform.shared.engines import EngineSettings
 
 ADAPTER = "pytorch_lora_weights.safetensors"
@@ -15,15 +16,19 @@ def flux(tiny_flux, tiny_adapters):
     return {"engine": "flux", "model": str(tiny_flux), "adapters": str(tiny_adapters)}
 
 
-def test_the_starter_can_run(capsys):
-    assert doctor(EngineSettings(), as_json=False) == 0
-    told = capsys.readouterr().out
-    assert "rgb_to_depth/depth       30 of 30 modules, rank 24, F16" in told
-    assert told.rstrip().endswith("This engine can run.")
+def arguments(settings: dict[str, str]) -> list[str]:
+    return [argument for name, value in settings.items() for argument in (f"--{name}", value)]
+
+
+def test_starter_can_run(capsys):
+    assert main(["doctor"]) == 0
+    output = capsys.readouterr().out
+    assert "rgb_to_depth/depth       30 of 30 modules, rank 24, F16" in output
+    assert output.rstrip().endswith("This engine can run.")
 
 
 def test_json(capsys, flux):
-    assert doctor(EngineSettings(**flux), as_json=True) == 0
+    assert main(["doctor", *arguments(flux), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["problems"] == []
     assert found["prompt"] == "text encoders"
@@ -35,15 +40,15 @@ def test_json(capsys, flux):
     assert 0 < found["memory_needed"] < found["memory_free"] < found["memory_total"]
 
 
-def test_an_adapter_with_a_hole_is_counted_and_named(capsys, flux, tiny_adapters, tmp_path):
-    shutil.copytree(tiny_adapters, tmp_path / "holed")
-    file = tmp_path / "holed" / "rgb_to_pbr" / "pbr" / ADAPTER
+def test_missing_modules_of_an_adapter_are_counted_and_named(capsys, flux, tiny_adapters, tmp_path):
+    shutil.copytree(tiny_adapters, tmp_path / "incomplete")
+    file = tmp_path / "incomplete" / "rgb_to_pbr" / "pbr" / ADAPTER
     save_file({k: v for k, v in load_file(file).items() if "single_transformer_blocks.1.attn.to_v" not in k}, file)
-    assert doctor(EngineSettings(**flux | {"adapters": str(tmp_path / "holed")}), as_json=False) == 1
-    told = capsys.readouterr().out
-    assert "17 of 18 modules" in told
-    assert "single_transformer_blocks.1.attn.to_v" in told
-    assert told.rstrip().endswith("This engine can't run.")
+    assert main(["doctor", *arguments(flux | {"adapters": str(tmp_path / "incomplete")})]) == 1
+    output = capsys.readouterr().out
+    assert "17 of 18 modules" in output
+    assert "single_transformer_blocks.1.attn.to_v" in output
+    assert output.rstrip().endswith("This engine can't run.")
 
 
 def test_missing_adapters_are_all_listed(flux, tiny_adapters, tmp_path):
@@ -53,9 +58,10 @@ def test_missing_adapters_are_all_listed(flux, tiny_adapters, tmp_path):
     assert len(found.problems) == 8
 
 
-def test_a_wrong_checkpoint(capsys, flux, tmp_path):
-    assert doctor(EngineSettings(**flux | {"model": str(tmp_path)}), as_json=False) == 1
-    assert "model_index.json is missing" in capsys.readouterr().out
+def test_folder_without_a_checkpoint(flux, tmp_path):
+    output = "\n".join(lines(diagnose(EngineSettings(**flux | {"model": str(tmp_path)}))))
+    assert "model_index.json is missing" in output
+    assert output.endswith("This engine can't run.")
 
 
 def test_no_text_encoders(flux, tiny_flux, tmp_path):
@@ -68,7 +74,7 @@ def test_no_text_encoders(flux, tiny_flux, tmp_path):
 def test_nothing_is_downloaded(flux, monkeypatch, tmp_path):
     import huggingface_hub
 
-    # Any request would fail at once: nothing listens there.
+    # Any request fails at once: nothing listens on this port.
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     found = diagnose(EngineSettings(engine="flux"))

@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from panoform.backend.evaluation import seam_metrics
-from panoform.backend.generation.sampler import array, tensor
+from panoform.backend.generation.sampler import to_array, to_tensor
 from panoform.backend.models.flux.checkpoints import STARTER
 from panoform.backend.pipelines.layers import circular_padding
 
@@ -63,8 +63,8 @@ def test_the_vae_leaves_a_seam_only_without_the_wrap():
         found = []
         for name in NAMES:
             for turn in range(0, 256, 128):
-                given = 2 * tensor(np.roll(picture(name), turn, axis=1)) - 1
-                found.append(seam_metrics.seam(array(vae.decode(vae.encode(given).latent_dist.mode()).sample)).ratio)
+                given = 2 * to_tensor(np.roll(picture(name), turn, axis=1)) - 1
+                found.append(seam_metrics.seam(to_array(vae.decode(vae.encode(given).latent_dist.mode()).sample)).ratio)
         return np.array(found)
 
     off = steps()

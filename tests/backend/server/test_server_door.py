@@ -176,7 +176,7 @@ def test_connection_file_is_not_taken_over(backend):
         [*ARITHMETIC, "serve", "--connection-file", backend.file], stderr=subprocess.PIPE, text=True
     )
     assert second.returncode != 0
-    assert "is there already" in second.stderr
+    assert "exists already" in second.stderr
     assert backend.file.read_bytes() == before
 
 
