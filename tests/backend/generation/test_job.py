@@ -289,7 +289,7 @@ def test_the_trained_starter_completes_a_picture(engine, tiny_flux, tiny_adapter
             continue
         made = generate(engine, starter, GenerateSettings(**SIZE | {"height": 512}), reporter, picture, View(fov=60))
         assert made[0].panorama.shape == (512, 1024, 3)
-    with pytest.raises(WeightsError, match=r"Words need FLUX.*huggingface\.co"):
+    with pytest.raises(WeightsError, match=r"Prompts and edits need FLUX.*huggingface\.co"):
         generate(engine, EngineSettings(), GenerateSettings(prompt="a yard"), reporter)
 
 
@@ -423,7 +423,7 @@ def test_flux_fill_edits_but_completes_no_picture(engine, tiny_flux, words, repo
     assert made.recipe.settings.guidance_scale == 30
     with pytest.raises(WeightsError, match="Fill"):
         generate(engine, fill, words, reporter, np.zeros((60, 80, 3), np.float32), View(fov=60))
-    engine.release()
+    engine.clear()
     with pytest.raises(WeightsError, match="Fill"):
         generate(engine, fill, words, reporter, np.zeros((60, 80, 3), np.float32), View(fov=60))
 
@@ -434,8 +434,8 @@ def test_flux_fill_edits_but_completes_no_picture(engine, tiny_flux, words, repo
 @pytest.mark.parametrize(
     ("fields", "words_of_error"),
     [
-        ({"prompt": ""}, "no words"),
-        ({"prompt": " \n "}, "no words"),
+        ({"prompt": ""}, "neither a prompt"),
+        ({"prompt": " \n "}, "neither a prompt"),
         ({"prompt": "stone yard " * 5000}, "long"),
         ({"height": 128}, "height"),
         ({"height": 4096}, "height"),
@@ -492,7 +492,7 @@ def test_refuses_edits(engine, flux, words, reporter, panorama, mask, strength, 
 
 def test_refuses_edits_without_words_or_by_omnix(engine, flux, words, reporter):
     mask = ball(256, 100, 100, 30)
-    with pytest.raises(SettingError, match="no words"):
+    with pytest.raises(SettingError, match="needs a prompt"):
         edit(engine, flux, changed(words, prompt=""), reporter, scene(), mask)
     with pytest.raises(SettingError, match="OmniX"):
         edit(engine, flux, changed(words, method="omnix"), reporter, scene(), mask)
