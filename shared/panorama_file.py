@@ -41,7 +41,7 @@ def check_path(
         if overwrite:
             continue
         if sidecar.exists() and not _is_recipe(sidecar):
-            raise OutputError(f"{sidecar} exists and isn't a recipe: it would be lost.", _HINT)
+            raise OutputError(f"{sidecar} exists, but holds no recipe: it would be lost.", _HINT)
         if target.exists() and not sidecar.exists() and not has_recipe(target):
             raise OutputError(f"{target} exists, but has no recipe of a generated panorama: it would be lost.", _HINT)
 

@@ -1,4 +1,4 @@
-"""Put pictures and panoramas together: all arrays are (H, W, C) float32, panoramas with W = 2·H, masks (H, W) bool."""
+"""Composite pictures and panoramas: all arrays are (H, W, C) float32, panoramas with W = 2·H, masks (H, W) bool."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEATHER = 0.01
 
 
 def paste_picture(panorama: np.ndarray, picture: np.ndarray, view: View) -> np.ndarray:
-    """Return the panorama with the picture's own pixels where it lies; the model has redrawn these."""
+    """Return the panorama with the original pixels of the picture, which the model has changed."""
     assert view.fov is not None
     canvas, covered = projection.panorama_from_picture(
         picture, len(panorama), view.fov, yaw=view.yaw, pitch=view.pitch, roll=view.roll
@@ -33,11 +33,11 @@ def blend(new: np.ndarray, old: np.ndarray, mask: np.ndarray) -> np.ndarray:
     height, width = mask.shape
     reach = math.ceil(FEATHER * height)
     padded = np.pad(mask, ((0, 0), (reach, reach)), mode="wrap")
-    depth = np.asarray(distance_transform_edt(padded))[:, reach : reach + width]
+    distance = np.asarray(distance_transform_edt(padded))[:, reach : reach + width]
     # In the middle of the thinnest mask `new` still has the full weight.
-    over = min(FEATHER * height, depth.max())
-    weight = np.minimum(depth / over, 1)[..., None].astype(np.float32)
-    # Not old + weight · (new − old), which leaves of a sun's thousands more than what is dark afterwards.
+    over = min(FEATHER * height, distance.max())
+    weight = np.minimum(distance / over, 1)[..., None].astype(np.float32)
+    # Not old + weight · (new − old), which rounds dark new values off where old is a bright sun.
     return (1 - weight) * old + weight * new
 
 

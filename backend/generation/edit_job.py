@@ -1,6 +1,6 @@
 """The job `edit`: change a panorama inside a mask, extend it, or vary all of it.
 
-The panorama is noised as far as the strength says, and denoised towards the prompt inside the mask.
+Noise is added to the panorama according to the strength, and removed guided by the prompt inside the mask.
 """
 
 from __future__ import annotations
@@ -23,73 +23,76 @@ from ..lighting import exposure, inverse_tonemapping
 from ..models.cache import ModelCache
 from . import compositing, job
 from .sampler import mask_to_tensor, to_array, to_tensor
-from .session import Session, need_capability
+from .session import Session, check_capability
 
 
 class _Input(NamedTuple):
     """A panorama to edit, checked."""
 
-    #: (H, W, 3) float32 in the request's encoding; where it is extended, unknown pixels hold the nearest known ones.
+    #: (H, W, 3) float32 in the request's encoding; when extending, missing pixels are filled in.
     panorama: np.ndarray
     #: (H, W) bool; None: everywhere.
     mask: np.ndarray | None
-    #: The sRGB picture that the model is shown, and how it was exposed (None: it was sRGB already).
+    #: The model's sRGB input, and its exposure (None for an sRGB panorama).
     picture: np.ndarray
     exposure: dict[str, float | str] | None
 
     def picture_at(self, height: int) -> np.ndarray:
+        """Return the picture at that height."""
         return panoramas.resize(self.picture, height)
 
     def mask_at(self, height: int) -> np.ndarray | None:
-        """The mask at that height; a pixel that has any of the mask is in it."""
+        """Return the mask at that height, with every pixel that overlaps it."""
         if self.mask is None:
             return None
         return panoramas.resize(self.mask[..., None].astype(np.float32), height)[..., 0] > 0
 
 
 def run(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -> GenerateReply:
-    """Edit what `request` asks for."""
+    """Run the request."""
     return job.reply(request.id, edit(request, models, reporter))
 
 
 def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -> list[Generated]:
     """Change the panorama inside the mask (None: everywhere), once for each seed; size and encoding stay.
 
-    Outside the mask it keeps every bit. In linear light, pixels that are white before and after keep their light;
-    whatever else is white becomes as bright as white is.
-    Raise InputError, ModelError, and Cancelled out of `reporter`, within one step.
+    Outside the mask it is unchanged, bit for bit. In linear light, pixels that are white before and after keep their
+    value; newly white pixels get the value of white.
+    Raise InputError, ModelError, and Cancelled from `reporter` within one step.
     """
     contract.check(request)
-    need_capability(request.engine, "edit")
-    given = _check(request)
-    height = len(given.panorama)
+    check_capability(request.engine, "edit")
+    source = _check(request)
+    height = len(source.panorama)
     settings = msgspec.structs.replace(request.settings, height=min(request.settings.height, max(height, MIN_HEIGHT)))
     session = Session(models, request.engine, settings, reporter)
     if (drawn := session.settings.height) < height:
-        session.notices.append(f"It was drawn at {2 * drawn} × {drawn} and enlarged to {2 * height} × {height}.")
+        session.notices.append(
+            f"The edit was generated at {2 * drawn} × {drawn} and enlarged to {2 * height} × {height}."
+        )
     (embeds,) = session.embeds([session.prompt])
-    base, base_mask = given.picture_at(session.base_height), given.mask_at(session.base_height)
-    full_mask = given.mask_at(session.settings.height)
+    base, base_mask = source.picture_at(session.base_height), source.mask_at(session.base_height)
+    full_mask = source.mask_at(session.settings.height)
     results = []
     with session.lora_applied():
         for seed, sampler in session.samplers(strength=request.strength):
             began = time.monotonic()
             drawn = to_array(sampler.edit(to_tensor(base), mask_to_tensor(base_mask), request.strength, embeds))
             drawn = projection.limit_poles(sampler.upscale(drawn, full_mask, embeds)).clip(0, 1)
-            panorama = _composite(given, panoramas.resize(drawn, height))
+            panorama = _composite(source, panoramas.resize(drawn, height))
             recipe = session.recipe(seed, began, "edit", request.source)
             recipe = msgspec.structs.replace(
-                recipe, strength=request.strength, extend=request.extend, exposure=given.exposure,
+                recipe, strength=request.strength, extend=request.extend, exposure=source.exposure,
                 encoding=request.encoding, size=(height, 2 * height),
                 source_sha256=sha256(request.panorama[..., :3]),
-                mask_sha256="" if given.mask is None else sha256(given.mask),
+                mask_sha256="" if source.mask is None else sha256(source.mask),
             )  # fmt: skip
             results.append(Generated(panorama, recipe))
     return results
 
 
 def _check(request: EditRequest) -> _Input:
-    """Raise PanoramaError and SettingError for what only the pixels tell."""
+    """Check the pixels and the mask. Raise PanoramaError and SettingError."""
     panorama = request.panorama
     if panorama.ndim == 3 and panorama.shape[1] != 2 * panorama.shape[0]:
         panoramas.check_size(*panorama.shape[:2])
@@ -99,7 +102,7 @@ def _check(request: EditRequest) -> _Input:
     mask = _check_mask(request.mask, panorama)
     if request.extend:
         if mask is None or mask.all() or request.strength < 1:
-            raise SettingError("There is nothing to extend from.", "Mask what is missing; the strength must be 1.")
+            raise SettingError("There is nothing to extend from.", "Mask the missing area; the strength must be 1.")
         panorama = np.where(mask[..., None], compositing.fill_from_nearest(panorama, ~mask), panorama)
     checked = panoramas.check(panorama, request.encoding)
     return _Input(panorama[..., :3], mask, *exposure.expose(checked, request.encoding))
@@ -117,19 +120,19 @@ def _check_mask(mask: np.ndarray | None, panorama: np.ndarray) -> np.ndarray | N
             f"The mask is {sizes[0]}, but the panorama {sizes[1]}.", "Make it as large as the panorama."
         )
     if not mask.any():
-        raise PanoramaError("The mask is empty: nothing would change.", "Paint white what is to change.")
+        raise PanoramaError("The mask is empty: nothing would change.", "Paint the area to change white.")
     return mask[..., 0] > 0
 
 
-def _composite(given: _Input, drawn: np.ndarray) -> np.ndarray:
-    """What was drawn, sRGB (H, W, 3), put into the panorama in its own encoding."""
-    made = drawn
-    if given.exposure is not None:
+def _composite(source: _Input, drawn: np.ndarray) -> np.ndarray:
+    """Composite the generated sRGB picture (H, W, 3) into the panorama, in its encoding."""
+    result = drawn
+    if source.exposure is not None:
         threshold = inverse_tonemapping.THRESHOLD
-        light = exposure.unexpose(np.minimum(drawn, threshold), given.exposure)
-        still_white = np.minimum(drawn, given.picture).min(axis=-1, keepdims=True) >= threshold
-        made = np.where(still_white, given.panorama, light)
-    if given.mask is not None:
-        blended = compositing.blend(made, given.panorama, given.mask)
-        made = np.where(given.mask[..., None], blended, given.panorama)
-    return np.ascontiguousarray(made, dtype=np.float32)
+        light = exposure.unexpose(np.minimum(drawn, threshold), source.exposure)
+        still_white = np.minimum(drawn, source.picture).min(axis=-1, keepdims=True) >= threshold
+        result = np.where(still_white, source.panorama, light)
+    if source.mask is not None:
+        blended = compositing.blend(result, source.panorama, source.mask)
+        result = np.where(source.mask[..., None], blended, source.panorama)
+    return np.ascontiguousarray(result, dtype=np.float32)

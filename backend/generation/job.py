@@ -1,7 +1,7 @@
 """The job `generate`: panoramas from a prompt, or around a picture.
 
-A prompt   DiT360, or any LoRA, draws the panorama; or FLUX draws a perspective picture, which is then outpainted.
-A picture  is projected into the panorama where its camera looked, and OmniX outpaints it (`image_to_pano`).
+A prompt   DiT360 or another LoRA generates the panorama; or FLUX generates a perspective picture, which is outpainted.
+A picture  is projected into the panorama in its camera's direction, and OmniX outpaints it (`image_to_pano`).
 
 Pictures are (H, W, 3) float32 sRGB in [0, 1]; panoramas have W = 2·H.
 """
@@ -23,16 +23,16 @@ from ..lighting import inverse_tonemapping
 from ..models.cache import ModelCache
 from . import compositing
 from .sampler import Embeds, Sampler, to_array, to_tensor
-from .session import Session, need_capability
+from .session import Session, check_capability
 
 #: Field of view of the perspective picture that OmniX outpaints where only a prompt is given, in degrees.
 PICTURE_FOV = 90.0
-#: Least of the sides of a picture to complete, in pixels.
+#: Minimum width and height of a picture to complete, in pixels.
 MIN_SIDE = 16
 
 
 def run(request: GenerateRequest, models: ModelCache, reporter: ProgressReporter) -> GenerateReply:
-    """Generate what `request` asks for."""
+    """Run the request."""
     return reply(request.id, generate(request, models, reporter))
 
 
@@ -43,20 +43,20 @@ def reply(request_id: str, generated: list[Generated]) -> GenerateReply:
 
 
 def generate(request: GenerateRequest, models: ModelCache, reporter: ProgressReporter) -> list[Generated]:
-    """Make a panorama for each seed, from the prompt in the settings or around the picture.
+    """Generate a panorama for each seed, from the prompt in the settings or around the picture.
 
-    A seed's panorama doesn't depend on the other seeds, and is the same bit for bit each time on one machine.
-    Raise InputError, ModelError, and Cancelled out of `reporter`, within one step.
+    A seed's panorama doesn't depend on the other seeds, and is reproducible bit for bit on the same machine.
+    Raise InputError, ModelError, and Cancelled from `reporter` within one step.
     """
     contract.check(request)
     picture, settings = request.picture, request.settings
     if picture is None:
-        need_capability(request.engine, "text_to_panorama")
+        check_capability(request.engine, "text_to_panorama")
     else:
         _check_picture(picture)
         settings = msgspec.structs.replace(settings, method="omnix")
     if settings.method == "omnix":
-        _refuse_guidance(settings)
+        _check_guidance(settings)
     session = Session(models, request.engine, settings, reporter)
     picture_first = settings.method == "omnix" and picture is None
     embeds, *picture_embeds = session.embeds([session.prompt, *([session.settings.prompt] if picture_first else [])])
@@ -80,7 +80,7 @@ def generate(request: GenerateRequest, models: ModelCache, reporter: ProgressRep
 
 
 def _draw(sampler: Sampler, picture: np.ndarray | None, view: View, embeds: Embeds, height: int) -> np.ndarray:
-    """The sRGB panorama, drawn at `height` and brought to that of the settings; around the picture if there is one."""
+    """Generate the sRGB panorama at `height`, around the picture if given, and upscale it to the settings' height."""
     if picture is None:
         drawn = to_array(sampler.text_to_panorama(embeds, height))
     else:
@@ -90,7 +90,7 @@ def _draw(sampler: Sampler, picture: np.ndarray | None, view: View, embeds: Embe
 
 
 def _outpaint(sampler: Sampler, picture: np.ndarray, view: View, embeds: Embeds, height: int) -> np.ndarray:
-    """The panorama around a picture. The model was trained with pictures in the middle: it is shown it there."""
+    """Outpaint a picture. It is centred for the model, which was trained that way, and the result turned back."""
     columns = round(view.yaw / 360 * 2 * height)
     assert view.fov is not None
     canvas, _ = projection.panorama_from_picture(
@@ -99,10 +99,10 @@ def _outpaint(sampler: Sampler, picture: np.ndarray, view: View, embeds: Embeds,
     return np.roll(to_array(sampler.outpaint(to_tensor(canvas), embeds)), -columns, axis=1)
 
 
-def _refuse_guidance(settings: GenerateSettings) -> None:
+def _check_guidance(settings: GenerateSettings) -> None:
     if settings.true_cfg_scale > 1 or settings.shift is not None:
         raise SettingError(
-            "OmniX has neither negative prompt nor shift.", "Leave them out, or choose another method for prompts."
+            "OmniX supports neither negative prompts nor shift.", "Omit them, or choose another method for prompts."
         )
 
 

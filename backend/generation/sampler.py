@@ -21,16 +21,16 @@ from ..jobs.progress import StagedProgress
 from ..pipelines.dit360 import DiT360Pipeline
 from ..pipelines.omnix import OmniXPipeline
 
-#: Sides of the perspective picture that OmniX outpaints to a panorama, in pixels.
+#: Width and height of the perspective picture that OmniX outpaints to a panorama, in pixels.
 PICTURE_SIDE = 1024
-#: Strength at which an enlarged panorama is refined, and the height and width of the windows in pixels.
+#: Strength of refining an enlarged panorama; height and width of the windows in pixels.
 REFINE_STRENGTH, WINDOW = 0.3, (1024, 1024)
 #: Columns of tokens of circular padding for a LoRA that wasn't trained with DiT360's padding.
 FOREIGN_PADDING = 4
-#: How many previews there are of each panorama, and how wide they are at most, in pixels.
+#: Number of previews of each panorama, and their maximum width in pixels.
 _PREVIEWS, _PREVIEW_WIDTH = 8, 256
 
-#: prompt_embeds and pooled_prompt_embeds; negative_prompt_embeds and negative_pooled_prompt_embeds where there are any.
+#: prompt_embeds and pooled_prompt_embeds, and optionally negative_prompt_embeds and negative_pooled_prompt_embeds.
 Embeds = Mapping[str, Any]
 
 
@@ -39,9 +39,9 @@ class Sampler:
     """Samples the panorama of one seed."""
 
     pipeline: OmniXPipeline
-    #: Resolved: no default is left open.
+    #: With all defaults resolved.
     settings: GenerateSettings
-    #: All noise of this panorama comes from it, on the CPU, so that devices agree.
+    #: Source of all noise, on the CPU, for the same noise on all devices.
     generator: torch.Generator
     progress: StagedProgress
     #: Whether to report previews; under offload one takes longer than a step.
@@ -50,15 +50,15 @@ class Sampler:
     refines: bool
 
     def text_to_panorama(self, embeds: Embeds, height: int) -> Tensor:
-        """Make a panorama of the prompt, at height × 2 · height."""
+        """Generate a panorama from the prompt, height × 2 · height."""
         return self._dit360(embeds, height)
 
     def edit(self, picture: Tensor, mask: Tensor | None, strength: float, embeds: Embeds) -> Tensor:
-        """Change `picture` where `mask` is 1 (None: everywhere); the size stays."""
+        """Change `picture` where `mask` is 1 (None: everywhere); the size is kept."""
         return self._dit360(embeds, picture.shape[-2], image=2 * picture - 1, mask_image=mask, strength=strength)
 
     def text_to_picture(self, embeds: Embeds) -> Tensor:
-        """Make an ordinary picture of the prompt, PICTURE_SIDE pixels a side."""
+        """Generate a perspective picture from the prompt, PICTURE_SIDE × PICTURE_SIDE pixels."""
         flux = FluxPipeline(**self.pipeline.components)
         flux.set_progress_bar_config(disable=True)
 
@@ -79,7 +79,7 @@ class Sampler:
         ).images.float()  # pyright: ignore
 
     def outpaint(self, canvas: Tensor, embeds: Embeds) -> Tensor:
-        """Make a panorama of a canvas that is mid-grey where nothing is known; the size stays."""
+        """Outpaint a canvas that is mid-grey where nothing is known; the size is kept."""
         return self.pipeline(
             "image_to_pano",
             {"masked_rgb": 2 * canvas - 1},
@@ -91,7 +91,7 @@ class Sampler:
         ).images.cpu()  # pyright: ignore
 
     def upscale(self, picture: np.ndarray, mask: np.ndarray | None, embeds: Embeds) -> np.ndarray:
-        """Bring a panorama (h, 2·h, 3) to the height of the settings, refining it inside `mask` (H, W).
+        """Upscale a panorama (h, 2·h, 3) to the height of the settings, refining it inside `mask` (H, W).
 
         It is enlarged, partly noised, and denoised window by window.
         """

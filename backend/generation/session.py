@@ -1,4 +1,4 @@
-"""What all panoramas of one job share: the model, the resolved settings, the progress, the record."""
+"""State common to all panoramas of a job: the model, the resolved settings, the progress, the recipe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from . import sampler
 from .sampler import Embeds, Sampler
 
 STEPS = 28
-#: Height that each method was trained at, in pixels; a higher panorama is drawn at that, enlarged, then refined.
+#: Height that each method was trained at, in pixels; a higher panorama is generated at that, enlarged, then refined.
 NATIVE = {"dit360": 1024, "lora": 1024, "omnix": 512}
 TRIGGERS = {"dit360": dit360.TRIGGER, "lora": "", "omnix": omnix.TRIGGER}
 GUIDANCE = {"dit360": 2.8, "lora": 3.5, "omnix": 3.5}
@@ -35,12 +35,12 @@ FILL_GUIDANCE = 30.0
 NEEDS_FLUX = "Prompts and edits need FLUX.1-dev; the built-in starter only completes a picture."
 GET_FLUX = (
     f"Accept its licence at https://huggingface.co/{checkpoints.FLUX_ID}, set HF_TOKEN or run `hf auth login`, and "
-    "choose the engine flux (--engine flux): it is fetched then. Or name a copy of yours (--model)."
+    "choose the engine flux (--engine flux): it is downloaded then. Or give a local copy (--model)."
 )
 #: Texts whose embeddings are kept in memory, 4 MB each.
 _MAX_KNOWN = 32
-#: How many of its widest feature maps the VAE's decoder has in memory at once: FLUX's at 512 × 256 and 768 × 384, on a
-#: CPU.
+#: Number of its widest feature maps that the VAE's decoder holds in memory: measured for FLUX at 512 × 256 and
+#: 768 × 384 on a CPU.
 _WIDEST_FEATURES = 5
 
 
@@ -52,7 +52,7 @@ class Session:
     ) -> None:
         """Load what the settings need.
 
-        Raise SettingError, WeightsError, AdapterError, and Cancelled out of `reporter`.
+        Raise SettingError, WeightsError, AdapterError, and Cancelled from `reporter`.
         """
         self._reporter = reporter
         source = loader.find(engine, reporter)
@@ -61,10 +61,10 @@ class Session:
             raise WeightsError("The built-in starter is not trained yet, so it can't complete a picture.", GET_FLUX)
         method = settings.method
         self.refines = engine.spec.can("refine")
-        self.native_height = config.shown(config.height)[-1] if config.heights else NATIVE[method]
+        self.native_height = config.input_heights(config.height)[-1] if config.heights else NATIVE[method]
         self.notices: list[str] = []
         self.settings = self._resolved(settings, engine)
-        # Found, or fetched, before gigabytes are read.
+        # Found or downloaded before the model is loaded.
         self._lora = None if method == "omnix" else _find_lora(self.settings.lora, reporter)
         if self._lora and self.settings.lora:
             self.settings = msgspec.structs.replace(self.settings, lora=hub.pinned(self.settings.lora, self._lora))
@@ -74,12 +74,14 @@ class Session:
             self.settings = msgspec.structs.replace(self.settings, guidance_scale=self._default_guidance(method))
 
     def _resolved(self, settings: GenerateSettings, engine: EngineSettings) -> GenerateSettings:
-        """The settings without open defaults, but for guidance, which depends on the model."""
+        """Return the settings with all defaults resolved except guidance, which depends on the model."""
         height, native = rounded(settings.height), self.native_height
         if height != settings.height:
             self.notices.append(f"The height {settings.height} was rounded to {height}, a multiple of {MULTIPLE}.")
         if not self.refines and height > native:
-            self.notices.append(f"{engine.spec.short_label} draws {2 * native} × {native}; that was enlarged.")
+            self.notices.append(
+                f"{engine.spec.short_label} generates {2 * native} × {native}; the panorama was enlarged."
+            )
         return msgspec.structs.replace(
             settings,
             height=height,
@@ -97,7 +99,7 @@ class Session:
 
     @property
     def base_height(self) -> int:
-        """The height that panoramas are drawn at before they are enlarged."""
+        """Height at which panoramas are generated before they are enlarged."""
         return min(self.settings.height, self.native_height)
 
     @property
@@ -106,27 +108,27 @@ class Session:
         return f"{self.settings.trigger} {self.settings.prompt}".strip()
 
     def embeds(self, texts: list[str]) -> list[Embeds]:
-        """Return the embeddings of each text, with those of the negative prompt where true guidance is on."""
+        """Return the embeddings of each text, with those of the negative prompt where true guidance is used."""
         negative = [self.settings.negative_prompt] if self.settings.true_cfg_scale > 1 else []
-        wanted, cache = [*texts, *negative], self.model.prompt_cache
+        needed, cache = [*texts, *negative], self.model.prompt_cache
         if len(cache) > _MAX_KNOWN:
             own = self.model.perception_prompt
             cache.clear()
             cache[omnix.TRIGGER] = own
-        if missing := [text for text in dict.fromkeys(wanted) if text not in cache]:
+        if missing := [text for text in dict.fromkeys(needed) if text not in cache]:
             encoded = text_encoding.encode(self.model.source.checkpoint, missing, self._reporter)
             cache |= zip(missing, encoded, strict=True)
         where, dtype = self.model.source.device, self.model.dtype
-        found = [{name: value.to(where, dtype) for name, value in cache[text].items()} for text in wanted]
+        found = [{name: value.to(where, dtype) for name, value in cache[text].items()} for text in needed]
         extra = {f"negative_{name}": value for name, value in found[-1].items()} if negative else {}
         return [{**each, **extra} for each in found[: len(texts)]]
 
     @contextmanager
     def lora_applied(self) -> Iterator[None]:
-        """Inside, the model has the LoRA of the settings, and running out of memory says what would fit."""
+        """Apply the LoRA of the settings; out-of-memory errors name a size that fits."""
         height = self.settings.height
         where = self.model.source.device
-        hint = _what_fits(where, self.model, height)
+        hint = _size_hint(where, self.model, height)
         try:
             with (
                 device.translate_out_of_memory(f"A panorama of {2 * height} × {height}", where, hint),
@@ -137,9 +139,9 @@ class Session:
             self.model.pipeline.maybe_free_model_hooks()
 
     def samplers(self, *, picture_first: bool = False, strength: float = 1.0) -> Iterator[tuple[int, Sampler]]:
-        """Yield (seed, sampler) for each seed; each is to be used up before the next is taken.
+        """Yield (seed, sampler) for each seed; each must be finished before the next.
 
-        `picture_first`: a perspective picture is made of the prompt before each panorama. `strength`: of an edit.
+        `picture_first`: generate a perspective picture from the prompt before each panorama. `strength`: of an edit.
         """
         settings, steps = self.settings, self.settings.num_inference_steps or STEPS
         stages: list[Stage] = []
@@ -182,14 +184,14 @@ class Session:
         )
 
 
-def need_capability(engine: EngineSettings, capability: Capability) -> None:
-    """Raise WeightsError where the engine can't do this, saying how to get FLUX."""
+def check_capability(engine: EngineSettings, capability: Capability) -> None:
+    """Raise WeightsError where the engine lacks this capability, with a hint on how to get FLUX."""
     if not engine.spec.can(capability):
         raise WeightsError(NEEDS_FLUX, GET_FLUX)
 
 
 def _find_lora(name: str | None, reporter: ProgressReporter) -> Path | None:
-    """Find the LoRA's file or folder, fetching it from the hub where it isn't here. Raise AdapterError."""
+    """Find the LoRA's file or folder, downloading it from the hub if needed. Raise AdapterError."""
     if not name:
         return None
     own = hub.is_id(name) and hub.split_id(name)[0] == dit360.ADAPTER
@@ -203,10 +205,10 @@ def _find_lora(name: str | None, reporter: ProgressReporter) -> Path | None:
     return hub.fetch(name, files, local, reporter, AdapterError)
 
 
-def _what_fits(where: torch.device, model: FluxModel, height: int) -> str:
-    """A hint for when memory runs out; "" where only the general one can be given.
+def _size_hint(where: torch.device, model: FluxModel, height: int) -> str:
+    """Return a hint for out-of-memory errors: a size that fits; "" where none can be given.
 
-    What decides is the VAE, whose widest feature maps have the full size.
+    It is estimated from the VAE, whose widest feature maps have the full size.
     """
     vae = model.pipeline.vae
     per_pixel = _WIDEST_FEATURES * vae.config.block_out_channels[1] * torch.finfo(vae.dtype).bits // 8
@@ -218,5 +220,5 @@ def _what_fits(where: torch.device, model: FluxModel, height: int) -> str:
 
 
 def _steps(steps: int, strength: float) -> int:
-    """How many of the steps an edit of that strength takes: as DiT360Pipeline counts."""
+    """Return the number of steps of an edit of that strength, as in DiT360Pipeline."""
     return steps - min(steps - 1, int(steps * (1 - strength)))

@@ -1,6 +1,7 @@
 """Decoded pictures → physical maps (reference: HKU-MMLab/OmniX, arXiv 2510.26800).
 
-A decoded picture is (H, W, 3) float32 in [0, 1]; maps are as `shared.maps` tells, in the frame of `shared.sphere`.
+A decoded picture is (H, W, 3) float32 in [0, 1]; maps are as described in
+shared/maps.py, in the frame of shared/imaging/sphere.py.
 """
 
 from __future__ import annotations
@@ -12,32 +13,32 @@ import numpy as np
 
 from ...shared.imaging import sphere
 
-#: Smallest distance of a map; a picture that is black there would put the surface into the camera.
+#: Minimum distance of a map, for black pixels; 0 would be at the camera.
 MIN_DISTANCE = 1e-3
 
 
 class DistanceDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a model draws distance d, at most 1. "linear": grey is d (OmniX). "log": d = ratio ** (grey − 1)."""
+    """Encoding of distance d ≤ 1 in a model's output. "linear": grey = d (OmniX). "log": d = ratio ** (grey − 1)."""
 
     encoding: Literal["linear", "log"] = "linear"
     ratio: float = 1 / MIN_DISTANCE
 
 
 class NormalDecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """In whose axes a model draws normals: the "world"'s (OmniX), or those of each "column" of the panorama."""
+    """Axes of the normals in a model's output: "world" (OmniX), or those of each "column" of the panorama."""
 
     axes: Literal["world", "column"] = "world"
 
 
 class Decode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a model draws its maps, where it may differ from OmniX."""
+    """How a model's outputs are decoded to maps, where models differ."""
 
     distance: DistanceDecode = DistanceDecode()
     normal: NormalDecode = NormalDecode()
 
 
 def decode(target: str, picture: np.ndarray, options: Decode) -> dict[str, np.ndarray]:
-    """What stream `target` ("depth", "normal", "albedo", "pbr", "semantic") draws: map name → (H, W, C) float32."""
+    """Decode the output of stream `target` (depth, normal, albedo, pbr, semantic): map name → (H, W, C) float32."""
     match target:
         case "depth":
             return {"distance": _distance(picture, options.distance)}
@@ -47,7 +48,7 @@ def decode(target: str, picture: np.ndarray, options: Decode) -> dict[str, np.nd
             return {"roughness": picture[..., 0:1].copy(), "metallic": picture[..., 1:2].copy()}
         case "albedo" | "semantic":
             return {target: picture}
-    raise ValueError(f"no stream draws {target!r}")
+    raise ValueError(f"there is no stream {target!r}")
 
 
 def _distance(picture: np.ndarray, options: DistanceDecode) -> np.ndarray:
@@ -73,9 +74,9 @@ def _unit(vectors: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
 
 
 def normals_from_distance(distance: np.ndarray) -> np.ndarray:
-    """Unit normals, towards the camera, of the surface that a distance map (H, W, 1) stands for: (H, W, 3) float32.
+    """Compute unit normals, towards the camera, of the surface of a distance map (H, W, 1): (H, W, 3) float32.
 
-    Central differences of the points on their rays. Columns wrap; beyond a pole comes the same row, half a turn on.
+    Central differences of the points on their rays. Columns wrap; beyond a pole follows the same row, shifted by 180°.
     """
     height, width = distance.shape[:2]
     rays = sphere.directions(height, width)
@@ -93,13 +94,13 @@ def normals_from_distance(distance: np.ndarray) -> np.ndarray:
 def realign_yaw(normal: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, float]:
     """Turn `normal` (H, W, 3) about up until it agrees with `distance` (H, W, 1): (turned normals, yaw in degrees).
 
-    OmniX's predicted yaw is not reliable (it snaps to a room's axes), while its distance has no yaw to get wrong. Each
+    OmniX's predicted yaw is not reliable (it snaps to a room's axes), while distance is independent of yaw. Each
     pixel votes for the angle between the horizontal parts of its two normals, by their lengths and its solid angle; the
-    mode of the votes is taken, then the least-squares rotation of the voters within 15° of it. The mode keeps edges and
-    clutter from deciding. Without any horizontal part the yaw is 0.
+    mode of the votes is taken, then the least-squares rotation of the voters within 15° of it. The mode is robust to
+    edges and clutter. Without horizontal parts the yaw is 0.
     """
-    seen, built = normal.astype(np.float64), normals_from_distance(distance).astype(np.float64)
-    turn = (built[..., 0] + 1j * built[..., 1]) * (seen[..., 0] - 1j * seen[..., 1])
+    predicted, geometric = normal.astype(np.float64), normals_from_distance(distance).astype(np.float64)
+    turn = (geometric[..., 0] + 1j * geometric[..., 1]) * (predicted[..., 0] - 1j * predicted[..., 1])
     turn = turn * sphere.solid_angles(*distance.shape[:2])
     votes, edges = np.histogram(np.angle(turn), bins=360, range=(-np.pi, np.pi), weights=np.abs(turn))
     kernel = np.exp(-0.5 * (np.arange(-15, 16) / 5.0) ** 2)

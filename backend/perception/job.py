@@ -1,4 +1,4 @@
-"""The job `perceive`: maps of one panorama by OmniX's pipeline."""
+"""The job `perceive`: estimate maps of a panorama with OmniX's pipeline."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..models.flux.loader import FluxModel, Source
 from ..pipelines.omnix import TASKS, OmniXPipeline
 from . import decode, postprocess
 
-#: Task → the maps that it draws.
+#: Task → the maps that it produces.
 MAPS_OF_TASK: dict[str, tuple[str, ...]] = {
     "rgb_to_depth": ("distance",),
     "rgb_to_normal": ("normal",),
@@ -38,17 +38,17 @@ MAPS_OF_TASK: dict[str, tuple[str, ...]] = {
     "rgb_to_pbr": ("roughness", "metallic"),
     "rgb_to_semantic": ("semantic",),
 }
-UNTRAINED = "The built-in starter model is untrained: its maps show the plumbing, not your scene."
+UNTRAINED = "The built-in starter model is untrained: its maps do not show your scene."
 FRAME = "centre of the panorama +X, its left (u = 0.25) +Y, up +Z; right-handed (Blender's world axes)"
 
-#: How many previews a map gets while it is computed, and how wide they are at most, in pixels.
+#: Number of previews of each map, and their maximum width in pixels.
 _PREVIEWS = 5
 _PREVIEW_WIDTH = 256
 
 
 @dataclass(frozen=True)
 class _Sampling:
-    """How to sample: the settings, with the model's defaults for what they leave open."""
+    """The settings of sampling, with the model's defaults resolved."""
 
     num_inference_steps: int
     guidance_scale: float
@@ -67,27 +67,27 @@ def _sampling(settings: PerceiveSettings, config: ModelConfig) -> _Sampling:
 
 @dataclass(frozen=True)
 class _Input:
-    """The panorama as the model is shown it."""
+    """The panorama as input of the model."""
 
     #: sRGB picture at the height of the maps, (H, W, 3) float32 in [0, 1], and how it was exposed.
     picture: np.ndarray
     exposure: dict[str, float | str] | None
-    #: The same at each height that the model is shown, the smallest first.
+    #: The same at each input height, in ascending order.
     pictures: list[np.ndarray]
 
     @property
     def size(self) -> str:
-        """Of the largest picture, in words."""
+        """Size of the largest picture, for messages."""
         height, width = self.pictures[-1].shape[:2]
         return f"{width} × {height}"
 
 
 def run(request: PerceiveRequest, models: ModelCache, reporter: ProgressReporter) -> PerceiveReply:
-    """Perceive the maps that `request` asks for, and write them to its result folder where it names one."""
+    """Perceive the requested maps, and write them to the result folder if one is given."""
     directory = Path(request.directory) if request.directory else None
     if directory:
         if not directory.is_absolute():
-            raise OutputError(f"{directory} isn't an absolute path.", "Give the whole path of the folder.")
+            raise OutputError(f"{directory} isn't an absolute path.", "Give the full path of the folder.")
         results.check_folder(directory, check_names(request.settings.maps), overwrite=request.overwrite)
     perceived = perceive(request, models, reporter)
     if directory:
@@ -96,12 +96,12 @@ def run(request: PerceiveRequest, models: ModelCache, reporter: ProgressReporter
 
 
 def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressReporter) -> Perceived:
-    """Perceive the maps that `request` asks for.
+    """Perceive the requested maps.
 
-    One seed gives one result, bit for bit, on one machine, and a map does not depend on which others are asked for;
-    only the yaw of OmniX's normals is aligned where distance is there too.
+    A seed's result is reproducible bit for bit on the same machine, and a map does not depend on the other requested
+    ones, except that the yaw of OmniX's normals is aligned if distance is requested too.
 
-    Raise InputError, ModelError, and Cancelled out of `reporter`, within one step.
+    Raise InputError, ModelError, and Cancelled from `reporter` within one step.
     """
     began = time.monotonic()
     contract.check(request)
@@ -110,22 +110,22 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
     source = loader.find(request.engine, reporter)
     config = source.checkpoint.config
     sampling = _sampling(request.settings, config)
-    shown = _expose(panorama, request, config.shown(sampling.height), sampling.height)
+    inputs = _expose(panorama, request, config.input_heights(sampling.height), sampling.height)
 
     tasks = [task for task, drawn in MAPS_OF_TASK.items() if set(drawn) & set(names)]
     model = loader.load(models, source, tasks, reporter)
     seconds = {"loading": time.monotonic() - began}
-    with device.translate_out_of_memory(f"Encoding the panorama at {shown.size}", source.device):
-        conditions = [_encode(model, picture) for picture in shown.pictures]  # (1, 16, H/8, W/8) each
-    maps = _draw_tasks(model, tasks, names, conditions, sampling, shown.size, reporter, seconds)
+    with device.translate_out_of_memory(f"Encoding the panorama at {inputs.size}", source.device):
+        conditions = [_encode(model, picture) for picture in inputs.pictures]  # (1, 16, H/8, W/8) each
+    maps = _sample_tasks(model, tasks, names, conditions, sampling, inputs.size, reporter, seconds)
     meanings = _align_normals(maps, config)
-    if config.shown(sampling.height)[-1] != sampling.height:
-        meanings = {name: f"{meaning}; drawn at {shown.size}, enlarged" for name, meaning in meanings.items()}
+    if config.input_heights(sampling.height)[-1] != sampling.height:
+        meanings = {name: f"{meaning}; computed at {inputs.size}, enlarged" for name, meaning in meanings.items()}
     for name in names:
         reporter.preview(name, preview(name, maps[name]))
     seconds["all"] = time.monotonic() - began
-    info = _info(request, source, sampling, meanings, shown.exposure, seconds)
-    return Perceived({name: maps[name] for name in names}, shown.picture, info)
+    info = _info(request, source, sampling, meanings, inputs.exposure, seconds)
+    return Perceived({name: maps[name] for name in names}, inputs.picture, info)
 
 
 def _expose(panorama: np.ndarray, request: PerceiveRequest, heights: list[int], height: int) -> _Input:
@@ -137,7 +137,7 @@ def _encode(model: FluxModel, picture: np.ndarray) -> torch.Tensor:
     return model.pipeline.encode(torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1)
 
 
-def _draw_tasks(
+def _sample_tasks(
     model: FluxModel,
     tasks: list[str],
     names: tuple[str, ...],
@@ -147,10 +147,10 @@ def _draw_tasks(
     reporter: ProgressReporter,
     seconds: dict[str, float],
 ) -> dict[str, np.ndarray]:
-    """The maps `names` in the order of `tasks`; the time that each took is added to `seconds`."""
+    """Return the maps `names` in the order of `tasks`; add the duration of each task to `seconds`."""
     passes = model.config.num_passes * len(conditions)
-    wanted = {task: tuple(name for name in MAPS_OF_TASK[task] if name in names) for task in tasks}
-    labels = {task: " and ".join(MAPS[name].label for name in wanted[task]) for task in tasks}
+    names_of_task = {task: tuple(name for name in MAPS_OF_TASK[task] if name in names) for task in tasks}
+    labels = {task: " and ".join(MAPS[name].label for name in names_of_task[task]) for task in tasks}
     stages = []
     for label in labels.values():
         stages.append(Stage(label, passes * sampling.num_inference_steps))
@@ -160,13 +160,13 @@ def _draw_tasks(
     for task in tasks:
         started = time.monotonic()
         with device.translate_out_of_memory(f"{labels[task]} at {size}", model.source.device):
-            maps |= _draw_task(model, task, wanted[task], conditions, sampling, progress)
-        seconds[", ".join(wanted[task])] = time.monotonic() - started
+            maps |= _sample_task(model, task, names_of_task[task], conditions, sampling, progress)
+        seconds[", ".join(names_of_task[task])] = time.monotonic() - started
     return maps
 
 
 def _align_normals(maps: dict[str, np.ndarray], config: ModelConfig) -> dict[str, str]:
-    """Align the normals' yaw with the distances where the model's isn't reliable; what the numbers of each map mean."""
+    """Align the normals' yaw with the distances where it isn't reliable; return the meaning of each map."""
     meanings = {name: MAPS[name].meaning for name in MAPS if name in maps}
     if "normal" in maps and not config.reliable_yaw:
         if "distance" in maps:
@@ -209,7 +209,7 @@ def _info(
     )
 
 
-def _draw_task(
+def _sample_task(
     model: FluxModel,
     task: str,
     names: tuple[str, ...],
@@ -217,7 +217,7 @@ def _draw_task(
     sampling: _Sampling,
     progress: StagedProgress,
 ) -> dict[str, np.ndarray]:
-    """Maps `names` by `task` of the panorama whose latents are `conditions`, each (1, 16, H/8, W/8), smallest first."""
+    """Return the maps `names` of `task` for the latents `conditions`, each (1, 16, H/8, W/8), in ascending order."""
     config = model.config
 
     def decoded(picture: np.ndarray) -> dict[str, np.ndarray]:
@@ -230,7 +230,7 @@ def _draw_task(
 
     steps = len(conditions) * config.num_passes * sampling.num_inference_steps
     every = -(-steps // _PREVIEWS)
-    pictures = [_draw(model, task, condition, sampling, progress, every, show) for condition in conditions]
+    pictures = [_sample(model, task, condition, sampling, progress, every, show) for condition in conditions]
     merged = reduce(postprocess.merge_scales, pictures)
     if config.token_noise and TASKS[task].target == "depth":
         merged = postprocess.remove_token_noise(merged, config.token_noise)
@@ -240,7 +240,7 @@ def _draw_task(
 
 
 @torch.no_grad()
-def _draw(
+def _sample(
     model: FluxModel,
     task: str,
     condition: torch.Tensor,
@@ -249,14 +249,14 @@ def _draw(
     every: int,
     show: Callable[[np.ndarray], None],
 ) -> np.ndarray:
-    """The picture, (H, W, 3) in [0, 1], that `task` makes of latents (1, 16, H/8, W/8): the mean of all passes.
+    """Run `task` on latents (1, 16, H/8, W/8): return a picture (H, W, 3) in [0, 1], the mean of all passes.
 
-    `show` is called with the picture so far, at every `every`th step.
+    Call `show` with the intermediate picture every `every` steps.
     """
     pipeline, config, steps = model.pipeline, model.config, sampling.num_inference_steps
     start = condition
     if config.start == "noise":
-        # Every map starts from the noise of the seed, drawn on the CPU: the same on all devices, whatever else is made.
+        # Every map starts from the noise of the seed, generated on the CPU: the same on all devices and for all tasks.
         generator = torch.Generator().manual_seed(sampling.seed)
         start = torch.randn(condition.shape, generator=generator, dtype=torch.float32)
 
@@ -270,7 +270,7 @@ def _draw(
     ) -> None:
         progress.step_done()
         done = index * steps + step + 1
-        # Under offload a preview would swap the transformer out and in again, which takes longer than a step.
+        # With offload a preview would move the transformer out and in again, which takes longer than a step.
         if done % every == 0 and done < steps * len(shifts) and model.source.settings.offload == "none":
             denoised = tensors["denoised"].roll(-shifts[index], -1)
             show(picture_of(F.avg_pool2d(denoised, max(1, condition.shape[-1] * 8 // _PREVIEW_WIDTH))))
@@ -294,9 +294,9 @@ def _draw(
 
 
 def _shifts(columns: int, num_passes: int) -> list[int]:
-    """By how many columns of latents each pass turns the panorama: evenly around, every second by an odd number.
+    """Return the shift of each pass in columns of latents: evenly spaced, every second one odd.
 
-    A token is two columns wide, so the borders of tokens lie elsewhere every second time, and average out.
+    A token is two columns wide, so token borders differ in every second pass, and average out.
     """
     return [index * columns // num_passes // 2 * 2 + index % 2 for index in range(num_passes)]
 

@@ -1,8 +1,8 @@
-"""The colours of semantic maps: NYU40 classes in ScanNet's palette, as OmniX draws them."""
+"""The colours of semantic maps: NYU40 classes in ScanNet's palette, as in OmniX."""
 
 from __future__ import annotations
 
-#: Class → sRGB colour, 0 to 255. Black is unlabelled: sky, or anything without a class.
+#: Class → sRGB colour, 0 to 255. Black is unlabelled: sky and anything without a class.
 PALETTE: dict[str, tuple[int, int, int]] = {
     "unlabelled": (0, 0, 0),
     "wall": (174, 199, 232),

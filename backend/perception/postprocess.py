@@ -1,8 +1,8 @@
-"""Combine and clean the pictures that a model draws, before they are decoded to maps.
+"""Merge and denoise the output pictures of a model, before they are decoded to maps.
 
-`merge_scales`: a model that is shown a small picture judges the whole better, one that is shown a large picture draws
-its detail; merging both is Miangoleh et al.'s idea (arXiv 2105.14021).
-`remove_token_noise`: a transformer draws token by token, and what is smooth comes out with waves as long as a token.
+`merge_scales`: a small input gives better global structure, a large one more detail; both are merged, following
+Miangoleh et al. (arXiv 2105.14021).
+`remove_token_noise`: a transformer predicts token by token, so that smooth areas show waves with the period of a token.
 The guided filter of He et al. (ECCV 2010), guided by the picture itself, removes small differences within a token and
 keeps large ones.
 """
@@ -33,7 +33,7 @@ def merge_scales(coarse: np.ndarray, fine: np.ndarray) -> np.ndarray:
 
 def remove_token_noise(picture: np.ndarray, amplitude: float) -> np.ndarray:
     """Remove differences of about `amplitude` and less within a token from a panorama's picture (H, W, C)."""
-    # As wide as a token exactly, so that nothing is left of a wave of that length.
+    # Exactly as wide as a token, which removes waves of that length completely.
     kernel = np.full(_TOKEN_PX + 1, 1 / _TOKEN_PX)
     kernel[[0, -1]] /= 2
 

@@ -170,13 +170,13 @@ def tiny_lora(tmp_path_factory):
 
 
 class Recorder:
-    """A ProgressReporter that remembers, and that cancels the job where `stop_at` says so."""
+    """A ProgressReporter that records reports, and cancels the job where `stop_at` returns True."""
 
     def __init__(self, stop_at=None):
-        self.told, self.previews, self.stop_at = [], [], stop_at
+        self.reported, self.previews, self.stop_at = [], [], stop_at
 
     def progress(self, stage, step, of, fraction, seconds_left):
-        self.told.append((stage, step, of, fraction, seconds_left))
+        self.reported.append((stage, step, of, fraction, seconds_left))
         if self.stop_at and self.stop_at(stage, step):
             from panoform.shared.protocol.errors import Cancelled
 

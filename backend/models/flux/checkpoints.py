@@ -52,8 +52,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: What the target stream starts from.
     start: Literal["noise", "condition"]
     decode: decode.Decode = decode.Decode()
-    #: Heights that it was trained at, where it works at no others, from the smallest up. Maps of a larger panorama are
-    #: enlarged; one that is larger than others is shown at those too, and the results are merged (postprocess.py).
+    #: Heights that it was trained at, ascending, if it works at no others. Larger maps are enlarged; a panorama is also
+    #: processed at all smaller heights, and the results are merged (postprocess.py).
     heights: tuple[int, ...] = ()
     #: See OmniXPipeline.
     position_rows: int | None = None
@@ -64,8 +64,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: False where the yaw of its normals is not reliable (OmniX).
     reliable_yaw: bool = msgspec.field(default=True, name="exact_yaw")
 
-    def shown(self, height: int) -> list[int]:
-        """Return the heights at which it is shown a panorama whose maps have `height`, the smallest first."""
+    def input_heights(self, height: int) -> list[int]:
+        """Return the heights of the model's inputs for maps of `height`, in ascending order."""
         largest = min([height, *self.heights[-1:]])
         return [smaller for smaller in self.heights if smaller < largest] + [largest]
 

@@ -119,7 +119,7 @@ def test_a_panorama_is_known_as_generated_by_the_recipe_inside_too(tmp_path, for
 
 def test_an_image_without_a_recipe_is_not_replaced(tmp_path):
     generated.results.write_image(tmp_path / "p.exr", black().panorama, "Linear")
-    with pytest.raises(OutputError, match=r"p.exr exists, and has no recipe"):
+    with pytest.raises(OutputError, match=r"p.exr exists, but has no recipe"):
         generated.check_path(tmp_path / "p.exr", (7,))
 
 
@@ -170,7 +170,7 @@ def test_generate_and_edit_on_the_command_line(flux, tmp_path, capsys):
     assert not np.array_equal(after[changed], before[changed])
 
     assert main.main([*command[: -len(flux) - 1], str(tmp_path / "edited.png"), *flux]) == 1
-    assert "light" in capsys.readouterr().err
+    assert "linear" in capsys.readouterr().err
 
 
 @pytest.mark.slow

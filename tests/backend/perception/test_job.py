@@ -168,17 +168,17 @@ def test_the_model_that_the_status_reports(reporter):
 def test_progress_rises_to_the_end(engine, reporter):
     engine.clear()
     perceive(engine, reporter, DEFAULT_MAPS, num_inference_steps=3)
-    fractions = [fraction for _, _, _, fraction, _ in reporter.told]
+    fractions = [fraction for _, _, _, fraction, _ in reporter.reported]
     assert fractions == sorted(fractions)
     assert fractions[0] == 0
     assert fractions[-1] == 1
-    stages = [stage for stage, *_ in reporter.told]
+    stages = [stage for stage, *_ in reporter.reported]
     assert stages[0] == "Loading Starter"
     # The starter takes its steps once for each of its two turns.
     steps = [(step, 6) for step in range(1, 7)]
-    assert [(step, of) for stage, step, of, *_ in reporter.told if stage == "Distance"] == steps
+    assert [(step, of) for stage, step, of, *_ in reporter.reported if stage == "Distance"] == steps
     assert "Roughness and Metallic" in stages
-    left = [seconds for *_, fraction, seconds in reporter.told if fraction]
+    left = [seconds for *_, fraction, seconds in reporter.reported if fraction]
     assert all(seconds >= 0 for seconds in left)
     assert left[-1] == 0
 
@@ -186,11 +186,13 @@ def test_progress_rises_to_the_end(engine, reporter):
 @pytest.mark.slow
 def test_the_starter_sees_a_large_panorama_at_all_its_heights(engine, reporter):
     result = perceive(engine, reporter, ["distance"], height=320)
-    assert {of for stage, _, of, *_ in reporter.told if stage == "Distance"} == {4}, "two turns at each of two heights"
-    assert "drawn at 512 × 256, enlarged" in result.info.maps["distance"]
+    assert {of for stage, _, of, *_ in reporter.reported if stage == "Distance"} == {4}, (
+        "two turns at each of two heights"
+    )
+    assert "computed at 512 × 256, enlarged" in result.info.maps["distance"]
     assert result.maps["distance"].shape == (320, 640, 1)
     small = perceive(engine, reporter, ["distance"], height=128)
-    assert "drawn at" not in small.info.maps["distance"]
+    assert "computed at" not in small.info.maps["distance"]
 
 
 @pytest.mark.slow
@@ -211,7 +213,7 @@ def test_cancel_takes_effect_within_one_step(engine, reporter, stopping_reporter
     stopping = stopping_reporter(lambda stage, step: stage == "Distance" and step == 2)
     with pytest.raises(Cancelled):
         perceive(engine, stopping, num_inference_steps=50)
-    assert stopping.told[-1][:3] == ("Distance", 2, 100)
+    assert stopping.reported[-1][:3] == ("Distance", 2, 100)
     assert same(perceive(engine, reporter, ["distance"]), before)
 
 
@@ -381,7 +383,7 @@ def test_adapters_come_from_the_hub_and_their_progress_is_told(
     settings = EngineSettings(engine="flux", model=flux.model, adapters="owner/OmniX", dtype="fp32")
     watching = stopping_reporter(let_it_come)
     made = perceive(flux_engine, watching, ["albedo"], settings=settings, num_inference_steps=1)
-    assert any(stage.startswith("Downloading owner/OmniX") for stage, *_ in watching.told)
+    assert any(stage.startswith("Downloading owner/OmniX") for stage, *_ in watching.reported)
     assert same(made, perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1))
     assert not any("depth" in path for path in asked)
 

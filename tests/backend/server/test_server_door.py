@@ -84,7 +84,7 @@ def test_fuzzed_frames_do_not_stop_it(backend, peer):
     peer.socket.send_multipart([bytes(wire.MAX_HEADER_BYTES + 1)])
     huge = msgspec.msgpack.encode(
         {
-            "version": 1,
+            "version": messages.PROTOCOL_VERSION,
             "message": {
                 "type": "PerceiveRequest",
                 "id": "huge",
