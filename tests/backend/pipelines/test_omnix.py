@@ -130,7 +130,7 @@ def sample_literally(pipe: OmniXPipeline, folder: Path, task: str, clean: torch.
         for x in range(6):
             latents[..., x] = latents[..., width - 6 + x] * (1 - x / 6) + latents[..., x] * (x / 6)
 
-    with plain_way.plainly(transformer, names):
+    with plain_way.reference(transformer, names):
         for t in scheduler.timesteps:
             packed = (
                 latents.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)

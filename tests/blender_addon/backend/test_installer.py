@@ -212,7 +212,7 @@ def test_pip_progress_is_parsed(tmp_path: Path) -> None:
         ("Progress 54025000 of 216100000\n", "Downloading torch-2.13.0 (216.1 MB)", 0.25),
         ("Installing collected packages: mpmath, sympy, torch\n", "Installing 3 packages", None),
     ):
-        setup._follow(line)
+        setup._parse_progress(line)
         assert setup.text == text
         assert setup.fraction == pytest.approx(fraction) if fraction else setup.fraction is None
 

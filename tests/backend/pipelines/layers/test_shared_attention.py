@@ -58,7 +58,7 @@ def together(transformer, layers, inputs) -> torch.Tensor:
 
 def test_together_equals_one_after_the_other(case):
     plain, peft, layers, names, inputs = case
-    with plain_way.plainly(peft, names):
+    with plain_way.reference(peft, names):
         expected = run(peft, inputs)
     torch.testing.assert_close(together(plain, layers, inputs), expected, atol=1e-5, rtol=1e-5)
 
@@ -126,6 +126,6 @@ def test_bfloat16_is_as_close_to_float32_as_the_plain_way_is(case):
     rough = {name: x.bfloat16() for name, x in inputs.items()}
     result = together(build(torch.bfloat16), layers, rough)
     assert result.dtype == torch.bfloat16
-    with plain_way.plainly(peft.to(torch.bfloat16), names):
+    with plain_way.reference(peft.to(torch.bfloat16), names):
         plain_error = (run(peft, rough) - expected).abs().mean()
     assert (result - expected).abs().mean() < 1.2 * plain_error
