@@ -1,4 +1,4 @@
-"""A backend in a process of its own, and somebody who speaks to it frame by frame: for the tests of the server."""
+"""A backend in a process of its own, and a peer that exchanges raw frames with it, for the tests of the server."""
 
 import subprocess
 import sys
