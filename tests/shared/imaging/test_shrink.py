@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from panoform.backend.io.panoramas import resize
 from panoform.shared.imaging.shrink import shrink
 
 
@@ -17,14 +16,6 @@ def test_light_and_places_are_kept():
     assert small.dtype == np.float32
     np.testing.assert_allclose(small[3, 5], panorama[12:16, 20:24].mean(axis=(0, 1)), rtol=1e-5)
     np.testing.assert_allclose(small.mean(), panorama.mean(), rtol=1e-5)
-
-
-def test_what_the_model_sees_hardly_changes():
-    """Resampled to the model's height, by the backend's own filter, with the block average before it and without."""
-    panorama = resize(noise(64, 128), 1024)
-    direct, shrunk = resize(panorama, 128), resize(shrink(panorama, 128), 128)
-    assert shrink(panorama, 128).shape == (512, 1024, 3)
-    assert np.abs(direct - shrunk).mean() < 0.005 * direct.mean()
 
 
 def test_what_is_small_or_indivisible_stays():
