@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import sys
+import time
 import weakref
 
 import numpy as np
 import psutil
 import pytest
-from serving import PATIENCE_S, REAL, Backend, Peer, kinds, wait_until
+from serving import PATIENCE_S, REAL, Backend, Peer, endless, kinds, wait_until
 
 from panoform.backend.server import server as server_module
 from panoform.shared.engines import EngineSettings
@@ -280,3 +281,41 @@ def test_jobs_of_a_client_that_is_gone_are_cancelled(backend, peer):
     heard = peer.until_reply("mine")
     assert isinstance(heard[-1], PerceiveReply)
     assert [m.ahead for m in heard if isinstance(m, messages.QueuedEvent)] == [3, 0]
+
+
+def test_ends_though_a_client_with_several_queued_jobs_is_gone(serve):
+    server = serve(endless)
+    mine, gone = Peer(server.connection), Peer(server.connection)
+    mine.perceive("mine")
+    while not isinstance(mine.receive(), messages.PreviewEvent):
+        pass
+    for name in ("a", "b"):
+        gone.perceive(name)
+        assert isinstance(gone.receive(), messages.QueuedEvent)
+    gone.close()
+    time.sleep(0.5)  # ZeroMQ notices that it is gone; the server does when it sends something
+    server.end()
+    assert mine.until_reply("mine")[-1].code == "cancelled"
+    mine.close()
+
+
+def test_status_is_true_after_a_load_that_failed(serve):
+    class Model:
+        label, device_label = "Large", "abacus"
+
+        def device_memory(self):
+            return 1, 2
+
+    def run(request, models, reporter):
+        models.clear()
+        if request.source == "broken":
+            raise ModelError("It can't be loaded.")
+        models.get(request.source, Model, lambda: True)
+        raise ModelError("It was loaded, and failed later.")
+
+    peer = Peer(serve(run).connection)
+    for source, engine in (("good", "Large"), ("broken", None)):
+        peer.perceive(source, source=source)
+        assert peer.until_reply(source)[-1].code == "model"
+        assert peer.status().engine == engine
+    peer.close()
