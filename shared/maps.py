@@ -11,7 +11,7 @@ from .protocol.errors import SettingError
 
 
 class MapKind(msgspec.Struct, frozen=True):
-    """One kind of map, as stored in a result folder and as sent on the wire ((H, W, channels) float32)."""
+    """One kind of map: (H, W, channels) float32 where it is computed, a file in a result folder and on the wire."""
 
     name: str
     label: str

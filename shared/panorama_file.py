@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from . import json_file
 from .jobs.generate import Recipe
 from .protocol.errors import OutputError
 
+#: Attribute of the image file's header that holds the recipe as JSON (`recipe_json`).
+ATTRIBUTE = "panoform"
 _HINT = "Choose another file name, or move that file (panoform's --overwrite replaces it)."
 
 
@@ -44,6 +48,11 @@ def check_path(
             raise OutputError(f"{sidecar} exists, but holds no recipe: it would be lost.", _HINT)
         if target.exists() and not sidecar.exists() and not has_recipe(target):
             raise OutputError(f"{target} exists, but has no recipe of a generated panorama: it would be lost.", _HINT)
+
+
+def recipe_json(recipe: Recipe) -> str:
+    """Return the recipe as it is stored in the header of a panorama, and, with a line break, in the file beside it."""
+    return msgspec.json.format(msgspec.json.encode(recipe), indent=2).decode()
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -12,7 +12,7 @@ from ...shared.jobs import options as job_options
 from ...shared.jobs.edit import EditRequest
 from ...shared.protocol.errors import OutputError, PanoramaError, SettingError
 from . import options as shared_options
-from .generate import add_output, run_and_write, settings_of
+from .generate import add_output, file_format, run_and_write, settings_of
 
 
 def add(commands: Any) -> None:
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         raise OutputError(f"{options.panorama.name} is linear, which a PNG can't store.", "Use an .exr output file.")
     request = EditRequest(
         panorama=panorama, encoding=encoding, mask=None if mask is None else mask.astype(np.uint8),
-        strength=options.strength, extend=options.extend, source=options.panorama.name, engine=engine,
-        settings=settings,
+        strength=options.strength, extend=options.extend, source=options.panorama.name,
+        file_format=file_format(options.out), engine=engine, settings=settings,
     )  # fmt: skip
     return run_and_write(request, options, options.seed)

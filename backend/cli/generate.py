@@ -14,6 +14,7 @@ from ...shared.engines import default_engine
 from ...shared.jobs import options as job_options
 from ...shared.jobs.generate import (
     METHODS,
+    FileFormat,
     GenerateReply,
     GenerateRequest,
     GenerateSettings,
@@ -60,6 +61,11 @@ def settings_of(options: argparse.Namespace, **more: Any) -> GenerateSettings:
     return settings
 
 
+def file_format(path: Path) -> FileFormat:
+    """Return the format of the output file."""
+    return "png" if path.suffix.lower() == ".png" else "exr"
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from ..io import generated
@@ -80,7 +86,7 @@ def _request(options: argparse.Namespace) -> GenerateRequest:
     )
     view = View(fov=options.fov, yaw=options.yaw, pitch=options.pitch, roll=options.roll)
     if not options.image:
-        return GenerateRequest(view=view, engine=engine, settings=settings)
+        return GenerateRequest(view=view, file_format=file_format(options.out), engine=engine, settings=settings)
     picture = photo.read(options.image)
     if view.fov is None:
         view = msgspec.structs.replace(view, fov=picture.fov)
@@ -88,8 +94,9 @@ def _request(options: argparse.Namespace) -> GenerateRequest:
     if view.fov is None:
         raise SettingError(f"{options.image.name} has no field of view in its EXIF.", "Give it in degrees (--fov).")
     return GenerateRequest(
-        picture=picture.pixels, view=view, source=options.image.name, engine=engine, settings=settings
-    )
+        picture=picture.pixels, view=view, source=options.image.name, file_format=file_format(options.out),
+        engine=engine, settings=settings,
+    )  # fmt: skip
 
 
 def _request_from_recipe(options: argparse.Namespace) -> GenerateRequest:
@@ -104,7 +111,9 @@ def _request_from_recipe(options: argparse.Namespace) -> GenerateRequest:
         )
     if recipe.encoding == "linear" and options.out.suffix.lower() != ".exr":
         raise OutputError("The recipe's panorama is linear, which a PNG can't store.", "Use an .exr output file.")
-    request = GenerateRequest(view=recipe.view or View(), engine=recipe.engine, settings=recipe.settings)
+    request = GenerateRequest(
+        view=recipe.view or View(), file_format=file_format(options.out), engine=recipe.engine, settings=recipe.settings
+    )
     if recipe.kind == "picture":
         if not options.image:
             raise SettingError(
@@ -122,11 +131,12 @@ def run_and_write(request: JobRequest, options: argparse.Namespace, seeds: tuple
 
     reply = cast("GenerateReply", shared_options.run(request))
     paths = [panorama_file.with_seed(options.out, seed, seeds) for seed in seeds]
-    for path, panorama, recipe in zip(paths, reply.panoramas, reply.recipes, strict=True):
-        generated.write(path, generated.Generated(panorama, recipe), overwrite=options.overwrite)
+    for path, panorama in zip(paths, reply.panoramas, strict=True):
+        generated.write(path, panorama, overwrite=options.overwrite)
+    recipes = [panorama.recipe for panorama in reply.panoramas]
     if options.json:
-        shared_options.print_json(reply.recipes)
-    for notice in dict.fromkeys(line for recipe in reply.recipes for line in recipe.notices):
+        shared_options.print_json(recipes)
+    for notice in dict.fromkeys(line for recipe in recipes for line in recipe.notices):
         print(notice, file=sys.stderr)
     print(f"Wrote {', '.join(map(str, paths))} in {reply.compute_seconds:.0f} s.", file=sys.stderr)
     return 0

@@ -50,7 +50,7 @@ class _Input(NamedTuple):
 
 def run(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -> GenerateReply:
     """Run the request."""
-    return job.reply(request.id, edit(request, models, reporter))
+    return job.reply(request, edit(request, models, reporter))
 
 
 def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -> list[Generated]:
@@ -83,7 +83,7 @@ def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -
             recipe = session.recipe(seed, began, "edit", request.source)
             recipe = msgspec.structs.replace(
                 recipe, strength=request.strength, extend=request.extend, exposure=source.exposure,
-                encoding=request.encoding, size=(height, 2 * height),
+                encoding=request.encoding, turn=request.turn, size=(height, 2 * height),
                 source_sha256=sha256(request.panorama[..., :3]),
                 mask_sha256="" if source.mask is None else sha256(source.mask),
             )  # fmt: skip

@@ -14,10 +14,11 @@ import msgspec
 import numpy as np
 
 from ...shared.jobs import generate as contract
+from ...shared.jobs.edit import EditRequest
 from ...shared.jobs.generate import GenerateReply, GenerateRequest, GenerateSettings, View
 from ...shared.protocol.errors import PanoramaError, SettingError
 from ..geometry import projection
-from ..io.generated import Generated, sha256
+from ..io.generated import Generated, encode, sha256
 from ..jobs.progress import ProgressReporter
 from ..lighting import inverse_tonemapping
 from ..models.cache import ModelCache
@@ -33,13 +34,12 @@ MIN_SIDE = 16
 
 def run(request: GenerateRequest, models: ModelCache, reporter: ProgressReporter) -> GenerateReply:
     """Run the request."""
-    return reply(request.id, generate(request, models, reporter))
+    return reply(request, generate(request, models, reporter))
 
 
-def reply(request_id: str, generated: list[Generated]) -> GenerateReply:
-    """Return the reply that carries these panoramas."""
-    panoramas, recipes = zip(*((one.panorama, one.recipe) for one in generated), strict=True)
-    return GenerateReply(id=request_id, panoramas=panoramas, recipes=recipes)
+def reply(request: GenerateRequest | EditRequest, generated: list[Generated]) -> GenerateReply:
+    """Return the reply with the files of these panoramas."""
+    return GenerateReply(id=request.id, panoramas=tuple(encode(one, request.file_format) for one in generated))
 
 
 def generate(request: GenerateRequest, models: ModelCache, reporter: ProgressReporter) -> list[Generated]:

@@ -1,4 +1,4 @@
-"""Write generated panoramas, and their recipe beside and inside the image file."""
+"""Encode generated panoramas with their recipe in the header, and write these files with the recipe beside them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -13,14 +14,13 @@ import OpenImageIO as oiio
 
 from ...shared import panorama_file
 from ...shared.imaging.colour import linear_from_srgb
-from ...shared.jobs.generate import Recipe
+from ...shared.jobs.generate import FileFormat, PanoramaFile, Recipe, check_format
+from ...shared.panorama_file import ATTRIBUTE, recipe_json
 from ...shared.protocol.errors import OutputError
-from . import atomic, results
+from . import atomic
+from .encoding import encode_image
 
-#: EXR holds linear light as float32, PNG sRGB in 16 bits.
-FORMATS = (".exr", ".png")
-#: Attribute of the file's header that holds the recipe as JSON.
-ATTRIBUTE = "panoform"
+FORMATS = tuple(f".{name}" for name in get_args(FileFormat))
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,24 @@ def check_path(path: Path, seeds: Sequence[int], *sources: Path | None, overwrit
     atomic.check_writable(path.parent)
 
 
-def write(path: Path, generated: Generated, *sources: Path | None, overwrite: bool = False) -> None:
-    """Write the panorama and its recipe, "name.json", both or neither. Raises OutputError, also as `check_path`."""
+def encode(generated: Generated, file_format: FileFormat = "exr") -> PanoramaFile:
+    """Encode the panorama: as linear light in an EXR, as sRGB in a PNG. Raise OutputError (`encode_image`)."""
     pixels, recipe = generated.panorama, generated.recipe
-    exr = path.suffix.lower() == ".exr"
-    if exr and recipe.encoding == "srgb":
+    check_format(file_format, linear=recipe.encoding == "linear")
+    if file_format == "exr" and recipe.encoding == "srgb":
         pixels = linear_from_srgb(pixels)
-    if not exr and recipe.encoding == "linear":
-        raise OutputError("A PNG can't hold light.", "Name it .exr.")
-    check_path(path, recipe.settings.seeds[:1], *sources, overwrite=overwrite)
-    text = msgspec.json.format(msgspec.json.encode(recipe), indent=2)
+    colorspace = "Linear" if file_format == "exr" else "sRGB"
+    data = encode_image(f"panorama.{file_format}", pixels, colorspace, {ATTRIBUTE: recipe_json(recipe)})
+    return PanoramaFile(data=np.frombuffer(data, np.uint8), recipe=recipe)
+
+
+def write(path: Path, panorama: PanoramaFile, *sources: Path | None, overwrite: bool = False) -> None:
+    """Write the panorama and its recipe, "name.json", both or neither. Raises OutputError, also as `check_path`."""
+    check_path(path, panorama.recipe.settings.seeds[:1], *sources, overwrite=overwrite)
     sidecar = path.with_suffix(".json").name
     with atomic.writing(path.parent, last=sidecar) as draft:
-        results.write_image(draft / path.name, pixels, "Linear" if exr else "sRGB", {ATTRIBUTE: text.decode()})
-        (draft / sidecar).write_bytes(text + b"\n")
+        (draft / path.name).write_bytes(panorama.data.tobytes())
+        (draft / sidecar).write_text(recipe_json(panorama.recipe) + "\n", "utf-8", newline="\n")
 
 
 def _has_recipe(path: Path) -> bool:

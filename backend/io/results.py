@@ -13,20 +13,19 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import OpenImageIO as oiio
 
 from ...shared import json_file
-from ...shared.atomic_write import MAKE_ROOM
 from ...shared.jobs.perceive import Info
-from ...shared.maps import INFO_FILENAME, MAPS, PANORAMA_FILENAME, SEMANTIC
+from ...shared.maps import INFO_FILENAME, MAPS, PANORAMA_FILENAME
 from ...shared.protocol.errors import OutputError
 from . import atomic
 from .atomic import check_writable
+from .encoding import encode_image
 
 
 @dataclasses.dataclass(frozen=True)
 class Perceived:
-    """The result of one job, as a `messages.PerceiveReply` carries it."""
+    """The result of one job."""
 
     #: Map name → (H, W, channels) float32, as described in shared.maps.
     maps: dict[str, np.ndarray]
@@ -62,22 +61,34 @@ def check_folder(
     check_writable(directory)
 
 
+def encode_maps(maps: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """Return map name → content of its file. Raise OutputError (`encode_image`)."""
+    return {name: encode_image(MAPS[name].filename, maps[name], MAPS[name].colorspace) for name in maps}
+
+
 def write(
-    directory: Path, perceived: Perceived, *, sources: Sequence[Path | None] = (), overwrite: bool = False
+    directory: Path,
+    perceived: Perceived,
+    encoded: Mapping[str, bytes] | None = None,
+    *,
+    sources: Sequence[Path | None] = (),
+    overwrite: bool = False,
 ) -> None:
     """Write a result folder; an earlier result in it is replaced, and maps of it that the new one lacks are removed.
 
+    `encoded`: its maps as `encode_maps` returns them, where that is done already.
     Raises OutputError as `check_folder` does, and where the disk is full; the folder is then as it was.
     """
     check_folder(directory, perceived.maps, sources, overwrite)
+    maps = encode_maps(perceived.maps) if encoded is None else encoded
+    files = {MAPS[name].filename: data for name, data in maps.items()}
+    files[PANORAMA_FILENAME] = encode_image(PANORAMA_FILENAME, perceived.panorama, "sRGB")
+    files[INFO_FILENAME] = msgspec.json.format(msgspec.json.encode(perceived.info), indent=2) + b"\n"
     earlier = _earlier(directory)
-    outdated = (_filenames(earlier.maps) if earlier else set()) - _filenames(perceived.maps)
+    outdated = (_filenames(earlier.maps) if earlier else set()) - files.keys()
     with atomic.writing(directory, last=INFO_FILENAME, remove=sorted(outdated)) as draft:
-        for name, pixels in perceived.maps.items():
-            write_image(draft / MAPS[name].filename, pixels, MAPS[name].colorspace)
-        write_image(draft / PANORAMA_FILENAME, perceived.panorama, "sRGB")
-        info = msgspec.json.format(msgspec.json.encode(perceived.info), indent=2)
-        (draft / INFO_FILENAME).write_bytes(info + b"\n")
+        for name, data in files.items():
+            (draft / name).write_bytes(data)
 
 
 def _filenames(maps: Iterable[str]) -> set[str]:
@@ -95,22 +106,3 @@ def _earlier(directory: Path) -> Info | None:
         raise OutputError(
             f"{directory / INFO_FILENAME} can't be read: {error.strerror}.", "Choose another folder."
         ) from error
-
-
-def write_image(path: Path, pixels: np.ndarray, colorspace: str, attributes: Mapping[str, str] | None = None) -> None:
-    """Write (H, W, C) pixels: EXR as float32, others in 16 bits, with attributes in the header. Raises OutputError."""
-    height, width, channels = pixels.shape
-    depth = "float" if path.suffix.lower() == ".exr" else "uint8" if path.name == SEMANTIC.filename else "uint16"
-    spec = oiio.ImageSpec(width, height, channels, depth)
-    if colorspace == "sRGB":
-        spec.attribute("oiio:ColorSpace", "sRGB")
-    for name, value in (attributes or {}).items():
-        spec.attribute(name, value)
-    output = oiio.ImageOutput.create(str(path))
-    written = output.open(str(path), spec) and output.write_image(np.ascontiguousarray(pixels, dtype=np.float32))
-    error = output.geterror()
-    output.close()
-    # The PNG writer returns True on a full disk, so the file is read again to check it.
-    if not written or error or oiio.ImageBuf(str(path)).read(force=True) is False:
-        reason = (error or output.geterror() or "the file does not read again").splitlines()[0].strip().rstrip(".")
-        raise OutputError(f"{path.name} could not be written: {reason}.", MAKE_ROOM)

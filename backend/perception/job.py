@@ -90,9 +90,11 @@ def run(request: PerceiveRequest, models: ModelCache, reporter: ProgressReporter
             raise OutputError(f"{directory} isn't an absolute path.", "Give the full path of the folder.")
         results.check_folder(directory, check_names(request.settings.maps), overwrite=request.overwrite)
     perceived = perceive(request, models, reporter)
+    encoded = results.encode_maps(perceived.maps)
     if directory:
-        results.write(directory, perceived, overwrite=request.overwrite)
-    return PerceiveReply(id=request.id, maps=perceived.maps, info=perceived.info)
+        results.write(directory, perceived, encoded, overwrite=request.overwrite)
+    maps = {name: np.frombuffer(data, np.uint8) for name, data in encoded.items()}
+    return PerceiveReply(id=request.id, maps=maps, info=perceived.info)
 
 
 def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressReporter) -> Perceived:

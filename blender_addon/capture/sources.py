@@ -11,6 +11,7 @@ import numpy as np
 from mathutils import Euler, Matrix, Vector
 
 from ...shared.protocol.errors import PanoramaError, SceneError
+from ..scene import images
 from . import pixels
 
 #: Custom property of a rendered image: its `world_from_panorama`, 16 numbers, row by row.
@@ -40,15 +41,23 @@ class Capture(NamedTuple):
             return self.world_from_panorama
         return Matrix.Translation((0, 0, camera_height_m)) @ self.world_from_panorama
 
-    def world_picture(self) -> bpy.types.Image | pixels.Pixels:
-        """Return what `scene.build` shows as the world: the image it was read from if that is still packed or its file
-        exists, else the pixels."""
+    def world_picture(self) -> bpy.types.Image:
+        """Create the packed image that `scene.build` shows as the world: a copy of the image or file that the panorama
+        was read from, if that still exists with this size, else one from the pixels."""
+        height, width = self.panorama.pixels.shape[:2]
         for image in bpy.data.images:
             if image.session_uid == self.image_uid and image.source == "FILE" and not image.is_dirty:
                 path = bpy.path.abspath(image.filepath, library=image.library)
                 if image.packed_file or Path(path).is_file():
-                    return image
-        return self.panorama
+                    return images.copy_packed(image)
+        if self.image_uid is None and self.file is not None and self.file.is_file():
+            image = bpy.data.images.load(str(self.file))
+            if tuple(image.size) == (width, height):
+                image.pack()
+                return image
+            bpy.data.images.remove(image)
+        colorspace = "sRGB" if self.panorama.encoding == "srgb" else "Linear Rec.709"
+        return images.create_float(f"{self.source} panorama", self.panorama.pixels, colorspace)
 
 
 # World

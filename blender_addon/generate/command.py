@@ -55,7 +55,6 @@ def execute(options: argparse.Namespace) -> None:
         operator(**properties, seed=seed, out=str(path))
         print(f"panoform: wrote {path}")
     if options.sun_lamp:
-        bpy.context.scene.panoform.generate.folder = str(out.parent)
         bpy.ops.panoform.split_sun()
 
 

@@ -295,8 +295,7 @@ class PANOFORM_OT_split_sun(bpy.types.Operator):
         if lamp is None:
             self.report({"INFO"}, f"{scene.world.name!r} has no distinct sun: nothing was changed.")
             return CANCELLED
-        (written,) = panoramas.world_files(scene)
-        self.report({"INFO"}, f"Added the lamp {lamp.name!r}. Wrote the panorama without the sun: {written}.")
+        self.report({"INFO"}, f"Added the lamp {lamp.name!r} and the world {scene.world.name!r} without the sun.")
         return FINISHED
 
 

@@ -11,22 +11,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import bpy
-import msgspec
-import numpy as np
 from mathutils import Euler, Matrix
 
 from ...shared import panorama_file
 from ...shared.atomic_write import atomic_write_all
-from ...shared.imaging.colour import linear_from_srgb
-from ...shared.jobs.generate import Recipe
+from ...shared.jobs.generate import PanoramaFile, Recipe
 from ...shared.protocol.errors import OutputError
 from .. import preferences
 from ..capture.sources import image_file
 from ..scene import world
-from . import exr
 
-#: EXR header attribute that holds the recipe as JSON.
-ATTRIBUTE = "panoform"
 #: Most characters of a file name that come from the prompt.
 _NAME_LENGTH = 40
 #: Characters that some system forbids in file names. (Blender's `clean_name` also replaces ä and é.)
@@ -61,31 +55,19 @@ def check_path(path: Path, seeds: Sequence[int], sources: Iterable[bpy.types.Ima
     panorama_file.check_path(path, seeds, [image_file(image) for image in sources])
 
 
-def write(path: Path, panorama: np.ndarray, recipe: Recipe) -> None:
-    """Write `panorama` (encoded as its recipe says) in linear light, and its sidecar file. Raise OutputError."""
-    light = linear_from_srgb(panorama) if recipe.encoding == "srgb" else panorama
-    text = msgspec.json.format(msgspec.json.encode(recipe), indent=2)
-    _write_all({path: exr.encode(light, {ATTRIBUTE: text.decode()}), path.with_suffix(".json"): text + b"\n"})
-
-
-def write_light(path: Path, light: np.ndarray) -> None:
-    """Write (H, W, 3) linear light without a recipe. Raise OutputError."""
-    _write_all({path: exr.encode(light, {})})
-
-
-def _write_all(contents: dict[Path, bytes]) -> None:
-    """Write all files or none; reload image datablocks of the first, the panorama."""
-    path = next(iter(contents))
-    atomic_write_all(contents, make_folders=True)
+def write(path: Path, panorama: PanoramaFile) -> None:
+    """Write the panorama and its sidecar file, both or neither; reload its image datablocks. Raise OutputError."""
+    sidecar = panorama_file.recipe_json(panorama.recipe) + "\n"
+    atomic_write_all({path: panorama.data.tobytes(), path.with_suffix(".json"): sidecar.encode()}, make_folders=True)
     for image in bpy.data.images:
         if image_file(image) == path:
             image.reload()
 
 
-def with_rotation(recipe: Recipe, world_from_panorama: Matrix) -> Recipe:
-    """Return the recipe with the panorama's rotation in the world (4 × 4)."""
-    angles = (round(math.degrees(angle), 4) for angle in world_from_panorama.to_euler("XYZ"))
-    return msgspec.structs.replace(recipe, turn=tuple(angles))
+def turn(world_from_panorama: Matrix) -> tuple[float, float, float]:
+    """Return the rotation, 4 × 4, as a recipe stores it."""
+    x, y, z = (round(math.degrees(angle), 4) for angle in world_from_panorama.to_euler("XYZ"))
+    return x, y, z
 
 
 def world_from_panorama(recipe: Recipe) -> Matrix:

@@ -49,12 +49,12 @@ class GenerateSpec(JobSpec):
 
     def build(self, reply: GenerateReply, scene: bpy.types.Scene) -> str:
         """Write the files that are not written yet; make the first panorama the world."""
-        for panorama, recipe in list(zip(reply.panoramas, reply.recipes, strict=True))[len(self.written) :]:
-            path = self._path(recipe.settings.seeds[0], scene)
-            panoramas.write(path, panorama, panoramas.with_rotation(recipe, self.world_from_panorama))
+        for panorama in reply.panoramas[len(self.written) :]:
+            path = self._path(panorama.recipe.settings.seeds[0], scene)
+            panoramas.write(path, panorama)
             self.written.append(path)
         panoramas.show(scene, self.written[0], self.world_from_panorama)
-        notices = dict.fromkeys(line for recipe in reply.recipes for line in recipe.notices)
+        notices = dict.fromkeys(line for panorama in reply.panoramas for line in panorama.recipe.notices)
         return " ".join((f"Wrote {', '.join(map(str, self.written))}.", *notices))
 
     def summary(self, reply: GenerateReply) -> str:
@@ -82,6 +82,7 @@ class EditSpec(GenerateSpec):
         self.source = source
         self.request.panorama, self.request.encoding = source.panorama
         self.request.source = source.source
+        self.request.turn = panoramas.turn(self.world_from_panorama)
 
     def cost(self) -> Hashable:
         return super().cost(), self.request.strength

@@ -10,8 +10,7 @@ from ...shared.imaging.colour import linear_from_srgb
 from ...shared.imaging.sun import split_sun
 from ...shared.protocol.errors import PanoramaError
 from ..capture import pixels, sources
-from ..scene import world
-from . import panoramas
+from ..scene import images, world
 
 NAME = "Panoform Sun"
 #: Custom property of the lamp object: the image that the sun comes from.
@@ -21,13 +20,14 @@ _LAMP_DISTANCE_M = 10.0
 
 
 def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
-    """Add a Sun lamp for the sun in the world's HDRI, and make a copy of the HDRI without the sun the scene's world.
+    """Add a Sun lamp for the sun in the world's HDRI, and make the HDRI without the sun, a packed image, the scene's
+    world.
 
     World and lamp together light every surface as before. The lamp rotates with that world, and is hidden while the
     scene uses another one (`scene.world.assign`). A scene has one lamp for each image; splitting again updates it.
     Return the lamp, or None without changing anything if the HDRI has no distinct sun.
     Raise SceneError (`capture.world_image`, `world_strength`), PanoramaError (`pixels.read`; for infinite or NaN
-    pixels), OutputError.
+    pixels).
     """
     strength = sources.world_strength(scene)
     image, world_from_panorama = sources.world_image(scene)
@@ -40,9 +40,9 @@ def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
     rest, sun = split_sun(light)
     if sun is None:
         return None
-    path = panoramas.free_path(panoramas.folder(scene), sources.stem(image), "without sun")
-    panoramas.write_light(path, rest)
-    shown = panoramas.show(scene, path, world_from_panorama)
+    name = f"{sources.stem(image)} without sun"
+    shown = world.create(f"Panoform {name}", images.create_float(name, rest, "Linear Rec.709"), world_from_panorama)
+    world.assign(scene, shown)
     shown.node_tree.nodes["Strength"].inputs["Strength"].default_value = strength
 
     lamp = next((found for found in scene.objects if found.get(_SUN_IMAGE) == image), None) or _new(scene, image)

@@ -13,9 +13,10 @@ import numpy as np
 from ...shared.engines import EngineSettings
 from ...shared.imaging.shrink import shrink
 from ...shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings, check_perceive
-from ...shared.maps import check_names
+from ...shared.maps import MAPS, check_names
 from ..capture.sources import Capture
 from ..jobs.specs import JobSpec, counted
+from ..scene import images
 from ..scene.build import build, select
 
 #: Placeholder in a request until its source is available; an empty array can't be sent.
@@ -41,9 +42,13 @@ class PerceiveSpec(JobSpec):
         return cost(self.request.engine, self.request.settings)
 
     def build(self, reply: PerceiveReply, scene: bpy.types.Scene) -> str:
+        maps = {
+            name: images.create_from_file(f"{self.name} {name}", data, MAPS[name].colorspace)
+            for name, data in reply.maps.items()
+        }
         collection = build(
             scene,
-            reply.maps,
+            maps,
             self.source.world_picture(),
             self.name,
             camera_height_m=self.camera_height_m,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import bpy
-import numpy as np
 from mathutils import Matrix
 
-from ...shared.maps import MAPS
-from ..capture.pixels import Pixels
-from . import dome, images, material, world
+from ..capture import pixels
+from . import dome, material, world
 
 
 def build(
     scene: bpy.types.Scene,
-    maps: dict[str, np.ndarray],
-    panorama: Pixels | bpy.types.Image | None,
+    maps: dict[str, bpy.types.Image],
+    panorama: bpy.types.Image | None,
     name: str,
     *,
     camera_height_m: float = 1.6,
@@ -22,44 +20,31 @@ def build(
 ) -> bpy.types.Collection:
     """Add a collection "Panoform {name}" to `scene` with the dome and its material; make the panorama the world.
 
-    `maps`: name → (H, W, channels) float32, as in maps.MAPS. `panorama`: the world's image; an image datablock is
-    copied with its colour space, None keeps the scene's world. `world_from_panorama`: pose of the panorama, 4 × 4
-    (default: `camera_height_m` above the origin, which puts the floor at z = 0, its centre towards +X). Only new
-    datablocks are created; of the existing ones, only `scene.world` changes.
+    `maps`: name → image with the values described in maps.MAPS. `panorama`: the world's image; None keeps the scene's
+    world. Both are used, and renamed, as they are. `world_from_panorama`: pose of the panorama, 4 × 4 (default:
+    `camera_height_m` above the origin, which puts the floor at z = 0, its centre towards +X). Only new datablocks are
+    created; of the existing ones, only `scene.world` changes. Raise PanoramaError (`pixels.raw`).
     """
     if world_from_panorama is None:
         world_from_panorama = Matrix.Translation((0, 0, camera_height_m))
+    scale = dome.SPHERE_RADIUS_M
+    if "distance" in maps:
+        scale = dome.scale_from_floor(pixels.raw(maps["distance"])[..., :1], camera_height_m)
     collection = bpy.data.collections.new(f"Panoform {name}")
-
-    textures = {kind: _texture(f"{name} {kind}", kind, array) for kind, array in maps.items() if kind in MAPS}
-    if textures.keys() - {"semantic"}:
-        scale = dome.SPHERE_RADIUS_M
-        if "distance" in maps:
-            scale = dome.scale_from_floor(maps["distance"], camera_height_m)
-        body = dome.create(f"{name} dome", textures.get("distance"), scale, material.create(name, textures))
+    for kind, image in maps.items():
+        image.name = f"{name} {kind}"
+    if maps.keys() - {"semantic"}:
+        body = dome.create(f"{name} dome", maps.get("distance"), scale, material.create(name, maps))
         body.matrix_world = world_from_panorama
         collection.objects.link(body)
-    if "semantic" in textures:
-        textures["semantic"].use_fake_user = True  # no node uses it
+    if "semantic" in maps:
+        maps["semantic"].use_fake_user = True  # no node uses it
 
     if panorama is not None:
-        if isinstance(panorama, bpy.types.Image):
-            picture = images.copy_packed(f"{name} panorama", panorama)
-        elif panorama.encoding == "linear":
-            picture = images.create_float(f"{name} panorama", panorama.pixels, "Linear Rec.709")
-        else:
-            picture = images.create_16bit(f"{name} panorama", panorama.pixels, "sRGB")
-        world.assign(scene, world.create(f"Panoform {name}", picture, world_from_panorama))
+        panorama.name = f"{name} panorama"
+        world.assign(scene, world.create(f"Panoform {name}", panorama, world_from_panorama))
     scene.collection.children.link(collection)
     return collection
-
-
-def _texture(name: str, kind: str, array: np.ndarray) -> bpy.types.Image:
-    if kind == "distance":
-        return images.create_float(name, array, "Non-Color")
-    if kind == "normal":
-        return images.create_float(name, array * 0.5 + 0.5, "Non-Color")
-    return images.create_16bit(name, array, MAPS[kind].colorspace)
 
 
 def select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:

@@ -1,13 +1,14 @@
-"""A folder of maps → arrays: the output of `panoform perceive`, or a user's own maps under the same names.
+"""A folder of maps → images: the output of `panoform perceive`, or a user's own maps under the same names.
 
 Files are named distance, normal, albedo, roughness, metallic, semantic and panorama, in any image format that Blender
 reads. Their values are interpreted as follows:
 
 - distance, roughness, metallic: the first channel, unchanged (integers scaled to [0, 1]).
   A distance that is infinite or at least 1e9 (no hit, in renderers) becomes the largest finite one.
-- normal: unchanged if any value is below 0 (an EXR), else stored as n · 0.5 + 0.5. Then normalised.
-- albedo, semantic: linear in EXR and HDR, converted to sRGB; sRGB in every other format.
-- panorama: linear light in EXR and HDR, sRGB in every other format.
+- normal: unchanged if any value is below 0 (an EXR), else stored as n · 0.5 + 0.5.
+- albedo, semantic, panorama: linear light in EXR and HDR, sRGB in every other format.
+
+A file that holds these values is packed as it is; of others, the values are packed as float32.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import bpy
 import numpy as np
 
 from ...shared import json_file
-from ...shared.imaging.colour import srgb_from_linear
 from ...shared.jobs.perceive import Info
 from ...shared.maps import DISTANCE, INFO_FILENAME, MAPS, NORMAL, PANORAMA_FILENAME
 from ...shared.protocol.errors import InputError, OutputError, PanoramaError
 from ..capture import pixels
+from . import images
 
 #: Distances from here on mean "no hit" (Cycles writes 1e10).
 FAR = 1e9
@@ -33,9 +34,10 @@ FAR = 1e9
 class MapsFolder(NamedTuple):
     """The content of a folder of maps."""
 
-    #: Name → (H, W, channels) float32, as defined in maps.MAPS.
-    maps: dict[str, np.ndarray]
-    panorama: pixels.Pixels | None
+    #: Name → new, packed image with the values described in maps.MAPS.
+    maps: dict[str, bpy.types.Image]
+    #: A new, packed image.
+    panorama: bpy.types.Image | None
     #: The content of maps.json; None for a user's own maps.
     info: Info | None
 
@@ -50,13 +52,19 @@ def read(directory: str | Path) -> MapsFolder:
     if not directory.is_dir():
         raise InputError(f"There is no folder {directory}.", "Choose the folder that holds the maps.")
     files = {name: _find(directory, name, kind.filename) for name, kind in MAPS.items()}
-    maps = {name: _map(name, path) for name, path in files.items() if path is not None}
-    if not maps:
+    if not any(files.values()):
         raise InputError(
             f"{directory} contains no map.", f"Maps are named {', '.join(kind.filename for kind in MAPS.values())}."
         )
     picture = _find(directory, "panorama", PANORAMA_FILENAME)
-    return MapsFolder(maps, _colour(picture) if picture is not None else None, _info(directory / INFO_FILENAME))
+    info = _info(directory / INFO_FILENAME)
+    before = set(bpy.data.images)
+    try:
+        maps = {name: _map(name, path) for name, path in files.items() if path is not None}
+        return MapsFolder(maps, _panorama(picture) if picture is not None else None, info)
+    except BaseException:
+        bpy.data.batch_remove(set(bpy.data.images) - before)
+        raise
 
 
 def check_overwrite(directory: Path, names: Iterable[str], source: Path | None = None) -> None:
@@ -105,42 +113,55 @@ def _find(directory: Path, name: str, filename: str) -> Path | None:
     return (own or found or [None])[0]
 
 
-def _load(path: Path) -> tuple[np.ndarray, bool]:
-    """Return the values of the file, (H, W, 4) float32, and whether its colours are linear light (EXR, HDR)."""
+def _load(path: Path) -> tuple[bpy.types.Image, np.ndarray]:
+    """Load the file as data: an image and its values, (H, W, 4) float32; the alpha channel is ignored."""
     image = bpy.data.images.load(str(path))
+    image.colorspace_settings.name = "Non-Color"
+    image.alpha_mode = "NONE"
     try:
-        image.colorspace_settings.name = "Non-Color"
         array = pixels.raw(image)
-        is_light = image.file_format in {"OPEN_EXR", "OPEN_EXR_MULTILAYER", "HDR"}
     except PanoramaError as error:
         raise PanoramaError(f"{path} can't be read: it is damaged or not an image.", "Export it again.") from error
-    finally:
-        bpy.data.images.remove(image)
     height, width, _ = array.shape
     if abs(width - 2 * height) > 0.01 * width:
         raise PanoramaError(
             f"{path} is {width} × {height} px, not 2:1.", "Maps are equirectangular: twice as wide as high."
         )
-    return array, is_light
+    return image, array
 
 
-def _map(name: str, path: Path) -> np.ndarray:
+def _is_light(image: bpy.types.Image) -> bool:
+    """Return whether the file's colours are linear light (EXR, HDR)."""
+    return image.file_format in {"OPEN_EXR", "OPEN_EXR_MULTILAYER", "HDR"}
+
+
+def _packed(
+    image: bpy.types.Image, array: np.ndarray, values: np.ndarray, colorspace: images.ColorSpace
+) -> bpy.types.Image:
+    """Return the image of a map: the file itself where it holds `values`, (H, W, 1 or 3), else a new image of them.
+
+    `array`: the values of the file, (H, W, 4).
+    """
+    if image.type == "IMAGE" and (array[..., :3] == values).all() and (array[..., 3] == 1).all():
+        image.pack()
+        image.colorspace_settings.name = colorspace
+        return image
+    name = image.name
+    bpy.data.images.remove(image)
+    return images.create_float(name, values, colorspace)
+
+
+def _map(name: str, path: Path) -> bpy.types.Image:
     kind = MAPS[name]
-    if kind.colorspace == "sRGB":
-        colour = _colour(path)
-        encoded = srgb_from_linear(colour.pixels) if colour.encoding == "linear" else colour.pixels
-        return np.clip(encoded, 0, 1)
-    array, _ = _load(path)
-    array = np.ascontiguousarray(array[..., : kind.channels])
+    image, array = _load(path)
+    values = np.ascontiguousarray(array[..., : kind.channels])
     if kind is DISTANCE:
-        return _distance(array, path)
-    if not np.isfinite(array).all():
-        raise PanoramaError(f"{path} contains NaN or infinite values.", "Export it again.")
+        return _packed(image, array, _distance(values, path), "Non-Color")
+    _check_finite(values, path)
     if kind is NORMAL:
-        signed = array if array.min() < 0 else array * 2 - 1
-        length = np.linalg.norm(signed, axis=-1, keepdims=True)
-        return signed / np.maximum(length, 1e-6)
-    return np.clip(array, 0, 1)
+        return _packed(image, array, values if values.min() < 0 else _normals(values), "Non-Color")
+    colorspace = "Linear Rec.709" if kind.colorspace == "sRGB" and _is_light(image) else kind.colorspace
+    return _packed(image, array, np.clip(values, 0, 1), colorspace)
 
 
 def _distance(array: np.ndarray, path: Path) -> np.ndarray:
@@ -154,12 +175,21 @@ def _distance(array: np.ndarray, path: Path) -> np.ndarray:
     return np.where(far, near.max(), array)
 
 
-def _colour(path: Path) -> pixels.Pixels:
-    array, is_light = _load(path)
-    colour = np.ascontiguousarray(array[..., :3])
-    if not np.isfinite(colour).all():
+def _normals(stored: np.ndarray) -> np.ndarray:
+    """Return the unit normals stored as n · 0.5 + 0.5."""
+    signed = stored * 2 - 1
+    return signed / np.maximum(np.linalg.norm(signed, axis=-1, keepdims=True), 1e-6)
+
+
+def _panorama(path: Path) -> bpy.types.Image:
+    image, array = _load(path)
+    _check_finite(array[..., :3], path)
+    return _packed(image, array, array[..., :3], "Linear Rec.709" if _is_light(image) else "sRGB")
+
+
+def _check_finite(array: np.ndarray, path: Path) -> None:
+    if not np.isfinite(array).all():
         raise PanoramaError(f"{path} contains NaN or infinite values.", "Export it again.")
-    return pixels.Pixels(colour, "linear" if is_light else "srgb")
 
 
 def _info(path: Path) -> Info | None:

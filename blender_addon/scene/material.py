@@ -8,8 +8,7 @@ from . import rays
 
 
 def create(name: str, images: dict[str, bpy.types.Image]) -> bpy.types.Material:
-    """Create a material from images by map name (maps.MAPS; `normal` stored as n · 0.5 + 0.5). A missing map leaves the
-    Principled BSDF's default."""
+    """Create a material from images by map name (maps.MAPS). A missing map leaves the Principled BSDF's default."""
     material = bpy.data.materials.new(name)
     if bpy.app.version < (5, 0):
         material.use_nodes = True
@@ -33,9 +32,12 @@ def create(name: str, images: dict[str, bpy.types.Image]) -> bpy.types.Material:
         if kind in images:
             tree.links.new(texture(kind, 600 - 300 * i), principled.inputs[socket])
     if "normal" in images:
-        normal = rays.add(
-            tree, "ShaderNodeNormalMap", 0, -300, {"Strength": 1.0, "Color": texture("normal", -300)}, space="OBJECT"
-        )
+        half = (0.5, 0.5, 0.5)
+        colour = rays.add(  # Normal Map reads n · 0.5 + 0.5
+            tree, "ShaderNodeVectorMath", -20, -300, {0: texture("normal", -300), 1: half, 2: half},
+            operation="MULTIPLY_ADD",
+        ).outputs[0]  # fmt: skip
+        normal = rays.add(tree, "ShaderNodeNormalMap", 140, -300, {"Strength": 1.0, "Color": colour}, space="OBJECT")
         tree.links.new(normal.outputs["Normal"], principled.inputs["Normal"])
     if "distance" in images:
         material.displacement_method = "DISPLACEMENT"

@@ -10,7 +10,7 @@ import numpy as np
 from ..engines import EngineSettings, check_engine
 from ..protocol.errors import SettingError
 from ..protocol.messages import JobRequest
-from .generate import GenerateSettings, check_generate
+from .generate import FileFormat, GenerateSettings, check_format, check_generate
 
 
 class EditRequest(JobRequest, kw_only=True):
@@ -28,6 +28,11 @@ class EditRequest(JobRequest, kw_only=True):
     extend: bool = False
     #: Name of the panorama, stored in the recipe.
     source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    #: Rotation of the panorama in Blender's world, stored in the recipe; no pixel depends on it. Euler angles (XYZ) in
+    #: degrees.
+    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    #: Format of the reply's files; "png" only for an sRGB panorama.
+    file_format: FileFormat = "exr"
     engine: EngineSettings
     settings: GenerateSettings
 
@@ -43,6 +48,7 @@ def check(request: EditRequest) -> None:
     check_engine(request.engine)
     check_generate(request.settings)
     check_strength(request.strength)
+    check_format(request.file_format, linear=request.encoding == "linear")
     if request.settings.method == "omnix":
         raise SettingError("OmniX can't edit a panorama.", "Choose the method dit360 or lora.")
     if request.mask is not None and not request.settings.prompt.strip():

@@ -31,6 +31,10 @@ METHODS: dict[str, str] = {
 }
 
 
+#: EXR holds linear light as float32, PNG sRGB in 16 bits.
+FileFormat = Literal["exr", "png"]
+
+
 class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a panorama is generated or edited. None: the method's default."""
 
@@ -79,6 +83,8 @@ class GenerateRequest(JobRequest, kw_only=True):
     view: View = View()
     #: The picture's name, stored in the recipe ("holiday.jpg").
     source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    #: Format of the reply's files; "png" only without HDR.
+    file_format: FileFormat = "exr"
     engine: EngineSettings
     settings: GenerateSettings
 
@@ -102,8 +108,9 @@ class Recipe(msgspec.Struct, kw_only=True):
     strength: float | None = None
     extend: bool = False
     exposure: dict[str, float | str] | None = None
+    #: Of the computed panorama; an EXR holds linear light in any case.
     encoding: Literal["linear", "srgb"] = "srgb"
-    #: Rotation of an edited panorama in Blender's world, which no pixel depends on: Euler angles (XYZ) in degrees.
+    #: As in EditRequest.
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
     #: The source: name, SHA-256 of its pixels (float32, top row first) and of the mask (one byte per pixel).
     source: str
@@ -120,21 +127,33 @@ class Recipe(msgspec.Struct, kw_only=True):
     versions: dict[str, str]
 
 
+class PanoramaFile(msgspec.Struct, kw_only=True):
+    """The file of one panorama, with the recipe in its header (`panorama_file.ATTRIBUTE`)."""
+
+    #: Content of the file, (bytes,) uint8.
+    data: np.ndarray
+    recipe: Recipe
+
+
 class GenerateReply(JobReply, kw_only=True):
     """A panorama for each seed, in that order; also the reply to an edit."""
 
-    #: (H, W, 3) float32 each, in its recipe's encoding.
-    panoramas: tuple[np.ndarray, ...]
-    recipes: tuple[Recipe, ...]
+    panoramas: tuple[PanoramaFile, ...]
 
     @property
     def compute_seconds(self) -> float:
-        return sum(recipe.seconds for recipe in self.recipes)
+        return sum(panorama.recipe.seconds for panorama in self.panoramas)
 
 
 def rounded(height: int) -> int:
     """Return the nearest height that can be generated."""
     return min(max((height + MULTIPLE // 2) // MULTIPLE * MULTIPLE, MIN_HEIGHT), MAX_HEIGHT)
+
+
+def check_format(file_format: FileFormat, *, linear: bool) -> None:
+    """Raise SettingError where files of that format can't hold the panoramas."""
+    if linear and file_format == "png":
+        raise SettingError("A PNG file can't hold linear light.", "Choose an EXR file.")
 
 
 def check_view(view: View) -> None:
@@ -178,6 +197,7 @@ def check(request: GenerateRequest) -> None:
     """Raise SettingError for invalid settings; the pixels are not checked."""
     check_engine(request.engine)
     check_generate(request.settings)
+    check_format(request.file_format, linear=request.settings.hdr)
     if request.picture is None:
         if not request.settings.prompt.strip():
             raise SettingError("There is neither a prompt nor a picture.", "Write a prompt, or give a picture.")

@@ -86,7 +86,7 @@ class Info(msgspec.Struct, kw_only=True):
 class PerceiveReply(JobReply, kw_only=True):
     """The maps."""
 
-    #: Map name → (H, W, channels) float32, as described in maps.MAPS.
+    #: Map name → content of its file in a result folder (maps.MAPS: `filename`), (bytes,) uint8.
     maps: dict[str, np.ndarray]
     info: Info
 

@@ -5,8 +5,8 @@
     Reply     backend → Blender, exactly one for each request.
 
 Each kind of job has its own `JobRequest` and `JobReply` in shared/jobs/; server, worker and client use only the base
-classes. The encoding as ZeroMQ frames is in wire.py. Arrays are (H, W, C), C-contiguous, little-endian, the top row
-first, in the frame of shared/imaging/sphere.py.
+classes. The encoding as ZeroMQ frames is in wire.py. Arrays of pixels are (H, W, C), C-contiguous, little-endian, the
+top row first, in the frame of shared/imaging/sphere.py; contents of files are (bytes,) uint8.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 #: Incremented with every incompatible change.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 

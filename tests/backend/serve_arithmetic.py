@@ -1,4 +1,7 @@
-"""A backend whose jobs are simple arithmetic; everything else is the real thing. Run by the tests as a process."""
+"""A backend whose jobs are simple arithmetic; everything else is the real thing. Run by the tests as a process.
+
+In its replies the maps are not image files, but the bytes of the arrays.
+"""
 
 import sys
 import time
@@ -47,8 +50,6 @@ def run(request, models, reporter):
         reporter.progress("Adding", step, steps, step / steps, (steps - step) * STEP_S)
         reporter.preview("distance", np.full((2, 4, 3), step, np.uint8))
     maps = {"distance": panorama.sum(-1, keepdims=True), "albedo": panorama / 2}
-    if source == "float64":
-        maps["albedo"] = maps["albedo"].astype(np.float64)
     info = Info(
         panoform="0.1.0",
         engine=request.engine.engine,
@@ -71,7 +72,10 @@ def run(request, models, reporter):
     )
     if request.directory:
         results.write(Path(request.directory), results.Perceived(maps, panorama, info))
-    return PerceiveReply(id=request.id, maps=maps, info=info)
+    contents = {name: array.reshape(-1).view(np.uint8) for name, array in maps.items()}
+    if source == "float64":
+        contents["albedo"] = maps["albedo"].astype(np.float64)
+    return PerceiveReply(id=request.id, maps=contents, info=info)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import numpy as np
 import OpenImageIO as oiio
 from mathutils import Matrix, Vector
 
-from panoform.blender_addon.scene import dome
+from panoform.backend.io import results
+from panoform.blender_addon.scene import dome, images
 from panoform.shared.maps import MAPS
 
 PASSES = {
@@ -161,6 +162,14 @@ def write_folder(folder: Path, maps: dict[str, np.ndarray]) -> None:
         if name == "albedo":
             array = np.where(array <= 0.0031308, 12.92 * array, 1.055 * np.maximum(array, 0) ** (1 / 2.4) - 0.055)
         write(folder / MAPS[name].filename, array, "float" if MAPS[name].filename.endswith("exr") else "uint16")
+
+
+def images_of(maps: dict[str, np.ndarray]) -> dict[str, bpy.types.Image]:
+    """Create the image datablocks of maps (maps.MAPS) as from the backend's reply."""
+    return {
+        name: images.create_from_file(name, np.frombuffer(data, np.uint8), MAPS[name].colorspace)
+        for name, data in results.encode_maps(maps).items()
+    }
 
 
 def show(path: Path, linear: np.ndarray) -> None:

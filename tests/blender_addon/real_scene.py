@@ -1,6 +1,8 @@
 """Run in the Blender application, without pytest: build, measure, save, reload, capture. Exit with an error on failure.
 
 blender --background --python real_scene.py -- FOLDER
+
+FOLDER holds the maps of a box as files of a result folder, and their values in `maps.npz`.
 """
 
 import sys
@@ -19,9 +21,10 @@ for name, folder in (("panoform", root), ("panoform.blender_addon", root / "blen
     sys.modules[name] = package
 
 from panoform.blender_addon.capture import pixels, render, sources  # noqa: E402
-from panoform.blender_addon.scene import dome, maps_folder  # noqa: E402
+from panoform.blender_addon.scene import dome, images, maps_folder  # noqa: E402
 from panoform.blender_addon.scene.build import build  # noqa: E402
 from panoform.shared.imaging import sphere  # noqa: E402
+from panoform.shared.maps import MAPS  # noqa: E402
 
 bpy.ops.wm.read_factory_settings(use_empty=True)
 warnings.simplefilter("error")
@@ -39,15 +42,17 @@ def vertices(body: bpy.types.Object) -> np.ndarray:
     return np.array([v.co for v in body.evaluated_get(bpy.context.evaluated_depsgraph_get()).to_mesh().vertices])
 
 
-maps = {
-    "distance": box(rays), "normal": -rays, "albedo": (0.5 + 0.4 * rays), "roughness": box(rays) / 8,
-    "metallic": box(rays) / 9,
-}  # fmt: skip
+maps = dict(np.load(folder / "maps.npz"))
 sky = (1 + rays) * np.float32(2)
 
 # The dome's vertices are on the box, and its controls work.
 scene = bpy.context.scene
-body = build(scene, maps, pixels.Pixels(sky, "linear"), "box", camera_height_m=2.0).objects["box dome"]
+given = {
+    kind: images.create_from_file(kind, np.fromfile(folder / MAPS[kind].filename, np.uint8), MAPS[kind].colorspace)
+    for kind in maps
+}
+panorama = images.create_float("panorama", sky, "Linear Rec.709")
+body = build(scene, given, panorama, "box", camera_height_m=2.0).objects["box dome"]
 places = vertices(body)
 radius = np.linalg.norm(places, axis=-1)
 error = np.abs(radius - box(places / radius[:, None])[:, 0]) / radius
@@ -73,7 +78,7 @@ np.testing.assert_array_equal(found.panorama.pixels, sky)
 # Nothing is lost by saving and reloading.
 bpy.ops.wm.save_as_mainfile(filepath=str(folder / "box.blend"))
 bpy.ops.wm.open_mainfile(filepath=str(folder / "box.blend"))
-for kind, tolerance in (("distance", 0), ("albedo", 1.5 / 65535), ("roughness", 1.5 / 65535)):
+for kind, tolerance in (("distance", 0), ("normal", 0), ("albedo", 1.5 / 65535), ("roughness", 1.5 / 65535)):
     image = bpy.data.images[f"box {kind}"]
     assert image.packed_file, kind
     kept = pixels.read(image).pixels[..., : maps[kind].shape[-1]]
@@ -82,13 +87,10 @@ assert bpy.data.images["box albedo"].colorspace_settings.name == "sRGB"
 assert bpy.context.scene.world.name == "Panoform box"
 
 # A second scene is added from files.
-for kind in maps:
-    image = bpy.data.images[f"box {kind}"]
-    image.save(filepath=str(folder / f"{kind}{'.exr' if kind in ('distance', 'normal') else '.png'}"))
 read = maps_folder.read(folder)
-np.testing.assert_array_equal(read.maps["distance"], maps["distance"])
-np.testing.assert_allclose(read.maps["normal"], maps["normal"], atol=1e-5)
-np.testing.assert_allclose(read.maps["albedo"], maps["albedo"], atol=1.5 / 65535)
+for kind, tolerance in (("distance", 0), ("normal", 0), ("albedo", 1.5 / 65535)):
+    seen = pixels.read(read.maps[kind]).pixels[..., : maps[kind].shape[-1]]
+    np.testing.assert_allclose(seen, maps[kind], atol=tolerance, rtol=0)
 build(bpy.context.scene, read.maps, sources.from_world(bpy.context.scene).world_picture(), "box")
 assert bpy.data.objects["box dome"] != bpy.data.objects["box dome.001"]
 print("PANOFORM SCENE OK", bpy.app.version_string)

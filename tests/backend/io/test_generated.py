@@ -11,16 +11,27 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 import zmq
+from decoding import decoded
 
 from panoform.backend.cli import main
 from panoform.backend.io import generated, panoramas
+from panoform.backend.io.encoding import encode_image
 from panoform.backend.io.generated import Generated
 from panoform.shared import panorama_file
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.edit import EditRequest
-from panoform.shared.jobs.generate import GenerateReply, GenerateRequest, GenerateSettings, Recipe, View
+from panoform.shared.jobs.generate import (
+    MAX_HEIGHT,
+    MAX_SEEDS,
+    GenerateReply,
+    GenerateRequest,
+    GenerateSettings,
+    Recipe,
+    View,
+)
+from panoform.shared.panorama_file import recipe_json
 from panoform.shared.protocol import connection, messages, wire
-from panoform.shared.protocol.errors import OutputError
+from panoform.shared.protocol.errors import OutputError, SettingError
 
 
 def recipe(encoding="linear"):
@@ -34,7 +45,7 @@ def recipe(encoding="linear"):
 def test_exr_values_come_back_exactly(tmp_path):
     light = np.random.default_rng(0).random((8, 16, 3), np.float32) ** 8 * 5000
     path = tmp_path / "höhle 1.exr"
-    generated.write(path, Generated(light, recipe()))
+    generated.write(path, generated.encode(Generated(light, recipe())))
     pixels, encoding = panoramas.read(path)
     assert encoding == "linear"
     assert np.array_equal(pixels, light)
@@ -44,10 +55,18 @@ def test_exr_values_come_back_exactly(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["höhle 1.exr", "höhle 1.json"]
 
 
+def test_the_most_panoramas_of_a_reply_can_be_sent():
+    """An EXR of noise, which doesn't compress, is larger than its pixels by the recipe and less than half a percent."""
+    pixels = np.random.default_rng(0).integers(0, 2**31, (256, 512, 3)).astype(np.uint32).view(np.float32)
+    size = generated.encode(Generated(np.nan_to_num(pixels), recipe())).data.nbytes - len(recipe_json(recipe()))
+    assert size < pixels.nbytes * 1.005
+    assert MAX_SEEDS * 2 * MAX_HEIGHT**2 * 3 * 4 * 1.005 < wire.MAX_ARRAY_BYTES
+
+
 def test_png_and_exr_of_a_picture_show_the_same(tmp_path):
     picture = (np.random.default_rng(0).integers(0, 256, (8, 16, 3)) / 255).astype(np.float32)
     for suffix in ("png", "exr"):
-        generated.write(tmp_path / f"p.{suffix}", Generated(picture, recipe("srgb")))
+        generated.write(tmp_path / f"p.{suffix}", generated.encode(Generated(picture, recipe("srgb")), suffix))
     png, encoding = panoramas.read(tmp_path / "p.png")
     assert encoding == "srgb"
     assert np.abs(png - picture).max() < 1e-6
@@ -64,8 +83,8 @@ def test_refuses_what_it_can_not_write(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="can't be written"):
         generated.check_path(tmp_path / "file" / "p.exr", (0,))
-    with pytest.raises(OutputError, match="light"):
-        generated.write(tmp_path / "p.png", Generated(np.zeros((8, 16, 3), np.float32), recipe()))
+    with pytest.raises(SettingError, match="light"):
+        generated.encode(Generated(np.zeros((8, 16, 3), np.float32), recipe()), "png")
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(OutputError, match="no recipe"):
         panorama_file.read_recipe(tmp_path / "x.json")
@@ -74,7 +93,7 @@ def test_refuses_what_it_can_not_write(tmp_path):
     (tmp_path / "folder.exr").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
         generated.check_path(tmp_path / "folder.exr", (0,))
-    generated.write(tmp_path / "p.exr", Generated(np.zeros((8, 16, 3), np.float32), recipe()))
+    generated.write(tmp_path / "p.exr", black())
     generated.check_path(tmp_path / "p.exr", (0,))  # its own may be written again
     with pytest.raises(OutputError, match="is a source"):
         generated.check_path(tmp_path / "p.exr", (0,), None, tmp_path / "folder.exr" / ".." / "p.exr")
@@ -84,8 +103,12 @@ def test_refuses_what_it_can_not_write(tmp_path):
         generated.check_path(tmp_path / "p.exr", (0, 1))
 
 
+def write_image(path, pixels, colorspace):
+    path.write_bytes(encode_image(path.name, pixels, colorspace))
+
+
 def black():
-    return Generated(np.zeros((8, 16, 3), np.float32), recipe())
+    return generated.encode(Generated(np.zeros((8, 16, 3), np.float32), recipe()))
 
 
 def contents(folder):
@@ -109,7 +132,7 @@ def test_what_was_not_generated_is_not_replaced_unless_asked(tmp_path, name):
 @pytest.mark.parametrize("format", ["exr", "png"])
 def test_a_panorama_is_known_as_generated_by_the_recipe_inside_too(tmp_path, format):
     place = tmp_path / f"p.{format}"
-    one = Generated(np.zeros((8, 16, 3), np.float32), recipe("srgb"))
+    one = generated.encode(Generated(np.zeros((8, 16, 3), np.float32), recipe("srgb")), format)
     generated.write(place, one)
     (tmp_path / "p.json").unlink()
     generated.check_path(place, (7,))
@@ -118,7 +141,7 @@ def test_a_panorama_is_known_as_generated_by_the_recipe_inside_too(tmp_path, for
 
 
 def test_an_image_without_a_recipe_is_not_replaced(tmp_path):
-    generated.results.write_image(tmp_path / "p.exr", black().panorama, "Linear")
+    write_image(tmp_path / "p.exr", np.zeros((8, 16, 3), np.float32), "Linear")
     with pytest.raises(OutputError, match=r"p.exr exists, but has no recipe"):
         generated.check_path(tmp_path / "p.exr", (7,))
 
@@ -159,7 +182,7 @@ def test_generate_and_edit_on_the_command_line(flux, tmp_path, capsys):
 
     mask = np.zeros((256, 512, 3), np.float32)
     mask[100:150, 480:] = mask[100:150, :30] = 1
-    generated.results.write_image(tmp_path / "mask.png", mask, "sRGB")
+    write_image(tmp_path / "mask.png", mask, "sRGB")
     edited = tmp_path / "edited.exr"
     source = str(out.with_stem("yard-3"))
     command = ["edit", source, "a fountain", "--mask", str(tmp_path / "mask.png"), "--out", str(edited), *flux]
@@ -176,7 +199,7 @@ def test_generate_and_edit_on_the_command_line(flux, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_photo_and_an_unfinished_panorama_on_the_command_line(flux, tmp_path, capsys):
     picture = np.random.default_rng(0).random((60, 90, 3)).astype(np.float32)
-    generated.results.write_image(tmp_path / "photo.png", picture, "sRGB")
+    write_image(tmp_path / "photo.png", picture, "sRGB")
     command = ["generate", "--image", str(tmp_path / "photo.png"), "--out", str(tmp_path / "around.png"), *flux]
     assert main.main(command) == 1
     assert "--fov" in capsys.readouterr().err
@@ -195,7 +218,7 @@ def test_a_photo_and_an_unfinished_panorama_on_the_command_line(flux, tmp_path, 
 
     part = np.concatenate([around, np.ones((256, 512, 1), np.float32)], axis=-1)
     part[:, 200:] = 0
-    generated.results.write_image(tmp_path / "part.png", part, "sRGB")
+    write_image(tmp_path / "part.png", part, "sRGB")
     command = ["edit", str(tmp_path / "part.png"), "a wood", "--out", str(tmp_path / "whole.png"), *flux]
     assert main.main([*command, "--extend"]) == 0
     whole, _ = panoramas.read(tmp_path / "whole.png")
@@ -211,19 +234,19 @@ def test_edits_on_the_command_line_keep_what_a_file_holds(flux, tmp_path, capsys
     mask = np.zeros((256, 512, 3), np.float32)
     mask[100:150, 480:] = mask[100:150, :30] = 1
     given, painted, out = (tmp_path / name for name in ("light.exr", "mask.png", "out.exr"))
-    generated.results.write_image(given, light, "Linear")
-    generated.results.write_image(painted, mask, "sRGB")
+    write_image(given, light, "Linear")
+    write_image(painted, mask, "sRGB")
     assert main.main(["edit", str(given), "a door", "--mask", str(painted), "--out", str(out), *flux]) == 0
     kept = mask[..., 0] == 0
     assert np.array_equal(panoramas.load(out)[0][kept], light[kept][:, :3])
 
     light[..., 3] = kept
-    generated.results.write_image(given, light, "Linear")
+    write_image(given, light, "Linear")
     assert main.main(["edit", str(given), "a door", "--extend", "--out", str(out), *flux]) == 0
     assert np.array_equal(panoramas.load(out)[0][kept], light[kept][:, :3])
 
     before = out.read_bytes()
-    generated.results.write_image(given, light[:, 2:], "Linear")  # within 1 % of 2:1: to be scaled it had to be changed
+    write_image(given, light[:, 2:], "Linear")  # within 1 % of 2:1: to be scaled it had to be changed
     assert main.main(["edit", str(given), "a door", "--out", str(out), *flux]) == 1
     assert "510 × 256, not exactly 2:1" in capsys.readouterr().err
     assert out.read_bytes() == before
@@ -286,17 +309,20 @@ def test_generates_and_edits_over_the_wire(tiny_flux, tiny_adapters, tiny_lora, 
                 assert {type(event) for event in events} == {
                     messages.QueuedEvent, messages.ProgressEvent, messages.PreviewEvent,
                 }  # fmt: skip
-                assert [panorama.shape for panorama in reply.panoramas] == [(256, 512, 3)] * 2
-                assert [one.settings.seeds for one in reply.recipes] == [(1,), (2,)]
-                assert reply.recipes[0].encoding == "linear"
+                made = [decoded(one.data) for one in reply.panoramas]
+                assert [panorama.shape for panorama in made] == [(256, 512, 3)] * 2
+                recipes = [one.recipe for one in reply.panoramas]
+                assert [one.settings.seeds for one in recipes] == [(1,), (2,)]
+                assert recipes[0].encoding == "linear"
 
-                panorama = np.array(reply.panoramas[0])
+                panorama = made[0]
                 mask = np.zeros((256, 512, 1), np.uint8)
                 mask[100:140, 10:60] = 255
-                edit = EditRequest(id="2", panorama=panorama, encoding="linear", mask=mask, **asked)
+                edit = EditRequest(id="2", panorama=panorama, encoding="linear", mask=mask, turn=(0, 10, -20), **asked)
                 (*_, edited) = ask(edit)
                 outside = mask[..., 0] == 0
-                assert np.array_equal(edited.panoramas[1][outside], panorama[outside])
+                assert np.array_equal(decoded(edited.panoramas[1].data)[outside], panorama[outside])
+                assert edited.panoramas[1].recipe.turn == (0, 10, -20)
                 (*_, refused) = ask(EditRequest(id="3", panorama=panorama, encoding="linear", mask=mask[1:], **asked))
                 assert (refused.code, "512 × 255" in refused.message) == ("panorama", True)
         finally:

@@ -6,7 +6,8 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from panoform.backend.io import panoramas, results
+from panoform.backend.io import panoramas
+from panoform.backend.io.encoding import encode_image
 from panoform.backend.lighting import clipped_regions, inverse_tonemapping
 from panoform.shared.imaging.colour import linear_from_srgb, srgb_from_linear
 from panoform.shared.imaging.sphere import directions, solid_angles
@@ -167,7 +168,7 @@ def test_regions_do_not_depend_on_the_size_of_the_picture(picture: np.ndarray) -
 def test_light_goes_through_an_exr_unchanged(picture: np.ndarray, tmp_path: Path) -> None:
     rebuilt = inverse_tonemapping.reconstruct(picture)
     path = tmp_path / "Licht für später.exr"
-    results.write_image(path, rebuilt, "Linear")
+    path.write_bytes(encode_image(path.name, rebuilt, "Linear"))
     read, encoding = panoramas.read(path)
     assert encoding == "linear"
     assert read.dtype == np.float32

@@ -10,6 +10,7 @@ import weakref
 import numpy as np
 import psutil
 import pytest
+from decoding import decoded
 from serving import PATIENCE_S, REAL, Backend, Peer, endless, kinds, wait_until
 
 from panoform.backend.server import server as server_module
@@ -54,7 +55,7 @@ def test_the_real_engine_perceives_and_status_is_answered_meanwhile(tmp_path):
         assert peer.status().running == "job"
         reply = peer.until_reply("job")[-1]
         assert isinstance(reply, PerceiveReply), reply
-        assert {name: pixels.shape for name, pixels in reply.maps.items()} == {"distance": (64, 128, 1)}
+        assert {name: decoded(data).shape for name, data in reply.maps.items()} == {"distance": (64, 128, 1)}
         status = peer.status()
         assert (status.running, status.engine) == (None, "Starter (built in, preview quality)")
         assert 0 < status.memory_free <= status.memory_total

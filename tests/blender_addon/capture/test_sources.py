@@ -98,7 +98,10 @@ def test_image_datablocks(scene):
     image.pixels.foreach_set(rgba.ravel())
     found = sources.from_image(image)
     np.testing.assert_array_equal(found.panorama.pixels, gradient())
-    assert found.world_picture() is found.panorama  # not on disk: the pixels
+    kept = found.world_picture()  # not on disk: from the pixels
+    assert kept != image
+    assert kept.packed_file
+    np.testing.assert_array_equal(pixels.read(kept).pixels, gradient())
 
 
 def test_world_hdri(scene):
@@ -109,10 +112,11 @@ def test_world_hdri(scene):
     assert found.panorama.encoding == "linear"
     assert found.panorama.pixels.shape == (512, 1024, 3)
     assert found.panorama.pixels.max() > 5
-    assert found.world_picture() == image
+    assert found.world_picture().packed_file.data == INTERIOR.read_bytes()
+    assert not image.packed_file
     np.testing.assert_array_equal(np.array(found.world_from_panorama), np.eye(4))
     bpy.data.images.remove(image)
-    assert found.world_picture() is found.panorama
+    np.testing.assert_array_equal(pixels.read(found.world_picture()).pixels, found.panorama.pixels)
 
 
 def test_unknown_position_is_at_camera_height(scene, tmp_path):
@@ -289,7 +293,7 @@ def test_hdri_with_a_deleted_file_is_kept_as_pixels(scene, tmp_path):
     image = bpy.data.images.load(str(path))
     hdri_world(scene, image)
     captured = sources.from_world(scene)
-    assert captured.world_picture() == image
+    assert captured.world_picture().packed_file.data == path.read_bytes()
     path.unlink()
     collection = build(scene, {}, captured.world_picture(), "sky")
     assert collection.name in scene.collection.children

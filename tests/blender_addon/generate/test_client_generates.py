@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from decoding import decoded
 
 from panoform.blender_addon.backend.client import Client
 from panoform.shared.jobs.edit import EditRequest
@@ -40,7 +41,8 @@ def test_prompt_picture_and_edit(client, flux, settings) -> None:
     *events, reply = until_reply(client, client.submit(GenerateRequest(engine=flux, settings=settings)))
     assert isinstance(reply, GenerateReply), reply
     assert any(isinstance(event, messages.PreviewEvent) and event.map == "panorama" for event in events)
-    (panorama,), (recipe,) = reply.panoramas, reply.recipes
+    (made,) = reply.panoramas
+    panorama, recipe = decoded(made.data), made.recipe
     assert panorama.shape == (256, 512, 3)
     assert (recipe.kind, recipe.encoding, recipe.settings.prompt) == ("words", "linear", "a yard")
 
@@ -50,18 +52,19 @@ def test_prompt_picture_and_edit(client, flux, settings) -> None:
         client,
         client.submit(GenerateRequest(picture=picture, view=view, source="fotö.jpg", engine=flux, settings=settings)),
     )
-    assert (completed.recipes[0].kind, completed.recipes[0].view) == ("picture", view)
-    assert completed.recipes[0].source == "fotö.jpg"
+    assert (completed.panoramas[0].recipe.kind, completed.panoramas[0].recipe.view) == ("picture", view)
+    assert completed.panoramas[0].recipe.source == "fotö.jpg"
 
     mask = np.zeros((256, 512, 1), np.uint8)
     mask[100:140, 10:60] = 1
     asked = {"encoding": "linear", "source": "p", "engine": flux, "settings": settings}
     (*_, edited) = until_reply(client, client.submit(EditRequest(panorama=panorama, mask=mask, **asked)))
     outside = mask[..., 0] == 0
-    assert np.array_equal(edited.panoramas[0][outside], panorama[outside])
-    assert not np.array_equal(edited.panoramas[0], panorama)
+    after = decoded(edited.panoramas[0].data)
+    assert np.array_equal(after[outside], panorama[outside])
+    assert not np.array_equal(after, panorama)
     (*_, varied) = until_reply(client, client.submit(EditRequest(panorama=panorama, strength=0.5, **asked)))
-    assert varied.recipes[0].strength == 0.5
+    assert varied.panoramas[0].recipe.strength == 0.5
 
 
 def test_rejected_request_returns_an_error(client, flux, settings) -> None:

@@ -11,7 +11,7 @@ import OpenImageIO as oiio
 import pytest
 
 from panoform.blender_addon import command
-from panoform.blender_addon.generate import panoramas
+from panoform.blender_addon.capture import pixels, sources
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.shared.jobs.generate import Recipe
 
@@ -100,8 +100,10 @@ def test_save_scene_with_sun_lamp(set_up: Jobs, tiny_lora: Path, tmp_path: Path,
     bpy.ops.wm.open_mainfile(filepath=str(saved))
     scene = bpy.context.scene
     assert [thing.name for thing in scene.objects if thing.type == "LIGHT"] == ["Panoform Sun"]
-    assert panoramas.world_files(scene) == [tmp_path / "schön without sun.exr"]
-    assert read(tmp_path / "schön without sun.exr").max() < 10
+    image, _ = sources.world_image(scene)
+    assert image.name == "schön without sun"
+    assert image.packed_file
+    assert pixels.read(image).pixels.max() < 10
 
 
 @pytest.mark.parametrize(

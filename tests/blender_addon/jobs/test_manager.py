@@ -16,6 +16,7 @@ import psutil
 import pytest
 from mathutils import Matrix
 
+from panoform.backend.io import results
 from panoform.blender_addon.backend import session
 from panoform.blender_addon.backend.installer import Setup
 from panoform.blender_addon.backend.session import MAX_LOGS
@@ -47,8 +48,8 @@ def perceived() -> PerceiveReply:
         size=(8, 16), exposure=None, seed=0, num_inference_steps=1, guidance_scale=1, device="", dtype="",
         seconds={"all": 1}, versions={},
     )  # fmt: skip
-    maps = {"distance": np.ones((8, 16, 1), np.float32)}
-    return PerceiveReply(id="1", maps=maps, info=info)
+    data = results.encode_maps({"distance": np.ones((8, 16, 1), np.float32)})["distance"]
+    return PerceiveReply(id="1", maps={"distance": np.frombuffer(data, np.uint8)}, info=info)
 
 
 def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
@@ -70,7 +71,7 @@ def test_poll_runs_a_job_to_its_result(addon: Jobs, scene) -> None:
     assert any("Distance" in stage for stage, _ in stages)
     shares = [fraction for _, fraction in stages]
     assert shares == sorted(shares)
-    assert addon.results[0].reply.maps["distance"].shape == (64, 128, 1)
+    assert addon.results[0].reply.maps["distance"].dtype == np.uint8
     assert addon.seconds
     poll_until(addon, lambda: addon.session.status.engine is not None)
 
@@ -228,7 +229,7 @@ def test_unexpected_error_discards_the_job_and_is_reported(addon: Jobs, scene) -
 
 def test_failed_build_does_not_block_other_results(addon: Jobs, scene) -> None:
     good, bad = Result(spec(scene), perceived()), Result(spec(scene), perceived())
-    bad.reply.maps["distance"] = np.ones((2, 2), np.float32)
+    bad.reply.maps["distance"] = None
     addon.results[:] = [bad, good]
     timer._tick()
     assert good.built

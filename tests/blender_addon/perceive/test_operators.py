@@ -15,6 +15,7 @@ import bpy
 import numpy as np
 import OpenImageIO as oiio
 import pytest
+from decoding import decoded
 from mathutils import Euler, Matrix
 
 from panoform.blender_addon import FEATURES, preferences
@@ -79,7 +80,7 @@ def test_file_source_builds_maps_world_and_dome(addon: Jobs, scene, panorama: Pa
     shown = np.empty(image.size[0] * image.size[1] * 4, np.float32)
     image.pixels.foreach_get(shown)
     shown = shown.reshape(image.size[1], image.size[0], 4)[::-1, :, :1]
-    np.testing.assert_allclose(shown, result.reply.maps["distance"], rtol=1e-6)
+    np.testing.assert_allclose(shown, decoded(result.reply.maps["distance"]), rtol=0)
     assert dict(scene.panoform.items()) == before, "a script's settings are no business of the scene's"
 
 

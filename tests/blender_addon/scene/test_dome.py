@@ -5,7 +5,7 @@ import math
 import bpy
 import numpy as np
 import pytest
-from cycles_truth import HALF, box_distance, set_input
+from cycles_truth import HALF, box_distance, images_of, set_input
 
 from panoform.blender_addon.scene import dome
 from panoform.blender_addon.scene.build import build
@@ -25,7 +25,7 @@ def evaluated(body: bpy.types.Object) -> np.ndarray:
 
 @pytest.fixture
 def body(scene):
-    return build(scene, box_maps(128), None, "box", camera_height_m=2.0).objects[0]
+    return build(scene, images_of(box_maps(128)), None, "box", camera_height_m=2.0).objects[0]
 
 
 def test_grid_is_closed_unmirrored_and_faces_inward():
@@ -103,7 +103,7 @@ def test_scale_and_amount(body):
 def test_seam_and_poles_are_closed(scene):
     maps = box_maps(64)
     maps["distance"] *= 1 + np.random.default_rng(0).random(maps["distance"].shape, dtype=np.float32)
-    body = build(scene, maps, None, "noise").objects[0]
+    body = build(scene, images_of(maps), None, "noise").objects[0]
     set_input(body, "Detail", 2)
     positions = evaluated(body)
     uv = body.evaluated_get(bpy.context.evaluated_depsgraph_get()).to_mesh().uv_layers[0].uv
@@ -124,7 +124,7 @@ def test_seam_and_poles_are_closed(scene):
 
 def test_zenith_does_not_bleed_into_the_nadir(scene):
     maps = {"distance": np.where(sphere.directions(64, 128)[..., 2:] > 0, 5.0, 2.0).astype(np.float32)}
-    body = build(scene, maps, None, "step").objects[0]
+    body = build(scene, images_of(maps), None, "step").objects[0]
     set_input(body, "Scale", 1.0)
     z = evaluated(body)[:, 2]
     assert z.min() == pytest.approx(-2.0, rel=1e-4)
@@ -140,5 +140,5 @@ def test_floor_is_camera_height_below():
 
 def test_without_distance_it_is_a_sphere(scene):
     maps = {"albedo": np.ones((8, 16, 3), np.float32)}
-    body = build(scene, maps, None, "ball").objects[0]
+    body = build(scene, images_of(maps), None, "ball").objects[0]
     np.testing.assert_allclose(np.linalg.norm(evaluated(body), axis=-1), dome.SPHERE_RADIUS_M, rtol=1e-5)

@@ -8,8 +8,10 @@ import cycles_truth as cycles
 import numpy as np
 import pytest
 
+from panoform.blender_addon.capture import pixels
 from panoform.blender_addon.scene import maps_folder
 from panoform.shared.imaging import sphere
+from panoform.shared.maps import MAPS
 from panoform.shared.protocol.errors import InputError, PanoramaError
 
 RAYS = sphere.directions(16, 32)
@@ -28,25 +30,33 @@ def full(folder: Path) -> None:
     cycles.write(folder / "panorama.png", COLOUR, "uint16")
 
 
+def values(image: bpy.types.Image) -> np.ndarray:
+    """Return the values of an image, (H, W, 4) float32, in its colour space; it must be packed."""
+    assert image.packed_file
+    image.colorspace_settings.name = "Non-Color"
+    return pixels.raw(image)
+
+
 def test_panoform_folder(scene, tmp_path):
     folder = tmp_path / "mit Leerzeichen, ü"
     folder.mkdir()
     full(folder)
     found = maps_folder.read(folder)
     assert list(found.maps) == ["distance", "normal", "albedo", "roughness", "metallic", "semantic"]
-    np.testing.assert_array_equal(found.maps["distance"], DISTANCE)
-    np.testing.assert_allclose(found.maps["normal"], NORMAL, atol=1e-6)
+    for name, image in (*found.maps.items(), ("panorama", found.panorama)):
+        filename = MAPS[name].filename if name in MAPS else "panorama.png"
+        assert image.packed_file.data == (folder / filename).read_bytes()
+        assert image.colorspace_settings.name == (MAPS[name].colorspace if name in MAPS else "sRGB")
+    np.testing.assert_array_equal(values(found.maps["distance"])[..., :1], DISTANCE)
+    np.testing.assert_array_equal(values(found.maps["normal"])[..., :3], NORMAL)
     half = 0.51 / 65535
-    np.testing.assert_allclose(found.maps["albedo"], COLOUR, atol=half)
-    np.testing.assert_allclose(found.maps["roughness"], COLOUR[..., :1], atol=half)
-    np.testing.assert_allclose(found.maps["metallic"], COLOUR[..., 1:2], atol=half)
-    np.testing.assert_allclose(found.maps["semantic"], COLOUR, atol=0.51 / 255)
-    assert found.panorama is not None
-    assert found.panorama.encoding == "srgb"
-    np.testing.assert_allclose(found.panorama.pixels, COLOUR, atol=half)
+    np.testing.assert_allclose(values(found.maps["albedo"])[..., :3], COLOUR, atol=half)
+    np.testing.assert_allclose(values(found.maps["roughness"])[..., :1], COLOUR[..., :1], atol=half)
+    np.testing.assert_allclose(values(found.maps["metallic"])[..., :1], COLOUR[..., 1:2], atol=half)
+    np.testing.assert_allclose(values(found.maps["semantic"])[..., :3], COLOUR, atol=0.51 / 255)
+    np.testing.assert_allclose(values(found.panorama)[..., :3], COLOUR, atol=half)
     assert found.info is None
-    assert all(array.dtype == np.float32 for array in found.maps.values())
-    assert not bpy.data.images
+    assert len(bpy.data.images) == 7
 
 
 @pytest.mark.parametrize(
@@ -56,7 +66,8 @@ def test_panoform_folder(scene, tmp_path):
 )  # fmt: skip
 def test_distance_in_other_formats(scene, tmp_path, filename, kind):
     cycles.write(tmp_path / filename, DISTANCE.repeat(3, axis=-1) / 2, kind)
-    np.testing.assert_allclose(maps_folder.read(tmp_path).maps["distance"], DISTANCE / 2, atol=0.01)
+    found = values(maps_folder.read(tmp_path).maps["distance"])[..., :3]
+    np.testing.assert_allclose(found, DISTANCE.repeat(3, axis=-1) / 2, atol=0.01)
 
 
 @pytest.mark.parametrize("channel", ["Y", "R", "V"])
@@ -69,7 +80,28 @@ def test_one_channel_exrs_by_usual_channel_names(scene, tmp_path, channel):
     out.open(str(tmp_path / "distance.exr"), spec)
     out.write_image(DISTANCE)
     out.close()
-    np.testing.assert_array_equal(maps_folder.read(tmp_path).maps["distance"], DISTANCE)
+    found = values(maps_folder.read(tmp_path).maps["distance"])
+    np.testing.assert_array_equal(found[..., :3], DISTANCE.repeat(3, axis=-1))
+
+
+def test_the_first_of_different_channels_is_the_distance(scene, tmp_path):
+    cycles.write(tmp_path / "distance.exr", np.concatenate([DISTANCE, DISTANCE * 2, DISTANCE * 3], axis=-1))
+    found = values(maps_folder.read(tmp_path).maps["distance"])
+    np.testing.assert_array_equal(found[..., :3], DISTANCE.repeat(3, axis=-1))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+def test_an_alpha_channel_is_ignored(scene, tmp_path, kind):
+    cycles.write(tmp_path / "albedo.png", np.concatenate([COLOUR * 0.4, 0 * DISTANCE + 0.4], axis=-1), kind)
+    found = values(maps_folder.read(tmp_path).maps["albedo"])
+    np.testing.assert_allclose(found[..., :3], COLOUR, atol=2 / 255)  # OpenImageIO divides by alpha after rounding
+    assert (found[..., 3] == 1).all()
+
+
+def test_values_out_of_range_are_clipped(scene, tmp_path):
+    cycles.write(tmp_path / "roughness.exr", DISTANCE)
+    found = maps_folder.read(tmp_path).maps["roughness"]
+    np.testing.assert_array_equal(values(found)[..., :1], np.minimum(DISTANCE, 1))
 
 
 @pytest.mark.parametrize(
@@ -77,14 +109,15 @@ def test_one_channel_exrs_by_usual_channel_names(scene, tmp_path, channel):
 )
 def test_normals_of_integer_files_are_halved_and_shifted(scene, tmp_path, filename, kind, tolerance):
     cycles.write(tmp_path / filename, NORMAL * 0.5 + 0.5, kind)
-    found = maps_folder.read(tmp_path).maps["normal"]
+    found = values(maps_folder.read(tmp_path).maps["normal"])[..., :3]
     np.testing.assert_allclose(found, NORMAL, atol=tolerance)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-5)
 
 
 def test_normals_of_an_exr_without_negative_values_are_halved_and_shifted(scene, tmp_path):
     cycles.write(tmp_path / "normal.exr", NORMAL * 0.5 + 0.5)
-    np.testing.assert_allclose(maps_folder.read(tmp_path).maps["normal"], NORMAL, atol=1e-5)
+    found = values(maps_folder.read(tmp_path).maps["normal"])[..., :3]
+    np.testing.assert_allclose(found, NORMAL, atol=1e-5)
 
 
 def test_colour_in_float_files_is_linear(scene, tmp_path):
@@ -92,16 +125,17 @@ def test_colour_in_float_files_is_linear(scene, tmp_path):
     cycles.write(tmp_path / "albedo.exr", linear)
     cycles.write(tmp_path / "panorama.exr", linear * 30)
     found = maps_folder.read(tmp_path)
-    np.testing.assert_allclose(found.maps["albedo"], COLOUR, atol=1e-5)
-    assert found.panorama.encoding == "linear"
-    np.testing.assert_allclose(found.panorama.pixels, linear * 30, rtol=1e-6)
+    assert found.maps["albedo"].colorspace_settings.name == "Linear Rec.709"
+    np.testing.assert_array_equal(values(found.maps["albedo"])[..., :3], linear.astype(np.float32))
+    assert found.panorama.colorspace_settings.name == "Linear Rec.709"
+    np.testing.assert_allclose(values(found.panorama)[..., :3], linear * 30, rtol=1e-6)
 
 
 def test_sky_gets_the_largest_finite_distance(scene, tmp_path):
     distance = DISTANCE.copy()
     distance[0], distance[1] = 1e10, np.inf
     cycles.write(tmp_path / "distance.exr", distance)
-    found = maps_folder.read(tmp_path).maps["distance"]
+    found = values(maps_folder.read(tmp_path).maps["distance"])[..., :1]
     assert (found[:2] == DISTANCE[2:].max()).all()
     np.testing.assert_array_equal(found[2:], DISTANCE[2:])
 
@@ -119,8 +153,10 @@ def test_invalid_normals(scene, tmp_path):
     normal = NORMAL.copy()
     normal[3, 3] = np.nan
     cycles.write(tmp_path / "normal.exr", normal)
+    cycles.write(tmp_path / "distance.exr", DISTANCE)
     with pytest.raises(PanoramaError, match=r"normal\.exr"):
         maps_folder.read(tmp_path)
+    assert not bpy.data.images
 
 
 def test_missing_empty_and_ambiguous_folders(scene, tmp_path):

@@ -61,7 +61,7 @@ def test_a_sun_from_six_sides_gives_lambert(scene, room_maps, tmp_path, side, ya
     """`yaw` rotates the dome with its normals, so that a sun rotated by it gives the same image."""
     maps = {name: room_maps[name] for name in ("distance", "normal")}
     maps["albedo"] = np.ones((64, 128, 3), np.float32)
-    body = build(bpy.context.scene, maps, None, "room", camera_height_m=2.0).objects[0]
+    body = build(bpy.context.scene, cycles.images_of(maps), None, "room", camera_height_m=2.0).objects[0]
     matte(body)
     turn = Matrix.Rotation(yaw, 4, "Z")
     body.matrix_world = turn
@@ -94,7 +94,7 @@ def test_normal_map_overrides_the_geometry(scene, tmp_path):
     normals = (tilted / np.linalg.norm(tilted, axis=-1, keepdims=True)).astype(np.float32)
     body = build(
         scene,
-        {"normal": normals, "albedo": np.ones((32, 64, 3), np.float32)},
+        cycles.images_of({"normal": normals, "albedo": np.ones((32, 64, 3), np.float32)}),
         None,
         "ball",
         world_from_panorama=Matrix.Identity(4),
@@ -118,7 +118,7 @@ def test_albedo_roughness_and_metallic_are_exact(scene, tmp_path):
         "roughness": rng.random((16, 32, 1), dtype=np.float32),
         "metallic": rng.random((16, 32, 1), dtype=np.float32),
     }
-    body = build(scene, maps, None, "noise", world_from_panorama=Matrix.Identity(4)).objects[0]
+    body = build(scene, cycles.images_of(maps), None, "noise", world_from_panorama=Matrix.Identity(4)).objects[0]
     tree = body.data.materials[0].node_tree
     principled = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
     layer = scene.view_layers[0]
@@ -144,7 +144,11 @@ def test_albedo_roughness_and_metallic_are_exact(scene, tmp_path):
 
 def test_missing_maps_leave_the_defaults(scene):
     body = build(
-        scene, {"albedo": np.ones((8, 16, 3), np.float32)}, None, "plain", world_from_panorama=Matrix.Identity(4)
+        scene,
+        cycles.images_of({"albedo": np.ones((8, 16, 3), np.float32)}),
+        None,
+        "plain",
+        world_from_panorama=Matrix.Identity(4),
     ).objects[0]
     tree = body.data.materials[0].node_tree
     principled = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
@@ -175,7 +179,11 @@ def seen_distance(scene: bpy.types.Scene, path) -> np.ndarray:
 
 def wavy_body(scene: bpy.types.Scene) -> bpy.types.Object:
     body = build(
-        scene, {"distance": wavy(256, 512)[..., None]}, None, "waves", world_from_panorama=Matrix.Identity(4)
+        scene,
+        cycles.images_of({"distance": wavy(256, 512)[..., None]}),
+        None,
+        "waves",
+        world_from_panorama=Matrix.Identity(4),
     ).objects[0]
     cycles.set_input(body, "Scale", 1.0)
     return body

@@ -3,7 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from panoform.backend.io import results
+from panoform.shared.imaging import sphere
+from panoform.shared.maps import MAPS
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -12,6 +17,14 @@ HERE = Path(__file__).resolve().parents[1]
 def test_build_save_reload_and_capture(real_blender, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
+    rays = sphere.directions(64, 128)
+    box = (np.array([4.0, 3.0, 2.0]) / np.maximum(np.abs(rays), 1e-9)).min(axis=-1, keepdims=True).astype(np.float32)
+    maps = {
+        "distance": box, "normal": -rays, "albedo": 0.5 + 0.4 * rays, "roughness": box / 8, "metallic": box / 9,
+    }  # fmt: skip
+    np.savez(out / "maps.npz", **maps)
+    for name, data in results.encode_maps(maps).items():
+        (out / MAPS[name].filename).write_bytes(data)
     arguments = ("--background", "--factory-startup", "--python-exit-code", "3")
     output = real_blender(*arguments, "--python", str(HERE / "real_scene.py"), "--", str(out))
     assert "PANOFORM SCENE OK" in output

@@ -11,6 +11,7 @@ import OpenImageIO as oiio
 import pytest
 from mathutils import Matrix
 
+from panoform.backend.io.generated import Generated, encode
 from panoform.blender_addon import FEATURES, preferences
 from panoform.blender_addon.backend import installer, operators
 from panoform.blender_addon.backend.installer import Setup
@@ -208,8 +209,9 @@ def test_results_and_dome_controls(addon: Jobs, drawn, scene) -> None:
     assert "Its scene no longer exists: press + to build it here" in drawn()
 
     from panoform.blender_addon.scene.build import build
+    from panoform.blender_addon.scene.images import create_float
 
-    collection = build(scene, {"distance": np.ones((8, 16, 1), np.float32)}, None, "grey")
+    collection = build(scene, {"distance": create_float("grey", np.ones((8, 16, 1)), "Non-Color")}, None, "grey")
     bpy.context.view_layer.update()
     bpy.context.view_layer.objects.active = collection.objects[0]
     texts = drawn()
@@ -318,7 +320,7 @@ def test_gallery_is_hidden_while_empty(addon: Jobs, drawn, scene, tmp_path: Path
         settings=GenerateSettings(prompt="a yard", seeds=(3,)), source="", size=(8, 16), notices=(), device="cpu",
         dtype="fp32", seconds=1.0, versions={},
     )  # fmt: skip
-    panoramas.write(tmp_path / "a yard 3.exr", np.zeros((8, 16, 3), np.float32), recipe)
+    panoramas.write(tmp_path / "a yard 3.exr", encode(Generated(np.zeros((8, 16, 3), np.float32), recipe)))
     assert "Select one to use as the world" in drawn()
     scene.panoform.generate.gallery = "a yard 3.exr"
     texts = drawn()

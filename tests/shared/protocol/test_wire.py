@@ -8,6 +8,7 @@ import pytest
 import zmq
 
 from panoform.shared import engines
+from panoform.shared.jobs.generate import GenerateReply, GenerateSettings, PanoramaFile, Recipe
 from panoform.shared.jobs.perceive import Info, PerceiveReply, PerceiveRequest, PerceiveSettings
 from panoform.shared.protocol import messages, wire
 from panoform.shared.protocol.errors import BackendVersionError, ProtocolError
@@ -94,14 +95,29 @@ def test_every_dtype_and_shape_travels(dtype: str, shape: tuple[int, ...]):
 
 
 def test_reply_with_several_arrays():
-    maps = {"distance": noise(4, 8, 1), "normal": noise(4, 8, 3)}
+    maps = {"distance": noise(50, dtype="uint8"), "normal": noise(70, dtype="uint8")}
     sent = PerceiveReply(id="job", maps=maps, info=INFO)
     message = wire.decode_answer(wire.encode(sent))
     assert isinstance(message, PerceiveReply)
     assert message.info == INFO
-    assert {name: pixels.tobytes() for name, pixels in message.maps.items()} == {
-        name: pixels.tobytes() for name, pixels in maps.items()
+    assert {name: data.tobytes() for name, data in message.maps.items()} == {
+        name: data.tobytes() for name, data in maps.items()
     }
+
+
+def test_reply_with_a_file_and_recipe_per_panorama():
+    recipe = Recipe(
+        panoform="0.1.0", kind="words", engine=engines.EngineSettings(), model="m", adapters="",
+        settings=GenerateSettings(), turn=(1, -2, 0.5), source="", size=(256, 512), notices=(), device="cpu",
+        dtype="fp32", seconds=1.5, versions={},
+    )  # fmt: skip
+    files = [noise(size, dtype="uint8") for size in (5, 70)]
+    sent = GenerateReply(id="job", panoramas=tuple(PanoramaFile(data=data, recipe=recipe) for data in files))
+    message = wire.decode_answer(wire.encode(sent))
+    assert isinstance(message, GenerateReply)
+    assert [one.data.tobytes() for one in message.panoramas] == [data.tobytes() for data in files]
+    assert [one.recipe for one in message.panoramas] == [recipe, recipe]
+    assert message.compute_seconds == 3
 
 
 def test_a_view_that_is_not_contiguous_travels():
