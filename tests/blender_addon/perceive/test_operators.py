@@ -77,6 +77,8 @@ def test_file_source_builds_maps_world_and_dome(addon: Jobs, scene, panorama: Pa
     assert dome.name == "größe dome"
     # the dome shows the backend's result
     image = bpy.data.images["größe distance"]
+    assert image.packed_file.data == result.reply.maps["distance"].tobytes()
+    assert image.packed_file.data == (tmp_path / "mäps" / "distance.exr").read_bytes()
     shown = np.empty(image.size[0] * image.size[1] * 4, np.float32)
     image.pixels.foreach_get(shown)
     shown = shown.reshape(image.size[1], image.size[0], 4)[::-1, :, :1]
