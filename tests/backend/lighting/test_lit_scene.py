@@ -35,7 +35,7 @@ def test_a_sphere_in_the_sun_looks_nearer_to_the_truth_under_the_rebuilt_light(n
         for panorama in (light, inverse_tonemapping.reconstruct(picture), linear_from_srgb(picture))
     )
     assert lit_scene.difference(true, rebuilt) < 0.75 * lit_scene.difference(true, plain)
-    look_true, look_rebuilt, look_plain = (lit_scene.look(image) for image in (true, rebuilt, plain))
+    look_true, look_rebuilt, look_plain = (lit_scene.measure(image) for image in (true, rebuilt, plain))
     assert lit_scene.shadow_angle(look_true, look_rebuilt) < 10
     # The shadow takes more of the light than under the plain picture, and the sphere more of it than the plane.
     assert abs(look_rebuilt.depth - look_true.depth) < 0.8 * abs(look_plain.depth - look_true.depth)
@@ -55,7 +55,7 @@ def test_a_sun_lamp_and_the_rest_light_the_scene_as_the_whole() -> None:
     )
     assert lit_scene.difference(whole, split) < 0.05
     assert lit_scene.difference(whole, without) > 0.2
-    assert lit_scene.shadow_angle(lit_scene.look(whole), lit_scene.look(split)) < 3
+    assert lit_scene.shadow_angle(lit_scene.measure(whole), lit_scene.measure(split)) < 3
     shadow = -toward[:2] / np.linalg.norm(toward[:2])
-    assert lit_scene.look(split).shadow @ shadow > np.cos(np.radians(10))
+    assert lit_scene.measure(split).shadow @ shadow > np.cos(np.radians(10))
     np.testing.assert_allclose(split.mean((0, 1)), whole.mean((0, 1)), rtol=0.03)
