@@ -18,7 +18,7 @@ def test_two_processes_equal_one_with_both_batches(tmp_path):
     workers.run(2, averaging.average, tmp_path)
     module = averaging.model()
     module(averaging.inputs()).square().mean().backward()
-    stepped = averaging.stepped(module, workers.Workers())
+    stepped = averaging.parameters_after_step(module, workers.Workers())
     for rank in range(2):
         found = load_file(tmp_path / f"{rank}.safetensors")
         for name, parameter in module.named_parameters():
