@@ -10,7 +10,7 @@ Columns: the relative error of the irradiance, averaged over 256 directions; the
 strongest light (the 5° cap with the most energy) and the true one; and the factor between their energies. Medians over
 the cases.
 
-The constants of `reconstruct` were fitted to other HDRIs: bench/hdr_law.py.
+The constants of `reconstruct` were fitted to other HDRIs: bench/hdr_fit.py.
 """
 
 from __future__ import annotations
@@ -78,18 +78,18 @@ class Meter:
 
     def strongest(self, cells: np.ndarray) -> tuple[np.ndarray, float]:
         """Return direction and energy of the brightest 5° cap, found by mean shift from the brightest cells."""
-        best, found, left = 0.0, self.rays[0], cells.copy()
+        best, direction, remaining = 0.0, self.rays[0], cells.copy()
         for _ in range(5):
-            centre = self.rays[left.argmax()]
+            centre = self.rays[remaining.argmax()]
             for _ in range(4):
                 inside = self.rays @ centre > np.cos(CAP_RAD)
                 centre = cells[inside] @ self.rays[inside]
                 centre /= np.linalg.norm(centre)
             inside = self.rays @ centre > np.cos(CAP_RAD)
             if cells[inside].sum() > best:
-                best, found = float(cells[inside].sum()), centre
-            left[inside] = 0
-        return found, best
+                best, direction = float(cells[inside].sum()), centre
+            remaining[inside] = 0
+        return direction, best
 
 
 def measure(meter: Meter, truth: np.ndarray, rebuilt: np.ndarray) -> tuple[float, float, float]:
@@ -127,6 +127,7 @@ def main() -> None:
 
 
 def _columns(rows) -> str:
+    """Format one measurement per method, as returned by `measure`."""
     return "".join(f"{100 * error:10.0f} %{angle:6.0f}°{factor:6.1f}×" for error, angle, factor in rows)
 
 

@@ -36,7 +36,7 @@ VIEW_M = 8.0
 
 
 class Shading(NamedTuple):
-    """Measurements of the light in a render from above."""
+    """Measurements of a render from above."""
 
     #: Direction of the shadow on the plane, (2,) unit vector (right, up in the picture); 0 where there is none.
     shadow: np.ndarray
@@ -81,10 +81,10 @@ def render(panorama: np.ndarray, size: int = 64, samples: int = 64, sun: Sun | N
     if sun is not None:
         lamp = bpy.data.lights.new("sun", "SUN")
         lamp.energy, lamp.color, lamp.angle = sun.irradiance, sun.colour, sun.diameter_rad
-        thing = bpy.data.objects.new("sun", lamp)
-        thing.rotation_mode = "QUATERNION"
-        thing.rotation_quaternion = Vector(sun.direction).to_track_quat("Z", "Y")
-        scene.collection.objects.link(thing)
+        sun_object = bpy.data.objects.new("sun", lamp)
+        sun_object.rotation_mode = "QUATERNION"
+        sun_object.rotation_quaternion = Vector(sun.direction).to_track_quat("Z", "Y")
+        scene.collection.objects.link(sun_object)
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "world.exr"
@@ -104,21 +104,23 @@ def render(panorama: np.ndarray, size: int = 64, samples: int = 64, sun: Sun | N
     return pixels
 
 
-def look(picture: np.ndarray) -> Shading:
+def measure(picture: np.ndarray) -> Shading:
     """Measure a picture returned by `render`."""
     luminance = picture @ LUMINANCE
     size = len(luminance)
-    place = ((np.arange(size) + 0.5) / size - 0.5) * VIEW_M
-    x, y = np.meshgrid(place, -place)
-    far = np.hypot(x, y)
-    sphere, rim = far < 0.9, far > 3.5
+    position = ((np.arange(size) + 0.5) / size - 0.5) * VIEW_M
+    x, y = np.meshgrid(position, -position)
+    radius = np.hypot(x, y)
+    sphere, rim = radius < 0.9, radius > 3.5
     plane = float(np.median(luminance[rim]))
-    beside = (far > 1.1) & (far < 3)
-    kept = np.where(beside, np.maximum(1 - ndimage.gaussian_filter(luminance, size / 64) / plane, 0), 0)
+    beside = (radius > 1.1) & (radius < 3)
+    blocked = np.where(beside, np.maximum(1 - ndimage.gaussian_filter(luminance, size / 64) / plane, 0), 0)
     # The sphere darkens the plane on all sides; the shadow is the excess on one side.
-    pull = np.array([(kept * x / far).sum(), (kept * y / far).sum()])
-    length = np.linalg.norm(pull)
-    return Shading(pull / length if length > 0 else pull, float(kept.max()), float(luminance[sphere].mean()), plane)
+    direction = np.array([(blocked * x / radius).sum(), (blocked * y / radius).sum()])
+    length = np.linalg.norm(direction)
+    return Shading(
+        direction / length if length > 0 else direction, float(blocked.max()), float(luminance[sphere].mean()), plane
+    )
 
 
 def difference(true: np.ndarray, picture: np.ndarray) -> float:
@@ -151,8 +153,8 @@ def titles(size: int) -> np.ndarray:
     """Render the titles of the sheet's columns, as wide as its rows: (size // 6, 5 · size, 3)."""
     strip = oiio.ImageBuf(oiio.ImageSpec(5 * size, size // 6, 3, oiio.FLOAT))
     for column, title in ((0, "8-bit panorama"), (2, "true HDRI"), (3, "rebuilt"), (4, "plain")):
-        place = column * size + size // 20, size // 8
-        if not oiio.ImageBufAlgo.render_text(strip, *place, title, size // 9, "", (1.0, 1.0, 1.0)):
+        position = column * size + size // 20, size // 8
+        if not oiio.ImageBufAlgo.render_text(strip, *position, title, size // 9, "", (1.0, 1.0, 1.0)):
             raise RuntimeError(strip.geterror())
     return np.asarray(strip.get_pixels(oiio.FLOAT))
 
@@ -172,7 +174,7 @@ def main() -> None:
         light, picture = clipped(load(path))
         lights = light, inverse_tonemapping.reconstruct(picture), linear_from_srgb(picture)
         renders = [render(panorama, options.size, options.samples) for panorama in lights]
-        true, *others = [look(image) for image in renders]
+        true, *others = [measure(image) for image in renders]
         line = f"{path.stem:16}"
         for image, other in zip(renders[1:], others, strict=True):
             depth, sphere = other.depth / max(true.depth, 1e-3), other.sphere / true.sphere
@@ -185,7 +187,7 @@ def main() -> None:
     if options.sheet:
         heading = titles(options.size)
         half = (len(rows) + 1) // 2
-        columns = [np.concatenate([heading, *some]) for some in (rows[:half], rows[half:]) if some]
+        columns = [np.concatenate([heading, *part]) for part in (rows[:half], rows[half:]) if part]
         if len(rows) % 2 and len(rows) > 1:
             columns[1] = np.pad(columns[1], ((0, columns[0].shape[0] - columns[1].shape[0]), (0, 0), (0, 0)))
         sheet = oiio.ImageBuf(np.ascontiguousarray(np.concatenate(columns, axis=1), np.float32))

@@ -70,18 +70,18 @@ def in_windows(pipe: dit360.DiT360Pipeline, picture: np.ndarray, *, closed: bool
         return to_array(pipe.decode(pipe.encode(2 * to_tensor(picture) - 1)))
 
 
-def around(height: int, *, limited: bool) -> list[np.ndarray]:
+def generate_around_views(height: int, *, limited: bool) -> list[np.ndarray]:
     """Generate with the starter around a view of every other HDRI; with or without limited poles."""
-    models, drawn = ModelCache(), []
+    models, generated = ModelCache(), []
     settings = GenerateSettings(height=height, num_inference_steps=8, hdr=False)
     keep = nullcontext() if limited else mock.patch.object(projection, "limit_poles", lambda panorama: panorama)
     with keep:
         for panorama in hdris(128)[::8]:
-            seen = projection.picture_from_panorama(panorama, 90, 120, 80)
-            request = GenerateRequest(picture=seen, view=View(fov=80), engine=EngineSettings(), settings=settings)
-            (made,) = generate(request, models, Silent())
-            drawn.append(made.panorama)
-    return drawn
+            view = projection.picture_from_panorama(panorama, 90, 120, 80)
+            request = GenerateRequest(picture=view, view=View(fov=80), engine=EngineSettings(), settings=settings)
+            (result,) = generate(request, models, Silent())
+            generated.append(result.panorama)
+    return generated
 
 
 class Silent:
@@ -101,26 +101,26 @@ def encoded_and_decoded(vae: AutoencoderKL, picture: np.ndarray, *, closed: bool
 
 
 @torch.no_grad()
-def from_prompt(given: argparse.Namespace) -> None:
+def from_prompt(arguments: argparse.Namespace) -> None:
     """Generate from the prompt, and print the figures."""
-    pipe = dit360.DiT360Pipeline.from_pretrained(given.model, dtype=torch.bfloat16)
+    pipe = dit360.DiT360Pipeline.from_pretrained(arguments.model, dtype=torch.bfloat16)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-    with lora.applied(pipe, given.lora):
-        prompt = f"{dit360.TRIGGER} {given.prompt}"
+    with lora.applied(pipe, arguments.lora):
+        prompt = f"{dit360.TRIGGER} {arguments.prompt}"
         for name, options in (("off", {"padding": 0}), ("on", {})):
             latents, pixels = [], []
-            for seed in range(given.seeds):
+            for seed in range(arguments.seeds):
                 answer = pipe(
-                    prompt, height=given.height, width=2 * given.height, num_inference_steps=given.steps,
+                    prompt, height=arguments.height, width=2 * arguments.height, num_inference_steps=arguments.steps,
                     generator=torch.Generator().manual_seed(seed), output_type="latent", **options,
                 )  # fmt: skip
-                made = torch.as_tensor(answer.images)
-                latents.append(to_array(made))
+                latent = torch.as_tensor(answer.images)
+                latents.append(to_array(latent))
                 if name == "on":
-                    decoded = pipe.decode(made)
+                    decoded = pipe.decode(latent)
                 else:
                     config = pipe.vae.config
-                    z = (made / config.scaling_factor + config.shift_factor).to(pipe.vae.device, pipe.vae.dtype)
+                    z = (latent / config.scaling_factor + config.shift_factor).to(pipe.vae.device, pipe.vae.dtype)
                     decoded = (pipe.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
                 pixels.append(to_array(decoded))
             report(f"prompt, latents, {name}", latents)
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--seeds", type=int, default=4)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
     print(f"{'':34} {'step':>6} {'share':>6} {'top':>6} {'bottom':>6}")
     pictures = hdris(128)
@@ -153,9 +153,9 @@ def main() -> None:
             [in_windows(pipe, picture, closed=closed) for picture in pictures[::4]],
         )
     for name, limited in (("unlimited", False), ("poles limited", True)):
-        report(f"starter, around a view, {name}", around(256, limited=limited))
-    if given.model:
-        from_prompt(given)
+        report(f"starter, around a view, {name}", generate_around_views(256, limited=limited))
+    if arguments.model:
+        from_prompt(arguments)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ from panoform.shared.protocol.messages import StatusReply  # noqa: E402
 ARITHMETIC = ROOT / "tests" / "backend" / "serve_arithmetic.py"
 
 
-def until(client: Client, kind: type) -> None:
-    """Wait for a message of this type."""
+def wait_for(client: Client, kind: type) -> None:
+    """Poll the client until a message of type `kind` arrives."""
     while not any(isinstance(message, kind) for message in client.poll()):
         time.sleep(0.001)
 
@@ -49,7 +49,7 @@ def start(command: list[str], folder: Path) -> tuple[BackendProcess, Client, flo
         time.sleep(0.001)
     client = Client(connection)
     client.status()
-    until(client, StatusReply)
+    wait_for(client, StatusReply)
     seconds = time.perf_counter() - began
     used = psutil.Process(connection.pid).cpu_times()
     return process, client, seconds, used.user + used.system
@@ -75,7 +75,7 @@ def main() -> None:
         began = time.perf_counter()
         settings = PerceiveSettings(maps=("distance",))
         client.submit(PerceiveRequest(panorama=panorama, encoding="linear", engine=EngineSettings(), settings=settings))
-        until(client, PerceiveReply)
+        wait_for(client, PerceiveReply)
         seconds = time.perf_counter() - began
         megabytes = panorama.nbytes * (1 + 1 / 3 + 1) / 1e6  # the panorama; distance and albedo in return
         print(f"round trip of {megabytes:.0f} MB in {seconds:.2f} s: {megabytes / seconds:.0f} MB/s")

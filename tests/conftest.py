@@ -1,4 +1,4 @@
-"""What tests of more than one side share."""
+"""Fixtures shared by the tests of the backend and the add-on."""
 
 import os
 import subprocess
@@ -13,18 +13,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the built extension's zips, built once a run by whichever worker needs it first.
+    """Build the extension's zips, once per test run, and return their folder.
 
-    Its name has a space and a letter beyond ASCII.
+    Its name has a space and a non-ASCII letter.
     """
     base = tmp_path_factory.getbasetemp()
-    # pytest-xdist's workers have folders of their own inside the run's.
+    # Each worker of pytest-xdist has its own folder in that of the run.
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "built zips ü"
     with FileLock(folder.with_name("built zips.lock")):
         if not folder.exists():
             draft = folder.with_name("built zips.draft")
             command = [sys.executable, str(ROOT / "build_addon.py"), "--out", str(draft)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stdout + done.stderr
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert result.returncode == 0, result.stdout + result.stderr
             draft.rename(folder)
     return folder

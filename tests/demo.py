@@ -29,6 +29,7 @@ MAPS = ("distance", "normal", "albedo", "roughness", "metallic")
 
 
 def say(text: str) -> None:
+    """Print a heading."""
     print(f"\n— {text}", flush=True)
 
 
@@ -78,17 +79,18 @@ def main() -> None:
     started = time.monotonic()
 
     say("Building the extension")
-    with tempfile.TemporaryDirectory(prefix="panoform demo ", ignore_cleanup_errors=True) as throwaway:
-        subprocess.run([sys.executable, str(ROOT / "build_addon.py"), "--out", throwaway], check=True)
-        (zip_path,) = Path(throwaway).glob("*-blender-4.2.zip")
+    with tempfile.TemporaryDirectory(prefix="panoform demo ", ignore_cleanup_errors=True) as temporary:
+        subprocess.run([sys.executable, str(ROOT / "build_addon.py"), "--out", temporary], check=True)
+        (zip_path,) = Path(temporary).glob("*-blender-4.2.zip")
         # Blender reads this at startup, so set it before bpy is imported.
-        os.environ["BLENDER_USER_RESOURCES"] = str(Path(throwaway) / "user")
+        os.environ["BLENDER_USER_RESOURCES"] = str(Path(temporary) / "user")
         os.environ["PANOFORM_BACKEND_PYTHON"] = sys.executable
         run(zip_path, panorama)
     say(f"Done in {time.monotonic() - started:.0f} s: {', '.join(sorted(path.name for path in OUT.iterdir()))}")
 
 
 def run(zip_path: Path, panorama: Path | None) -> None:
+    """Install the zip into bpy, perceive the panorama, and render the rebuilt scene."""
     import bpy
 
     say(f"Installing {zip_path.name} into Blender {bpy.app.version_string}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...shared.imaging.fov import check_fov
 
-#: Value of a canvas where nothing is known: the middle of [0, 1], 127.5 in eight bits.
+#: Value of a canvas outside the picture: the middle of [0, 1], 127.5 in eight bits.
 GREY = 0.5
 #: Minimum and maximum number of samples per pixel along each side.
 _SAMPLES, _MAX_SAMPLES = 2, 8
@@ -36,7 +36,7 @@ def panorama_from_picture(
         picture: (h, w, C) float32, of square pixels.
         fov_x: horizontal field of view, in degrees, as are yaw, pitch and roll.
 
-    Pixels not fully covered by the picture are mid-grey. Raise SettingError for the field of view.
+    Pixels not fully covered by the picture are mid-grey. Raise SettingError for an invalid field of view.
     """
     check_fov(fov_x)
     tan_x = math.tan(math.radians(fov_x) / 2)
@@ -73,7 +73,10 @@ def picture_from_panorama(
     pitch: float = 0.0,
     roll: float = 0.0,
 ) -> np.ndarray:
-    """Render a perspective view of a panorama (H, W, C): (height, width, C) float32. Raise SettingError."""
+    """Render a perspective view of a panorama (H, W, C): (height, width, C) float32.
+
+    Angles are in degrees. Raise SettingError for an invalid field of view.
+    """
     check_fov(fov_x)
     tan_x = math.tan(math.radians(fov_x) / 2)
     tan_y = tan_x * height / width

@@ -1,7 +1,7 @@
-"""Read panoramas from files, check them, and bring them to the size a model sees.
+"""Read panoramas from files, check them, and resize them to the model's input.
 
-What a file's numbers mean follows from one rule: floating-point files (EXR, HDR, float TIFF) are linear Rec.709 light,
-files of integers (PNG, JPEG, TIFF, WebP) are sRGB. EXIF orientation, colour profiles and EXR chromaticities are not
+The encoding follows from the file type: floating-point files (EXR, HDR, float TIFF) are linear Rec.709 light,
+integer files (PNG, JPEG, TIFF, WebP) are sRGB. EXIF orientation, colour profiles and EXR chromaticities are not
 used.
 """
 
@@ -24,14 +24,14 @@ ASPECT_TOLERANCE = 0.01
 #: Below this alpha a pixel counts as transparent (half floats store 1 exactly; renderers leave 0.9998).
 OPAQUE = 0.999
 #: How negative a channel of a colour outside Rec.709 may be, as a share of the pixel's largest channel. Of the eight
-#: HDRIs that come with Blender, seven hold such pixels; the farthest out is at 0.195.
+#: HDRIs that come with Blender, seven have such pixels; the largest share is 0.195.
 OUT_OF_GAMUT = 0.25
 
 
 def read(path: Path, *, repair: bool = False) -> tuple[np.ndarray, Encoding]:
     """Read a panorama file as ((H, W, 3) float32 with W = 2·H, "linear" or "srgb"), checked as `check` does.
 
-    Raises PanoramaError.
+    Raise PanoramaError.
     """
     pixels, encoding = load(path)
     return check(pixels, encoding, repair=repair), encoding
@@ -42,7 +42,7 @@ def load(path: Path) -> tuple[np.ndarray, Encoding]:
 
     Of a file with several parts or layers, the first part with colour is read, and in it the first of these:
     channels R, G, B; a layer called Combined; any layer with R, G, B.
-    Raises PanoramaError where it can't be read, is too large, or not 2:1 to within 1 %.
+    Raise PanoramaError where it can't be read, is too large, or not 2:1 to within 1 %.
     """
     if not path.is_file():
         raise PanoramaError(f"There is no file {path}.", "Check the path.")
@@ -114,9 +114,9 @@ def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> 
     """Return the panorama as (H, W, 3) float32 with W = 2·H exactly, finite and ≥ 0.
 
     `panorama` is (H, W, 3) or, with alpha, (H, W, 4); opaque alpha is dropped. Within 1 % of 2:1 it is resized.
-    A negative channel beside one at least four times as large is a colour outside Rec.709 (most HDRIs hold some): it
+    A negative channel beside one at least four times as large is a colour outside Rec.709 (most HDRIs have some): it
     becomes 0. With `repair`, NaN becomes 0, ±infinity the largest finite value or 0, and all negative values 0.
-    Raises PanoramaError for anything else.
+    Raise PanoramaError for anything else.
     """
     if panorama.ndim != 3:
         raise PanoramaError(f"The panorama has shape {panorama.shape}, not (height, width, 3).", _COLOUR)
@@ -170,7 +170,7 @@ def resize(panorama: np.ndarray, height: int) -> np.ndarray:
     """Resample a panorama, (H, W, C) float32, to (height, 2·height, C).
 
     Each new pixel is a mean of the old ones under a tent as wide as two new pixels (two old ones when enlarging), so
-    that a sun of one pixel keeps its light and nothing rings or flickers; left and right edges meet.
+    that a sun of one pixel keeps its light, without ringing or aliasing. Columns wrap around.
     """
     return panorama if panorama.shape[:2] == (height, 2 * height) else _resample(panorama, height, 2 * height)
 

@@ -22,14 +22,14 @@ class Photo:
 
     #: (h, w, 3) float32 sRGB in [0, 1].
     pixels: np.ndarray
-    #: Horizontal field of view in degrees from its EXIF data; None where that does not hold it.
+    #: Horizontal field of view in degrees from its EXIF data; None if missing.
     fov: float | None
 
 
 def read(path: Path) -> Photo:
     """Read an image in any format that OpenImageIO reads, and turn it upright by its EXIF orientation.
 
-    Floating-point files are linear light; they are clipped to [0, 1] and encoded as sRGB. Raises PanoramaError.
+    Floating-point files are linear light; they are clipped to [0, 1] and encoded as sRGB. Raise PanoramaError.
     """
     if not path.is_file():
         raise PanoramaError(f"There is no file {path}.", "Check the path.")

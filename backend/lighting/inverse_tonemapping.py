@@ -9,7 +9,7 @@
 4. LAMP estimates, for round regions (the sun and lamps), the additional irradiance of a small disc in the middle.
 5. Discs have the colour of nearby pixels, but never bluer than white: a sun looks white in a blue sky.
 
-GLOW and LAMP are log-linear models fitted to 92 HDRIs of Poly Haven, each clipped in five ways (bench/hdr_law.py).
+GLOW and LAMP are log-linear models fitted to 92 HDRIs of Poly Haven, each clipped in five ways (bench/hdr_fit.py).
 The median error of irradiance is 26 % in 10-fold cross-validation (without reconstruction: 38 %), and 28 % (40 %) on
 the eight HDRIs inside bpy, which were not used for fitting. Errors are largest where the sun is low, or where so much
 is clipped that the sun can't be distinguished from the sky: both are estimated too dim.

@@ -1,4 +1,4 @@
-"""Models in memory: kept from job to job, several where they fit, the least recently used leaving first.
+"""Keep models in memory between jobs, as many as fit; the least recently used are released first.
 
 Nothing here imports torch, so that the server can hold the cache before any model is loaded.
 """
@@ -16,16 +16,16 @@ class Model(Protocol):
 
     @property
     def label(self) -> str:
-        """What the user knows it as: "FLUX + OmniX"."""
+        """Name of the model for display: "FLUX + OmniX"."""
         ...
 
     @property
     def device_label(self) -> str:
-        """What the user knows its device as: "NVIDIA GeForce RTX 4070"."""
+        """Name of its device for display: "NVIDIA GeForce RTX 4070"."""
         ...
 
     def device_memory(self) -> tuple[int, int]:
-        """Free and total bytes of its device."""
+        """Return the (free, total) memory of its device in bytes."""
         ...
 
 
@@ -33,10 +33,10 @@ M = TypeVar("M", bound=Model)
 
 
 class ModelCache:
-    """Models by what was really loaded. Not to be shared between threads."""
+    """Loaded models by key. Not thread-safe."""
 
     def __init__(self) -> None:
-        #: The most recently used one last.
+        #: In order of use, the most recently used last.
         self._models: dict[Hashable, Model] = {}
 
     @property
@@ -45,10 +45,10 @@ class ModelCache:
         return next(reversed(self._models.values()), None)
 
     def get(self, key: Hashable, load: Callable[[], M], fits: Callable[[], bool]) -> M:
-        """Return the model of `key`, loading it where it isn't here.
+        """Return the model of `key`, loading it if needed.
 
-        `key` names all that decides which weights lie where: files, precision, device, offload mode. Before loading,
-        the least recently used models are released until `fits` says that there is room, or none is left.
+        `key` identifies the weights and their place: files, precision, device, offload mode. Before loading, the least
+        recently used models are released until `fits` returns True, or none is left.
         """
         model = self._models.pop(key, None)
         if model is None:
@@ -59,7 +59,7 @@ class ModelCache:
         return cast("M", model)
 
     def release_unused(self) -> None:
-        """Release all but the model that was used last: after a job ran out of memory."""
+        """Release all models except the one used last, after a job ran out of memory."""
         for key in list(self._models)[:-1]:
             self._release(key)
 

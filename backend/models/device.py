@@ -23,7 +23,7 @@ _UNITS = {"gib": 2**30, "mib": 2**20, "kib": 2**10, "gb": 2**30, "mb": 2**20, "k
 
 
 def choose(settings: EngineSettings) -> torch.device:
-    """Return the device that the settings name, or the best available. Raises SettingError for a missing one."""
+    """Return the device that the settings name, or the best available. Raise SettingError for a missing one."""
     if settings.device == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     else:
@@ -46,7 +46,7 @@ def choose(settings: EngineSettings) -> torch.device:
 def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
     """Return the precision of the weights.
 
-    "auto" is the engine's own; where it has none, float32 on CPUs (where bfloat16 was seen to take 50 times as long),
+    "auto" is the engine's own; where it has none, float32 on CPUs (where bfloat16 took 50 times as long),
     else bfloat16, or float16 on GPUs without it.
     """
     dtype = settings.spec.dtype if settings.dtype == "auto" else settings.dtype
@@ -93,7 +93,7 @@ def translate_out_of_memory(what: str, device: torch.device, hint: str = "") -> 
         amount = (
             f" ({_size(float(requested[1]) * _UNITS[requested[2].lower()])} more were requested)" if requested else ""
         )
-        # The frames of the traceback hold the very tensors that filled the memory.
+        # The frames of the traceback refer to the tensors that filled the memory.
         traceback.clear_frames(error.__traceback__)
         gc.collect()
         if device.type == "cuda":

@@ -50,7 +50,7 @@ def revision_of(path: Path) -> str | None:
 
 
 def pinned(name: str, path: Path) -> str:
-    """Return the hub id `name` with the revision that `path`, which was fetched for it, has."""
+    """Return the hub id `name` pinned to the revision of `path`, its downloaded file or folder."""
     commit = revision_of(path)
     return f"{split_id(name)[0]}@{commit}" if commit else name
 
@@ -64,10 +64,10 @@ def fetch(
 ) -> Path:
     """Return the folder, in the hub's cache, with the files of hub id `name` that match `patterns`.
 
-    What is missing is downloaded, unless `reporter` is None; `revision_of` returns the commit of the result. `instead`
-    is the folder that the user may fill by hand. The token is that of HF_TOKEN or of `hf auth login`.
+    Missing files are downloaded, unless `reporter` is None; `revision_of` returns the commit of the result. `instead`
+    is the folder into which the user may copy them instead. The token is that of HF_TOKEN or of `hf auth login`.
 
-    Raises `failure` where the hub does not deliver, and Cancelled out of `reporter`.
+    Raise `failure` where the download fails, and Cancelled from `reporter`.
     """
     repo, revision = split_id(name)
     bars: list[_Bar] = []
@@ -113,8 +113,8 @@ def fetch_first(
 ) -> Path | None:
     """Return the path, in the hub's cache, of the first of `files` that the repository of hub id `name` has.
 
-    It is downloaded where it is missing, unless `local_files_only`. None where the repository has none of them. Raises
-    `failure` where the hub does not deliver.
+    It is downloaded where it is missing, unless `local_files_only`. None where the repository has none of them. Raise
+    `failure` where the download fails.
     """
     repo, revision = split_id(name)
     unreachable: LocalEntryNotFoundError | None = None
@@ -165,16 +165,16 @@ def _translate_errors(name: str, failure: type[ModelError], by_hand: str, *, onl
 
 
 class _Bar(tqdm):
-    """A progress bar that counts, and draws nothing."""
+    """A progress bar that counts but displays nothing."""
 
     def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs | {"disable": False, "file": _Nowhere()})
+        super().__init__(*args, **kwargs | {"disable": False, "file": _NullStream()})
 
     def display(self, *args, **kwargs) -> None:
         pass
 
 
-class _Nowhere:
+class _NullStream:
     def write(self, text: str) -> None:
         pass
 

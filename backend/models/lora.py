@@ -29,7 +29,7 @@ def load(
 ) -> None:
     """Add a LoRA, in any naming that diffusers knows, from a file, a folder, a hub repository or a state dict.
 
-    Raises AdapterError, naming keys, where it can't be read or any of it does not fit this pipeline's transformer.
+    Raise AdapterError, naming keys, where it can't be read or any of it does not fit this pipeline's transformer.
     """
     name = "The state dict" if isinstance(source, dict) else str(source)
     given: Any = dict(source) if isinstance(source, dict) else str(source)
@@ -58,7 +58,7 @@ def load(
 
 @contextmanager
 def applied(pipeline: FluxPipeline, source: str | Path | None) -> Iterator[None]:
-    """Apply a LoRA to the pipeline's transformer within the block. None: no LoRA. Raises AdapterError."""
+    """Apply a LoRA to the pipeline's transformer within the block. None: no LoRA. Raise AdapterError."""
     if source is None:
         yield
         return

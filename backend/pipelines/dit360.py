@@ -35,7 +35,7 @@ ADAPTER = "Insta360-Research/DiT360-Panorama-Image-Generation"
 ADAPTER_FILE = "adapter_model.safetensors"
 #: Side and overlap, in latents, of the tiles in which the VAE processes more than MAX_WHOLE latents.
 VAE_TILE, VAE_OVERLAP = 128, 32
-#: Most latents that the VAE processes at once: 2048 × 1024 pixels.
+#: Maximum number of latents that the VAE processes at once: 2048 × 1024 pixels.
 MAX_WHOLE = 256 * 128
 #: The transformer's tiles overlap by their shorter side divided by this.
 TILE_OVERLAP = 4

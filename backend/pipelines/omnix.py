@@ -34,7 +34,7 @@ class Task(NamedTuple):
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """All streams, in the transformer's batch order."""
+        """All streams, in the order of the transformer's batch."""
         return (*self.conditions, self.target)
 
 
@@ -48,7 +48,7 @@ TASKS: dict[str, Task] = {
     "image_to_pano": Task(("masked_rgb",), "filled_rgb"),
 }
 
-#: Every prompt begins with this; perception has nothing after it.
+#: Trigger phrase at the beginning of every prompt; perception's prompt is the trigger alone.
 TRIGGER = "[EQUIRECTANGULAR]"
 
 
@@ -70,7 +70,7 @@ class OmniXPipeline(PanoramaPipeline):
     def load_adapters(self, source: str | Path, task: str, *, token: str | None = None) -> None:
         """Load the adapters of all streams of `task`, from a folder or a hub repository.
 
-        Raises SettingError for an unknown task, AdapterError for an adapter that is missing or does not fit.
+        Raise SettingError for an unknown task, AdapterError for an adapter that is missing or does not fit.
         """
         shapes = stream_adapters.targets(self.transformer.config)
         found = [stream_adapters.find(source, task, stream, token=token) for stream in _task(task).streams]
@@ -221,7 +221,7 @@ class OmniXPipeline(PanoramaPipeline):
         return ids if self.position_rows is None else ids * (self.position_rows / rows)
 
     def _size(self, task: str, images: Mapping[str, Tensor], encoded: Mapping[str, Tensor]) -> tuple[int, int]:
-        """Return the common height and width of all conditions in pixels. Raises SettingError, PanoramaError."""
+        """Return the common height and width of all conditions in pixels. Raise SettingError, PanoramaError."""
         wanted, given = set(TASKS[task].conditions), [*images, *encoded]
         if len(set(given)) != len(given) or not wanted - {"camray"} <= set(given) <= wanted:
             raise SettingError(

@@ -1,4 +1,4 @@
-"""The base of the panorama pipelines: how FLUX is loaded, prompted and given LoRAs, and its VAE's scale."""
+"""Base class of the panorama pipelines: loading, prompts, LoRAs, and the scale of the VAE's latents."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PanoramaPipeline(FluxPipeline):
     ) -> None:
         """Add a LoRA, in any naming that diffusers knows, from a file, a folder, a hub repository or a state dict.
 
-        Raises AdapterError, naming keys, where any of it does not fit this model: diffusers would leave that out.
+        Raise AdapterError, naming keys, where any of it does not fit this model: diffusers would leave that out.
         """
         lora.load(self, source, adapter_name=adapter_name, weight_name=weight_name, token=token)
 

@@ -224,7 +224,7 @@ def pictures(maps: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _perspective_mask(height: int, generator: torch.Generator) -> Tensor:
-    """Return what a level picture of random width (44° to 122°) and shape shows: (H, W) bool."""
+    """Return the area of a level picture of random width (44° to 122°) and shape: (H, W) bool."""
     rays = torch.from_numpy(sphere.directions(height, 2 * height))
     wide, shape = torch.rand(2, generator=generator, device=generator.device).tolist()
     wide = 0.4 + 1.4 * wide

@@ -1,18 +1,18 @@
-"""Shrink panoramas before they travel: a model sees far fewer pixels than an HDRI has."""
+"""Shrink panoramas before they are sent: a model's input has far fewer pixels than an HDRI."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: A panorama keeps at least this many times the height that the model sees, so that resampling stays as good.
+#: A panorama keeps at least this many times the height of the model's input, to preserve the quality of resampling.
 MARGIN = 4
 
 
 def shrink(panorama: np.ndarray, height: int) -> np.ndarray:
-    """Return (H, W, C) averaged over square blocks of pixels, at least `MARGIN * height` high; or itself.
+    """Return (H, W, C) averaged over square blocks of pixels, at least `MARGIN * height` high, or unchanged.
 
     The block's side is the largest whole number that divides both sides of the panorama. A panorama that isn't finite
-    is returned as it is: the backend reports and repairs its pixels where they are.
+    is returned as it is: the backend reports or repairs its pixels at their positions.
     """
     rows, columns, channels = panorama.shape
     most = rows // (MARGIN * height)

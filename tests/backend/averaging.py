@@ -1,4 +1,4 @@
-"""Work of the processes in training/test_workers.py, in a module that spawned processes can import."""
+"""Functions of the processes in training/test_workers.py, in a module that spawned processes can import."""
 
 import os
 import sys
@@ -21,8 +21,8 @@ def model() -> torch.nn.Sequential:
     return torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2))
 
 
-def stepped(module: torch.nn.Module, workers: Workers) -> dict[str, torch.Tensor]:
-    """Return the parameters after a step of the optimiser."""
+def parameters_after_step(module: torch.nn.Module, workers: Workers) -> dict[str, torch.Tensor]:
+    """Return the parameters after one optimiser step."""
     optimizer = Muon(module, workers=workers)
     optimizer.param_groups[0]["lr"] = 0.1
     optimizer.step()
@@ -36,11 +36,14 @@ def average(workers: Workers, folder: Path) -> None:
     workers.average_gradients(module)
     stop = workers.agree(workers.rank == 1)
     state = {f"gradient {name}": parameter.grad for name, parameter in module.named_parameters()}
-    save_file(state | stepped(module, workers) | {"stop": torch.tensor(stop)}, folder / f"{workers.rank}.safetensors")
+    save_file(
+        state | parameters_after_step(module, workers) | {"stop": torch.tensor(stop)},
+        folder / f"{workers.rank}.safetensors",
+    )
 
 
 def wait(workers: Workers, folder: Path) -> None:
-    """For ever, once the file tells that this process is there."""
+    """Write this process's id to a file, then wait for ever."""
     (folder / str(workers.rank)).write_text(str(os.getpid()), "utf-8")
     threading.Event().wait()
 

@@ -1,4 +1,4 @@
-"""A FLUX.1-dev of a hundredth of a percent of its size: the real classes, saved in all the ways users have it."""
+"""Fixtures: a tiny FLUX.1-dev of the real classes, in every layout that users have, and backend processes."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def _text_encoders():
 
 @pytest.fixture(scope="session")
 def tiny_flux(tmp_path_factory):
-    """A diffusers folder, with text encoders. Not to be written to."""
+    """Return a diffusers folder with text encoders. Tests must not write to it."""
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def tiny_flux(tmp_path_factory):
 
 
 def _bfl_names(state):
-    """diffusers' names → Black Forest Labs', tensors fused: what `single_file.transformer_state` has to undo."""
+    """Convert diffusers' names to Black Forest Labs', fusing tensors: the inverse of `transformer_state`."""
     rest, bfl = dict(state), {}
     tables = (
         ("transformer_blocks", "double_blocks", single_file._DOUBLE),
@@ -79,8 +79,8 @@ def _bfl_names(state):
                 for kind in ("weight", "bias"):
                     keys = [f"{ours}.{index}.{part}.{kind}" for part in parts]
                     if keys[0] in rest:
-                        told = "scale" if name.endswith("_norm") else kind
-                        bfl[f"{theirs}.{index}.{name}.{told}"] = torch.cat([rest.pop(key) for key in keys])
+                        suffix = "scale" if name.endswith("_norm") else kind
+                        bfl[f"{theirs}.{index}.{name}.{suffix}"] = torch.cat([rest.pop(key) for key in keys])
     for theirs, ours in single_file._OUTER.items():
         for kind in ("weight", "bias"):
             tensor = rest.pop(f"{ours}.{kind}")
@@ -90,7 +90,7 @@ def _bfl_names(state):
 
 
 def _bfl_vae_names(state):
-    """AutoencoderKL's names → those of ae.safetensors."""
+    """Convert AutoencoderKL's names to those of ae.safetensors."""
     import re
 
     def renamed(key):
@@ -111,14 +111,14 @@ def _bfl_vae_names(state):
         return key
 
     bfl = {renamed(key): tensor for key, tensor in state.items()}
-    # BFL's attention is made of 1 × 1 convolutions.
+    # BFL's attention consists of 1 × 1 convolutions.
     square = [key for key, tensor in bfl.items() if "attn_1" in key and tensor.ndim == 2]
     return bfl | {key: bfl[key][..., None, None] for key in square}
 
 
 @pytest.fixture(scope="session")
 def tiny_states(tiny_flux):
-    """The transformer and the VAE of `tiny_flux` in BFL's naming."""
+    """Return the states of transformer and VAE of `tiny_flux` in BFL's naming."""
     return (
         _bfl_names(load_file(tiny_flux / "transformer" / "diffusion_pytorch_model.safetensors")),
         _bfl_vae_names(load_file(tiny_flux / "vae" / "diffusion_pytorch_model.safetensors")),
@@ -127,7 +127,7 @@ def tiny_states(tiny_flux):
 
 @pytest.fixture(scope="session")
 def tiny_adapters(tiny_flux, tmp_path_factory):
-    """Adapters for `tiny_flux`, every task, in the hub's layout."""
+    """Return a folder of adapters for `tiny_flux`, for every task, in the hub's layout."""
     folder = tmp_path_factory.mktemp("adapters")
     generator = torch.Generator().manual_seed(0)
 
@@ -155,7 +155,7 @@ def tiny_adapters(tiny_flux, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_lora(tmp_path_factory):
-    """What DiT360's file is: attention's projections, rank 4 here."""
+    """Return a LoRA file of the same structure as DiT360's: the attention projections, here of rank 4."""
     generator = torch.Generator().manual_seed(1)
     state = {}
     for index in range(2):
@@ -196,13 +196,13 @@ def reporter():
 
 @pytest.fixture(scope="session")
 def stopping_reporter():
-    """stop_at(stage, step) → ProgressReporter that raises Cancelled where it is true."""
+    """Return a class whose ProgressReporters raise Cancelled where `stop_at(stage, step)` returns True."""
     return Recorder
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path_factory, monkeypatch):
-    """Caches and models of the user who runs the tests stay out of them."""
+def user_folders(tmp_path_factory, monkeypatch):
+    """Replace the user's cache and model folders by temporary ones."""
     folder = tmp_path_factory.mktemp("user")
     for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "LOCALAPPDATA"):
         monkeypatch.setenv(name, str(folder / name))
@@ -210,46 +210,46 @@ def own_folders(tmp_path_factory, monkeypatch):
     return folder
 
 
-# A server to speak to
+# Backend processes and clients
 
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory) -> Iterator[Backend]:
-    # A path with a space and letters beyond ASCII.
-    started = Backend(ARITHMETIC, tmp_path_factory.mktemp("vérbindung 1") / "connection.json")
-    yield started
-    started.end()
+    # A path with a space and non-ASCII letters.
+    process = Backend(ARITHMETIC, tmp_path_factory.mktemp("vérbindung 1") / "connection.json")
+    yield process
+    process.end()
 
 
 @pytest.fixture
 def own_backend(tmp_path) -> Iterator[Backend]:
-    started = Backend(ARITHMETIC, tmp_path / "connection.json", "--parent-pipe")
-    yield started
-    started.end()
+    process = Backend(ARITHMETIC, tmp_path / "connection.json", "--parent-pipe")
+    yield process
+    process.end()
 
 
 @pytest.fixture
 def peer(backend) -> Iterator[Peer]:
-    made = Peer(backend.connection)
-    yield made
-    made.close()
+    client = Peer(backend.connection)
+    yield client
+    client.close()
     wait_until(idle(backend))
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., server_module.Server]]:
-    """Servers in this process, whose bounds a test can lower."""
-    serving = []
+    """Return a function that starts a server in this process, so that a test can lower its limits."""
+    servers = []
 
     def serve(run: Callable) -> server_module.Server:
         server = server_module.Server(run)
         thread = threading.Thread(target=server.run)
         thread.start()
-        serving.append((server, thread))
+        servers.append((server, thread))
         return server
 
     yield serve
-    for server, thread in serving:
+    for server, thread in servers:
         server.end()
         thread.join()
         server.close()

@@ -1,4 +1,4 @@
-"""A folder of training data as render.py writes it, without Cycles."""
+"""Write training data in the format of render.py, without Cycles."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from panoform.shared.imaging import sphere
 
 
 def write_scene(folder: Path, seed: int, height: int) -> None:
-    """A smooth made-up panorama with maps that agree in layout, not in physics."""
+    """Write a smooth synthetic panorama and its maps, which are not physically consistent."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     rays = sphere.directions(height, 2 * height)

@@ -1,4 +1,4 @@
-"""A backend whose jobs are simple arithmetic; everything else is the real thing. Run by the tests as a process.
+"""A real backend process whose jobs only do simple arithmetic.
 
 In its replies the maps are not image files, but the bytes of the arrays.
 """
@@ -18,7 +18,7 @@ STEP_S = 0.02
 
 
 class Arithmetic:
-    """What stands in the model cache."""
+    """The model in the cache."""
 
     label = "Arithmetic"
     device_label = "abacus"
@@ -28,7 +28,7 @@ class Arithmetic:
 
 
 def run(request, models, reporter):
-    """Distance: the sum of the channels. Albedo: half the panorama. `source` names what else is to happen."""
+    """Return the sum of the channels as distance, half the panorama as albedo. `source` selects special behaviour."""
     panorama, source = request.panorama, request.source
     if request.directory:
         if not Path(request.directory).is_absolute():
@@ -79,6 +79,6 @@ def run(request, models, reporter):
 
 
 if __name__ == "__main__":
-    # As `panoform serve --connection-file PATH [--parent-pipe]`.
+    # Arguments as of `panoform serve --connection-file PATH [--parent-pipe]`.
     assert sys.argv[1:3] == ["serve", "--connection-file"]
     serve(Path(sys.argv[3]), "--parent-pipe" in sys.argv, run)

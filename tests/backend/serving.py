@@ -1,4 +1,4 @@
-"""A backend in a process of its own, and a peer that exchanges raw frames with it, for the tests of the server."""
+"""Helpers for the tests of the server: a backend process, and a client that exchanges raw frames with it."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from panoform.shared.protocol import connection, messages, wire
 
 ARITHMETIC = [sys.executable, str(Path(__file__).with_name("serve_arithmetic.py"))]
 REAL = [sys.executable, "-m", "panoform.backend"]
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 
 class Backend:
@@ -40,7 +40,7 @@ class Backend:
 
 
 class Peer:
-    """A DEALER that is told everything: frames in and out as they are."""
+    """A client with a DEALER socket, which sends and receives frames unchanged."""
 
     def __init__(self, to: connection.Connection, **options: bytes | int | None) -> None:
         self.context = zmq.Context()
@@ -59,20 +59,20 @@ class Peer:
     def send(self, message: messages.Message) -> None:
         self.socket.send_multipart(wire.encode(message), copy=False)
 
-    def receive(self, patience_s: float = PATIENCE_S) -> messages.Message:
-        assert self.socket.poll(patience_s * 1000), "no answer"
+    def receive(self, timeout_s: float = TIMEOUT_S) -> messages.Message:
+        assert self.socket.poll(timeout_s * 1000), "no message received"
         return wire.decode_answer(self.socket.recv_multipart(copy=False))
 
-    def until_reply(self, request_id: str) -> list[messages.Message]:
-        """Everything that comes, up to that request's reply."""
-        heard = []
-        while not (heard and heard[-1].id == request_id and isinstance(heard[-1], messages.Reply)):
-            heard.append(self.receive())
-        return heard
+    def receive_until_reply(self, request_id: str) -> list[messages.Message]:
+        """Receive messages up to the reply to this request, and return them all."""
+        received = []
+        while not (received and received[-1].id == request_id and isinstance(received[-1], messages.Reply)):
+            received.append(self.receive())
+        return received
 
     def status(self) -> messages.StatusReply:
         self.send(messages.StatusRequest(id="status"))
-        reply = self.until_reply("status")[-1]
+        reply = self.receive_until_reply("status")[-1]
         assert isinstance(reply, messages.StatusReply)
         return reply
 
@@ -96,29 +96,33 @@ class Peer:
         self.context.term()
 
 
-def wait_until(true) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end, "it never came"
+def wait_until(condition) -> None:
+    """Wait until `condition()` is true, at most TIMEOUT_S."""
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
 def idle(backend: Backend):
+    """Return a function that returns whether the backend runs no job."""
+
     def check() -> bool:
-        asking = Peer(backend.connection)
+        peer = Peer(backend.connection)
         try:
-            return asking.status().running is None
+            return peer.status().running is None
         finally:
-            asking.close()
+            peer.close()
 
     return check
 
 
-def endless(request, models, reporter):
-    """A job that shows previews until it is stopped."""
+def run_endlessly(request, models, reporter):
+    """A job that sends previews until it is cancelled."""
     while True:
         reporter.preview("distance", np.zeros((128, 256, 3), np.uint8))
+        time.sleep(0.001)  # so that a client that reads late isn't considered disconnected
 
 
-def kinds(heard: list[messages.Message]) -> list[str]:
-    return [type(message).__name__ for message in heard]
+def message_types(received: list[messages.Message]) -> list[str]:
+    return [type(message).__name__ for message in received]

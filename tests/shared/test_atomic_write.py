@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and JSON that may be anything."""
+"""Atomic writing of files, and reading of JSON with any content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_files_are_written_and_replaced(tmp_path: Path) -> None:
     assert content(tmp_path) == {"a": b"two", "b": b"three"}
 
 
-def test_folders_are_made_only_if_wanted(tmp_path: Path) -> None:
+def test_folders_are_created_only_on_request(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="can't be written") as caught:
         atomic_write(tmp_path / "x" / "y" / "a", b"1")
     assert caught.value.hint
@@ -36,7 +36,7 @@ def test_folders_are_made_only_if_wanted(tmp_path: Path) -> None:
     assert content(tmp_path / "x" / "y") == {"a": b"1"}
 
 
-def test_users_files_of_such_names_are_left_alone(tmp_path: Path) -> None:
+def test_other_files_are_not_changed(tmp_path: Path) -> None:
     (tmp_path / "a.part").write_bytes(b"mine")
     atomic_write(tmp_path / "a", b"1")
     assert content(tmp_path) == {"a.part": b"mine", "a": b"1"}
@@ -52,7 +52,7 @@ def test_links_are_replaced_and_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
-def test_where_one_cannot_be_written_none_is(tmp_path: Path, order: tuple[str, str]) -> None:
+def test_no_file_is_written_if_one_fails(tmp_path: Path, order: tuple[str, str]) -> None:
     (tmp_path / "a").write_bytes(b"old")
     (tmp_path / "b").mkdir()
     with pytest.raises(OutputError, match="b can't be written"):
@@ -61,18 +61,18 @@ def test_where_one_cannot_be_written_none_is(tmp_path: Path, order: tuple[str, s
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_interruption_leaves_no_draft(tmp_path: Path) -> None:
+def test_interruption_leaves_no_temporary_file(tmp_path: Path) -> None:
     class Interrupting:
         def __buffer__(self, flags):
             raise KeyboardInterrupt
 
-    with pytest.raises((KeyboardInterrupt, TypeError)):  # TypeError: before Python 3.12 it is no buffer
+    with pytest.raises((KeyboardInterrupt, TypeError)):  # TypeError: before Python 3.12 it isn't a buffer
         atomic_write_all({tmp_path / "a": b"1", tmp_path / "b": Interrupting()})
     assert content(tmp_path) == {}
 
 
 @posix_only
-def test_permissions(tmp_path: Path) -> None:
+def test_permissions_are_set(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"open to all")
     atomic_write(tmp_path / "a", b"1", mode=0o600)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
@@ -82,8 +82,8 @@ def test_permissions(tmp_path: Path) -> None:
 
 
 @posix_only
-def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
-    """As far as a process can fill a disk of its own: by the limit on its files."""
+def test_full_disk_is_reported_and_keeps_the_old_file(tmp_path: Path) -> None:
+    """Simulate a full disk by a limit on the size of files."""
     (tmp_path / "a").write_bytes(b"old")
     code = (
         "import resource, sys, pathlib\n"
@@ -94,9 +94,9 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
         "except OutputError as error:\n    print(error)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "a")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "The disk is full" in said
-    assert "Make room" in said
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "The disk is full" in output
+    assert "Make room" in output
     assert content(tmp_path) == {"a": b"old"}
 
 
@@ -109,12 +109,12 @@ class Kind(msgspec.Struct):
     [b"", b"{", b"[1]", b'{"name": 1}', b'{"name": "\xff"}', "{'name': 'é'}".encode("utf-16"), b"[" * 100_000,
      b'{"other": ' * 100_000, b'{"name": "\\ud800"}'],
 )  # fmt: skip
-def test_json_that_is_something_else_is_a_value_error(tmp_path: Path, damaged: bytes) -> None:
+def test_invalid_json_raises_value_error(tmp_path: Path, damaged: bytes) -> None:
     (tmp_path / "x.json").write_bytes(damaged)
-    with pytest.raises(ValueError):  # noqa: PT011 (what it says is msgspec's)
+    with pytest.raises(ValueError):  # noqa: PT011 (the message is msgspec's)
         json_file.read(tmp_path / "x.json", Kind)
 
 
-def test_json_that_is_what_it_should_be(tmp_path: Path) -> None:
+def test_valid_json_is_decoded(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"name": "é", "new": 1}', encoding="utf-8")
     assert json_file.read(tmp_path / "x.json", Kind) == Kind("é")

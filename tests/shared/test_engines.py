@@ -1,4 +1,4 @@
-"""The bounds of what may be asked for."""
+"""Limits of the settings."""
 
 import pytest
 
@@ -10,28 +10,28 @@ from panoform.shared.protocol.errors import SettingError
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
 @pytest.mark.parametrize("quality", ["draft", "standard", "best"])
-def test_every_quality_may_be_asked_for(engine, quality):
-    chosen = engines.ENGINES[engine].qualities[quality]
+def test_every_quality_preset_is_valid(engine, quality):
+    preset = engines.ENGINES[engine].qualities[quality]
     engines.check_engine(EngineSettings(engine=engine))
-    steps, height = chosen.num_inference_steps, chosen.height
+    steps, height = preset.num_inference_steps, preset.height
     check_perceive(PerceiveSettings(maps=("distance",), num_inference_steps=steps, height=height))
 
 
 @pytest.mark.parametrize("capability", ["perceive", "outpaint", "text_to_panorama", "edit"])
-def test_every_capability_has_a_default_engine_that_has_it(capability):
+def test_default_engine_has_the_capability(capability):
     assert engines.ENGINES[engines.default_engine(capability)].can(capability)
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "words"),
     [
         ({"engine": "dreams"}, "no engine called 'dreams'. Choose one of starter, flux"),
         ({"dtype": "int3"}, "no dtype called 'int3'. Choose one of auto, bf16, fp16, fp32"),
         ({"offload": "moon"}, "no offload mode called 'moon'. Choose one of none, model, sequential"),
     ],
 )
-def test_unknown_engine_settings(settings, says):
-    with pytest.raises(SettingError, match=says):
+def test_unknown_engine_settings_are_rejected(settings, words):
+    with pytest.raises(SettingError, match=words):
         engines.check_engine(EngineSettings(**settings))
 
 
@@ -44,7 +44,7 @@ def test_unknown_engine_settings(settings, says):
         ("height", 64, 2048, 48, 2064),
     ],
 )
-def test_numbers_out_of_range(name, lowest, highest, below, above):
+def test_numbers_out_of_range_are_rejected(name, lowest, highest, below, above):
     for value in (lowest, highest):
         check_perceive(PerceiveSettings(maps=("distance",), **{name: value}))
     for value in (below, above, float("nan")):
@@ -52,6 +52,6 @@ def test_numbers_out_of_range(name, lowest, highest, below, above):
             check_perceive(PerceiveSettings(maps=("distance",), **{name: value}))
 
 
-def test_a_height_that_is_no_multiple_of_16_names_its_neighbours():
+def test_error_for_height_names_the_nearest_multiples_of_16():
     with pytest.raises(SettingError, match="Use 496 or 512"):
         check_perceive(PerceiveSettings(maps=("distance",), height=500))

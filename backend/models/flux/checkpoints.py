@@ -1,8 +1,8 @@
 """Find, check and load a base checkpoint: a diffusers folder, a single file, or a hub id.
 
 Everything is checked by the headers of the safetensors files, in milliseconds even for 24 GB, before any weight is
-read: every tensor of the architecture must exist, in its shape, and no other. diffusers would fill gaps with random
-numbers.
+read: every tensor of the architecture must exist, in its shape, and no other. diffusers would initialise missing
+tensors randomly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from . import single_file
 STARTER = Path(__file__).parents[2] / "starter"
 FLUX_ID = "black-forest-labs/FLUX.1-dev"
 OMNIX_ID = "KevinHuang/OmniX"
-#: Files that perception needs of a FLUX repository; text_encoding.py fetches the text encoders if needed.
+#: Files of a FLUX repository that perception needs; text_encoding.py downloads the text encoders if needed.
 BASE_PATTERNS = ("model_index.json", "scheduler/*", "transformer/*", "vae/*")
 
 _AGAIN = "Download it again; it is FLUX.1-dev that is needed."
@@ -57,7 +57,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     heights: tuple[int, ...] = ()
     #: See OmniXPipeline.
     position_rows: int | None = None
-    #: Passes over a panorama, each turned further about the vertical axis; their results are averaged.
+    #: Passes over a panorama, each rotated further about the vertical axis; their results are averaged.
     num_passes: int = msgspec.field(default=1, name="turns")
     #: Amplitude of the noise from token to token in its pictures of distance, which a filter removes (postprocess.py).
     token_noise: float = msgspec.field(default=0.0, name="waves")
@@ -93,11 +93,11 @@ class Checkpoint:
     #: Names of the two for messages and records.
     name: str
     adapters_name: str
-    #: As `EngineSettings.model`; a hub id with the revision that is here.
+    #: As `EngineSettings.model`; a hub id with the downloaded revision.
     pinned_model: str | None = None
 
     def fingerprint(self) -> tuple[object, ...]:
-        """What changes when files of the checkpoint or of its adapters are replaced: names, sizes, times."""
+        """Return names, sizes and modification times of all files, which change when a file is replaced."""
         return (str(self.path), self.adapters, _files(self.path), _files(Path(self.adapters)))
 
 
@@ -108,7 +108,7 @@ def models_folder() -> Path:
 
 
 def locate(settings: EngineSettings, reporter: ProgressReporter | None) -> Checkpoint:
-    """Find what `settings` name, fetching it from the hub where it isn't here (without a `reporter`: don't fetch).
+    """Find the model that `settings` name; download it if needed (without a `reporter`: don't download).
 
     Raise WeightsError.
     """
@@ -151,7 +151,7 @@ def _model_config(path: Path) -> ModelConfig:
 
 
 def _files(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """(name, bytes, time of writing) of the file, or of the weights in the folder."""
+    """Return (name, bytes, modification time) of the file, or of each weight file in the folder."""
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
     return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
@@ -163,7 +163,7 @@ Network = type[FluxTransformer2DModel] | type[AutoencoderKL]
 
 
 def _built(cls: Any, config: dict[str, Any], file: Path) -> Any:
-    """Build a diffusers object from the `config` in `file`; a network has no weights. Raises WeightsError."""
+    """Build a diffusers object from the `config` in `file`; a network has no weights. Raise WeightsError."""
     try:
         with init_empty_weights():
             return cls.from_config(config)
@@ -214,7 +214,7 @@ class Base:
     scheduler: FlowMatchEulerDiscreteScheduler
 
     def bytes_in(self, dtype: torch.dtype) -> int:
-        """How much memory its networks take in that precision."""
+        """Return the memory of its networks in that precision, in bytes."""
         return (self.transformer.parameters + self.vae.parameters) * dtype.itemsize
 
     @property
@@ -227,7 +227,7 @@ class Base:
 
 
 def inspect(path: Path) -> Base:
-    """Check the headers of the base checkpoint at `path`. Raises WeightsError unless a complete FLUX.1-dev or Fill."""
+    """Check the headers of the base checkpoint at `path`. Raise WeightsError unless a complete FLUX.1-dev or Fill."""
     base = _inspect_folder(path) if path.is_dir() else _inspect_file(path)
     config, channels = base.transformer.config, base.vae.config["latent_channels"]
     if config["in_channels"] != 4 * channels and not base.is_fill:
@@ -317,7 +317,7 @@ def _within(header: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def read_header(file: Path) -> Header:
-    """Read a header: tensor name → (safetensors dtype, shape). Raises WeightsError for a damaged or incomplete file."""
+    """Read a header: tensor name → (safetensors dtype, shape). Raise WeightsError for a damaged or incomplete file."""
     try:
         with safe_open(file, framework="pt") as tensors:
             slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""Find the FLUX model that a job asks for on this computer, and put it into memory."""
+"""Find the FLUX model that a job requests on this computer, and load it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from . import checkpoints, stream_adapters, text_encoding
 
 FILL_EDITS = "FLUX.1-Fill makes and edits panoramas, but perceives nothing and completes no picture."
 
-#: Kept free beside the weights for what a job computes, in bytes.
+#: Memory kept free for a job's activations, in bytes.
 _HEADROOM = 2 * 2**30
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model on this computer that a job asks for: which files, on which device, in which precision."""
+    """A model on this computer that a job requests: its files, device and precision."""
 
     settings: EngineSettings
     checkpoint: checkpoints.Checkpoint
@@ -35,7 +35,7 @@ class Source:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """All that decides which weights lie where; files that are replaced make it another one."""
+        """Key of the model in the ModelCache; it changes when a file is replaced."""
         where = (str(self.device), self.dtype, self.settings.offload)
         return (self.checkpoint.fingerprint(), self.checkpoint.config, *where)
 
@@ -46,7 +46,7 @@ class FluxModel:
 
     source: Source
     pipeline: OmniXPipeline
-    #: Text → its embeddings on the CPU, as `text_encoding.embeds` returns them; that of perception's prompt is there.
+    #: Text → its embeddings on the CPU, as `text_encoding.embeds` returns them; always includes perception's prompt.
     prompt_cache: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
     @property
@@ -70,23 +70,23 @@ class FluxModel:
 
     @property
     def perception_prompt(self) -> dict[str, torch.Tensor]:
-        """The embeddings of the one prompt that perception uses."""
+        """The embeddings of perception's prompt, as `text_encoding.embeds` returns them."""
         return self.prompt_cache[omnix.TRIGGER]
 
 
 def find(settings: EngineSettings, reporter: ProgressReporter) -> Source:
-    """Find the model that `settings` name, downloading its base checkpoint from the hub where it isn't here.
+    """Find the model that `settings` name, downloading its base checkpoint from the hub if needed.
 
-    Raise SettingError for a device that isn't there, WeightsError, and Cancelled out of `reporter`.
+    Raise SettingError for a missing device, WeightsError, and Cancelled from `reporter`.
     """
     where = device.choose(settings)
     return Source(settings, checkpoints.locate(settings, reporter), where, device.choose_dtype(settings, where))
 
 
 def load(models: ModelCache, source: Source, tasks: list[str], reporter: ProgressReporter) -> FluxModel:
-    """Return the model with the adapters of `tasks`, from memory where it is there.
+    """Return the model with the adapters of `tasks`, from the cache if it is loaded.
 
-    Raise WeightsError, AdapterError, DeviceMemoryError, and Cancelled out of `reporter`.
+    Raise WeightsError, AdapterError, DeviceMemoryError, and Cancelled from `reporter`.
     """
 
     @functools.cache
@@ -151,7 +151,7 @@ def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) ->
 
 
 def _find_adapters(source: str, tasks: list[str], reporter: ProgressReporter) -> None:
-    """Make sure that the adapters of `tasks` are here, downloading them. Raise AdapterError, Cancelled."""
+    """Download the adapters of `tasks` where they are missing. Raise AdapterError, Cancelled."""
     wanted = [(task, stream) for task in tasks for stream in TASKS[task].streams]
     if wanted and hub.is_id(source) and not Path(source).is_dir():
         files = [name for stream in wanted for name in stream_adapters.filenames(*stream)]

@@ -1,7 +1,7 @@
-"""FLUX in one .safetensors file, in the naming of Black Forest Labs (ComfyUI's too) → diffusers' naming.
+"""Convert single-file FLUX checkpoints, in the naming of Black Forest Labs and ComfyUI, to diffusers' naming.
 
 diffusers' own converter works for 3072-wide models only and looks up configs on the hub; this one reads every size from
-the tensors and fetches nothing. A test holds the two against each other.
+the tensors and fetches nothing. A test compares the two.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def transformer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def transformer_config(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dict[str, Any]:
-    """Derive the FluxTransformer2DModel config from the shapes of BFL tensors. Raises WeightsError for others."""
+    """Derive the FluxTransformer2DModel config from the shapes of BFL tensors. Raise WeightsError for others."""
 
     def shape(key: str, dims: int) -> tuple[int, ...]:
         return _shape(shapes, key, dims, f"{file} is not a FLUX checkpoint", _TRANSFORMER_HINT)
@@ -121,7 +121,7 @@ def transformer_config(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dic
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], key: str, dims: int, refusal: str, hint: str) -> tuple[int, ...]:
-    """Return the shape of tensor `key`. Raises WeightsError unless it exists with `dims` dimensions."""
+    """Return the shape of tensor `key`. Raise WeightsError unless it exists with `dims` dimensions."""
     found = shapes.get(key)
     if found is None:
         raise WeightsError(f"{refusal}: it has no {key}.", hint)
@@ -140,7 +140,7 @@ def vae_state(state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, 
 
 
 def vae_config(shapes: Mapping[str, tuple[int, ...]], file: Path) -> dict[str, Any]:
-    """Derive the config of FLUX's AutoencoderKL from the shapes of its tensors. Raises WeightsError for others."""
+    """Derive the config of FLUX's AutoencoderKL from the shapes of its tensors. Raise WeightsError for others."""
     refusal = f"The VAE in {file} is not FLUX's"
     key, widths = "encoder.down.0.block.0.conv1.weight", []
     while not widths or key in shapes:

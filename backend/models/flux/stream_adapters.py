@@ -79,7 +79,7 @@ def find(
 ) -> Path:
     """Find the file of a stream's adapter in a folder, or in a hub repository (downloaded into the hub's cache).
 
-    Raises AdapterError where there is none; its hint names what to download, or where to log in.
+    Raise AdapterError where there is none; its hint names what to download, or where to log in.
     """
     names = filenames(task, stream)
     folder = Path(source).expanduser()
@@ -104,7 +104,7 @@ def find(
 
 
 def read(file: Path, shapes: Shapes) -> Adapter:
-    """Load one adapter. Raises AdapterError, naming keys and file, unless it fills exactly the modules of `shapes`."""
+    """Load one adapter. Raise AdapterError, naming keys and file, unless it fills exactly the modules of `shapes`."""
     with _opened(file) as tensors:
         survey = _survey(tensors, shapes)
         if survey.problem:
@@ -125,7 +125,7 @@ def read(file: Path, shapes: Shapes) -> Adapter:
 
 
 def inspect(file: Path, shapes: Shapes) -> Report:
-    """Report the content of `file` without loading it. Raises AdapterError only where it can't be read at all."""
+    """Report the content of `file` without loading it. Raise AdapterError only where it can't be read at all."""
     with _opened(file) as tensors:
         survey = _survey(tensors, shapes)
     return Report(file, survey.filled, len(shapes), survey.rank, survey.dtype, file.stat().st_size, survey.problem)
@@ -134,7 +134,7 @@ def inspect(file: Path, shapes: Shapes) -> Report:
 def stack(adapters: Sequence[Adapter], dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
     """Stack the adapters of a task's streams in order: module → A (streams, rank, in) and B (streams, out, rank).
 
-    Raises AdapterError where their ranks differ.
+    Raise AdapterError where their ranks differ.
     """
     if len({adapter.rank for adapter in adapters}) > 1:
         ranks = ", ".join(f"{adapter.rank} in {adapter.file}" for adapter in adapters)
@@ -298,7 +298,7 @@ def _claims(metadata: Mapping[str, str]) -> tuple[int | None, float, str]:
 def _split(file: Path, key: str, A: Tensor, B: Tensor, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """Undo the exact fusion of several projections: A is their stack, B block-diagonal, rows after them zero.
 
-    Raises AdapterError where B is anything else, because separate adapters could not compute the same.
+    Raise AdapterError where B is anything else, because separate adapters could not compute the same.
     """
     ranks = [A.shape[0] // len(rows)] * len(rows)
     outside = B.clone()

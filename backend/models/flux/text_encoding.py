@@ -1,4 +1,4 @@
-"""The embedding of perception's one prompt: computed once, then kept, so that 9.5 GB of text encoders stay on the disk.
+"""The embedding of perception's prompt: computed once and cached, so that 9.5 GB of text encoders need not be loaded.
 
 It is read from `prompt_embeds.safetensors` in the model's folder, or from the user's cache under the checkpoint's
 fingerprint; else CLIP and T5 are loaded from the checkpoint, used, and released.
@@ -29,14 +29,14 @@ from .checkpoints import Base, Checkpoint
 KEPT = "prompt_embeds.safetensors"
 _PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 _NAMES = ("prompt_embeds", "pooled_prompt_embeds")
-#: Most T5 tokens that FLUX reads.
+#: Maximum number of T5 tokens that FLUX reads.
 MAX_TOKENS = 512
 
 
 def embeds(checkpoint: Checkpoint, base: Base, reporter: ProgressReporter) -> dict[str, torch.Tensor]:
     """Return `prompt_embeds` (1, tokens, joint_attention_dim), `pooled_prompt_embeds` (1, pooled_projection_dim).
 
-    Raises WeightsError where they are neither stored nor computable, or do not fit the transformer.
+    Raise WeightsError where they are neither stored nor computable, or do not fit the transformer.
     """
     folder, kept = _folder(checkpoint), _cached(base)
     file = next((file for file in (folder / KEPT, kept) if file.is_file()), None)
@@ -78,7 +78,7 @@ def _cached(base: Base) -> Path:
 def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressReporter) -> list[dict[str, torch.Tensor]]:
     """Encode each text as `embeds` returns it. The text encoders are in memory only during the call.
 
-    Raises SettingError for a text longer than the model reads, WeightsError where the text encoders are missing.
+    Raise SettingError for a text longer than the model reads, WeightsError where the text encoders are missing.
     """
     folder = _folder(checkpoint)
     if not all((folder / part).is_dir() for part in _PARTS) and hub.is_id(checkpoint.name):

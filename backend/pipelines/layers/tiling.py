@@ -59,7 +59,7 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def _circular_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Return the first units of the tiles that cover a circular `length`: at least two, as one would meet itself."""
+    """Return the first units of the tiles that cover a circular `length`: at least two, as one would overlap itself."""
     count = max(2, math.ceil(length / (tile - overlap)))
     return [round(i * length / count) for i in range(count)]
 

@@ -141,6 +141,7 @@ def test_ctrl_c_leaves_nothing(panorama, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_nothing_of_the_users_is_overwritten(tmp_path):
     """In a folder that holds the source and files of the user's under the names of a result."""
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Measuring maps against truth, and what stands beside an engine."""
+"""Metrics of maps compared with ground truth, and the baselines."""
 
 import json
 
@@ -15,7 +15,7 @@ HEIGHT = 64
 
 
 @pytest.fixture
-def wanted() -> dict[str, np.ndarray]:
+def truth() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     maps = {
         name.partition(".")[0]: rng.uniform(0.2, 0.8, (HEIGHT, 2 * HEIGHT, c)) for name, c in ground_truth.FILES.items()
@@ -34,45 +34,45 @@ def write(folder, maps) -> None:
         write_image(folder / name, maps[name.partition(".")[0]], kind)
 
 
-def test_the_truth_scores_best(wanted):
-    made = wanted | {"distance": np.where(np.isfinite(wanted["distance"]), wanted["distance"] * 7, 1)}
-    figures = evaluate.measure(made, wanted)
-    assert figures["distance AbsRel"] == pytest.approx(0, abs=1e-5)
-    assert figures["distance δ1.25"] == 1
-    assert figures["normal mean"] == pytest.approx(0, abs=0.1)
-    assert figures["albedo PSNR"] == figures["metallic PSNR"] == 50
-    assert figures["semantic accuracy"] == 1
+def test_ground_truth_has_the_best_metrics(truth):
+    made = truth | {"distance": np.where(np.isfinite(truth["distance"]), truth["distance"] * 7, 1)}
+    metrics = evaluate.measure(made, truth)
+    assert metrics["distance AbsRel"] == pytest.approx(0, abs=1e-5)
+    assert metrics["distance δ1.25"] == 1
+    assert metrics["normal mean"] == pytest.approx(0, abs=0.1)
+    assert metrics["albedo PSNR"] == metrics["metallic PSNR"] == 50
+    assert metrics["semantic accuracy"] == 1
 
 
-def test_known_errors_give_known_figures(wanted):
+def test_known_errors_give_known_metrics(truth):
     angle = np.radians(10.0)
     up = np.array([0, 0, 1.0])
-    facing = wanted["normal"]
+    facing = truth["normal"]
     side = np.cross(facing, up)
     side /= np.maximum(np.linalg.norm(side, axis=-1, keepdims=True), 1e-9)
-    surface = np.isfinite(wanted["distance"])
-    distance = np.where(surface, wanted["distance"], 1.0)
-    # Most pixels right, a quarter 1.5 times too far.
+    surface = np.isfinite(truth["distance"])
+    distance = np.where(surface, truth["distance"], 1.0)
+    # Some pixels are 1.5 times too far.
     wrong = np.zeros_like(surface)
     wrong[8:16, :48] = True
     made = {
         "distance": np.where(wrong, 1.5 * distance, distance),
         "normal": facing * np.cos(angle) + side * np.sin(angle),
-        "albedo": wanted["albedo"] + 0.1,
+        "albedo": truth["albedo"] + 0.1,
     }
-    figures = evaluate.measure(made, wanted)
+    metrics = evaluate.measure(made, truth)
     share = wrong.sum() / surface.sum()
-    assert figures["distance AbsRel"] == pytest.approx(0.5 * share, rel=1e-5)
-    assert figures["distance δ1.25"] == pytest.approx(1 - share)
-    assert figures["normal mean"] == pytest.approx(10, abs=1e-3)
-    assert figures["albedo PSNR"] == pytest.approx(20, abs=1e-4)
+    assert metrics["distance AbsRel"] == pytest.approx(0.5 * share, rel=1e-5)
+    assert metrics["distance δ1.25"] == pytest.approx(1 - share)
+    assert metrics["normal mean"] == pytest.approx(10, abs=1e-3)
+    assert metrics["albedo PSNR"] == pytest.approx(20, abs=1e-4)
 
 
-def test_maps_of_another_size_are_fitted_to_the_truth(wanted):
-    """Maps that say nothing but what the truth says, at twice its size, score as the truth; at two thirds, nearly."""
-    maps = {name: wanted[name] for name in ("albedo", "normal", "semantic")}
+def test_maps_of_another_size_are_resized(truth):
+    """The ground truth is recovered exactly from twice its size, and approximately from 1.5 times its size."""
+    maps = {name: truth[name] for name in ("albedo", "normal", "semantic")}
     maps["normal"] = -sphere.directions(HEIGHT, 2 * HEIGHT)
-    maps["distance"] = np.where(np.isfinite(wanted["distance"]), wanted["distance"], 1)
+    maps["distance"] = np.where(np.isfinite(truth["distance"]), truth["distance"], 1)
     twice = {name: pixels.repeat(2, 0).repeat(2, 1) for name, pixels in maps.items()}
     for name, pixels in evaluate.fitted(twice, HEIGHT).items():
         np.testing.assert_allclose(pixels, maps[name], rtol=1e-5, atol=1e-6)
@@ -81,8 +81,8 @@ def test_maps_of_another_size_are_fitted_to_the_truth(wanted):
     known = sphere.directions(HEIGHT, 2 * HEIGHT)
     made = evaluate.fitted(smooth, HEIGHT)
     np.testing.assert_allclose(made["distance"], np.exp(known[..., :1] + 2), rtol=0.02)
-    figures = evaluate.measure(made, {"distance": np.exp(known[..., :1] + 2), "normal": -known})
-    assert figures["normal mean"] < 0.5
+    metrics = evaluate.measure(made, {"distance": np.exp(known[..., :1] + 2), "normal": -known})
+    assert metrics["normal mean"] < 0.5
 
 
 def test_distances_are_averaged_as_logarithms():
@@ -91,33 +91,33 @@ def test_distances_are_averaged_as_logarithms():
     np.testing.assert_allclose(made, 10.0)
 
 
-def test_a_step_at_the_seam_shows():
+def test_step_at_the_seam_is_measured():
     smooth = np.ones((HEIGHT, 2 * HEIGHT, 1)) + 0.1 * np.sin(np.arange(2 * HEIGHT) / HEIGHT * np.pi)[:, None]
-    torn = smooth * np.linspace(1, 2, 2 * HEIGHT)[:, None]
-    truth_of = {"distance": smooth, "normal": np.ones((HEIGHT, 2 * HEIGHT, 3))}
-    assert evaluate.measure({"distance": smooth}, truth_of)["seam step"] < 2
-    assert evaluate.measure({"distance": torn}, truth_of)["seam step"] > 20
+    with_step = smooth * np.linspace(1, 2, 2 * HEIGHT)[:, None]
+    smooth_maps = {"distance": smooth, "normal": np.ones((HEIGHT, 2 * HEIGHT, 3))}
+    assert evaluate.measure({"distance": smooth}, smooth_maps)["seam step"] < 2
+    assert evaluate.measure({"distance": with_step}, smooth_maps)["seam step"] > 20
 
 
-def test_the_mean_map_of_rooms_all_around_is_their_profile(wanted, tmp_path, monkeypatch):
-    wanted["distance"] = np.broadcast_to(np.linspace(1, 3, HEIGHT)[:, None, None], (HEIGHT, 2 * HEIGHT, 1))
-    wanted["normal"] = -sphere.directions(HEIGHT, 2 * HEIGHT)
-    wanted["albedo"] = np.full((HEIGHT, 2 * HEIGHT, 3), 0.25)
+def test_mean_map_of_rotationally_symmetric_rooms_equals_the_rooms(truth, tmp_path, monkeypatch):
+    truth["distance"] = np.broadcast_to(np.linspace(1, 3, HEIGHT)[:, None, None], (HEIGHT, 2 * HEIGHT, 1))
+    truth["normal"] = -sphere.directions(HEIGHT, 2 * HEIGHT)
+    truth["albedo"] = np.full((HEIGHT, 2 * HEIGHT, 3), 0.25)
     file = tmp_path / "mean_maps.json"
-    file.write_text(json.dumps(evaluate.mean_by_latitude([wanted, wanted])), encoding="utf-8")
+    file.write_text(json.dumps(evaluate.mean_by_latitude([truth, truth])), encoding="utf-8")
     monkeypatch.setattr(evaluate, "MEAN_FILE", file)
     mean = evaluate.baselines(HEIGHT)["mean map"]
-    np.testing.assert_allclose(mean["distance"], wanted["distance"], rtol=0.02)
-    np.testing.assert_allclose(mean["normal"], wanted["normal"], atol=0.03)
-    assert evaluate.measure(mean, wanted)["albedo PSNR"] == 50
+    np.testing.assert_allclose(mean["distance"], truth["distance"], rtol=0.02)
+    np.testing.assert_allclose(mean["normal"], truth["normal"], atol=0.03)
+    assert evaluate.measure(mean, truth)["albedo PSNR"] == 50
 
 
-def test_a_data_folder_reads_back(wanted, tmp_path):
-    write(tmp_path / "scenes" / "räum 1", wanted)
+def test_scene_folder_is_read_back(truth, tmp_path):
+    write(tmp_path / "scenes" / "räum 1", truth)
     (found,) = ground_truth.scenes(tmp_path / "scenes", HEIGHT)
-    again = ground_truth.read_scene(found)
-    for name, pixels in wanted.items():
-        np.testing.assert_allclose(again[name], pixels, atol=1e-4)
+    read = ground_truth.read_scene(found)
+    for name, pixels in truth.items():
+        np.testing.assert_allclose(read[name], pixels, atol=1e-4)
 
 
 def damage_missing(scene):
@@ -137,16 +137,16 @@ def damage_content(scene):
 
 
 @pytest.mark.parametrize("damage", [damage_missing, damage_size, damage_channels, damage_content])
-def test_a_bad_pass_is_named(damage, wanted, tmp_path):
+def test_invalid_file_is_named_in_the_error(damage, truth, tmp_path):
     for name in ("a", "b"):
-        write(tmp_path / "data" / name, wanted)
+        write(tmp_path / "data" / name, truth)
     damage(tmp_path / "data" / "b")
     with pytest.raises(InputError, match=r"b[/\\]normal\.exr"):
         ground_truth.scenes(tmp_path / "data")
 
 
-def test_another_height_and_an_empty_folder_are_refused(wanted, tmp_path):
-    write(tmp_path / "data" / "a", wanted)
+def test_other_height_and_empty_folder_are_rejected(truth, tmp_path):
+    write(tmp_path / "data" / "a", truth)
     with pytest.raises(InputError, match="not 256 × 128"):
         ground_truth.scenes(tmp_path / "data", 128)
     (tmp_path / "none").mkdir()
@@ -155,26 +155,26 @@ def test_another_height_and_an_empty_folder_are_refused(wanted, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_measures_the_starter(wanted, tmp_path, capsys):
-    write(tmp_path / "data" / "a", wanted)
+def test_command_evaluates_the_starter(truth, tmp_path, capsys):
+    write(tmp_path / "data" / "a", truth)
     assert (
         main.main(
             ["evaluate", "--data", str(tmp_path / "data"), "--maps", "distance,albedo", "--height", "128", "--json"]
         )
         == 0
     )
-    told = json.loads(capsys.readouterr().out)
-    assert set(told["columns"]) == {"starter", "mean map", "constant", "truth"}
-    assert set(told["columns"].pop("truth")) == {"seam step"}
-    figures = {"distance AbsRel", "distance δ1.25", "albedo PSNR", "seam step"}
-    assert all(set(column) == figures for column in told["columns"].values())
-    assert told["scenes"] == 1
-    assert told["size"] == [HEIGHT, 2 * HEIGHT]
-    assert told["perceived"] == [128, 256]
+    output = json.loads(capsys.readouterr().out)
+    assert set(output["columns"]) == {"starter", "mean map", "constant", "truth"}
+    assert set(output["columns"].pop("truth")) == {"seam step"}
+    metrics = {"distance AbsRel", "distance δ1.25", "albedo PSNR", "seam step"}
+    assert all(set(column) == metrics for column in output["columns"].values())
+    assert output["scenes"] == 1
+    assert output["size"] == [HEIGHT, 2 * HEIGHT]
+    assert output["perceived"] == [128, 256]
 
 
-def test_the_command_names_what_is_missing(wanted, tmp_path, capsys):
-    write(tmp_path / "data" / "a", wanted)
+def test_command_names_the_missing_file(truth, tmp_path, capsys):
+    write(tmp_path / "data" / "a", truth)
     damage_missing(tmp_path / "data" / "a")
     assert main.main(["evaluate", "--data", str(tmp_path / "data")]) == 1
     assert "normal.exr is missing" in capsys.readouterr().err

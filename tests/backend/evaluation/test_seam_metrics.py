@@ -1,4 +1,4 @@
-"""The seam and pole metrics: real HDRIs close, and whatever is cut or pinched doesn't."""
+"""Seam and pole metrics: low for real HDRIs, high for cut or pinched pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ("city", "courtyard", "forest", "interior", "night", "studio", "sunrise"
 
 
 def picture(name: str) -> np.ndarray:
-    """(128, 256, 3), display-referred in [0, 1]."""
+    """Return an HDRI of bpy as (128, 256, 3), display-referred in [0, 1]."""
     folder = Path(bpy.utils.system_resource("DATAFILES")) / "studiolights" / "world"
     image = oiio.ImageBufAlgo.resize(oiio.ImageBuf(str(folder / f"{name}.exr")), roi=oiio.ROI(0, 256, 0, 128))
     linear = np.asarray(image.get_pixels(oiio.FLOAT))[..., :3]
@@ -32,30 +32,30 @@ def hdri(request) -> np.ndarray:
     return picture(request.param)
 
 
-def test_a_panorama_has_no_seam_wherever_it_is_cut(hdri):
+def test_panorama_has_no_seam_at_any_rotation(hdri):
     found = [seam_metrics.seam(np.roll(hdri, turn, axis=1)) for turn in range(0, 256, 16)]
     assert 0.25 < np.median([one.percentile for one in found]) < 0.75
     assert np.median([one.ratio for one in found]) < 1.3
 
 
-def test_half_a_panorama_has_a_seam(hdri):
+def test_half_of_a_panorama_has_a_seam(hdri):
     found = [seam_metrics.seam(np.roll(hdri, turn, axis=1)[:, :128]) for turn in range(0, 256, 16)]
     assert np.median([one.percentile for one in found]) > 0.95
     assert np.median([one.ratio for one in found]) > 3
 
 
-def test_a_panorama_does_not_pinch(hdri):
+def test_panorama_has_no_pinching_at_the_poles(hdri):
     assert max(seam_metrics.poles(hdri)) < 0.8
     assert min(seam_metrics.poles(hdri)) < 0.2
 
 
-def test_stripes_from_pole_to_pole_pinch(hdri):
+def test_vertical_stripes_are_pinched_at_the_poles(hdri):
     assert seam_metrics.poles(np.repeat(hdri[64:65], 128, axis=0)) == pytest.approx((1, 1))
 
 
 @pytest.mark.slow
-def test_the_vae_leaves_a_seam_only_without_the_wrap():
-    """The starter's. Its step at the edges is small beside some panoramas' own, so all of them count together."""
+def test_vae_leaves_a_seam_only_without_circular_padding():
+    """With the starter's VAE. Some panoramas have a larger step of their own, so all are evaluated together."""
     vae = AutoencoderKL.from_pretrained(STARTER / "vae")
 
     @torch.no_grad()
@@ -63,8 +63,10 @@ def test_the_vae_leaves_a_seam_only_without_the_wrap():
         found = []
         for name in NAMES:
             for turn in range(0, 256, 128):
-                given = 2 * to_tensor(np.roll(picture(name), turn, axis=1)) - 1
-                found.append(seam_metrics.seam(to_array(vae.decode(vae.encode(given).latent_dist.mode()).sample)).ratio)
+                pixels = 2 * to_tensor(np.roll(picture(name), turn, axis=1)) - 1
+                found.append(
+                    seam_metrics.seam(to_array(vae.decode(vae.encode(pixels).latent_dist.mode()).sample)).ratio
+                )
         return np.array(found)
 
     off = steps()

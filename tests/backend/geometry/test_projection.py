@@ -1,4 +1,4 @@
-"""Perspective pictures in a panorama: against Cycles' own camera in a known world, and against geometry."""
+"""Perspective pictures in a panorama, compared with Cycles' camera and with exact geometry."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ POSES = [
 
 
 def colours(rays: np.ndarray) -> np.ndarray:
-    """A smooth picture without symmetries: what it shows tells which way one looks."""
+    """Return a smooth picture without symmetries, in which each direction can be recognised."""
     x, y, z = np.moveaxis(rays.astype(np.float64), -1, 0)
     bands = 0.1 * np.stack([np.sin(5 * x + 2 * z), np.cos(4 * y - z), np.sin(6 * z + 3 * y)], -1)
     return (np.stack([x, y, z], -1) * 0.3 + 0.5 + bands).astype(np.float32)
 
 
 def cycles_view(panorama: np.ndarray, height: int, width: int, fov: float, pose, tmp_path) -> np.ndarray:
-    """What Blender's own perspective camera sees of the panorama as its world, by Cycles."""
+    """Render the panorama, as Blender's world, with a perspective camera in Cycles."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
     scene = bpy.context.scene
     h, w, _ = panorama.shape
@@ -55,8 +55,8 @@ def cycles_view(panorama: np.ndarray, height: int, width: int, fov: float, pose,
     scene.camera = camera
     camera.data.sensor_fit = "HORIZONTAL"
     camera.data.angle = math.radians(fov)
-    # Blender's camera looks along its −Z, its top is +Y. Turned to look along +X with its top +Z, then by the pose:
-    # roll, nodding about its left, turning about up, each with Blender's own rotations.
+    # Blender's camera looks along its −Z with its top towards +Y. It is rotated to look along +X with its top towards
+    # +Z, then rolled, pitched and yawed.
     yaw, pitch, roll = (math.radians(angle) for angle in pose)
     upright = Euler((math.pi / 2, 0, -math.pi / 2)).to_matrix()
     turned = Matrix.Rotation(yaw, 3, "Z") @ Matrix.Rotation(-pitch, 3, "Y") @ Matrix.Rotation(roll, 3, "X")
@@ -71,10 +71,10 @@ def cycles_view(panorama: np.ndarray, height: int, width: int, fov: float, pose,
     scene.render.image_settings.color_depth = "32"
     scene.render.filepath = str(tmp_path / "view.exr")
     bpy.ops.render.render(write_still=True)
-    shot = bpy.data.images.load(str(tmp_path / "view.exr"))
-    shot.colorspace_settings.name = "Non-Color"
+    image_of_view = bpy.data.images.load(str(tmp_path / "view.exr"))
+    image_of_view.colorspace_settings.name = "Non-Color"
     pixels = np.empty(height * width * 4, np.float32)
-    shot.pixels.foreach_get(pixels)
+    image_of_view.pixels.foreach_get(pixels)
     return pixels.reshape(height, width, 4)[::-1, :, :3]
 
 
@@ -84,7 +84,7 @@ def panorama() -> np.ndarray:
 
 
 @pytest.mark.parametrize("pose", POSES)
-def test_sees_what_a_camera_in_blender_sees(panorama, pose, tmp_path):
+def test_view_equals_a_render_by_blenders_camera(panorama, pose, tmp_path):
     yaw, pitch, roll = pose
     ours = projection.picture_from_panorama(panorama, 48, 64, 70, yaw=yaw, pitch=pitch, roll=roll)
     assert np.abs(ours - cycles_view(panorama, 48, 64, 70, pose, tmp_path)).max() < 0.01
@@ -92,52 +92,52 @@ def test_sees_what_a_camera_in_blender_sees(panorama, pose, tmp_path):
 
 @pytest.mark.parametrize("pose", POSES)
 @pytest.mark.parametrize("fov", [40, 90, 150])
-def test_a_picture_comes_back_where_it_was_taken(panorama, fov, pose):
+def test_picture_is_projected_back_to_its_position(panorama, fov, pose):
     yaw, pitch, roll = pose
     angles = {"yaw": yaw, "pitch": pitch, "roll": roll}
     picture = projection.picture_from_panorama(panorama, 300, 400, fov, **angles)
-    canvas, shown = projection.panorama_from_picture(picture, 128, fov, **angles)
+    canvas, coverage = projection.panorama_from_picture(picture, 128, fov, **angles)
     truth = colours(sphere.directions(128, 256))
-    assert np.abs(canvas - truth)[shown].max() < 0.02
-    assert (canvas[~shown] == projection.GREY).all()
+    assert np.abs(canvas - truth)[coverage].max() < 0.02
+    assert (canvas[~coverage] == projection.GREY).all()
 
 
-def test_covers_the_solid_angle_of_its_field_of_view():
+def test_coverage_equals_the_solid_angle_of_the_field_of_view():
     fov_x, fov_y = math.radians(65), 2 * math.atan(math.tan(math.radians(65) / 2) * 3 / 4)
-    _, shown = projection.panorama_from_picture(np.ones((75, 100, 3), np.float32), 256, 65, yaw=170, pitch=20)
-    covered = (shown * sphere.solid_angles(256, 512)).sum()
+    _, coverage = projection.panorama_from_picture(np.ones((75, 100, 3), np.float32), 256, 65, yaw=170, pitch=20)
+    covered = (coverage * sphere.solid_angles(256, 512)).sum()
     exact = 4 * math.asin(math.sin(fov_x / 2) * math.sin(fov_y / 2))  # of a rectangular pyramid
     assert exact * 0.96 < covered <= exact
 
 
-def test_averages_what_is_finer_than_a_pixel():
+def test_detail_finer_than_a_pixel_is_averaged():
     checks = np.indices((2000, 2000)).sum(0) % 2
     picture = np.repeat(checks[..., None].astype(np.float32), 3, -1)
-    canvas, shown = projection.panorama_from_picture(picture, 64, 90)
-    assert np.abs(canvas[shown] - 0.5).max() < 0.02
+    canvas, coverage = projection.panorama_from_picture(picture, 64, 90)
+    assert np.abs(canvas[coverage] - 0.5).max() < 0.02
     fine = np.repeat((np.indices((1024, 2048)).sum(0) % 2)[..., None].astype(np.float32), 3, -1)
     assert np.abs(projection.picture_from_panorama(fine, 32, 32, 60) - 0.5).max() < 0.02
 
 
-def test_a_picture_across_the_seam_has_none():
+def test_picture_across_the_seam_is_continuous():
     panorama = colours(sphere.directions(128, 256))
-    canvas, shown = projection.panorama_from_picture(
+    canvas, coverage = projection.panorama_from_picture(
         projection.picture_from_panorama(panorama, 200, 200, 120, yaw=180), 128, 120, yaw=180
     )
-    assert shown[64, [0, -1]].all()
-    assert not shown[64, 128]
-    assert np.abs(canvas - panorama)[shown].max() < 0.02
+    assert coverage[64, [0, -1]].all()
+    assert not coverage[64, 128]
+    assert np.abs(canvas - panorama)[coverage].max() < 0.02
 
 
 @pytest.mark.parametrize("fov", [0, -20, 4.9, 171, 180, 360, float("nan")])
-def test_refuses_a_field_of_view_that_no_picture_has(fov):
+def test_invalid_field_of_view_is_rejected(fov):
     with pytest.raises(SettingError, match="field of view"):
         projection.panorama_from_picture(np.zeros((4, 4, 3), np.float32), 32, fov)
     with pytest.raises(SettingError, match="field of view"):
         projection.picture_from_panorama(np.zeros((4, 8, 3), np.float32), 4, 4, fov)
 
 
-def test_poles_lose_their_streaks_and_the_equator_nothing():
+def test_limit_poles_removes_streaks_and_keeps_the_equator():
     rng = np.random.default_rng(0)
     noisy = np.repeat(rng.random((1, 256, 3)), 128, 0) + 0.1 * rng.random((128, 256, 3))  # stripes from pole to pole
     assert min(seam_metrics.poles(noisy)) > 0.9
@@ -147,7 +147,7 @@ def test_poles_lose_their_streaks_and_the_equator_nothing():
     assert np.abs(limited.mean(axis=1) - noisy.mean(axis=1)).max() < 1e-5
 
 
-def test_limiting_poles_commutes_with_turning():
+def test_limit_poles_commutes_with_rolling():
     panorama = np.random.default_rng(1).random((32, 64, 3))
     turned = projection.limit_poles(np.roll(panorama, 5, axis=1))
     assert np.abs(turned - np.roll(projection.limit_poles(panorama), 5, axis=1)).max() < 1e-5

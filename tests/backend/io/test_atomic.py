@@ -1,4 +1,4 @@
-"""Files appear whole and together, or not at all."""
+"""Files are written atomically, all or none."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ def write(directory, names="abz", text=b"new", **options):
 
 @pytest.fixture
 def moves(monkeypatch):
-    """Records (source, target) of every move; at the one whose number is `fail`, it fails."""
+    """Record (source, target) of every move; raise `error` at move number `fail`."""
     replace = Path.replace
 
     class Moves(list):
@@ -37,40 +37,40 @@ def moves(monkeypatch):
                 raise self.error(13, "Permission denied")
             replace(source, target)
 
-    made = Moves()
-    monkeypatch.setattr(Path, "replace", lambda source, target: made(source, target))
-    return made
+    recorded = Moves()
+    monkeypatch.setattr(Path, "replace", lambda source, target: recorded(source, target))
+    return recorded
 
 
-def test_files_and_folders_appear_and_nothing_else_stays(tmp_path):
-    place = tmp_path / "new" / "föld er"
-    with atomic.writing(place) as draft:
-        assert draft.parent == place
+def test_files_and_folders_are_written_without_leftovers(tmp_path):
+    folder = tmp_path / "new" / "föld er"
+    with atomic.writing(folder) as draft:
+        assert draft.parent == folder
         (draft / "inner").mkdir()
         (draft / "inner" / "a").write_bytes(b"1")
         (draft / "b").write_bytes(b"2")
     assert contents(tmp_path) == {"new/föld er/inner/a": b"1", "new/föld er/b": b"2"}
-    assert sorted(entry.name for entry in place.iterdir()) == ["b", "inner"]
+    assert sorted(entry.name for entry in folder.iterdir()) == ["b", "inner"]
 
 
-def test_the_last_is_the_last_to_appear_and_the_first_to_go(tmp_path, moves):
+def test_last_entry_is_written_last_and_removed_first(tmp_path, moves):
     write(tmp_path, "abz", last="a")
     write(tmp_path, "abz", b"newer", last="a")
-    appeared = [target.name for _, target in moves if target.parent == tmp_path]
-    went = [source.name for source, _ in moves if source.parent == tmp_path]
-    assert appeared == ["b", "z", "a"] * 2
-    assert went == ["a", "z", "b"]
+    written = [target.name for _, target in moves if target.parent == tmp_path]
+    removed = [source.name for source, _ in moves if source.parent == tmp_path]
+    assert written == ["b", "z", "a"] * 2
+    assert removed == ["a", "z", "b"]
     assert set(contents(tmp_path).values()) == {b"newer"}
 
 
-def test_one_file_is_replaced_in_one_move(tmp_path, moves):
+def test_single_file_is_replaced_in_one_move(tmp_path, moves):
     write(tmp_path, "a", b"old")
     write(tmp_path, "a")
     assert len(moves) == 2
     assert contents(tmp_path) == {"a": b"new"}
 
 
-def test_entries_are_removed_with_the_step(tmp_path):
+def test_entries_are_removed_in_the_same_step(tmp_path):
     write(tmp_path, "abc", b"old")
     write(tmp_path, "b", remove=["a", "absent"])
     assert contents(tmp_path) == {"b": b"new", "c": b"old"}
@@ -79,7 +79,7 @@ def test_entries_are_removed_with_the_step(tmp_path):
 # 3 files are moved aside, with one removed 4, and 3 into place.
 @pytest.mark.parametrize("fail", range(7))
 @pytest.mark.parametrize("error", [PermissionError, KeyboardInterrupt])
-def test_a_move_that_fails_leaves_everything_as_it_was(tmp_path, moves, fail, error):
+def test_failed_move_restores_the_folder(tmp_path, moves, fail, error):
     write(tmp_path, "abdz", b"old")
     (tmp_path / "mine").write_bytes(b"mine")
     before = contents(tmp_path)
@@ -92,25 +92,25 @@ def test_a_move_that_fails_leaves_everything_as_it_was(tmp_path, moves, fail, er
 
 
 @pytest.mark.parametrize("fail", range(3))
-def test_a_move_that_fails_in_a_new_folder_leaves_none(tmp_path, moves, fail):
+def test_failed_move_leaves_no_new_folder(tmp_path, moves, fail):
     moves.fail = fail
     with pytest.raises(OutputError, match="can't be written"):
         write(tmp_path / "new" / "folder")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_block_that_fails_leaves_nothing(tmp_path):
-    def fails():
+def test_exception_in_the_block_leaves_no_files(tmp_path):
+    def failing_block():
         with atomic.writing(tmp_path / "new") as draft:
             (draft / "a").write_bytes(b"1")
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        fails()
+        failing_block()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+def test_folder_is_not_replaced_by_a_file(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine").write_bytes(b"mine")
     with pytest.raises(OutputError, match="b is a folder"):
@@ -118,14 +118,14 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     assert contents(tmp_path) == {"b/mine": b"mine"}
 
 
-def test_checking_leaves_nothing_behind(tmp_path):
+def test_check_writable_leaves_no_files(tmp_path):
     atomic.check_writable(tmp_path / "a" / "b")
     atomic.check_writable(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders can't be flushed there, nor need to be")
-def test_all_is_flushed_before_it_is_moved_and_the_folder_after(tmp_path, moves, monkeypatch):
+def test_files_are_flushed_before_and_the_folder_after_the_moves(tmp_path, moves, monkeypatch):
     fsync, flushed = os.fsync, []
 
     def record(handle):

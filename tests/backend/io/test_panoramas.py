@@ -1,3 +1,5 @@
+"""Reading, checking and resizing panoramas."""
+
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ def save(path, pixels, depth="float", names=None):
 
 @pytest.fixture
 def ramp():
-    """Smooth and different in each channel, 64 × 32, in [0, 1]."""
+    """Return a smooth picture, (32, 64, 3) in [0, 1], different in each channel."""
     v, u = np.mgrid[0:32, 0:64].astype(np.float32) / 64
     return np.stack([u, 2 * v, 1 - u], axis=-1).astype(np.float32)
 
@@ -44,7 +46,7 @@ def ramp():
         ("ein Wald, 森 ñ.exr", "float", "linear", 0),
     ],
 )
-def test_every_format_gives_its_pixels_and_encoding(tmp_path, ramp, name, depth, encoding, tolerance):
+def test_every_format_is_read_with_its_encoding(tmp_path, ramp, name, depth, encoding, tolerance):
     panorama, found = panoramas.read(save(tmp_path / name, ramp, depth))
     assert found == encoding
     assert panorama.dtype == np.float32
@@ -52,7 +54,7 @@ def test_every_format_gives_its_pixels_and_encoding(tmp_path, ramp, name, depth,
     np.testing.assert_allclose(panorama, ramp, atol=tolerance)
 
 
-def test_light_above_one_survives(tmp_path, ramp):
+def test_values_above_one_are_kept(tmp_path, ramp):
     panorama, _ = panoramas.read(save(tmp_path / "sun.exr", ramp * 5000))
     np.testing.assert_array_equal(panorama, ramp * 5000)
 
@@ -80,7 +82,7 @@ def test_channels_are_found_by_name_in_any_order(tmp_path, ramp, names):
     np.testing.assert_array_equal(panorama, ramp)
 
 
-def test_parts_are_searched_for_colour(tmp_path, ramp):
+def test_first_part_with_colour_is_read(tmp_path, ramp):
     path = tmp_path / "parts.exr"
     depth, colour = oiio.ImageSpec(64, 32, 1, "float"), oiio.ImageSpec(64, 32, 3, "float")
     depth.channelnames = ["Z"]
@@ -98,83 +100,85 @@ def test_opaque_alpha_is_dropped(tmp_path, ramp):
     np.testing.assert_array_equal(panoramas.read(save(tmp_path / "a.exr", rgba))[0], ramp)
 
 
-def test_within_one_percent_is_resized_to_two_to_one(tmp_path):
+def test_aspect_within_one_percent_is_resized_to_two_to_one(tmp_path):
     panorama, _ = panoramas.read(save(tmp_path / "a.exr", np.full((101, 200, 3), 0.5, np.float32)))
     assert panorama.shape == (100, 200, 3)
     np.testing.assert_allclose(panorama, 0.5, rtol=1e-6)
 
 
-# Bad input: one case each
+# Invalid input
 
 
-def refused(path_or_pixels, words, encoding="linear", **options):
-    def give():
+def assert_rejected(path_or_pixels, words, encoding="linear", **options):
+    """Assert that reading raises a PanoramaError that matches `words` and has a hint; return it."""
+
+    def load():
         if isinstance(path_or_pixels, np.ndarray):
             panoramas.check(path_or_pixels, encoding, **options)
         else:
             panoramas.read(path_or_pixels, **options)
 
     with pytest.raises(PanoramaError, match=words) as caught:
-        give()
+        load()
     assert caught.value.hint
     return caught.value
 
 
-def test_not_two_to_one():
-    error = refused(np.ones((64, 64, 3), np.float32), "64 × 64, not 2:1")
+def test_other_aspect_is_rejected():
+    error = assert_rejected(np.ones((64, 64, 3), np.float32), "64 × 64, not 2:1")
     assert "128 × 64" in error.hint
 
 
 @pytest.mark.parametrize("shape", [(0, 0, 3), (0, 2, 3), (1, 0, 3)])
-def test_empty_array(shape):
-    refused(np.ones(shape, np.float32), "empty")
+def test_empty_array_is_rejected(shape):
+    assert_rejected(np.ones(shape, np.float32), "empty")
 
 
-def test_empty_file(tmp_path):
+def test_empty_file_is_rejected(tmp_path):
     (tmp_path / "a.png").touch()
-    refused(tmp_path / "a.png", "is empty")
+    assert_rejected(tmp_path / "a.png", "is empty")
 
 
-def test_one_channel_array():
-    refused(np.ones((8, 16, 1), np.float32), "1 channel a pixel")
+def test_one_channel_array_is_rejected():
+    assert_rejected(np.ones((8, 16, 1), np.float32), "1 channel a pixel")
 
 
-def test_one_channel_file(tmp_path):
-    refused(save(tmp_path / "grey.png", np.ones((8, 16, 1)), "uint8"), "one channel")
+def test_one_channel_file_is_rejected(tmp_path):
+    assert_rejected(save(tmp_path / "grey.png", np.ones((8, 16, 1)), "uint8"), "one channel")
 
 
-def test_no_colour_among_channels(tmp_path):
-    refused(save(tmp_path / "z.exr", np.ones((8, 16, 2)), names=["X", "Z"]), "no colour: its channels are X, Z")
+def test_file_without_colour_channels_is_rejected(tmp_path):
+    assert_rejected(save(tmp_path / "z.exr", np.ones((8, 16, 2)), names=["X", "Z"]), "no colour: its channels are X, Z")
 
 
-def test_transparent_pixels():
+def test_transparent_pixels_are_rejected():
     pixels = np.ones((8, 16, 4), np.float32)
     pixels[0, :3, 3] = 0
     pixels[1, 0, 3] = np.nan
-    refused(pixels, "4 of 128 pixels are transparent")
+    assert_rejected(pixels, "4 of 128 pixels are transparent")
 
 
 @pytest.mark.parametrize(("value", "words"), [(np.nan, "1 not a number"), (np.inf, "1 infinite"), (-0.5, "1 negative")])
-def test_bad_pixels_are_counted_and_located(value, words):
+def test_invalid_pixels_are_counted_and_located(value, words):
     pixels = np.ones((8, 16, 3), np.float32)
     pixels[2, 5, 1] = value
-    error = refused(pixels, words)
+    error = assert_rejected(pixels, words)
     assert "column 5, row 2" in error.message
     assert "--repair" in error.hint
 
 
-def test_a_colour_outside_rec709_is_no_bad_pixel():
+def test_colour_outside_rec709_is_clipped_to_zero():
     pixels = np.ones((8, 16, 3), np.float32)
     pixels[2, 5] = -0.2, 0.5, 1
     assert panoramas.check(pixels, "linear")[2, 5].tolist() == [0, 0.5, 1]
     pixels[2, 5] = -0.26, 0.5, 1
-    refused(pixels, "1 negative")
+    assert_rejected(pixels, "1 negative")
     pixels[2, 5] = -1e-3
-    refused(pixels, "1 negative")
+    assert_rejected(pixels, "1 negative")
 
 
 @pytest.mark.parametrize("name", ["city", "courtyard", "forest", "interior", "night", "studio", "sunrise", "sunset"])
-def test_blenders_own_hdris_are_read(name):
+def test_hdris_of_blender_are_read(name):
     bpy = pytest.importorskip("bpy")
     folder = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world"
     panorama, encoding = panoramas.read(folder / f"{name}.exr")
@@ -183,7 +187,7 @@ def test_blenders_own_hdris_are_read(name):
     assert panorama.min() >= 0
 
 
-def test_repair_fixes_them():
+def test_repair_replaces_invalid_pixels():
     pixels = np.full((8, 16, 3), 7, np.float32)
     pixels[0, :4, 0] = np.nan, np.inf, -np.inf, -1
     repaired = panoramas.check(pixels, "linear", repair=True)
@@ -191,12 +195,12 @@ def test_repair_fixes_them():
     assert np.array_equal(repaired[1:], pixels[1:])
 
 
-def test_srgb_above_one():
-    refused(np.full((8, 16, 3), 1.5, np.float32), "largest value is 1.5", encoding="srgb")
+def test_srgb_above_one_is_rejected():
+    assert_rejected(np.full((8, 16, 3), 1.5, np.float32), "largest value is 1.5", encoding="srgb")
 
 
-def test_wider_than_16384_is_refused_before_its_pixels_are_read(tmp_path):
-    # A header that promises 20000 × 10000, with next to no pixels behind it: reading any would fail otherwise.
+def test_too_wide_file_is_rejected_before_its_pixels_are_read(tmp_path):
+    # The header states 20000 × 10000, but the pixels are missing: reading them would raise another error.
     path = save(tmp_path / "wide.png", np.zeros((8, 16, 3)), "uint8")
     data = bytearray(path.read_bytes())
     import struct
@@ -205,20 +209,20 @@ def test_wider_than_16384_is_refused_before_its_pixels_are_read(tmp_path):
     data[16:24] = struct.pack(">II", 20000, 10000)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     path.write_bytes(data)
-    refused(path, "20000 × 10000; at most 16384 × 8192")
+    assert_rejected(path, "20000 × 10000; at most 16384 × 8192")
 
 
-def test_missing_file(tmp_path):
-    refused(tmp_path / "nowhere.exr", "There is no file")
+def test_missing_file_is_rejected(tmp_path):
+    assert_rejected(tmp_path / "nowhere.exr", "There is no file")
 
 
-def test_folder(tmp_path):
-    refused(tmp_path, "There is no file")
+def test_folder_is_rejected(tmp_path):
+    assert_rejected(tmp_path, "There is no file")
 
 
-def test_not_an_image(tmp_path):
+def test_file_that_is_not_an_image_is_rejected(tmp_path):
     (tmp_path / "a.png").write_text("hello", encoding="utf-8")
-    refused(tmp_path / "a.png", "can't be read")
+    assert_rejected(tmp_path / "a.png", "can't be read")
 
 
 @pytest.mark.parametrize(
@@ -232,30 +236,31 @@ def test_not_an_image(tmp_path):
         ("a.webp", "uint8"),
     ],
 )
-def test_cut_short(tmp_path, name, depth):
+def test_truncated_file_is_rejected(tmp_path, name, depth):
     noise = np.random.default_rng(0).random((64, 128, 3))
     path = save(tmp_path / name, noise, depth)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    refused(path, "damaged|can't be read")
+    assert_rejected(path, "damaged|can't be read")
 
 
 # Resizing
 
 
-def light(panorama):
+def total_light(panorama):
+    """Return the integral over the sphere, (C,)."""
     return (panorama * solid_angles(*panorama.shape[:2])[..., None]).sum(axis=(0, 1))
 
 
-def test_a_sun_of_one_pixel_keeps_its_light_wherever_it_stands():
+def test_resize_keeps_the_light_of_a_one_pixel_sun():
     for column in range(500, 520):
         panorama = np.zeros((256, 512, 3), np.float32)
         panorama[100, column % 512] = 1e5
         small = panoramas.resize(panorama, 32)
         assert small.min() >= 0
-        np.testing.assert_allclose(light(small), light(panorama), rtol=0.02)
+        np.testing.assert_allclose(total_light(small), total_light(panorama), rtol=0.02)
 
 
-def test_resizing_wraps():
+def test_resize_wraps_around():
     panorama = np.random.default_rng(0).random((32, 64, 3)).astype(np.float32)
     turned = panoramas.resize(np.roll(panorama, 16, axis=1), 16)
     np.testing.assert_allclose(turned, np.roll(panoramas.resize(panorama, 16), 8, axis=1), atol=1e-6)
@@ -263,7 +268,7 @@ def test_resizing_wraps():
 
 
 @pytest.mark.parametrize("height", [8, 24, 32, 100])
-def test_resizing_keeps_a_smooth_picture(height):
+def test_resize_keeps_a_smooth_picture(height):
     def waves(height):
         lon = (np.arange(2 * height) + 0.5) / height * np.pi
         return np.repeat(np.broadcast_to(np.sin(lon), (height, 2 * height))[..., None], 3, axis=-1).astype(np.float32)
@@ -271,17 +276,17 @@ def test_resizing_keeps_a_smooth_picture(height):
     np.testing.assert_allclose(panoramas.resize(waves(32), height), waves(height), atol=0.06)
 
 
-def test_a_chequerboard_becomes_grey():
+def test_resize_averages_a_chequerboard():
     board = np.indices((128, 256)).sum(axis=0)[..., None] % 2 * np.ones(3)
     np.testing.assert_allclose(panoramas.resize(board.astype(np.float32), 16), 0.5, atol=0.01)
 
 
 @pytest.mark.parametrize("name", ["forest", "interior", "night"])
-def test_real_hdris_with_colours_outside_rec709_are_read_and_only_those_pixels_change(name):
+def test_reading_hdris_changes_only_colours_outside_rec709(name):
     bpy = pytest.importorskip("bpy")
     path = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world" / f"{name}.exr"
     raw = oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT)[..., :3]
-    assert raw.min() < 0, "the file no longer has what this test is about"
+    assert raw.min() < 0, "the file has no colours outside Rec.709"
     panorama, encoding = panoramas.read(path)
     assert encoding == "linear"
     np.testing.assert_array_equal(panorama, np.maximum(raw, 0))

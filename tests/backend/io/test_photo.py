@@ -1,4 +1,4 @@
-"""Photos: turned upright as a second implementation does, their field of view by EXIF, and what is none."""
+"""Reading photos: orientation, compared with Pillow, field of view from EXIF, and invalid files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_photo(path, pixels, **attributes):
     output.close()
 
 
-def test_reads_the_field_of_view_from_exif(tmp_path):
+def test_field_of_view_is_read_from_exif(tmp_path):
     pixels = np.zeros((60, 90, 3), np.uint8)
     for name, attributes, fov in (
         ("35mm", {"Exif:FocalLengthIn35mmFilm": 28}, 2 * math.degrees(math.atan(18 / 28))),
@@ -37,7 +37,7 @@ def test_reads_the_field_of_view_from_exif(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turns_upright_as_pillow_does(tmp_path, orientation):
+def test_orientation_is_applied_as_by_pillow(tmp_path, orientation):
     y, x = np.mgrid[:48, :80]
     pixels = np.stack([3 * x, 5 * y, 255 * ((x < 16) & (y < 16))], -1).astype(np.uint8)  # no symmetry
     tags = Image.Exif()
@@ -49,7 +49,7 @@ def test_turns_upright_as_pillow_does(tmp_path, orientation):
 
 
 @pytest.mark.parametrize("orientation", [3, 5, 6, 7, 8])
-def test_turns_the_field_of_view_with_the_photo(tmp_path, orientation):
+def test_field_of_view_is_that_of_the_upright_photo(tmp_path, orientation):
     write_photo(
         tmp_path / "p.jpg", np.zeros((60, 90, 3), np.uint8), Orientation=orientation,
         **{"Exif:FocalLengthIn35mmFilm": 28},
@@ -58,7 +58,7 @@ def test_turns_the_field_of_view_with_the_photo(tmp_path, orientation):
     assert photo.read(tmp_path / "p.jpg").fov == pytest.approx(2 * math.degrees(math.atan(wide_mm / 2 / 28)), abs=1e-3)
 
 
-def test_refuses_files_that_are_no_pictures(tmp_path):
+def test_missing_invalid_and_oversized_files_are_rejected(tmp_path):
     with pytest.raises(PanoramaError, match="no file"):
         photo.read(tmp_path / "absent.jpg")
     for content in (b"not a picture", b""):

@@ -1,4 +1,4 @@
-"""Panoramas shrunk before they travel, resampled by the backend."""
+"""Shrinking panoramas before the backend resamples them."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from panoform.backend.io.panoramas import resize
 from panoform.shared.imaging.shrink import shrink
 
 
-def test_what_the_model_sees_hardly_changes():
-    """Resampled to the model's height, by the backend's own filter, with the block average before it and without."""
+def test_shrinking_hardly_changes_the_models_input():
+    """Compare resampling to the model's height with and without the block average before it."""
     panorama = resize(np.random.default_rng(0).lognormal(0, 1, (64, 128, 3)).astype(np.float32), 1024)
     direct, shrunk = resize(panorama, 128), resize(shrink(panorama, 128), 128)
     assert shrink(panorama, 128).shape == (512, 1024, 3)

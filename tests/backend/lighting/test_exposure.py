@@ -1,3 +1,5 @@
+"""Exposure of linear light to sRGB pictures, and its inverse."""
+
 import numpy as np
 import pytest
 
@@ -9,18 +11,18 @@ from panoform.shared.protocol.errors import PanoramaError
 
 @pytest.fixture
 def scene():
-    """Eleven stops of light, smooth, 64 × 128."""
+    """Return random light over eleven stops, (64, 128, 3) float32."""
     rng = np.random.default_rng(3)
     return (2 ** rng.uniform(-8, 3, (64, 128, 3))).astype(np.float32)
 
 
-def test_middle_grey_lands_at_018():
+def test_mean_is_exposed_to_middle_grey():
     picture, record = expose(np.full((32, 64, 3), 37.0, np.float32), "linear")
     np.testing.assert_allclose(linear_from_srgb(picture), 0.18, rtol=1e-4)
     assert record["exposure"] == pytest.approx(0.18 / 37)
 
 
-def test_the_mean_is_geometric_and_by_solid_angle():
+def test_mean_is_geometric_and_weighted_by_solid_angle():
     rows = np.random.default_rng(0).uniform(-1, 1, (64, 1, 1))
     panorama = np.broadcast_to(np.exp(rows), (64, 128, 3)).astype(np.float32)
     weights = solid_angles(64, 128)[:, 0]
@@ -32,15 +34,15 @@ def test_exposure_does_not_depend_on_the_unit_of_light(scene):
     np.testing.assert_allclose(expose(scene * 1000, "linear")[0], expose(scene, "linear")[0], atol=1e-5)
 
 
-def test_a_sun_and_black_pixels_do_not_decide(scene):
+def test_sun_and_black_pixels_hardly_change_the_exposure(scene):
     record = expose(scene, "linear")[1]
-    spoilt = scene.copy()
-    spoilt[10, 10] = 1e7
-    spoilt[40, :20] = 0
-    assert expose(spoilt, "linear")[1]["exposure"] == pytest.approx(record["exposure"], rel=0.03)
+    changed = scene.copy()
+    changed[10, 10] = 1e7
+    changed[40, :20] = 0
+    assert expose(changed, "linear")[1]["exposure"] == pytest.approx(record["exposure"], rel=0.03)
 
 
-def test_it_can_be_undone(scene):
+def test_unexpose_inverts_expose(scene):
     scene[5, 5] = 300.0
     picture, record = expose(scene, "linear")
     assert picture.dtype == np.float32
@@ -48,32 +50,32 @@ def test_it_can_be_undone(scene):
     np.testing.assert_allclose(unexpose(picture, record), scene, rtol=1e-3)
 
 
-def test_brighter_is_never_darker():
+def test_picture_is_monotonic_in_light():
     ramp = np.broadcast_to(np.geomspace(1e-3, 1e8, 512)[None, :, None], (256, 512, 3)).astype(np.float32)
     picture, record = expose(ramp, "linear")
     assert (np.diff(picture[0, :, 0]) >= 0).all()
     assert np.isfinite(unexpose(picture, record)).all()
 
 
-def test_the_knee_is_smooth():
+def test_slope_is_continuous_at_the_knee():
     around = np.broadcast_to(np.linspace(0.7, 0.9, 512)[None, :, None], (256, 512, 3)).astype(np.float32)
     picture, record = expose(around, "linear")
     slope = np.diff(linear_from_srgb(picture[0, :, 0].astype(np.float64))) / np.diff(around[0, :, 0].astype(np.float64))
     assert np.abs(np.diff(slope)).max() < 0.02 * record["exposure"] + 1e-3
 
 
-def test_srgb_passes_unchanged(scene):
+def test_srgb_is_returned_unchanged(scene):
     picture, record = expose(scene.clip(0, 1), "srgb")
     assert record is None
     np.testing.assert_array_equal(picture, scene.clip(0, 1))
 
 
-def test_black_everywhere():
+def test_black_panorama_is_rejected():
     with pytest.raises(PanoramaError, match="black everywhere"):
         expose(np.zeros((8, 16, 3), np.float32), "linear")
 
 
-def test_one_lit_pixel_is_enough():
+def test_single_lit_pixel_determines_the_exposure():
     panorama = np.zeros((8, 16, 3), np.float32)
     panorama[3, 3] = 5
     assert expose(panorama, "linear")[1]["exposure"] == pytest.approx(0.18 / 5)

@@ -1,4 +1,4 @@
-"""A grey sphere and its shadow, rendered by Cycles: under the true HDRI, the rebuilt one, and the plain one."""
+"""Cycles renders of a grey sphere and its shadow, under the true HDRI, the reconstructed and the plain one."""
 
 import importlib.util
 from pathlib import Path
@@ -20,28 +20,30 @@ lit_scene = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(lit_scene)
 
 
-def shrunk(panorama: np.ndarray) -> np.ndarray:
-    """Half as high and wide; all the light is still there."""
+def halved(panorama: np.ndarray) -> np.ndarray:
+    """Halve height and width; the total light is unchanged."""
     height, width = panorama.shape[:2]
     return panorama.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
 
 
 @pytest.mark.parametrize("name", ["city", "sunrise"])
-def test_a_sphere_in_the_sun_looks_nearer_to_the_truth_under_the_rebuilt_light(name: str) -> None:
+def test_render_under_reconstructed_light_is_closer_to_the_truth(name: str) -> None:
     path = next(path for path in lit_scene.bundled() if path.stem == name)
     light, picture = lit_scene.clipped(lit_scene.load(path), share=0.03)
-    true, rebuilt, plain = (
-        lit_scene.render(shrunk(panorama), size=32, samples=64)
+    true, reconstructed, plain = (
+        lit_scene.render(halved(panorama), size=32, samples=64)
         for panorama in (light, inverse_tonemapping.reconstruct(picture), linear_from_srgb(picture))
     )
-    assert lit_scene.difference(true, rebuilt) < 0.75 * lit_scene.difference(true, plain)
-    look_true, look_rebuilt, look_plain = (lit_scene.look(image) for image in (true, rebuilt, plain))
-    assert lit_scene.shadow_angle(look_true, look_rebuilt) < 10
-    # The shadow takes more of the light than under the plain picture, and the sphere more of it than the plane.
-    assert abs(look_rebuilt.depth - look_true.depth) < 0.8 * abs(look_plain.depth - look_true.depth)
+    assert lit_scene.difference(true, reconstructed) < 0.75 * lit_scene.difference(true, plain)
+    shading_true, shading_reconstructed, shading_plain = (
+        lit_scene.measure(image) for image in (true, reconstructed, plain)
+    )
+    assert lit_scene.shadow_angle(shading_true, shading_reconstructed) < 10
+    # The depth of the shadow is closer to the true one than under the plain picture.
+    assert abs(shading_reconstructed.depth - shading_true.depth) < 0.8 * abs(shading_plain.depth - shading_true.depth)
 
 
-def test_a_sun_lamp_and_the_rest_light_the_scene_as_the_whole() -> None:
+def test_sun_lamp_and_remainder_give_the_same_render() -> None:
     rays = directions(128, 256).astype(np.float64)
     toward = np.array([0.5, -0.4, 0.77])
     toward /= np.linalg.norm(toward)
@@ -55,7 +57,7 @@ def test_a_sun_lamp_and_the_rest_light_the_scene_as_the_whole() -> None:
     )
     assert lit_scene.difference(whole, split) < 0.05
     assert lit_scene.difference(whole, without) > 0.2
-    assert lit_scene.shadow_angle(lit_scene.look(whole), lit_scene.look(split)) < 3
+    assert lit_scene.shadow_angle(lit_scene.measure(whole), lit_scene.measure(split)) < 3
     shadow = -toward[:2] / np.linalg.norm(toward[:2])
-    assert lit_scene.look(split).shadow @ shadow > np.cos(np.radians(10))
+    assert lit_scene.measure(split).shadow @ shadow > np.cos(np.radians(10))
     np.testing.assert_allclose(split.mean((0, 1)), whole.mean((0, 1)), rtol=0.03)

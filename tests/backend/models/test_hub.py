@@ -1,4 +1,4 @@
-"""Hub ids, their revisions, and the commit of what was downloaded."""
+"""Hub ids, their revisions, and the commits of downloaded files."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("owner/name@refs/pr/1", ("owner/name", "refs/pr/1")),
     ],
 )
-def test_ids(name, parts):
+def test_hub_ids_are_split(name, parts):
     assert hub.is_id(name)
     assert hub.split_id(name) == parts
 
@@ -26,13 +26,13 @@ def test_ids(name, parts):
 @pytest.mark.parametrize(
     "name", ["", "name", "/models/FLUX", "C:\\models", "a/b/c", "a/b@", "a@b/c", "~/FLUX", "a/b c"]
 )
-def test_what_is_no_id(name):
+def test_other_names_are_not_hub_ids(name):
     assert not hub.is_id(name)
     with pytest.raises(ValueError, match="no hub id"):
         hub.split_id(name)
 
 
-def test_the_commit_of_a_snapshot():
+def test_revision_of_returns_the_commit_of_a_snapshot():
     folder = Path("/home/user/.cache/huggingface/hub/models--owner--name/snapshots") / COMMIT
     assert hub.revision_of(folder) == COMMIT
     assert hub.revision_of(folder / "transformer" / "config.json") == COMMIT

@@ -17,16 +17,16 @@ from panoform.shared.protocol.errors import AdapterError, WeightsError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 BACKEND = Path(panoform.backend.__path__[0])
-#: Methods that load weights, and pickles unless they are told not to.
+#: Methods that load weights, by default also from pickles.
 LOADERS = ("from_pretrained", "lora_state_dict")
 #: Modules, and functions of modules, that read pickles.
 PICKLES = {"pickle", "dill", "joblib", "cloudpickle", "shelve"}
-#: Methods of diffusers and torch that have no option against pickles, or read other files too.
+#: Methods of diffusers and torch that have no option to reject pickles, or also read other files.
 BANNED = {"torch.load", "from_single_file", "load_lora_adapter", "load_textual_inversion", "load_checkpoint_in_model"}
 
 
-def faults(source: str) -> list[str]:
-    """What in the source could load a pickle, by line."""
+def find_unsafe_calls(source: str) -> list[str]:
+    """Return the lines of `source` that could load a pickle, with the reason."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -34,7 +34,7 @@ def faults(source: str) -> list[str]:
             found += [f"{node.lineno}: import {name}" for name in names if name.partition(".")[0] in PICKLES]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            # By its name a pipeline hands on its own argument, whose default is held below.
+            # `use_safetensors=use_safetensors` forwards a pipeline's own argument; a test below checks its default.
             if node.func.attr in LOADERS and keywords.get("use_safetensors") not in ("True", "use_safetensors"):
                 found.append(f"{node.lineno}: {node.func.attr} without use_safetensors=True")
             if node.func.attr in BANNED or ast.unparse(node.func) in BANNED:
@@ -55,14 +55,14 @@ def faults(source: str) -> list[str]:
         "np.load(file, allow_pickle=True)",
     ],
 )
-def test_the_scan_finds(source):
-    assert faults(source)
+def test_unsafe_calls_are_detected(source):
+    assert find_unsafe_calls(source)
 
 
-def test_no_call_in_the_backend_could_load_a_pickle():
+def test_backend_has_no_unsafe_calls():
     files = sorted(BACKEND.rglob("*.py"))
     assert len(files) > 50
-    found = {str(file.relative_to(BACKEND)): faults(file.read_text(encoding="utf-8")) for file in files}
+    found = {str(file.relative_to(BACKEND)): find_unsafe_calls(file.read_text(encoding="utf-8")) for file in files}
     assert not {name: lines for name, lines in found.items() if lines}
 
 
@@ -76,7 +76,7 @@ class Malicious:
         return Path.touch, (self.file,)
 
 
-def pickled(folder, stem, content):
+def replace_by_pickle(folder, stem, content):
     """Replace the safetensors file in a folder by a pickle."""
     for file in folder.glob("*.safetensors"):
         state = load_file(file)
@@ -86,10 +86,10 @@ def pickled(folder, stem, content):
 
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
 @pytest.mark.parametrize("malicious", [False, True])
-def test_text_encoders_in_pickles_are_refused(tiny_flux, tmp_path, reporter, part, malicious):
+def test_pickled_text_encoders_are_rejected(tiny_flux, tmp_path, reporter, part, malicious):
     folder, trace = tmp_path / "FLUX", tmp_path / "trace"
     shutil.copytree(tiny_flux, folder)
-    pickled(folder / part, "pytorch_model", Malicious(trace) if malicious else None)
+    replace_by_pickle(folder / part, "pytorch_model", Malicious(trace) if malicious else None)
     checkpoint = checkpoints.locate(EngineSettings(engine="flux", model=str(folder)), reporter)
     with pytest.raises(WeightsError, match=r"no \.safetensors file.*pickle") as caught:
         text_encoding.encode(checkpoint, ["a courtyard"], reporter)
@@ -99,17 +99,17 @@ def test_text_encoders_in_pickles_are_refused(tiny_flux, tmp_path, reporter, par
 
 
 @pytest.mark.parametrize("kind", [OmniXPipeline, DiT360Pipeline])
-def test_pipelines_refuse_pickles_unless_asked_for(kind, tmp_path):
+def test_pipelines_reject_pickles_by_default(kind, tmp_path):
     shutil.copytree(GOLDEN / "tiny-flux", tmp_path / "FLUX")
     assert kind.from_pretrained(tmp_path / "FLUX").transformer is not None
-    pickled(tmp_path / "FLUX" / "vae", "diffusion_pytorch_model", None)
+    replace_by_pickle(tmp_path / "FLUX" / "vae", "diffusion_pytorch_model", None)
     with pytest.raises(OSError, match="safetensors"):
         kind.from_pretrained(tmp_path / "FLUX")
     assert kind.from_pretrained(tmp_path / "FLUX", use_safetensors=None).vae is not None
 
 
 @pytest.mark.parametrize("kind", [OmniXPipeline, DiT360Pipeline])
-def test_loras_in_pickles_are_refused(kind, tmp_path):
+def test_pickled_loras_are_rejected(kind, tmp_path):
     torch.save(load_file(GOLDEN / "adapters" / "dit360" / "adapter_model.safetensors"), tmp_path / "lora.bin")
     with pytest.raises(AdapterError, match="can't be read"):
         kind.from_pretrained(GOLDEN / "tiny-flux").load_lora_weights(tmp_path / "lora.bin")

@@ -1,3 +1,5 @@
+"""Decoding pictures to maps, normals from distance, and yaw alignment."""
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def grey(value, height=8):
 
 
 @pytest.mark.parametrize("target", ["depth", "normal", "albedo", "pbr", "semantic"])
-def test_maps_have_the_shapes_that_shared_maps_tells(target):
+def test_maps_have_the_shapes_of_shared_maps(target):
     picture = np.random.default_rng(0).random((8, 16, 3)).astype(np.float32)
     for name, pixels in decode.decode(target, picture, LINEAR).items():
         assert pixels.shape == (8, 16, MAPS[name].channels)
@@ -29,7 +31,7 @@ def test_distance_is_the_linear_mean_of_the_channels():
 
 
 @pytest.mark.parametrize(("value", "distance"), [(1.0, 1.0), (0.0, 1 / 128), (0.5, 128**-0.5)])
-def test_log_distance(value, distance):
+def test_log_distance_is_decoded(value, distance):
     np.testing.assert_allclose(decode.decode("depth", grey(value), LOG)["distance"], distance, rtol=1e-5)
 
 
@@ -41,14 +43,14 @@ def test_distance_is_never_zero():
     ("omnix", "blender"),
     [((1, 0, 0), (1, 0, 0)), ((0, 1, 0), (0, 0, 1)), ((0, 0, 1), (0, 1, 0)), ((0, 0, -1), (0, -1, 0))],
 )
-def test_normals_change_axes_and_become_unit(omnix, blender):
+def test_normals_are_converted_to_blenders_axes_and_normalised(omnix, blender):
     picture = np.broadcast_to(0.5 + 0.45 * np.array(omnix), (8, 16, 3)).astype(np.float32)
     np.testing.assert_allclose(
         decode.decode("normal", picture, LINEAR)["normal"], np.broadcast_to(blender, (8, 16, 3)), atol=1e-6
     )
 
 
-def test_a_normal_without_direction_looks_at_the_camera():
+def test_normal_without_direction_faces_the_camera():
     np.testing.assert_allclose(decode.decode("normal", grey(0.5), LINEAR)["normal"], -sphere.directions(8, 16))
 
 
@@ -64,7 +66,7 @@ def test_roughness_is_red_and_metallic_green():
 
 
 def box_room(height, half=(2.0, 1.0, 1.5)):
-    """Distance and normal of a box seen from inside, its centre off the camera."""
+    """Return distance, normal and the normal's axis of a box seen from inside, with the camera off its centre."""
     rays = sphere.directions(height, 2 * height).astype(np.float64)
     offset = np.array([0.3, -0.2, 0.1])
     reach = (np.array(half) - np.sign(rays) * offset) / np.maximum(np.abs(rays), 1e-9)  # (H, W, 3)
@@ -73,13 +75,13 @@ def box_room(height, half=(2.0, 1.0, 1.5)):
     return reach.min(-1)[..., None].astype(np.float32), normal.astype(np.float32), axis
 
 
-def test_inside_a_sphere_normals_look_at_the_camera():
+def test_normals_of_a_sphere_face_the_camera():
     np.testing.assert_allclose(
         decode.normals_from_distance(np.full((32, 64, 1), 3.0)), -sphere.directions(32, 64), atol=1e-4
     )
 
 
-def test_a_box_room_has_six_walls():
+def test_normals_of_a_box_room_match_its_walls():
     distance, normal, axis = box_room(64)
     flat = np.ones(axis.shape, bool)
     wall = axis * 2 + (normal.sum(-1) > 0)
@@ -94,7 +96,7 @@ def test_a_box_room_has_six_walls():
     np.testing.assert_allclose(decode.normals_from_distance(distance)[flat], normal[flat], atol=1e-4)
 
 
-def test_normals_turn_with_the_panorama():
+def test_normals_rotate_with_the_panorama():
     distance = box_room(32)[0]
     quarter = decode.normals_from_distance(np.roll(distance, -16, axis=1))
     turned = np.roll(decode.normals_from_distance(distance), -16, axis=1) @ sphere.yaw_matrix(np.pi / 2).T
@@ -102,11 +104,11 @@ def test_normals_turn_with_the_panorama():
 
 
 @pytest.mark.parametrize("yaw_deg", [0, 12.5, 47, -90, 133, 180])
-def test_a_wrong_yaw_is_found_and_undone(yaw_deg):
+def test_wrong_yaw_is_estimated_and_corrected(yaw_deg):
     distance, normal, _ = box_room(64)
     rng = np.random.default_rng(0)
     noisy = normal + rng.normal(0, 0.15, normal.shape)
-    noisy[20:40, 10:40] = rng.normal(0, 1, (20, 30, 3))  # clutter of its own mind
+    noisy[20:40, 10:40] = rng.normal(0, 1, (20, 30, 3))  # unrelated normals, as of clutter
     wrong = (noisy / np.linalg.norm(noisy, axis=-1, keepdims=True)) @ sphere.yaw_matrix(np.radians(yaw_deg)).T
     turned, found = decode.realign_yaw(wrong.astype(np.float32), distance)
     assert abs((found + yaw_deg + 180) % 360 - 180) < 1.5
@@ -114,7 +116,7 @@ def test_a_wrong_yaw_is_found_and_undone(yaw_deg):
     assert np.median(angle) < 15
 
 
-def test_nothing_horizontal_is_not_turned():
+def test_vertical_normals_are_not_rotated():
     up = np.zeros((16, 32, 3), np.float32)
     up[..., 2] = 1
     turned, found = decode.realign_yaw(up, np.ones((16, 32, 1), np.float32))

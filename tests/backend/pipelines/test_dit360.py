@@ -1,4 +1,4 @@
-"""DiT360 against the reference's own values, and what the reference lacks: a closed seam, edits, windows."""
+"""DiT360 compared with the reference's values; and seams, edits and tiles, which the reference lacks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def call(golden) -> dict:
     }
 
 
-def test_meets_the_reference(pipe, golden, call):
+def test_latents_match_the_reference(pipe, golden, call):
     trace = []
     final = pipe(
         **call, resync_padding=False, callback_on_step_end=lambda p, i, t, tensors: trace.append(tensors["latents"])
@@ -71,23 +71,23 @@ def test_meets_the_reference(pipe, golden, call):
 
 
 def drift(pipe, call, **options) -> float:
-    """How far the columns beyond the seam come to be from those they are copies of, with two of them a side."""
+    """Return the largest difference between the copied columns and their originals, with two copies on each side."""
     trace = []
     pipe(**call, padding=2, **options, callback_on_step_end=lambda p, i, t, tensors: trace.append(tensors["latents"]))
     columns = torch.stack(trace).unflatten(2, (4, 12))
-    beyond = columns[..., [0, 1, -2, -1], :] - columns[..., [-4, -3, 2, 3], :]
-    return float(beyond.abs().max())
+    differences = columns[..., [0, 1, -2, -1], :] - columns[..., [-4, -3, 2, 3], :]
+    return float(differences.abs().max())
 
 
-def test_what_is_beyond_the_seam_is_what_comes_after_it(pipe, golden, call):
+def test_copies_beyond_the_seam_stay_equal_to_their_originals(pipe, golden, call):
     assert drift(pipe, call, continue_positions=True) == 0
     assert drift(pipe, call, continue_positions=True, resync_padding=False) > 1e-3
-    # With the positions of what they copy, they are the same tokens twice and can't drift.
+    # With the positions of their originals, copies are identical tokens and can't drift.
     assert drift(pipe, call, resync_padding=False) < 1e-5
     assert (pipe(**call).images - golden["final_latents"]).abs().max() < 1e-4
 
 
-def test_the_lora_is_applied_and_taken_off_again(plain, golden, call):
+def test_lora_is_loaded_and_unloaded(plain, golden, call):
     before = plain(**call).images
     plain.load_lora_weights(LORA.parent)
     with_lora = plain(**call).images
@@ -96,8 +96,8 @@ def test_the_lora_is_applied_and_taken_off_again(plain, golden, call):
     assert torch.equal(plain(**call).images, before)
 
 
-def test_a_lora_comes_and_goes_on_offloaded_weights(plain, pipe, call):
-    """With every weight lent to the device module by module: accelerate's hooks, as `--offload sequential` sets."""
+def test_lora_is_applied_and_removed_with_offloading(plain, pipe, call):
+    """With accelerate's hooks, which `--offload sequential` installs."""
     offloaded = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux")
     offloaded.set_progress_bar_config(disable=True)
     for model in (offloaded.transformer, offloaded.vae):
@@ -124,7 +124,7 @@ def unknown_module(state):
     state[KEY.replace("blocks.0", "blocks.7")] = torch.zeros(4, 32)
 
 
-def half(state):
+def missing_key(state):
     del state[KEY]
 
 
@@ -132,8 +132,8 @@ def text_encoder(state):
     state["text_encoder.text_model.layers.0.lora_A.weight"] = torch.zeros(4, 32)
 
 
-@pytest.mark.parametrize("damage", [other_base, unknown_module, half, text_encoder, dict.clear])
-def test_refuses_a_lora_that_is_not_wholly_for_this_model(plain, damage, golden, call, tmp_path):
+@pytest.mark.parametrize("damage", [other_base, unknown_module, missing_key, text_encoder, dict.clear])
+def test_lora_that_does_not_fit_entirely_is_rejected(plain, damage, golden, call, tmp_path):
     before = plain(**call).images
     state = lora_state()
     damage(state)
@@ -145,7 +145,7 @@ def test_refuses_a_lora_that_is_not_wholly_for_this_model(plain, damage, golden,
 
 
 @pytest.mark.parametrize("content", [b"", b"not a safetensors file, but long enough to look like one"])
-def test_refuses_a_file_that_is_no_lora(plain, content, tmp_path):
+def test_file_that_is_not_a_lora_is_rejected(plain, content, tmp_path):
     file = tmp_path / "broken.safetensors"
     file.write_bytes(content)
     with pytest.raises(AdapterError, match="broken"):
@@ -154,7 +154,7 @@ def test_refuses_a_file_that_is_no_lora(plain, content, tmp_path):
         plain.load_lora_weights(tmp_path / "absent.safetensors")
 
 
-def test_one_batch_is_the_same_as_one_by_one(pipe, golden, call):
+def test_batch_equals_single_panoramas(pipe, golden, call):
     noise = torch.cat([golden["noise"], golden["noise"].flip(-1)])
     both = pipe(**{**call, "latents": noise}).images
     single = pipe(**{**call, "latents": noise[1:]}).images
@@ -165,8 +165,8 @@ def test_one_batch_is_the_same_as_one_by_one(pipe, golden, call):
     assert torch.allclose(seeded[1:], again, atol=1e-5)
 
 
-def test_true_guidance(pipe, golden, call):
-    """Scale s moves every step's velocity to negative + s · (positive − negative)."""
+def test_true_cfg_scale_extrapolates_from_the_negative_prompt(pipe, golden, call):
+    """Scale s gives the velocity negative + s · (positive − negative) at every step."""
     other = {"negative_prompt_embeds": golden["prompt_embeds"].flip(1) * 0.5}
     other["negative_pooled_prompt_embeds"] = -golden["pooled_prompt_embeds"]
     one_step = {**call, "num_inference_steps": 1}
@@ -183,8 +183,8 @@ def test_true_guidance(pipe, golden, call):
     assert torch.equal(pipe(**one_step, **other).images, positive)
 
 
-def test_shift_is_the_schedulers(pipe, call):
-    """A fixed shift s moves time t to s·t / (1 + (s − 1)·t)."""
+def test_shift_changes_the_timesteps(pipe, call):
+    """A fixed shift s maps time t to s·t / (1 + (s − 1)·t)."""
     times = []
     pipe(**call, shift=3.0, callback_on_step_end=lambda p, i, t, tensors: times.append(float(t) / 1000))
     t = torch.linspace(1, 0.25, 4)
@@ -197,7 +197,7 @@ def picture() -> torch.Tensor:
     return torch.stack([x.sin() * 0.5 + rows, x.cos() * 0.5 - rows, (2 * x).sin() * 0.3 + rows])[None]
 
 
-def test_an_edit_keeps_the_latents_outside_its_mask(pipe, call):
+def test_edit_keeps_latents_outside_the_mask(pipe, call):
     mask = torch.zeros(1, 1, 64, 128)
     mask[..., 16:33, :20] = mask[..., 16:33, -9:] = 1  # across the seam
     edited = pipe(**call, image=picture(), mask_image=mask).images
@@ -208,17 +208,17 @@ def test_an_edit_keeps_the_latents_outside_its_mask(pipe, call):
     assert (edited - source)[~kept].abs().mean() > 0.1
 
 
-def test_variations_stay_closer_with_less_strength(pipe, call):
+def test_lower_strength_stays_closer_to_the_image(pipe, call):
     source = pipe.encode(picture())
-    far = [
+    distances = [
         (pipe(**{**call, "num_inference_steps": 5}, image=picture(), strength=s).images - source).abs().mean()
         for s in (0.2, 0.6, 1.0)
     ]
-    assert far == sorted(far)
-    assert far[0] < far[-1] / 3
+    assert distances == sorted(distances)
+    assert distances[0] < distances[-1] / 3
 
 
-def test_windows_go_round(plain, call):
+def test_tiles_wrap_around(plain, call):
     larger = {**call, "height": 128, "width": 256}
     generator = torch.Generator().manual_seed(5)
     noise = torch.randn(1, 16, 16, 32, generator=generator)
@@ -228,12 +228,12 @@ def test_windows_go_round(plain, call):
     assert (one - plain(**{**larger, "latents": noise}).images).abs().max() > 1e-3
 
 
-def test_a_window_higher_than_the_panorama_is_as_high_as_that(plain, call):
+def test_tile_height_is_limited_to_the_panorama(plain, call):
     larger = {**call, "height": 64, "width": 256, "latents": torch.randn(1, 16, 8, 32)}
     assert torch.equal(plain(**larger, tile=(64, 128)).images, plain(**larger, tile=(1024, 128)).images)
 
 
-def test_decodes_large_panoramas_in_windows(plain, monkeypatch):
+def test_large_panoramas_are_decoded_in_tiles(plain, monkeypatch):
     monkeypatch.setattr(dit360, "MAX_WHOLE", 100)
     monkeypatch.setattr(dit360, "VAE_TILE", 16)
     monkeypatch.setattr(dit360, "VAE_OVERLAP", 8)
@@ -246,8 +246,8 @@ def test_decodes_large_panoramas_in_windows(plain, monkeypatch):
     assert again.shape == latents.shape
 
 
-def test_fill_reads_the_mask_and_what_is_kept(plain, call):
-    """FLUX.1-Fill's transformer takes 64 + 64 + 256 channels; what they hold must matter."""
+def test_fill_depends_on_the_mask_and_the_kept_part(plain, call):
+    """FLUX.1-Fill's transformer takes 64 + 64 + 256 channels, all of which must affect the result."""
     torch.manual_seed(0)
     config = {**plain.transformer.config, "in_channels": 384, "out_channels": 64}
     fill = DiT360Pipeline(**{**plain.components, "transformer": type(plain.transformer).from_config(config)})
@@ -262,7 +262,7 @@ def test_fill_reads_the_mask_and_what_is_kept(plain, call):
     assert (edits[0] - edits[1]).abs().max() > 1e-3
     assert (edits[0] - edits[2]).abs().max() > 1e-3
     inside = picture() * (1 - mask)
-    assert torch.equal(fill(**call, image=inside, mask_image=mask).images, edits[0])  # what is to change is not shown
+    assert torch.equal(fill(**call, image=inside, mask_image=mask).images, edits[0])  # the masked area is ignored
 
 
 @pytest.mark.parametrize(
@@ -282,31 +282,31 @@ def test_fill_reads_the_mask_and_what_is_kept(plain, call):
         ({"prompt_embeds": None, "pooled_prompt_embeds": None, "prompt": "a yard"}, WeightsError, "text encoders"),
     ],
 )
-def test_refuses(plain, call, change, error, words):
+def test_invalid_arguments_are_rejected(plain, call, change, error, words):
     with pytest.raises(error, match=words):
         plain(**{**call, **change})
 
 
 class Smoother(torch.nn.Module):
-    """A transformer that can be told in advance: it takes every token for the mean of those around it.
+    """A transformer with predictable output: it predicts for each token the mean of its neighbours.
 
-    Noise smoothed step by step becomes a picture without edges, except where it can't see what comes next. Real
-    weights, which also do this, are too large to be here.
+    Noise that is smoothed step by step becomes a picture without edges, except where neighbours are missing. Real
+    weights, which have the same effect, are too large for tests.
     """
 
     config = SimpleNamespace(in_channels=64, guidance_embeds=False)
     dtype, device = torch.float32, torch.device("cpu")
 
     def forward(self, hidden_states, timestep, img_ids, **_):
-        places = img_ids[:, 1:]
-        # How near tokens are is told by their positions alone.
-        near = torch.exp(-((places[:, None] - places[None]) ** 2).sum(-1) / 8)
-        mean = (near / near.sum(-1, keepdim=True)) @ hidden_states
+        positions = img_ids[:, 1:]
+        # The weights depend on the tokens' positions only.
+        weights = torch.exp(-((positions[:, None] - positions[None]) ** 2).sum(-1) / 8)
+        mean = (weights / weights.sum(-1, keepdim=True)) @ hidden_states
         return ((hidden_states - mean) / timestep[:, None, None],)
 
 
-def seam_of(plain, **options) -> list[seam_metrics.Seam]:
-    """Of the tokens that smoothing makes of noise, for ten seeds."""
+def measure_seams(plain, **options) -> list[seam_metrics.Seam]:
+    """Return the seams of tokens generated with `Smoother`, for ten seeds."""
     pipe = DiT360Pipeline(**{**plain.components, "transformer": None})
     pipe.set_progress_bar_config(disable=True)
     pipe.transformer = Smoother()
@@ -319,11 +319,11 @@ def seam_of(plain, **options) -> list[seam_metrics.Seam]:
     return [seam_metrics.seam(one.permute(1, 2, 0).numpy()) for one in tokens]
 
 
-def test_the_wrap_closes_generated_latents(plain):
-    """Only what lies beyond the seam, in its place and kept up to date, makes the two ends one."""
-    on = seam_of(plain, padding=4, continue_positions=True)
-    off = seam_of(plain, padding=0)
-    stale = seam_of(plain, padding=4, continue_positions=True, resync_padding=False)
+def test_padding_removes_the_seam_of_generated_latents(plain):
+    """Only copies with continued positions, renewed at every step, remove the seam."""
+    on = measure_seams(plain, padding=4, continue_positions=True)
+    off = measure_seams(plain, padding=0)
+    stale = measure_seams(plain, padding=4, continue_positions=True, resync_padding=False)
     ratio = {
         name: float(np.median([one.ratio for one in each]))
         for name, each in (("on", on), ("off", off), ("stale", stale))
@@ -334,18 +334,18 @@ def test_the_wrap_closes_generated_latents(plain):
     assert np.median([one.percentile for one in off]) == 1
 
 
-def test_windows_leave_no_seam(plain, monkeypatch):
-    """Nor where one window ends, nor at 0°: but for their going round, there is one."""
-    on = seam_of(plain, tile=(128, 256))
+def test_tiles_leave_no_seam(plain, monkeypatch):
+    """Tiles that wrap around leave no seam at 0°; others do."""
+    on = measure_seams(plain, tile=(128, 256))
     monkeypatch.setattr(tiling, "_circular_starts", tiling._starts)
-    off = seam_of(plain, tile=(128, 256))
+    off = measure_seams(plain, tile=(128, 256))
     assert np.median([one.ratio for one in on]) < 1.5
     assert np.median([one.ratio for one in off]) > 3
     assert np.median([one.percentile for one in off]) == 1
 
 
-def test_windows_of_the_vae_leave_no_seam(plain, monkeypatch):
-    """In latents that are encoded and pixels that are decoded; by the starter's VAE, as a random one draws noise."""
+def test_vae_tiles_leave_no_seam(plain, monkeypatch):
+    """In encoded latents and decoded pixels, with the starter's VAE, since a random one outputs noise."""
     vae = AutoencoderKL.from_pretrained(STARTER / "vae")
     pipe = DiT360Pipeline(**{**plain.components, "vae": vae})
     for name, value in (("MAX_WHOLE", 100), ("VAE_TILE", 16), ("VAE_OVERLAP", 8)):

@@ -1,4 +1,4 @@
-"""The pipeline against what the reference implementation computed (tests/golden), and against a literal second one."""
+"""OmniX compared with values of the reference implementation (tests/golden), and with its literal loop."""
 
 import importlib.util
 import json
@@ -22,8 +22,8 @@ from panoform.shared.protocol.errors import AdapterError, Cancelled, PanoramaErr
 _SPEC = importlib.util.spec_from_file_location("bench_streams", Path(__file__).parents[3] / "bench" / "streams.py")
 assert _SPEC
 assert _SPEC.loader
-plain_way = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(plain_way)
+bench_streams = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(bench_streams)
 
 FILE = "pytorch_lora_weights.safetensors"
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -44,7 +44,7 @@ def golden(task: str) -> dict[str, torch.Tensor]:
 
 
 def arguments(task: str) -> dict:
-    """What the reference was given, as the pipeline takes it."""
+    """Return the inputs of the reference, as arguments of the pipeline."""
     values = golden(task)
     conditions = {name: values[f"condition.{name}"] for name in TASKS[task].conditions}
     return {
@@ -59,7 +59,7 @@ def arguments(task: str) -> dict:
 
 
 @pytest.mark.parametrize("task", GOLDEN_TASKS)
-def test_every_step_agrees_with_the_reference(pipe, task):
+def test_every_step_matches_the_reference(pipe, task):
     trace, timesteps = [], []
 
     def record(pipe, i, t, tensors):
@@ -77,7 +77,7 @@ def test_every_step_agrees_with_the_reference(pipe, task):
 
 
 @pytest.mark.parametrize("task", GOLDEN_TASKS)
-def test_the_picture_agrees_with_the_reference(pipe, task):
+def test_image_matches_the_reference(pipe, task):
     image = pipe(**arguments(task), circular_encode=False).images
     torch.testing.assert_close(image, golden(task)["image"][None], atol=1e-4, rtol=0)
 
@@ -87,7 +87,7 @@ def error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def write_adapters(pipe: OmniXPipeline, folder: Path, task: str, seed: int = 0) -> Path:
-    """Random adapters of rank 4 for any task, saved by PEFT and diffusers themselves, in the hub's layout."""
+    """Write random adapters of rank 4 for a task, with PEFT and diffusers, in the hub's layout."""
     torch.manual_seed(seed)
     for stream in TASKS[task].streams:
         transformer = FluxTransformer2DModel.from_config(pipe.transformer.config)
@@ -102,14 +102,18 @@ def write_adapters(pipe: OmniXPipeline, folder: Path, task: str, seed: int = 0) 
 
 
 @pytest.fixture
-def fresh() -> OmniXPipeline:
+def new_pipe() -> OmniXPipeline:
     return OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux")
 
 
 @torch.no_grad()
-def sample_literally(pipe: OmniXPipeline, folder: Path, task: str, clean: torch.Tensor, values: dict) -> torch.Tensor:
-    """The reference's loop as it is told: every stream is stepped and blended, then the clean conditions are restored,
-    through PEFT adapters sample by sample and copied keys and values. → the target, (1, 16, h, w)."""
+def sample_as_reference(
+    pipe: OmniXPipeline, folder: Path, task: str, clean: torch.Tensor, values: dict
+) -> torch.Tensor:
+    """Follow the reference's loop: step and blend every stream, then restore the clean conditions.
+
+    PEFT adapters are applied sample by sample, keys and values copied. Return the target, (1, 16, h, w).
+    """
     transformer = FluxTransformer2DModel.from_pretrained(GOLDEN / "tiny-flux", subfolder="transformer")
     names = list(TASKS[task].streams)
     for name in names:
@@ -118,7 +122,7 @@ def sample_literally(pipe: OmniXPipeline, folder: Path, task: str, clean: torch.
     latents = torch.cat([latents, latents[..., :6]], dim=-1)
     clean = latents[:-1].clone()
     count, channels, height, width = latents.shape
-    inputs = plain_way.random_inputs(transformer, count, height // 2, width // 2, values["prompt_embeds"].shape[1])
+    inputs = bench_streams.random_inputs(transformer, count, height // 2, width // 2, values["prompt_embeds"].shape[1])
     inputs["encoder_hidden_states"] = values["prompt_embeds"].repeat(count, 1, 1)
     inputs["pooled_projections"] = values["pooled_prompt_embeds"].repeat(count, 1)
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(GOLDEN / "tiny-flux", subfolder="scheduler")
@@ -130,7 +134,7 @@ def sample_literally(pipe: OmniXPipeline, folder: Path, task: str, clean: torch.
         for x in range(6):
             latents[..., x] = latents[..., width - 6 + x] * (1 - x / 6) + latents[..., x] * (x / 6)
 
-    with plain_way.reference(transformer, names):
+    with bench_streams.reference(transformer, names):
         for t in scheduler.timesteps:
             packed = (
                 latents.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
@@ -145,25 +149,25 @@ def sample_literally(pipe: OmniXPipeline, folder: Path, task: str, clean: torch.
     return latents[-1:, ..., : width - 6]
 
 
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # several adapters are the point
-def test_three_streams_agree_with_the_plain_way(fresh, tmp_path):
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")  # several adapters are intended
+def test_three_streams_match_the_reference(new_pipe, tmp_path):
     task = "rgb_camray_to_normal"
-    fresh.load_adapters(write_adapters(fresh, tmp_path, task), task)
+    new_pipe.load_adapters(write_adapters(new_pipe, tmp_path, task), task)
     values = arguments("rgb_to_depth") | {"task": task}
-    result = fresh(**values, output_type="latent", circular_encode=False).images
+    result = new_pipe(**values, output_type="latent", circular_encode=False).images
 
     v, u = torch.meshgrid((torch.arange(64) + 0.5) / 64, (torch.arange(128) + 0.5) / 128, indexing="ij")
     lon, lat = (0.5 - u) * 2 * torch.pi, (0.5 - v) * torch.pi
     rays = torch.stack([lat.cos() * lon.cos(), lat.sin(), lat.cos() * lon.sin()])[None]
-    clean = torch.cat([fresh.encode(image, circular=False) for image in (values["conditions"]["rgb"], rays)])
-    expected = sample_literally(fresh, tmp_path, task, clean, values)
+    clean = torch.cat([new_pipe.encode(image, circular=False) for image in (values["conditions"]["rgb"], rays)])
+    expected = sample_as_reference(new_pipe, tmp_path, task, clean, values)
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
 
-    given = values | {"conditions": values["conditions"] | {"camray": rays}}
-    torch.testing.assert_close(fresh(**given, output_type="latent", circular_encode=False).images, result)
+    with_rays = values | {"conditions": values["conditions"] | {"camray": rays}}
+    torch.testing.assert_close(new_pipe(**with_rays, output_type="latent", circular_encode=False).images, result)
 
 
-def test_camera_rays_of_a_wide_panorama_are_all_distinct():
+def test_camera_rays_of_a_wide_panorama_are_distinct():
     rays = omnix.camera_rays(512, 1024)
     assert rays.dtype == torch.float32
     assert len(rays[0, :, 256].T.unique(dim=0)) == 1024
@@ -171,10 +175,10 @@ def test_camera_rays_of_a_wide_panorama_are_all_distinct():
 
 
 @pytest.mark.parametrize("columns", [1, 3])
-def test_a_rolled_panorama_gives_a_rolled_map(pipe, columns):
-    """By whole tokens (16 px). RoPE counts columns from the left edge, so the maps agree to 0.05, not exactly.
+def test_rolled_panorama_gives_a_rolled_map(pipe, columns):
+    """Roll by whole tokens (16 px). RoPE counts columns from the left edge, so the maps agree to 0.05, not exactly.
 
-    The reference's way (an edge in the VAE, blended afterwards) fails at that.
+    The reference's method (an edge in the VAE, blended afterwards) fails this test.
     """
 
     def maps(**options) -> tuple[torch.Tensor, torch.Tensor]:
@@ -189,33 +193,33 @@ def test_a_rolled_panorama_gives_a_rolled_map(pipe, columns):
     assert error(*maps(circular_encode=False)) > 0.2
 
 
-def test_without_the_blend_the_golden_values_are_missed(pipe, monkeypatch):
+def test_blending_is_needed_to_match_the_reference(pipe, monkeypatch):
     monkeypatch.setattr(circular_padding, "blend", lambda x, columns=6: x)
     values = arguments("rgb_to_depth")
     result = pipe(**values, circular_encode=False, output_type="latent").images
     assert error(result, golden("rgb_to_depth")["final_latents"]) > 0.1
 
 
-def test_tasks_interleave_as_if_alone(pipe):
-    alone = {}
+def test_alternating_tasks_do_not_affect_each_other(pipe):
+    expected = {}
     for task in GOLDEN_TASKS:
         single = OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux")
         single.load_adapters(GOLDEN / "adapters", task)
-        alone[task] = single(**arguments(task)).images
+        expected[task] = single(**arguments(task)).images
     for task in (*GOLDEN_TASKS, *GOLDEN_TASKS):
-        assert torch.equal(pipe(**arguments(task)).images, alone[task])
+        assert torch.equal(pipe(**arguments(task)).images, expected[task])
 
 
 @pytest.mark.parametrize("stream", ["rgb", "depth"])
-def test_an_adapter_that_is_swapped_or_zero_changes_the_result(fresh, tmp_path, stream):
-    """Each stream's adapter counts: that of the other stream, or none, in its place misses the golden values."""
+def test_swapped_or_zero_adapter_changes_the_result(new_pipe, tmp_path, stream):
+    """Replacing a stream's adapter by the other stream's, or by zeros, changes the result."""
     other = {"rgb": "depth", "depth": "rgb"}[stream]
     for change in (lambda file: load_file(file.parents[1] / other / file.name), lambda file: zeroed(load_file(file))):
         folder = shutil.copytree(GOLDEN / "adapters", tmp_path / str(len(list(tmp_path.iterdir()))))
         file = folder / "rgb_to_depth" / stream / FILE
         save_file(change(file), file)
-        fresh.load_adapters(folder, "rgb_to_depth")
-        result = fresh(**arguments("rgb_to_depth"), circular_encode=False, output_type="latent").images
+        new_pipe.load_adapters(folder, "rgb_to_depth")
+        result = new_pipe(**arguments("rgb_to_depth"), circular_encode=False, output_type="latent").images
         assert error(result, golden("rgb_to_depth")["final_latents"]) > 1e-2
 
 
@@ -223,14 +227,14 @@ def zeroed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: torch.zeros_like(value) if "lora_B" in key else value for key, value in state.items()}
 
 
-def test_a_condition_encoded_once_serves_every_task(pipe):
+def test_condition_latents_replace_conditions(pipe):
     values = arguments("rgb_to_depth")
     expected = pipe(**values).images
     shared = {"rgb": pipe.encode(values.pop("conditions")["rgb"])}
     assert torch.equal(pipe(**values, condition_latents=shared).images, expected)
 
 
-def test_seeds_repeat_and_differ(pipe):
+def test_same_seed_repeats_and_another_differs(pipe):
     values = arguments("rgb_to_depth") | {"latents": None}
     first, again, other = (
         pipe(**values, generator=torch.Generator().manual_seed(seed), output_type="latent").images for seed in (1, 1, 2)
@@ -239,17 +243,17 @@ def test_seeds_repeat_and_differ(pipe):
     assert error(first, other) > 0.1
 
 
-def test_bfloat16_runs_and_stays_near(pipe):
-    rough = OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux", dtype=torch.bfloat16)
-    rough.load_adapters(GOLDEN / "adapters", "rgb_to_depth")
-    assert rough.transformer.dtype == rough.vae.dtype == torch.bfloat16
-    image = rough(**arguments("rgb_to_depth")).images
+def test_bfloat16_result_is_close_to_float32(pipe):
+    pipe_bfloat16 = OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux", dtype=torch.bfloat16)
+    pipe_bfloat16.load_adapters(GOLDEN / "adapters", "rgb_to_depth")
+    assert pipe_bfloat16.transformer.dtype == pipe_bfloat16.vae.dtype == torch.bfloat16
+    image = pipe_bfloat16(**arguments("rgb_to_depth")).images
     assert image.dtype == torch.float32
     assert (image - pipe(**arguments("rgb_to_depth")).images).abs().mean() < 0.02
 
 
-def test_it_runs_offloaded(pipe):
-    """With every weight lent to the device module by module: accelerate's hooks, as `--offload sequential` sets."""
+def test_offloading_does_not_change_the_result(pipe):
+    """With accelerate's hooks, which `--offload sequential` installs."""
     offloaded = OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux")
     for model in (offloaded.transformer, offloaded.vae):
         cpu_offload(model, torch.device("cpu"))
@@ -260,16 +264,16 @@ def test_it_runs_offloaded(pipe):
         torch.testing.assert_close(offloaded(**arguments("rgb_to_depth"), **options).images, expected)
 
 
-def test_the_callback_sees_what_the_target_becomes(pipe):
-    seen = []
+def test_callback_receives_the_denoised_target(pipe):
+    received = []
     values = arguments("rgb_to_depth")
-    result = pipe(**values, output_type="latent", callback_on_step_end=lambda *args: seen.append(args[-1])).images
-    assert [tuple(tensors["denoised"].shape) for tensors in seen] == [(1, 16, 8, 16)] * 4
-    assert pipe.decode(seen[0]["denoised"]).shape == (1, 3, 64, 128)
-    torch.testing.assert_close(seen[-1]["denoised"][..., 6:], result[..., 6:])
+    result = pipe(**values, output_type="latent", callback_on_step_end=lambda *args: received.append(args[-1])).images
+    assert [tuple(tensors["denoised"].shape) for tensors in received] == [(1, 16, 8, 16)] * 4
+    assert pipe.decode(received[0]["denoised"]).shape == (1, 3, 64, 128)
+    torch.testing.assert_close(received[-1]["denoised"][..., 6:], result[..., 6:])
 
 
-def test_raising_in_the_callback_stops_and_leaves_plain_flux(pipe):
+def test_exception_in_the_callback_stops_and_restores_the_transformer(pipe):
     def cancel(pipe, i, t, tensors) -> None:
         steps.append(i)
         raise Cancelled("Stopped.")
@@ -282,8 +286,8 @@ def test_raising_in_the_callback_stops_and_leaves_plain_flux(pipe):
     assert torch.equal(pipe(**arguments("rgb_to_depth")).images, pipe(**arguments("rgb_to_depth")).images)
 
 
-def test_plain_flux_runs_between_tasks_and_with_a_lora_of_its_own(pipe):
-    """What text to panorama needs: the same transformer in diffusers' own pipeline, with diffusers' LoRA loading."""
+def test_flux_pipeline_with_a_lora_runs_between_tasks(pipe):
+    """Text to panorama uses the same transformer in diffusers' own pipeline, with diffusers' LoRA loading."""
     values = arguments("rgb_to_depth")
     expected = pipe(**values).images
     text = {name: values[name] for name in ("prompt_embeds", "pooled_prompt_embeds")}
@@ -302,8 +306,8 @@ def test_plain_flux_runs_between_tasks_and_with_a_lora_of_its_own(pipe):
     assert torch.equal(pipe(**values).images, expected)
 
 
-def test_the_prompt_begins_with_the_trigger(fresh):
-    """With real (tiny, random) text encoders: what is encoded is the trigger, and the prompt after it."""
+def test_prompt_begins_with_the_trigger(new_pipe):
+    """With real (tiny, random) text encoders, the encoded text is the trigger followed by the prompt."""
     torch.manual_seed(0)
     letters = [*"[]EQUIRCTANGLabcdefghijklmnopqrstuvwxyz"]
     clip_tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
@@ -311,7 +315,7 @@ def test_the_prompt_begins_with_the_trigger(fresh):
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
     clip = CLIPTextConfig(vocab_size=len(clip_tokens), projection_dim=32, bos_token_id=0, eos_token_id=1, **sizes)
     t5 = T5Config(vocab_size=64, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2)
-    fresh.register_modules(
+    new_pipe.register_modules(
         tokenizer=CLIPTokenizer(
             vocab={token: i for i, token in enumerate(clip_tokens)}, merges=[], model_max_length=77
         ),
@@ -319,16 +323,16 @@ def test_the_prompt_begins_with_the_trigger(fresh):
         tokenizer_2=T5TokenizerFast(vocab=t5_tokens),
         text_encoder_2=T5EncoderModel(t5).eval(),
     )
-    fresh.load_adapters(GOLDEN / "adapters", "image_to_pano")
+    new_pipe.load_adapters(GOLDEN / "adapters", "image_to_pano")
     values = arguments("image_to_pano")
     del values["prompt_embeds"], values["pooled_prompt_embeds"]
     images = []
     for prompt, text in ((None, "[EQUIRECTANGULAR]"), ("a stone court", "[EQUIRECTANGULAR] a stone court")):
-        embeds, pooled, _ = fresh.encode_prompt(text)
+        embeds, pooled, _ = new_pipe.encode_prompt(text)
         assert embeds.shape == (1, 512, 32)
-        images.append(fresh(**values, prompt=prompt).images)
-        given = fresh(**values, prompt_embeds=embeds, pooled_prompt_embeds=pooled).images
-        torch.testing.assert_close(images[-1], given, atol=1e-4, rtol=0)
+        images.append(new_pipe(**values, prompt=prompt).images)
+        expected = new_pipe(**values, prompt_embeds=embeds, pooled_prompt_embeds=pooled).images
+        torch.testing.assert_close(images[-1], expected, atol=1e-4, rtol=0)
     assert error(*images) > 1e-3
 
 
@@ -355,14 +359,14 @@ IMAGE = torch.zeros(1, 3, 64, 128)
         ({"prompt_embeds": None, "pooled_prompt_embeds": None}, WeightsError, "text encoders are not loaded"),
     ],
 )
-def test_what_cannot_be_run_is_refused(pipe, change, raised, words):
+def test_invalid_arguments_are_rejected(pipe, change, raised, words):
     with pytest.raises(raised, match=words):
         pipe(**(arguments("rgb_to_depth") | change))
 
 
-def test_loading_needs_a_known_task_and_both_adapters(fresh):
+def test_unknown_task_or_missing_adapter_is_rejected(new_pipe):
     with pytest.raises(SettingError, match="no task 'rgb_to_money'"):
-        fresh.load_adapters(GOLDEN / "adapters", "rgb_to_money")
+        new_pipe.load_adapters(GOLDEN / "adapters", "rgb_to_money")
     with pytest.raises(AdapterError, match="rgb_to_normal"):
-        fresh.load_adapters(GOLDEN / "adapters", "rgb_to_normal")
-    assert not fresh.resident
+        new_pipe.load_adapters(GOLDEN / "adapters", "rgb_to_normal")
+    assert not new_pipe.resident

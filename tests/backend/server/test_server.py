@@ -1,4 +1,4 @@
-"""The server, in a process of its own, spoken to through real sockets: status, jobs, its end."""
+"""The server in a separate process, through real sockets: status, jobs, shutdown."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from decoding import decoded
-from serving import PATIENCE_S, REAL, Backend, Peer, endless, kinds, wait_until
+from serving import REAL, TIMEOUT_S, Backend, Peer, message_types, run_endlessly, wait_until
 
 from panoform.backend.server import server as server_module
 from panoform.shared.engines import EngineSettings
@@ -28,7 +28,7 @@ def test_status_is_answered_before_torch_is_loaded(tmp_path):
     try:
         status = peer.status()
         assert (status.pid, status.running, status.queued) == (backend.process.pid, None, 0)
-        if sys.platform != "darwin":  # where another process's memory is private
+        if sys.platform != "darwin":  # where the memory of other processes can't be read
             loaded = [mapped.path for mapped in psutil.Process(status.pid).memory_maps()]
             assert any("numpy" in path for path in loaded)
             assert not any("torch" in path for path in loaded)
@@ -38,7 +38,7 @@ def test_status_is_answered_before_torch_is_loaded(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_engine_perceives_and_status_is_answered_meanwhile(tmp_path):
+def test_real_engine_perceives_while_status_is_answered(tmp_path):
     backend = Backend(REAL, tmp_path / "connection.json")
     peer = Peer(backend.connection)
     try:
@@ -53,7 +53,7 @@ def test_the_real_engine_perceives_and_status_is_answered_meanwhile(tmp_path):
         )
         assert isinstance(peer.receive(), messages.QueuedEvent)
         assert peer.status().running == "job"
-        reply = peer.until_reply("job")[-1]
+        reply = peer.receive_until_reply("job")[-1]
         assert isinstance(reply, PerceiveReply), reply
         assert {name: decoded(data).shape for name, data in reply.maps.items()} == {"distance": (64, 128, 1)}
         status = peer.status()
@@ -64,7 +64,7 @@ def test_the_real_engine_perceives_and_status_is_answered_meanwhile(tmp_path):
         backend.end()
 
 
-def test_status_while_a_job_runs(peer):
+def test_status_reports_the_running_job_and_the_last_model(peer):
     peer.perceive("long", steps=200)
     peer.perceive("next")
     while not isinstance(peer.receive(), messages.ProgressEvent):
@@ -73,9 +73,9 @@ def test_status_while_a_job_runs(peer):
     assert (status.running, status.queued) == ("long", 1)
     for job in ("next", "long"):
         peer.send(messages.CancelRequest(id="stop " + job, job=job))
-    peer.until_reply("long")
+    peer.receive_until_reply("long")
     peer.perceive("short")
-    peer.until_reply("short")
+    peer.receive_until_reply("short")
     status = peer.status()
     assert (status.running, status.engine, status.device) == (None, "Arithmetic", "abacus")
     assert (status.memory_free, status.memory_total) == (3, 10)
@@ -84,90 +84,92 @@ def test_status_while_a_job_runs(peer):
 # Jobs
 
 
-def test_job_from_queue_to_reply(peer):
+def test_job_sends_queued_progress_and_preview_events_before_its_reply(peer):
     panorama = np.random.default_rng(0).random((256, 512, 3), np.float32)
     peer.perceive("a", panorama, steps=3, source="räum.exr")
-    heard = peer.until_reply("a")
-    assert kinds(heard) == ["QueuedEvent", *["ProgressEvent", "PreviewEvent"] * 3, "PerceiveReply"]
-    assert heard[0].ahead == 0
-    assert [(event.step, event.of, event.fraction) for event in heard[1:-1:2]] == [
+    received = peer.receive_until_reply("a")
+    assert message_types(received) == ["QueuedEvent", *["ProgressEvent", "PreviewEvent"] * 3, "PerceiveReply"]
+    assert received[0].ahead == 0
+    assert [(event.step, event.of, event.fraction) for event in received[1:-1:2]] == [
         (1, 3, 1 / 3),
         (2, 3, 2 / 3),
         (3, 3, 1),
     ]
-    assert [event.picture[0, 0, 0] for event in heard[2:-1:2]] == [1, 2, 3]
-    reply = heard[-1]
+    assert [event.picture[0, 0, 0] for event in received[2:-1:2]] == [1, 2, 3]
+    reply = received[-1]
     assert reply.maps["distance"].tobytes() == panorama.sum(-1, keepdims=True).tobytes()
     assert reply.maps["albedo"].tobytes() == (panorama / 2).tobytes()
     assert reply.info.source == "räum.exr"
 
 
-def test_a_large_panorama_comes_back_bit_for_bit(peer):
+def test_large_panorama_is_transferred_bit_for_bit(peer):
     panorama = np.random.default_rng(0).random((1024, 2048, 3), np.float32)
     peer.perceive("large", panorama)
-    assert peer.until_reply("large")[-1].maps["albedo"].tobytes() == (panorama / 2).tobytes()
+    assert peer.receive_until_reply("large")[-1].maps["albedo"].tobytes() == (panorama / 2).tobytes()
 
 
-def test_jobs_wait_their_turn_and_are_told_their_place(peer):
+def test_jobs_run_in_order_and_report_their_queue_position(peer):
     for name in ("a", "b", "c"):
         peer.perceive(name, steps=5)
-    heard = peer.until_reply("c")
-    replies = [message.id for message in heard if isinstance(message, PerceiveReply)]
+    received = peer.receive_until_reply("c")
+    replies = [message.id for message in received if isinstance(message, PerceiveReply)]
     assert replies == ["a", "b", "c"]
-    places = {name: [m.ahead for m in heard if isinstance(m, messages.QueuedEvent) and m.id == name] for name in "abc"}
-    assert places == {"a": [0], "b": [1, 0], "c": [2, 1, 0]}
+    positions = {
+        name: [m.ahead for m in received if isinstance(m, messages.QueuedEvent) and m.id == name] for name in "abc"
+    }
+    assert positions == {"a": [0], "b": [1, 0], "c": [2, 1, 0]}
 
 
-def test_cancel_running_takes_effect_within_a_step(peer):
+def test_running_job_is_cancelled_within_a_step(peer):
     peer.perceive("a", steps=200)
     while not isinstance(peer.receive(), messages.ProgressEvent):
         pass
     peer.send(messages.CancelRequest(id="stop", job="a"))
-    heard = peer.until_reply("stop")
-    assert heard[-1].cancelled
-    after = peer.until_reply("a")
-    assert (after[-1].code, kinds(after).count("ProgressEvent") <= 1) == ("cancelled", True)
+    received = peer.receive_until_reply("stop")
+    assert received[-1].cancelled
+    after = peer.receive_until_reply("a")
+    assert (after[-1].code, message_types(after).count("ProgressEvent") <= 1) == ("cancelled", True)
     peer.perceive("b")
-    assert isinstance(peer.until_reply("b")[-1], PerceiveReply)
+    assert isinstance(peer.receive_until_reply("b")[-1], PerceiveReply)
 
 
-def test_cancel_queued(peer):
+def test_queued_job_is_cancelled_at_once(peer):
     peer.perceive("a", steps=10)
     peer.perceive("b")
     peer.perceive("c")
     peer.send(messages.CancelRequest(id="stop", job="b"))
-    heard = peer.until_reply("c")
-    ends = {m.id: m for m in heard if isinstance(m, messages.Reply)}
+    received = peer.receive_until_reply("c")
+    ends = {m.id: m for m in received if isinstance(m, messages.Reply)}
     assert list(ends) == ["b", "stop", "a", "c"]
     assert ends["b"].code == "cancelled"
-    assert [m.ahead for m in heard if isinstance(m, messages.QueuedEvent) and m.id == "c"] == [2, 1, 0]
+    assert [m.ahead for m in received if isinstance(m, messages.QueuedEvent) and m.id == "c"] == [2, 1, 0]
 
 
-def test_cancel_what_is_not_there_or_not_mine(backend, peer):
+def test_cancel_of_unknown_job_or_another_clients_job_has_no_effect(backend, peer):
     peer.perceive("mine", steps=20)
     peer.receive()
     other = Peer(backend.connection)
     for job in ("nothing", "mine"):
         other.send(messages.CancelRequest(id=job, job=job))
-        assert not other.until_reply(job)[-1].cancelled
+        assert not other.receive_until_reply(job)[-1].cancelled
     other.close()
-    assert isinstance(peer.until_reply("mine")[-1], PerceiveReply)
+    assert isinstance(peer.receive_until_reply("mine")[-1], PerceiveReply)
 
 
-def test_a_full_queue_is_busy(peer):
+def test_full_queue_returns_a_busy_error(peer):
     names = [f"job {number}" for number in range(server_module.MAX_JOBS)]
     for name in names:
         peer.perceive(name, steps=200)
     peer.perceive("too many")
-    assert peer.until_reply("too many")[-1].code == "busy"
+    assert peer.receive_until_reply("too many")[-1].code == "busy"
     for name in reversed(names):
         peer.send(messages.CancelRequest(id="stop " + name, job=name))
-    heard = peer.until_reply(names[0])
-    assert sorted(m.id for m in heard if isinstance(m, messages.ErrorReply)) == names
+    received = peer.receive_until_reply(names[0])
+    assert sorted(m.id for m in received if isinstance(m, messages.ErrorReply)) == names
 
 
 @pytest.mark.parametrize(
-    ("source", "code", "says"),
+    ("source", "code", "words"),
     [
         ("memory", "device_memory", "1.3 GB short"),
         ("bug", "error", "ZeroDivisionError: division by zero"),
@@ -175,132 +177,132 @@ def test_a_full_queue_is_busy(peer):
         ("float64", "protocol", "float64"),
     ],
 )
-def test_what_fails_is_an_error_and_the_server_lives(peer, source, code, says):
+def test_failed_job_returns_an_error_and_the_server_keeps_running(peer, source, code, words):
     peer.perceive("a", source=source)
-    error = peer.until_reply("a")[-1]
+    error = peer.receive_until_reply("a")[-1]
     assert isinstance(error, messages.ErrorReply)
-    assert (error.code, says in error.message, bool(error.hint) or code == "protocol") == (code, True, True)
+    assert (error.code, words in error.message, bool(error.hint) or code == "protocol") == (code, True, True)
     peer.perceive("b")
-    assert isinstance(peer.until_reply("b")[-1], PerceiveReply)
+    assert isinstance(peer.receive_until_reply("b")[-1], PerceiveReply)
 
 
-def test_a_job_that_ended_leaves_nothing_in_memory(serve):
-    seen = []
+def test_finished_job_releases_its_arrays(serve):
+    references = []
 
     def run(request, models, reporter):
-        seen.append(weakref.ref(request.panorama))
+        references.append(weakref.ref(request.panorama))
         raise ModelError("No.")
 
     peer = Peer(serve(run).connection)
     peer.perceive("a", np.ones((256, 512, 3), np.float32))
-    assert peer.until_reply("a")[-1].code == "model"
-    wait_until(lambda: seen[0]() is None)
+    assert peer.receive_until_reply("a")[-1].code == "model"
+    wait_until(lambda: references[0]() is None)
     peer.close()
 
 
-def test_an_error_longer_than_a_header_is_told(serve):
+def test_error_longer_than_a_header_is_truncated(serve):
     def run(request, models, reporter):
         raise ModelError("transformer.single_transformer_blocks.0.attn.to_k " * 100_000)
 
     peer = Peer(serve(run).connection)
     peer.perceive("a")
-    assert "single_transformer_blocks" in peer.until_reply("a")[-1].message
+    assert "single_transformer_blocks" in peer.receive_until_reply("a")[-1].message
     peer.close()
 
 
 def test_result_folder_is_written(peer, tmp_path):
     peer.perceive("a", directory=str(tmp_path / "ergebnis é"))
-    assert isinstance(peer.until_reply("a")[-1], PerceiveReply)
+    assert isinstance(peer.receive_until_reply("a")[-1], PerceiveReply)
     assert json.loads((tmp_path / "ergebnis é" / "maps.json").read_text("utf-8"))["engine"] == "starter"
 
 
-def test_result_folder_that_cannot_be_written_is_refused_before_the_work(peer, tmp_path):
+def test_unwritable_result_folder_is_rejected_before_computation(peer, tmp_path):
     (tmp_path / "file").touch()
     for directory in (str(tmp_path / "file"), "relative"):
         peer.perceive("a", directory=directory)
-        heard = peer.until_reply("a")
-        assert (kinds(heard), heard[-1].code) == (["QueuedEvent", "ErrorReply"], "output")
+        received = peer.receive_until_reply("a")
+        assert (message_types(received), received[-1].code) == (["QueuedEvent", "ErrorReply"], "output")
 
 
-# The end
+# Shutdown
 
 
-def test_shutdown_gives_every_request_its_reply(own_backend):
+def test_shutdown_sends_a_reply_to_every_request(own_backend):
     peer = Peer(own_backend.connection)
     peer.perceive("a", steps=200)
     peer.perceive("b")
     while not isinstance(peer.receive(), messages.ProgressEvent):
         pass
     peer.send(messages.ShutdownRequest(id="end"))
-    replies = [m for m in peer.until_reply("end") if isinstance(m, messages.Reply)]
+    replies = [m for m in peer.receive_until_reply("end") if isinstance(m, messages.Reply)]
     assert [(type(m).__name__, m.id) for m in replies] == [
         ("ErrorReply", "b"),
         ("ErrorReply", "a"),
         ("ShutdownReply", "end"),
     ]
     assert [m.code for m in replies[:2]] == ["cancelled", "cancelled"]
-    assert own_backend.process.wait(PATIENCE_S) == 0
+    assert own_backend.process.wait(TIMEOUT_S) == 0
     assert not own_backend.file.exists()
     peer.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl+C"])
-def test_signals_end_it_cleanly(own_backend, number):
+def test_signals_shut_the_server_down_cleanly(own_backend, number):
     peer = Peer(own_backend.connection)
     peer.perceive("a", steps=200)
     peer.receive()
     own_backend.process.send_signal(number)
-    assert peer.until_reply("a")[-1].code == "cancelled"
-    assert own_backend.process.wait(PATIENCE_S) == 0
+    assert peer.receive_until_reply("a")[-1].code == "cancelled"
+    assert own_backend.process.wait(TIMEOUT_S) == 0
     assert not own_backend.file.exists()
     peer.close()
 
 
 @pytest.mark.parametrize("source", ["", "stuck"])
-def test_it_ends_with_its_parents_pipe(own_backend, source):
+def test_server_exits_when_the_pipe_of_its_parent_closes(own_backend, source):
     peer = Peer(own_backend.connection)
     peer.perceive("a", source=source, steps=200)
     while not isinstance(peer.receive(), messages.ProgressEvent):
         pass
     own_backend.process.stdin.close()
-    assert peer.until_reply("a")[-1].code == "cancelled"
-    own_backend.process.wait(PATIENCE_S)
+    assert peer.receive_until_reply("a")[-1].code == "cancelled"
+    own_backend.process.wait(TIMEOUT_S)
     assert not own_backend.file.exists()
     peer.close()
 
 
-def test_jobs_of_a_client_that_is_gone_are_cancelled(backend, peer):
-    gone = Peer(backend.connection)
+def test_jobs_of_a_disconnected_client_are_cancelled(backend, peer):
+    disconnected = Peer(backend.connection)
     for name in ("a", "b", "c"):
-        gone.perceive(name, steps=200)
-    while not isinstance(gone.receive(), messages.ProgressEvent):
+        disconnected.perceive(name, steps=200)
+    while not isinstance(disconnected.receive(), messages.ProgressEvent):
         pass
     peer.perceive("mine")
-    gone.close()
-    # 600 steps would take 12 s and more; after them `mine` would have seen places 3, 2, 1 and 0.
-    heard = peer.until_reply("mine")
-    assert isinstance(heard[-1], PerceiveReply)
-    assert [m.ahead for m in heard if isinstance(m, messages.QueuedEvent)] == [3, 0]
+    disconnected.close()
+    # 600 steps would take 12 s and more; after them `mine` would report the positions 3, 2, 1 and 0.
+    received = peer.receive_until_reply("mine")
+    assert isinstance(received[-1], PerceiveReply)
+    assert [m.ahead for m in received if isinstance(m, messages.QueuedEvent)] == [3, 0]
 
 
-def test_ends_though_a_client_with_several_queued_jobs_is_gone(serve):
-    server = serve(endless)
-    mine, gone = Peer(server.connection), Peer(server.connection)
+def test_server_shuts_down_after_a_client_with_queued_jobs_disconnected(serve):
+    server = serve(run_endlessly)
+    mine, disconnected = Peer(server.connection), Peer(server.connection)
     mine.perceive("mine")
     while not isinstance(mine.receive(), messages.PreviewEvent):
         pass
     for name in ("a", "b"):
-        gone.perceive(name)
-        assert isinstance(gone.receive(), messages.QueuedEvent)
-    gone.close()
-    time.sleep(0.5)  # ZeroMQ notices that it is gone; the server does when it sends something
+        disconnected.perceive(name)
+        assert isinstance(disconnected.receive(), messages.QueuedEvent)
+    disconnected.close()
+    time.sleep(0.5)  # ZeroMQ detects the disconnection; the server does when it sends a message
     server.end()
-    assert mine.until_reply("mine")[-1].code == "cancelled"
+    assert mine.receive_until_reply("mine")[-1].code == "cancelled"
     mine.close()
 
 
-def test_status_is_true_after_a_load_that_failed(serve):
+def test_status_is_correct_after_a_failed_load(serve):
     class Model:
         label, device_label = "Large", "abacus"
 
@@ -317,6 +319,6 @@ def test_status_is_true_after_a_load_that_failed(serve):
     peer = Peer(serve(run).connection)
     for source, engine in (("good", "Large"), ("broken", None)):
         peer.perceive(source, source=source)
-        assert peer.until_reply(source)[-1].code == "model"
+        assert peer.receive_until_reply(source)[-1].code == "model"
         assert peer.status().engine == engine
     peer.close()

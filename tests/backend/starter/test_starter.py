@@ -1,4 +1,4 @@
-"""The starter in backend/starter: its size, its classes, its adapters."""
+"""The files of the starter (backend/starter): size, classes, adapters."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def transformer() -> FluxTransformer2DModel:
     return FluxTransformer2DModel.from_pretrained(STARTER / "transformer")
 
 
-def test_fits_in_40_megabytes():
+def test_starter_is_at_most_40_megabytes():
     assert sum(path.stat().st_size for path in STARTER.rglob("*") if path.is_file()) <= 40_000_000
 
 
@@ -51,14 +51,14 @@ def test_vae_has_flux_latents():
         assert vae.decode(latents).sample.shape == (1, 3, 64, 128)
 
 
-def test_scheduler_shifts_as_flux_does():
+def test_scheduler_has_the_shifts_of_flux():
     config = FlowMatchEulerDiscreteScheduler.from_pretrained(STARTER / "scheduler").config
     expected = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
     assert {key: config[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(("task", "stream"), [(task, stream) for task in STREAMS for stream in STREAMS[task]])
-def test_adapter_fills_exactly_its_modules(task, stream, transformer):
+def test_adapter_has_exactly_the_required_modules(task, stream, transformer):
     state = load_file(STARTER / "adapters" / task / stream / "pytorch_lora_weights.safetensors")
     expected = {}
     for blocks, names in (("transformer_blocks", DOUBLE), ("single_transformer_blocks", SINGLE)):
@@ -71,14 +71,14 @@ def test_adapter_fills_exactly_its_modules(task, stream, transformer):
     assert {key: tuple(value.shape) for key, value in state.items()} == expected
 
 
-def test_prompt_fits_the_transformer(transformer):
+def test_prompt_embeds_fit_the_transformer(transformer):
     prompt = load_file(STARTER / "prompt_embeds.safetensors")
     tokens = prompt["prompt_embeds"].shape[1]
     assert prompt["prompt_embeds"].shape == (1, tokens, transformer.config["joint_attention_dim"])
     assert prompt["pooled_prompt_embeds"].shape == (1, transformer.config["pooled_projection_dim"])
 
 
-def test_panoform_json_says_how_it_is_used():
+def test_panoform_json_has_the_sampling_options():
     info = json.loads((STARTER / "panoform.json").read_text(encoding="utf-8"))
     assert isinstance(info["trained"], bool)
     assert info["num_inference_steps"] == 1

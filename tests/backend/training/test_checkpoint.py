@@ -1,4 +1,4 @@
-"""Checkpoints: training resumes exactly; a damaged checkpoint is refused."""
+"""Checkpoints: training resumes exactly; a damaged checkpoint is rejected."""
 
 import sys
 
@@ -25,26 +25,26 @@ def train(module, average, optimizer, first: int, last: int) -> None:
         average.update(module, step + 1)
 
 
-def test_an_interrupted_run_resumes_exactly(tmp_path):
+def test_interrupted_run_resumes_exactly(tmp_path):
     whole = start()
     train(*whole, 0, 20)
     half = start()
     train(*half, 0, 10)
     checkpoint.save(tmp_path / "a.safetensors", 10, *half)
-    again = start()
-    assert checkpoint.load(tmp_path / "a.safetensors", *again) == 10
-    train(*again, 10, 20)
+    resumed = start()
+    assert checkpoint.load(tmp_path / "a.safetensors", *resumed) == 10
+    train(*resumed, 10, 20)
     for key, value in whole[0].state_dict().items():
-        torch.testing.assert_close(again[0].state_dict()[key], value)
-        torch.testing.assert_close(again[1].weights[key], whole[1].weights[key])
+        torch.testing.assert_close(resumed[0].state_dict()[key], value)
+        torch.testing.assert_close(resumed[1].weights[key], whole[1].weights[key])
 
 
-def test_no_checkpoint_is_step_0(tmp_path):
+def test_missing_checkpoint_loads_as_step_0(tmp_path):
     assert checkpoint.load(tmp_path / "none.safetensors", *start()) == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_checkpoint_cut_short_is_refused(tmp_path, share):
+def test_truncated_checkpoint_is_rejected(tmp_path, share):
     path = tmp_path / "a.safetensors"
     run = start()
     train(*run, 0, 2)
@@ -56,7 +56,7 @@ def test_a_checkpoint_cut_short_is_refused(tmp_path, share):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE")
-def test_a_failed_save_keeps_the_old_checkpoint(tmp_path):
+def test_failed_save_keeps_the_old_checkpoint(tmp_path):
     import resource
 
     path = tmp_path / "a.safetensors"

@@ -100,11 +100,11 @@ def test_stretch_keeps_the_sky():
 
 def test_pictures_decode_to_the_original_maps():
     room = box_room(0.3)
-    drawn = {name: p[0].permute(1, 2, 0).numpy() for name, p in dataset.pictures(room).items()}
+    encoded = {name: p[0].permute(1, 2, 0).numpy() for name, p in dataset.pictures(room).items()}
     options = decode.Decode(decode.DistanceDecode("log", dataset.DISTANCE_RATIO), decode.NormalDecode("column"))
-    distance = decode.decode("depth", drawn["depth"], options)["distance"] * dataset.FAR_M
+    distance = decode.decode("depth", encoded["depth"], options)["distance"] * dataset.FAR_M
     np.testing.assert_allclose(distance, room["distance"][0].permute(1, 2, 0).numpy(), rtol=1e-4)
-    normal = decode.decode("normal", drawn["normal"], options)["normal"]
+    normal = decode.decode("normal", encoded["normal"], options)["normal"]
     np.testing.assert_allclose(normal, room["normal"][0].permute(1, 2, 0).numpy(), atol=1e-5)
 
 
@@ -128,9 +128,9 @@ def test_augment_permutes_light_and_albedo_alike():
     room["rgb"] = 0.5 * room["albedo"]
     orders = set()
     for seed in range(40):
-        seen = dataset.augment(room, torch.Generator().manual_seed(seed))
-        order = seen["albedo"].mean((0, 2, 3)).argsort().tolist()
-        assert seen["rgb"].mean((0, 2, 3)).argsort().tolist() == order
+        augmented = dataset.augment(room, torch.Generator().manual_seed(seed))
+        order = augmented["albedo"].mean((0, 2, 3)).argsort().tolist()
+        assert augmented["rgb"].mean((0, 2, 3)).argsort().tolist() == order
         orders.add(tuple(order))
     assert len(orders) > 3
 
@@ -138,17 +138,17 @@ def test_augment_permutes_light_and_albedo_alike():
 @pytest.mark.parametrize("columns", [1, 9, 40])
 def test_pictures_rotate_with_the_panorama(columns):
     """No picture depends on world directions, not even that of normals, so latents may be rotated instead."""
-    drawn = dataset.pictures(box_room(0.3))
+    encoded = dataset.pictures(box_room(0.3))
     for name, picture in dataset.pictures(dataset.turn(box_room(0.3), columns, mirror=False)).items():
-        torch.testing.assert_close(picture, drawn[name].roll(columns, -1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(picture, encoded[name].roll(columns, -1), atol=1e-5, rtol=1e-5)
 
 
 def test_masked_shows_a_perspective_view():
     generator, picture = torch.Generator().manual_seed(0), torch.rand(1, 3, HEIGHT, 2 * HEIGHT)
     widths = []
     for _ in range(8):
-        seen = (dataset.masked(picture, generator) == picture).all(1)[0]
-        assert not seen[:, : HEIGHT // 2].any()
-        assert not seen[:, 3 * HEIGHT // 2 :].any()
-        widths.append(int(seen[HEIGHT // 2].sum()) * 360 / (2 * HEIGHT))
+        visible = (dataset.masked(picture, generator) == picture).all(1)[0]
+        assert not visible[:, : HEIGHT // 2].any()
+        assert not visible[:, 3 * HEIGHT // 2 :].any()
+        widths.append(int(visible[HEIGHT // 2].sum()) * 360 / (2 * HEIGHT))
     assert 40 <= min(widths) < max(widths) <= 130

@@ -23,17 +23,17 @@ def test_padding_is_circular():
 
 
 @pytest.mark.slow
-def test_approximates_the_decoder(tmp_path, monkeypatch):
+def test_fast_decoder_approximates_the_vaes_decoder(tmp_path, monkeypatch):
     monkeypatch.setattr(fast_decoder, "_STEPS", 150)
     monkeypatch.setattr(fast_decoder, "_BATCH", 4)
     vae = AutoencoderKL.from_pretrained(checkpoints.STARTER / "vae", torch_dtype=torch.float32).eval()
     scenes = dataset.Scenes(SCENES, 128, torch.device("cpu"))
     run = Run(128, [scenes], scenes, tmp_path, torch.device("cpu"), 1, time.monotonic(), 1, Workers(), None)
-    known = latents.encode_scenes(vae, scenes, 128, 1, tmp_path, run.workers, run.log)
+    cached = latents.encode_scenes(vae, scenes, 128, 1, tmp_path, run.workers, run.log)
     # The last of the four scenes is held out.
-    decoder = fast_decoder.train(run, {name: values[:3] for name, values in known.items()})
+    decoder = fast_decoder.train(run, {name: values[:3] for name, values in cached.items()})
     for stream in ("depth", "albedo"):
-        latent = known[stream][3:].float()
+        latent = cached[stream][3:].float()
         with torch.no_grad(), circular_padding.circular(vae):
             decoded = latents.decode(vae, latent)
             approximated = decoder(latent)

@@ -86,7 +86,7 @@ def test_train_without_cache_on_scenes_of_two_heights(tmp_path, capsys):
     assert not list((tmp_path / "checkpoints").glob("latents-*"))
 
 
-def test_an_incomplete_scene_is_refused_before_training(data, tmp_path):
+def test_incomplete_scene_is_rejected_before_training(data, tmp_path):
     for split in ("train", "heldout"):
         write_scene(tmp_path / str(HEIGHT) / split / "000000", 0, HEIGHT)
     (tmp_path / str(HEIGHT) / "train" / "000000" / "albedo.png").unlink()
@@ -95,6 +95,6 @@ def test_an_incomplete_scene_is_refused_before_training(data, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_start_without_a_starter_is_refused(data, tmp_path):
+def test_start_without_a_starter_is_rejected(data, tmp_path):
     with pytest.raises(SystemExit, match="is not a starter folder"):
         command.main(["--data", str(data), "train", "--start", str(tmp_path), "--height", str(HEIGHT)])

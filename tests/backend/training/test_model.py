@@ -44,7 +44,8 @@ def pipeline(perceiver, tmp_path_factory) -> OmniXPipeline:
     return pipe
 
 
-def perceived(pipeline, perceiver, task, latents):
+def run_pipeline(pipeline, perceiver, task, latents):
+    """Return the target's latents (1, C, h, w) from the condition's."""
     return pipeline(
         task,
         condition_latents={"rgb": latents},
@@ -64,7 +65,7 @@ def test_perceive_equals_the_pipeline(perceiver, pipeline):
         with torch.no_grad():
             batch = perceiver.perceive(task, latents)
         for index in range(2):
-            one = perceived(pipeline, perceiver, task, latents[index : index + 1])
+            one = run_pipeline(pipeline, perceiver, task, latents[index : index + 1])
             torch.testing.assert_close(batch[index : index + 1], one, atol=1e-4, rtol=1e-3)
         results.append(batch)
     assert (results[0] - results[1]).abs().mean() > 0.01
@@ -75,12 +76,14 @@ def test_every_parameter_has_a_gradient(perceiver):
     perceiver.zero_grad(set_to_none=True)
     for task in architecture.TASKS:
         perceiver.perceive(task, latents).square().mean().backward()
-    idle = [name for name, p in perceiver.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    assert idle == []
+    without_gradient = [
+        name for name, p in perceiver.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
+    assert without_gradient == []
     perceiver.zero_grad(set_to_none=True)
 
 
-def test_load_starter(perceiver, pipeline):
+def test_load_starter_restores_all_weights(perceiver, pipeline):
     other = Perceiver(architecture.create(seed=1)[0]).eval()
     other.load_starter(Path(pipeline.config._name_or_path))
     for name, value in perceiver.state_dict().items():

@@ -18,24 +18,24 @@ def test_two_processes_equal_one_with_both_batches(tmp_path):
     workers.run(2, averaging.average, tmp_path)
     module = averaging.model()
     module(averaging.inputs()).square().mean().backward()
-    stepped = averaging.stepped(module, workers.Workers())
+    expected = averaging.parameters_after_step(module, workers.Workers())
     for rank in range(2):
         found = load_file(tmp_path / f"{rank}.safetensors")
         for name, parameter in module.named_parameters():
             torch.testing.assert_close(found[f"gradient {name}"], parameter.grad)
-            torch.testing.assert_close(found[name], stepped[name])
+            torch.testing.assert_close(found[name], expected[name])
         assert found["stop"]  # true in one of them
 
 
-def test_one_process(tmp_path):
-    workers.run(1, averaging_alone, tmp_path)
+def test_single_process_needs_no_communication(tmp_path):
+    workers.run(1, check_single_process, tmp_path)
 
 
-def averaging_alone(place: workers.Workers, folder) -> None:
-    assert place.first
-    assert place.agree(stop=True)
-    assert not place.agree(stop=False)
-    place.barrier()
+def check_single_process(single: workers.Workers, folder) -> None:
+    assert single.first
+    assert single.agree(stop=True)
+    assert not single.agree(stop=False)
+    single.barrier()
 
 
 @pytest.mark.slow

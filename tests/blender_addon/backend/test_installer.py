@@ -77,6 +77,7 @@ def test_a_ready_environment_runs_what_was_in_the_wheel(ready: Path) -> None:
     assert "Successfully installed panoform-0.1.0" in (ready / "setup.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_environment_of_another_version_is_out_of_date(ready: Path) -> None:
     assert installer.find(ready, "0.2.0") is Installed.OTHER_VERSION
 
@@ -85,6 +86,7 @@ def test_absent_environment(tmp_path: Path) -> None:
     assert installer.find(tmp_path, "0.1.0") is Installed.ABSENT
 
 
+@pytest.mark.slow
 def test_an_environment_whose_blender_was_deleted_is_broken(ready: Path) -> None:
     config = ready / "environment" / "pyvenv.cfg"
     before = config.read_text(encoding="utf-8")

@@ -67,6 +67,7 @@ def test_prompt_picture_and_edit(client, flux, settings) -> None:
     assert varied.panoramas[0].recipe.strength == 0.5
 
 
+@pytest.mark.slow
 def test_rejected_request_returns_an_error(client, flux, settings) -> None:
     black = np.zeros((256, 512, 3), np.float32)
     mask = np.zeros((255, 512, 1), np.uint8)

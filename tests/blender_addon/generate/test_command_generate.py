@@ -43,6 +43,7 @@ def recipe(path: Path) -> Recipe:
     return msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Recipe)
 
 
+@pytest.mark.slow
 def test_generate_from_a_prompt_then_edit(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "schön.exr"
     code = command.run(

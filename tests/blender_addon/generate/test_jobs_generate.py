@@ -77,6 +77,7 @@ def test_cancel_while_running_restores_world_and_files(addon: Jobs, saved, flux,
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.slow
 def test_killed_backend_restores_the_world(addon: Jobs, saved, flux, tiny_lora) -> None:
     begin_and_see_it(addon, flux, tiny_lora)
     os.kill(addon.session.status.pid, signal.SIGKILL)
@@ -108,6 +109,7 @@ def test_build_is_one_undo_step(addon: Jobs, saved, flux, tiny_lora) -> None:
     assert panoramas.world_files(bpy.context.scene) == [saved / "a yard 3.exr"]
 
 
+@pytest.mark.slow
 def test_edit_preview_has_the_orientation_of_the_world(addon: Jobs, saved, flux, tiny_lora) -> None:
     asked = spec(flux, tiny_lora, steps=40)
     panorama = np.full((256, 512, 3), 0.3, np.float32)

@@ -176,6 +176,7 @@ def test_oldest_built_results_are_removed_first(addon: Jobs, scene) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a signal that halts a process")
+@pytest.mark.slow
 def test_stop_does_not_block_on_a_backend_that_does_not_exit(addon: Jobs, scene) -> None:
     addon.start()
     poll_until(addon, lambda: addon.state is State.READY)

@@ -335,6 +335,7 @@ def test_killed_backend_is_reported_and_restarted(addon: Jobs, panorama: Path) -
 
 
 @posix_only
+@pytest.mark.slow
 def test_unresponsive_backend_is_stopped(addon: Jobs, panorama: Path, monkeypatch) -> None:
     addon.stop()
     monkeypatch.setattr(Client.__init__, "__kwdefaults__", {"ping_after_s": 0.2, "reply_timeout_s": 0.5})

@@ -1,4 +1,4 @@
-"""A sun that is split off: against discs drawn on purpose (tests/backend/test_hdr.py has rebuilt ones)."""
+"""Splitting off the sun, with synthetic discs (tests/backend/lighting/ has reconstructed suns)."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ SKY = np.array([0.2, 0.3, 0.5], np.float32)
 
 
 def sky(toward: tuple[float, float, float], radius_deg: float, radiance: float) -> tuple[np.ndarray, np.ndarray]:
-    """(an even sky with a white disc, the disc's direction)"""
+    """Return (a uniform sky with a white disc, (H, W, 3); the direction of the disc)."""
     centre = np.array(toward) / np.linalg.norm(toward)
     disc = directions(HEIGHT, WIDTH) @ centre > np.cos(np.radians(radius_deg))
     return SKY + disc[..., None] * np.float32(radiance), centre
 
 
 @pytest.mark.parametrize("toward", [(1, 1, 1), (-1, 0.001, 0.3), (0.01, 0, 1), (0, 0.6, -0.8)])
-def test_a_disc_anywhere_also_across_the_seam_and_at_the_poles(toward: tuple[float, float, float]) -> None:
+def test_disc_is_split_off_at_any_position(toward: tuple[float, float, float]) -> None:
     light, centre = sky(toward, 2, 400)
     rest, sun = split_sun(light)
     assert sun is not None
@@ -26,11 +26,11 @@ def test_a_disc_anywhere_also_across_the_seam_and_at_the_poles(toward: tuple[flo
     assert np.degrees(sun.diameter_rad) == pytest.approx(4, rel=0.2)
     assert sun.irradiance == pytest.approx(400 * np.pi * np.radians(2) ** 2, rel=0.15)
     np.testing.assert_allclose(rest, np.broadcast_to(SKY, rest.shape), rtol=1e-5)
-    assert split_sun(rest)[1] is None, "it is gone"
-    assert light.max() > 400, "what was given is left as it is"
+    assert split_sun(rest)[1] is None, "the sun must be removed"
+    assert light.max() > 400, "the input must not be modified"
 
 
-def test_a_sun_of_one_pixel_is_as_wide_as_that() -> None:
+def test_sun_of_one_pixel_is_one_pixel_wide() -> None:
     light = np.full((HEIGHT, WIDTH, 3), SKY)
     light[50, 7] += 3000
     _, sun = split_sun(light)
@@ -39,12 +39,12 @@ def test_a_sun_of_one_pixel_is_as_wide_as_that() -> None:
 
 
 @pytest.mark.parametrize(("radius_deg", "radiance"), [(40, 3), (2, 1), (0.8, 5)], ids=["broad", "dim", "small"])
-def test_what_is_no_sun(radius_deg: float, radiance: float) -> None:
+def test_broad_dim_or_small_light_is_not_a_sun(radius_deg: float, radiance: float) -> None:
     light, _ = sky((1, 1, 1), radius_deg, radiance)
     rest, sun = split_sun(light)
     assert sun is None
     assert np.array_equal(rest, light)
 
 
-def test_darkness_has_no_sun() -> None:
+def test_black_panorama_has_no_sun() -> None:
     assert split_sun(np.zeros((HEIGHT, WIDTH, 3), np.float32))[1] is None

@@ -27,7 +27,7 @@ VAE = "vae/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def copy(tiny_flux, tmp_path):
-    """`tiny_flux`, to be spoilt."""
+    """Return a copy of `tiny_flux` that tests may damage."""
     return shutil.copytree(tiny_flux, tmp_path / "FLUX.1-dev")
 
 
@@ -35,19 +35,19 @@ def flux(path, **settings):
     return EngineSettings(engine="flux", model=str(path), **settings)
 
 
-def loaded(path, dtype=torch.float32):
+def load(path, dtype=torch.float32):
     return checkpoints.load(checkpoints.inspect(path), dtype)
 
 
-def same(a, b):
+def equal_weights(a, b):
     a, b = a.state_dict(), b.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-# Where a checkpoint is
+# Locating checkpoints
 
 
-def test_the_starter_is_built_in(reporter):
+def test_starter_is_located(reporter):
     found = checkpoints.locate(EngineSettings(), reporter)
     assert (found.name, found.adapters_name) == ("built in", "built in")
     assert found.config.decode.distance.encoding == "log"
@@ -64,56 +64,56 @@ def test_flux_is_found_in_the_models_folder(tiny_flux, tiny_adapters, reporter, 
     assert not found.config.reliable_yaw
 
 
-def test_a_starter_without_its_config_is_refused(tiny_flux, reporter):
+def test_starter_without_config_is_rejected(tiny_flux, reporter):
     with pytest.raises(WeightsError, match=r"no panoform\.json"):
         checkpoints.locate(EngineSettings(model=str(tiny_flux)), reporter)
 
 
-def test_no_such_folder(reporter, tmp_path):
+def test_missing_folder_is_rejected(reporter, tmp_path):
     with pytest.raises(WeightsError, match="no folder or file"):
         checkpoints.locate(flux(tmp_path / "nowhere"), reporter)
 
 
 @pytest.mark.parametrize("content", [b'{"name": "x", "colour": "blue"}', b'{"name": "\xff"}'])
-def test_an_unknown_option_or_damage_in_panoform_json_is_refused(tmp_path, reporter, content):
+def test_invalid_panoform_json_is_rejected(tmp_path, reporter, content):
     (tmp_path / "panoform.json").write_bytes(content)
     with pytest.raises(WeightsError, match=r"panoform\.json can't be read"):
         checkpoints.locate(EngineSettings(model=str(tmp_path)), reporter)
 
 
-# What is in it
+# Loading
 
 
-def test_a_diffusers_folder_loads_as_diffusers_loads_it(tiny_flux):
+def test_diffusers_folder_loads_the_same_weights_as_diffusers(tiny_flux):
     from diffusers import FluxPipeline
 
-    ours = loaded(tiny_flux)
+    ours = load(tiny_flux)
     theirs = FluxPipeline.from_pretrained(tiny_flux, dtype=torch.float32)
-    assert same(ours.transformer, theirs.transformer)
-    assert same(ours.vae, theirs.vae)
+    assert equal_weights(ours.transformer, theirs.transformer)
+    assert equal_weights(ours.vae, theirs.vae)
     assert dict(ours.scheduler.config) == dict(theirs.scheduler.config)
     assert ours.text_encoder is None
 
 
-def test_shards_are_put_together(tiny_flux, copy):
+def test_sharded_weights_are_merged(tiny_flux, copy):
     from diffusers import FluxTransformer2DModel
 
     whole = FluxTransformer2DModel.from_pretrained(copy / "transformer")
     shutil.rmtree(copy / "transformer")
     whole.save_pretrained(copy / "transformer", max_shard_size="1MB")
     assert len(list((copy / "transformer").glob("*.safetensors"))) > 1
-    assert same(loaded(copy).transformer, loaded(tiny_flux).transformer)
+    assert equal_weights(load(copy).transformer, load(tiny_flux).transformer)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_precision_is_as_asked_for(tiny_flux, dtype):
-    pipeline = loaded(tiny_flux, dtype)
+def test_weights_have_the_requested_dtype(tiny_flux, dtype):
+    pipeline = load(tiny_flux, dtype)
     assert {p.dtype for p in pipeline.transformer.parameters()} == {dtype}
     assert pipeline.vae.dtype == (torch.float32 if dtype == torch.float16 else dtype)
 
 
 @pytest.mark.parametrize("layout", ["flux1-dev and ae beside it", "all in one file"])
-def test_a_single_file_is_the_same_model(tiny_flux, tiny_states, tmp_path, layout):
+def test_single_file_loads_the_same_weights_as_the_folder(tiny_flux, tiny_states, tmp_path, layout):
     transformer, vae = tiny_states
     if layout == "all in one file":
         state = {single_file.TRANSFORMER_PREFIX + key: value for key, value in transformer.items()}
@@ -122,16 +122,16 @@ def test_a_single_file_is_the_same_model(tiny_flux, tiny_states, tmp_path, layou
     else:
         save_file(transformer, tmp_path / "flux.safetensors")
         save_file(vae, tmp_path / "ae.safetensors")
-    ours, folder = loaded(tmp_path / "flux.safetensors"), loaded(tiny_flux)
-    assert same(ours.transformer, folder.transformer)
-    assert same(ours.vae, folder.vae)
-    for name, told in (("transformer", TINY_TRANSFORMER), ("vae", TINY_VAE)):
+    ours, folder = load(tmp_path / "flux.safetensors"), load(tiny_flux)
+    assert equal_weights(ours.transformer, folder.transformer)
+    assert equal_weights(ours.vae, folder.vae)
+    for name, expected in (("transformer", TINY_TRANSFORMER), ("vae", TINY_VAE)):
         config = getattr(ours, name).config
-        assert {key: config[key] for key in told} == told
+        assert {key: config[key] for key in expected} == expected
 
 
-def test_the_names_of_a_full_size_flux_are_those_of_diffusers_converter():
-    """Every tensor numbered by its rows, at FLUX's own width (all that diffusers' converter takes)."""
+def test_single_file_names_match_diffusers_converter():
+    """Number the rows of every tensor, at FLUX's own width, the only one that diffusers' converter supports."""
     from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
 
     dim, mlp = 3072, 12288
@@ -161,10 +161,11 @@ def test_the_names_of_a_full_size_flux_are_those_of_diffusers_converter():
         assert torch.equal(ours[key], tensor), key
 
 
-# Bad checkpoints: one case each
+# Invalid checkpoints
 
 
-def refused(path, words):
+def assert_rejected(path, words):
+    """Assert that `inspect` raises a WeightsError that matches `words` and has a hint; return it."""
     with pytest.raises(WeightsError, match=words) as caught:
         checkpoints.inspect(path)
     assert caught.value.hint
@@ -175,34 +176,34 @@ def edit(file, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_a_file_cut_short(copy):
+def test_truncated_file_is_rejected(copy):
     data = (copy / TRANSFORMER).read_bytes()
     (copy / TRANSFORMER).write_bytes(data[: len(data) // 2])
-    refused(copy, "damaged or incomplete")
+    assert_rejected(copy, "damaged or incomplete")
 
 
-def test_a_missing_file(copy):
+def test_missing_file_is_rejected(copy):
     (copy / VAE).unlink()
-    assert str(copy / VAE) in refused(copy, "is missing").message
+    assert str(copy / VAE) in assert_rejected(copy, "is missing").message
 
 
-def test_a_missing_shard(copy):
+def test_missing_shard_is_rejected(copy):
     from diffusers import FluxTransformer2DModel
 
     FluxTransformer2DModel.from_pretrained(copy / "transformer").save_pretrained(
         copy / "transformer", max_shard_size="1MB"
     )
     next((copy / "transformer").glob("*-00002-of-*")).unlink()
-    refused(copy, "00002-of-.* is missing")
+    assert_rejected(copy, "00002-of-.* is missing")
 
 
-def test_an_empty_folder(tmp_path):
-    refused(tmp_path, r"model_index\.json is missing")
+def test_empty_folder_is_rejected(tmp_path):
+    assert_rejected(tmp_path, r"model_index\.json is missing")
 
 
-def test_damaged_json(copy):
+def test_damaged_json_is_rejected(copy):
     (copy / "model_index.json").write_text("{")
-    refused(copy, "can't be read")
+    assert_rejected(copy, "can't be read")
 
 
 @pytest.mark.parametrize(
@@ -223,31 +224,31 @@ def test_damaged_json(copy):
         ("scheduler/scheduler_config.json", {"num_train_timesteps": "x"}, "No FlowMatch.*Scheduler can be made from"),
     ],
 )
-def test_json_of_another_kind_and_configs_of_no_model(copy, name, content, words):
+def test_invalid_json_and_configs_are_rejected(copy, name, content, words):
     file = copy / name
     if isinstance(content, dict):
         edit(file, **content)
     else:
         file.write_bytes(content)
-    assert str(file) in refused(copy, words).message
+    assert str(file) in assert_rejected(copy, words).message
 
 
-def test_another_pipeline(copy):
+def test_other_pipeline_class_is_rejected(copy):
     edit(copy / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    refused(copy, "is a StableDiffusionXLPipeline, not a FluxPipeline")
+    assert_rejected(copy, "is a StableDiffusionXLPipeline, not a FluxPipeline")
 
 
-def test_another_transformer(copy):
+def test_other_transformer_class_is_rejected(copy):
     edit(copy / "transformer" / "config.json", _class_name="SD3Transformer2DModel")
-    refused(copy, "is a SD3Transformer2DModel")
+    assert_rejected(copy, "is a SD3Transformer2DModel")
 
 
-def test_missing_unexpected_and_misshapen_tensors_are_named(copy):
+def test_missing_unexpected_and_mismatched_tensors_are_named(copy):
     state = load_file(copy / TRANSFORMER)
     state["extra.weight"] = state.pop("x_embedder.bias")
     state["proj_out.bias"] = torch.zeros(3)
     save_file(state, copy / TRANSFORMER)
-    message = refused(copy, "does not fit FluxTransformer2DModel").message
+    message = assert_rejected(copy, "does not fit FluxTransformer2DModel").message
     assert "1 tensors missing (x_embedder.bias)" in message
     assert "1 tensors unexpected (extra.weight)" in message
     assert "1 tensors of another shape (proj_out.bias)" in message
@@ -257,34 +258,34 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(copy):
     ("change", "words"),
     [({"in_channels": 128}, "takes 128"), ({"guidance_embeds": False}, "no guidance embedding")],
 )
-def test_flux_depth_and_schnell(copy, change, words):
+def test_flux_depth_and_schnell_are_rejected(copy, change, words):
     edit(copy / "transformer" / "config.json", **change)
-    refused(copy, words)
+    assert_rejected(copy, words)
 
 
-def test_pickles_are_never_loaded(tmp_path):
+def test_pickle_checkpoint_is_rejected(tmp_path):
     (tmp_path / "flux.ckpt").write_bytes(b"\x80\x04")
-    refused(tmp_path / "flux.ckpt", r"not a \.safetensors file")
+    assert_rejected(tmp_path / "flux.ckpt", r"not a \.safetensors file")
 
 
-def test_a_single_file_of_something_else(tmp_path):
+def test_single_file_of_another_model_is_rejected(tmp_path):
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2, 2)}, tmp_path / "sd.safetensors")
-    refused(tmp_path / "sd.safetensors", "not a FLUX checkpoint")
+    assert_rejected(tmp_path / "sd.safetensors", "not a FLUX checkpoint")
 
 
-def test_a_single_file_without_a_vae(tiny_states, tmp_path):
+def test_single_file_without_vae_is_rejected(tiny_states, tmp_path):
     save_file(tiny_states[0], tmp_path / "flux1-dev.safetensors")
-    error = refused(tmp_path / "flux1-dev.safetensors", "holds no VAE")
+    error = assert_rejected(tmp_path / "flux1-dev.safetensors", "holds no VAE")
     assert "ae.safetensors" in error.hint
     assert str(tmp_path) in error.hint
 
 
-def single(folder, states, **changes):
-    """A single file and its VAE, with tensors of other shapes (None: left out); keys of the VAE begin with `vae.`."""
+def write_single_file(folder, states, **changes):
+    """Write a single file and its VAE with the shapes in `changes` (None: omitted); keys of the VAE: `vae.…`."""
     for file, prefix, state in zip(("flux1-dev", "ae"), ("", "vae."), states, strict=True):
         shapes = {key: changes.get(prefix + key, tuple(tensor.shape)) for key, tensor in state.items()}
-        spoilt = {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items() if shape is not None}
-        save_file(spoilt, folder / f"{file}.safetensors")
+        changed = {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items() if shape is not None}
+        save_file(changed, folder / f"{file}.safetensors")
     return folder / "flux1-dev.safetensors"
 
 
@@ -311,23 +312,23 @@ def single(folder, states, **changes):
         ("vae.decoder.conv_out.bias", None, "1 tensors missing (decoder.conv_out.bias)"),
     ],
 )
-def test_a_wrong_tensor_in_a_single_file_is_named(tiny_states, tmp_path, key, shape, named):
-    message = refused(single(tmp_path, tiny_states, **{key: shape}), re.escape(named)).message
+def test_invalid_tensor_in_a_single_file_is_named(tiny_states, tmp_path, key, shape, named):
+    message = assert_rejected(write_single_file(tmp_path, tiny_states, **{key: shape}), re.escape(named)).message
     assert str(tmp_path / ("ae.safetensors" if key.startswith("vae.") else "flux1-dev.safetensors")) in message
 
 
-# The prompt
+# Prompt embeddings
 
 
-def embedding(path, reporter):
+def load_embeds(path, reporter):
     checkpoint = checkpoints.locate(flux(path), reporter)
     return text_encoding.embeds(checkpoint, checkpoints.inspect(checkpoint.path), reporter)
 
 
-def test_the_prompt_is_encoded_once_and_kept(copy, reporter):
+def test_prompt_embeds_are_computed_once_and_cached(copy, reporter):
     from diffusers import FluxPipeline
 
-    found = embedding(copy, reporter)
+    found = load_embeds(copy, reporter)
     pipeline = FluxPipeline.from_pretrained(copy, dtype=torch.bfloat16)
     with torch.no_grad():
         expected, pooled, _ = pipeline.encode_prompt("[EQUIRECTANGULAR]", device="cpu")
@@ -337,28 +338,28 @@ def test_the_prompt_is_encoded_once_and_kept(copy, reporter):
 
     for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
         shutil.rmtree(copy / part)
-    again = embedding(copy, reporter)
+    again = load_embeds(copy, reporter)
     assert all(torch.equal(again[name], found[name]) for name in found)
 
 
-def test_no_text_encoder_and_nothing_kept(copy, reporter):
+def test_missing_text_encoder_without_cached_embeds_is_rejected(copy, reporter):
     shutil.rmtree(copy / "text_encoder_2")
     with pytest.raises(WeightsError, match="text_encoder_2") as caught:
-        embedding(copy, reporter)
+        load_embeds(copy, reporter)
     assert str(copy) in caught.value.hint
 
 
-def test_an_embedding_of_another_model(copy, reporter):
+def test_embeds_of_another_model_are_rejected(copy, reporter):
     shutil.copy(checkpoints.STARTER / "prompt_embeds.safetensors", copy)
     with pytest.raises(WeightsError, match="not made for this model"):
-        embedding(copy, reporter)
+        load_embeds(copy, reporter)
 
 
 # The hub
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers as the hub does: `owner/gated`, `owner/private`, `owner/broken`; to `owner/hangs` once `released`."""
+    """Responds like the hub for `owner/gated`, `owner/private`, `owner/broken`; for `owner/hangs` once `released`."""
 
     released = threading.Event()
 
@@ -400,27 +401,27 @@ def hub_server(monkeypatch, tmp_path):
         ("owner/broken", "did not deliver|not on this computer", "into .*FLUX.1-dev"),
     ],
 )
-def test_what_the_hub_refuses(hub_server, reporter, repo, words, hint):
+def test_hub_errors_are_reported_with_a_hint(hub_server, reporter, repo, words, hint):
     with pytest.raises(WeightsError, match=words) as caught:
         checkpoints.locate(flux(repo), reporter)
     assert re.search(hint, caught.value.hint)
 
 
-def test_a_download_is_stopped_while_the_hub_hangs(hub_server, stopping_reporter):
-    def downloads():
+def test_download_can_be_cancelled_while_the_hub_hangs(hub_server, stopping_reporter):
+    def download_threads():
         return [thread for thread in threading.enumerate() if thread.name.startswith(hub._THREAD)]
 
     try:
         with pytest.raises(Cancelled):
             checkpoints.locate(flux("owner/hangs"), stopping_reporter(lambda stage, _step: True))
-        assert downloads(), "it was waited for"
+        assert download_threads(), "the download's thread was joined"
     finally:
         Hub.released.set()
-        for thread in downloads():
+        for thread in download_threads():
             thread.join()
 
 
-def test_offline(reporter, monkeypatch, tmp_path):
+def test_missing_model_is_reported_offline(reporter, monkeypatch, tmp_path):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

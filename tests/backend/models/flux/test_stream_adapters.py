@@ -1,4 +1,4 @@
-"""Adapters are read in every layout and naming alike, and anything that does not fit is refused by name."""
+"""Adapters are read in every layout and naming; files that do not fit are rejected."""
 
 import json
 import os
@@ -28,7 +28,7 @@ Tensors = dict[str, torch.Tensor]
 
 @pytest.fixture
 def state() -> Tensors:
-    """A good adapter of rank 4: keys transformer.….lora_A.weight."""
+    """Return a valid adapter of rank 4: keys transformer.….lora_A.weight."""
     return load_file(GOLDEN / "adapters" / "rgb_to_depth" / "rgb" / FILE)
 
 
@@ -44,7 +44,7 @@ def write(tmp_path):
 
 
 def fused(state: Tensors) -> Tensors:
-    """The same model in BFL's naming: q, k, v stacked in A, block-diagonal in B, zero rows for the MLP."""
+    """Return the adapter in BFL's naming: q, k, v stacked in A, block-diagonal in B, zero rows for the MLP."""
     state = {key.removeprefix("transformer."): value for key, value in state.items()}
     result = {}
     for i in range(CONFIG["num_layers"]):
@@ -71,7 +71,7 @@ def renamed(state: Tensors, old: str, new: str) -> Tensors:
 
 
 def kohya(state: Tensors) -> Tensors:
-    """BFL's naming with underscores, as kohya's trainer writes it, and an alpha (here the rank) beside each pair."""
+    """Return the adapter in kohya's naming: BFL's with underscores, and an alpha (here the rank) for each pair."""
     result = {}
     for key, value in fused(state).items():
         module, factor, _ = key.rsplit(".", 2)
@@ -97,7 +97,7 @@ def test_flux_dev_has_228_modules():
     assert sum(64 * (rows + columns) for rows, columns in shapes.values()) == 112_066_560
 
 
-def test_targets_are_the_transformers_own_linears():
+def test_targets_match_the_transformers_linears():
     transformer = FluxTransformer2DModel.from_config(CONFIG)
     assert len(SHAPES) == 18
     for name, (rows, columns) in SHAPES.items():
@@ -124,7 +124,7 @@ def test_both_layouts_are_found(write, state, layout):
     ],
     ids=["bare", "peft", "down-up", "bfl", "comfyui", "kohya"],
 )
-def test_every_naming_is_the_same_adapter(write, state, naming):
+def test_all_namings_load_the_same_adapter(write, state, naming):
     if naming(state).keys() == state.keys():
         pytest.fail("the naming under test changes nothing")
     assert_same(
@@ -133,8 +133,8 @@ def test_every_naming_is_the_same_adapter(write, state, naming):
     )
 
 
-def test_what_peft_and_diffusers_write_is_read(tmp_path):
-    """Saved by the real classes with lora_alpha = 2 · rank: the header says so, and the scale is in B."""
+def test_adapter_saved_by_diffusers_is_read(tmp_path):
+    """Save with lora_alpha = 2 · rank, which the header records; the scale must be multiplied into B."""
     transformer = FluxTransformer2DModel.from_config(CONFIG)
     config = LoraConfig(r=4, lora_alpha=8, target_modules=list(SHAPES), init_lora_weights=False)
     transformer.add_adapter(config)
@@ -150,7 +150,7 @@ def test_what_peft_and_diffusers_write_is_read(tmp_path):
         assert torch.equal(B, 2 * state[f"{name}.lora_B.weight"])
 
 
-def test_an_alpha_beside_the_pair_scales_it(write, state):
+def test_alpha_tensor_scales_its_module(write, state):
     name, other = "single_transformer_blocks.1.attn.to_v", "transformer_blocks.0.ff.net.2"
     scaled = stream_adapters.read(write(state | {f"transformer.{name}.alpha": torch.tensor(8.0)}), SHAPES)
     plain = stream_adapters.read(write(state, "plain.safetensors"), SHAPES)
@@ -158,7 +158,7 @@ def test_an_alpha_beside_the_pair_scales_it(write, state):
     assert torch.equal(scaled.layers[other][1], plain.layers[other][1])
 
 
-def test_inspect_counts(write, state):
+def test_inspect_reports_modules_rank_and_dtype(write, state):
     file = write(renamed({k: v.bfloat16() for k, v in state.items()}, "transformer.", ""))
     assert stream_adapters.inspect(file, SHAPES) == stream_adapters.Report(file, 18, 18, 4, "BF16", file.stat().st_size)
     dit360 = stream_adapters.inspect(GOLDEN / "adapters" / "dit360" / "adapter_model.safetensors", SHAPES)
@@ -166,7 +166,7 @@ def test_inspect_counts(write, state):
     assert "8 missing" in dit360.problem
 
 
-def dropped(state: Tensors, *parts: str) -> Tensors:
+def without_keys(state: Tensors, *parts: str) -> Tensors:
     return {key: value for key, value in state.items() if not any(part in key for part in parts)}
 
 
@@ -174,19 +174,19 @@ Q = "transformer.single_transformer_blocks.0.attn.to_q"
 LINEAR1, QKV = "single_blocks.0.linear1.lora_B.weight", "double_blocks.1.img_attn.qkv.lora_B.weight"
 
 
-def another_base(state: Tensors) -> Tensors:
+def of_a_wider_model(state: Tensors) -> Tensors:
     return {key: value.repeat(1, 2) if "lora_A" in key else value.repeat(2, 1) for key, value in state.items()}
 
 
-def with_a_corner(state: Tensors, key: str, row: int) -> Tensors:
+def with_changed_element(state: Tensors, key: str, row: int) -> Tensors:
     state = fused(state)
     state[key] = state[key].clone()
     state[key][row, -1] = 1e-6
     return state
 
 
-def averaged(state: Tensors) -> Tensors:
-    """A port's mistake: one A for q, k and v, their mean."""
+def with_averaged_A(state: Tensors) -> Tensors:
+    """Replace A of q, k and v by their mean, a mistake of a conversion script."""
     state = fused(state)
     for key in [key for key in state if "qkv" in key or "linear1" in key]:
         rank = 4
@@ -200,13 +200,16 @@ def averaged(state: Tensors) -> Tensors:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda s: dropped(s, "ff.net"), ["14 of 18 modules", "8 missing", "transformer_blocks.0.ff.net.0.proj"]),
-        (lambda s: dropped(s, f"{Q}.lora_B"), ["17 of 18", "1 missing", "blocks.0.attn.to_q.lora_B"]),
+        (lambda s: without_keys(s, "ff.net"), ["14 of 18 modules", "8 missing", "transformer_blocks.0.ff.net.0.proj"]),
+        (lambda s: without_keys(s, f"{Q}.lora_B"), ["17 of 18", "1 missing", "blocks.0.attn.to_q.lora_B"]),
         (lambda s: s | {"transformer.proj_out.lora_A.weight": torch.ones(4, 32)}, ["1 unexpected", "proj_out.lora_A"]),
         (lambda s: renamed(s, "attn", "attention"), ["4 of 18", "28 missing", "28 unexpected", "attention"]),
         (lambda s: s | {"transformer.norm.weight": torch.ones(3)}, ["1 unexpected", "transformer.norm.weight"]),
-        (lambda s: s | dropped(fused(s), "single", "img_mlp"), ["unexpected", "transformer.transformer_blocks.0.attn"]),
-        (another_base, ["0 of 18", "36 wrong", "lora_A.weight is 4 × 64, not rank × 32"]),
+        (
+            lambda s: s | without_keys(fused(s), "single", "img_mlp"),
+            ["unexpected", "transformer.transformer_blocks.0.attn"],
+        ),
+        (of_a_wider_model, ["0 of 18", "36 wrong", "lora_A.weight is 4 × 64, not rank × 32"]),
         (lambda s: s | {f"{Q}.lora_A.weight": torch.ones(8, 32)}, [f"{Q}.lora_B.weight is 32 × 4, not 32 × 8"]),
         (
             lambda s: s | {f"{Q}.lora_A.weight": torch.ones(8, 32), f"{Q}.lora_B.weight": torch.ones(32, 8)},
@@ -216,13 +219,13 @@ def averaged(state: Tensors) -> Tensors:
         (lambda s: s | {f"{Q}.lora_A.weight": torch.tensor(1.0)}, [f"{Q}.lora_A.weight is one number"]),
         (lambda s: s | {f"{Q}.alpha": torch.ones(4)}, [f"{Q}.alpha is not one number"]),
         (lambda s: {}, ["0 of 18 modules", "36 missing"]),
-        (lambda s: with_a_corner(s, LINEAR1, -1), [LINEAR1, "MLP", "rows from 96"]),
-        (lambda s: with_a_corner(s, LINEAR1, 0), [LINEAR1, "not block-diagonal"]),
-        (lambda s: with_a_corner(s, QKV, 5), [QKV, "not block-diagonal"]),
-        (averaged, ["qkv.lora_A.weight has rank 4, which can't be divided among q, k and v"]),
+        (lambda s: with_changed_element(s, LINEAR1, -1), [LINEAR1, "MLP", "rows from 96"]),
+        (lambda s: with_changed_element(s, LINEAR1, 0), [LINEAR1, "not block-diagonal"]),
+        (lambda s: with_changed_element(s, QKV, 5), [QKV, "not block-diagonal"]),
+        (with_averaged_A, ["qkv.lora_A.weight has rank 4, which can't be divided among q, k and v"]),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_by_name(write, state, change, named):
+def test_mismatched_adapter_is_rejected_with_its_keys(write, state, change, named):
     file = write(change(state))
     with pytest.raises(AdapterError) as caught:
         stream_adapters.read(file, SHAPES)
@@ -232,7 +235,7 @@ def test_what_does_not_fit_is_refused_by_name(write, state, change, named):
 
 
 @pytest.mark.parametrize(
-    ("claims", "named"),
+    ("lora_config", "named"),
     [
         ({"transformer.r": 64, "transformer.lora_alpha": 64}, "claims rank 64"),
         ({"r": 4, "use_rslora": True}, "use_rslora"),
@@ -242,14 +245,14 @@ def test_what_does_not_fit_is_refused_by_name(write, state, change, named):
         ({"r": "4", "lora_alpha": 4}, "metadata"),
     ],
 )
-def test_a_file_that_claims_something_else_is_refused(write, state, claims, named):
-    text = claims if isinstance(claims, str) else json.dumps(claims)
+def test_contradictory_metadata_is_rejected(write, state, lora_config, named):
+    text = lora_config if isinstance(lora_config, str) else json.dumps(lora_config)
     with pytest.raises(AdapterError, match=named):
         stream_adapters.read(write(state, metadata={"lora_adapter_metadata": text}), SHAPES)
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-100], lambda d: d[:4], lambda d: b"", lambda d: b"x" * 99])
-def test_a_damaged_file_is_refused(write, state, damage):
+def test_damaged_file_is_rejected(write, state, damage):
     file = write(state)
     file.write_bytes(damage(file.read_bytes()))
     for use in (stream_adapters.read, stream_adapters.inspect):
@@ -258,7 +261,7 @@ def test_a_damaged_file_is_refused(write, state, damage):
         assert str(file) in caught.value.message
 
 
-def test_a_missing_adapter_names_where_it_should_be(tmp_path):
+def test_error_for_a_missing_adapter_names_the_expected_paths(tmp_path):
     with pytest.raises(AdapterError, match="no adapter for the stream 'depth'") as caught:
         stream_adapters.find(tmp_path, "rgb_to_depth", "depth")
     assert "rgb_to_depth/depth/pytorch_lora_weights.safetensors" in caught.value.hint
@@ -267,7 +270,7 @@ def test_a_missing_adapter_names_where_it_should_be(tmp_path):
         stream_adapters.find(tmp_path / "nowhere", "rgb_to_depth", "depth")
 
 
-def test_streams_of_different_rank_are_refused(write, state):
+def test_streams_of_different_rank_are_rejected(write, state):
     small = stream_adapters.read(write(state), SHAPES)
     large = {name: (torch.cat([A, A]), torch.cat([B, B], dim=1)) for name, (A, B) in small.layers.items()}
     with pytest.raises(AdapterError, match=r"ranks are 4 in .*, 8 in other"):
@@ -275,7 +278,7 @@ def test_streams_of_different_rank_are_refused(write, state):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's HTTP as a download needs."""
+    """The part of the hub's HTTP API that a download needs."""
 
     body = (GOLDEN / "adapters" / "rgb_to_depth" / "rgb" / FILE).read_bytes()
 
@@ -319,8 +322,8 @@ print(json.dumps(results))
 """
 
 
-def ask_hub(endpoint: str, home: Path, *wanted: tuple[str, str], **environment: str) -> dict[str, str]:
-    """What `find` says in a process whose hub is `endpoint` (huggingface_hub reads it when it is imported)."""
+def find_in_hub(endpoint: str, home: Path, *requests: tuple[str, str], **environment: str) -> dict[str, str]:
+    """Return the results of `find` in a process whose hub is `endpoint` (huggingface_hub reads it on import)."""
     environment = os.environ | {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
@@ -328,25 +331,25 @@ def ask_hub(endpoint: str, home: Path, *wanted: tuple[str, str], **environment: 
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     } | environment  # fmt: skip
-    command = [sys.executable, "-c", SCRIPT, json.dumps(wanted)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    command = [sys.executable, "-c", SCRIPT, json.dumps(requests)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 @pytest.mark.slow
-def test_the_hub_delivers_or_says_what_to_do(tmp_path):
+def test_adapters_are_downloaded_or_the_error_has_a_hint(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    wanted = [("good/OmniX", "rgb"), ("good/OmniX", "depth"), (f"good/OmniX@{'1' * 40}", "rgb")]
-    refused = [("gated/OmniX", "rgb"), ("nobody/OmniX", "rgb"), ("good/OmniX@absent", "rgb")]
+    requests = [("good/OmniX", "rgb"), ("good/OmniX", "depth"), (f"good/OmniX@{'1' * 40}", "rgb")]
+    rejected = [("gated/OmniX", "rgb"), ("nobody/OmniX", "rgb"), ("good/OmniX@absent", "rgb")]
     try:
-        online = ask_hub(endpoint, tmp_path, *wanted, *refused)
+        online = find_in_hub(endpoint, tmp_path, *requests, *rejected)
     finally:
         server.shutdown()
         server.server_close()
-    offline = ask_hub(endpoint, tmp_path, *wanted, HF_HUB_OFFLINE="1")
+    offline = find_in_hub(endpoint, tmp_path, *requests, HF_HUB_OFFLINE="1")
 
     assert Path(online["good/OmniX rgb"]).read_bytes() == Hub.body
     assert "has no adapter for the stream 'depth'" in online["good/OmniX depth"]

@@ -1,4 +1,4 @@
-"""0° meets 360°: what is rolled before comes out rolled, and what breaks the wrap breaks these tests."""
+"""Circular padding: rolling the input rolls the output, which fails without circular padding."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from panoform.backend.pipelines.layers import circular_padding
 GOLDEN = Path(__file__).parents[3] / "golden"
 
 
-def eightfold() -> AutoencoderKL:
+def vae_of_scale_8() -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(GOLDEN / "tiny-flux", subfolder="vae")
 
 
-def fourfold(mid_block_add_attention: bool = True) -> AutoencoderKL:
+def vae_of_scale_4(mid_block_add_attention: bool = True) -> AutoencoderKL:
     torch.manual_seed(0)
     return AutoencoderKL(
         block_out_channels=(8, 8, 16),
@@ -27,7 +27,7 @@ def fourfold(mid_block_add_attention: bool = True) -> AutoencoderKL:
     ).eval()
 
 
-@pytest.fixture(params=[eightfold, fourfold])
+@pytest.fixture(params=[vae_of_scale_8, vae_of_scale_4])
 def vae(request) -> AutoencoderKL:
     return request.param().requires_grad_(False)
 
@@ -36,7 +36,7 @@ def encode(vae: AutoencoderKL, image: torch.Tensor) -> torch.Tensor:
     return vae.encode(image).latent_dist.mode()
 
 
-def test_the_extension_repeats_the_left_edge():
+def test_extend_repeats_the_left_edge():
     x = torch.randn(2, 16, 4, 12)
     extended = circular_padding.extend(x)
     assert extended.shape == (2, 16, 4, 18)
@@ -44,7 +44,7 @@ def test_the_extension_repeats_the_left_edge():
     torch.testing.assert_close(circular_padding.close(extended), x)
 
 
-def test_blend_weights_are_the_references():
+def test_blend_weights_equal_the_references():
     x = torch.zeros(1, 1, 1, 18)
     x[..., 12:] = 1
     blended = circular_padding.blend(x)[0, 0, 0]
@@ -52,15 +52,15 @@ def test_blend_weights_are_the_references():
     assert torch.equal(blended[6:], x[0, 0, 0, 6:])
 
 
-def test_blending_leaves_no_step_at_the_seam():
-    ramp = torch.arange(30.0)[None, None, None]  # what a denoiser that knows of no wrap makes: 24 columns and 6 beyond
+def test_close_leaves_no_step_at_the_seam():
+    ramp = torch.arange(30.0)[None, None, None]  # as from a denoiser without wrapping: 24 columns and 6 more
     cut, closed = ramp[..., :24], circular_padding.close(ramp)
     assert abs(cut[..., 0] - cut[..., -1]) == 23
     assert abs(closed[..., 0] - closed[..., -1]) == 1  # as between any two columns of the ramp
 
 
 @pytest.mark.parametrize("columns", [1, 3, 8])
-def test_a_circular_encode_rolls_with_the_picture(vae, columns):
+def test_circular_encoding_commutes_with_rolling(vae, columns):
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     image = torch.randn(1, 3, 4 * scale, 16 * scale, generator=torch.Generator().manual_seed(1))
 
@@ -74,7 +74,7 @@ def test_a_circular_encode_rolls_with_the_picture(vae, columns):
 
 
 @pytest.mark.parametrize("columns", [1, 3, 8])
-def test_a_circular_decode_rolls_with_the_latents(vae, columns):
+def test_circular_decoding_commutes_with_rolling(vae, columns):
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     latents = torch.randn(1, 16, 4, 16, generator=torch.Generator().manual_seed(1))
 
@@ -87,10 +87,10 @@ def test_a_circular_decode_rolls_with_the_latents(vae, columns):
     assert difference() > 1e-2
 
 
-def test_circular_changes_only_what_the_edge_can_reach():
-    """Away from the seam a picture encodes as it always did: the vertical padding and the interior are untouched."""
-    # Norms and attention look at the whole picture; without them the edge's influence is the convolutions' reach.
-    vae = fourfold(mid_block_add_attention=False)
+def test_circular_changes_only_latents_near_the_seam():
+    """Away from the seam, latents are unchanged: neither the vertical padding nor the interior is affected."""
+    # Norms and attention depend on the whole picture; without them, only the receptive field reaches the edge.
+    vae = vae_of_scale_4(mid_block_add_attention=False)
     for name, module in list(vae.encoder.named_modules()):
         if isinstance(module, torch.nn.GroupNorm):
             parent, _, child = name.rpartition(".")
@@ -105,7 +105,7 @@ def test_circular_changes_only_what_the_edge_can_reach():
     assert not torch.allclose(circular[..., -1:], plain[..., -1:], atol=1e-3)
 
 
-def test_afterwards_the_vae_is_as_it_was(vae):
+def test_vae_is_restored_afterwards(vae):
     image = torch.randn(1, 3, 32, 64)
     before = encode(vae, image)
     vae.enable_tiling()
@@ -118,7 +118,7 @@ def test_afterwards_the_vae_is_as_it_was(vae):
     assert torch.equal(encode(vae, image), before)
 
 
-def test_the_blended_decode_has_the_pictures_size(vae):
+def test_decode_blended_returns_the_size_of_the_picture(vae):
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
 
     def decode(latents):

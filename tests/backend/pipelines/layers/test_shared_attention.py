@@ -1,4 +1,4 @@
-"""Streams together against the plain way: PEFT's own layers, sample by sample, with copied keys and values."""
+"""Batched streams compared with the reference: PEFT's own layers, sample by sample, with copied keys and values."""
 
 import importlib.util
 from pathlib import Path
@@ -14,8 +14,8 @@ _PATH = Path(__file__).parents[4] / "bench" / "streams.py"
 _SPEC = importlib.util.spec_from_file_location("bench_streams", _PATH)
 assert _SPEC
 assert _SPEC.loader
-plain_way = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(plain_way)
+bench_streams = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(bench_streams)
 
 CPU = torch.device("cpu")
 CONFIG = {
@@ -37,13 +37,13 @@ def build(dtype: torch.dtype = torch.float32) -> FluxTransformer2DModel:
 
 @pytest.fixture(params=[2, 3])
 def case(request):
-    """(plain FLUX, the same with PEFT adapters, the adapters as ours, their names, one step's inputs)."""
+    """Return (plain FLUX, the same with PEFT adapters, the stacked adapters, their names, the inputs of one step)."""
     names = [f"stream{i}" for i in range(request.param)]
     plain, peft = build(), build()
     with pytest.warns(UserWarning, match="Already found a `peft_config`"):
-        layers = plain_way.add_random_adapters(peft, names, rank=4)
-    inputs = plain_way.random_inputs(plain, len(names), rows=4, columns=7, text=5)
-    inputs["encoder_hidden_states"] = torch.randn(len(names), 5, 32)  # a text of its own for every stream
+        layers = bench_streams.add_random_adapters(peft, names, rank=4)
+    inputs = bench_streams.random_inputs(plain, len(names), rows=4, columns=7, text=5)
+    inputs["encoder_hidden_states"] = torch.randn(len(names), 5, 32)  # a different text for each stream
     return plain, peft, layers, names, inputs
 
 
@@ -56,14 +56,14 @@ def together(transformer, layers, inputs) -> torch.Tensor:
         return run(transformer, inputs)
 
 
-def test_together_equals_one_after_the_other(case):
+def test_together_equals_sequential_streams(case):
     plain, peft, layers, names, inputs = case
-    with plain_way.reference(peft, names):
+    with bench_streams.reference(peft, names):
         expected = run(peft, inputs)
     torch.testing.assert_close(together(plain, layers, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_every_adapted_module_counts(case):
+def test_every_adapter_affects_the_result(case):
     plain, _, layers, _, inputs = case
     expected = together(plain, layers, inputs)
     for name, (A, B) in layers.items():
@@ -74,7 +74,7 @@ def test_every_adapted_module_counts(case):
             assert (result - expected).abs().max() > 1e-4, f"{name} of stream {stream} is not applied"
 
 
-def test_streams_see_each_other(case):
+def test_streams_attend_to_each_other(case):
     plain, _, layers, _, inputs = case
     changed = inputs | {"hidden_states": inputs["hidden_states"].clone()}
     changed["hidden_states"][-1] += 1
@@ -82,14 +82,14 @@ def test_streams_see_each_other(case):
     assert (difference > 1e-4).all()
 
 
-def test_a_stream_alone_with_an_empty_adapter_is_plain_flux(case):
+def test_single_stream_with_zero_adapter_equals_plain_flux(case):
     plain, _, layers, _, inputs = case
     inputs = {name: x if name.endswith("_ids") else x[:1] for name, x in inputs.items()}
     empty = {name: (A[:1], torch.zeros_like(B[:1])) for name, (A, B) in layers.items()}
     torch.testing.assert_close(together(plain, empty, inputs), run(plain, inputs))
 
 
-def test_afterwards_the_transformer_is_plain_flux(case):
+def test_transformer_is_restored_afterwards(case):
     plain, _, layers, _, inputs = case
     before, keys = run(plain, inputs), list(plain.state_dict())
     modules = dict(plain.named_modules())
@@ -102,8 +102,8 @@ def test_afterwards_the_transformer_is_plain_flux(case):
     assert torch.equal(run(plain, inputs), before)
 
 
-def test_adapters_train():
-    """Gradients reach every adapter through the very code that infers (the starter's adapters are trained with it)."""
+def test_gradients_reach_every_adapter():
+    """The code for inference also supports backpropagation."""
     transformer, generator = build(), torch.Generator().manual_seed(0)
     layers = {
         name: (
@@ -112,7 +112,7 @@ def test_adapters_train():
         )
         for name, (rows, columns) in stream_adapters.targets(transformer.config).items()
     }
-    inputs = plain_way.random_inputs(transformer, 2, rows=2, columns=4, text=3)
+    inputs = bench_streams.random_inputs(transformer, 2, rows=2, columns=4, text=3)
     together(transformer, layers, inputs)[-1].square().mean().backward()
     for name, factors in layers.items():
         for factor in factors:
@@ -120,12 +120,12 @@ def test_adapters_train():
             assert factor.grad.abs().max() > 0, name
 
 
-def test_bfloat16_is_as_close_to_float32_as_the_plain_way_is(case):
+def test_bfloat16_error_is_no_larger_than_the_references(case):
     plain, peft, layers, names, inputs = case
     expected = together(plain, layers, inputs)
-    rough = {name: x.bfloat16() for name, x in inputs.items()}
-    result = together(build(torch.bfloat16), layers, rough)
+    bfloat16_inputs = {name: x.bfloat16() for name, x in inputs.items()}
+    result = together(build(torch.bfloat16), layers, bfloat16_inputs)
     assert result.dtype == torch.bfloat16
-    with plain_way.reference(peft.to(torch.bfloat16), names):
-        plain_error = (run(peft, rough) - expected).abs().mean()
+    with bench_streams.reference(peft.to(torch.bfloat16), names):
+        plain_error = (run(peft, bfloat16_inputs) - expected).abs().mean()
     assert (result - expected).abs().mean() < 1.2 * plain_error

@@ -1,4 +1,4 @@
-"""Who may speak to the server, and what it makes of everything else that arrives; the connection file."""
+"""Authentication of clients, handling of invalid messages, and the connection file."""
 
 import json
 import os
@@ -12,44 +12,44 @@ import numpy as np
 import psutil
 import pytest
 import zmq
-from serving import ARITHMETIC, PATIENCE_S, Backend, Peer, endless, wait_until
+from serving import ARITHMETIC, TIMEOUT_S, Backend, Peer, run_endlessly, wait_until
 
 from panoform.backend.server import server as server_module
 from panoform.shared.protocol import connection, messages, wire
 from panoform.shared.protocol.errors import BackendVersionError, OutputError
 
-# Who may come in, and what
+# Authentication and invalid messages
 
 
-def refused(backend: Backend, **keys: bytes | None) -> bool:
-    """Whether a peer with these keys gets no answer, while one with the right keys still does."""
-    stranger = Peer(backend.connection, **keys)
-    stranger.send(messages.StatusRequest(id="a"))
-    asking = Peer(backend.connection)
-    asking.status()
+def is_rejected(backend: Backend, **keys: bytes | None) -> bool:
+    """Return whether a client with these keys gets no reply, while one with the right keys does."""
+    client = Peer(backend.connection, **keys)
+    client.send(messages.StatusRequest(id="a"))
+    authorised = Peer(backend.connection)
+    authorised.status()
     try:
-        return not stranger.socket.poll(500)
+        return not client.socket.poll(500)
     finally:
-        stranger.close()
-        asking.close()
+        client.close()
+        authorised.close()
 
 
-def test_strangers_are_refused(backend):
+def test_clients_without_the_keys_are_rejected(backend):
     public, secret = zmq.curve_keypair()
-    assert not refused(backend)
-    assert refused(backend, curve_publickey=public, curve_secretkey=secret)
-    assert refused(backend, curve_serverkey=public)
-    assert refused(backend, curve_publickey=None, curve_secretkey=None, curve_serverkey=None)
-    # The public key alone, which anybody may come to know, opens nothing.
-    assert refused(backend, curve_secretkey=secret)
+    assert not is_rejected(backend)
+    assert is_rejected(backend, curve_publickey=public, curve_secretkey=secret)
+    assert is_rejected(backend, curve_serverkey=public)
+    assert is_rejected(backend, curve_publickey=None, curve_secretkey=None, curve_serverkey=None)
+    # The public key without its secret key isn't sufficient.
+    assert is_rejected(backend, curve_secretkey=secret)
 
 
-def test_only_loopback_listens(backend):
+def test_server_listens_on_loopback_only(backend):
     listening = [c.laddr for c in psutil.Process(backend.process.pid).net_connections() if c.status == "LISTEN"]
     assert [address.ip for address in listening] == ["127.0.0.1"]
 
 
-def test_raw_sockets_do_not_stop_it(backend, peer):
+def test_server_survives_raw_connections(backend, peer):
     port = int(backend.connection.endpoint.rsplit(":", 1)[1])
     rng = random.Random(0)
     greeting = b"\xff\0\0\0\0\0\0\0\1\x7f\3\0"
@@ -65,7 +65,7 @@ def test_raw_sockets_do_not_stop_it(backend, peer):
     assert peer.status().pid == backend.process.pid
 
 
-def test_fuzzed_frames_do_not_stop_it(backend, peer):
+def test_server_survives_fuzzed_frames(backend, peer):
     rng = random.Random(0)
     good = [bytes(frame) for frame in wire.encode(messages.CancelRequest(id="fuzz", job="x"))]
     for number in range(300):
@@ -96,51 +96,51 @@ def test_fuzzed_frames_do_not_stop_it(backend, peer):
         }
     )
     peer.socket.send_multipart([huge, b"\0" * 12])
-    error = peer.until_reply("huge")[-1]
+    error = peer.receive_until_reply("huge")[-1]
     assert (error.code, "shape" in error.message) == ("protocol", True)
     assert peer.status().pid == backend.process.pid
 
 
-def test_oversized_frame_ends_that_connection_only(serve, monkeypatch):
+def test_oversized_frame_closes_only_its_connection(serve, monkeypatch):
     monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 2**20)
-    server = serve(endless)
-    glutton, peer = Peer(server.connection), Peer(server.connection)
-    glutton.socket.reconnect_ivl = -1
-    glutton.status()
-    events = glutton.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    server = serve(run_endlessly)
+    sender, peer = Peer(server.connection), Peer(server.connection)
+    sender.socket.reconnect_ivl = -1
+    sender.status()
+    events = sender.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     try:
-        glutton.socket.send_multipart([b"", bytes(2**20 + 1)])
-        assert events.poll(PATIENCE_S * 1000)
+        sender.socket.send_multipart([b"", bytes(2**20 + 1)])
+        assert events.poll(TIMEOUT_S * 1000)
         assert peer.status().pid == os.getpid()
     finally:
-        glutton.socket.disable_monitor()
+        sender.socket.disable_monitor()
         events.close()
-        glutton.close()
+        sender.close()
         peer.close()
 
 
-def test_too_many_bytes_are_busy(serve, monkeypatch):
+def test_too_many_queued_bytes_return_a_busy_error(serve, monkeypatch):
     panorama = np.ones((4, 8, 3), np.float32)
     monkeypatch.setattr(server_module, "MAX_QUEUED_BYTES", 2 * panorama.nbytes)
-    peer = Peer(serve(endless).connection)
+    peer = Peer(serve(run_endlessly).connection)
     for name in ("a", "b", "c"):
         peer.perceive(name, panorama)
-    assert peer.until_reply("c")[-1].code == "busy"
+    assert peer.receive_until_reply("c")[-1].code == "busy"
     peer.close()
 
 
-def test_a_client_that_never_reads_does_not_hold_up_the_others(serve, monkeypatch):
+def test_client_that_never_reads_does_not_block_others(serve, monkeypatch):
     monkeypatch.setattr(server_module, "MAX_UNREAD", 10)
-    server = serve(endless)
-    deaf, peer = Peer(server.connection, rcvhwm=1), Peer(server.connection)
-    deaf.perceive("endless")
-    assert isinstance(deaf.receive(), messages.QueuedEvent)  # it runs, and that is the last thing heard
+    server = serve(run_endlessly)
+    unresponsive, peer = Peer(server.connection, rcvhwm=1), Peer(server.connection)
+    unresponsive.perceive("endless")
+    assert isinstance(unresponsive.receive(), messages.QueuedEvent)  # it runs; no further messages are read
     wait_until(lambda: peer.status().running is None)
-    deaf.close()
+    unresponsive.close()
     peer.close()
 
 
-def test_a_broken_request_is_answered_under_its_id(peer):
+def test_invalid_request_gets_an_error_with_its_id(peer):
     header = {
         "version": messages.PROTOCOL_VERSION,
         "message": {"type": "PerceiveRequest", "id": "broken", "unknown": 1},
@@ -150,7 +150,7 @@ def test_a_broken_request_is_answered_under_its_id(peer):
     assert (error.id, error.code) == ("broken", "protocol")
 
 
-def test_another_version_is_refused_in_words_it_understands(peer):
+def test_other_protocol_version_gets_a_readable_error(peer):
     peer.socket.send_multipart([msgspec.msgpack.encode({"version": 7, "message": {"type": "Hello", "id": "new"}})])
     header = msgspec.msgpack.decode(peer.socket.recv())
     assert header["version"] == messages.PROTOCOL_VERSION
@@ -163,14 +163,14 @@ def test_another_version_is_refused_in_words_it_understands(peer):
 # The connection file
 
 
-def test_connection_file_is_its_owners_alone(backend):
+def test_connection_file_is_readable_by_its_owner_only(backend):
     assert json.loads(backend.file.read_text())["pid"] == backend.process.pid
     assert list(backend.file.parent.glob("connection*")) == [backend.file]
     if os.name == "posix":
         assert stat.S_IMODE(backend.file.stat().st_mode) == 0o600
 
 
-def test_connection_file_is_not_taken_over(backend):
+def test_existing_connection_file_is_not_overwritten(backend):
     before = backend.file.read_bytes()
     second = subprocess.run(
         [*ARITHMETIC, "serve", "--connection-file", backend.file], stderr=subprocess.PIPE, text=True
@@ -180,13 +180,13 @@ def test_connection_file_is_not_taken_over(backend):
     assert backend.file.read_bytes() == before
 
 
-def test_connection_file_of_another_version(backend, tmp_path):
+def test_connection_file_of_another_version_is_rejected(backend, tmp_path):
     file = tmp_path / "connection.json"
     file.write_text(json.dumps({"protocol": messages.PROTOCOL_VERSION + 1, "what": "else"}))
     with pytest.raises(BackendVersionError, match="Blender's preferences"):
         connection.read(file)
 
 
-def test_connection_file_in_no_folder(backend, tmp_path):
+def test_connection_file_in_a_missing_folder_raises_output_error(backend, tmp_path):
     with pytest.raises(OutputError, match="can't be written"):
         connection.write(tmp_path / "none" / "connection.json", backend.connection)
