@@ -336,6 +336,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/scene_geometry"))
     parser.add_argument("--methods", default="dome,closed,torn,ours", help="some of: truth, " + ", ".join(METHODS))
     parser.add_argument("--scenes", type=int, default=6, help=f"the first N of {len(scene_truth.SCENES)}")
+    parser.add_argument("--only", help="indices of scenes, as 0,5, instead of the first N")
     parser.add_argument("--soft", action="store_true", help="blur the maps, add noise, make the sky finite")
     parser.add_argument("--true-normals", action="store_true", help="without bumps and smooth shading")
     parser.add_argument("--each", action="store_true", help="print each scene's table")
@@ -344,7 +345,7 @@ def main() -> None:
     options = parser.parse_args()
     results: dict[str, dict[str, dict[str, float]]] = {method: {} for method in options.methods.split(",")}
     pictures = []
-    for index in range(options.scenes):
+    for index in [int(text) for text in options.only.split(",")] if options.only else range(options.scenes):
         with _quiet():
             truth = scene_truth.load(options.cache, index)
         print(f"{truth.name}: {len(truth.cameras)} cameras", file=sys.stderr, flush=True)
