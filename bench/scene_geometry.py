@@ -39,6 +39,8 @@ from panoform.shared.imaging.colour import srgb_from_linear
 TOLERANCE = 0.05
 #: Ratio of distances above which "torn" drops a triangle.
 TEAR = 1.1
+#: The views on the sheet: around and down.
+SHOWN = [0, 1, 2, 3, 5]
 
 
 class Surface(NamedTuple):
@@ -133,7 +135,7 @@ def torn(maps: Maps) -> list[Surface]:
 
 def ours(maps: Maps) -> list[Surface]:
     """Build the mesh of backend/geometry/mesh.py. Adapt this to its interface; leave out its sky."""
-    from panoform.backend.geometry import mesh  # pyright: ignore[reportAttributeAccessIssue]
+    from panoform.backend.geometry import mesh
 
     surfaces = mesh.build(maps.distance, maps.normal, maps.albedo)
     return [Surface(part.positions, part.triangles, part.uv, part.albedo) for part in surfaces]
@@ -296,13 +298,13 @@ def _quiet() -> Iterator[None]:
 
 def _strip(albedo: np.ndarray) -> np.ndarray:
     """Put the views of the first and the last camera side by side at half size, sRGB."""
-    views = np.concatenate([albedo[0, :5], albedo[-1, :5]])[:, ::2, ::2]
+    views = np.concatenate([albedo[0, SHOWN], albedo[-1, SHOWN]])[:, ::2, ::2]
     return srgb_from_linear(np.concatenate(list(views), axis=1))
 
 
 def _errors(truth: Truth, seen: Seen) -> np.ndarray:
     """Paint what is wrong in the views of `_strip`: holes black, rubber red, beyond blue, walls in the sky yellow."""
-    true, rebuilt = (np.concatenate([d[0, :5], d[-1, :5]])[:, ::2, ::2] for d in (truth.distance, seen.distance))
+    true, rebuilt = (np.concatenate([d[0, SHOWN], d[-1, SHOWN]])[:, ::2, ::2] for d in (truth.distance, seen.distance))
     colour = np.full((*true.shape, 3), 0.8)
     solid, hole = np.isfinite(true), ~np.isfinite(rebuilt)
     colour[~solid] = 1

@@ -6,6 +6,7 @@ Geometry is sampled at pixel centres; albedo is the mean over a grid of OVERSAMP
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -339,7 +340,7 @@ def load(cache: Path, index: int) -> Truth:
     path = cache / f"{name}.npz"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".part")
+        draft = path.with_suffix(f".{os.getpid()}")
         with draft.open("wb") as file:
             np.savez_compressed(file, **make(index))
         draft.rename(path)
