@@ -277,7 +277,7 @@ def _add_true_normals() -> None:
             links.new(nodes.new("ShaderNodeNewGeometry").outputs["True Normal"], output.inputs["Color"])
 
 
-def make(index: int, light_samples: int = 8) -> dict[str, np.ndarray]:
+def make(index: int, light_samples: int = 3) -> dict[str, np.ndarray]:
     """Build and render scene `index`. Return what is stored of it."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
     maker, seed = SCENES[index]
