@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -32,6 +33,7 @@ import scene_truth
 from scene_truth import Maps, Truth
 from scipy import ndimage
 
+from panoform.backend.scene import build, textures
 from panoform.shared.imaging import sphere
 from panoform.shared.imaging.colour import srgb_from_linear
 
@@ -134,11 +136,19 @@ def torn(maps: Maps) -> list[Surface]:
 
 
 def ours(maps: Maps) -> list[Surface]:
-    """Build the mesh of backend/geometry/mesh.py. Adapt this to its interface; leave out its sky."""
-    from panoform.backend.geometry import mesh
-
-    surfaces = mesh.build(maps.distance, maps.normal, maps.albedo)
-    return [Surface(part.positions, part.triangles, part.uv, part.albedo) for part in surfaces]
+    """Build the mesh of backend/scene/build.py, with textures of the maps' size."""
+    built = build.build(maps.distance, maps.normal, scale=1.0)
+    mesh = built.surface
+    ends = np.cumsum((0, *mesh.counts))
+    return [
+        Surface(
+            mesh.positions,
+            mesh.triangles[start:end],
+            mesh.uv[start:end],
+            maps.albedo if index == 0 else textures.continued(maps.albedo, built.layers[index]),
+        )
+        for index, (start, end) in enumerate(itertools.pairwise(ends))
+    ]
 
 
 METHODS: dict[str, Method] = {"dome": dome, "closed": closed, "torn": torn, "ours": ours}

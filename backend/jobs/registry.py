@@ -12,6 +12,7 @@ from importlib import import_module
 from ...shared.jobs.edit import EditRequest
 from ...shared.jobs.generate import GenerateRequest
 from ...shared.jobs.perceive import PerceiveRequest
+from ...shared.jobs.scene import SceneRequest
 from ...shared.protocol.messages import JobReply, JobRequest
 from ..models.cache import ModelCache
 from .progress import ProgressReporter
@@ -22,6 +23,7 @@ _MODULES: dict[type[JobRequest], str] = {
     PerceiveRequest: f"{_BACKEND}.perception.job",
     GenerateRequest: f"{_BACKEND}.generation.job",
     EditRequest: f"{_BACKEND}.generation.edit_job",
+    SceneRequest: f"{_BACKEND}.scene.job",
 }
 
 

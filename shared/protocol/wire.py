@@ -29,14 +29,14 @@ MAX_ARRAY_BYTES = MAX_PANORAMA_WIDTH**2 // 2 * 3 * 4 * 101 // 100
 #: For ZMQ_MAXMSGSIZE, which counts one frame and its encryption.
 MAX_FRAME_BYTES = MAX_ARRAY_BYTES + 2**10
 
-_DTYPES = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1"), "uint16": np.dtype("<u2")}
+_DTYPES = {"float32": np.dtype("<f4"), "uint8": np.dtype("u1"), "uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
 class _ArrayRef(msgspec.Struct, forbid_unknown_fields=True):
     """Reference to an array, in its place in the header."""
 
     frame: Annotated[int, msgspec.Meta(ge=1)]
-    dtype: Literal["float32", "uint8", "uint16"]
+    dtype: Literal["float32", "uint8", "uint16", "uint32"]
     shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1, max_length=3)]
 
 

@@ -1,0 +1,136 @@
+"""Read a folder of maps: a result of `panoform perceive`, or a user's own maps under the same names.
+
+Files are named distance, normal, albedo, roughness, metallic, semantic and panorama, in any image format that
+OpenImageIO reads. Their values are interpreted as follows:
+
+- distance, roughness, metallic: the first channel, unchanged (integers scaled to [0, 1]).
+- normal: unchanged if any value is below 0 (an EXR), else stored as n · 0.5 + 0.5. Then normalised; 0 stays 0.
+- albedo, semantic: linear in files of floating-point numbers, converted to sRGB; sRGB in all others.
+- panorama: as panoramas.py reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import OpenImageIO as oiio
+
+from ...shared.imaging.colour import srgb_from_linear
+from ...shared.maps import DISTANCE, MAPS, NORMAL, PANORAMA_FILENAME
+from ...shared.protocol.errors import InputError, PanoramaError
+from . import panoramas
+from .panoramas import Encoding
+
+#: Suffixes of files that can be maps.
+SUFFIXES = (".exr", ".hdr", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The content of a folder of maps."""
+
+    #: Name → (H, W, channels) float32, as defined in shared.maps; distances may be infinite.
+    maps: dict[str, np.ndarray]
+    #: (H, W, 3) float32 and its encoding.
+    panorama: tuple[np.ndarray, Encoding] | None
+
+
+def find(filenames: Iterable[str]) -> dict[str, str]:
+    """Return map name (or "panorama") → file name. Raise InputError where two files could be one map.
+
+    Panoform's own file names take precedence.
+    """
+    own = {kind.filename: name for name, kind in MAPS.items()} | {PANORAMA_FILENAME: "panorama"}
+    found: dict[str, list[str]] = {}
+    for filename in sorted(filenames):
+        name = Path(filename).stem.lower()
+        if name in (*MAPS, "panorama") and Path(filename).suffix.lower() in SUFFIXES:
+            found.setdefault(name, []).append(filename)
+    chosen = {}
+    for name, candidates in found.items():
+        preferred = [filename for filename in candidates if own.get(filename) == name] or candidates
+        if len(preferred) > 1:
+            raise InputError(f"There are {' and '.join(preferred)}.", "Keep one of them.")
+        chosen[name] = preferred[0]
+    return chosen
+
+
+def read(folder: Path) -> Maps:
+    """Read all maps in a folder.
+
+    Raise InputError if the folder or every map is missing; PanoramaError, naming the file, if an image is unreadable,
+    not 2:1, has values that are invalid for its map, or another size than the other maps.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.", "Choose the folder that holds the maps.")
+    files = find(path.name for path in folder.iterdir() if path.is_file())
+    maps = {name: _map(name, folder / files[name]) for name in MAPS if name in files}
+    if not maps:
+        raise InputError(
+            f"{folder} contains no map.", f"Maps are named {', '.join(kind.filename for kind in MAPS.values())}."
+        )
+    panorama = panoramas.read(folder / files["panorama"]) if "panorama" in files else None
+    return Maps(maps, panorama)
+
+
+def _values(path: Path, channels: int) -> np.ndarray:
+    """Read the first channels of a file, (H, W, channels) float32."""
+    source = oiio.ImageInput.open(str(path))
+    if source is None:
+        reason = " ".join(oiio.geterror().split()).rstrip(".")
+        raise PanoramaError(f"{path.name} can't be read: {reason}.", "Export it again.")
+    try:
+        spec = source.spec()
+        names = list(spec.channelnames)
+        panoramas.check_size(spec.height, spec.width)
+        # OpenImageIO sorts channels by the file: R, G, B (or X, Y, Z) first, where they are named so.
+        wanted = [names.index(name) for name in "RGB" if name in names] or [
+            names.index(name) for name in "XYZ" if name in names
+        ]
+        if len(wanted) < channels:
+            wanted = list(range(len(names)))
+        if len(wanted) < channels:
+            raise PanoramaError(f"{path.name} has {len(names)} channels, not {channels}.", "Export it again.")
+        pixels = source.read_image("float")
+        if pixels is None or source.has_error:
+            raise PanoramaError(f"{path.name} is damaged: {source.geterror()}.", "Export it again.")
+    finally:
+        source.close()
+    return np.ascontiguousarray(pixels[..., wanted[:channels]], dtype=np.float32)
+
+
+def _map(name: str, path: Path) -> np.ndarray:
+    kind = MAPS[name]
+    if kind.colorspace == "sRGB":
+        pixels, encoding = panoramas.load(path)
+        pixels = _finite(pixels[..., :3], path)
+        return np.clip(srgb_from_linear(pixels) if encoding == "linear" else pixels, 0, 1).astype(np.float32)
+    values = _values(path, kind.channels)
+    if kind is DISTANCE:
+        return _distance(values, path)
+    values = _finite(values, path)
+    if kind is NORMAL:
+        signed = values if values.min() < 0 else values * 2 - 1
+        length = np.linalg.norm(signed, axis=-1, keepdims=True)
+        return np.where(length > 1e-3, signed / np.maximum(length, 1e-3), 0).astype(np.float32)
+    return np.clip(values, 0, 1)
+
+
+def _finite(values: np.ndarray, path: Path) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise PanoramaError(f"{path.name} contains NaN or infinite values.", "Export it again.")
+    return values
+
+
+def _distance(values: np.ndarray, path: Path) -> np.ndarray:
+    finite = values[np.isfinite(values)]
+    if np.isnan(values).any() or (values < 0).any() or not (finite > 0).any():
+        raise PanoramaError(
+            f"{path.name} contains distances that are negative, all zero or NaN.",
+            "Every pixel holds the distance along the ray; the channel of a one-channel EXR is called Y.",
+        )
+    # A distance of 0 has no point.
+    return np.maximum(values, finite[finite > 0].min())

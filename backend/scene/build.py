@@ -1,0 +1,89 @@
+"""Maps → a mesh in metres: what the panorama shows, what continues behind its edges, and open sky."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...shared.protocol.errors import InputError
+from . import floor, layers, planes, regularise, sky, surface
+from .layers import Layer
+from .planes import Planes
+from .surface import Surface
+
+#: How far a viewer moves from the panorama's place, as a multiple of the camera's height: surfaces go on behind edges
+#: as far as can be seen from there.
+REACH = 0.65
+#: Smallest relative distance between the mesh and the planes where blocks of pixels are merged.
+FLATNESS = 5e-4
+#: Flatness from which on a smaller number of triangles is given up.
+_COARSEST = 0.05
+#: Distance of everything as a multiple of the camera's height where there is no floor.
+_WITHOUT_FLOOR = 0.5
+
+
+@dataclass(frozen=True)
+class Built:
+    """A mesh, and how it was made."""
+
+    #: In metres.
+    surface: Surface
+    layers: list[Layer]
+    planes: Planes
+    #: Where there is sky, (H, W) bool.
+    sky: np.ndarray
+    #: Metres per unit of distance, and whether a floor was found to tell it.
+    scale: float
+    has_floor: bool
+    #: Largest relative distance between mesh and planes where pixels are merged.
+    flatness: float
+
+
+def build(
+    distance: np.ndarray,
+    normal: np.ndarray | None,
+    *,
+    sky_candidates: np.ndarray | None = None,
+    camera_height_m: float = 1.6,
+    scale: float | None = None,
+    max_triangles: int = 300_000,
+) -> Built:
+    """Build the mesh of a distance map (H, W) with unit normals (H, W, 3).
+
+    `sky_candidates`: see `sky.find`. `scale`: metres per unit of distance (None: by the floor and `camera_height_m`).
+    """
+    open_sky = sky.infinite(distance)
+    finite = distance
+    if open_sky.any() and not open_sky.all():
+        finite = np.where(open_sky, 1.5 * distance[~open_sky].max(), distance)
+    elif open_sky.all():
+        finite = np.ones_like(distance)
+    found = planes.fit(finite, normal, np.zeros_like(open_sky))
+    found = regularise.regularise(found)
+    if not open_sky.any():
+        open_sky = sky.find(found.distance, sky_candidates)
+    if open_sky.all():
+        raise InputError("The maps show nothing but sky.", "There is nothing to build a mesh of.")
+    found = dataclasses.replace(
+        found,
+        distance=np.where(open_sky, 1, found.distance),
+        normal=np.where(open_sky[..., None], -found.rays, found.normal),
+        solid=~open_sky,
+    )
+    height = floor.camera_height(found)
+    unit = height if height is not None else _WITHOUT_FLOOR * float(np.median(found.distance[found.solid]))
+    if scale is None:
+        scale = camera_height_m / unit
+    tolerance = planes.TOLERANCE + 3 * found.noise
+    visible = layers.visible(found)
+    stack = [visible, *layers.hidden(visible, found.rays, REACH * unit, tolerance)]
+    flatness, shift = max(FLATNESS, found.noise / 2), surface.MAX_UV_ERROR_PX
+    while True:
+        mesh = surface.triangulate(stack, found.rays, tolerance, flatness, shift)
+        if len(mesh.triangles) <= max_triangles or flatness > _COARSEST:
+            break
+        flatness, shift = 2 * flatness, 1.5 * shift
+    mesh = dataclasses.replace(mesh, positions=mesh.positions * scale)
+    return Built(mesh, stack, found, open_sky, scale, height is not None, flatness)

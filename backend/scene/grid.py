@@ -1,0 +1,43 @@
+"""Neighbours on the pixel grid of a panorama, which wraps at its left and right edge but not at the poles.
+
+A shift is (rows, columns). Beyond the poles, neighbours repeat the first or last row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the dot products of vectors (…, 3), faster than a product and a sum."""
+    return np.einsum("...i,...i->...", one, other)
+
+
+def neighbour(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Return the values of (H, W, …) found `rows` below and `columns` to the right of each pixel."""
+    if rows:
+        index = np.clip(np.arange(len(array)) + rows, 0, len(array) - 1)
+        array = array[index]
+    return np.roll(array, -columns, axis=1) if columns else array
+
+
+def neighbour_index(pixels: np.ndarray, shape: tuple[int, ...], rows: int, columns: int) -> np.ndarray:
+    """Return the flat indices of the neighbours of `pixels` (flat indices) of a panorama (H, W)."""
+    height, width = shape
+    row, column = np.divmod(pixels, width)
+    return np.clip(row + rows, 0, height - 1) * width + (column + columns) % width
+
+
+def corner_directions(height: int, width: int) -> np.ndarray:
+    """Return unit rays through the corners of the pixels, (H + 1, W + 1, 3) float64, in the frame of `sphere`.
+
+    Corner (i, j) is the top left one of pixel (i, j). The first and last column, and all of a pole, are equal bit for
+    bit.
+    """
+    lon = (0.5 - np.arange(width + 1) / width) * 2 * np.pi
+    lon[-1] = lon[0]
+    lat = (0.5 - np.arange(height + 1) / height) * np.pi
+    cos_lat = np.cos(lat)[:, None]
+    cos_lat[[0, -1]] = 0
+    up = np.broadcast_to(np.sin(lat)[:, None], (height + 1, width + 1))
+    return np.stack([cos_lat * np.cos(lon), cos_lat * np.sin(lon), up], axis=-1)

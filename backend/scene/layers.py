@@ -1,0 +1,233 @@
+"""Planes → two layers: what the panorama shows, and what continues behind the edges of things in front.
+
+Seen from beside the place of the panorama, a gap opens behind each edge. The surface behind is continued into that gap,
+flat, as far as a viewer who moves by `reach` can look behind the edge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage, sparse
+from scipy.sparse import csgraph
+
+from . import grid, planes
+from .planes import Planes
+
+#: The four neighbours of a pixel: rows, columns.
+_SIDES = ((0, 1), (0, -1), (1, 0), (-1, 0))
+#: Planes that cross between two pixels may be this many tolerances apart at their border.
+_CROSSING = 5
+#: A continued surface keeps this relative distance behind what is in front of it.
+_CLEARANCE = 0.01
+#: Largest parallax that is filled.
+_MOST_PARALLAX_RAD = 0.7
+#: A continued plane is followed up to this multiple of the distance where it was seen.
+_FARTHER = 3.0
+#: Vertical part of the normal from which on a surface is level, and ends at the horizon.
+_LEVEL = 0.7
+#: What stands up ends at this share of its distance to the sky.
+_SKY_FIRST = 0.6
+#: Relative distance from which two hidden surfaces are kept, one behind the other.
+_APART = 0.05
+#: A surface grows by this share of its own size at most.
+_GROWTH = 0.5
+#: Passes that average the planes of a surface, relative distances and cosines up to which they are of one surface.
+_CONTINUING, _ALIKE, _TURNED = 3, 0.03, 0.8
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A surface for some of the pixels."""
+
+    #: Plane of each pixel: unit normal (H, W, 3), offset (H, W), distance (H, W). See `planes`.
+    normal: np.ndarray
+    offset: np.ndarray
+    distance: np.ndarray
+    #: Whether the layer has a surface here, (H, W) bool.
+    solid: np.ndarray
+    #: Flat index of the pixel of the panorama that the surface continues; that of the pixel itself where it is seen.
+    source: np.ndarray
+
+
+def visible(found: Planes) -> Layer:
+    """Return the layer of what the panorama shows."""
+    index = np.arange(found.distance.size).reshape(found.distance.shape)
+    return Layer(found.normal, found.offset, found.distance, found.solid, index)
+
+
+def agree(one: Layer, other: Layer, side: tuple[int, int], rays: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return whether the surface of each pixel in `one` goes on in its neighbour in `other`, (H, W) bool.
+
+    It does where both planes meet at the border between the pixels, or cross near it, between the pixels' centres.
+    """
+    ray_there = grid.neighbour(rays, *side)
+    border = rays + ray_there
+    border /= np.sqrt(grid.dot(border, border))[..., None]
+    normal, offset = grid.neighbour(other.normal, *side), grid.neighbour(other.offset, *side)
+    distance = grid.neighbour(other.distance, *side)
+    here = planes.intersect(one.normal, one.offset, border)
+    there = planes.intersect(normal, offset, border)
+    both = one.solid & grid.neighbour(other.solid, *side) & np.isfinite(here) & np.isfinite(there)
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(here - there) / np.minimum(here, there)
+        before = planes.intersect(normal, offset, rays) - one.distance
+        after = distance - planes.intersect(one.normal, one.offset, ray_there)
+        return both & ((gap <= tolerance) | ((before * after <= 0) & (gap <= _CROSSING * tolerance)))
+
+
+def continuing(front: Layer, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return normals (H, W, 3) and offsets (H, W) of the planes that continue each pixel's surface.
+
+    They are averaged over the surface around, so that bumps and noise don't tilt what is far from the pixel.
+    """
+    normal, distance, offset = front.normal, front.distance, front.offset
+    for _ in range(_CONTINUING):
+        sums, reach, total = normal.copy(), distance.copy(), np.ones(distance.shape)
+        for side in ((0, 2), (0, -2), (2, 0), (-2, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+            there = grid.neighbour(normal, *side)
+            predicted = planes.intersect(there, grid.neighbour(offset, *side), rays)
+            with np.errstate(invalid="ignore"):
+                near = front.solid & grid.neighbour(front.solid, *side) & (np.abs(predicted / distance - 1) < _ALIKE)
+            near &= grid.dot(there, normal) > _TURNED
+            total += near
+            sums += near[..., None] * there
+            reach += np.where(near, predicted, 0)
+        normal = sums / np.sqrt(grid.dot(sums, sums))[..., None]
+        distance = reach / total
+        offset = distance * grid.dot(normal, rays)
+    return normal, offset
+
+
+def _extent(front: Layer, rays: np.ndarray, tolerance: float) -> np.ndarray:
+    """Return the size in pixels of the connected surface that each pixel belongs to, (H·W,)."""
+    count = front.distance.size
+    height, width = front.distance.shape
+    links = []
+    for side in ((0, 1), (1, 0)):
+        here = np.flatnonzero(agree(front, front, side, rays, tolerance))
+        links.append((here, _index(height, width, side)[here]))
+    one, other = np.concatenate([link[0] for link in links]), np.concatenate([link[1] for link in links])
+    matrix = sparse.coo_array((np.ones(len(one), bool), (one, other)), shape=(count, count))
+    _, label = csgraph.connected_components(matrix, directed=False)
+    return np.sqrt(np.bincount(label))[label]
+
+
+def hidden(front: Layer, rays: np.ndarray, reach: float, tolerance: float) -> list[Layer]:
+    """Return the layers that continue surfaces behind the edges of `front`, for a viewer who moves by `reach`.
+
+    `reach` has the unit of the distances. In the first layer the nearest of the surfaces that could continue does, by
+    half its own size at most: things end somewhere. In the second the farthest does, as far as can be seen.
+    """
+    shape = front.distance.shape
+    height, width = shape
+    index = np.arange(front.distance.size)
+    seen, solid = front.distance.ravel(), front.solid.ravel()
+    edges = []
+    for side in _SIDES:
+        neighbour = _index(height, width, side)
+        apart = ~agree(front, front, side, rays, tolerance).ravel()
+        here = np.flatnonzero(apart & solid & solid[neighbour] & (neighbour != index) & (seen > seen[neighbour]))
+        parallax = reach * (1 / seen[neighbour[here]] - 1 / seen[here])
+        edges.append((neighbour[here], here, np.minimum(parallax, _MOST_PARALLAX_RAD) * width / (2 * np.pi) + 1))
+    target, origin, reached_px = (np.concatenate(parts) for parts in zip(*edges, strict=True))
+    normal, offset = continuing(front, rays)
+    continued = Layer(normal, offset, front.distance, front.solid, front.source)
+    extent = _extent(front, rays, tolerance)
+    short = np.minimum(reached_px, extent[origin] * _GROWTH)
+    near, near_length = _grow(front, continued, rays, (target, origin, short), farthest=False)
+    far, length = _grow(front, continued, rays, (target, origin, reached_px), farthest=True)
+    # Sky goes on behind edges too: what stands up ends where the sky is nearer.
+    sky_length = _sky_length(front, rays, reach)
+
+    def below_sky(layer: Layer, length: np.ndarray) -> Layer:
+        keep = (layer.normal[..., 2] > _LEVEL) | (length <= _SKY_FIRST * sky_length)
+        return dataclasses.replace(layer, solid=layer.solid & keep)
+
+    near, far = below_sky(near, near_length), below_sky(far, length)
+    covered = near.solid & (far.distance < near.distance * (1 + _APART))
+    return [near, dataclasses.replace(far, solid=far.solid & ~covered)]
+
+
+def _grow(
+    front: Layer, continued: Layer, rays: np.ndarray, wave: tuple[np.ndarray, np.ndarray, np.ndarray], farthest: bool
+) -> tuple[Layer, np.ndarray]:
+    """Grow surfaces behind `front`; also return how many pixels from the edge each pixel lies, (H, W).
+
+    `wave`: pixels to grow into, the pixel that is continued, and how many pixels it may still grow. Where the plane of
+    a surface doesn't pass behind `front`, the farthest goes on at its own distance, the nearest ends.
+    """
+    shape = front.distance.shape
+    height, width = shape
+    count = front.distance.size
+    flat_rays = rays.reshape(-1, 3)
+    seen, solid = front.distance.ravel(), front.solid.ravel()
+    normals, offsets = continued.normal.reshape(-1, 3), continued.offset.ravel()
+    # Columns get narrower towards the poles.
+    narrow = np.maximum(np.linalg.norm(flat_rays[:, :2], axis=-1), 0.05)
+    steps = [(_index(height, width, side), narrow if side[1] else np.ones(count)) for side in _SIDES]
+    distance = np.zeros(count) if farthest else np.full(count, np.inf)
+    source, budget, on_plane = np.full(count, -1), np.zeros(count), np.ones(count, bool)
+    length = np.full(count, np.inf)
+    target, origin, left = wave
+    walked = np.zeros(len(target))
+    while len(target):
+        reached = planes.intersect(normals[origin], offsets[origin], flat_rays[target])
+        clear = seen[target] * (1 + _CLEARANCE)
+        possible = (reached > clear) & (reached < _FARTHER * seen[origin])
+        plane = possible
+        if farthest:
+            # Ground ends at its horizon.
+            reached = np.where(possible | (normals[origin, 2] > _LEVEL), reached, seen[origin])
+            possible = (reached > clear) & (reached < _FARTHER * seen[origin])
+            better = seen[origin] > distance[target] * (1 + 1e-3)
+            rank = seen[origin]
+        else:
+            better = reached < distance[target] * (1 - 1e-3)
+            rank = -reached
+        better &= possible & solid[target] & (left > 0)
+        order = np.flatnonzero(better)[np.argsort(rank[better], kind="stable")]  # the best is written last
+        target, origin, left, reached, walked = target[order], origin[order], left[order], reached[order], walked[order]
+        distance[target] = seen[origin] if farthest else reached
+        source[target], budget[target], on_plane[target], length[target] = origin, left, plane[order], walked
+        grown = np.unique(target)
+        waves = []
+        for neighbour, step in steps:
+            left = budget[grown] - step[grown]
+            go = left > 0
+            waves.append((neighbour[grown[go]], source[grown[go]], left[go], length[grown[go]] + step[grown[go]]))
+        target, origin, left, walked = (np.concatenate(parts) for parts in zip(*waves, strict=True))
+    has = source >= 0
+    pick = np.where(has, source, 0)
+    normal = np.where(on_plane[:, None], normals[pick], -flat_rays)
+    offset = np.where(on_plane, offsets[pick], -seen[pick])
+    distance = np.where(has, planes.intersect(normal, offset, flat_rays), 1)
+    layer = Layer(
+        normal.reshape(*shape, 3), offset.reshape(shape), distance.reshape(shape), has.reshape(shape),
+        pick.reshape(shape),
+    )  # fmt: skip
+    return layer, length.reshape(shape)
+
+
+def _sky_length(front: Layer, rays: np.ndarray, reach: float) -> np.ndarray:
+    """Return how many pixels each pixel of a surface lies from the sky beside it, (H, W); infinite where it can't be
+    seen from beside."""
+    height, width = front.distance.shape
+    solid = np.pad(front.solid, ((0, 0), (width // 4, width // 4)), mode="wrap")
+    if solid.all():
+        return np.full(front.distance.shape, np.inf)
+    narrow = np.maximum(np.linalg.norm(rays[:, width // 2, :2], axis=-1), 0.05)
+    nearest = np.zeros((2, *solid.shape), np.int32)
+    ndimage.distance_transform_edt(solid, return_distances=False, return_indices=True, indices=nearest)
+    rows = np.arange(height)[:, None] - nearest[0]
+    columns = (np.arange(solid.shape[1]) - nearest[1]) * narrow[:, None]
+    length = np.hypot(rows, columns)[:, width // 4 : -(width // 4)]
+    seen = np.minimum(reach / front.distance, _MOST_PARALLAX_RAD) * width / (2 * np.pi) + 1
+    return np.where(length <= seen, length, np.inf)
+
+
+def _index(height: int, width: int, side: tuple[int, int]) -> np.ndarray:
+    """Return the flat index of each pixel's neighbour."""
+    return grid.neighbour(np.arange(height * width).reshape(height, width), *side).ravel()

@@ -1,0 +1,104 @@
+"""Clean planes of soft or noisy maps; exact ones stay as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from . import grid, planes
+from .planes import Planes
+
+#: Noise below which maps count as exact.
+EXACT = 5e-4
+#: Passes of smoothing.
+_SMOOTHING = 6
+_WINDOW = [(rows, columns) for rows in range(-2, 3) for columns in range(-2, 3) if rows or columns]
+_NEAR = [(rows, columns) for rows in (-1, 0, 1) for columns in (-1, 0, 1) if rows or columns]
+#: Share of the pixels around that support a smeared pixel at most, and a surface beside it at least.
+_WEAK, _STRONG = 0.3, 0.4
+#: Both sides of an edge that is blurred by a pixel are reached from its middle.
+_WIDE = [(rows, columns) for rows in range(-3, 4) for columns in range(-3, 4) if rows or columns]
+
+
+def regularise(found: Planes) -> Planes:
+    """Put smeared pixels of depth edges on one side, then smooth surfaces within the noise."""
+    if found.noise < EXACT:
+        return found
+    for _ in range(2):
+        found = sharpen_edges(found)
+    for _ in range(_SMOOTHING):
+        found = smooth(found)
+    return found
+
+
+def _predictions(found: Planes, rows: int, columns: int) -> np.ndarray:
+    """Return the distance at which the plane of a neighbour lies in each pixel; NaN where there is none."""
+    normal = grid.neighbour(found.normal, rows, columns)
+    offset = grid.neighbour(found.offset, rows, columns)
+    predicted = planes.intersect(normal, offset, found.rays)
+    usable = grid.neighbour(found.solid & found.trusted, rows, columns) & np.isfinite(predicted)
+    return np.where(usable, predicted, np.nan)
+
+
+def support(found: Planes, tolerance: float) -> np.ndarray:
+    """Return the share of the 24 pixels around each whose planes it lies on, to within `tolerance`, (H, W)."""
+    count = np.zeros(found.distance.shape)
+    for side in _WINDOW:
+        with np.errstate(invalid="ignore"):
+            count += np.abs(_predictions(found, *side) / found.distance - 1) < tolerance
+    return np.where(found.trusted, count / len(_WINDOW), 0)
+
+
+def sharpen_edges(found: Planes) -> Planes:
+    """Put pixels between two surfaces, which blur has smeared, on the nearer one of both.
+
+    Such a pixel lies on the plane of hardly any pixel around it, but between planes that many lie on.
+    """
+    share = support(found, 3 * found.noise + 0.005).ravel()
+    weak = np.flatnonzero(found.solid.ravel() & (share < _WEAK))
+    shape, rays = found.distance.shape, found.rays.reshape(-1, 3)[weak]
+    normals, offsets = found.normal.reshape(-1, 3), found.offset.ravel()
+    distance = found.distance.ravel()[weak]
+    ahead, behind = np.zeros(len(weak)), np.full(len(weak), np.inf)
+    ahead_of, behind_of = np.full(len(weak), -1), np.full(len(weak), -1)
+    for side in _WIDE:
+        index = grid.neighbour_index(weak, shape, *side)
+        predicted = planes.intersect(normals[index], offsets[index], rays)
+        strong = (share[index] >= _STRONG) & np.isfinite(predicted)
+        closer = strong & (predicted <= distance) & (predicted > ahead)
+        ahead, ahead_of = np.where(closer, predicted, ahead), np.where(closer, index, ahead_of)
+        closer = strong & (predicted > distance) & (predicted < behind)
+        behind, behind_of = np.where(closer, predicted, behind), np.where(closer, index, behind_of)
+    between = (ahead_of >= 0) & (behind_of >= 0)
+    pixels = weak[between]
+    nearer = (distance - ahead <= behind - distance)[between]
+    source = np.where(nearer, ahead_of[between], behind_of[between])
+    new = dataclasses.replace(
+        found, normal=found.normal.copy(), distance=found.distance.copy(), trusted=found.trusted.copy()
+    )
+    new.normal.reshape(-1, 3)[pixels] = normals[source]
+    new.distance.ravel()[pixels] = np.where(nearer, ahead[between], behind[between])
+    new.trusted.ravel()[pixels] = True
+    return new
+
+
+def smooth(found: Planes) -> Planes:
+    """Average planes with those around them, as far as they agree within the noise."""
+    scale = 3 * found.noise
+    offset = found.offset
+    total = np.ones(found.distance.shape)
+    distance, normal = found.distance.copy(), found.normal.copy()
+    for side in _NEAR:
+        there = grid.neighbour(found.normal, *side)
+        predicted = planes.intersect(there, grid.neighbour(offset, *side), found.rays)
+        usable = grid.neighbour(found.solid & found.trusted, *side) & np.isfinite(predicted)
+        predicted = np.where(usable, predicted, 0)
+        gap = (predicted / found.distance - 1) / scale
+        alike = np.clip((grid.dot(there, found.normal) - 0.9) / 0.1, 0, 1)
+        weight = np.exp(-np.minimum(gap**2, 50)) * alike * usable
+        total += weight
+        distance += weight * predicted
+        normal += weight[..., None] * there
+    normal /= np.sqrt(grid.dot(normal, normal))[..., None]
+    return dataclasses.replace(found, distance=distance / total, normal=normal)

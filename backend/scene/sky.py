@@ -1,0 +1,94 @@
+"""Find the sky, and windows that show it, in a distance map.
+
+Sky is infinitely far in exact maps. A model's sky is finite: a shell at (almost) the largest distance, with a step to
+everything in front of it. The far wall of a corridor is as far, but floor and walls lead up to it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+#: Renderers write 1e10 where a ray hits nothing.
+FAR = 1e9
+#: A finite shell of sky lies beyond this share of the largest distance.
+_SHELL = 0.8
+#: Largest slope of a shell, d(log distance) per radian. A flat wall has it within 11° of its nearest point only.
+_SLOPE = 0.2
+#: Smallest relative step from a shell to what is in front of it, and the share of its outline that must have one.
+_STEP, _STEP_SHARE = 0.15, 0.6
+#: Relative distances within a shell.
+_ALIKE = 0.1
+#: Smallest shell, as a share of all pixels.
+_SMALLEST = 1e-4
+
+
+def infinite(distance: np.ndarray) -> np.ndarray:
+    """Return where distances (H, W) mean that nothing was hit."""
+    return ~(distance < FAR)
+
+
+def find(distance: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
+    """Return where a finite distance map (H, W) shows sky, (H, W) bool.
+
+    `candidates` (H, W) bool: pixels that can be sky, from the semantic map; None: all.
+    """
+    height, width = distance.shape
+    sigma = max(1.0, width / 340)
+    wrapped = np.pad(distance, ((0, 0), (width // 8, width // 8)), mode="wrap")
+    wrapped = np.pad(wrapped, ((8, 8), (0, 0)), mode="edge")
+    log = np.log(ndimage.median_filter(wrapped, 3))
+    pixel_rad = np.pi / height
+    slope = ndimage.gaussian_gradient_magnitude(log, sigma) / pixel_rad
+    cut = slice(8, -8), slice(width // 8, -(width // 8) or None)
+    log, slope = log[cut], slope[cut]
+    largest = np.quantile(log, 0.9999)
+    far = log > largest + np.log(_SHELL)
+    if candidates is not None:
+        far &= candidates
+    core = far & (slope < _SLOPE)
+    labels = _label(core)
+    count = int(labels.max())
+    sky = np.zeros(distance.shape, bool)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    reach = max(1, round(width / 1024))
+    for label in range(1, count + 1):
+        if sizes[label] < _SMALLEST * distance.size:
+            continue
+        shell = labels == label
+        level = np.median(log[shell])
+        grown = _grow(shell, np.abs(log - level) < _ALIKE, width)
+        ring = _dilate(grown, reach + 1) & ~_dilate(grown, reach)
+        if not ring.any():  # everything is sky
+            sky |= grown
+            continue
+        stepped = log[ring] < level - _STEP
+        if stepped.mean() >= _STEP_SHARE:
+            sky |= grown
+    return sky
+
+
+def _label(mask: np.ndarray) -> np.ndarray:
+    """Number the connected regions of a mask from 1, also across the left and right edge; 0 outside."""
+    labels = np.zeros(mask.shape, np.int32)
+    count = ndimage.label(mask, output=labels)
+    assert isinstance(count, int)
+    parent = np.arange(count + 1)
+    touching = (labels[:, 0] > 0) & (labels[:, -1] > 0)
+    for one, other in zip(labels[touching, 0], labels[touching, -1], strict=True):
+        a, b = parent[one], parent[other]
+        if a != b:
+            parent[parent == max(a, b)] = min(a, b)
+    return parent[labels]
+
+
+def _grow(region: np.ndarray, allowed: np.ndarray, width: int) -> np.ndarray:
+    """Grow a region into all pixels that are `allowed` and near enough for the filters to have cut them off."""
+    pixels = max(4, round(width / 64))
+    padded = [np.pad(mask, ((0, 0), (pixels, pixels)), mode="wrap") for mask in (region, allowed)]
+    return ndimage.binary_dilation(padded[0], iterations=pixels, mask=padded[1])[:, pixels:-pixels]
+
+
+def _dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
+    padded = np.pad(mask, ((0, 0), (pixels, pixels)), mode="wrap")
+    return ndimage.binary_dilation(padded, np.ones((3, 3)), iterations=pixels)[:, pixels:-pixels]

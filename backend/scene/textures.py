@@ -1,0 +1,97 @@
+"""Maps of a model's size → textures as sharp as the panorama, and of what lies hidden behind edges."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from ..io.panoramas import resize
+from .layers import Layer
+
+#: Radius of the windows in pixels of the map, and the variance of the guide below which it counts as flat.
+_RADIUS, _EPSILON = 2, 1e-3
+#: Standard deviation of the smoothing of what is hidden, in pixels of the map.
+_SMOOTHING_PX = 2.0
+#: Rows that are computed together at the full size.
+_ROWS = 256
+
+
+def sharpen(pixels: np.ndarray, panorama: np.ndarray) -> np.ndarray:
+    """Enlarge a map (h, 2·h, C) to the size of its panorama (H, 2·H, 3), along the panorama's edges.
+
+    Both in [0, 1], sRGB for colours. The map is fitted as a linear function of the panorama's colour in each small
+    window, at the map's size; the function is applied to the panorama's own pixels. (Guided filter: He et al., ECCV
+    2010; fast: arXiv 1505.00996.)
+    """
+    height = len(panorama)
+    if height <= len(pixels):
+        return resize(pixels, height)
+    slope, constant = _fit(resize(panorama, len(pixels)), pixels)
+    channels = pixels.shape[-1]
+    result = np.empty((*panorama.shape[:2], channels), np.float32)
+    for top in range(0, height, _ROWS):
+        rows = slice(top, min(height, top + _ROWS))
+        a = enlarge(slope.reshape(*slope.shape[:2], -1), height, rows)
+        b = enlarge(constant, height, rows)
+        a = a.reshape(*a.shape[:2], channels, 3)
+        result[rows] = np.einsum("hwck,hwk->hwc", a, panorama[rows]) + b
+    return result.clip(0, 1)
+
+
+def _fit(guide: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return slopes (h, w, C, 3) and constants (h, w, C) of pixels ≈ slope · guide + constant, means over windows."""
+    size = 2 * _RADIUS + 1
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return ndimage.uniform_filter(
+            ndimage.uniform_filter(values, size, axes=(0,), mode="nearest"), size, axes=(1,), mode="wrap"
+        )
+
+    guide, pixels = guide.astype(np.float64), pixels.astype(np.float64)
+    guide_mean, pixels_mean = mean(guide), mean(pixels)
+    variance = mean(guide[..., :, None] * guide[..., None, :]) - guide_mean[..., :, None] * guide_mean[..., None, :]
+    covariance = mean(pixels[..., :, None] * guide[..., None, :]) - pixels_mean[..., :, None] * guide_mean[..., None, :]
+    slope = np.linalg.solve(variance + _EPSILON * np.eye(3), covariance.swapaxes(-1, -2)).swapaxes(-1, -2)
+    constant = pixels_mean - np.einsum("hwck,hwk->hwc", slope, guide_mean)
+    return mean(slope), mean(constant)
+
+
+def enlarge(pixels: np.ndarray, height: int, rows: slice) -> np.ndarray:
+    """Return `rows` of a panorama (h, w, C) enlarged linearly to `height`, wrapped at the seam."""
+    h, w = pixels.shape[:2]
+    factor = height / h
+    y = np.clip((np.arange(rows.start, rows.stop) + 0.5) / factor - 0.5, 0, h - 1)
+    x = (np.arange(round(w * factor)) + 0.5) / factor - 0.5
+    top = np.floor(y).astype(int)
+    left = np.floor(x).astype(int)
+    fy, fx = (y - top)[:, None, None], (x - left)[None, :, None]
+    below = np.minimum(top + 1, h - 1)
+    lines = pixels[top] * (1 - fy) + pixels[below] * fy
+    return (lines[:, left % w] * (1 - fx) + lines[:, (left + 1) % w] * fx).astype(np.float32)
+
+
+def continued(pixels: np.ndarray, hidden: Layer) -> np.ndarray:
+    """Return a map (H, W, C) for the layer `hidden`: each of its pixels as the pixel of the panorama it continues.
+
+    Colours are smoothed over the layer, and spread over the pixels around it.
+    """
+    size = pixels.shape[:2]
+    taken = pixels.reshape(-1, pixels.shape[-1])[hidden.source]
+    smoothed = _smooth(taken, hidden.solid)
+    if not hidden.solid.any():
+        return smoothed.astype(np.float32)
+    nearest = np.zeros((2, *size), np.int32)
+    ndimage.distance_transform_edt(~hidden.solid, return_distances=False, return_indices=True, indices=nearest)
+    return smoothed[nearest[0], nearest[1]].astype(np.float32)
+
+
+def _smooth(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Average pixels (H, W, C) over those near them in the mask `where` (H, W)."""
+
+    def blurred(values: np.ndarray) -> np.ndarray:
+        for axis, mode in ((0, "nearest"), (1, "wrap")):
+            values = ndimage.gaussian_filter1d(values, _SMOOTHING_PX, axis=axis, mode=mode)
+        return values
+
+    weight = where[..., None].astype(np.float64)
+    return blurred(pixels * weight) / np.maximum(blurred(weight), 1e-6)

@@ -1,0 +1,129 @@
+"""The mesh of a room whose geometry is known exactly, from where the panorama was taken and from beside."""
+
+from __future__ import annotations
+
+import analytic_room as room
+import bpy  # noqa: F401  # contains mathutils
+import numpy as np
+import pytest
+from mathutils import Vector
+from mathutils.bvhtree import BVHTree
+
+from panoform.backend.scene import build
+from panoform.backend.scene.surface import Surface
+from panoform.shared.imaging import sphere
+from panoform.shared.protocol.errors import InputError
+
+
+def solid_angle(surface: Surface, layer: int | None = None) -> float:
+    """Return the solid angle of a mesh seen from the origin, signed by the triangles' orientation (Van Oosterom)."""
+    ends = np.cumsum((0, *surface.counts))
+    triangles = surface.triangles if layer is None else surface.triangles[ends[layer] : ends[layer + 1]]
+    a, b, c = (surface.positions[triangles[:, i]] for i in range(3))
+    la, lb, lc = (np.linalg.norm(x, axis=-1) for x in (a, b, c))
+    volume = np.einsum("ij,ij->i", a, np.cross(b, c))
+    denominator = la * lb * lc + (a * b).sum(-1) * lc + (a * c).sum(-1) * lb + (b * c).sum(-1) * la
+    return float(-2 * np.arctan2(volume, denominator).sum())
+
+
+def rebuilt(hit: room.Hit, **options: object) -> build.Built:
+    return build.build(hit.distance, hit.normal, scale=1.0, **options)  # pyright: ignore[reportArgumentType]
+
+
+def tree(surface: Surface) -> BVHTree:
+    found = BVHTree.FromPolygons(surface.positions.tolist(), surface.triangles.tolist())
+    assert found is not None
+    return found
+
+
+def test_empty_closed_room_is_covered_once_in_every_direction() -> None:
+    built = rebuilt(room.maps(128, furnished=False, window=False))
+    assert solid_angle(built.surface) == pytest.approx(4 * np.pi, rel=1e-6)
+    # No cracks: each edge belongs to two triangles.
+    edges = np.sort(built.surface.triangles[:, [(0, 1), (1, 2), (2, 0)]].reshape(-1, 2), axis=1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+
+
+def test_flat_walls_take_few_triangles_and_stay_exact() -> None:
+    fine = rebuilt(room.maps(256, furnished=False, window=False), max_triangles=10**6)
+    assert len(fine.surface.triangles) < 256 * 512 * 2 / 8
+    gaps = np.minimum(np.abs(fine.surface.positions - room.LOW), np.abs(fine.surface.positions - room.HIGH))
+    assert np.quantile(gaps.min(axis=1), 0.9) < 2e-3
+
+
+def test_window_stays_open() -> None:
+    exact = room.maps(128, furnished=False)
+    built = rebuilt(exact)
+    pixels = sphere.solid_angles(128, 256)
+    sky = float((np.isinf(exact.distance) * pixels).sum())
+    assert 4 * np.pi - solid_angle(built.surface, 0) == pytest.approx(sky, rel=0.1)
+    assert (built.sky == np.isinf(exact.distance)).all()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_room_seen_from_beside_matches_it(soft: bool) -> None:
+    exact = room.maps(256)
+    built = rebuilt(room.soften(exact) if soft else exact)
+    bvh = tree(built.surface)
+    wrong = hole = total = walled = sky = 0
+    for camera in ((0.4, 0.3, 0.0), (-0.3, 0.5, 0.2), (0.3, -0.4, 0.1)):
+        rays = sphere.directions(48, 96).reshape(-1, 3)
+        truth = room.cast(np.array(camera), rays).distance
+        for ray, distance in zip(rays, truth, strict=True):
+            found = bvh.ray_cast(Vector(camera), Vector(ray))[3]
+            if np.isinf(distance):
+                sky, walled = sky + 1, walled + (found is not None)
+                continue
+            total += 1
+            hole += found is None
+            wrong += found is None or abs(found / distance - 1) > 0.05
+    # Without the continued surfaces, 2 % are holes; without tearing, 3 % are wrong.
+    assert hole / total < 0.004
+    assert wrong / total < (0.025 if soft else 0.015)
+    assert walled / sky < (0.25 if soft else 0.08)
+
+
+def test_scale_follows_from_the_floor() -> None:
+    exact = room.maps(256)
+    built = build.build(exact.distance / 7, exact.normal, camera_height_m=1.7)
+    assert built.has_floor
+    assert built.scale == pytest.approx(7 * 1.7 / 1.6, rel=1e-3)
+    seen = built.surface.positions[built.surface.triangles[: built.surface.counts[0]]]
+    assert seen[..., 2].min() == pytest.approx(-1.7, rel=0.03)
+
+
+def test_without_a_floor_the_scale_is_a_guess() -> None:
+    rays = sphere.directions(64, 128)
+    across = np.linalg.norm(rays[..., :2], axis=-1)
+    shaft = np.minimum(2 / across, 20)
+    normal = -rays * (1, 1, 0) / across[..., None]
+    assert not build.build(shaft, normal).has_floor
+
+
+def test_nothing_but_sky_is_an_error() -> None:
+    with pytest.raises(InputError, match="nothing but sky"):
+        build.build(np.full((32, 64), np.inf), None)
+
+
+def test_number_of_triangles_is_kept() -> None:
+    built = rebuilt(room.maps(256), max_triangles=15_000)
+    assert len(built.surface.triangles) <= 15_000
+
+
+def test_finite_sky_is_found_and_walls_are_not() -> None:
+    soft = room.soften(room.maps(256))
+    truth = np.isinf(room.maps(256).distance)
+    found = rebuilt(soft).sky
+    assert (found & ~truth).mean() < 1e-4
+    assert (found & truth).sum() > 0.9 * truth.sum()
+    assert not rebuilt(room.soften(room.maps(256, window=False))).sky.any()
+
+
+def test_uv_leads_to_the_direction_of_each_corner() -> None:
+    surface = rebuilt(room.maps(128, furnished=False, window=False)).surface
+    corners = surface.positions[surface.triangles]
+    lon, lat = (0.5 - surface.uv[..., 0]) * 2 * np.pi, (surface.uv[..., 1] - 0.5) * np.pi
+    rays = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], -1)
+    cosine = (rays * corners).sum(-1) / np.linalg.norm(corners, axis=-1)
+    assert cosine.min() > np.cos(np.pi / 128)  # half a pixel is left at the poles
+    assert np.ptp(surface.uv[..., 0], axis=1).max() < 0.1  # no triangle spans the panorama
