@@ -26,6 +26,8 @@ _CLEARANCE = 0.01
 _MOST_PARALLAX_RAD = 0.7
 #: A continued plane is followed up to this multiple of the distance where it was seen.
 _FARTHER = 3.0
+#: Vertical part of rays from which on ground is too far away to be told from the sky.
+_HORIZON = -0.03
 #: Vertical part of the normal from which on a surface is level, and ends at the horizon.
 _LEVEL = 0.7
 #: What stands up ends at this share of its distance to the sky.
@@ -143,7 +145,8 @@ def hidden(front: Layer, rays: np.ndarray, reach: float, tolerance: float) -> li
     sky_length = _sky_length(front, rays, reach)
 
     def below_sky(layer: Layer, length: np.ndarray) -> Layer:
-        keep = (layer.normal[..., 2] > _LEVEL) | (length <= _SKY_FIRST * sky_length)
+        level = (layer.normal[..., 2] > _LEVEL) & (rays[..., 2] < _HORIZON)
+        keep = level | (length <= _SKY_FIRST * sky_length)
         return dataclasses.replace(layer, solid=layer.solid & keep)
 
     near, far = below_sky(near, near_length), below_sky(far, length)

@@ -17,8 +17,8 @@ _WINDOW = [(rows, columns) for rows in range(-2, 3) for columns in range(-2, 3) 
 _NEAR = [(rows, columns) for rows in (-1, 0, 1) for columns in (-1, 0, 1) if rows or columns]
 #: Share of the pixels around that support a smeared pixel at most, and a surface beside it at least.
 _WEAK, _STRONG = 0.3, 0.4
-#: Both sides of an edge that is blurred by a pixel are reached from its middle.
-_WIDE = [(rows, columns) for rows in range(-3, 4) for columns in range(-3, 4) if rows or columns]
+#: A blur of a pixel reaches this far where what is behind is a hundred times farther.
+_WIDE = [(rows, columns) for rows in range(-5, 6) for columns in range(-5, 6) if rows or columns]
 
 
 def regularise(found: Planes) -> Planes:

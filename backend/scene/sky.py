@@ -6,6 +6,8 @@ everything in front of it. The far wall of a corridor is as far, but floor and w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 
@@ -47,25 +49,37 @@ def find(distance: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarr
     if candidates is not None:
         far &= candidates
     core = far & (slope < _SLOPE)
-    labels = _label(core)
-    count = int(labels.max())
     sky = np.zeros(distance.shape, bool)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    reach = max(1, round(width / 1024))
-    for label in range(1, count + 1):
-        if sizes[label] < _SMALLEST * distance.size:
-            continue
-        shell = labels == label
-        level = np.median(log[shell])
-        grown = _grow(shell, np.abs(log - level) < _ALIKE, width)
-        ring = _dilate(grown, reach + 1) & ~_dilate(grown, reach)
-        if not ring.any():  # everything is sky
+    for shell in _regions(core, _SMALLEST):
+        grown = _grow(shell, np.abs(log - np.median(log[shell])) < _ALIKE, width)
+        if _stands_out(log, grown):
             sky |= grown
-            continue
-        stepped = log[ring] < level - _STEP
-        if stepped.mean() >= _STEP_SHARE:
-            sky |= grown
+    if sky.any():
+        # Sky in small windows lies at the same distance.
+        level = np.median(log[sky])
+        for region in _regions((np.abs(np.log(distance) - level) < _ALIKE) & ~sky, 0):
+            if (candidates is None or candidates[region].mean() > 0.5) and _stands_out(log, region | sky, region):
+                sky |= region
     return sky
+
+
+def _stands_out(log: np.ndarray, region: np.ndarray, part: np.ndarray | None = None) -> bool:
+    """Return whether most of what surrounds a region (or a part of it) is nearer by a step."""
+    reach = max(1, round(log.shape[1] / 1024))
+    part = region if part is None else part
+    ring = _dilate(part, reach + 2) & ~_dilate(part, reach + 1) & ~region
+    level = np.median(log[part])
+    # Without a ring, everything is sky.
+    return not ring.any() or bool((log[ring] < level - _STEP).mean() >= _STEP_SHARE)
+
+
+def _regions(mask: np.ndarray, smallest: float) -> Iterator[np.ndarray]:
+    """Yield the connected regions of a mask (H, W) that cover more than a share `smallest` of it."""
+    labels = _label(mask)
+    sizes = np.bincount(labels.ravel())
+    for label in np.flatnonzero(sizes > max(3, smallest * mask.size)):
+        if label:
+            yield labels == label
 
 
 def _label(mask: np.ndarray) -> np.ndarray:
