@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from .surface import Surface
 REACH = 0.65
 #: Smallest relative distance between the mesh and the planes where blocks of pixels are merged.
 FLATNESS = 5e-4
+#: Hidden surfaces are guesses: up to this relative difference more, they are joined rather than left with a gap.
+_HIDDEN_TOLERANCE = 0.08
 #: Flatness from which on a smaller number of triangles is given up.
 _COARSEST = 0.05
 #: Distance of everything as a multiple of the camera's height where there is no floor.
@@ -78,10 +81,18 @@ def build(
         scale = camera_height_m / unit
     tolerance = planes.TOLERANCE + 3 * found.noise
     visible = layers.visible(found)
-    stack = [visible, *layers.hidden(visible, found.rays, REACH * unit, tolerance)]
+    seen = layers.link(visible, visible, found.rays, tolerance)
+    stack = [visible, *layers.hidden(visible, seen, found.rays, REACH * unit)]
+    links = {(0, 0): seen}
+    for one, other in itertools.product(range(len(stack)), repeat=2):
+        if (one, other) != (0, 0):
+            allowed = tolerance if 0 in (one, other) else tolerance + _HIDDEN_TOLERANCE
+            links[one, other] = layers.link(stack[one], stack[other], found.rays, allowed)
+    welded = surface.weld(stack, links, found.rays)
+    blocks = surface.Blocks(welded)
     flatness, shift = max(FLATNESS, found.noise / 2), surface.MAX_UV_ERROR_PX
     while True:
-        mesh = surface.triangulate(stack, found.rays, tolerance, flatness, shift)
+        mesh = surface.triangulate(welded, blocks, flatness, shift)
         if len(mesh.triangles) <= max_triangles or flatness > _COARSEST:
             break
         flatness, shift = 2 * flatness, 1.5 * shift

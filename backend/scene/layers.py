@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -64,20 +65,50 @@ def agree(one: Layer, other: Layer, side: tuple[int, int], rays: np.ndarray, tol
     """Return whether the surface of each pixel in `one` goes on in its neighbour in `other`, (H, W) bool.
 
     It does where both planes meet at the border between the pixels, or cross near it, between the pixels' centres.
+    Beyond a pole there is no neighbour.
     """
-    ray_there = grid.neighbour(rays, *side)
-    border = rays + ray_there
-    border /= np.sqrt(grid.dot(border, border))[..., None]
-    normal, offset = grid.neighbour(other.normal, *side), grid.neighbour(other.offset, *side)
-    distance = grid.neighbour(other.distance, *side)
-    here = planes.intersect(one.normal, one.offset, border)
-    there = planes.intersect(normal, offset, border)
-    both = one.solid & grid.neighbour(other.solid, *side) & np.isfinite(here) & np.isfinite(there)
+    shape = one.distance.shape
+    both = one.solid & grid.neighbour(other.solid, *side)
+    if side[0]:
+        both[-1 if side[0] > 0 else 0] = False
+    pixels = np.flatnonzero(both)
+    there = grid.neighbour_index(pixels, shape, *side)
+    flat = rays.reshape(-1, 3)
+    ray, ray_there = flat[pixels], flat[there]
+    border = ray + ray_there  # planes' distances along it have a common factor
+    normal, offset, distance = (
+        one.normal.reshape(-1, 3)[pixels],
+        one.offset.ravel()[pixels],
+        one.distance.ravel()[pixels],
+    )
+    normal_there, offset_there = other.normal.reshape(-1, 3)[there], other.offset.ravel()[there]
+    here, beyond = planes.intersect(normal, offset, border), planes.intersect(normal_there, offset_there, border)
+    finite = np.isfinite(here) & np.isfinite(beyond)
     with np.errstate(invalid="ignore"):
-        gap = np.abs(here - there) / np.minimum(here, there)
-        before = planes.intersect(normal, offset, rays) - one.distance
-        after = distance - planes.intersect(one.normal, one.offset, ray_there)
-        return both & ((gap <= tolerance) | ((before * after <= 0) & (gap <= _CROSSING * tolerance)))
+        gap = np.abs(here - beyond) / np.minimum(here, beyond)
+    near = np.flatnonzero(finite & (gap <= _CROSSING * tolerance))
+    linked = gap[near] <= tolerance
+    # Only where the planes are not close at the border.
+    rest = near[~linked]
+    before = planes.intersect(normal_there[rest], offset_there[rest], ray[rest]) - distance[rest]
+    after = other.distance.ravel()[there[rest]] - planes.intersect(normal[rest], offset[rest], ray_there[rest])
+    with np.errstate(invalid="ignore"):
+        linked[~linked] = before * after <= 0
+    result = np.zeros(one.distance.size, bool)
+    result[pixels[near[linked]]] = True
+    return result.reshape(shape)
+
+
+class Links(NamedTuple):
+    """Whether each pixel of one layer goes on in its neighbour to the right, and below, in another, (H, W) bool."""
+
+    right: np.ndarray
+    below: np.ndarray
+
+
+def link(one: Layer, other: Layer, rays: np.ndarray, tolerance: float) -> Links:
+    """Return the links between two layers."""
+    return Links(agree(one, other, (0, 1), rays, tolerance), agree(one, other, (1, 0), rays, tolerance))
 
 
 def continuing(front: Layer, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +118,7 @@ def continuing(front: Layer, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     normal, distance, offset = front.normal, front.distance, front.offset
     for _ in range(_CONTINUING):
-        sums, reach, total = normal.copy(), distance.copy(), np.ones(distance.shape)
+        sums, reach, total = normal.copy(), distance.copy(), np.ones_like(distance)
         for side in ((0, 2), (0, -2), (2, 0), (-2, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
             there = grid.neighbour(normal, *side)
             predicted = planes.intersect(there, grid.neighbour(offset, *side), rays)
@@ -103,42 +134,42 @@ def continuing(front: Layer, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return normal, offset
 
 
-def _extent(front: Layer, rays: np.ndarray, tolerance: float) -> np.ndarray:
+def _extent(links: Links) -> np.ndarray:
     """Return the size in pixels of the connected surface that each pixel belongs to, (H·W,)."""
-    count = front.distance.size
-    height, width = front.distance.shape
-    links = []
-    for side in ((0, 1), (1, 0)):
-        here = np.flatnonzero(agree(front, front, side, rays, tolerance))
-        links.append((here, _index(height, width, side)[here]))
-    one, other = np.concatenate([link[0] for link in links]), np.concatenate([link[1] for link in links])
+    height, width = links.right.shape
+    right, below = np.flatnonzero(links.right), np.flatnonzero(links.below)
+    one = np.concatenate([right, below])
+    other = np.concatenate([grid.neighbour_index(right, (height, width), 0, 1), below + width])
+    count = height * width
     matrix = sparse.coo_array((np.ones(len(one), bool), (one, other)), shape=(count, count))
     _, label = csgraph.connected_components(matrix, directed=False)
     return np.sqrt(np.bincount(label))[label]
 
 
-def hidden(front: Layer, rays: np.ndarray, reach: float, tolerance: float) -> list[Layer]:
+def hidden(front: Layer, links: Links, rays: np.ndarray, reach: float) -> list[Layer]:
     """Return the layers that continue surfaces behind the edges of `front`, for a viewer who moves by `reach`.
 
-    `reach` has the unit of the distances. In the first layer the nearest of the surfaces that could continue does, by
-    half its own size at most: things end somewhere. In the second the farthest does, as far as can be seen.
+    `links`: those of `front`. `reach` has the unit of the distances. In the first layer the nearest of the surfaces
+    that could continue does, by half its own size at most: things end somewhere. In the second the farthest does, as
+    far as can be seen.
     """
-    shape = front.distance.shape
-    height, width = shape
-    index = np.arange(front.distance.size)
-    seen, solid = front.distance.ravel(), front.solid.ravel()
+    width = front.distance.shape[1]
+    seen = front.distance.ravel()
     edges = []
-    for side in _SIDES:
-        neighbour = _index(height, width, side)
-        apart = ~agree(front, front, side, rays, tolerance).ravel()
-        here = np.flatnonzero(apart & solid & solid[neighbour] & (neighbour != index) & (seen > seen[neighbour]))
-        parallax = reach * (1 / seen[neighbour[here]] - 1 / seen[here])
-        edges.append((neighbour[here], here, np.minimum(parallax, _MOST_PARALLAX_RAD) * width / (2 * np.pi) + 1))
+    for linked, side in ((links.right, (0, 1)), (links.below, (1, 0))):
+        apart = ~linked & front.solid & grid.neighbour(front.solid, *side)
+        if side[0]:
+            apart[-1] = False
+        one = np.flatnonzero(apart)
+        other = grid.neighbour_index(one, front.distance.shape, *side)
+        behind = seen[one] > seen[other]
+        here, target = np.where(behind, one, other), np.where(behind, other, one)
+        parallax = reach * (1 / seen[target] - 1 / seen[here])
+        edges.append((target, here, np.minimum(parallax, _MOST_PARALLAX_RAD) * width / (2 * np.pi) + 1))
     target, origin, reached_px = (np.concatenate(parts) for parts in zip(*edges, strict=True))
     normal, offset = continuing(front, rays)
     continued = Layer(normal, offset, front.distance, front.solid, front.source)
-    extent = _extent(front, rays, tolerance)
-    short = np.minimum(reached_px, extent[origin] * _GROWTH)
+    short = np.minimum(reached_px, _extent(links)[origin] * _GROWTH)
     near, near_length = _grow(front, continued, rays, (target, origin, short), farthest=False)
     far, length = _grow(front, continued, rays, (target, origin, reached_px), farthest=True)
     # Sky goes on behind edges too: what stands up ends where the sky is nearer.
@@ -171,9 +202,9 @@ def _grow(
     # Columns get narrower towards the poles.
     narrow = np.maximum(np.linalg.norm(flat_rays[:, :2], axis=-1), 0.05)
     steps = [(_index(height, width, side), narrow if side[1] else np.ones(count)) for side in _SIDES]
-    distance = np.zeros(count) if farthest else np.full(count, np.inf)
-    source, budget, on_plane = np.full(count, -1), np.zeros(count), np.ones(count, bool)
-    length = np.full(count, np.inf)
+    distance = np.full(count, 0 if farthest else np.inf, np.float32)
+    source, budget, on_plane = np.full(count, -1), np.zeros(count, np.float32), np.ones(count, bool)
+    length = np.full(count, np.inf, np.float32)
     target, origin, left = wave
     walked = np.zeros(len(target))
     while len(target):

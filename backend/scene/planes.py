@@ -51,7 +51,7 @@ def intersect(normal: np.ndarray, offset: np.ndarray, rays: np.ndarray) -> np.nd
     """Return the distance (…) along `rays` (…, 3) to planes; infinite where a ray (almost) misses the front."""
     cosine = grid.dot(normal, rays)
     hit = cosine < -MIN_COSINE / 4
-    return np.where(hit, offset / np.where(hit, cosine, -1), np.inf)
+    return np.where(hit, offset / np.where(hit, cosine, np.float32(-1)), np.float32(np.inf))
 
 
 def fit(distance: np.ndarray, normal: np.ndarray | None, sky: np.ndarray) -> Planes:
@@ -60,14 +60,15 @@ def fit(distance: np.ndarray, normal: np.ndarray | None, sky: np.ndarray) -> Pla
     A pixel's normal is the given one, or one of the distances around it: the one that predicts its neighbours best.
     """
     height, width = distance.shape
-    rays = sphere.directions(height, width).astype(np.float64)
-    distance = np.where(sky, 1.0, distance).astype(np.float64)
+    rays = sphere.directions(height, width)
+    distance = np.where(sky, 1.0, distance).astype(np.float32)
     solid = ~sky
     if normal is None:
         chosen = -rays
         residual = np.full(distance.shape, np.inf)
     else:
-        chosen = _facing(normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9), rays)
+        length = np.sqrt(grid.dot(normal, normal))[..., None]
+        chosen = _facing((normal / np.maximum(length, 1e-9)).astype(np.float32), rays)
         residual = _residuals(distance, chosen.reshape(-1, 3), rays, solid).reshape(distance.shape)
     # Where the given normal predicts badly, try those of the distances around.
     poor = np.flatnonzero(solid & (residual > max(1e-3, 3 * np.median(residual[solid]) if solid.any() else 0)))
@@ -128,7 +129,7 @@ def _residuals(
     pixels = np.arange(distance.size) if pixels is None else pixels
     flat = rays.reshape(-1, 3)
     offset = distance.ravel()[pixels] * grid.dot(normal, flat[pixels])
-    differences = np.ones((len(_AROUND), len(pixels)))
+    differences = np.ones((len(_AROUND), len(pixels)), np.float32)
     for difference, side in zip(differences, _AROUND, strict=True):
         index = grid.neighbour_index(pixels, distance.shape, *side)
         predicted = intersect(normal, offset, flat[index])

@@ -87,7 +87,7 @@ def smooth(found: Planes) -> Planes:
     """Average planes with those around them, as far as they agree within the noise."""
     scale = 3 * found.noise
     offset = found.offset
-    total = np.ones(found.distance.shape)
+    total = np.ones_like(found.distance)
     distance, normal = found.distance.copy(), found.normal.copy()
     for side in _NEAR:
         there = grid.neighbour(found.normal, *side)

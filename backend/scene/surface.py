@@ -7,17 +7,18 @@ has all vertices of the smaller ones beside it, so that there are no cracks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from . import grid, planes
-from .layers import Layer, agree
+from .layers import Layer, Links
 
 #: Largest block in pixels, as a share of the panorama's width.
 _MAX_BLOCK = 1 / 32
-#: Hidden surfaces are guesses: up to this relative difference more, they are joined rather than left with a gap.
-_HIDDEN_TOLERANCE = 0.08
+#: How far inside torn corners take their texture from, as a multiple of the way to the centre of their pixels.
+_INWARD = 3.0
 #: Shift of the texture inside a block that isn't seen, in pixels.
 MAX_UV_ERROR_PX = 0.35
 #: How far outlines against the sky are drawn in, as a share of the way from a pixel's edge to its centre.
@@ -42,126 +43,127 @@ class Surface:
 
 
 @dataclass(frozen=True)
-class _Welded:
+class Welded:
     """Corners of all layers, welded."""
 
-    #: Vertex of each corner of each pixel of each layer, (L, 4, H, W) int64; −1 where there is no surface.
+    stack: list[Layer]
+    #: Links of each layer with itself.
+    links: list[Links]
+    #: Vertex of each corner of each pixel of each layer, (L, 4, H, W) int32; −1 where there is no surface.
     vertex: np.ndarray
-    #: Distance of each vertex, (V,), its ray (V, 3), and UV.
+    #: Distance of each vertex, (V,) float64, its ray (V, 3), and texture coordinates (V, 2).
     distance: np.ndarray
     ray: np.ndarray
     uv: np.ndarray
-    #: Whether each pixel of each layer goes on to the right and below, in its layer, (L, H, W) bool.
-    right: np.ndarray
-    below: np.ndarray
 
 
-def weld(stack: list[Layer], rays: np.ndarray, tolerance: float) -> _Welded:
-    """Weld the corners of all layers."""
+def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.ndarray) -> Welded:
+    """Weld the corners of all layers.
+
+    `links`: those between each pair of layers, by their indices. Around corner (i, j), i = 0 … H, j = 0 … W − 1, each
+    layer has four slots: the pixels above left, above right, below left, below right.
+    """
     height, width = stack[0].distance.shape
-    count = len(stack)
-    pairs = [(a, b) for a in range(count) for b in range(count)]
-    allowed = {(a, b): tolerance if 0 in (a, b) else tolerance + _HIDDEN_TOLERANCE for a, b in pairs}
-    right = {(a, b): agree(stack[a], stack[b], (0, 1), rays, allowed[a, b]) for a, b in pairs}
-    below = {(a, b): agree(stack[a], stack[b], (1, 0), rays, allowed[a, b]) for a, b in pairs}
-    for links in below.values():
-        links[-1] = False  # its neighbour beyond the pole is itself
-    # Slots around corner (i, j), i = 0 … H, j = 0 … W − 1: the pixels above left, above right, below left, below right.
-    # label[layer * 4 + slot]: the smallest slot that it is welded to.
-    label = [np.full((height + 1, width), index, np.int8) for index in range(4 * count)]
+    slots = range(4 * len(stack))
 
-    def rows(array: np.ndarray, slot: int) -> np.ndarray:
-        """Values of a pixel array (H, W) at each corner for a slot; False beyond the poles."""
+    def at_corners(array: np.ndarray, slot: int) -> np.ndarray:
+        """Return the values of a pixel array (H, W) at each corner for a slot, flat; 0 beyond the poles."""
         out = np.zeros((height + 1, width), array.dtype)
-        shifted = np.roll(array, 1, axis=1) if slot in (0, 2) else array
-        if slot < 2:
+        shifted = np.roll(array, 1, axis=1) if slot % 2 == 0 else array
+        if slot % 4 < 2:
             out[1:] = shifted
         else:
             out[:-1] = shifted
-        return out
+        return out.ravel()
 
-    # (one slot, other slot, link at each corner); the link is indexed by the left or upper pixel.
+    solid = [at_corners(stack[slot // 4].solid, slot) for slot in slots]
+    # (one slot, other slot, whether they are welded); a link belongs to the left or the upper pixel.
     joins: list[tuple[int, int, np.ndarray]] = []
-    for (a, b), link in right.items():
-        joins.append((a * 4 + 0, b * 4 + 1, rows(link, 0)))
-        joins.append((a * 4 + 2, b * 4 + 3, rows(link, 2)))
-    for (a, b), link in below.items():
-        joins.append((a * 4 + 0, b * 4 + 2, rows(link, 0)))
-        joins.append((a * 4 + 1, b * 4 + 3, rows(link, 1)))
-    for _ in range(4 * count):
-        changed = False
-        for one, other, link in joins:
-            low = np.minimum(label[one], label[other])
-            for slot in (one, other):
-                update = link & (label[slot] > low)
-                if update.any():
-                    label[slot][update] = low[update]
-                    changed = True
-        if not changed:
-            break
+    for (a, b), linked in links.items():
+        for slot, other in ((0, 1), (2, 3)):
+            joins.append((a * 4 + slot, b * 4 + other, at_corners(linked.right, slot)))
+        for slot, other in ((0, 2), (1, 3)):
+            joins.append((a * 4 + slot, b * 4 + other, at_corners(linked.below, slot)))
+    plain = np.logical_and.reduce([linked for one, other, linked in joins if max(one, other) < 4])
+    plain &= ~np.logical_or.reduce([np.zeros_like(plain), *solid[4:]])
+    vertex = np.full((len(slots), (height + 1) * width), -1, np.int32)
+    corners = np.flatnonzero(plain)
+    vertex[:4, corners] = np.arange(len(corners))
+    special = np.flatnonzero(~plain)
+    groups = _groups([(one, other, linked[special]) for one, other, linked in joins], len(slots), len(special))
+    total, place = len(corners), [corners]
+    for slot in slots:
+        first = solid[slot][special] & (groups[slot] == slot)
+        ids = np.full(len(special), -1)
+        ids[first] = total + np.arange(first.sum())
+        place.append(special[first])
+        total += int(first.sum())
+        for member in slots[slot:]:
+            mine = solid[member][special] & (groups[member] == slot)
+            vertex[member, special[mine]] = ids[mine]
+    row, column = np.divmod(np.concatenate(place), width)
+    corner_ray = grid.corner_directions(height, width)[row, column]
+    distance, centre, members = _positions(stack, vertex, corner_ray, row, column)
 
-    corner_rays = grid.corner_directions(height, width)[:, :-1]
-    solid = [rows(stack[slot // 4].solid, slot % 4) for slot in range(4 * count)]
-    first = [solid[slot] & (label[slot] == slot) for slot in range(4 * count)]
-    ids = np.full((4 * count, height + 1, width), -1)
-    total = 0
-    for slot in range(4 * count):
-        number = int(first[slot].sum())
-        ids[slot][first[slot]] = np.arange(total, total + number)
-        total += number
-    sums, weights, members, columns, lines = (np.zeros(total) for _ in range(5))
-    at = np.indices((height + 1, width))
-    slot_vertex = []
-    for slot in range(4 * count):
-        layer = stack[slot // 4]
-        mine = solid[slot]
-        vertex = np.take_along_axis(ids, label[slot][None].astype(np.intp), 0)[0]
-        vertex = np.where(mine, vertex, -1)
-        slot_vertex.append(vertex)
-        normal = np.stack([rows(layer.normal[..., axis], slot % 4) for axis in range(3)], -1)[mine]
-        distance = planes.intersect(normal, rows(layer.offset, slot % 4)[mine], corner_rays[mine])
-        own = rows(layer.distance, slot % 4)[mine]
-        # A plane seen almost from its edge reaches far beyond its own pixel.
-        distance = np.clip(distance, own * 0.8, own * 1.25)
-        where = vertex[mine]
-        # What is seen is exact; what is hidden joins it.
-        weight = np.full(len(where), 1.0 if slot < 4 else 1e-6)
-        sums += np.bincount(where, distance * weight, total)
-        weights += np.bincount(where, weight, total)
-        members += np.bincount(where, minlength=total)
-        columns += np.bincount(where, np.full(len(where), -0.5 if slot % 4 in (0, 2) else 0.5), total)
-        lines += np.bincount(where, np.full(len(where), -0.5 if slot % 4 < 2 else 0.5), total)
-    place = np.zeros((2, total), np.int64)
-    for slot in range(4 * count):
-        place[:, ids[slot][first[slot]]] = at[:, first[slot]]
-    distance = sums / weights
-    lines[(place[0] == 0) | (place[0] == height)] = 0
-    pull = 3.0 / members
-    uv = np.stack(
-        [(place[1] + columns * pull) / width, 1 - np.clip(place[0] + lines * pull, 0.5, height - 0.5) / height], -1
-    )
-    ray = corner_rays[place[0], place[1]]
+    # A texture's outermost pixels are mixed with what is beside them: torn corners take theirs from further in.
+    pull = centre * _INWARD
+    pull[(row == 0) | (row == height), 0] = 0
+    uv = np.stack([(column + pull[:, 1]) / width, 1 - np.clip(row + pull[:, 0], 0.5, height - 0.5) / height], axis=-1)
     # Outlines against the sky are drawn in a little: a thin line of surface in the sky shows more than one of sky.
-    open_corner = ~np.logical_and.reduce([rows(stack[0].solid, slot) for slot in range(4)])
-    open_corner[[0, -1]] = False
-    torn = (members < 4) & open_corner[place[0], place[1]]
-    row, column = (
-        place[0, torn] + _SHRINK * lines[torn] / members[torn],
-        place[1, torn] + _SHRINK * columns[torn] / members[torn],
+    outline = ~np.logical_and.reduce(solid[:4])[row * width + column] & (row > 0) & (row < height) & (members < 4)
+    ray = corner_ray.copy()
+    ray[outline] = _directions(
+        (row[outline] + _SHRINK * centre[outline, 0]) / height, (column[outline] + _SHRINK * centre[outline, 1]) / width
     )
-    ray[torn] = _directions(row / height, column / width)
+    shaped = vertex.reshape(len(stack), 4, height + 1, width)
+    pixel_vertex = np.empty((len(stack), 4, height, width), np.int32)
+    for corner, (below, right) in enumerate(_CORNERS):
+        # Pixel (i, j) lies in slot 3 of its top left corner, slot 2 of its top right one, and so on.
+        pixel_vertex[:, corner] = np.roll(shaped[:, 3 - 2 * below - right], -right, axis=-1)[:, below : below + height]
+    return Welded(stack, [links[i, i] for i in range(len(stack))], pixel_vertex, distance, ray, uv)
 
-    vertex = np.empty((count, 4, height, width), np.int64)
-    for layer in range(count):
-        for corner, (row, column) in enumerate(_CORNERS):
-            # Pixel (i, j) lies in slot 3 of its top left corner, slot 2 of its top right one, and so on.
-            slot = layer * 4 + (3 - 2 * row - column)
-            grid_ = np.roll(slot_vertex[slot], -column, axis=1)
-            vertex[layer, corner] = grid_[row : row + height]
-    return _Welded(
-        vertex, distance, ray, uv,
-        np.stack([right[i, i] for i in range(count)]), np.stack([below[i, i] for i in range(count)]),
-    )  # fmt: skip
+
+def _groups(joins: list[tuple[int, int, np.ndarray]], slots: int, count: int) -> np.ndarray:
+    """Return the smallest slot that each slot is welded to, directly or over others, (slots, count) int8."""
+    label = np.repeat(np.arange(slots, dtype=np.int8)[:, None], count, axis=1)
+    joins = [(one, other, np.flatnonzero(linked)) for one, other, linked in joins]
+    changed = True
+    while changed:
+        changed = False
+        for one, other, where in joins:
+            first, second = label[one, where], label[other, where]
+            if (first != second).any():
+                label[one, where] = label[other, where] = np.minimum(first, second)
+                changed = True
+    return label
+
+
+def _positions(
+    stack: list[Layer], vertex: np.ndarray, ray: np.ndarray, row: np.ndarray, column: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each vertex' distance (V,), the mean offset of its pixels' centres in rows and columns (V, 2), and their
+    number (V,)."""
+    width = stack[0].distance.shape[1]
+    count = len(row)
+    sums, weights, members = np.zeros(count), np.zeros(count), np.zeros(count)
+    centre = np.zeros((count, 2))
+    for slot, ids in enumerate(vertex):
+        layer = stack[slot // 4]
+        where = ids[ids >= 0]
+        below, right = slot % 4 // 2, slot % 2
+        pixel = (row[where] + below - 1) * width + (column[where] + right - 1) % width
+        own = layer.distance.ravel()[pixel]
+        found = planes.intersect(layer.normal.reshape(-1, 3)[pixel], layer.offset.ravel()[pixel], ray[where])
+        # A plane seen almost from its edge reaches far beyond its own pixel.
+        found = np.clip(found, own * 0.8, own * 1.25)
+        # What is seen is exact; what is hidden joins it.
+        weight = 1.0 if slot < 4 else 1e-6
+        sums += np.bincount(where, found * weight, count)
+        weights += np.bincount(where, minlength=count) * weight
+        members += np.bincount(where, minlength=count)
+        centre[:, 0] += np.bincount(where, minlength=count) * (below - 0.5)
+        centre[:, 1] += np.bincount(where, minlength=count) * (right - 0.5)
+    return sums / weights, centre / members[:, None], members
 
 
 def _directions(v: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -170,23 +172,21 @@ def _directions(v: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
 
-def triangulate(stack: list[Layer], rays: np.ndarray, tolerance: float, flatness: float, shift_px: float) -> Surface:
+def triangulate(welded: Welded, blocks: Blocks, flatness: float, shift_px: float) -> Surface:
     """Return the triangles of all layers.
 
-    `tolerance`: relative difference up to which neighbours are welded (`layers.agree`). `flatness`: relative distance
-    up to which blocks of pixels are merged to one polygon; 0 merges nothing. `shift_px`: largest shift of the texture
-    inside a block, from linear texture coordinates, in pixels.
+    `flatness`: relative distance up to which blocks of pixels are merged to one polygon. `shift_px`: largest shift of
+    the texture inside a block, from linear texture coordinates, in pixels.
     """
-    welded = weld(stack, rays, tolerance)
-    height, width = stack[0].distance.shape
-    levels = [_leaf_levels(welded, layer, stack[layer], flatness, shift_px) for layer in range(len(stack))]
+    height, width = welded.stack[0].distance.shape
+    levels = [blocks.leaf_levels(layer, flatness, shift_px) for layer in range(len(welded.stack))]
     kept = np.zeros((height + 1, width), bool)
     for leaf in levels:
         for level in range(int(leaf.max()) + 1):
             rows, columns = _blocks(leaf, level)
             for row, column in _CORNERS:
                 kept[rows + row * 2**level, (columns + column * 2**level) % width] = True
-    vertex = _merge_poles(welded, height, width)
+    vertex, distance = _merge_poles(welded)
     parts, counts = [], []
     for layer, leaf in enumerate(levels):
         before = len(parts)
@@ -195,7 +195,7 @@ def triangulate(stack: list[Layer], rays: np.ndarray, tolerance: float, flatness
             if len(rows):
                 parts.append(_polygons(vertex[layer], kept, rows, columns, 2**level))
         counts.append(sum(map(len, parts[before:])))
-    triangles = np.concatenate(parts) if parts else np.empty((0, 3), np.int64)
+    triangles = np.concatenate(parts)
     # Triangles at a pole have two corners there.
     proper = (triangles != np.roll(triangles, 1, axis=1)).all(axis=1)
     ends = np.cumsum(counts)
@@ -205,39 +205,68 @@ def triangulate(stack: list[Layer], rays: np.ndarray, tolerance: float, flatness
     triangles = flat.reshape(-1, 3).astype(np.int32)
     ray = welded.ray[used]
     uv = _corner_uv(welded.uv[used], np.abs(ray[:, 2]) > 1 - 1e-12, triangles)
-    return Surface(ray * welded.distance[used, None], triangles, uv, counts)
+    return Surface(ray * distance[used, None], triangles, uv, counts)
 
 
-def _merge_poles(welded: _Welded, height: int, width: int) -> np.ndarray:
-    """Weld the vertices at each pole that lie at the distance of most of them; return `welded.vertex` so changed."""
-    vertex = welded.vertex.copy()
-    for row, corners in ((0, (0, 1)), (height - 1, (2, 3))):
+def _merge_poles(welded: Welded) -> tuple[np.ndarray, np.ndarray]:
+    """Weld the vertices at each pole that lie at the distance of most of them; return `vertex` and `distance` so."""
+    vertex, distance = welded.vertex.copy(), welded.distance.copy()
+    for row, corners in ((0, (0, 1)), (vertex.shape[2] - 1, (2, 3))):
         ids = vertex[:, corners, row]
         present = ids[ids >= 0]
         if not len(present):
             continue
-        distance = np.median(welded.distance[present])
-        near = np.unique(present[np.abs(welded.distance[present] / distance - 1) < 0.02])
+        usual = np.median(distance[present])
+        near = np.unique(present[np.abs(distance[present] / usual - 1) < 0.02])
         if len(near):
-            welded.distance[near[0]] = distance
+            distance[near[0]] = usual
             vertex[:, corners, row] = np.where(np.isin(ids, near), near[0], ids)
-    return vertex
+    return vertex, distance
 
 
-def _leaf_levels(welded: _Welded, layer: int, surface: Layer, flatness: float, shift_px: float) -> np.ndarray:
-    """Return the level of the block that each pixel is merged into, 2^level pixels wide; −1: there is no surface."""
+class Blocks:
+    """How far square blocks of pixels, 2, 4, 8 … wide, lie from one plane, and how much their texture would shift."""
+
+    def __init__(self, welded: Welded) -> None:
+        self._solid = [layer.solid for layer in welded.stack]
+        #: For each layer and level from 1: relative distance and shift in pixels of each block; infinite where torn.
+        self._errors = [_block_errors(welded, layer) for layer in range(len(welded.stack))]
+
+    def leaf_levels(self, layer: int, flatness: float, shift_px: float) -> np.ndarray:
+        """Return the level of the largest block that each pixel is merged into; −1 where there is no surface."""
+        solid = self._solid[layer]
+        leaf = np.where(solid, 0, -1).astype(np.int8)
+        valid = solid
+        for level, (error, shift) in enumerate(self._errors[layer], 1):
+            valid = _pooled(valid, np.logical_and) & (error <= flatness) & (shift <= shift_px)
+            if not valid.any():
+                break
+            size = 2**level
+            inside = slice(0, len(valid) * size), slice(0, valid.shape[1] * size)
+            leaf[inside] = np.where(np.repeat(np.repeat(valid, size, 0), size, 1), level, leaf[inside])
+        return leaf
+
+
+def _pooled(values: np.ndarray, combine: np.ufunc) -> np.ndarray:
+    """Combine each 2 × 2 children."""
+    h, w = len(values) // 2 * 2, values.shape[1] // 2 * 2
+    v = values[:h, :w]
+    return combine(combine(v[0::2, 0::2], v[1::2, 0::2]), combine(v[0::2, 1::2], v[1::2, 1::2]))
+
+
+def _block_errors(welded: Welded, layer: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return relative distance and shift of each block of each level; see Blocks."""
+    surface, vertex = welded.stack[layer], welded.vertex[layer]
     height, width = surface.solid.shape
-    level_of = np.where(surface.solid, 0, -1).astype(np.int8)
-    if flatness <= 0:
-        return level_of
-    vertex = welded.vertex[layer]
-    reach = np.where(vertex >= 0, welded.distance[vertex], 1)
-    points = welded.ray[vertex] * reach[..., None]  # [4, H, W, 3]
+    errors = []
+    if not surface.solid.any():
+        return errors
+    # A pixel's own plane and the inner corners of a block say all: each corner of a pixel, once.
+    reach = np.where(vertex >= 0, welded.distance[vertex], 1).astype(np.float32)  # [4, H, W]
+    points = welded.ray[vertex].astype(np.float32) * reach[..., None]  # [4, H, W, 3]
     low, high = reach.min(axis=0), reach.max(axis=0)
-    # Sums over blocks: normals, points; and links that hold.
-    normal, valid = surface.normal, surface.solid
-    centre = points.mean(axis=0)
-    right, below = welded.right[layer], welded.below[layer]
+    normal, centre, valid = surface.normal, points.mean(axis=0), surface.solid
+    right, below = welded.links[layer]
     latitude = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
     for level in range(1, int(np.log2(max(2, width * _MAX_BLOCK))) + 1):
         size, half = 2**level, 2 ** (level - 1)
@@ -245,35 +274,27 @@ def _leaf_levels(welded: _Welded, layer: int, surface: Layer, flatness: float, s
         if not rows or not columns:
             break
         inside = slice(0, rows * size), slice(0, columns * size)
-
-        def pooled(values: np.ndarray, how: np.ufunc) -> np.ndarray:
-            """Combine 2 × 2 children."""
-            h, w = values.shape[0] // 2 * 2, values.shape[1] // 2 * 2
-            v = values[:h, :w]
-            return how(how(v[0::2, 0::2], v[1::2, 0::2]), how(v[0::2, 1::2], v[1::2, 1::2]))
-
-        normal, centre = pooled(normal, np.add), pooled(centre, np.add)
-        low, high = pooled(low, np.minimum), pooled(high, np.maximum)
-        valid = pooled(valid, np.logical_and)
+        normal, centre = _pooled(normal, np.add), _pooled(centre, np.add)
+        low, high = _pooled(low, np.minimum), _pooled(high, np.maximum)
+        valid = _pooled(valid, np.logical_and)
         # Links across the middle of the block.
-        blocks = right[inside].reshape(rows, size, columns, size)[:, :, :, half - 1].all(axis=1)
-        valid &= blocks & below[inside].reshape(rows, size, columns, size)[:, half - 1].all(axis=-1)
-        unit = normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
+        valid = valid & right[:, half - 1 :: size][: rows * size, :columns].reshape(rows, size, columns).all(axis=1)
+        valid &= below[half - 1 :: size][:rows, : columns * size].reshape(rows, columns, size).all(axis=2)
+        unit = normal / np.maximum(np.sqrt(grid.dot(normal, normal)), 1e-12)[..., None]
         offset = grid.dot(unit, centre) / size**2
-        expanded = np.repeat(np.repeat(unit, size, 0), size, 1), np.repeat(np.repeat(offset, size, 0), size, 1)
-        cells = points[:, inside[0], inside[1]]
-        along = np.einsum("khwc,hwc->khw", cells, expanded[0])
-        with np.errstate(divide="ignore", invalid="ignore"):  # blocks without a surface
-            error = np.abs(along / expanded[1] - 1).max(axis=0)
-        valid &= error.reshape(rows, size, columns, size).max(axis=(1, 3)) <= flatness
+        block_row, block_column = np.nonzero(valid)
+        if not len(block_row):
+            break
+        shape = (4, rows, size, columns, size, 3)
+        cells = points[:, inside[0], inside[1]].reshape(shape)[:, block_row, :, block_column]  # [B, 4, size, size, 3]
+        along = np.einsum("bkijc,bc->bkij", cells, unit[valid])
+        error = np.full((rows, columns), np.inf, np.float32)
+        error[valid] = np.abs(along / offset[valid][:, None, None, None] - 1).max(axis=(1, 2, 3))
         ratio = high / low
         steep = np.abs(np.tan(latitude[: rows * size].reshape(rows, size))).max(axis=1)[:, None]
-        bent = size * (ratio - 1) / (2 * (ratio + 1)) + size**2 * (2 * np.pi / width) * steep / 8
-        valid &= bent <= shift_px
-        if not valid.any():
-            break
-        level_of[inside] = np.where(np.repeat(np.repeat(valid, size, 0), size, 1), level, level_of[inside])
-    return level_of
+        shift = size * (ratio - 1) / (2 * (ratio + 1)) + size**2 * (2 * np.pi / width) * steep / 8
+        errors.append((error, shift.astype(np.float32)))
+    return errors
 
 
 def _blocks(leaf: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
