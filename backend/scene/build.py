@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...shared.imaging import sphere
+from ...shared.jobs.scene import DEFAULT_TRIANGLES
 from ...shared.protocol.errors import InputError
-from . import floor, layers, planes, regularise, sky, surface
+from . import floor, grid, layers, planes, regularise, sky, surface
 from .layers import Layer
 from .planes import Planes
 from .surface import Surface
@@ -19,6 +21,10 @@ from .surface import Surface
 REACH = 0.65
 #: Smallest relative distance between the mesh and the planes where blocks of pixels are merged.
 FLATNESS = 5e-4
+#: Rows of maps that a mesh of the usual number of triangles is built from, and bounds for other numbers.
+_ROWS, _MIN_ROWS, _MAX_ROWS = 720, 256, 2048
+#: Cosine between ray and normal from which on a pixel's plane tells its distance beside.
+_MIN_COSINE = 0.1
 #: Hidden surfaces are guesses: up to this relative difference more, they are joined rather than left with a gap.
 _HIDDEN_TOLERANCE = 0.08
 #: Flatness from which on a smaller number of triangles is given up.
@@ -35,7 +41,7 @@ class Built:
     surface: Surface
     layers: list[Layer]
     planes: Planes
-    #: Where there is sky, (H, W) bool.
+    #: Where there is sky, (H, W) bool; of the size of the layers, which is not that of large maps.
     sky: np.ndarray
     #: Metres per unit of distance, and whether a floor was found to tell it.
     scale: float
@@ -51,12 +57,13 @@ def build(
     sky_candidates: np.ndarray | None = None,
     camera_height_m: float = 1.6,
     scale: float | None = None,
-    max_triangles: int = 300_000,
+    max_triangles: int = DEFAULT_TRIANGLES,
 ) -> Built:
     """Build the mesh of a distance map (H, W) with unit normals (H, W, 3).
 
     `sky_candidates`: see `sky.find`. `scale`: metres per unit of distance (None: by the floor and `camera_height_m`).
     """
+    distance, normal, sky_candidates = _sampled(distance, normal, sky_candidates, _rows(max_triangles))
     open_sky = sky.infinite(distance)
     finite = distance
     if open_sky.any() and not open_sky.all():
@@ -98,3 +105,29 @@ def build(
         flatness, shift = 2 * flatness, 1.5 * shift
     mesh = dataclasses.replace(mesh, positions=mesh.positions * scale)
     return Built(mesh, stack, found, open_sky, scale, height is not None, flatness)
+
+
+def _rows(max_triangles: int) -> int:
+    """Return how many rows of maps are used: more than a mesh of that size can show take time only."""
+    return int(np.clip(_ROWS * np.sqrt(max_triangles / DEFAULT_TRIANGLES), _MIN_ROWS, _MAX_ROWS))
+
+
+def _sampled(
+    distance: np.ndarray, normal: np.ndarray | None, candidates: np.ndarray | None, rows: int
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Return larger maps at that many rows: the nearest pixel of each, and where its plane lies along the new ray."""
+    height, width = distance.shape
+    if height <= rows:
+        return distance, normal, candidates
+    row = ((np.arange(rows) + 0.5) * height / rows).astype(int)[:, None]
+    column = ((np.arange(2 * rows) + 0.5) * width / (2 * rows)).astype(int)[None, :]
+    sampled = distance[row, column]
+    candidates = None if candidates is None else candidates[row, column]
+    if normal is None:
+        return sampled, None, candidates
+    normal = normal[row, column]
+    before, after = sphere.directions(height, width)[row, column], sphere.directions(rows, 2 * rows)
+    cosine, cosine_after = grid.dot(before, normal), grid.dot(after, normal)
+    facing = np.minimum(np.abs(cosine), np.abs(cosine_after)) > _MIN_COSINE
+    ratio = np.where(facing, cosine / np.where(facing, cosine_after, 1), 1)
+    return sampled * np.clip(ratio, 0.9, 1.1), normal, candidates

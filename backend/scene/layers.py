@@ -205,6 +205,7 @@ def _grow(
     distance = np.full(count, 0 if farthest else np.inf, np.float32)
     source, budget, on_plane = np.full(count, -1), np.zeros(count, np.float32), np.ones(count, bool)
     length = np.full(count, np.inf, np.float32)
+    reachable = np.zeros(count, bool)
     target, origin, left = wave
     walked = np.zeros(len(target))
     while len(target):
@@ -226,7 +227,9 @@ def _grow(
         target, origin, left, reached, walked = target[order], origin[order], left[order], reached[order], walked[order]
         distance[target] = seen[origin] if farthest else reached
         source[target], budget[target], on_plane[target], length[target] = origin, left, plane[order], walked
-        grown = np.unique(target)
+        reachable[target] = True
+        grown = np.flatnonzero(reachable)
+        reachable[grown] = False
         waves = []
         for neighbour, step in steps:
             left = budget[grown] - step[grown]

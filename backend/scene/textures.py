@@ -71,11 +71,12 @@ def enlarge(pixels: np.ndarray, height: int, rows: slice) -> np.ndarray:
 
 
 def continued(pixels: np.ndarray, hidden: Layer) -> np.ndarray:
-    """Return a map (H, W, C) for the layer `hidden`: each of its pixels as the pixel of the panorama it continues.
+    """Return a map (h, 2·h, C) for the layer `hidden` (H, W), at its size: each of its pixels as the pixel of the panorama it continues.
 
     Colours are smoothed over the layer, and spread over the pixels around it.
     """
-    size = pixels.shape[:2]
+    size = hidden.solid.shape
+    pixels = resize(pixels, size[0])
     taken = pixels.reshape(-1, pixels.shape[-1])[hidden.source]
     smoothed = _smooth(taken, hidden.solid)
     if not hidden.solid.any():

@@ -28,7 +28,7 @@ class Hit(NamedTuple):
 
 def cast(origin: np.ndarray, rays: np.ndarray, furnished: bool = True, window: bool = True) -> Hit:
     """Cast unit rays (…, 3) from a point inside the room."""
-    rays = rays.astype(np.float64)
+    rays = np.where(rays == 0, 1e-12, rays.astype(np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
         walls = np.where(rays > 0, (HIGH - origin) / rays, (LOW - origin) / rays)
     axis = walls.argmin(-1)

@@ -127,3 +127,12 @@ def test_uv_leads_to_the_direction_of_each_corner() -> None:
     cosine = (rays * corners).sum(-1) / np.linalg.norm(corners, axis=-1)
     assert cosine.min() > np.cos(np.pi / 128)  # half a pixel is left at the poles
     assert np.ptp(surface.uv[..., 0], axis=1).max() < 0.1  # no triangle spans the panorama
+
+
+def test_large_maps_are_sampled_exactly() -> None:
+    exact = room.maps(1024)
+    built = build.build(exact.distance, exact.normal, scale=1.0, max_triangles=100_000)
+    small = room.cast(np.zeros(3), built.planes.rays)
+    solid = built.planes.solid & np.isfinite(small.distance)
+    error = np.abs(built.planes.distance / small.distance - 1)[solid]
+    assert np.quantile(error, 0.98) < 1e-4  # but for pixels beside edges
