@@ -9,7 +9,7 @@ from ..io.panoramas import resize
 from .layers import Layer
 
 #: Radius of the windows in pixels of the map, and the variance of the guide below which it counts as flat.
-_RADIUS, _EPSILON = 2, 1e-3
+_RADIUS, _EPSILON = 1, 3e-5
 #: Standard deviation of the smoothing of what is hidden, in pixels of the map.
 _SMOOTHING_PX = 2.0
 #: Rows that are computed together at the full size.
@@ -21,7 +21,8 @@ def sharpen(pixels: np.ndarray, panorama: np.ndarray) -> np.ndarray:
 
     Both in [0, 1], sRGB for colours. The map is fitted as a linear function of the panorama's colour in each small
     window, at the map's size; the function is applied to the panorama's own pixels. (Guided filter: He et al., ECCV
-    2010; fast: arXiv 1505.00996.)
+    2010; fast: arXiv 1505.00996.) What differs from the map at its own size is then added once: more often, noise of
+    the map grows.
     """
     height = len(panorama)
     if height <= len(pixels):
@@ -35,6 +36,10 @@ def sharpen(pixels: np.ndarray, panorama: np.ndarray) -> np.ndarray:
         b = enlarge(constant, height, rows)
         a = a.reshape(*a.shape[:2], channels, 3)
         result[rows] = np.einsum("hwck,hwk->hwc", a, panorama[rows]) + b
+    difference = pixels - resize(result, len(pixels))
+    for top in range(0, height, _ROWS):
+        rows = slice(top, min(height, top + _ROWS))
+        result[rows] += enlarge(difference, height, rows)
     return result.clip(0, 1)
 
 
@@ -71,9 +76,9 @@ def enlarge(pixels: np.ndarray, height: int, rows: slice) -> np.ndarray:
 
 
 def continued(pixels: np.ndarray, hidden: Layer) -> np.ndarray:
-    """Return a map (h, 2·h, C) for the layer `hidden` (H, W), at its size: each of its pixels as the pixel of the panorama it continues.
+    """Return a map (h, 2·h, C) for the layer `hidden` (H, W), at its size.
 
-    Colours are smoothed over the layer, and spread over the pixels around it.
+    Each pixel has the colour of the pixel that it continues, smoothed over the layer, and spread over those around it.
     """
     size = hidden.solid.shape
     pixels = resize(pixels, size[0])

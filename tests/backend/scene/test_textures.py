@@ -1,0 +1,65 @@
+"""Textures made sharper by the panorama, against the true maps of scenes rendered by Cycles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from panoform.backend.evaluation import ground_truth
+from panoform.backend.io.panoramas import resize
+from panoform.backend.lighting import exposure
+from panoform.backend.scene import textures
+from panoform.backend.scene.layers import Layer
+
+SCENES = Path(__file__).parents[2] / "scenes"
+
+
+def detail(pixels: np.ndarray) -> np.ndarray:
+    return pixels - ndimage.gaussian_filter(pixels, (2, 2, 0))
+
+
+@pytest.mark.parametrize("scene", ["room", "second-arcade", "second-hall", "street"])
+def test_sharpened_albedo_is_nearer_to_the_truth_than_an_enlarged_one(scene: str) -> None:
+    truth = ground_truth.read_scene(SCENES / scene)
+    albedo = truth["albedo"]
+    picture, _ = exposure.expose(np.maximum(truth["panorama"], 0), "linear")
+    height = len(albedo)
+    small = resize(albedo, height // 2)
+    sharp = textures.sharpen(small, picture)
+    smooth = textures.enlarge(small, height, slice(0, height))
+    solid = np.isfinite(truth["distance"][..., 0])
+
+    def correlation(pixels: np.ndarray) -> float:
+        return float(np.corrcoef(detail(pixels)[solid].ravel(), detail(albedo)[solid].ravel())[0, 1])
+
+    assert correlation(sharp) > correlation(smooth) + 0.03
+    assert ((sharp - albedo)[solid] ** 2).mean() < 0.7 * ((smooth - albedo)[solid] ** 2).mean()
+
+
+def test_constant_map_stays_constant() -> None:
+    picture = np.random.default_rng(0).random((64, 128, 3), np.float32)
+    sharp = textures.sharpen(np.full((16, 32, 1), 0.3, np.float32), picture)
+    np.testing.assert_allclose(sharp, 0.3, atol=1e-5)
+
+
+def test_seam_and_sizes() -> None:
+    small = np.random.default_rng(0).random((16, 32, 3), np.float32)
+    large = textures.enlarge(small, 64, slice(0, 64))
+    np.testing.assert_allclose(
+        np.roll(large, 4, axis=1), textures.enlarge(np.roll(small, 1, axis=1), 64, slice(0, 64)), atol=1e-6
+    )
+    assert textures.sharpen(small, np.zeros((8, 16, 3), np.float32)).shape == (8, 16, 3)
+
+
+def test_hidden_pixels_have_the_colour_of_what_they_continue() -> None:
+    pixels = np.zeros((16, 32, 3), np.float32)
+    pixels[:, :16] = (0.2, 0.5, 0.7)
+    solid = np.zeros((16, 32), bool)
+    solid[4:8, 16:20] = True
+    source = np.full((16, 32), 5 * 32 + 10)  # on the coloured side
+    layer = Layer(np.zeros((16, 32, 3)), np.zeros((16, 32)), np.ones((16, 32)), solid, source)
+    filled = textures.continued(pixels, layer)
+    np.testing.assert_allclose(filled, np.broadcast_to((0.2, 0.5, 0.7), filled.shape), atol=1e-5)
