@@ -4,7 +4,8 @@ Files are named distance, normal, albedo, roughness, metallic, semantic and pano
 OpenImageIO reads. Their values are interpreted as follows:
 
 - distance, roughness, metallic: the first channel, unchanged (integers scaled to [0, 1]).
-- normal: unchanged if any value is below 0 (an EXR), else stored as n · 0.5 + 0.5. Then normalised; 0 stays 0.
+- normal: unchanged if any value is below 0 (an EXR), else stored as n · 0.5 + 0.5. Then normalised; what is nearly 0
+  (grey in a file of integers) or far too long (black there) is no normal, and becomes 0.
 - albedo, semantic: linear in files of floating-point numbers, converted to sRGB; sRGB in all others.
 - panorama: as panoramas.py reads it.
 """
@@ -24,6 +25,8 @@ from ...shared.protocol.errors import InputError, PanoramaError
 from . import panoramas
 from .panoramas import Encoding
 
+#: Lengths of a stored normal between which it is one: 0 in 8 bits has a length of 0.007, black is (−1, −1, −1).
+_NORMAL_LENGTHS = (0.1, 1.6)
 #: Suffixes of files that can be maps.
 SUFFIXES = (".exr", ".hdr", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
 
@@ -58,21 +61,27 @@ def find(filenames: Iterable[str]) -> dict[str, str]:
     return chosen
 
 
-def read(folder: Path) -> Maps:
-    """Read all maps in a folder.
-
-    Raise InputError if the folder or every map is missing; PanoramaError, naming the file, if an image is unreadable,
-    not 2:1, has values that are invalid for its map, or another size than the other maps.
-    """
+def find_in(folder: Path) -> dict[str, Path]:
+    """Return map name (or "panorama") → file. Raise InputError if the folder or every map is missing, or as `find`."""
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", "Choose the folder that holds the maps.")
-    files = find(path.name for path in folder.iterdir() if path.is_file())
-    maps = {name: _map(name, folder / files[name]) for name in MAPS if name in files}
-    if not maps:
+    files = {name: folder / filename for name, filename in find(path.name for path in folder.iterdir()).items()}
+    if not files.keys() - {"panorama"}:
         raise InputError(
             f"{folder} contains no map.", f"Maps are named {', '.join(kind.filename for kind in MAPS.values())}."
         )
-    panorama = panoramas.read(folder / files["panorama"]) if "panorama" in files else None
+    return files
+
+
+def read(folder: Path) -> Maps:
+    """Read all maps in a folder. They may have different sizes.
+
+    Raise InputError as `find_in` does; PanoramaError, naming the file, if an image is unreadable, not 2:1 to within
+    1 %, or has values that are invalid for its map. All but distances are resampled to exactly 2:1.
+    """
+    files = find_in(folder)
+    maps = {name: _map(name, files[name]) for name in MAPS if name in files}
+    panorama = panoramas.read(files["panorama"]) if "panorama" in files else None
     return Maps(maps, panorama)
 
 
@@ -107,7 +116,7 @@ def _map(name: str, path: Path) -> np.ndarray:
     if kind.colorspace == "sRGB":
         pixels, encoding = panoramas.load(path)
         pixels = _finite(pixels[..., :3], path)
-        return np.clip(srgb_from_linear(pixels) if encoding == "linear" else pixels, 0, 1).astype(np.float32)
+        return _exact(np.clip(srgb_from_linear(pixels) if encoding == "linear" else pixels, 0, 1).astype(np.float32))
     values = _values(path, kind.channels)
     if kind is DISTANCE:
         return _distance(values, path)
@@ -115,8 +124,15 @@ def _map(name: str, path: Path) -> np.ndarray:
     if kind is NORMAL:
         signed = values if values.min() < 0 else values * 2 - 1
         length = np.linalg.norm(signed, axis=-1, keepdims=True)
-        return np.where(length > 1e-3, signed / np.maximum(length, 1e-3), 0).astype(np.float32)
-    return np.clip(values, 0, 1)
+        shortest, longest = _NORMAL_LENGTHS
+        valid = (length > shortest) & (length < longest)
+        return _exact(np.where(valid, signed / np.maximum(length, shortest), 0).astype(np.float32))
+    return _exact(np.clip(values, 0, 1))
+
+
+def _exact(pixels: np.ndarray) -> np.ndarray:
+    """Resample a map that isn't exactly 2:1."""
+    return panoramas.resize(pixels, len(pixels))
 
 
 def _finite(values: np.ndarray, path: Path) -> np.ndarray:
@@ -126,11 +142,10 @@ def _finite(values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _distance(values: np.ndarray, path: Path) -> np.ndarray:
-    finite = values[np.isfinite(values)]
-    if np.isnan(values).any() or (values < 0).any() or not (finite > 0).any():
+    if np.isnan(values).any() or (values < 0).any() or not (values > 0).any():
         raise PanoramaError(
             f"{path.name} contains distances that are negative, all zero or NaN.",
             "Every pixel holds the distance along the ray; the channel of a one-channel EXR is called Y.",
         )
     # A distance of 0 has no point.
-    return np.maximum(values, finite[finite > 0].min())
+    return np.maximum(values, values[values > 0].min())

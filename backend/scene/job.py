@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from ...shared.atomic_write import MAKE_ROOM
 from ...shared.jobs import scene as contract
 from ...shared.jobs.scene import Part, SceneInfo, SceneReply, SceneRequest, SceneSettings, Texture
 from ...shared.maps import MAPS
-from ...shared.protocol.errors import InputError, PanoramaError
+from ...shared.protocol.errors import InputError, OutputError, PanoramaError
 from ..io import maps as map_files
 from ..io import panoramas
 from ..io.encoding import encode_image
 from ..io.maps import Maps
-from ..io.panoramas import Encoding
-from ..jobs.progress import ProgressReporter, Stage, StagedProgress
+from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
 from ..lighting import exposure
 from ..models.cache import ModelCache
 from . import build, textures
 from .build import Built
 
 NO_FLOOR = "No floor was found in the maps: the scale of the scene is a guess."
+NO_ALBEDO = "There is no albedo map: the panorama's colours are used, with the light in them."
+_TEXTURES = ("albedo", "roughness", "metallic", "normal")
 #: Light in units of the exposed panorama (backend/lighting/exposure.py) from which on a pixel shows a source of light.
 _LAMP = 4.0
 
@@ -31,13 +34,32 @@ _LAMP = 4.0
 def run(request: SceneRequest, models: ModelCache, reporter: ProgressReporter) -> SceneReply:
     """Run the request."""
     contract.check(request)
-    with tempfile.TemporaryDirectory(prefix="panoform-") as folder:
-        for filename in map_files.find(request.files).values():
-            (Path(folder) / Path(filename).name).write_bytes(request.files[filename].tobytes())
-        maps = map_files.read(Path(folder))
+    chosen = map_files.find(request.files)
+    if request.panorama is not None:
+        chosen.pop("panorama", None)
+    maps = _read(request.files, chosen)
     if request.panorama is not None:
         maps = Maps(maps.maps, (panoramas.check(request.panorama, request.encoding), request.encoding))
     return build_scene(request.id, maps, request.settings, reporter)
+
+
+def _read(files: dict[str, np.ndarray], chosen: dict[str, str]) -> Maps:
+    """Read files, `chosen` by map name. Raise InputError for no map, PanoramaError, OutputError (a full disk)."""
+    if not chosen.keys() & MAPS.keys():
+        raise InputError(
+            "There is no map among the files.",
+            f"Maps are named {', '.join(kind.filename for kind in MAPS.values())}.",
+        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True) as folder:
+            for filename in chosen.values():
+                (Path(folder) / Path(filename).name).write_bytes(files[filename].tobytes())
+            try:
+                return map_files.read(Path(folder))
+            except PanoramaError as error:
+                raise PanoramaError(error.message.replace(f"{folder}{os.sep}", ""), error.hint) from error
+    except OSError as error:
+        raise OutputError(f"The maps could not be written as temporary files: {error}.", MAKE_ROOM) from error
 
 
 def build_scene(request_id: str, maps: Maps, settings: SceneSettings, reporter: ProgressReporter) -> SceneReply:
@@ -47,6 +69,7 @@ def build_scene(request_id: str, maps: Maps, settings: SceneSettings, reporter: 
         reporter,
         [Stage("Building the mesh", 1, 3, counted=False), Stage("Textures", 1, 2, counted=False)],
     )
+    report_loading(reporter, "Building the mesh")
     found = _check(maps)
     distance = found["distance"][..., 0]
     normal = found.get("normal")
@@ -59,21 +82,25 @@ def build_scene(request_id: str, maps: Maps, settings: SceneSettings, reporter: 
         max_triangles=settings.max_triangles,
     )
     progress.step_done()
-    parts = _parts(built, found, maps.panorama, settings.texture_width)
+    parts = _parts(built, maps, found, settings.texture_width)
     progress.step_done()
-    notices = () if built.has_floor or settings.scale is not None else (NO_FLOOR,)
     surface = built.surface
+    info = SceneInfo(
+        scale=float(built.scale),
+        has_floor=built.has_floor,
+        sky=float(built.sky.mean()),
+        noise=float(built.planes.noise),
+        notices=tuple(_notices(maps, built, settings)),
+        seconds=round(time.monotonic() - began, 3),
+    )
     return SceneReply(
         id=request_id,
         positions=surface.positions.astype(np.float32),
         triangles=surface.triangles.astype(np.uint32),
         uv=surface.uv.astype(np.float32),
         parts=parts,
-        info=SceneInfo(
-            scale=built.scale, has_floor=built.has_floor, sky=float(built.sky.mean()), noise=built.planes.noise,
-            notices=notices, seconds=round(time.monotonic() - began, 3),
-        ),
-    )  # fmt: skip
+        info=info,
+    )
 
 
 def _check(maps: Maps) -> dict[str, np.ndarray]:
@@ -86,9 +113,30 @@ def _check(maps: Maps) -> dict[str, np.ndarray]:
         raise PanoramaError(f"The distance map is {width} × {height} px.", "Give one of at least 32 × 16.")
     if width != 2 * height:
         raise PanoramaError(f"The distance map is {width} × {height} px, not exactly 2:1.", "Scale it.")
-    return {name: panoramas.resize(pixels, height) for name, pixels in maps.maps.items() if name != "distance"} | {
-        "distance": distance
-    }
+    found = {"distance": distance}
+    for name, pixels in maps.maps.items():
+        if name == "semantic":
+            found[name] = _nearest(pixels, height)  # a mean of two classes' colours is that of another
+        elif name != "distance":
+            found[name] = panoramas.resize(pixels, height)
+    return found
+
+
+def _nearest(pixels: np.ndarray, height: int) -> np.ndarray:
+    """Resample a map (h, 2·h, C) to (height, 2·height, C) without mixing pixels."""
+    rows = (np.arange(height) + 0.5) * len(pixels) // height
+    columns = (np.arange(2 * height) + 0.5) * len(pixels) // height
+    return pixels[rows.astype(int)[:, None], columns.astype(int)]
+
+
+def _notices(maps: Maps, built: Built, settings: SceneSettings) -> list[str]:
+    """Return what the user must know about the result."""
+    notices = [] if built.has_floor or settings.scale is not None else [NO_FLOOR]
+    missing = [name for name in _TEXTURES if name not in maps.maps]
+    if "albedo" in missing and maps.panorama is not None:
+        missing.remove("albedo")
+        notices.append(NO_ALBEDO)
+    return [*notices, f"There is no map of {' and '.join(missing)}."] if missing else notices
 
 
 def _sky_candidates(semantic: np.ndarray | None) -> np.ndarray | None:
@@ -103,30 +151,35 @@ def _sky_candidates(semantic: np.ndarray | None) -> np.ndarray | None:
     return (nearest == names.index("unlabelled")) | (nearest == names.index("window"))
 
 
-def _parts(
-    built: Built, maps: dict[str, np.ndarray], panorama: tuple[np.ndarray, Encoding] | None, texture_width: int
-) -> tuple[Part, ...]:
-    """Return the parts of the mesh with their textures."""
+def _parts(built: Built, maps: Maps, found: dict[str, np.ndarray], texture_width: int) -> tuple[Part, ...]:
+    """Return the parts of the mesh with their textures; `found` are the maps at the size of the distance map."""
+    limit = texture_width // 2
+    own = {name: maps.maps[name] for name in _TEXTURES if name in maps.maps}
+    small = {name: found[name] for name in own}
     picture = None
-    if panorama is not None:
-        height = min(len(panorama[0]), texture_width // 2)
-        picture, _ = exposure.expose(panoramas.resize(panorama[0], height), panorama[1])
+    if maps.panorama is not None:
+        light, encoding = maps.panorama
+        picture, _ = exposure.expose(panoramas.resize(light, min(len(light), limit)), encoding)
+        if "albedo" not in own:
+            own["albedo"] = picture
+            small["albedo"] = panoramas.resize(picture, len(built.sky))
     visible: dict[str, np.ndarray] = {}
-    for name in ("albedo", "roughness", "metallic", "normal"):
-        if name not in maps:
-            continue
-        if picture is None or name == "normal":
-            visible[name] = maps[name]
+    for name, pixels in own.items():
+        if picture is not None and name != "normal" and len(picture) > len(pixels):
+            visible[name] = textures.sharpen(pixels, picture)
         else:
-            visible[name] = textures.sharpen(maps[name], picture)
-    if panorama is not None and panorama[1] == "linear":
-        visible |= _emission(panorama[0], built)
+            visible[name] = panoramas.resize(pixels, min(len(pixels), limit))
+    if maps.panorama is not None and maps.panorama[1] == "linear":
+        visible |= {name: panoramas.resize(pixels, min(len(pixels), limit))
+                    for name, pixels in _emission(maps.panorama[0], built).items()}  # fmt: skip
     parts = [Part(name="visible", triangles=built.surface.counts[0], textures=_textures(visible))]
     for layer, count in zip(built.layers[1:], built.surface.counts[1:], strict=True):
-        continued = {
-            name: textures.continued(maps[name], layer) for name in ("albedo", "roughness", "metallic") if name in maps
-        }
         if count:
+            continued = {
+                name: panoramas.resize(textures.continued(pixels, layer), min(len(pixels), limit))
+                for name, pixels in small.items()
+                if name != "normal"
+            }
             parts.append(Part(name="hidden", triangles=count, textures=_textures(continued)))
     return tuple(parts)
 
