@@ -15,25 +15,26 @@ from ...shared.protocol.errors import OutputError
 
 
 def encode_image(
-    filename: str, pixels: np.ndarray, colorspace: str, attributes: Mapping[str, str] | None = None
+    filename: str, pixels: np.ndarray, colorspace: str, attributes: Mapping[str, str] | None = None, *, bits: int = 16
 ) -> bytes:
     """Return the content of the image file `filename` for (H, W, C) pixels.
 
-    EXR is float32, other formats 16 bits (the semantic map 8); `attributes` are stored in the header. OpenImageIO's
-    Python module writes files only, so a temporary one is read. Raise OutputError where it can't be written.
+    EXR is float32, other formats have `bits` bits, 16 or 8 (JPEG and the semantic map always 8); `attributes` are
+    stored in the header. OpenImageIO's Python module writes files only, so a temporary one is read. Raise OutputError
+    where it can't be written.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True) as folder:
             path = Path(folder) / filename
-            _write(path, pixels, colorspace, attributes or {})
+            _write(path, pixels, colorspace, attributes or {}, bits)
             return path.read_bytes()
     except OSError as error:
         raise OutputError(f"{filename} could not be written as a temporary file: {error}.", MAKE_ROOM) from error
 
 
-def _write(path: Path, pixels: np.ndarray, colorspace: str, attributes: Mapping[str, str]) -> None:
+def _write(path: Path, pixels: np.ndarray, colorspace: str, attributes: Mapping[str, str], bits: int) -> None:
     height, width, channels = pixels.shape
-    depth = "float" if path.suffix.lower() == ".exr" else "uint8" if path.name == SEMANTIC.filename else "uint16"
+    depth = "float" if path.suffix.lower() == ".exr" else "uint8" if path.name == SEMANTIC.filename else f"uint{bits}"
     spec = oiio.ImageSpec(width, height, channels, depth)
     if colorspace == "sRGB":
         spec.attribute("oiio:ColorSpace", "sRGB")

@@ -1,0 +1,110 @@
+"""`panoform mesh`: build a textured mesh from maps, as a glTF file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from ...shared.jobs.scene import (
+    DEFAULT_TEXTURE_WIDTH,
+    DEFAULT_TRIANGLES,
+    SceneReply,
+    SceneRequest,
+    SceneSettings,
+    check_scene,
+)
+from ...shared.protocol.errors import InputError, OutputError
+from . import options as shared_options
+
+
+def add(commands: Any) -> None:
+    """Add the command to the subparsers."""
+    parser = commands.add_parser("mesh", help="build a textured mesh from maps, as a glTF file")
+    parser.add_argument(
+        "directory", type=Path, metavar="DIR", help="result folder, or your own maps under the same names"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".glb: metres, the floor at y = 0")
+    parser.add_argument(
+        "--camera-height", type=float, default=SceneSettings().camera_height_m, metavar="M",
+        help="height of the panorama's camera over the floor in metres (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--triangles", type=int, default=DEFAULT_TRIANGLES, metavar="N", help="at most about N (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--texture-width", type=int, default=DEFAULT_TEXTURE_WIDTH, metavar="W",
+        help="largest width of the textures in pixels (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="also replace a file that isn't Panoform's")
+    parser.add_argument("--json", action="store_true", help="print how the mesh was made as JSON on stdout")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    import numpy as np
+
+    from ...shared.atomic_write import atomic_write
+    from ..io import maps, panoramas
+
+    settings = SceneSettings(
+        camera_height_m=options.camera_height, max_triangles=options.triangles, texture_width=options.texture_width
+    )
+    check_scene(settings)
+    check_path(options.out, overwrite=options.overwrite)
+    files = maps.find_in(options.directory)
+    picture = files.pop("panorama", None)
+    panorama, encoding = panoramas.read(picture) if picture else (None, "srgb")
+    try:
+        contents = {path.name: np.fromfile(path, np.uint8) for path in files.values()}
+    except OSError as error:
+        raise InputError(f"{error.filename} can't be read: {error.strerror}.", "Check its permissions.") from error
+    request = SceneRequest(files=contents, panorama=panorama, encoding=encoding, settings=settings)
+    reply = cast("SceneReply", shared_options.run(request))
+
+    from ..lighting import exposure
+    from ..scene import gltf
+
+    sky = None
+    if panorama is not None and reply.info.sky > 0:
+        height = min(len(panorama), settings.texture_width // 2)
+        sky, _ = exposure.expose(panoramas.resize(panorama, height), encoding)
+    data = gltf.encode(reply, settings.camera_height_m, sky)
+    check_path(options.out, overwrite=options.overwrite)  # again: the job takes a while
+    atomic_write(options.out, data, make_folders=True)
+    count = len(reply.triangles)
+    if options.json:
+        shared_options.print_json(
+            {"file": str(options.out), "triangles": count, "settings": settings, **msgspec.structs.asdict(reply.info)}
+        )
+    for notice in reply.info.notices:
+        print(notice, file=sys.stderr)
+    size = f"{count:,} triangles, {len(data) / 1e6:.1f} MB"
+    print(f"Wrote {options.out} ({size}) in {reply.info.seconds:.0f} s.", file=sys.stderr)
+    return 0
+
+
+def check_path(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError where the file isn't a .glb, can't be written, or would replace one that isn't Panoform's."""
+    from ..io import atomic
+    from ..scene import gltf
+
+    if path.suffix.lower() != ".glb":
+        raise OutputError(f"{path.name} is not a .glb file.", "Name it .glb: binary glTF is the format written.")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder.", "Give a file name.")
+    if path.exists() and not overwrite:
+        try:
+            own = gltf.generator(path).startswith(gltf.GENERATOR)
+        except OSError as error:
+            raise OutputError(f"{path} can't be read: {error.strerror}.", "Choose another file name.") from error
+        if not own:
+            raise OutputError(
+                f"{path} exists, and was not written by Panoform.",
+                "Choose another file name, or allow overwriting (--overwrite).",
+            )
+    atomic.check_writable(path.parent)
