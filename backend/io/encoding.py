@@ -20,7 +20,7 @@ def encode_image(
     """Return the content of the image file `filename` for (H, W, C) pixels.
 
     EXR is float32, other formats 16 bits (the semantic map 8); `attributes` are stored in the header. OpenImageIO's
-    Python module writes files only, so a temporary one is read. Raise OutputError where it can't be written.
+    Python module writes files only, so a temporary one is read. Raise OutputError if it can't be written.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True) as folder:

@@ -140,7 +140,7 @@ def test_empty_file_is_rejected(tmp_path):
 
 
 def test_one_channel_array_is_rejected():
-    assert_rejected(np.ones((8, 16, 1), np.float32), "1 channel a pixel")
+    assert_rejected(np.ones((8, 16, 1), np.float32), "1 channel per pixel")
 
 
 def test_one_channel_file_is_rejected(tmp_path):
