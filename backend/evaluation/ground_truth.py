@@ -30,8 +30,8 @@ FILES = {
 def scenes(folder: Path, height: int | None = None) -> list[Path]:
     """Return the scenes of a folder, sorted, without hidden folders.
 
-    All files must have one size (2·height × height if `height` is given). Raise InputError if there is no scene, or if a
-    file is missing or has another size or number of channels; it names the first such file.
+    All files must have one size (2·height × height if `height` is given). Raise InputError if there is no scene, or if
+    a file is missing or has another size or number of channels; it names the first such file.
     """
     found = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if not found:

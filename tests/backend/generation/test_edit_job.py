@@ -37,6 +37,7 @@ def test_pixels_outside_the_mask_are_unchanged(models, flux, prompt_settings, re
     assert step[edge].max() <= np.quantile(step[inside], 0.999)
 
 
+@pytest.mark.slow
 def test_edit_across_the_seam_is_seamless(models, flux, prompt_settings, reporter):
     panorama = sunny_panorama()
     made = edit(models, flux, prompt_settings, reporter, panorama, disc(256, 0, 128, 40))[0].panorama

@@ -204,7 +204,7 @@ def test_killed_backend_is_reported(start, folder):
     until(lambda: list(folder.glob("*.json")) == [])
 
 
-@pytest.mark.parametrize("source", ["", "stuck"], ids=["working", "stuck"])
+@pytest.mark.parametrize("source", ["", pytest.param("stuck", marks=pytest.mark.slow)], ids=["working", "stuck"])
 def test_backend_exits_when_its_parent_is_killed(tmp_path, source):
     command = [
         sys.executable,

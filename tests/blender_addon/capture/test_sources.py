@@ -263,6 +263,7 @@ def test_render_from_the_camera_keeps_its_yaw_and_position(scene):
     np.testing.assert_allclose(np.array(found.world_from_panorama), np.array(level), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_render_of_the_world_equals_its_hdri(scene, tmp_path):
     cycles.write(tmp_path / "sky.exr", gradient(32))
     hdri_world(scene, bpy.data.images.load(str(tmp_path / "sky.exr")))

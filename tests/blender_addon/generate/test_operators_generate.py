@@ -110,6 +110,7 @@ def test_prompt_generates_the_world_and_a_file_with_recipe(flux: Jobs, saved: Pa
     assert not flux.results, "results on disk are not kept in memory"
 
 
+@pytest.mark.slow
 def test_second_run_overwrites_nothing_and_is_reproducible(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora)
     generate(tiny_lora)
@@ -124,6 +125,7 @@ def test_named_file_is_written(flux: Jobs, tiny_lora: Path, tmp_path: Path) -> N
     assert read(tmp_path / "mine.exr").max() <= 1
 
 
+@pytest.mark.slow
 def test_variations_are_in_the_gallery_and_the_first_is_the_world(
     flux: Jobs, saved: Path, tiny_lora: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +204,7 @@ def test_unset_properties_come_from_the_panel(flux: Jobs, saved: Path, tiny_lora
     assert (recipe.settings.num_inference_steps, recipe.settings.seeds) == (8, (9,))
 
 
+@pytest.mark.slow
 def test_random_seed_is_stored_in_the_panel(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     options = SMALL.copy()
     del options["seed"]
@@ -214,6 +217,7 @@ def test_random_seed_is_stored_in_the_panel(flux: Jobs, saved: Path, tiny_lora: 
     assert seeds[0] != seeds[1]
 
 
+@pytest.mark.slow
 def test_odd_height_is_rounded_and_reported(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora, height=261)
     recipe = gallery.active(bpy.context.scene).recipe
@@ -390,6 +394,7 @@ def test_result_is_kept_if_the_folder_is_not_writable(flux: Jobs, saved: Path, t
 # The gallery
 
 
+@pytest.mark.slow
 def test_gallery_switches_worlds_and_survives_a_restart(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora, prompt="one")
     first = bpy.context.scene.world
@@ -412,6 +417,7 @@ def test_gallery_switches_worlds_and_survives_a_restart(flux: Jobs, saved: Path,
     assert Path(sources.world_image(bpy.context.scene)[0].filepath).name == "two 4.exr"
 
 
+@pytest.mark.slow
 def test_generated_panorama_can_be_perceived(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora)
     assert bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft", engine="STARTER") == {
