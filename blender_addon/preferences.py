@@ -20,13 +20,13 @@ class Preferences(bpy.types.AddonPreferences):
 
     folder: StringProperty(
         name="Folder",
-        description="Folder of the backend's environment (several gigabytes) and its logs. Uninstalling keeps it",
+        description="Folder for the backend's environment (several gigabytes) and its logs. Kept when uninstalling",
         subtype="DIR_PATH",
         default=str(installer.default_folder()),
     )
     backend_python: StringProperty(
         name="Python",
-        description="A Python with Panoform's wheel installed. Empty: the environment that Panoform sets up",
+        description="A Python with Panoform's wheel installed. Empty: that of the environment set up by Panoform",
         subtype="FILE_PATH",
     )
     flux_model: StringProperty(

@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from .protocol.errors import OutputError
 
@@ -28,12 +29,12 @@ def atomic_write_all(contents: Mapping[Path, bytes], *, mode: int | None = None,
 
     They are replaced in the order given, each atomically; a link is replaced, not followed. `mode`: permissions before
     the umask (default: those of any new file). `make_folders`: create missing folders.
-    Raise OutputError where a file can't be written or the disk is full; no temporary file is left then.
+    Raise OutputError if a file can't be written or the disk is full; no temporary file is left then.
     """
     drafts: dict[Path, Path] = {}
     try:
         for path, data in contents.items():
-            with _translate_errors(path):
+            with translate_errors(path):
                 if make_folders:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 if path.is_dir() and not path.is_symlink():  # checked before any other file is replaced
@@ -42,7 +43,7 @@ def atomic_write_all(contents: Mapping[Path, bytes], *, mode: int | None = None,
                 drafts[path] = path.with_name(f".panoform-{secrets.token_hex(8)}.draft")
                 _write_draft(drafts[path], data, 0o666 if mode is None else mode)
         for path, draft in drafts.items():
-            with _translate_errors(path):
+            with translate_errors(path):
                 draft.replace(path)
         for folder in {path.parent for path in contents}:
             with contextlib.suppress(OSError):  # the files are in place already
@@ -58,8 +59,13 @@ def _write_draft(draft: Path, data: bytes, mode: int) -> None:
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)  # each exists on one system only
     with os.fdopen(os.open(draft, flags, mode), "wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        flush_file(file)
+
+
+def flush_file(file: BinaryIO) -> None:
+    """Flush an open file's content to disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def flush_folder(folder: Path) -> None:
@@ -84,8 +90,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 
 @contextlib.contextmanager
-def _translate_errors(path: Path) -> Iterator[None]:
-    """Translate OSError to OutputError."""
+def translate_errors(path: Path) -> Iterator[None]:
+    """Translate an OSError in the block, which writes `path`, to OutputError."""
     try:
         yield
     except OSError as error:

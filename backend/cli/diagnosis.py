@@ -15,7 +15,7 @@ from ..pipelines.omnix import TASKS
 
 
 class AdapterLine(msgspec.Struct, kw_only=True):
-    """One stream's adapter; `problem` is empty where it fills all modules and no others."""
+    """One stream's adapter; `problem` is empty if it fills all modules and no others."""
 
     task: str
     stream: str
@@ -54,7 +54,7 @@ class Diagnosis(msgspec.Struct, kw_only=True):
     memory_free: int = 0
     memory_total: int = 0
     memory_needed: int = 0
-    #: Problems and their remedies; empty where the engine can run.
+    #: Problems and their remedies; empty if the engine can run.
     problems: list[str] = []
 
 

@@ -50,7 +50,7 @@ def add_output(parser: argparse.ArgumentParser, engine_help: str) -> None:
 
 
 def settings_of(options: argparse.Namespace, **more: Any) -> GenerateSettings:
-    """Return the settings from the options. Raise SettingError."""
+    """Return the settings from the options. Raise SettingError if they are invalid."""
     settings = GenerateSettings(
         prompt=options.prompt, negative_prompt=options.negative, true_cfg_scale=options.true_cfg,
         method=options.method, lora=options.lora, trigger=options.trigger, height=options.height,
@@ -92,7 +92,9 @@ def _request(options: argparse.Namespace) -> GenerateRequest:
         view = msgspec.structs.replace(view, fov=picture.fov)
     check_view(view)
     if view.fov is None:
-        raise SettingError(f"{options.image.name} has no field of view in its EXIF.", "Give it in degrees (--fov).")
+        raise SettingError(
+            f"The EXIF data of {options.image.name} has no field of view.", "Give it in degrees (--fov)."
+        )
     return GenerateRequest(
         picture=picture.pixels, view=view, source=options.image.name, file_format=file_format(options.out),
         engine=engine, settings=settings,

@@ -15,7 +15,7 @@ from .terminal import Terminal
 
 
 def add_engine(parser: argparse.ArgumentParser, default: str | None = EngineSettings().engine, help: str = "") -> None:
-    """Add the engine options. `help` describes the default where it depends on other options."""
+    """Add the engine options. `help` describes the default if it depends on other options."""
     defaults = EngineSettings()
     parser.add_argument(
         "--engine", default=default, metavar="E", help=f"{' or '.join(ENGINES)} (default: {help or default})"
@@ -34,7 +34,10 @@ def add_engine(parser: argparse.ArgumentParser, default: str | None = EngineSett
 
 
 def engine_settings(options: argparse.Namespace, default: str = "") -> EngineSettings:
-    """Return the settings from the options; `default` is the engine if none is given. Raise SettingError."""
+    """Return the settings from the options; `default` is the engine if none is given.
+
+    Raise SettingError if they are invalid.
+    """
     fields = {name: getattr(options, name) for name in EngineSettings.__struct_fields__}
     settings = EngineSettings(**fields | {"engine": options.engine or default})
     check_engine(settings)

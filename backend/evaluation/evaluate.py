@@ -6,7 +6,7 @@ compared with two baselines that ignore the picture: the mean map of the starter
 yaws (it depends on elevation only), and a constant. The ground truth has a seam step too, where an edge lies at the
 panorama's border; it is listed for reference.
 
-Maps are perceived at the engine's height or the given one, and compared at the height of the ground truth.
+Maps are perceived at the engine's height, or that of the settings, and compared at the height of the ground truth.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Maps = dict[str, np.ndarray]
 MEAN_FILE = Path(__file__).parents[1] / "starter" / "mean_maps.json"
 
 #: Metric → (unit, whether higher is better).
-FIGURES: dict[str, tuple[str, bool]] = {
+METRICS: dict[str, tuple[str, bool]] = {
     "distance AbsRel": ("", False),
     "distance δ1.25": ("", True),
     "normal mean": ("°", False),
@@ -57,29 +57,29 @@ def measure(maps: Maps, truth: Maps) -> dict[str, float]:
     distance jumps in logarithm from the last column to the first, over the mean jump between neighbouring columns of
     the same map.
     """
-    figures = {}
+    metrics = {}
     surface = np.isfinite(truth["distance"][..., 0])
     if "distance" in maps and surface.any():
-        made, known = maps["distance"][surface, 0], truth["distance"][surface, 0]
-        ratio = made / known
+        estimate, known = maps["distance"][surface, 0], truth["distance"][surface, 0]
+        ratio = estimate / known
         ratio /= np.median(ratio)
-        figures["distance AbsRel"] = float(np.abs(ratio - 1).mean())
-        figures["distance δ1.25"] = float((np.maximum(ratio, 1 / ratio) < 1.25).mean())
-        figures["seam step"] = _seam(maps["distance"])
+        metrics["distance AbsRel"] = float(np.abs(ratio - 1).mean())
+        metrics["distance δ1.25"] = float((np.maximum(ratio, 1 / ratio) < 1.25).mean())
+        metrics["seam step"] = _seam(maps["distance"])
     if "normal" in maps:
         known = truth["normal"]
         facing = (known != 0).any(-1)
         cosine = (maps["normal"] * known).sum(-1) / np.maximum(np.linalg.norm(known, axis=-1), 1e-6)
         angle = np.degrees(np.arccos(np.clip(cosine[facing], -1, 1)))
         if facing.any():
-            figures |= {"normal mean": float(angle.mean()), "normal median": float(np.median(angle))}
+            metrics |= {"normal mean": float(angle.mean()), "normal median": float(np.median(angle))}
     for name in ("albedo", "roughness", "metallic"):
         if name in maps and surface.any():
             error = float(np.square(maps[name][surface] - truth[name][surface]).mean())
-            figures[f"{name} PSNR"] = min(_BEST_PSNR, -10 * np.log10(max(error, 1e-12)))
+            metrics[f"{name} PSNR"] = min(_BEST_PSNR, -10 * np.log10(max(error, 1e-12)))
     if "semantic" in maps:
-        figures["semantic accuracy"] = float((_classes(maps["semantic"]) == _classes(truth["semantic"])).mean())
-    return figures
+        metrics["semantic accuracy"] = float((_classes(maps["semantic"]) == _classes(truth["semantic"])).mean())
+    return metrics
 
 
 def _truth_metrics(truth: Maps) -> dict[str, float]:
@@ -211,13 +211,13 @@ def evaluate(
 ) -> Evaluation:
     """Perceive every scene of `folder` (the first `limit`), and compute the metrics.
 
-    Raise InputError for a folder without the layout of ground_truth.py, and the errors of `perceive`.
+    Raise InputError if the folder doesn't have the layout of ground_truth.py, and the errors of `perceive`.
     """
     from ..perception.job import perceive
 
     found = ground_truth.scenes(folder)[:limit]
     models = ModelCache()
-    figures: dict[str, list[dict[str, float]]] = {engine.engine: [], "mean map": [], "constant": [], "truth": []}
+    metrics: dict[str, list[dict[str, float]]] = {engine.engine: [], "mean map": [], "constant": [], "truth": []}
     seconds, notice, size, perceived_size = [], "", (0, 0), (0, 0)
     for index, scene in enumerate(found):
         reporter.progress(f"Scene {scene.name}", index, len(found), index / len(found), None)
@@ -231,16 +231,16 @@ def evaluate(
         seconds.append(time.monotonic() - started - perceived.info.seconds["loading"])
         notice = perceived.info.notice
         perceived_size = perceived.info.size
-        figures[engine.engine].append(measure(fitted(perceived.maps, size[0]), truth))
+        metrics[engine.engine].append(measure(fitted(perceived.maps, size[0]), truth))
         for name, maps in baselines(size[0]).items():
-            figures[name].append(measure({key: maps[key] for key in perceived.maps}, truth))
-        figures["truth"].append(_truth_metrics(truth) if "distance" in perceived.maps else {})
+            metrics[name].append(measure({key: maps[key] for key in perceived.maps}, truth))
+        metrics["truth"].append(_truth_metrics(truth) if "distance" in perceived.maps else {})
     return Evaluation(
         str(folder),
         len(found),
         size,
         perceived_size,
-        {name: means(rows) for name, rows in figures.items()},
+        {name: means(rows) for name, rows in metrics.items()},
         float(np.mean(seconds)),
         notice,
     )
@@ -250,7 +250,7 @@ def means(rows: list[dict[str, float]]) -> dict[str, float]:
     """Return the mean of each metric over the scenes that have it."""
     return {
         name: float(np.mean([row[name] for row in rows if name in row]))
-        for name in FIGURES
+        for name in METRICS
         if any(name in row for row in rows)
     }
 
@@ -259,11 +259,11 @@ def table(evaluation: Evaluation) -> str:
     """Format the evaluation as a text table; ">" marks metrics where higher is better, "<" where lower is."""
     columns = list(evaluation.columns)
     lines = [f"{'':24}" + "".join(f"{name:>12}" for name in columns)]
-    for figure, (unit, more) in FIGURES.items():
-        values = [evaluation.columns[name].get(figure) for name in columns]
+    for metric, (unit, more) in METRICS.items():
+        values = [evaluation.columns[name].get(metric) for name in columns]
         if values[0] is None:
             continue
-        label = f"{figure}{f' ({unit})' if unit else ''} {'>' if more else '<'}"
+        label = f"{metric}{f' ({unit})' if unit else ''} {'>' if more else '<'}"
         lines.append(f"{label:24}" + "".join(f"{value:12.3f}" if value is not None else f"{'':12}" for value in values))
     height, width = evaluation.size
     perceived = evaluation.perceived

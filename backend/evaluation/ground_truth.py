@@ -30,8 +30,8 @@ FILES = {
 def scenes(folder: Path, height: int | None = None) -> list[Path]:
     """Return the scenes of a folder, sorted, without hidden folders.
 
-    All files must have one size (2·height × height where `height` is given). Raise InputError naming the first file
-    that is missing or has another size or number of channels, and where there is no scene.
+    All files must have one size (2·height × height if `height` is given). Raise InputError if there is no scene, or if
+    a file is missing or has another size or number of channels; it names the first such file.
     """
     found = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if not found:
@@ -58,7 +58,7 @@ def scenes(folder: Path, height: int | None = None) -> list[Path]:
 
 
 def read(path: Path) -> np.ndarray:
-    """Read an image as (H, W, C) float32. Raise InputError where the file can't be read."""
+    """Read an image as (H, W, C) float32. Raise InputError if the file can't be read."""
     image = oiio.ImageInput.open(str(path))
     pixels = image.read_image("float") if image else None
     if pixels is None:

@@ -58,7 +58,8 @@ def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -
 
     Outside the mask it is unchanged, bit for bit. In linear light, pixels that are white before and after keep their
     value; newly white pixels get the value of white.
-    Raise InputError, ModelError, and Cancelled from `reporter` within one step.
+    Raise InputError if the request is invalid, ModelError if the model can't be loaded or run, and Cancelled from
+    `reporter` within one step.
     """
     contract.check(request)
     check_capability(request.engine, "edit")
@@ -66,9 +67,9 @@ def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -
     height = len(source.panorama)
     settings = msgspec.structs.replace(request.settings, height=min(request.settings.height, max(height, MIN_HEIGHT)))
     session = Session(models, request.engine, settings, reporter)
-    if (drawn := session.settings.height) < height:
+    if (generated := session.settings.height) < height:
         session.notices.append(
-            f"The edit was generated at {2 * drawn} × {drawn} and enlarged to {2 * height} × {height}."
+            f"The edit was generated at {2 * generated} × {generated} and enlarged to {2 * height} × {height}."
         )
     (embeds,) = session.embeds([session.prompt])
     base, base_mask = source.picture_at(session.base_height), source.mask_at(session.base_height)
@@ -77,9 +78,9 @@ def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -
     with session.lora_applied():
         for seed, sampler in session.samplers(strength=request.strength):
             began = time.monotonic()
-            drawn = to_array(sampler.edit(to_tensor(base), mask_to_tensor(base_mask), request.strength, embeds))
-            drawn = projection.limit_poles(sampler.upscale(drawn, full_mask, embeds)).clip(0, 1)
-            panorama = _composite(source, panoramas.resize(drawn, height))
+            picture = to_array(sampler.edit(to_tensor(base), mask_to_tensor(base_mask), request.strength, embeds))
+            picture = projection.limit_poles(sampler.upscale(picture, full_mask, embeds)).clip(0, 1)
+            panorama = _composite(source, panoramas.resize(picture, height))
             recipe = session.recipe(seed, began, "edit", request.source)
             recipe = msgspec.structs.replace(
                 recipe, strength=request.strength, extend=request.extend, exposure=source.exposure,
@@ -92,7 +93,7 @@ def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -
 
 
 def _check(request: EditRequest) -> _Input:
-    """Check the pixels and the mask. Raise PanoramaError and SettingError."""
+    """Check the pixels and the mask. Raise PanoramaError if they are invalid, SettingError if nothing is to extend."""
     panorama = request.panorama
     if panorama.ndim == 3 and panorama.shape[1] != 2 * panorama.shape[0]:
         panoramas.check_size(*panorama.shape[:2])
@@ -109,7 +110,7 @@ def _check(request: EditRequest) -> _Input:
 
 
 def _check_mask(mask: np.ndarray | None, panorama: np.ndarray) -> np.ndarray | None:
-    """(H, W, 1) uint8 → (H, W) bool. Raise PanoramaError for another shape or size, or an empty mask."""
+    """(H, W, 1) uint8 → (H, W) bool. Raise PanoramaError if its shape or size is another, or it is empty."""
     if mask is None:
         return None
     if mask.ndim != 3 or mask.shape[2] != 1:
@@ -117,20 +118,20 @@ def _check_mask(mask: np.ndarray | None, panorama: np.ndarray) -> np.ndarray | N
     if mask.shape[:2] != panorama.shape[:2]:
         sizes = " × ".join(map(str, mask.shape[1::-1])), " × ".join(map(str, panorama.shape[1::-1]))
         raise PanoramaError(
-            f"The mask is {sizes[0]}, but the panorama {sizes[1]}.", "Make it as large as the panorama."
+            f"The mask is {sizes[0]}, but the panorama {sizes[1]}.", "Give a mask of the size of the panorama."
         )
     if not mask.any():
         raise PanoramaError("The mask is empty: nothing would change.", "Paint the area to change white.")
     return mask[..., 0] > 0
 
 
-def _composite(source: _Input, drawn: np.ndarray) -> np.ndarray:
+def _composite(source: _Input, picture: np.ndarray) -> np.ndarray:
     """Composite the generated sRGB picture (H, W, 3) into the panorama, in its encoding."""
-    result = drawn
+    result = picture
     if source.exposure is not None:
         threshold = inverse_tonemapping.THRESHOLD
-        light = exposure.unexpose(np.minimum(drawn, threshold), source.exposure)
-        still_white = np.minimum(drawn, source.picture).min(axis=-1, keepdims=True) >= threshold
+        light = exposure.unexpose(np.minimum(picture, threshold), source.exposure)
+        still_white = np.minimum(picture, source.picture).min(axis=-1, keepdims=True) >= threshold
         result = np.where(still_white, source.panorama, light)
     if source.mask is not None:
         blended = compositing.blend(result, source.panorama, source.mask)

@@ -26,7 +26,7 @@ from . import compositing
 from .sampler import Embeds, Sampler, to_array, to_tensor
 from .session import Session, check_capability
 
-#: Field of view of the perspective picture that OmniX outpaints where only a prompt is given, in degrees.
+#: Field of view of the perspective picture that OmniX outpaints if only a prompt is given, in degrees.
 PICTURE_FOV = 90.0
 #: Minimum width and height of a picture to complete, in pixels.
 MIN_SIDE = 16
@@ -46,7 +46,8 @@ def generate(request: GenerateRequest, models: ModelCache, reporter: ProgressRep
     """Generate a panorama for each seed, from the prompt in the settings or around the picture.
 
     A seed's panorama doesn't depend on the other seeds, and is reproducible bit for bit on the same machine.
-    Raise InputError, ModelError, and Cancelled from `reporter` within one step.
+    Raise InputError if the request is invalid, ModelError if the model can't be loaded or run, and Cancelled from
+    `reporter` within one step.
     """
     contract.check(request)
     picture, settings = request.picture, request.settings
@@ -63,10 +64,10 @@ def generate(request: GenerateRequest, models: ModelCache, reporter: ProgressRep
     results = []
     with session.lora_applied():
         for seed, sampler in session.samplers(picture_first=picture_first):
-            began, seen, view = time.monotonic(), picture, request.view
+            began, source, view = time.monotonic(), picture, request.view
             if picture_embeds:
-                seen, view = to_array(sampler.text_to_picture(picture_embeds[0])), View(fov=PICTURE_FOV)
-            panorama = _draw(sampler, seen, view, embeds, session.base_height)
+                source, view = to_array(sampler.text_to_picture(picture_embeds[0])), View(fov=PICTURE_FOV)
+            panorama = _sample(sampler, source, view, embeds, session.base_height)
             if settings.hdr:
                 panorama = inverse_tonemapping.reconstruct(
                     panorama, sun_strength=settings.sun_strength, threshold=settings.sun_threshold
@@ -79,13 +80,13 @@ def generate(request: GenerateRequest, models: ModelCache, reporter: ProgressRep
     return results
 
 
-def _draw(sampler: Sampler, picture: np.ndarray | None, view: View, embeds: Embeds, height: int) -> np.ndarray:
+def _sample(sampler: Sampler, picture: np.ndarray | None, view: View, embeds: Embeds, height: int) -> np.ndarray:
     """Generate the sRGB panorama at `height`, around the picture if given, and upscale it to the settings' height."""
     if picture is None:
-        drawn = to_array(sampler.text_to_panorama(embeds, height))
+        panorama = to_array(sampler.text_to_panorama(embeds, height))
     else:
-        drawn = _outpaint(sampler, picture, view, embeds, height)
-    panorama = projection.limit_poles(sampler.upscale(drawn, None, embeds)).clip(0, 1)
+        panorama = _outpaint(sampler, picture, view, embeds, height)
+    panorama = projection.limit_poles(sampler.upscale(panorama, None, embeds)).clip(0, 1)
     return panorama if picture is None else compositing.paste_picture(panorama, picture, view)
 
 
@@ -111,6 +112,6 @@ def _check_picture(picture: np.ndarray) -> None:
         raise PanoramaError(f"The picture has shape {picture.shape}, not (height, width, 3).", "Give an RGB picture.")
     height, width = picture.shape[:2]
     if min(height, width) < MIN_SIDE:
-        raise PanoramaError(f"The picture is {width} × {height}.", f"Give one of at least {MIN_SIDE} pixels a side.")
+        raise PanoramaError(f"The picture is {width} × {height}.", f"Give one of at least {MIN_SIDE} pixels per side.")
     if not (np.isfinite(picture).all() and picture.min() >= 0 and picture.max() <= 1):
         raise PanoramaError("The picture has values outside 0 to 1.", "Give it as sRGB.")

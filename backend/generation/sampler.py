@@ -36,7 +36,7 @@ Embeds = Mapping[str, Any]
 
 @dataclass
 class Sampler:
-    """Samples the panorama of one seed."""
+    """Sample the panorama of one seed."""
 
     pipeline: OmniXPipeline
     #: With all defaults resolved.

@@ -52,7 +52,7 @@ class Session:
     ) -> None:
         """Load what the settings need.
 
-        Raise SettingError, WeightsError, AdapterError, and Cancelled from `reporter`.
+        Raise SettingError, WeightsError or AdapterError if they are invalid or missing, and Cancelled from `reporter`.
         """
         self._reporter = reporter
         source = loader.find(engine, reporter)
@@ -108,7 +108,7 @@ class Session:
         return f"{self.settings.trigger} {self.settings.prompt}".strip()
 
     def embeds(self, texts: list[str]) -> list[Embeds]:
-        """Return the embeddings of each text, with those of the negative prompt where true guidance is used."""
+        """Return the embeddings of each text, with those of the negative prompt if true guidance is used."""
         negative = [self.settings.negative_prompt] if self.settings.true_cfg_scale > 1 else []
         needed, cache = [*texts, *negative], self.model.prompt_cache
         if len(cache) > _MAX_KNOWN:
@@ -185,13 +185,13 @@ class Session:
 
 
 def check_capability(engine: EngineSettings, capability: Capability) -> None:
-    """Raise WeightsError where the engine lacks this capability, with a hint on how to get FLUX."""
+    """Raise WeightsError if the engine lacks this capability, with a hint on how to get FLUX."""
     if not engine.spec.can(capability):
         raise WeightsError(NEEDS_FLUX, GET_FLUX)
 
 
 def _find_lora(name: str | None, reporter: ProgressReporter) -> Path | None:
-    """Find the LoRA's file or folder, downloading it from the hub if needed. Raise AdapterError."""
+    """Find the LoRA's file or folder, downloading it from the hub if needed. Raise AdapterError if there is none."""
     if not name:
         return None
     own = hub.is_id(name) and hub.split_id(name)[0] == dit360.ADAPTER
@@ -206,7 +206,7 @@ def _find_lora(name: str | None, reporter: ProgressReporter) -> Path | None:
 
 
 def _size_hint(where: torch.device, model: FluxModel, height: int) -> str:
-    """Return a hint for out-of-memory errors: a size that fits; "" where none can be given.
+    """Return a hint for out-of-memory errors: a size that fits; "" if none is known.
 
     It is estimated from the VAE, whose widest feature maps have the full size.
     """

@@ -2,7 +2,7 @@
 
 They are written to a draft folder within the target folder first, and flushed to disk. Then the drafts are moved
 into place: one by an atomic replace, several all or none, because the files that they replace are moved aside first and
-put back where a move fails.
+put back if a move fails.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...shared.atomic_write import flush_folder, output_error
+from ...shared.atomic_write import flush_file, flush_folder, translate_errors
 from ...shared.protocol.errors import OutputError
 
 _PREFIX = ".panoform-"
@@ -25,22 +25,22 @@ _PREFIX = ".panoform-"
 def writing(directory: Path, *, last: str = "", remove: Iterable[str] = ()) -> Iterator[Path]:
     """Yield a draft folder, whose files and folders are moved into `directory` when the block ends without an error.
 
-    `last` names the entry that is moved last (and the first to be removed where it replaces one); `remove`, entries of
-    `directory` to delete in the same step. If anything fails, `directory` is restored. Raise OutputError.
+    `last` names the entry that is moved last (and the first to be removed if it replaces one); `remove`, entries of
+    `directory` to delete in the same step. If anything fails, `directory` is restored.
+    Raise OutputError if a file can't be written or the disk is full.
     """
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     draft: Path | None = None
     done = False
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
-        yield draft
-        _publish(draft, directory, last, remove)
-        for folder in made:
-            flush_folder(folder.parent)
+        with translate_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
+            yield draft
+            _publish(draft, directory, last, remove)
+            for folder in made:
+                flush_folder(folder.parent)
         done = True
-    except OSError as error:
-        raise output_error(directory, error) from error
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
@@ -49,7 +49,7 @@ def writing(directory: Path, *, last: str = "", remove: Iterable[str] = ()) -> I
 
 
 def check_writable(directory: Path) -> None:
-    """Raise OutputError where `directory` is not writable, before time is spent on a result."""
+    """Raise OutputError if `directory` is not writable, before time is spent on a result."""
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     with writing(directory):
         pass
@@ -85,9 +85,9 @@ def _publish(draft: Path, directory: Path, last: str, remove: Iterable[str]) -> 
 
 
 def _move_all(moves: dict[Path, Path], aside: Path | None) -> None:
-    """Move each to its target; where one fails, move all back and raise its OSError.
+    """Move each to its target; if one fails, move all back and raise its OSError.
 
-    Raise OutputError where files stay in the folder `aside`.
+    Raise OutputError if files stay in the folder `aside`.
     """
     done: list[tuple[Path, Path]] = []
     try:
@@ -111,4 +111,4 @@ def _move_all(moves: dict[Path, Path], aside: Path | None) -> None:
 def _flush(file: Path) -> None:
     """Flush a file to disk."""
     with file.open("r+b") as handle:
-        os.fsync(handle.fileno())
+        flush_file(handle)

@@ -21,7 +21,7 @@ def encode_image(
 
     EXR is float32, other formats have `bits` bits, 16 or 8 (JPEG and the semantic map always 8); `attributes` are
     stored in the header. OpenImageIO's Python module writes files only, so a temporary one is read. Raise OutputError
-    where it can't be written.
+    if it can't be written.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True) as folder:

@@ -33,7 +33,7 @@ class Generated:
 
 
 def check_path(path: Path, seeds: Sequence[int], *sources: Path | None, overwrite: bool = False) -> None:
-    """Raise OutputError for another format, a folder that can't be written to, and as panorama_file.check_path."""
+    """Raise OutputError if the format is another, the folder not writable, or as panorama_file.check_path does."""
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"{path.name} is neither an EXR nor a PNG.", "Name it .exr for light, .png for a picture.")
     panorama_file.check_path(path, seeds, sources, overwrite, _has_recipe)
@@ -52,7 +52,7 @@ def encode(generated: Generated, file_format: FileFormat = "exr") -> PanoramaFil
 
 
 def write(path: Path, panorama: PanoramaFile, *sources: Path | None, overwrite: bool = False) -> None:
-    """Write the panorama and its recipe, "name.json", both or neither. Raises OutputError, also as `check_path`."""
+    """Write the panorama and its recipe, "name.json", both or neither. Raise OutputError (also `check_path`)."""
     check_path(path, panorama.recipe.settings.seeds[:1], *sources, overwrite=overwrite)
     sidecar = path.with_suffix(".json").name
     with atomic.writing(path.parent, last=sidecar) as draft:

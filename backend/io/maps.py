@@ -42,7 +42,7 @@ class Maps:
 
 
 def find(filenames: Iterable[str]) -> dict[str, str]:
-    """Return map name (or "panorama") → file name. Raise InputError where two files could be one map.
+    """Return map name (or "panorama") → file name. Raise InputError if two files could be one map.
 
     Panoform's own file names take precedence.
     """

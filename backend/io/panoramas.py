@@ -19,7 +19,7 @@ from ...shared.protocol.errors import PanoramaError
 
 Encoding = Literal["linear", "srgb"]
 
-#: How far width / (2 · height) may be from 1 before a panorama is refused instead of resized.
+#: How far width / (2 · height) may be from 1 before a panorama is rejected instead of resized.
 ASPECT_TOLERANCE = 0.01
 #: Below this alpha a pixel counts as transparent (half floats store 1 exactly; renderers leave 0.9998).
 OPAQUE = 0.999
@@ -31,7 +31,7 @@ OUT_OF_GAMUT = 0.25
 def read(path: Path, *, repair: bool = False) -> tuple[np.ndarray, Encoding]:
     """Read a panorama file as ((H, W, 3) float32 with W = 2·H, "linear" or "srgb"), checked as `check` does.
 
-    Raise PanoramaError.
+    Raise PanoramaError (`load`, `check`).
     """
     pixels, encoding = load(path)
     return check(pixels, encoding, repair=repair), encoding
@@ -42,7 +42,7 @@ def load(path: Path) -> tuple[np.ndarray, Encoding]:
 
     Of a file with several parts or layers, the first part with colour is read, and in it the first of these:
     channels R, G, B; a layer called Combined; any layer with R, G, B.
-    Raise PanoramaError where it can't be read, is too large, or not 2:1 to within 1 %.
+    Raise PanoramaError if it can't be read, is too large, or not 2:1 to within 1 %.
     """
     if not path.is_file():
         raise PanoramaError(f"There is no file {path}.", "Check the path.")
@@ -77,7 +77,7 @@ def _reason(error: str) -> str:
 
 
 def _colour_channels(source: oiio.ImageInput, name: str) -> tuple[int, list[int]]:
-    """Return (part, [channel index of red, green, blue, and of alpha where it exists])."""
+    """Return (part, [channel index of red, green, blue, and of alpha if it exists])."""
     subimage = 0
     found: list[str] = []
     while source.seek_subimage(subimage, 0):
@@ -116,14 +116,14 @@ def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> 
     `panorama` is (H, W, 3) or, with alpha, (H, W, 4); opaque alpha is dropped. Within 1 % of 2:1 it is resized.
     A negative channel beside one at least four times as large is a colour outside Rec.709 (most HDRIs have some): it
     becomes 0. With `repair`, NaN becomes 0, ±infinity the largest finite value or 0, and all negative values 0.
-    Raise PanoramaError for anything else.
+    Raise PanoramaError if it is otherwise invalid.
     """
     if panorama.ndim != 3:
         raise PanoramaError(f"The panorama has shape {panorama.shape}, not (height, width, 3).", _COLOUR)
     height, width, channels = panorama.shape
     check_size(height, width)
     if channels not in (3, 4):
-        raise PanoramaError(f"The panorama has {channels} channel{'s' * (channels != 1)} a pixel, not 3.", _COLOUR)
+        raise PanoramaError(f"The panorama has {channels} channel{'s' * (channels != 1)} per pixel, not 3.", _COLOUR)
     if channels == 4:
         transparent = int(np.count_nonzero(~(panorama[..., 3] >= OPAQUE)))
         if transparent:
@@ -135,7 +135,7 @@ def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> 
     if repair:
         panorama = _repaired(panorama)
     else:
-        _refuse_bad(panorama)
+        _reject_invalid(panorama)
         panorama = np.maximum(panorama, 0)
     if encoding == "srgb" and (largest := float(panorama.max())) > 1:
         raise PanoramaError(f"The picture is sRGB, but its largest value is {largest:g}, not 1.", "Give it as linear.")
@@ -144,15 +144,15 @@ def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> 
     return panorama
 
 
-def _refuse_bad(panorama: np.ndarray) -> None:
-    bad = {
+def _reject_invalid(panorama: np.ndarray) -> None:
+    invalid = {
         "not a number": np.isnan(panorama).any(-1),
         "infinite": np.isinf(panorama).any(-1),
         "negative": panorama.min(-1) < -OUT_OF_GAMUT * np.maximum(panorama.max(-1), 0),
     }
-    counts = {name: int(np.count_nonzero(mask)) for name, mask in bad.items()}
+    counts = {name: int(np.count_nonzero(mask)) for name, mask in invalid.items()}
     if any(counts.values()):
-        row, column = np.argwhere(np.logical_or.reduce(list(bad.values())))[0]
+        row, column = np.argwhere(np.logical_or.reduce(list(invalid.values())))[0]
         found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         raise PanoramaError(
             f"The panorama has bad pixels: {found}; the first is at column {column}, row {row} (from the top left).",

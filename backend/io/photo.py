@@ -29,13 +29,14 @@ class Photo:
 def read(path: Path) -> Photo:
     """Read an image in any format that OpenImageIO reads, and turn it upright by its EXIF orientation.
 
-    Floating-point files are linear light; they are clipped to [0, 1] and encoded as sRGB. Raise PanoramaError.
+    Floating-point files are linear light; they are clipped to [0, 1] and encoded as sRGB.
+    Raise PanoramaError if the file is missing, damaged or too large.
     """
     if not path.is_file():
         raise PanoramaError(f"There is no file {path}.", "Check the path.")
     image = oiio.ImageBuf(str(path))
     if max(image.nativespec().width, image.nativespec().height) > MAX_SIDE:
-        raise PanoramaError(f"{path.name} has more than {MAX_SIDE} pixels a side.", "Scale it down first.")
+        raise PanoramaError(f"{path.name} has more than {MAX_SIDE} pixels per side.", "Scale it down first.")
     if not image.read(force=True, convert=oiio.FLOAT):
         reason = " ".join(image.geterror().split()).rstrip(".") or "its content is not an image"
         raise PanoramaError(f"{path.name} can't be read: {reason}.", "Save or download it again.")

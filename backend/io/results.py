@@ -1,7 +1,7 @@
 """The results of perception, and the folder they are kept in.
 
-A result folder holds one file a map (names and formats: shared.maps), the panorama as the model saw it, `maps.json`.
-Its files appear together, `maps.json` last, or none of them does (io/atomic.py). `maps.json` is also the record of
+A result folder holds one file per map (names and formats: shared.maps), the model's input panorama, and `maps.json`.
+Either all its files are written, `maps.json` last, or none (io/atomic.py). `maps.json` is also the record of
 which files are Panoform's own: no other file is ever replaced unless `overwrite` is set, and a source not even then.
 """
 
@@ -29,7 +29,7 @@ class Perceived:
 
     #: Map name → (H, W, channels) float32, as described in shared.maps.
     maps: dict[str, np.ndarray]
-    #: The panorama as the model saw it, (H, W, 3) float32 sRGB in [0, 1].
+    #: The model's input panorama, (H, W, 3) float32 sRGB in [0, 1].
     panorama: np.ndarray
     info: Info
 
@@ -37,22 +37,22 @@ class Perceived:
 def check_folder(
     directory: Path, maps: Iterable[str], sources: Sequence[Path | None] = (), overwrite: bool = False
 ) -> None:
-    """Raise OutputError where a result of these maps can't be written to `directory`, or something would be lost.
+    """Raise OutputError if a result of these maps can't be written to `directory`, or would replace other files.
 
-    `sources` are the files that the maps are made from: they are never replaced or removed. Other files are only where
-    they belong to an earlier result, by its `maps.json`, or where `overwrite` is set.
+    `sources` are the files that the maps are made from: they are never replaced or removed. Other files are only if
+    they belong to an earlier result, by its `maps.json`, or if `overwrite` is set.
     """
     earlier = _earlier(directory)
     written = _filenames(maps)
     own = _filenames(earlier.maps) if earlier else set()
-    # What is lost is what the new result replaces, and what it removes of an earlier one.
-    lost = sorted(name for name in written | own if (directory / name).exists())
-    for place in (directory / name for name in lost):
-        if any(source and source.exists() and place.samefile(source) for source in sources):
+    # Files that the new result replaces, and files of an earlier one that it removes.
+    replaced = sorted(name for name in written | own if (directory / name).exists())
+    for path in (directory / name for name in replaced):
+        if any(source and source.exists() and path.samefile(source) for source in sources):
             raise OutputError(
-                f"{place} is the source, and the result would replace it.", "Choose another folder for the maps."
+                f"{path} is the source, and the result would replace it.", "Choose another folder for the maps."
             )
-    foreign = [name for name in lost if name not in own]
+    foreign = [name for name in replaced if name not in own]
     if foreign and not overwrite:
         raise OutputError(
             f"{directory} has files that are not a result of Panoform: {', '.join(foreign)}.",
@@ -76,8 +76,8 @@ def write(
 ) -> None:
     """Write a result folder; an earlier result in it is replaced, and maps of it that the new one lacks are removed.
 
-    `encoded`: its maps as `encode_maps` returns them, where that is done already.
-    Raises OutputError as `check_folder` does, and where the disk is full; the folder is then as it was.
+    `encoded`: its maps as `encode_maps` returns them, if already encoded.
+    Raise OutputError as `check_folder` does, and if the disk is full; the folder is then unchanged.
     """
     check_folder(directory, perceived.maps, sources, overwrite)
     maps = encode_maps(perceived.maps) if encoded is None else encoded
@@ -97,7 +97,7 @@ def _filenames(maps: Iterable[str]) -> set[str]:
 
 
 def _earlier(directory: Path) -> Info | None:
-    """Return the record of the result in this folder; None where there is none."""
+    """Return the record of the result in this folder; None if there is none."""
     try:
         return json_file.read(directory / INFO_FILENAME, Info)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):

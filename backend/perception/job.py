@@ -103,7 +103,8 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
     A seed's result is reproducible bit for bit on the same machine, and a map does not depend on the other requested
     ones, except that the yaw of OmniX's normals is aligned if distance is requested too.
 
-    Raise InputError, ModelError, and Cancelled from `reporter` within one step.
+    Raise InputError if the request is invalid, ModelError if the model can't be loaded or run, and Cancelled from
+    `reporter` within one step.
     """
     began = time.monotonic()
     contract.check(request)
@@ -114,7 +115,7 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
     sampling = _sampling(request.settings, config)
     inputs = _expose(panorama, request, config.input_heights(sampling.height), sampling.height)
 
-    tasks = [task for task, drawn in MAPS_OF_TASK.items() if set(drawn) & set(names)]
+    tasks = [task for task, produced in MAPS_OF_TASK.items() if set(produced) & set(names)]
     model = loader.load(models, source, tasks, reporter)
     seconds = {"loading": time.monotonic() - began}
     with device.translate_out_of_memory(f"Encoding the panorama at {inputs.size}", source.device):

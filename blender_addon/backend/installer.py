@@ -307,7 +307,7 @@ def error_from_output(output: str, folder: Path, log: Path | None) -> BackendErr
         (
             r"No space left on device|Errno 28\b|WinError 112\b|not enough space|Disk quota exceeded",
             f"The disk with {folder} is full.",
-            "Free some space (about 10 GB are needed) or choose another folder in the preferences, then set up again.",
+            "Free some space (about 10 GB is needed) or choose another folder in the preferences, then set up again.",
         ),
         (
             r"Temporary failure in name resolution|Name or service not known|getaddrinfo failed|nodename nor servname"
@@ -318,7 +318,7 @@ def error_from_output(output: str, folder: Path, log: Path | None) -> BackendErr
         ),
         (
             r"SSLError|CERTIFICATE_VERIFY_FAILED",
-            "The package server's certificate could not be verified.",
+            "The certificate of the package index could not be verified.",
             "Check the computer's clock, and any proxy or antivirus that intercepts secure connections.",
         ),
         (
@@ -328,7 +328,7 @@ def error_from_output(output: str, folder: Path, log: Path | None) -> BackendErr
         ),
         (
             r"No matching distribution found for (\S+)",
-            "The package server does not offer {package}.",
+            "The package index does not offer {package}.",
             "Check the connection and pip's settings (index-url), then set up again.",
         ),
         (

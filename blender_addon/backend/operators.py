@@ -25,7 +25,7 @@ def _setup_disabled_reason() -> str:
     if jobs.job is not None:
         return "A job is running: wait for it or cancel it"
     if preferences.get().python() is not None:
-        return "The preferences set a Python of your own, which Panoform does not change"
+        return "The preferences set another Python, which Panoform does not modify"
     if not bpy.app.online_access:
         return "Setup downloads packages: allow online access in Preferences ▸ System"
     return ""

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
+from ...shared.atomic_write import output_error
 from ...shared.protocol import connection
 from ...shared.protocol.connection import Connection
-from ...shared.protocol.errors import BackendLostError, BackendMissingError, OutputError, PanoformError
+from ...shared.protocol.errors import BackendLostError, BackendMissingError, PanoformError
 
 #: Timeout for starting: a cold start reads Python and numpy from a slow disk, through a virus scanner.
 START_TIMEOUT_S = 60.0
@@ -47,9 +48,7 @@ class BackendProcess:
             folder.mkdir(parents=True, exist_ok=True)
             log = self.log_path.open("wb")
         except OSError as error:
-            raise OutputError(
-                f"{folder} can't be written: {error.strerror}.", "Free some space, or choose another folder."
-            ) from error
+            raise output_error(folder, error) from error
         try:
             with log:
                 self._process = subprocess.Popen(

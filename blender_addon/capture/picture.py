@@ -31,14 +31,14 @@ class Picture(NamedTuple):
 def from_image(image: bpy.types.Image, view: View) -> Picture:
     """Read an image datablock, upright. If `view.fov` is None, it is read from the EXIF data.
 
-    Raise SettingError if they hold none, or for an angle out of range; PanoramaError (`pixels.read`).
+    Raise SettingError if it has none, or for an angle out of range; PanoramaError (`pixels.read`).
     """
     metadata = read_exif(image)
     if view.fov is None:
         view = msgspec.structs.replace(view, fov=metadata.fov)
     check_view(view)
     if view.fov is None:
-        raise SettingError(f"The EXIF data of {image.name} hold no field of view.", "Set it.")
+        raise SettingError(f"The EXIF data of {image.name} has no field of view.", "Enter the field of view.")
     picture = upright(pixels.display(pixels.read(image)), metadata.orientation)
     return Picture(np.ascontiguousarray(picture), view, Path(image.name).name)
 

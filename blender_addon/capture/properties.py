@@ -6,7 +6,7 @@ from bpy.props import BoolProperty, EnumProperty, StringProperty
 
 SOURCES = (
     ("WORLD", "World HDRI", "The environment texture of the scene's world"),
-    ("IMAGE", "Image", "An equirectangular image in this file"),
+    ("IMAGE", "Image", "An equirectangular image in this .blend file"),
     ("FILE", "File", "An equirectangular image file on disk"),
     ("RENDER_CAMERA", "Render from Camera", "Render the scene as a panorama from its camera's position"),
     ("RENDER_CURSOR", "Render from 3D Cursor", "Render the scene as a panorama from the 3D cursor"),
@@ -14,7 +14,7 @@ SOURCES = (
 
 
 def source_property() -> EnumProperty:
-    return EnumProperty(name="Source", description="Where the panorama comes from", items=SOURCES)
+    return EnumProperty(name="Source", description="Source of the panorama", items=SOURCES)
 
 
 def filepath_property() -> StringProperty:
@@ -26,5 +26,5 @@ def filepath_property() -> StringProperty:
 def repair_property() -> BoolProperty:
     return BoolProperty(
         name="Repair Pixels",
-        description="Replace negative, infinite and NaN pixels. Off: such a panorama is an error",
+        description="Replace negative, infinite and NaN pixels. Otherwise, a panorama with such pixels is rejected",
     )

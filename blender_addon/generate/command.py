@@ -21,10 +21,15 @@ MAX_BLENDER_INT = 2**31 - 1
 def add(verbs: Any) -> None:
     """Add the subparsers of generate and edit."""
     for verb in (options.add_generate(verbs), options.add_edit(verbs)):
-        verb.add_argument("--out", required=True, type=Path, metavar="FILE", help="the .exr to write")
+        verb.add_argument("--out", required=True, type=Path, metavar="FILE", help="EXR file to write")
         verb.add_argument("--engine", choices=list(ENGINES), help="default: as set in the preferences")
         verb.add_argument("--method", default=GenerateSettings().method, choices=list(METHODS))
-        verb.add_argument("--save", type=Path, metavar="BLEND", help="also write a scene lit by the (last) panorama")
+        verb.add_argument(
+            "--save",
+            type=Path,
+            metavar="BLEND",
+            help="also save a scene lit by the panorama (with several seeds, the last one)",
+        )
         verb.add_argument("--sun-lamp", action="store_true", help="replace the sun in that scene by a Sun lamp")
 
 

@@ -65,7 +65,7 @@ def generate_disabled_reason(scene: bpy.types.Scene) -> str:
     if settings.of == "PICTURE" and settings.image is None:
         return "Choose a picture."
     if settings.of == "PICTURE" and not settings.fov:
-        return "The picture's EXIF data hold no field of view: set it."
+        return "The picture's EXIF data has no field of view: enter it."
     if settings.of == "WORDS" and not settings.prompt.strip():
         return "Enter a prompt."
     return ""
@@ -97,7 +97,7 @@ class _SamplingOperator(SamplingProperties):
     num_inference_steps: IntProperty(name="Steps", description="0: set by the quality", options={"HIDDEN"})
     out: StringProperty(
         name="File",
-        description="EXR to write; with several seeds, one file for each. Empty: new files in the scene's folder",
+        description="EXR file to write, one for each seed. Empty: new files in the folder for panoramas",
         subtype="FILE_PATH",
     )
 

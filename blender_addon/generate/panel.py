@@ -167,7 +167,7 @@ def _draw_button(
 
 
 def _draw_get_flux(layout: bpy.types.UILayout, context: bpy.types.Context, what: str) -> None:
-    text = f"{what} need FLUX.1-dev. Its licence must be accepted on huggingface.co once."
+    text = f"{what} need FLUX.1-dev. Its licence must be accepted once on huggingface.co."
     draw_text(layout, text, characters(context) - 4, icon="INFO")
     column = layout.column(align=True)
     column.operator("wm.url_open", text="Accept Licence", icon="URL").url = FLUX_URL

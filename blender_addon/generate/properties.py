@@ -46,11 +46,11 @@ class SamplingProperties:
         name="Variations", description="Number of panoramas, with consecutive seeds", default=1,
         soft_min=1, soft_max=MAX_SEEDS,
     )  # fmt: skip
-    method: EnumProperty(name="Method", description="How a panorama is generated", items=METHOD_ITEMS)
+    method: EnumProperty(name="Method", description="Model and LoRA used", items=METHOD_ITEMS)
     lora: StringProperty(
         name="LoRA", description="A .safetensors file, a folder or a Hugging Face id. Empty: the method's default"
     )
-    trigger: StringProperty(name="Trigger", description="Text put before the prompt. Empty: the method's default")
+    trigger: StringProperty(name="Trigger", description="Text added before the prompt. Empty: the method's default")
     negative_prompt: StringProperty(
         name="Negative Prompt", description="What the panorama should not show. Needs a True CFG Scale above 1"
     )
@@ -59,8 +59,9 @@ class SamplingProperties:
         default=1, soft_min=1, soft_max=10,
     )  # fmt: skip
     guidance_scale: FloatProperty(
-        name="Guidance Scale", description="FLUX's guidance. 0: the method's default", soft_min=0, soft_max=30
-    )
+        name="Guidance Scale", description="How closely FLUX follows the prompt. 0: the method's default",
+        soft_min=0, soft_max=30,
+    )  # fmt: skip
     shift: FloatProperty(
         name="Shift", description="Timestep shift of the scheduler. 0: chosen by image size", soft_min=0, soft_max=20
     )
@@ -68,27 +69,28 @@ class SamplingProperties:
         name="Recover Highlights", description="Restore the clipped brightness of suns, lamps and windows", default=True
     )
     sun_strength: FloatProperty(
-        name="Highlight Strength", description="Multiplies the recovered brightness", default=1, soft_min=0, soft_max=10
+        name="Highlight Strength", description="Factor on the recovered brightness", default=1, soft_min=0, soft_max=10
     )
     sun_threshold: FloatProperty(
-        name="Clipping Threshold", description="Values from here on count as clipped. Lower it for a grey sun",
+        name="Clipping Threshold",
+        description="sRGB value at and above which a pixel counts as clipped. Lower it if the sun is grey",
         default=_DEFAULTS.sun_threshold, soft_min=0.5, soft_max=1,
     )  # fmt: skip
 
 
 class GenerateInputs:
-    """The properties of generating."""
+    """The properties for generating."""
 
     prompt: StringProperty(name="Prompt", description="What the panorama shows")
     size: EnumProperty(name="Size", description="Size of the panorama", items=SIZE_ITEMS, default="1024")
     fov: _angle("Field of View", "Horizontal field of view of the picture. 0: read from its EXIF data")
-    yaw: _angle("Yaw", "Rotation of the picture's camera to the left of +X")
+    yaw: _angle("Yaw", "Rotation of the picture's camera from +X to the left")
     pitch: _angle("Pitch", "Upward tilt of the picture's camera")
     roll: _angle("Roll", "Clockwise rotation of the picture's camera")
 
 
 class EditInputs:
-    """The properties of editing."""
+    """The properties for editing."""
 
     prompt: StringProperty(name="Prompt", description="What the edited area shows")
     mode: EnumProperty(name="Mode", items=MODE_ITEMS)
@@ -99,19 +101,22 @@ class EditInputs:
 
 
 def _update_fov(settings: GenerateProperties, _context: bpy.types.Context) -> None:
-    """Set the field of view from the picture's EXIF data; 0 if they hold none."""
+    """Set the field of view from the picture's EXIF data; 0 if it has none."""
     exif = picture.read_exif(settings.image) if settings.image is not None else None
     settings.fov = math.radians(exif.fov) if exif is not None and exif.fov is not None else 0
 
 
 class GenerateProperties(SamplingProperties, GenerateInputs, bpy.types.PropertyGroup):
-    of: EnumProperty(name="Source", description="What the panorama is generated from", items=SOURCE_ITEMS)
+    of: EnumProperty(name="Source", description="Input of the generation", items=SOURCE_ITEMS)
     image: PointerProperty(
-        name="Picture", description="A photo or another perspective picture", type=bpy.types.Image, update=_update_fov
+        name="Picture",
+        description="A photo, or another picture in perspective",
+        type=bpy.types.Image,
+        update=_update_fov,
     )
     folder: StringProperty(
         name="Folder",
-        description="Where panoramas are saved. If the .blend is not saved yet: a folder of the add-on",
+        description="Folder for panoramas. Until the .blend is saved, a folder of the add-on is used",
         subtype="DIR_PATH",
         default="//panoramas",
     )

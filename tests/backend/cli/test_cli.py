@@ -1,4 +1,4 @@
-"""The command line in processes of its own, as few as can be: torch takes seconds to import."""
+"""The command line in separate processes; only a few, because importing torch takes seconds."""
 
 import json
 import signal
@@ -27,28 +27,28 @@ def panorama(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(panorama, tmp_path_factory):
+def perceived(panorama, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "maps ö"
     return out, panoform("perceive", panorama, "--out", out, "--maps", "distance,roughness", "--height", 64, "--json")
 
 
 @pytest.mark.slow
-def test_perceive_writes_a_result_folder(done):
-    out, process = done
+def test_perceive_writes_a_result_folder(perceived):
+    out, process = perceived
     assert process.returncode == 0, process.stderr
     assert {file.name for file in out.iterdir()} == {"distance.exr", "roughness.png", "panorama.png", "maps.json"}
     assert oiio.ImageBuf(str(out / "distance.exr")).get_pixels().shape == (64, 128, 1)
 
 
 @pytest.mark.slow
-def test_json_is_all_of_stdout(done):
-    out, process = done
+def test_stdout_is_only_json(perceived):
+    out, process = perceived
     assert json.loads(process.stdout) == json.loads((out / "maps.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
-def test_progress_and_the_notice_are_plain_lines_without_a_terminal(done):
-    out, process = done
+def test_progress_and_notice_are_plain_lines_outside_a_terminal(perceived):
+    out, process = perceived
     info = json.loads(process.stdout)
     lines = process.stderr.splitlines()
     assert "100 % Decoding Roughness" in lines
@@ -58,7 +58,7 @@ def test_progress_and_the_notice_are_plain_lines_without_a_terminal(done):
     assert "torchvision" not in process.stderr
 
 
-def test_help_and_the_server_come_without_torch():
+def test_help_and_the_server_do_not_import_torch():
     code = (
         "import sys\nfrom panoform.backend.cli import main as cli\n"
         "for arguments in (['--help'], ['perceive', '--help'], ['--version']):\n"
@@ -67,19 +67,19 @@ def test_help_and_the_server_come_without_torch():
         "import panoform.backend.server.server\n"
         "print('heavy:', *sorted({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "perceive" in told
-    assert told.rstrip().endswith("heavy:")
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "perceive" in output
+    assert output.rstrip().endswith("heavy:")
 
 
-def test_version():
+def test_version_is_printed():
     from importlib import metadata
 
     assert panoform("--version").stdout.strip() == f"panoform {metadata.version('panoform')}"
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "words"),
+    ("options", "code", "message"),
     [
         (["--maps", "depth"], 1, "No map is called 'depth'. The maps are distance"),
         (["--engine", "sdxl"], 1, "There is no engine called 'sdxl'. Choose one of starter, flux."),
@@ -93,23 +93,23 @@ def test_version():
         (["--colour"], 2, "unrecognized arguments"),
     ],
 )
-def test_settings_that_are_refused(panorama, tmp_path, options, code, words):
+def test_invalid_option_is_rejected(panorama, tmp_path, options, code, message):
     process = panoform("perceive", panorama, "--out", tmp_path / "out", *options)
     assert process.returncode == code
-    assert words in process.stderr
+    assert message in process.stderr
     assert "Traceback" not in process.stderr
     assert code == 2 or len(process.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_panorama_that_is_refused(tmp_path):
+def test_missing_panorama_is_rejected(tmp_path):
     process = panoform("perceive", tmp_path / "nowhere.exr", "--out", tmp_path / "out")
     assert (process.returncode, process.stdout) == (1, "")
     assert process.stderr.startswith("panoform: There is no file ")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_is_refused_before_any_work(panorama, tmp_path):
+def test_unwritable_output_is_rejected_before_perceiving(panorama, tmp_path):
     (tmp_path / "out").write_text("a file")
     process = panoform("perceive", panorama, "--out", tmp_path / "out")
     assert process.returncode == 1
@@ -117,14 +117,14 @@ def test_an_output_that_is_refused_before_any_work(panorama, tmp_path):
     assert "Starting" not in process.stderr
 
 
-def test_no_command():
+def test_missing_command_is_rejected():
     assert panoform().returncode == 2
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_leaves_nothing(panorama, tmp_path):
-    # A shell that runs the tests in the background has them ignore it, and all they start.
+def test_ctrl_c_leaves_no_files(panorama, tmp_path):
+    # A shell that runs the tests in the background makes them and their children ignore SIGINT.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [*COMMAND, "perceive", str(panorama), "--out", str(tmp_path / "out"), "--steps", "200", "--height", "64"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -133,17 +133,17 @@ def test_ctrl_c_leaves_nothing(panorama, tmp_path):
             if "Distance" in line:
                 break
         process.send_signal(signal.SIGINT)
-        told = process.stderr.read()
+        output = process.stderr.read()
     signal.signal(signal.SIGINT, before)
     assert process.returncode == 130
-    assert told.splitlines()[-1] == "panoform: stopped"
-    assert "Traceback" not in told
+    assert output.splitlines()[-1] == "panoform: stopped"
+    assert "Traceback" not in output
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_nothing_of_the_users_is_overwritten(tmp_path):
-    """In a folder that holds the source and files of the user's under the names of a result."""
+def test_source_and_user_files_are_not_overwritten(tmp_path):
+    """The output folder holds the source and a user's file, both named like files of a result."""
     rng = np.random.default_rng(0)
     source = tmp_path / "panorama.png"
     oiio.ImageBuf(np.ascontiguousarray(rng.random((64, 128, 3), np.float32))).write(str(source), "uint8")

@@ -27,7 +27,7 @@ def test_starter_can_run(capsys):
     assert output.rstrip().endswith("This engine can run.")
 
 
-def test_json(capsys, flux):
+def test_json_holds_parts_adapters_and_memory(capsys, flux):
     assert main(["doctor", *arguments(flux), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["problems"] == []
@@ -58,13 +58,13 @@ def test_missing_adapters_are_all_listed(flux, tiny_adapters, tmp_path):
     assert len(found.problems) == 8
 
 
-def test_folder_without_a_checkpoint(flux, tmp_path):
+def test_folder_without_a_checkpoint_is_reported(flux, tmp_path):
     output = "\n".join(lines(diagnose(EngineSettings(**flux | {"model": str(tmp_path)}))))
     assert "model_index.json is missing" in output
     assert output.endswith("This engine can't run.")
 
 
-def test_no_text_encoders(flux, tiny_flux, tmp_path):
+def test_missing_text_encoders_are_reported(flux, tiny_flux, tmp_path):
     copy = shutil.copytree(tiny_flux, tmp_path / "flux", ignore=shutil.ignore_patterns("text_encoder*"))
     found = diagnose(EngineSettings(**flux | {"model": str(copy)}))
     assert found.prompt == ""
@@ -74,7 +74,7 @@ def test_no_text_encoders(flux, tiny_flux, tmp_path):
 def test_nothing_is_downloaded(flux, monkeypatch, tmp_path):
     import huggingface_hub
 
-    # Any request fails at once: nothing listens on this port.
+    # Any request fails immediately: nothing listens on this port.
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     found = diagnose(EngineSettings(engine="flux"))

@@ -173,7 +173,7 @@ def test_command_evaluates_the_starter(truth, tmp_path, capsys):
     assert output["perceived"] == [128, 256]
 
 
-def test_command_names_the_missing_file(truth, tmp_path, capsys):
+def test_command_reports_the_missing_file(truth, tmp_path, capsys):
     write(tmp_path / "data" / "a", truth)
     damage_missing(tmp_path / "data" / "a")
     assert main.main(["evaluate", "--data", str(tmp_path / "data")]) == 1

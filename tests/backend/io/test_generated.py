@@ -42,7 +42,7 @@ def recipe(encoding="linear"):
     )  # fmt: skip
 
 
-def test_exr_values_come_back_exactly(tmp_path):
+def test_exr_values_are_exact(tmp_path):
     light = np.random.default_rng(0).random((8, 16, 3), np.float32) ** 8 * 5000
     path = tmp_path / "höhle 1.exr"
     generated.write(path, generated.encode(Generated(light, recipe())))
@@ -55,15 +55,15 @@ def test_exr_values_come_back_exactly(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["höhle 1.exr", "höhle 1.json"]
 
 
-def test_the_most_panoramas_of_a_reply_can_be_sent():
-    """An EXR of noise, which doesn't compress, is larger than its pixels by the recipe and less than half a percent."""
+def test_largest_reply_can_be_sent():
+    """An EXR of noise, which can't be compressed, adds the recipe and less than 0.5 % to the size of the pixels."""
     pixels = np.random.default_rng(0).integers(0, 2**31, (256, 512, 3)).astype(np.uint32).view(np.float32)
     size = generated.encode(Generated(np.nan_to_num(pixels), recipe())).data.nbytes - len(recipe_json(recipe()))
     assert size < pixels.nbytes * 1.005
     assert MAX_SEEDS * 2 * MAX_HEIGHT**2 * 3 * 4 * 1.005 < wire.MAX_ARRAY_BYTES
 
 
-def test_png_and_exr_of_a_picture_show_the_same(tmp_path):
+def test_png_and_exr_of_an_srgb_panorama_are_equal(tmp_path):
     picture = (np.random.default_rng(0).integers(0, 256, (8, 16, 3)) / 255).astype(np.float32)
     for suffix in ("png", "exr"):
         generated.write(tmp_path / f"p.{suffix}", generated.encode(Generated(picture, recipe("srgb")), suffix))
@@ -77,7 +77,7 @@ def test_png_and_exr_of_a_picture_show_the_same(tmp_path):
     assert msgspec.json.decode(image.spec().getattribute(generated.ATTRIBUTE), type=Recipe) == recipe("srgb")
 
 
-def test_refuses_what_it_can_not_write(tmp_path):
+def test_invalid_path_or_format_is_rejected(tmp_path):
     with pytest.raises(OutputError, match="neither"):
         generated.check_path(tmp_path / "p.jpg", (0,))
     (tmp_path / "file").write_text("")
@@ -94,10 +94,10 @@ def test_refuses_what_it_can_not_write(tmp_path):
     with pytest.raises(OutputError, match="is a folder"):
         generated.check_path(tmp_path / "folder.exr", (0,))
     generated.write(tmp_path / "p.exr", black())
-    generated.check_path(tmp_path / "p.exr", (0,))  # its own may be written again
+    generated.check_path(tmp_path / "p.exr", (0,))  # a generated panorama may be replaced
     with pytest.raises(OutputError, match="is a source"):
         generated.check_path(tmp_path / "p.exr", (0,), None, tmp_path / "folder.exr" / ".." / "p.exr")
-    generated.check_path(tmp_path / "p.exr", (0, 1), tmp_path / "p.exr")  # that would be p-0 and p-1
+    generated.check_path(tmp_path / "p.exr", (0, 1), tmp_path / "p.exr")  # the files would be p-0 and p-1
     (tmp_path / "p-1.json").write_text("{}")
     with pytest.raises(OutputError, match=r"p-1.json exists"):
         generated.check_path(tmp_path / "p.exr", (0, 1))
@@ -116,31 +116,31 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("name", ["p.exr", "p.json"])
-def test_what_was_not_generated_is_not_replaced_unless_asked(tmp_path, name):
-    place = tmp_path / "p.exr"
+def test_user_file_is_not_replaced_without_overwrite(tmp_path, name):
+    path = tmp_path / "p.exr"
     (tmp_path / name).write_bytes(b"mine")
-    for use in (lambda: generated.check_path(place, (7,)), lambda: generated.write(place, black())):
+    for call in (lambda: generated.check_path(path, (7,)), lambda: generated.write(path, black())):
         with pytest.raises(OutputError, match=f"{name} exists") as caught:
-            use()
+            call()
         assert "--overwrite" in caught.value.hint
     assert contents(tmp_path) == {name: b"mine"}
-    generated.check_path(place, (7,), overwrite=True)
-    generated.write(place, black(), overwrite=True)
-    assert panoramas.read(place)[0].shape == (8, 16, 3)
+    generated.check_path(path, (7,), overwrite=True)
+    generated.write(path, black(), overwrite=True)
+    assert panoramas.read(path)[0].shape == (8, 16, 3)
 
 
 @pytest.mark.parametrize("format", ["exr", "png"])
-def test_a_panorama_is_known_as_generated_by_the_recipe_inside_too(tmp_path, format):
-    place = tmp_path / f"p.{format}"
+def test_panorama_with_a_recipe_in_its_header_may_be_replaced(tmp_path, format):
+    path = tmp_path / f"p.{format}"
     one = generated.encode(Generated(np.zeros((8, 16, 3), np.float32), recipe("srgb")), format)
-    generated.write(place, one)
+    generated.write(path, one)
     (tmp_path / "p.json").unlink()
-    generated.check_path(place, (7,))
-    generated.write(place, one)
+    generated.check_path(path, (7,))
+    generated.write(path, one)
     assert (tmp_path / "p.json").exists()
 
 
-def test_an_image_without_a_recipe_is_not_replaced(tmp_path):
+def test_image_without_a_recipe_is_not_replaced(tmp_path):
     write_image(tmp_path / "p.exr", np.zeros((8, 16, 3), np.float32), "Linear")
     with pytest.raises(OutputError, match=r"p.exr exists, but has no recipe"):
         generated.check_path(tmp_path / "p.exr", (7,))
@@ -148,16 +148,16 @@ def test_an_image_without_a_recipe_is_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", ["p.exr", "p.json"])
-def test_a_source_is_never_replaced(tmp_path, name, overwrite):
-    place, source = tmp_path / "p.exr", tmp_path / ".." / tmp_path.name / name
-    generated.write(place, black())
+def test_source_is_not_replaced_even_with_overwrite(tmp_path, name, overwrite):
+    path, source = tmp_path / "p.exr", tmp_path / ".." / tmp_path.name / name
+    generated.write(path, black())
     before = contents(tmp_path)
-    for use in (
-        lambda: generated.check_path(place, (7,), None, source, overwrite=overwrite),
-        lambda: generated.write(place, black(), source, overwrite=overwrite),
+    for call in (
+        lambda: generated.check_path(path, (7,), None, source, overwrite=overwrite),
+        lambda: generated.write(path, black(), source, overwrite=overwrite),
     ):
         with pytest.raises(OutputError, match=f"{name} is a source"):
-            use()
+            call()
     assert contents(tmp_path) == before
 
 
@@ -170,11 +170,11 @@ def flux(tiny_flux, tiny_adapters, tiny_lora):
 
 
 @pytest.mark.slow
-def test_generate_and_edit_on_the_command_line(flux, tmp_path, capsys):
+def test_command_line_generates_and_edits(flux, tmp_path, capsys):
     out = tmp_path / "new folder" / "yard.exr"
     assert main.main(["generate", "a stone yard", "--out", str(out), "--seed", "3,4", "--json", *flux]) == 0
-    told = capsys.readouterr()
-    assert [one["settings"]["seeds"] for one in json.loads(told.out)] == [[3], [4]]
+    recipes = json.loads(capsys.readouterr().out)
+    assert [recipe["settings"]["seeds"] for recipe in recipes] == [[3], [4]]
     assert sorted(file.name for file in out.parent.iterdir()) == [
         "yard-3.exr", "yard-3.json", "yard-4.exr", "yard-4.json",
     ]  # fmt: skip
@@ -197,7 +197,7 @@ def test_generate_and_edit_on_the_command_line(flux, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_photo_and_an_unfinished_panorama_on_the_command_line(flux, tmp_path, capsys):
+def test_command_line_outpaints_a_photo_and_extends_a_panorama(flux, tmp_path, capsys):
     picture = np.random.default_rng(0).random((60, 90, 3)).astype(np.float32)
     write_image(tmp_path / "photo.png", picture, "sRGB")
     command = ["generate", "--image", str(tmp_path / "photo.png"), "--out", str(tmp_path / "around.png"), *flux]
@@ -227,33 +227,33 @@ def test_a_photo_and_an_unfinished_panorama_on_the_command_line(flux, tmp_path, 
 
 
 @pytest.mark.slow
-def test_edits_on_the_command_line_keep_what_a_file_holds(flux, tmp_path, capsys):
-    """Light beyond white, and colours outside Rec.709, which models are not shown."""
+def test_command_line_edits_keep_values_outside_the_mask_exactly(flux, tmp_path, capsys):
+    """Also values above 1, and colours outside Rec.709, which are clipped in the model's input."""
     light = np.random.default_rng(0).uniform(0.1, 2, (256, 512, 4)).astype(np.float32)
     light[10, 20, :3], light[30, 40, :3], light[..., 3] = 3000, (0.5, -0.05, 0.2), 1
     mask = np.zeros((256, 512, 3), np.float32)
     mask[100:150, 480:] = mask[100:150, :30] = 1
-    given, painted, out = (tmp_path / name for name in ("light.exr", "mask.png", "out.exr"))
-    write_image(given, light, "Linear")
-    write_image(painted, mask, "sRGB")
-    assert main.main(["edit", str(given), "a door", "--mask", str(painted), "--out", str(out), *flux]) == 0
+    source, mask_path, out = (tmp_path / name for name in ("light.exr", "mask.png", "out.exr"))
+    write_image(source, light, "Linear")
+    write_image(mask_path, mask, "sRGB")
+    assert main.main(["edit", str(source), "a door", "--mask", str(mask_path), "--out", str(out), *flux]) == 0
     kept = mask[..., 0] == 0
     assert np.array_equal(panoramas.load(out)[0][kept], light[kept][:, :3])
 
     light[..., 3] = kept
-    write_image(given, light, "Linear")
-    assert main.main(["edit", str(given), "a door", "--extend", "--out", str(out), *flux]) == 0
+    write_image(source, light, "Linear")
+    assert main.main(["edit", str(source), "a door", "--extend", "--out", str(out), *flux]) == 0
     assert np.array_equal(panoramas.load(out)[0][kept], light[kept][:, :3])
 
     before = out.read_bytes()
-    write_image(given, light[:, 2:], "Linear")  # within 1 % of 2:1: to be scaled it had to be changed
-    assert main.main(["edit", str(given), "a door", "--out", str(out), *flux]) == 1
+    write_image(source, light[:, 2:], "Linear")  # within 1 % of 2:1, but an edit does not resize its source
+    assert main.main(["edit", str(source), "a door", "--out", str(out), *flux]) == 1
     assert "510 × 256, not exactly 2:1" in capsys.readouterr().err
     assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["generate", "x" * 5000], "5000 characters"),
         (["generate", "a yard", "--seed", ",".join(map(str, range(40)))], "40 seeds"),
@@ -263,14 +263,14 @@ def test_edits_on_the_command_line_keep_what_a_file_holds(flux, tmp_path, capsys
         (["edit", "absent.exr"], "no file"),
     ],
 )
-def test_refuses_on_the_command_line(arguments, words, tmp_path, capsys):
+def test_command_line_rejects_invalid_arguments(arguments, message, tmp_path, capsys):
     assert main.main([*arguments, "--out", str(tmp_path / "x.exr")]) == 1
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_generates_and_edits_over_the_wire(tiny_flux, tiny_adapters, tiny_lora, tmp_path):
+def test_backend_process_generates_and_edits(tiny_flux, tiny_adapters, tiny_lora, tmp_path):
     file = tmp_path / "connection"
     command = [sys.executable, "-m", "panoform.backend", "serve", "--connection-file", str(file), "--parent-pipe"]
     with (
@@ -290,13 +290,13 @@ def test_generates_and_edits_over_the_wire(tiny_flux, tiny_adapters, tiny_lora, 
 
                 def ask(message):
                     peer.send_multipart(wire.encode(message), copy=False)
-                    heard = []
-                    while not heard or not isinstance(heard[-1], messages.Reply):
+                    received = []
+                    while not received or not isinstance(received[-1], messages.Reply):
                         assert peer.poll(120_000), "no answer"
-                        heard.append(wire.decode_answer(peer.recv_multipart(copy=False)))
-                    return heard
+                        received.append(wire.decode_answer(peer.recv_multipart(copy=False)))
+                    return received
 
-                asked = {
+                options = {
                     "engine": EngineSettings(
                         engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters), dtype="fp32"
                     ),
@@ -304,7 +304,7 @@ def test_generates_and_edits_over_the_wire(tiny_flux, tiny_adapters, tiny_lora, 
                         prompt="a yard", lora=str(tiny_lora), height=256, num_inference_steps=2, seeds=(1, 2)
                     ),
                 }
-                *events, reply = ask(GenerateRequest(id="1", **asked))
+                *events, reply = ask(GenerateRequest(id="1", **options))
                 assert isinstance(reply, GenerateReply), reply
                 assert {type(event) for event in events} == {
                     messages.QueuedEvent, messages.ProgressEvent, messages.PreviewEvent,
@@ -318,13 +318,17 @@ def test_generates_and_edits_over_the_wire(tiny_flux, tiny_adapters, tiny_lora, 
                 panorama = made[0]
                 mask = np.zeros((256, 512, 1), np.uint8)
                 mask[100:140, 10:60] = 255
-                edit = EditRequest(id="2", panorama=panorama, encoding="linear", mask=mask, turn=(0, 10, -20), **asked)
+                edit = EditRequest(
+                    id="2", panorama=panorama, encoding="linear", mask=mask, turn=(0, 10, -20), **options
+                )
                 (*_, edited) = ask(edit)
                 outside = mask[..., 0] == 0
                 assert np.array_equal(decoded(edited.panoramas[1].data)[outside], panorama[outside])
                 assert edited.panoramas[1].recipe.turn == (0, 10, -20)
-                (*_, refused) = ask(EditRequest(id="3", panorama=panorama, encoding="linear", mask=mask[1:], **asked))
-                assert (refused.code, "512 × 255" in refused.message) == ("panorama", True)
+                (*_, rejected) = ask(
+                    EditRequest(id="3", panorama=panorama, encoding="linear", mask=mask[1:], **options)
+                )
+                assert (rejected.code, "512 × 255" in rejected.message) == ("panorama", True)
         finally:
             process.stdin.close()
             process.wait(30)

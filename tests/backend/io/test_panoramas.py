@@ -109,8 +109,8 @@ def test_aspect_within_one_percent_is_resized_to_two_to_one(tmp_path):
 # Invalid input
 
 
-def assert_rejected(path_or_pixels, words, encoding="linear", **options):
-    """Assert that reading raises a PanoramaError that matches `words` and has a hint; return it."""
+def assert_rejected(path_or_pixels, message, encoding="linear", **options):
+    """Assert that reading raises a PanoramaError that matches `message` and has a hint; return it."""
 
     def load():
         if isinstance(path_or_pixels, np.ndarray):
@@ -118,7 +118,7 @@ def assert_rejected(path_or_pixels, words, encoding="linear", **options):
         else:
             panoramas.read(path_or_pixels, **options)
 
-    with pytest.raises(PanoramaError, match=words) as caught:
+    with pytest.raises(PanoramaError, match=message) as caught:
         load()
     assert caught.value.hint
     return caught.value
@@ -140,7 +140,7 @@ def test_empty_file_is_rejected(tmp_path):
 
 
 def test_one_channel_array_is_rejected():
-    assert_rejected(np.ones((8, 16, 1), np.float32), "1 channel a pixel")
+    assert_rejected(np.ones((8, 16, 1), np.float32), "1 channel per pixel")
 
 
 def test_one_channel_file_is_rejected(tmp_path):
@@ -158,11 +158,13 @@ def test_transparent_pixels_are_rejected():
     assert_rejected(pixels, "4 of 128 pixels are transparent")
 
 
-@pytest.mark.parametrize(("value", "words"), [(np.nan, "1 not a number"), (np.inf, "1 infinite"), (-0.5, "1 negative")])
-def test_invalid_pixels_are_counted_and_located(value, words):
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.nan, "1 not a number"), (np.inf, "1 infinite"), (-0.5, "1 negative")]
+)
+def test_invalid_pixels_are_counted_and_located(value, message):
     pixels = np.ones((8, 16, 3), np.float32)
     pixels[2, 5, 1] = value
-    error = assert_rejected(pixels, words)
+    error = assert_rejected(pixels, message)
     assert "column 5, row 2" in error.message
     assert "--repair" in error.hint
 

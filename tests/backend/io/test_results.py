@@ -46,7 +46,7 @@ def contents(directory):
     return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
-def test_files_hold_what_was_perceived(tmp_path):
+def test_written_files_equal_the_maps(tmp_path):
     result = perceived()
     results.write(tmp_path / "öut put", result)
     names = {kind.filename for kind in MAPS.values()} | {"panorama.png", "maps.json"}
@@ -63,32 +63,32 @@ def test_files_hold_what_was_perceived(tmp_path):
     assert info == result.info
 
 
-def test_pillow_reads_the_sixteen_bit_grey(tmp_path):
+def test_pillow_reads_16_bit_grey_maps(tmp_path):
     from PIL import Image
 
     result = perceived(["roughness"])
     results.write(tmp_path / "out", result)
-    seen = np.asarray(Image.open(tmp_path / "out" / "roughness.png"))
-    np.testing.assert_allclose(seen / 65535, result.maps["roughness"][..., 0], atol=1e-5)
+    pixels = np.asarray(Image.open(tmp_path / "out" / "roughness.png"))
+    np.testing.assert_allclose(pixels / 65535, result.maps["roughness"][..., 0], atol=1e-5)
 
 
-def test_only_what_was_asked_for_is_written(tmp_path):
+def test_only_the_perceived_maps_are_written(tmp_path):
     results.write(tmp_path, perceived(["albedo"]))
     assert {file.name for file in tmp_path.iterdir()} == {"albedo.png", "panorama.png", "maps.json"}
 
 
-def test_an_earlier_result_is_replaced_whole_and_nothing_else(tmp_path):
+def test_earlier_result_is_replaced_completely_and_other_files_are_kept(tmp_path):
     results.write(tmp_path, perceived())
     (tmp_path / "notes.txt").write_text("mine")
     results.write(tmp_path, perceived(["normal"], seed=1))
     assert {file.name for file in tmp_path.iterdir()} == {"normal.exr", "panorama.png", "maps.json", "notes.txt"}
 
 
-# Nothing of the user's is lost
+# User files are kept
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b'{"panoform": "\xff"}', b"[]", b'{"maps": {"normal": ""}}'])
-def test_a_maps_json_that_is_no_record_is_not_replaced(tmp_path, content):
+def test_maps_json_of_another_program_is_not_replaced(tmp_path, content):
     (tmp_path / "maps.json").write_bytes(content)
     (tmp_path / "normal.exr").write_bytes(b"mine")
     before = contents(tmp_path)
@@ -100,16 +100,16 @@ def test_a_maps_json_that_is_no_record_is_not_replaced(tmp_path, content):
     assert b"normal" in (tmp_path / "maps.json").read_bytes()
 
 
-def test_the_users_own_files_are_not_replaced_unless_asked(tmp_path):
+def test_user_files_are_not_replaced_without_overwrite(tmp_path):
     results.write(tmp_path, perceived(["albedo"]))
     (tmp_path / "distance.exr").write_bytes(b"mine")
     before = contents(tmp_path)
-    for use in (
+    for call in (
         lambda: results.check_folder(tmp_path, ["albedo", "distance"]),
         lambda: results.write(tmp_path, perceived(["albedo", "distance"])),
     ):
         with pytest.raises(OutputError, match=r"not a result of Panoform: distance.exr\."):
-            use()
+            call()
     assert contents(tmp_path) == before
     results.check_folder(tmp_path, ["albedo"])  # of an earlier result
     results.check_folder(tmp_path, ["albedo", "distance"], overwrite=True)
@@ -120,24 +120,24 @@ def test_the_users_own_files_are_not_replaced_unless_asked(tmp_path):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", ["panorama.png", "distance.exr", "albedo.png", "maps.json"])
-def test_a_source_is_never_replaced_nor_removed(tmp_path, name, overwrite):
-    """Not even where it belongs to an earlier result, under another path, or as a map that the new result lacks."""
+def test_source_is_neither_replaced_nor_removed(tmp_path, name, overwrite):
+    """Even if it belongs to an earlier result, is given by another path, or is a map that the new result lacks."""
     results.write(tmp_path, perceived(["distance", "albedo"]))
     before = contents(tmp_path)
     for source in (tmp_path / name, tmp_path / ".." / tmp_path.name / name):
-        for use in (
+        for call in (
             lambda source: results.check_folder(tmp_path, ["distance"], [None, source], overwrite),
             lambda source: results.write(tmp_path, perceived(["distance"]), sources=[source], overwrite=overwrite),
         ):
             with pytest.raises(OutputError, match=f"{name} is the source") as caught:
-                use(source)
+                call(source)
             assert caught.value.hint
     assert contents(tmp_path) == before
     results.check_folder(tmp_path, ["distance"], [tmp_path / "elsewhere.exr"], overwrite)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_a_source_behind_a_link_is_not_replaced(tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="creating links needs a privilege")
+def test_link_to_the_source_is_not_replaced(tmp_path):
     (tmp_path / "room.exr").write_bytes(b"mine")
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "distance.exr").symlink_to(tmp_path / "room.exr")
@@ -145,7 +145,7 @@ def test_a_source_behind_a_link_is_not_replaced(tmp_path):
         results.check_folder(tmp_path / "maps", ["distance"], [tmp_path / "room.exr"], overwrite=True)
 
 
-def test_a_map_in_the_way_that_is_a_folder_is_kept(tmp_path):
+def test_folder_with_the_name_of_a_map_is_kept(tmp_path):
     (tmp_path / "normal.exr").mkdir()
     (tmp_path / "normal.exr" / "mine").write_bytes(b"mine")
     with pytest.raises(OutputError, match="is a folder"):
@@ -154,16 +154,16 @@ def test_a_map_in_the_way_that_is_a_folder_is_kept(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_users_own_map_stays(tmp_path):
+def test_user_map_that_is_not_in_the_result_is_kept(tmp_path):
     (tmp_path / "albedo.png").write_bytes(b"painted by hand")
     results.write(tmp_path, perceived(["normal"]))
     assert (tmp_path / "albedo.png").read_bytes() == b"painted by hand"
 
 
-# Bad output: one case each
+# Invalid folders
 
 
-def test_a_file_stands_where_the_folder_should(tmp_path):
+def test_file_with_the_name_of_the_folder_is_rejected(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(OutputError, match="can't be written"):
         results.write(tmp_path / "out", perceived())
@@ -171,20 +171,20 @@ def test_a_file_stands_where_the_folder_should(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root writes anywhere")
-def test_unwritable_folder(tmp_path):
+def test_read_only_folder_is_rejected(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="can't be written"):
         results.check_writable(tmp_path / "out")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_folder_that_takes_no_files():
+def test_folder_that_cannot_be_created_is_rejected():
     with pytest.raises(OutputError, match="can't be written") as caught:
         results.check_writable(Path("/proc/panoform/out"))
     assert caught.value.hint
 
 
-def test_checking_leaves_nothing_behind(tmp_path):
+def test_check_writable_leaves_no_files(tmp_path):
     results.check_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
 
@@ -218,7 +218,7 @@ def write_in_a_process(directory, limit=0, names="distance"):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE")
 @pytest.mark.parametrize("names", ["distance", "albedo", "semantic"])
-def test_a_file_that_does_not_fit_leaves_the_folder_as_it_was(tmp_path, names):
+def test_file_size_limit_leaves_the_folder_unchanged(tmp_path, names):
     results.write(tmp_path / "out", perceived())
     before = contents(tmp_path / "out")
     assert "could not be written" in write_in_a_process(tmp_path / "out", 10_000, names)
@@ -227,7 +227,7 @@ def test_a_file_that_does_not_fit_leaves_the_folder_as_it_was(tmp_path, names):
     assert not (tmp_path / "new").exists()
 
 
-def _mounted(folder, size):
+def _mount(folder, size):
     return not subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
     ).returncode
@@ -235,11 +235,11 @@ def _mounted(folder, size):
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("mount") is None, reason="needs a small tmpfs")
 @pytest.mark.parametrize("size", ["40k", "100k", "200k"])
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, size):
+def test_full_disk_leaves_no_files(tmp_path, size):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if not _mounted(disk, size):
-        pytest.skip("may not mount here")
+    if not _mount(disk, size):
+        pytest.skip("mounting is not permitted")
     try:
         with pytest.raises(OutputError, match=r"full|could not be written") as caught:
             results.write(disk, perceived(height=64))

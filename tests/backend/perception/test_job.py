@@ -48,7 +48,7 @@ def flux(tiny_flux, tiny_adapters):
 
 
 def scene(height=48, seed=0):
-    """Linear light, (height, 2·height, 3): smooth all the way round, with a sun."""
+    """Return linear light (height, 2·height, 3), smooth also across the seam, with a sun."""
     lon = (np.arange(2 * height) + 0.5) / height * np.pi
     lat = (0.5 - (np.arange(height) + 0.5) / height)[:, None] * np.pi
     rng = np.random.default_rng(seed)
@@ -61,16 +61,16 @@ def scene(height=48, seed=0):
     return light.astype(np.float32)
 
 
-def perceive(engine, reporter, names=ALL, panorama=None, encoding="linear", settings=None, **asked):
+def perceive(engine, reporter, names=ALL, panorama=None, encoding="linear", settings=None, **options):
     request = PerceiveRequest(
         panorama=scene() if panorama is None else panorama,
         encoding=encoding, source="scene", engine=settings or EngineSettings(),
-        settings=PerceiveSettings(maps=names, **{"height": HEIGHT} | asked),
+        settings=PerceiveSettings(maps=names, **{"height": HEIGHT} | options),
     )  # fmt: skip
     return job.perceive(request, engine, reporter)
 
 
-def same(a, b):
+def equal_maps(a, b):
     return a.maps.keys() == b.maps.keys() and all(np.array_equal(a.maps[name], b.maps[name]) for name in a.maps)
 
 
@@ -78,7 +78,7 @@ def same(a, b):
 
 
 @pytest.mark.slow
-def test_every_map_is_what_shared_maps_tells(engine, reporter):
+def test_maps_have_the_shapes_and_ranges_of_shared_maps(engine, reporter):
     result = perceive(engine, reporter)
     assert tuple(result.maps) == ALL
     for name, pixels in result.maps.items():
@@ -92,7 +92,7 @@ def test_every_map_is_what_shared_maps_tells(engine, reporter):
     assert result.panorama.shape == (HEIGHT, 2 * HEIGHT, 3)
 
 
-def test_info_tells_what_was_done(engine, reporter):
+def test_info_records_the_settings_used(engine, reporter):
     info = perceive(engine, reporter, ["normal", "distance"], seed=7).info
     assert (info.engine, info.model, info.seed, info.num_inference_steps) == ("starter", "built in", 7, 1)
     assert tuple(info.maps) == ("distance", "normal")
@@ -114,13 +114,13 @@ def test_srgb_is_not_exposed(engine, reporter):
 
 
 @pytest.mark.slow
-def test_one_seed_one_result_whatever_else_is_asked_for(engine, reporter):
+def test_map_depends_on_the_seed_and_not_on_other_requested_maps(engine, reporter):
     both = perceive(engine, reporter, ["distance", "metallic"])
-    assert same(perceive(ModelCache(), reporter, ["distance", "metallic"]), both)
+    assert equal_maps(perceive(ModelCache(), reporter, ["distance", "metallic"]), both)
     assert np.array_equal(perceive(engine, reporter, ["metallic"]).maps["metallic"], both.maps["metallic"])
 
 
-def test_models_stay_in_memory_by_what_was_loaded(reporter):
+def test_models_stay_loaded_for_each_precision(reporter):
     models = ModelCache()
     perceive(models, reporter, ["distance"])
     loaded = models.latest
@@ -129,11 +129,11 @@ def test_models_stay_in_memory_by_what_was_loaded(reporter):
     perceive(models, reporter, ["distance"], settings=EngineSettings(dtype="bf16"))
     assert models.latest is not loaded
     assert models.latest.pipeline.transformer.dtype == torch.bfloat16
-    perceive(models, reporter, ["distance"], settings=EngineSettings(dtype="fp32"))  # what "auto" was
-    assert models.latest is loaded, "both fit, and are the same weights in the same place"
+    perceive(models, reporter, ["distance"], settings=EngineSettings(dtype="fp32"))  # equals "auto" on a CPU
+    assert models.latest is loaded, "both models fit in memory"
 
 
-def test_a_model_leaves_where_the_next_one_does_not_fit(reporter, monkeypatch):
+def test_model_is_unloaded_if_the_next_one_does_not_fit(reporter, monkeypatch):
     models = ModelCache()
     perceive(models, reporter, ["distance"])
     loaded = models.latest
@@ -143,16 +143,16 @@ def test_a_model_leaves_where_the_next_one_does_not_fit(reporter, monkeypatch):
     assert models.latest is not loaded
 
 
-def test_replaced_weights_are_noticed(reporter, tmp_path):
+def test_replaced_weights_are_loaded_again(reporter, tmp_path):
     folder = shutil.copytree(STARTER, tmp_path / "starter")
     models, settings = ModelCache(), EngineSettings(model=str(folder))
     before = perceive(models, reporter, ["distance"], settings=settings)
     file = next((folder / "transformer").glob("*.safetensors"))
     save_file({key: tensor * 0.5 for key, tensor in load_file(file).items()}, file)
-    assert not same(perceive(models, reporter, ["distance"], settings=settings), before)
+    assert not equal_maps(perceive(models, reporter, ["distance"], settings=settings), before)
 
 
-def test_the_model_that_the_status_reports(reporter):
+def test_loaded_model_has_a_label_and_device(reporter):
     models = ModelCache()
     assert models.latest is None
     perceive(models, reporter, ["distance"])
@@ -165,7 +165,7 @@ def test_the_model_that_the_status_reports(reporter):
 
 
 @pytest.mark.slow
-def test_progress_rises_to_the_end(engine, reporter):
+def test_progress_is_monotonic_and_complete(engine, reporter):
     engine.clear()
     perceive(engine, reporter, DEFAULT_MAPS, num_inference_steps=3)
     fractions = [fraction for _, _, _, fraction, _ in reporter.reported]
@@ -174,7 +174,7 @@ def test_progress_rises_to_the_end(engine, reporter):
     assert fractions[-1] == 1
     stages = [stage for stage, *_ in reporter.reported]
     assert stages[0] == "Loading Starter"
-    # The starter takes its steps once for each of its two turns.
+    # The starter runs all its steps in each of two passes.
     steps = [(step, 6) for step in range(1, 7)]
     assert [(step, of) for stage, step, of, *_ in reporter.reported if stage == "Distance"] == steps
     assert "Roughness and Metallic" in stages
@@ -184,10 +184,10 @@ def test_progress_rises_to_the_end(engine, reporter):
 
 
 @pytest.mark.slow
-def test_the_starter_sees_a_large_panorama_at_all_its_heights(engine, reporter):
+def test_starter_processes_a_large_panorama_at_two_heights(engine, reporter):
     result = perceive(engine, reporter, ["distance"], height=320)
     assert {of for stage, _, of, *_ in reporter.reported if stage == "Distance"} == {4}, (
-        "two turns at each of two heights"
+        "two passes at each of two heights"
     )
     assert "computed at 512 × 256, enlarged" in result.info.maps["distance"]
     assert result.maps["distance"].shape == (320, 640, 1)
@@ -196,9 +196,9 @@ def test_the_starter_sees_a_large_panorama_at_all_its_heights(engine, reporter):
 
 
 @pytest.mark.slow
-def test_previews_come_while_it_works_and_at_the_end(engine, reporter):
+def test_previews_are_reported_during_sampling_and_at_the_end(engine, reporter):
     result = perceive(engine, reporter, ["distance", "normal"], num_inference_steps=7)
-    # After steps 6, 12, 18 and 24 of each (7 in each of four turns), and both at the end.
+    # After steps 6, 12, 18 and 24 of each map (7 steps in each of four passes), and both at the end.
     assert [name for name, _ in reporter.previews] == ["distance"] * 4 + ["normal"] * 4 + ["distance", "normal"]
     for _, picture in reporter.previews:
         assert picture.dtype == np.uint8
@@ -214,7 +214,7 @@ def test_cancel_takes_effect_within_one_step(engine, reporter, stopping_reporter
     with pytest.raises(Cancelled):
         perceive(engine, stopping, num_inference_steps=50)
     assert stopping.reported[-1][:3] == ("Distance", 2, 100)
-    assert same(perceive(engine, reporter, ["distance"]), before)
+    assert equal_maps(perceive(engine, reporter, ["distance"]), before)
 
 
 # FLUX, tiny
@@ -222,17 +222,19 @@ def test_cancel_takes_effect_within_one_step(engine, reporter, stopping_reporter
 
 @pytest.mark.slow
 def test_flux_starts_from_the_seeds_noise(flux_engine, flux, reporter):
-    def run(**asked):
-        return perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1, **asked).maps["albedo"]
+    def run(**options):
+        return perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1, **options).maps[
+            "albedo"
+        ]
 
     assert np.array_equal(run(seed=1), run(seed=1))
     assert not np.array_equal(run(seed=1), run(seed=2))
     assert not np.array_equal(run(seed=1), run(seed=1, guidance_scale=9.0))
 
 
-def test_what_is_not_asked_for_is_the_models_default(flux_engine, flux, reporter):
-    asked = PerceiveSettings(maps=ALL)
-    assert _sampling(asked, FLUX_CONFIG) == _Sampling(28, 3.5, 512, 0)
+def test_unset_settings_are_the_defaults_of_the_model(flux_engine, flux, reporter):
+    unset = PerceiveSettings(maps=ALL)
+    assert _sampling(unset, FLUX_CONFIG) == _Sampling(28, 3.5, 512, 0)
     info = perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1, guidance_scale=0).info
     assert (info.num_inference_steps, info.guidance_scale, info.notice) == (1, 0, "")
 
@@ -250,43 +252,43 @@ def test_flux_normals_are_turned_to_agree_with_distance(flux_engine, flux, repor
 
 
 @pytest.mark.parametrize("file", ["rgb_to_albedo/rgb", "rgb_to_albedo/albedo"])
-def test_an_adapter_that_is_not_applied_is_seen(flux_engine, flux, reporter, tiny_adapters, tmp_path, file):
-    shutil.copytree(tiny_adapters, tmp_path / "silent")
-    weights = tmp_path / "silent" / file / "pytorch_lora_weights.safetensors"
+def test_every_adapter_of_a_task_affects_the_result(flux_engine, flux, reporter, tiny_adapters, tmp_path, file):
+    shutil.copytree(tiny_adapters, tmp_path / "zeroed")
+    weights = tmp_path / "zeroed" / file / "pytorch_lora_weights.safetensors"
     save_file({key: tensor * ("lora_A" in key) for key, tensor in load_file(weights).items()}, weights)
-    silent = EngineSettings(engine="flux", model=flux.model, adapters=str(tmp_path / "silent"), dtype="fp32")
-    with_it = perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1)
-    without = perceive(ModelCache(), reporter, ["albedo"], settings=silent, num_inference_steps=1)
-    assert np.abs(with_it.maps["albedo"] - without.maps["albedo"]).max() > 1e-3
+    zeroed = EngineSettings(engine="flux", model=flux.model, adapters=str(tmp_path / "zeroed"), dtype="fp32")
+    with_adapter = perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1)
+    without = perceive(ModelCache(), reporter, ["albedo"], settings=zeroed, num_inference_steps=1)
+    assert np.abs(with_adapter.maps["albedo"] - without.maps["albedo"]).max() > 1e-3
 
 
-# Bad input: one case each
+# Invalid input
 
 
-def refused(kind, words, engine, reporter, **asked):
-    with pytest.raises(kind, match=words) as caught:
-        perceive(engine, reporter, **asked)
+def check_rejected(kind, message, engine, reporter, **options):
+    with pytest.raises(kind, match=message) as caught:
+        perceive(engine, reporter, **options)
     assert caught.value.hint
     return caught.value
 
 
-def test_not_two_to_one(engine, reporter):
-    refused(PanoramaError, "not 2:1", engine, reporter, panorama=np.ones((64, 64, 3), np.float32))
+def test_panorama_that_is_not_two_to_one_is_rejected(engine, reporter):
+    check_rejected(PanoramaError, "not 2:1", engine, reporter, panorama=np.ones((64, 64, 3), np.float32))
 
 
-def test_nan_is_refused_and_repaired(engine, reporter):
+def test_nan_is_rejected_or_repaired(engine, reporter):
     panorama = scene()
     panorama[0, 0] = np.nan
-    refused(PanoramaError, "1 not a number", engine, reporter, panorama=panorama)
+    check_rejected(PanoramaError, "1 not a number", engine, reporter, panorama=panorama)
     assert perceive(engine, reporter, ["distance"], panorama=panorama, repair=True).maps
 
 
-def test_black(engine, reporter):
-    refused(PanoramaError, "black everywhere", engine, reporter, panorama=np.zeros((32, 64, 3), np.float32))
+def test_black_panorama_is_rejected(engine, reporter):
+    check_rejected(PanoramaError, "black everywhere", engine, reporter, panorama=np.zeros((32, 64, 3), np.float32))
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("options", "message"),
     [
         ({"names": ("depth",)}, "No map is called 'depth'"),
         ({"names": ()}, "No map was asked for"),
@@ -306,34 +308,36 @@ def test_black(engine, reporter):
         ({"settings": EngineSettings(device="cpu", offload="model")}, "runs on the CPU"),
     ],
 )
-def test_settings_out_of_range(engine, reporter, asked, words):
-    refused(SettingError, words, engine, reporter, **asked)
+def test_invalid_setting_is_rejected(engine, reporter, options, message):
+    check_rejected(SettingError, message, engine, reporter, **options)
 
 
-def test_a_missing_adapter_is_told_before_anything_is_loaded(reporter, tiny_flux, tiny_adapters, tmp_path):
+def test_missing_adapter_is_reported_before_loading(reporter, tiny_flux, tiny_adapters, tmp_path):
     shutil.copytree(tiny_adapters / "rgb_to_depth", tmp_path / "rgb_to_depth")
     settings = EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tmp_path))
     engine = ModelCache()
-    error = refused(AdapterError, "rgb_to_normal", engine, reporter, names=["distance", "normal"], settings=settings)
+    error = check_rejected(
+        AdapterError, "rgb_to_normal", engine, reporter, names=["distance", "normal"], settings=settings
+    )
     assert "rgb_to_normal" in error.hint
     assert engine.latest is None
 
 
 @pytest.fixture
 def hub_repository(tiny_adapters, monkeypatch, tmp_path):
-    """owner/OmniX on a hub of our own, which holds files back until `released` is set; and what was asked of it."""
+    """Serve owner/OmniX from a local hub. Yield an event, before which no file is sent, and the list of requests."""
     import huggingface_hub
 
-    released, asked = threading.Event(), []
+    released, requests = threading.Event(), []
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requests.append(self.path)
             files = {file.relative_to(tiny_adapters).as_posix(): file for file in tiny_adapters.rglob("*.safetensors")}
             tree = [
                 {"type": "file", "path": name, "oid": name, "size": file.stat().st_size} for name, file in files.items()
             ]
-            told = {"id": "owner/OmniX", "sha": "0" * 40, "siblings": [{"rfilename": name} for name in files]}
+            repository = {"id": "owner/OmniX", "sha": "0" * 40, "siblings": [{"rfilename": name} for name in files]}
             name = self.path.partition("/resolve/")[2].partition("/")[2]
             if name and name not in files:
                 self.send_response(404)
@@ -341,7 +345,9 @@ def hub_repository(tiny_adapters, monkeypatch, tmp_path):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            body = files[name].read_bytes() if name else json.dumps(tree if "/tree/" in self.path else told).encode()
+            body = (
+                files[name].read_bytes() if name else json.dumps(tree if "/tree/" in self.path else repository).encode()
+            )
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("ETag", f'"{abs(hash(self.path)):x}"')
@@ -364,40 +370,40 @@ def hub_repository(tiny_adapters, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    yield released, asked
+    yield released, requests
     released.set()
     server.shutdown()
     server.server_close()
 
 
 @pytest.mark.slow
-def test_adapters_come_from_the_hub_and_their_progress_is_told(
+def test_adapters_are_downloaded_from_the_hub_with_progress(
     hub_repository, flux_engine, flux, reporter, stopping_reporter
 ):
-    released, asked = hub_repository
+    released, requests = hub_repository
 
-    def let_it_come(stage, _step):
+    def release(stage, _step):
         if stage.startswith("Downloading owner/OmniX"):
             released.set()
 
     settings = EngineSettings(engine="flux", model=flux.model, adapters="owner/OmniX", dtype="fp32")
-    watching = stopping_reporter(let_it_come)
+    watching = stopping_reporter(release)
     made = perceive(flux_engine, watching, ["albedo"], settings=settings, num_inference_steps=1)
     assert any(stage.startswith("Downloading owner/OmniX") for stage, *_ in watching.reported)
-    assert same(made, perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1))
-    assert not any("depth" in path for path in asked)
+    assert equal_maps(made, perceive(flux_engine, reporter, ["albedo"], settings=flux, num_inference_steps=1))
+    assert not any("depth" in path for path in requests)
 
 
-def test_a_revision_is_asked_for_and_its_commit_is_known(hub_repository, reporter, tmp_path):
-    released, asked = hub_repository
+def test_revision_is_requested_and_its_commit_is_known(hub_repository, reporter, tmp_path):
+    released, requests = hub_repository
     released.set()
     folder = hub.fetch("owner/OmniX@v1", ["rgb_to_depth/depth/*"], tmp_path, reporter)
     assert hub.revision_of(folder) == "0" * 40
-    assert any("v1" in path for path in asked)
-    assert not any("main" in path for path in asked)
+    assert any("v1" in path for path in requests)
+    assert not any("main" in path for path in requests)
 
 
-def test_a_download_of_adapters_can_be_stopped(hub_repository, flux, stopping_reporter):
+def test_download_of_adapters_can_be_cancelled(hub_repository, flux, stopping_reporter):
     released, _ = hub_repository
 
     def stop(stage, _step):
@@ -413,17 +419,19 @@ def test_a_download_of_adapters_can_be_stopped(hub_repository, flux, stopping_re
     assert engine.latest is None
 
 
-def test_adapters_of_another_base(reporter, tiny_adapters):
+def test_adapters_of_another_model_are_rejected(reporter, tiny_adapters):
     settings = EngineSettings(adapters=str(tiny_adapters))
-    refused(AdapterError, "not an adapter of this model", ModelCache(), reporter, names=["distance"], settings=settings)
+    check_rejected(
+        AdapterError, "not an adapter of this model", ModelCache(), reporter, names=["distance"], settings=settings
+    )
 
 
-def test_no_weights(reporter, tmp_path):
+def test_folder_without_weights_is_rejected(reporter, tmp_path):
     settings = EngineSettings(engine="flux", model=str(tmp_path))
-    refused(WeightsError, "model_index.json is missing", ModelCache(), reporter, settings=settings)
+    check_rejected(WeightsError, "model_index.json is missing", ModelCache(), reporter, settings=settings)
 
 
-_STARVED = """
+_LIMITED_MEMORY = """
 import resource, sys
 import numpy as np
 from panoform.backend.models.cache import ModelCache
@@ -457,27 +465,29 @@ print(np.array_equal(perceive(64).maps["albedo"], small))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
-def test_out_of_memory_says_what_and_the_engine_lives_on(tmp_path):
+def test_out_of_memory_is_reported_and_the_model_stays_usable(tmp_path):
     folder = shutil.copytree(STARTER, tmp_path / "starter")
     config = json.loads((folder / "panoform.json").read_text(encoding="utf-8"))
     del config["heights"]
     (folder / "panoform.json").write_text(json.dumps(config), encoding="utf-8")
-    done = subprocess.run([sys.executable, "-c", _STARVED, str(folder)], capture_output=True, text=True, check=True)
-    told, alive = done.stdout.splitlines()
-    assert re.match(r"(Encoding the panorama|Albedo) at 1024 × 512 ran out of memory on CPU", told)
-    assert re.search(r"\d+(\.\d)? (MB|GB) more were requested", told)
-    assert "Lower the height" in told
-    assert "offload" not in told, "there is nothing to offload from on a CPU"
-    assert alive == "True"
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED_MEMORY, str(folder)], capture_output=True, text=True, check=True
+    )
+    message, usable = done.stdout.splitlines()
+    assert re.match(r"(Encoding the panorama|Albedo) at 1024 × 512 ran out of memory on CPU", message)
+    assert re.search(r"\d+(\.\d)? (MB|GB) more were requested", message)
+    assert "Lower the height" in message
+    assert "offload" not in message, "on a CPU, offloading does not help"
+    assert usable == "True"
 
 
-def test_cudas_out_of_memory_is_told_too():
-    words = r"Normal at 1024 × 512 ran out of memory .*\(1\.3 GB more"
+def test_out_of_memory_of_cuda_is_translated():
+    message = r"Normal at 1024 × 512 ran out of memory .*\(1\.3 GB more"
     translated = device.translate_out_of_memory("Normal at 1024 × 512", torch.device("cpu"), "Lower it.")
-    with pytest.raises(DeviceMemoryError, match=words), translated:
+    with pytest.raises(DeviceMemoryError, match=message), translated:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.30 GiB. GPU 0 has a total …")
 
 
-def test_other_errors_pass():
+def test_other_errors_are_not_translated():
     with pytest.raises(RuntimeError, match="shape"), device.translate_out_of_memory("x", torch.device("cpu")):
         raise RuntimeError("shape mismatch")

@@ -259,7 +259,7 @@ def test_signals_shut_the_server_down_cleanly(own_backend, number):
     peer.close()
 
 
-@pytest.mark.parametrize("source", ["", "stuck"])
+@pytest.mark.parametrize("source", ["", pytest.param("stuck", marks=pytest.mark.slow)])
 def test_server_exits_when_the_pipe_of_its_parent_closes(own_backend, source):
     peer = Peer(own_backend.connection)
     peer.perceive("a", source=source, steps=200)

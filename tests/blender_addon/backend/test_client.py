@@ -111,7 +111,7 @@ def lose(client: Client) -> None:
 PANORAMA = np.random.default_rng(0).random((64, 128, 3), np.float32)
 
 
-def test_a_job_and_its_result(connect, connection):
+def test_job_returns_progress_previews_and_maps(connect, connection):
     client = connect(connection)
     job = perceive(client, PANORAMA, steps=2, source="räum.exr")
     received = receive(client, PerceiveReply, job)
@@ -130,7 +130,7 @@ def test_poll_does_not_block(connect, impostor):
     assert client.poll() == []
 
 
-def test_cancel(connect, connection):
+def test_cancelled_job_ends_in_an_error_reply(connect, connection):
     client = connect(connection)
     job = perceive(client, PANORAMA, steps=200)
     receive(client, messages.ProgressEvent, job)
@@ -140,7 +140,7 @@ def test_cancel(connect, connection):
     assert [m.cancelled for m in received if m.id == cancel] == [True]
 
 
-def test_shutdown(connect, connection):
+def test_shutdown_is_confirmed_and_then_reported(connect, connection):
     client = connect(connection)
     end = client.shutdown()
     time.sleep(1)  # the reply and the disconnect arrive between two polls
@@ -156,7 +156,7 @@ def test_array_that_cannot_be_sent_is_rejected_by_the_client(connect, connection
     receive(client, messages.StatusReply, client.status())
 
 
-def test_backend_killed_in_the_middle_of_a_job(connect, connection):
+def test_backend_killed_during_a_job_is_reported(connect, connection):
     client = connect(connection)
     job = perceive(client, PANORAMA, source="stuck")
     receive(client, messages.ProgressEvent, job)
@@ -168,25 +168,25 @@ def test_backend_killed_in_the_middle_of_a_job(connect, connection):
         client.status()
 
 
-def test_nothing_listens(connect, connection):
+def test_closed_port_is_reported(connect, connection):
     psutil.Process(connection.pid).kill()
     psutil.wait_procs([psutil.Process(connection.pid)], PATIENCE_S)
     with pytest.raises(BackendLostError):
         lose(connect(connection))
 
 
-def test_keys_of_another_backend(connect, connection):
+def test_keys_of_another_backend_are_refused(connect, connection):
     public, secret = zmq.curve_keypair()
-    stranger = msgspec.structs.replace(connection, client_public_key=public.decode(), client_secret_key=secret.decode())
+    other = msgspec.structs.replace(connection, client_public_key=public.decode(), client_secret_key=secret.decode())
     with pytest.raises(BackendLostError, match="refused"):
-        lose(connect(stranger))
+        lose(connect(other))
 
 
-def test_unresponsive_backend(connect, impostor):
+def test_unresponsive_backend_is_reported(connect, impostor):
     client = connect(impostor.connection, ping_after_s=0.1, reply_timeout_s=0.5)
     with pytest.raises(BackendLostError, match="has not responded"):
         lose(client)
-    # It received a StatusRequest before.
+    # A StatusRequest was sent before.
     assert isinstance(impostor.receive()[1], messages.StatusRequest)
 
 
@@ -200,9 +200,9 @@ def test_suspended_backend_is_unresponsive(connect, connection):
 
 def test_client_that_did_not_poll_does_not_report_the_backend(connect, connection):
     client = connect(connection, ping_after_s=0.05, reply_timeout_s=0.2)
-    asked = client.status()
+    request_id = client.status()
     time.sleep(0.6)
-    receive(client, messages.StatusReply, asked)
+    receive(client, messages.StatusReply, request_id)
     time.sleep(0.6)
     assert client.poll() == []  # sends the StatusRequest only now
     time.sleep(0.6)
@@ -228,7 +228,7 @@ def test_backend_that_answers_only_status_is_responsive(connect, connection):
         (messages.PROTOCOL_VERSION + 1, "Update the Panoform extension"),
     ],
 )
-def test_answer_of_another_version(connect, impostor, version, update):
+def test_answer_of_another_version_is_reported(connect, impostor, version, update):
     client = connect(impostor.connection)
     client.status()
     peer, request = impostor.receive()
@@ -238,7 +238,7 @@ def test_answer_of_another_version(connect, impostor, version, update):
         lose(client)
 
 
-def test_invalid_message(connect, impostor):
+def test_invalid_message_is_reported(connect, impostor):
     client = connect(impostor.connection)
     client.status()
     peer, _ = impostor.receive()

@@ -58,7 +58,7 @@ def _own_pip_settings() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder set up for 0.1.0, with a space and non-ASCII characters in its name."""
+    """Set up version 0.1.0 in a folder with a space and non-ASCII characters in its name."""
     base = tmp_path_factory.mktemp("data")
     folder = base / "Zoë's données"
     setup = set_up(folder, make_wheel(base / "backend_wheel"))
@@ -67,7 +67,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_ready_environment_runs_what_was_in_the_wheel(ready: Path) -> None:
+def test_ready_environment_has_the_wheel_installed(ready: Path) -> None:
     assert installer.find(ready, "0.1.0") is Installed.READY
     output = subprocess.run(
         [installer.python_in(ready), "-I", "-c", "import panoform; print(panoform.version)"],
@@ -82,12 +82,12 @@ def test_environment_of_another_version_is_out_of_date(ready: Path) -> None:
     assert installer.find(ready, "0.2.0") is Installed.OTHER_VERSION
 
 
-def test_absent_environment(tmp_path: Path) -> None:
+def test_missing_environment_is_absent(tmp_path: Path) -> None:
     assert installer.find(tmp_path, "0.1.0") is Installed.ABSENT
 
 
 @pytest.mark.slow
-def test_an_environment_whose_blender_was_deleted_is_broken(ready: Path) -> None:
+def test_environment_of_a_deleted_blender_is_broken(ready: Path) -> None:
     config = ready / "environment" / "pyvenv.cfg"
     before = config.read_text(encoding="utf-8")
     home = next(line for line in before.splitlines() if line.startswith("home = "))
@@ -137,7 +137,7 @@ def test_unexpected_error_fails_the_setup(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_failed_update_is_not_ready(tmp_path: Path) -> None:
-    """With an existing environment, and a torch that the package server does not offer."""
+    """An environment exists, and the package index has no torch."""
     (tmp_path / "environment").mkdir()
     (tmp_path / "environment" / "pyvenv.cfg").write_text("home = /\n", encoding="utf-8")
     (tmp_path / "environment" / installer.MARKER).write_text('{"version": "0.1.0"}', encoding="utf-8")
@@ -162,13 +162,13 @@ def test_wheel_for_another_python_is_reported(ready: Path, tmp_path: Path) -> No
     assert "is not available for this computer" in error.message
 
 
-def test_no_network(ready: Path, tmp_path: Path) -> None:
+def test_missing_network_is_reported(ready: Path, tmp_path: Path) -> None:
     closed = ("--index-url", "http://127.0.0.1:9/simple", "--retries", "1", "--timeout", "2")
     error = installer.error_from_output(pip(ready, *closed, "numpy"), tmp_path, None)
     assert error.message == "The network could not be reached."
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     setup = set_up(tmp_path / "file" / "folder", make_wheel(tmp_path / "w"))
     assert setup.error is not None
@@ -193,7 +193,7 @@ def test_foreign_folder_is_not_modified(tmp_path: Path) -> None:
         ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "certificate"),
         ("/usr/bin/python3: No module named venv", "venv"),
         ("ERROR: No matching distribution found for peft>=0.17", "peft>=0.17"),
-        ("something odd\nERROR: the moon is too close\n", "the moon is too close"),
+        ("something odd\nERROR: the disk is on fire\n", "the disk is on fire"),
     ],
 )
 def test_pip_output_becomes_an_error_with_a_hint(output: str, message: str, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_pip_progress_is_parsed(tmp_path: Path) -> None:
         assert setup.fraction == pytest.approx(fraction) if fraction else setup.fraction is None
 
 
-def test_the_wheel_in_the_extension(tmp_path: Path) -> None:
+def test_bundled_wheel_and_its_version_are_found(tmp_path: Path) -> None:
     with pytest.raises(BackendMissingError):
         installer.bundled_wheel(tmp_path)
     wheel = make_wheel(tmp_path / "backend_wheel", "1.2.3")
@@ -228,7 +228,7 @@ def test_the_wheel_in_the_extension(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"1", b'{"version": 1}', b'{"version": "\xff"}', b"[" * 100_000])
-def test_a_marker_that_is_damaged_counts_as_broken(ready: Path, damaged: bytes) -> None:
+def test_environment_with_a_damaged_marker_is_broken(ready: Path, damaged: bytes) -> None:
     marker = ready / "environment" / installer.MARKER
     before = marker.read_bytes()
     marker.write_bytes(damaged)
@@ -238,7 +238,7 @@ def test_a_marker_that_is_damaged_counts_as_broken(ready: Path, damaged: bytes) 
         marker.write_bytes(before)
 
 
-def test_a_config_of_the_environment_that_is_damaged_counts_as_broken(ready: Path) -> None:
+def test_environment_with_a_damaged_config_is_broken(ready: Path) -> None:
     config = ready / "environment" / "pyvenv.cfg"
     before = config.read_bytes()
     try:

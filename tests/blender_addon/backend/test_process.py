@@ -26,10 +26,10 @@ PATIENCE_S = 30
 Start = Callable[..., BackendProcess]
 
 
-def until(true: Callable[[], object]) -> object:
+def until(condition: Callable[[], object]) -> object:
     end = time.monotonic() + PATIENCE_S
-    while not (found := true()):
-        assert time.monotonic() < end, "it never came"
+    while not (found := condition()):
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.02)
     return found
 
@@ -40,7 +40,7 @@ def connected(process: BackendProcess) -> Connection:
     return found
 
 
-def gone(pid: int) -> bool:
+def has_exited(pid: int) -> bool:
     try:
         # The init process may not reap orphans here.
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -84,7 +84,7 @@ def test_starts_answers_and_stops(start, folder):
     assert status.pid == connection.pid
     client.close()
     process.stop(wait=True)
-    assert gone(connection.pid)
+    assert has_exited(connection.pid)
     assert [file.suffix for file in folder.iterdir()] == [".log"]
     assert "listens on tcp://127.0.0.1:" in process.log_tail()
 
@@ -104,14 +104,14 @@ def test_python_variables_are_not_inherited(start, monkeypatch):
 
 def test_stop_kills_a_process_that_does_not_exit(start):
     if os.name != "posix":
-        pytest.skip("there is no signal to ignore")
+        pytest.skip("needs POSIX signals")
     process = start(
         *script(
-            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);"
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True);"
             "time.sleep(1000)"
         )
     )
-    until(lambda: "deaf" in process.log_tail())
+    until(lambda: "ready" in process.log_tail())
     process.stop(wait=True, timeout_s=0.1)
     with pytest.raises(BackendLostError, match=r"exit code -9"):
         process.poll()
@@ -132,8 +132,8 @@ def test_stop_does_not_block_on_a_stuck_process(start, folder):
     client.close()
     process.stop()
     process.stop()
-    assert not gone(connection.pid), "it was waited for"
-    until(lambda: gone(connection.pid))
+    assert not has_exited(connection.pid), "stop() waited for the process"
+    until(lambda: has_exited(connection.pid))
     process.stop(wait=True)
     assert [file.suffix for file in folder.iterdir()] == [".log"]
 
@@ -144,20 +144,20 @@ def test_missing_log_is_not_an_error(start):
     assert "can't be read" in process.log_tail()
 
 
-def test_missing_executable(start, folder):
+def test_missing_executable_is_reported(start, folder):
     with pytest.raises(BackendMissingError, match="can't be started") as caught:
         start(str(folder / "no" / "python"))
     assert "Set up the backend" in caught.value.hint
     assert list(folder.iterdir()) == []
 
 
-def test_python_without_panoform(start):
+def test_python_without_panoform_is_reported(start):
     process = start(sys.executable, "-I", "-S", "-m", "panoform.backend")
     with pytest.raises(BackendMissingError, match="has no Panoform installed"):
         until(process.poll)
 
 
-def test_folder_that_cannot_be_written(tmp_path):
+def test_folder_that_cannot_be_written_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="can't be written"):
         BackendProcess((sys.executable, str(SERVER)), tmp_path / "file" / "folder")
@@ -182,8 +182,8 @@ def test_start_timeout_stops_the_process(start):
 
 
 @pytest.mark.parametrize(("protocol", "update"), [(0, "Update the backend"), (99, "Update the Panoform extension")])
-def test_backend_of_another_version(start, protocol, update):
-    text = json.dumps({"protocol": protocol, "pid": "whatever it says by then"})
+def test_backend_of_another_version_is_reported(start, protocol, update):
+    text = json.dumps({"protocol": protocol, "pid": "not a number"})
     write = f"import sys, os, time; open('part', 'w').write({text!r}); os.replace('part', sys.argv[3])"
     process = start(*script(f"{write}; time.sleep(1000)"))
     with pytest.raises(BackendVersionError, match=f"version {protocol}, the add-on version") as caught:
@@ -204,7 +204,7 @@ def test_killed_backend_is_reported(start, folder):
     until(lambda: list(folder.glob("*.json")) == [])
 
 
-@pytest.mark.parametrize("source", ["", "stuck"], ids=["working", "stuck"])
+@pytest.mark.parametrize("source", ["", pytest.param("stuck", marks=pytest.mark.slow)], ids=["working", "stuck"])
 def test_backend_exits_when_its_parent_is_killed(tmp_path, source):
     command = [
         sys.executable,
@@ -215,13 +215,13 @@ def test_backend_exits_when_its_parent_is_killed(tmp_path, source):
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         backend = int(parent.stdout.readline())
-        assert not gone(backend)
+        assert not has_exited(backend)
         parent.kill()  # SIGKILL: without any cleanup
-    until(lambda: gone(backend))
+    until(lambda: has_exited(backend))
     assert list((tmp_path / "folder").glob("*.json")) == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Windows has no process groups of that kind")
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such process groups")
 def test_ctrl_c_in_the_terminal_does_not_reach_the_backend(tmp_path):
     command = parent_command(tmp_path / "folder", "")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as parent:
@@ -229,4 +229,4 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_backend(tmp_path):
         assert os.getpgid(parent.pid) == parent.pid
         assert os.getpgid(backend) != parent.pid
         parent.kill()
-    until(lambda: gone(backend))
+    until(lambda: has_exited(backend))

@@ -20,7 +20,7 @@ from panoform.shared.protocol.errors import SceneError, SettingError
 
 
 def jpeg(path: Path, **attributes) -> Path:
-    """Write a 48 × 32 JPEG, red at its upper left."""
+    """Write a 48 × 32 JPEG with a red upper left corner."""
     array = np.zeros((32, 48, 3), np.float32)
     array[:8, :8, 0] = 1
     spec = oiio.ImageSpec(48, 32, 3, oiio.UINT8)
@@ -40,17 +40,17 @@ FOCAL = {"Exif_FocalLength": 20.0, "Exif_FocalPlaneXResolution": 3.0, "Exif_Foca
 def test_photo_matches_openimageio(orientation: int, tags: dict, scene, tmp_path: Path) -> None:
     """The field of view as in the backend, the orientation as in Pillow."""
     path = jpeg(tmp_path / "phöto.jpg", Orientation=orientation, **tags)
-    other = photo.read(path)
+    expected = photo.read(path)
     found = exif.read(path.read_bytes())
-    assert found.fov == (pytest.approx(other.fov, rel=1e-4) if other.fov else None)
+    assert found.fov == (pytest.approx(expected.fov, rel=1e-4) if expected.fov else None)
     image = bpy.data.images.load(str(path))
-    seen = picture.from_image(image, View(fov=50))
-    with Image.open(path) as opened:
-        upright = np.asarray(ImageOps.exif_transpose(opened)) / 255
-    np.testing.assert_allclose(seen.pixels, upright, atol=0.02)
-    assert seen.source == "phöto.jpg"
-    if other.fov:
-        assert picture.from_image(image, View()).view.fov == pytest.approx(other.fov, rel=1e-4)
+    opened = picture.from_image(image, View(fov=50))
+    with Image.open(path) as file:
+        upright = np.asarray(ImageOps.exif_transpose(file)) / 255
+    np.testing.assert_allclose(opened.pixels, upright, atol=0.02)
+    assert opened.source == "phöto.jpg"
+    if expected.fov:
+        assert picture.from_image(image, View()).view.fov == pytest.approx(expected.fov, rel=1e-4)
     else:
         with pytest.raises(SettingError, match="field of view"):
             picture.from_image(image, View())
@@ -66,8 +66,8 @@ def test_no_exif_from_damaged_or_other_files(data: bytes) -> None:
 def test_light_is_clipped(scene) -> None:
     image = bpy.data.images.new("light", 20, 20, float_buffer=True, is_data=True)
     image.pixels.foreach_set(np.tile(np.float32([5, 0.2140411, -1, 1]), 400))
-    seen = picture.from_image(image, View(fov=50))
-    np.testing.assert_allclose(seen.pixels[0, 0], (1, 0.5, 0), atol=1e-5)
+    opened = picture.from_image(image, View(fov=50))
+    np.testing.assert_allclose(opened.pixels[0, 0], (1, 0.5, 0), atol=1e-5)
 
 
 def camera(scene) -> bpy.types.Object:
@@ -90,12 +90,12 @@ def test_camera_view_matches_blenders_projection(size: tuple[int, int], fit: str
     roll, pitch, yaw = (math.radians(angle) for angle in (view.roll, view.pitch, view.yaw))
     turn = Euler((roll, -pitch, yaw), "XYZ").to_matrix()
     right, up = math.tan(math.radians(view.fov) / 2), math.tan(math.radians(view.fov) / 2) * size[1] / size[0]
-    for ray, seen in (((1, 0, 0), (0.5, 0.5)), ((1, right, 0), (0, 0.5)), ((1, -right, up), (1, 1))):
+    for ray, position in (((1, 0, 0), (0.5, 0.5)), ((1, right, 0), (0, 0.5)), ((1, -right, up), (1, 1))):
         at = world_to_camera_view(scene, eye, eye.location + turn @ Vector(ray))
-        assert tuple(at)[:2] == pytest.approx(seen, abs=1e-4)
+        assert tuple(at)[:2] == pytest.approx(position, abs=1e-4)
 
 
-def test_cameras_that_are_not_perspective(scene) -> None:
+def test_unsupported_cameras_are_rejected(scene) -> None:
     with pytest.raises(SceneError, match="no camera"):
         picture.camera_view(scene)
     eye = camera(scene)

@@ -57,7 +57,7 @@ def mapping(tree: bpy.types.NodeTree) -> bpy.types.Node:
         ("webp", "uint8", "srgb", 0.08),
     ],
 )
-def test_files_are_read_as_they_were_written(scene, tmp_path, suffix, kind, encoding, tolerance):
+def test_files_are_read_exactly(scene, tmp_path, suffix, kind, encoding, tolerance):
     path = tmp_path / f"Zimmer ü 1.{suffix}"
     cycles.write(path, gradient(), kind)
     before = len(bpy.data.images)
@@ -69,7 +69,7 @@ def test_files_are_read_as_they_were_written(scene, tmp_path, suffix, kind, enco
     assert len(bpy.data.images) == before
 
 
-def test_missing_and_damaged_files(scene, tmp_path):
+def test_missing_and_damaged_files_are_rejected(scene, tmp_path):
     with pytest.raises(PanoramaError, match="no file"):
         sources.from_file(tmp_path / "nothing.exr")
     (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
@@ -91,7 +91,7 @@ def test_too_wide_image_is_rejected(scene):
         sources.from_image(image)
 
 
-def test_image_datablocks(scene):
+def test_image_datablock_is_read(scene):
     image = bpy.data.images.new("painted", 32, 16, float_buffer=True, is_data=True)
     rgba = np.ones((16, 32, 4), np.float32)
     rgba[..., :3] = gradient()[::-1]
@@ -104,7 +104,7 @@ def test_image_datablocks(scene):
     np.testing.assert_array_equal(pixels.read(kept).pixels, gradient())
 
 
-def test_world_hdri(scene):
+def test_hdri_of_the_world_is_read(scene):
     image = bpy.data.images.load(str(INTERIOR))
     hdri_world(scene, image)
     found = sources.from_world(scene)
@@ -119,7 +119,7 @@ def test_world_hdri(scene):
     np.testing.assert_array_equal(pixels.read(found.world_picture()).pixels, found.panorama.pixels)
 
 
-def test_unknown_position_is_at_camera_height(scene, tmp_path):
+def test_default_pose_is_at_camera_height(scene, tmp_path):
     cycles.write(tmp_path / "sky.exr", gradient())
     image = bpy.data.images.load(str(tmp_path / "sky.exr"))
     mapping(hdri_world(scene, image)).inputs["Rotation"].default_value = (0, 0, -0.7)
@@ -135,7 +135,7 @@ def test_unknown_position_is_at_camera_height(scene, tmp_path):
 )
 @pytest.mark.parametrize("rotation", [pytest.param((0, 0, 0.7), marks=pytest.mark.slow), (0.2, -0.3, 2.0)])
 def test_rotated_world_is_rebuilt_exactly(scene, tmp_path, kind, rotation):
-    """The world seen from the origin is the same before and after: picture and rotation are preserved."""
+    """Renders at the origin before and after are equal: picture and rotation are preserved."""
     cycles.write(tmp_path / "sky.exr", gradient(32))
     node = mapping(hdri_world(scene, bpy.data.images.load(str(tmp_path / "sky.exr"))))
     node.vector_type = kind
@@ -154,7 +154,7 @@ def test_rotated_world_is_rebuilt_exactly(scene, tmp_path, kind, rotation):
     np.testing.assert_allclose(np.array(again.world_from_panorama), np.array(found.world_from_panorama), atol=1e-6)
 
 
-def test_worlds_without_an_hdri(scene):
+def test_world_without_an_hdri_is_rejected(scene):
     with pytest.raises(SceneError, match="no HDRI"):
         sources.from_world(scene)
     tree = hdri_world(scene, None)
@@ -166,7 +166,7 @@ def test_worlds_without_an_hdri(scene):
         sources.from_world(scene)
 
 
-def test_a_missing_hdri_file(scene, tmp_path):
+def test_missing_hdri_file_is_rejected(scene, tmp_path):
     cycles.write(tmp_path / "sky.exr", gradient())
     image = bpy.data.images.load(str(tmp_path / "sky.exr"))
     hdri_world(scene, image)
@@ -176,21 +176,21 @@ def test_a_missing_hdri_file(scene, tmp_path):
         sources.from_world(scene)
 
 
-@pytest.mark.parametrize("what", ["Scale", "Location", "driven", "Normal", "MIRROR_BALL", "two"])
-def test_worlds_that_are_more_than_a_rotated_hdri(scene, what):
+@pytest.mark.parametrize("node", ["Scale", "Location", "driven", "Normal", "MIRROR_BALL", "two"])
+def test_world_with_other_nodes_is_rejected(scene, node):
     image = bpy.data.images.new("sky", 8, 4)
     tree = hdri_world(scene, image)
     environment = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeTexEnvironment")
-    if what in {"Scale", "Location"}:
-        mapping(tree).inputs[what].default_value = (1, 1, -1)
-    elif what == "driven":
+    if node in {"Scale", "Location"}:
+        mapping(tree).inputs[node].default_value = (1, 1, -1)
+    elif node == "driven":
         value = tree.nodes.new("ShaderNodeCombineXYZ")
         tree.links.new(value.outputs[0], mapping(tree).inputs["Rotation"])
-    elif what == "Normal":
+    elif node == "Normal":
         coordinates = tree.nodes.new("ShaderNodeTexCoord")
         tree.links.new(coordinates.outputs["Normal"], environment.inputs["Vector"])
-    elif what == "MIRROR_BALL":
-        environment.projection = what
+    elif node == "MIRROR_BALL":
+        environment.projection = node
     else:
         other = tree.nodes.new("ShaderNodeTexEnvironment")
         other.image = image
@@ -231,7 +231,7 @@ def wall(colour: np.ndarray) -> str:
     return min(cycles.COLOURS, key=lambda name: np.abs(np.array(cycles.COLOURS[name]) - colour).max())
 
 
-def test_render_from_the_cursor(scene):
+def test_render_from_the_cursor_matches_the_room(scene):
     emissive_room(scene)
     scene.view_layers.new("unused").use = False
     scene.cursor.location = (-0.5, 0.2, 0.1)
@@ -247,10 +247,10 @@ def test_render_from_the_cursor(scene):
         assert wall(picture[pixel]) == name
         np.testing.assert_allclose(picture[pixel], cycles.COLOURS[name], atol=0.05)  # a little is reflected
     np.testing.assert_allclose(np.array(found.world_from_panorama.translation), (-0.5, 0.2, 0.1), atol=1e-6)
-    assert found.pose(1.3) == found.world_from_panorama, "a render stands where its camera was"
+    assert found.pose(1.3) == found.world_from_panorama, "a render has the position of its camera"
 
 
-def test_render_from_the_camera_looks_where_it_looks(scene):
+def test_render_from_the_camera_keeps_its_yaw_and_position(scene):
     emissive_room(scene)
     with pytest.raises(SceneError, match="no camera"):
         sources.camera_pose(scene)
@@ -263,7 +263,8 @@ def test_render_from_the_camera_looks_where_it_looks(scene):
     np.testing.assert_allclose(np.array(found.world_from_panorama), np.array(level), atol=1e-6)
 
 
-def test_a_render_of_the_world_is_the_world(scene, tmp_path):
+@pytest.mark.slow
+def test_render_of_the_world_equals_its_hdri(scene, tmp_path):
     cycles.write(tmp_path / "sky.exr", gradient(32))
     hdri_world(scene, bpy.data.images.load(str(tmp_path / "sky.exr")))
     found = render.PanoramaRender(scene, sources.cursor_pose(scene), width=64, samples=16).run()

@@ -29,11 +29,11 @@ def flux(tiny_flux, tiny_adapters):
 
 @pytest.fixture(scope="session")
 def connection(tmp_path_factory):
-    """The connection to a backend process."""
+    """Start a backend process; yield the connection to it."""
     from panoform.blender_addon.backend.process import BackendProcess
 
     process = BackendProcess((sys.executable, "-m", "panoform.backend"), tmp_path_factory.mktemp("vérbindung 2"))
-    while (made := process.poll()) is None:
+    while (connection := process.poll()) is None:
         time.sleep(0.02)
-    yield made
+    yield connection
     process.stop(wait=True, timeout_s=0)

@@ -1,7 +1,7 @@
-"""Runs inside Blender's window: a panorama is made, cancelled, made again and taken back, while the world is watched;
-the scene is rendered while one is made; a sun becomes a lamp.
+"""Run in Blender's window: generate a panorama, cancel, generate again and undo; render the scene during a job;
+replace the sun by a lamp. The world is recorded after each step.
 
-Started with --enable-event-simulate and -- OUT FOLDER MODEL ADAPTERS LORA. Writes its observations to OUT/seen.json.
+Started with --enable-event-simulate and -- OUT FOLDER MODEL ADAPTERS LORA. Writes its results to OUT/seen.json.
 """
 
 import sys
@@ -16,19 +16,19 @@ from window_runner import EXTENSION, press, run, window
 OUT, FOLDER, MODEL, ADAPTERS, LORA = sys.argv[sys.argv.index("--") + 1 :]
 jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs.manager"].jobs
 panoramas = Path(OUT) / "panoramas"
-seen: dict = {}
+results: dict = {}
 
 
-def stands():
+def state():
     """Return the world, all worlds and the files on disk."""
     files = sorted(file.name for file in panoramas.iterdir()) if panoramas.exists() else []
     return [window().scene.world.name, sorted(world.name for world in bpy.data.worlds), files]
 
 
-def generate(steps, **given):
+def generate(steps, **options):
     with bpy.context.temp_override(window=window()):
         return "FINISHED" in bpy.ops.panoform.generate(
-            prompt="a yard", lora=LORA, height=256, num_inference_steps=steps, seed=3, **given
+            prompt="a yard", lora=LORA, height=256, num_inference_steps=steps, seed=3, **options
         )
 
 
@@ -48,7 +48,7 @@ def cancel():
 
 
 def render():
-    """Start a render of half a minute without a render window."""
+    """Start a render of 30 s without a render window."""
     scene = window().scene
     scene.render.engine = "CYCLES"
     scene.cycles.samples, scene.cycles.time_limit = 2**24, 30
@@ -59,8 +59,8 @@ def render():
         bpy.ops.render.render("INVOKE_DEFAULT")
 
 
-def give_a_sun():
-    """Make a user's world with a sun."""
+def create_sunny_world():
+    """Create a world with a sun, as a user would."""
     image = bpy.data.images.new("sky", 128, 64, float_buffer=True, is_data=True)
     pixels = np.full((64, 128, 4), 0.3, np.float32)
     pixels[48:50, 20:22] = 500
@@ -87,52 +87,52 @@ def steps():
     bpy.context.scene.panoform.generate.folder = str(panoramas)
     bpy.ops.ed.undo_push(message="settings")
     yield from press("ESC")  # closes the splash screen
-    seen["before"] = stands()
+    results["before"] = state()
 
-    seen["returned at once"] = generate(steps=40)
+    results["returned at once"] = generate(steps=40)
     yield from until_shown()
-    seen["at work"] = stands()
+    results["during the job"] = state()
     yield from cancel()
-    seen["cancelled"] = stands()
-    seen["error message"] = jobs.failure.error.message
+    results["cancelled"] = state()
+    results["error message"] = jobs.failure.error.message
 
     generate(steps=2)
     while jobs.job is not None:
         yield 0.2
     yield 1.5
-    seen["failure"] = jobs.failure and jobs.failure.details
-    seen["made"] = stands()
+    results["failure"] = jobs.failure and jobs.failure.details
+    results["generated"] = state()
     yield from press("Z", ctrl=True)
-    seen["undone"] = stands()
+    results["undone"] = state()
     yield from press("Z", ctrl=True, shift=True)
-    seen["redone"] = stands()
+    results["redone"] = state()
 
     generate(steps=100)
     yield from until_shown()
     render()
-    seen["rendering it"] = [bpy.app.is_job_running("RENDER"), window().scene.world.name]
+    results["rendering during the job"] = [bpy.app.is_job_running("RENDER"), window().scene.world.name]
     yield 2.0
     yield from cancel()
-    seen["renders on"] = [bpy.app.is_job_running("RENDER"), window().scene.world.name]
+    results["rendering after the job"] = [bpy.app.is_job_running("RENDER"), window().scene.world.name]
     while bpy.app.is_job_running("RENDER"):
         yield 0.2
     yield 1.0
-    seen["rendered"] = [bpy.data.images["Render Result"].has_data, stands()]
+    results["rendered"] = [bpy.data.images["Render Result"].has_data, state()]
 
     generate(steps=1, count=2)
     while jobs.job is not None:
         yield 0.2
     yield 1.5
-    seen["two made"] = stands()
+    results["two generated"] = state()
 
-    give_a_sun()
-    bpy.ops.ed.undo_push(message="a sun")
-    seen["sunny"] = lamps()
+    create_sunny_world()
+    bpy.ops.ed.undo_push(message="sun")
+    results["with sun"] = lamps()
     with bpy.context.temp_override(window=window()):
         bpy.ops.panoform.split_sun("EXEC_DEFAULT", True)
-    seen["split"] = lamps()
+    results["split"] = lamps()
     yield from press("Z", ctrl=True)
-    seen["not split"] = lamps()
+    results["split undone"] = lamps()
 
 
-run(steps(), seen, Path(OUT))
+run(steps(), results, Path(OUT))

@@ -17,9 +17,9 @@ PATIENCE_S = 180
 
 @pytest.fixture
 def client(connection):
-    made = Client(connection)
-    yield made
-    made.close()
+    client = Client(connection)
+    yield client
+    client.close()
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def until_reply(client: Client, job: str) -> list[messages.Message]:
 
 
 @pytest.mark.slow
-def test_prompt_picture_and_edit(client, flux, settings) -> None:
+def test_prompt_picture_and_edit_return_panoramas(client, flux, settings) -> None:
     *events, reply = until_reply(client, client.submit(GenerateRequest(engine=flux, settings=settings)))
     assert isinstance(reply, GenerateReply), reply
     assert any(isinstance(event, messages.PreviewEvent) and event.map == "panorama" for event in events)
@@ -57,13 +57,13 @@ def test_prompt_picture_and_edit(client, flux, settings) -> None:
 
     mask = np.zeros((256, 512, 1), np.uint8)
     mask[100:140, 10:60] = 1
-    asked = {"encoding": "linear", "source": "p", "engine": flux, "settings": settings}
-    (*_, edited) = until_reply(client, client.submit(EditRequest(panorama=panorama, mask=mask, **asked)))
+    options = {"encoding": "linear", "source": "p", "engine": flux, "settings": settings}
+    (*_, edited) = until_reply(client, client.submit(EditRequest(panorama=panorama, mask=mask, **options)))
     outside = mask[..., 0] == 0
     after = decoded(edited.panoramas[0].data)
     assert np.array_equal(after[outside], panorama[outside])
     assert not np.array_equal(after, panorama)
-    (*_, varied) = until_reply(client, client.submit(EditRequest(panorama=panorama, strength=0.5, **asked)))
+    (*_, varied) = until_reply(client, client.submit(EditRequest(panorama=panorama, strength=0.5, **options)))
     assert varied.panoramas[0].recipe.strength == 0.5
 
 
@@ -71,11 +71,11 @@ def test_prompt_picture_and_edit(client, flux, settings) -> None:
 def test_rejected_request_returns_an_error(client, flux, settings) -> None:
     black = np.zeros((256, 512, 3), np.float32)
     mask = np.zeros((255, 512, 1), np.uint8)
-    (*_, refused) = until_reply(
+    (*_, rejected) = until_reply(
         client,
         client.submit(EditRequest(panorama=black, encoding="linear", mask=mask, engine=flux, settings=settings)),
     )
-    assert (refused.code, "512 × 255" in refused.message) == ("panorama", True)
+    assert (rejected.code, "512 × 255" in rejected.message) == ("panorama", True)
 
 
 def test_picture_that_cannot_be_sent_is_rejected_by_the_client(client, flux, settings) -> None:

@@ -44,7 +44,7 @@ def recipe(path: Path) -> Recipe:
 
 
 @pytest.mark.slow
-def test_generate_from_a_prompt_then_edit(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
+def test_panorama_is_generated_from_a_prompt_and_edited(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "schön.exr"
     code = command.run(
         ["generate", "a stone yard", "--out", str(out), "--seed", "1,2", "--lora", str(tiny_lora), *SMALL]
@@ -75,7 +75,7 @@ def test_generate_from_a_prompt_then_edit(set_up: Jobs, tiny_lora: Path, tmp_pat
     assert recipe(varied).strength == 0.5
 
 
-def test_a_photo(set_up: Jobs, tmp_path: Path, capsys) -> None:
+def test_photo_is_outpainted(set_up: Jobs, tmp_path: Path, capsys) -> None:
     photo = write(tmp_path / "photo.png", np.full((30, 40, 3), (0, 0, 1)))
     out = tmp_path / "out.exr"
     arguments = ["generate", "--image", str(photo), "--fov", "65", "--pitch", "10", "--ldr", "--out", str(out), *SMALL]
@@ -87,7 +87,7 @@ def test_a_photo(set_up: Jobs, tmp_path: Path, capsys) -> None:
     np.testing.assert_allclose(read(out)[256 // 2 - 14, 256], (0, 0, 1), atol=0.02)
 
 
-def test_save_scene_with_sun_lamp(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
+def test_saved_scene_has_a_sun_lamp(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
     light = np.full((256, 512, 3), 0.3, np.float32)
     light[60:64, 100:104] = 3000
     white = np.zeros((256, 512, 3), np.float32)

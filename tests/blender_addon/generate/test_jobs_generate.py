@@ -40,11 +40,11 @@ def spec(flux: EngineSettings, lora: Path, steps: int = 2) -> GenerateSpec:
     return GenerateSpec(name="a yard", scene_uid=bpy.context.scene.session_uid, request=request)
 
 
-def tick_until(met: Callable[[], bool]) -> None:
-    by = time.monotonic() + 600
-    while not met():
+def tick_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 600
+    while not condition():
         timer._tick()
-        assert time.monotonic() < by, "it never came"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.01)
 
 
@@ -52,8 +52,8 @@ def world() -> str:
     return bpy.context.scene.world.name
 
 
-def begin_and_see_it(addon: Jobs, flux: EngineSettings, lora: Path) -> None:
-    """Start a job and wait until the world shows its preview."""
+def begin_and_wait_for_preview(addon: Jobs, flux: EngineSettings, lora: Path) -> None:
+    """Start a job and wait until its preview is the world."""
     addon.begin(spec(flux, lora, steps=40))
     tick_until(lambda: addon.job is None or addon.job.previews)
     assert addon.failure is None, addon.failure.details
@@ -64,7 +64,7 @@ def begin_and_see_it(addon: Jobs, flux: EngineSettings, lora: Path) -> None:
 
 
 def test_cancel_while_running_restores_world_and_files(addon: Jobs, saved, flux, tiny_lora) -> None:
-    begin_and_see_it(addon, flux, tiny_lora)
+    begin_and_wait_for_preview(addon, flux, tiny_lora)
     addon.cancel()
     tick_until(lambda: addon.job is None)
     timer._tick()
@@ -79,7 +79,7 @@ def test_cancel_while_running_restores_world_and_files(addon: Jobs, saved, flux,
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.slow
 def test_killed_backend_restores_the_world(addon: Jobs, saved, flux, tiny_lora) -> None:
-    begin_and_see_it(addon, flux, tiny_lora)
+    begin_and_wait_for_preview(addon, flux, tiny_lora)
     os.kill(addon.session.status.pid, signal.SIGKILL)
     tick_until(lambda: addon.job is None)
     timer._tick()
@@ -89,21 +89,21 @@ def test_killed_backend_restores_the_world(addon: Jobs, saved, flux, tiny_lora) 
 
 
 @pytest.mark.slow
-def test_build_is_one_undo_step(addon: Jobs, saved, flux, tiny_lora) -> None:
+def test_building_the_result_is_one_undo_step(addon: Jobs, saved, flux, tiny_lora) -> None:
     bpy.ops.ed.undo_push(message="mine")
     addon.begin(spec(flux, tiny_lora))
-    by = time.monotonic() + 600
+    deadline = time.monotonic() + 600
     while addon.job is not None:
         addon.poll()
-        assert time.monotonic() < by
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     assert addon.failure is None, addon.failure.details
-    assert not saved.exists(), "nothing is written before it is built"
+    assert not saved.exists(), "files are written when the result is built"
     bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=0)
     assert world() == "Panoform a yard 3"
     bpy.ops.ed.undo()
     assert world() == "mine"
-    assert (saved / "a yard 3.exr").exists(), "it stays in the gallery"
+    assert (saved / "a yard 3.exr").exists(), "undo does not delete the file"
     bpy.ops.ed.redo()
     assert world() == "Panoform a yard 3"
     assert panoramas.world_files(bpy.context.scene) == [saved / "a yard 3.exr"]
@@ -111,15 +111,15 @@ def test_build_is_one_undo_step(addon: Jobs, saved, flux, tiny_lora) -> None:
 
 @pytest.mark.slow
 def test_edit_preview_has_the_orientation_of_the_world(addon: Jobs, saved, flux, tiny_lora) -> None:
-    asked = spec(flux, tiny_lora, steps=40)
+    example = spec(flux, tiny_lora, steps=40)
     panorama = np.full((256, 512, 3), 0.3, np.float32)
     addon.begin(
         EditSpec(
             source=Capture(Pixels(panorama, "linear"), "sky", Matrix.Rotation(1, 4, "Z")),
             name="sky",
-            scene_uid=asked.scene_uid,
+            scene_uid=example.scene_uid,
             request=EditRequest(
-                panorama=panorama, encoding="linear", engine=asked.request.engine, settings=asked.request.settings
+                panorama=panorama, encoding="linear", engine=example.request.engine, settings=example.request.settings
             ),
         )
     )

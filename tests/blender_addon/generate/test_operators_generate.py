@@ -23,7 +23,7 @@ SMALL = {"height": 256, "num_inference_steps": 2, "seed": 3}
 
 @pytest.fixture
 def flux(addon: Jobs, tiny_flux, tiny_adapters) -> Jobs:
-    """The add-on with the tiny FLUX."""
+    """Return the add-on's jobs, with the tiny FLUX set up."""
     chosen = bpy.context.preferences.addons["panoform"].preferences
     chosen.flux_model, chosen.flux_adapters = str(tiny_flux), str(tiny_adapters)
     chosen.device, chosen.dtype = "cpu", "fp32"
@@ -39,12 +39,14 @@ def saved(scene, tmp_path: Path) -> Path:
     return folder
 
 
-def generate(lora: Path, **given) -> None:
-    assert bpy.ops.panoform.generate(**({"prompt": "a stone yard", "lora": str(lora)} | SMALL | given)) == {"FINISHED"}
+def generate(lora: Path, **options) -> None:
+    assert bpy.ops.panoform.generate(**({"prompt": "a stone yard", "lora": str(lora)} | SMALL | options)) == {
+        "FINISHED"
+    }
 
 
-def edit(lora: Path, **given) -> None:
-    assert bpy.ops.panoform.edit(**({"prompt": "a red door", "lora": str(lora)} | SMALL | given)) == {"FINISHED"}
+def edit(lora: Path, **options) -> None:
+    assert bpy.ops.panoform.edit(**({"prompt": "a red door", "lora": str(lora)} | SMALL | options)) == {"FINISHED"}
 
 
 def read(path: Path) -> np.ndarray:
@@ -76,9 +78,9 @@ def show(image: bpy.types.Image, turn: float = 0.0) -> bpy.types.World:
 
     from panoform.blender_addon.scene import world
 
-    made = world.create("mine", image, Matrix.Rotation(turn, 4, "Z"))
-    bpy.context.scene.world = made
-    return made
+    shown = world.create("mine", image, Matrix.Rotation(turn, 4, "Z"))
+    bpy.context.scene.world = shown
+    return shown
 
 
 # Generate
@@ -105,9 +107,10 @@ def test_prompt_generates_the_world_and_a_file_with_recipe(flux: Jobs, saved: Pa
     assert json.loads(buffer.spec().getattribute("panoform")) == json.loads(path.with_suffix(".json").read_text())
     assert read(path).shape == (256, 512, 3)
     np.testing.assert_array_equal(pixels.read(image).pixels, read(path))
-    assert not flux.results, "what is on disk needs no memory"
+    assert not flux.results, "results on disk are not kept in memory"
 
 
+@pytest.mark.slow
 def test_second_run_overwrites_nothing_and_is_reproducible(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora)
     generate(tiny_lora)
@@ -122,6 +125,7 @@ def test_named_file_is_written(flux: Jobs, tiny_lora: Path, tmp_path: Path) -> N
     assert read(tmp_path / "mine.exr").max() <= 1
 
 
+@pytest.mark.slow
 def test_variations_are_in_the_gallery_and_the_first_is_the_world(
     flux: Jobs, saved: Path, tiny_lora: Path, tmp_path: Path
 ) -> None:
@@ -135,10 +139,10 @@ def test_variations_are_in_the_gallery_and_the_first_is_the_world(
 
     generate(tiny_lora, count=2, out=str(tmp_path / "mine.exr"))
     assert {file.name for file in tmp_path.glob("mine*.exr")} == {"mine-3.exr", "mine-4.exr"}
-    assert np.array_equal(read(tmp_path / "mine-4.exr"), made[4]), "of that seed, whatever else is made with it"
+    assert np.array_equal(read(tmp_path / "mine-4.exr"), made[4]), "the result of a seed does not depend on other seeds"
 
 
-def test_unsaved_blend_has_a_folder(flux: Jobs, tiny_lora: Path) -> None:
+def test_panoramas_of_an_unsaved_blend_are_saved_in_the_folder_of_the_addon(flux: Jobs, tiny_lora: Path) -> None:
     assert not bpy.data.filepath
     folder = panoramas.folder(bpy.context.scene)
     generate(tiny_lora)
@@ -175,10 +179,10 @@ def test_camera_view_is_outpainted_in_its_direction(flux: Jobs, saved: Path, tin
     principled.inputs["Emission Strength"].default_value = 1
     principled.inputs["Base Color"].default_value = (0, 0, 0, 1)
     bpy.context.object.data.materials.append(glow)
-    eye = bpy.data.objects.new("eye", bpy.data.cameras.new("eye"))
-    eye.rotation_euler = (math.pi / 2, 0, 0)  # towards +Y
-    scene.collection.objects.link(eye)
-    scene.camera = eye
+    camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
+    camera.rotation_euler = (math.pi / 2, 0, 0)  # towards +Y
+    scene.collection.objects.link(camera)
+    scene.camera = camera
     bpy.context.view_layer.update()
     before = {kind: len(getattr(bpy.data, kind)) for kind in ("scenes", "objects", "cameras")}
     generate(tiny_lora, prompt="", use_camera=True, hdr=False)
@@ -200,18 +204,20 @@ def test_unset_properties_come_from_the_panel(flux: Jobs, saved: Path, tiny_lora
     assert (recipe.settings.num_inference_steps, recipe.settings.seeds) == (8, (9,))
 
 
+@pytest.mark.slow
 def test_random_seed_is_stored_in_the_panel(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
-    given = SMALL.copy()
-    del given["seed"]
+    options = SMALL.copy()
+    del options["seed"]
     settings = bpy.context.scene.panoform.generate
     seeds = []
     for _ in range(2):
-        assert bpy.ops.panoform.generate(prompt="fog", lora=str(tiny_lora), **given) == {"FINISHED"}
+        assert bpy.ops.panoform.generate(prompt="fog", lora=str(tiny_lora), **options) == {"FINISHED"}
         seeds.append(settings.seed)
         assert gallery.active(bpy.context.scene).recipe.settings.seeds == (settings.seed,)
     assert seeds[0] != seeds[1]
 
 
+@pytest.mark.slow
 def test_odd_height_is_rounded_and_reported(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora, height=261)
     recipe = gallery.active(bpy.context.scene).recipe
@@ -225,7 +231,7 @@ def test_odd_height_is_rounded_and_reported(flux: Jobs, saved: Path, tiny_lora: 
 def test_only_masked_pixels_change(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     show(image_of(light(), "sky", saved / "sky.exr"), turn=1.0)
     painted = mask.create(bpy.data.images["sky"])
-    assert not mask.from_image(painted).any(), "nothing is painted yet"
+    assert not mask.from_image(painted).any(), "the new mask is empty"
     white = np.zeros((256, 512), bool)
     white[100:140, -20:] = white[100:140, :30] = True
     flat = np.empty(256 * 512 * 4, np.float32)
@@ -239,7 +245,7 @@ def test_only_masked_pixels_change(flux: Jobs, saved: Path, tiny_lora: Path) -> 
     assert np.array_equal(made[~white], light()[~white])
     assert (made[white] != light()[white]).any(axis=-1).mean() > 0.9
     np.testing.assert_allclose(turn.to_euler().z, 1.0, atol=1e-5)
-    assert np.array_equal(read(saved / "sky.exr"), light()), "the user's own file"
+    assert np.array_equal(read(saved / "sky.exr"), light()), "the user's file is unchanged"
     recipe = gallery.active(bpy.context.scene).recipe
     assert (recipe.kind, recipe.source, recipe.strength) == ("edit", "sky", 1.0)
     assert recipe.turn == pytest.approx((0, 0, math.degrees(1)), abs=1e-3)
@@ -259,7 +265,7 @@ def test_transparent_pixels_are_filled(flux: Jobs, saved: Path, tiny_lora: Path)
     assert recipe.extend
 
 
-def test_a_variation(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_variation_needs_no_prompt_and_no_mask(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     show(image_of(light(), "sky", saved / "sky.exr"))
     edit(tiny_lora, prompt="", mode="VARY", strength=0.5)
     recipe = gallery.active(bpy.context.scene).recipe
@@ -270,19 +276,19 @@ def test_a_variation(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
 # Errors are reported and leave world and files unchanged
 
 
-def refused(message: str, operator=None, **given) -> None:
+def check_rejected(message: str, operator=None, **options) -> None:
     scene = bpy.context.scene
     folder = panoramas.folder(scene)
     before = scene.world, len(bpy.data.worlds), len(bpy.data.images), len(bpy.data.scenes)
     files = sorted(folder.iterdir()) if folder.exists() else None
     with pytest.raises(RuntimeError, match=message):
-        (operator or bpy.ops.panoform.generate)(**(SMALL | given))
+        (operator or bpy.ops.panoform.generate)(**(SMALL | options))
     assert (scene.world, len(bpy.data.worlds), len(bpy.data.images), len(bpy.data.scenes)) == before
     assert (sorted(folder.iterdir()) if folder.exists() else None) == files
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": "  "}, "prompt is empty"),
@@ -301,8 +307,8 @@ def refused(message: str, operator=None, **given) -> None:
         ({"use_camera": True}, "no camera"),
     ],
 )
-def test_bad_input(flux: Jobs, saved: Path, given: dict, message: str) -> None:
-    refused(message, **given)
+def test_invalid_input_is_reported(flux: Jobs, saved: Path, options: dict, message: str) -> None:
+    check_rejected(message, **options)
     assert flux.failure is not None
 
 
@@ -314,63 +320,63 @@ def test_user_files_are_not_overwritten(flux: Jobs, saved: Path, tiny_lora: Path
     before = panorama.read_bytes()
     change = {"image": "world", "mask": "mask", "prompt": "x", "lora": str(tiny_lora)}
     for out in (panorama, saved / "mask.exr"):
-        refused("would be replaced", bpy.ops.panoform.edit, **change, out=str(out))
-    refused("would be replaced", prompt="", image="world", fov=1.0, out=str(panorama))
-    refused("no recipe", prompt="x", out=str(saved / "notes.exr"))
+        check_rejected("would be replaced", bpy.ops.panoform.edit, **change, out=str(out))
+    check_rejected("would be replaced", prompt="", image="world", fov=1.0, out=str(panorama))
+    check_rejected("no recipe", prompt="x", out=str(saved / "notes.exr"))
     (saved / "other.exr").write_bytes(b"mine")
-    refused("no recipe", prompt="x", out=str(saved / "other.exr"))
+    check_rejected("no recipe", prompt="x", out=str(saved / "other.exr"))
     assert (saved / "other.exr").read_bytes() == b"mine"
     assert panorama.read_bytes() == before
     assert own.read_text() == "[]"
 
 
-def test_a_lora_of_another_base(flux: Jobs, saved: Path, tmp_path: Path) -> None:
+def test_lora_of_another_model_is_rejected(flux: Jobs, saved: Path, tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     foreign = tmp_path / "sdxl.safetensors"
     save_file({"unet.up.lora_A.weight": np.zeros((4, 64), np.float32)}, foreign)
-    refused("sdxl", prompt="x", lora=str(foreign))
+    check_rejected("sdxl", prompt="x", lora=str(foreign))
 
 
-def test_picture_without_field_of_view(flux: Jobs, saved: Path) -> None:
+def test_picture_without_field_of_view_is_rejected(flux: Jobs, saved: Path) -> None:
     image_of(np.full((32, 48, 3), 0.5, np.float32), "photo", saved / "photo.png")
-    refused("field of view", image="photo")
-    refused("field of view", image="photo", fov=3.0)
+    check_rejected("field of view", image="photo")
+    check_rejected("field of view", image="photo", fov=3.0)
 
 
-def test_camera_that_is_not_perspective(flux: Jobs, saved: Path) -> None:
-    eye = bpy.data.objects.new("eye", bpy.data.cameras.new("eye"))
-    bpy.context.scene.collection.objects.link(eye)
-    bpy.context.scene.camera = eye
-    eye.data.type = "ORTHO"
-    refused("not a perspective camera", use_camera=True)
-    eye.data.type, eye.data.shift_x = "PERSP", 0.2
-    refused("shifted", use_camera=True)
+def test_unsupported_camera_is_rejected(flux: Jobs, saved: Path) -> None:
+    camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
+    bpy.context.scene.collection.objects.link(camera)
+    bpy.context.scene.camera = camera
+    camera.data.type = "ORTHO"
+    check_rejected("not a perspective camera", use_camera=True)
+    camera.data.type, camera.data.shift_x = "PERSP", 0.2
+    check_rejected("shifted", use_camera=True)
 
 
-def test_prompt_and_edit_without_flux(addon: Jobs, saved: Path) -> None:
-    refused("Prompts need FLUX", prompt="a yard")
-    refused("Edits need FLUX", bpy.ops.panoform.edit, prompt="a yard")
+def test_prompt_and_edit_without_flux_are_rejected(addon: Jobs, saved: Path) -> None:
+    check_rejected("Prompts need FLUX", prompt="a yard")
+    check_rejected("Edits need FLUX", bpy.ops.panoform.edit, prompt="a yard")
 
 
-def test_invalid_edits(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
+def test_invalid_edits_are_rejected(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     change = bpy.ops.panoform.edit
-    given = {"prompt": "a door", "lora": str(tiny_lora)}
-    refused("no HDRI", change, **given)
+    options = {"prompt": "a door", "lora": str(tiny_lora)}
+    check_rejected("no HDRI", change, **options)
     show(image_of(light(), "sky", saved / "sky.exr"))
-    refused("No mask", change, **given)
-    refused("No mask", change, mode="EXTEND", **given)
-    refused("no image named", change, mask="nope", **given)
-    refused("needs a prompt", change, **given | {"prompt": ""})
-    refused("strength", change, mode="VARY", strength=2.0, **given)
+    check_rejected("No mask", change, **options)
+    check_rejected("No mask", change, mode="EXTEND", **options)
+    check_rejected("no image named", change, mask="nope", **options)
+    check_rejected("needs a prompt", change, **options | {"prompt": ""})
+    check_rejected("strength", change, mode="VARY", strength=2.0, **options)
     for name, array, message in (
         ("small", np.ones((128, 256, 3), np.float32), "256 × 128"),
         ("empty", np.zeros((256, 512, 3), np.float32), "empty"),
     ):
         image_of(array, name, saved / f"{name}.png")
-        refused(message, change, mask=name, **given)
+        check_rejected(message, change, mask=name, **options)
     full = image_of(np.ones((256, 512, 3), np.float32), "full", saved / "full.png")
-    refused("nothing to extend", change, mode="EXTEND", mask=full.name, **given)
+    check_rejected("nothing to extend", change, mode="EXTEND", mask=full.name, **options)
 
 
 def test_result_is_kept_if_the_folder_is_not_writable(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
@@ -388,6 +394,7 @@ def test_result_is_kept_if_the_folder_is_not_writable(flux: Jobs, saved: Path, t
 # The gallery
 
 
+@pytest.mark.slow
 def test_gallery_switches_worlds_and_survives_a_restart(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora, prompt="one")
     first = bpy.context.scene.world
@@ -397,7 +404,7 @@ def test_gallery_switches_worlds_and_survives_a_restart(flux: Jobs, saved: Path,
     settings = scene.panoform.generate
     assert settings.gallery == "two 4.exr"
     settings.gallery = "one 3.exr"
-    assert scene.world == first, "the world there is, not another"
+    assert scene.world == first, "the existing world is used again"
     assert settings.gallery == "one 3.exr"
     (saved / "panoramas" / "notes.json").write_text('{"mine": 1}')  # a foreign file
     bpy.ops.wm.save_mainfile()
@@ -410,6 +417,7 @@ def test_gallery_switches_worlds_and_survives_a_restart(flux: Jobs, saved: Path,
     assert Path(sources.world_image(bpy.context.scene)[0].filepath).name == "two 4.exr"
 
 
+@pytest.mark.slow
 def test_generated_panorama_can_be_perceived(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora)
     assert bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft", engine="STARTER") == {

@@ -37,25 +37,25 @@ def light() -> np.ndarray:
     return array
 
 
-def made(panorama: np.ndarray | None = None, of: Recipe | None = None) -> PanoramaFile:
-    """Return the file of a panorama, as from the backend's reply."""
-    return generated.encode(generated.Generated(light() if panorama is None else panorama, of or recipe()))
+def encoded(panorama: np.ndarray | None = None, its_recipe: Recipe | None = None) -> PanoramaFile:
+    """Return the file of a panorama, as in a reply of the backend."""
+    return generated.encode(generated.Generated(light() if panorama is None else panorama, its_recipe or recipe()))
 
 
 @pytest.fixture
 def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
-    """The folder of a saved .blend."""
+    """Save a .blend and return its folder."""
     folder = tmp_path / "Zoë's scene"
     folder.mkdir()
     bpy.ops.wm.save_as_mainfile(filepath=str(folder / "scene.blend"))
     return folder
 
 
-def test_the_gallery_turns_a_panorama_as_the_world_it_was_made_for(saved: Path) -> None:
+def test_gallery_restores_the_rotation_of_the_world(saved: Path) -> None:
     turn = Matrix.Rotation(0.5, 4, "Z") @ Matrix.Rotation(-1.2, 4, "Y") @ Matrix.Rotation(0.3, 4, "X")
     folder = saved / "panoramas"
-    panoramas.write(folder / "turned 3.exr", made(light(), recipe(turn=panoramas.turn(turn))))
-    panoramas.write(folder / "plain 3.exr", made())
+    panoramas.write(folder / "turned 3.exr", encoded(light(), recipe(turn=panoramas.turn(turn))))
+    panoramas.write(folder / "plain 3.exr", encoded())
     settings = bpy.context.scene.panoform.generate
     for name, expected in (("turned 3.exr", turn), ("plain 3.exr", Matrix.Identity(4))):
         settings.gallery = name
@@ -64,12 +64,12 @@ def test_the_gallery_turns_a_panorama_as_the_world_it_was_made_for(saved: Path) 
         np.testing.assert_allclose(shown, expected, atol=1e-5)
 
 
-def test_a_file_is_what_the_command_line_writes(addon: Jobs, scene, tmp_path: Path) -> None:
-    path, theirs = tmp_path / "größe.exr", tmp_path / "theirs.exr"
-    panoramas.write(path, made())
-    generated.write(theirs, made())
-    assert path.read_bytes() == theirs.read_bytes()
-    assert path.with_suffix(".json").read_bytes() == theirs.with_suffix(".json").read_bytes()
+def test_file_equals_that_of_the_command_line(addon: Jobs, scene, tmp_path: Path) -> None:
+    path, other = tmp_path / "größe.exr", tmp_path / "other.exr"
+    panoramas.write(path, encoded())
+    generated.write(other, encoded())
+    assert path.read_bytes() == other.read_bytes()
+    assert path.with_suffix(".json").read_bytes() == other.with_suffix(".json").read_bytes()
     read = oiio.ImageBuf(str(path))
     assert np.array_equal(read.get_pixels(oiio.FLOAT), light())
     assert read.nativespec().format.basetype == oiio.FLOAT
@@ -82,14 +82,14 @@ def test_a_file_is_what_the_command_line_writes(addon: Jobs, scene, tmp_path: Pa
 def test_failed_write_leaves_no_file(addon: Jobs, scene, tmp_path: Path) -> None:
     (tmp_path / "x.json").mkdir()
     with pytest.raises(OutputError, match="can't be written"):
-        panoramas.write(tmp_path / "x.exr", made())
+        panoramas.write(tmp_path / "x.exr", encoded())
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError, match="can't be written"):
-        panoramas.write(tmp_path / "file" / "x.exr", made())
+        panoramas.write(tmp_path / "file" / "x.exr", encoded())
 
 
-def test_free_paths(tmp_path: Path) -> None:
+def test_free_path_is_valid_and_unused(tmp_path: Path) -> None:
     first = panoramas.free_path(tmp_path, "a yard/with: walls", 7)
     assert first.parent == tmp_path
     assert first.name.endswith(" 7.exr")
@@ -102,11 +102,11 @@ def test_free_paths(tmp_path: Path) -> None:
     assert panoramas.free_path(tmp_path, 'a\\b|c?"d"\n', 3).name == "a b c  d 3.exr"
 
 
-def test_show_makes_the_exact_world(saved: Path) -> None:
+def test_show_creates_a_world_with_the_exact_pixels(saved: Path) -> None:
     scene = bpy.context.scene
     mine = scene.world = bpy.data.worlds.new("mine")
     path = saved / "panoramas" / "x.exr"
-    panoramas.write(path, made())
+    panoramas.write(path, encoded())
     panoramas.show(scene, path, Matrix.Rotation(1, 4, "Z"))
     image, turn = sources.world_image(scene)
     assert np.array_equal(pixels.read(image).pixels, light())
@@ -120,20 +120,20 @@ def test_show_makes_the_exact_world(saved: Path) -> None:
 
 def test_rewritten_file_is_reloaded(saved: Path) -> None:
     scene, path = bpy.context.scene, saved / "panoramas" / "x.exr"
-    panoramas.write(path, made(light() / 2))
+    panoramas.write(path, encoded(light() / 2))
     panoramas.show(scene, path, Matrix.Identity(4))
     image, _ = sources.world_image(scene)
     assert np.array_equal(pixels.read(image).pixels, light() / 2)
-    panoramas.write(path, made())
+    panoramas.write(path, encoded())
     assert np.array_equal(pixels.read(image).pixels, light())
 
 
-def test_the_gallery(saved: Path) -> None:
+def test_gallery_lists_panoramas_and_switches_worlds(saved: Path) -> None:
     scene, folder = bpy.context.scene, saved / "panoramas"
     settings = scene.panoform.generate
     assert gallery.entries(scene) == []
-    panoramas.write(folder / "one.exr", made(light(), recipe(prompt="one")))
-    panoramas.write(folder / "two.exr", made(light(), recipe(prompt="two")))
+    panoramas.write(folder / "one.exr", encoded(light(), recipe(prompt="one")))
+    panoramas.write(folder / "two.exr", encoded(light(), recipe(prompt="two")))
     (folder / "notes.json").write_text('{"mine": 1}')
     (folder / "lost.json").write_bytes(msgspec.json.encode(recipe()))
     assert [entry.path.stem for entry in gallery.entries(scene)] == ["two", "one"]
@@ -144,7 +144,7 @@ def test_the_gallery(saved: Path) -> None:
     settings.gallery = "two.exr"
     assert scene.world != first
     settings.gallery = "one.exr"
-    assert scene.world == first, "the world there is, not another"
+    assert scene.world == first, "the existing world is used again"
     bpy.ops.wm.save_mainfile()
     bpy.ops.wm.read_homefile(use_empty=True)
     bpy.ops.wm.open_mainfile(filepath=str(saved / "scene.blend"))
@@ -153,7 +153,7 @@ def test_the_gallery(saved: Path) -> None:
 
 def test_gallery_ignores_foreign_files(saved: Path) -> None:
     scene, folder = bpy.context.scene, saved / "panoramas"
-    panoramas.write(folder / "good.exr", made())
+    panoramas.write(folder / "good.exr", encoded())
     for name, text in (
         ("latin", msgspec.json.encode(recipe()).replace("á".encode(), b"\xe1")), ("deep", b'{"a":' * 100_000),
         ("empty", b""), ("list", b"[]"),
@@ -174,9 +174,9 @@ def test_gallery_ignores_foreign_files(saved: Path) -> None:
     assert gallery.active(scene) is not None
 
 
-def test_switching_can_be_undone(saved: Path) -> None:
+def test_switching_worlds_can_be_undone(saved: Path) -> None:
     for name in ("one", "two"):
-        panoramas.write(saved / "panoramas" / f"{name}.exr", made())
+        panoramas.write(saved / "panoramas" / f"{name}.exr", encoded())
     bpy.context.scene.panoform.generate.gallery = "one.exr"
     bpy.ops.ed.undo_push(message="one")
     bpy.context.scene.panoform.generate.gallery = "two.exr"
@@ -198,9 +198,9 @@ def counts() -> tuple:
     return tuple(len(getattr(bpy.data, kind)) for kind in ("worlds", "images", "scenes"))
 
 
-@pytest.mark.parametrize("had", [True, False])
-def test_preview_is_the_world_until_removed(addon: Jobs, scene, had: bool) -> None:
-    mine = scene.world = bpy.data.worlds.new("mine") if had else None
+@pytest.mark.parametrize("has_world", [True, False])
+def test_preview_is_the_world_until_removed(addon: Jobs, scene, has_world: bool) -> None:
+    mine = scene.world = bpy.data.worlds.new("mine") if has_world else None
     before = counts()
     world_preview.show(scene, picture(128), Matrix.Identity(4))
     world_preview.show(scene, picture(200), Matrix.Identity(4))
@@ -215,7 +215,7 @@ def test_preview_is_the_world_until_removed(addon: Jobs, scene, had: bool) -> No
     world_preview.remove()
 
 
-def test_a_preview_is_not_saved(addon: Jobs, scene, tmp_path: Path) -> None:
+def test_preview_is_not_saved(addon: Jobs, scene, tmp_path: Path) -> None:
     scene.world = bpy.data.worlds.new("mine")
     world_preview.show(scene, picture(128), Matrix.Identity(4))
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "x.blend"))
@@ -229,15 +229,15 @@ def test_preview_restored_by_undo_is_removed(addon: Jobs, scene) -> None:
     bpy.ops.ed.undo_push(message="mine")
     world_preview.show(scene, picture(128), Matrix.Identity(4))
     bpy.data.objects.new("something", None)
-    bpy.ops.ed.undo_push(message="something, while it was made")
+    bpy.ops.ed.undo_push(message="something, during the job")
     world_preview.remove()
-    bpy.context.scene.world = bpy.data.worlds.new("made")
-    bpy.ops.ed.undo_push(message="made")
+    bpy.context.scene.world = bpy.data.worlds.new("result")
+    bpy.ops.ed.undo_push(message="result")
     bpy.ops.ed.undo()
     assert "something" in bpy.data.objects
     assert bpy.context.scene.world.name == "mine"
     bpy.ops.ed.redo()
-    assert bpy.context.scene.world.name == "made"
+    assert bpy.context.scene.world.name == "result"
 
 
 # Masks
@@ -245,7 +245,7 @@ def test_preview_restored_by_undo_is_removed(addon: Jobs, scene) -> None:
 
 def test_new_mask_shows_the_darkened_panorama(saved: Path) -> None:
     scene, path = bpy.context.scene, saved / "panoramas" / "x.exr"
-    panoramas.write(path, made())
+    panoramas.write(path, encoded())
     with pytest.raises(RuntimeError, match="no HDRI"):
         bpy.ops.panoform.paint_mask()
     panoramas.show(scene, path, Matrix.Identity(4))

@@ -1,4 +1,4 @@
-"""Extracting the sun lamp: Cycles renders of a grey sphere on a plane, before and after."""
+"""Replacing the sun by a lamp: Cycles renders of a grey sphere on a plane, before and after."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sky(sun: float = 200.0) -> np.ndarray:
 
 
 def show(light: np.ndarray, folder: Path, turn: Matrix, strength: float = 1.0, name: str = "Zoës Himmel") -> Path:
-    """Make an HDRI the world, under a user's names."""
+    """Make an HDRI the world, with a user's names for file and world."""
     path = folder / f"{name}.exr"
     assert oiio.ImageBuf(np.ascontiguousarray(light)).write(str(path))
     made = world.create("mine", bpy.data.images.load(str(path)), turn)
@@ -46,7 +46,7 @@ def read(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
-    """The folder of a saved .blend with the sphere on the plane, seen from above."""
+    """Save a .blend of the sphere on the plane, with a camera above; return its folder."""
     folder = tmp_path / "Zoë's scene"
     folder.mkdir()
     grey = bpy.data.materials.new("grey")
@@ -85,7 +85,7 @@ def difference(true: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(other - true).mean() / true.mean())
 
 
-def stands() -> tuple:
+def state() -> tuple:
     scene = bpy.context.scene
     return scene.world.name, sorted(scene.objects.keys()), len(bpy.data.worlds), len(bpy.data.images)
 
@@ -94,10 +94,14 @@ def suns() -> list[bpy.types.Object]:
     return [thing for thing in bpy.context.scene.objects if thing.type == "LIGHT"]
 
 
-@pytest.mark.parametrize(("turn", "strength"), [(Matrix.Identity(4), 1.0), (TURN, 1.5)], ids=["plain", "turned"])
-def test_the_lamp_and_the_rest_light_the_scene_as_the_hdri_did(saved: Path, turn: Matrix, strength: float) -> None:
+@pytest.mark.parametrize(
+    ("turn", "strength"),
+    [pytest.param(Matrix.Identity(4), 1.0, marks=pytest.mark.slow), (TURN, 1.5)],
+    ids=["plain", "turned"],
+)
+def test_lamp_and_remaining_hdri_light_the_scene_as_the_hdri_did(saved: Path, turn: Matrix, strength: float) -> None:
     path = show(sky(), saved, turn, strength)
-    given = path.read_bytes()
+    before = path.read_bytes()
     whole = render(saved)
     assert bpy.ops.panoform.split_sun() == {"FINISHED"}
     (lamp,) = suns()
@@ -113,22 +117,22 @@ def test_the_lamp_and_the_rest_light_the_scene_as_the_hdri_did(saved: Path, turn
     assert towards.dot(turn.to_3x3() @ Vector(TOWARD)) > np.cos(np.radians(0.5))
     assert np.degrees(lamp.data.angle) == pytest.approx(6, rel=0.1)
 
-    assert path.read_bytes() == given, "the user's own file"
+    assert path.read_bytes() == before, "the user's file is unchanged"
     image, turned = sources.world_image(bpy.context.scene)
     assert image.name == "Zoës Himmel without sun"
     np.testing.assert_allclose(turned, turn, atol=1e-5)
     np.testing.assert_allclose(pixels.read(image).pixels, sky(sun=0), rtol=1e-5)
-    assert bpy.data.worlds["mine"].use_fake_user, "the world before is kept"
+    assert bpy.data.worlds["mine"].use_fake_user, "the user's world is kept"
 
 
 def test_second_split_updates_the_lamp(saved: Path) -> None:
     show(sky(), saved, TURN)
     bpy.ops.panoform.split_sun()
-    before = stands()
+    before = state()
     assert bpy.ops.panoform.split_sun() == {"CANCELLED"}
-    assert stands() == before
+    assert state() == before
 
-    bpy.context.scene.world = bpy.data.worlds["mine"]  # the sun is back and is extracted again
+    bpy.context.scene.world = bpy.data.worlds["mine"]  # contains the sun, which is replaced again
     suns()[0].data.energy = 0
     assert bpy.ops.panoform.split_sun() == {"FINISHED"}
     (lamp,) = suns()
@@ -136,55 +140,55 @@ def test_second_split_updates_the_lamp(saved: Path) -> None:
     assert lamp["panoform_only_in"] == bpy.context.scene.world
 
 
-def test_without_sun_nothing_changes(saved: Path, capfd) -> None:
+def test_hdri_without_a_sun_is_unchanged(saved: Path, capfd) -> None:
     show(sky(sun=0), saved, TURN)
-    before = stands()
+    before = state()
     assert bpy.ops.panoform.split_sun() == {"CANCELLED"}
-    assert stands() == before
+    assert state() == before
     assert "'mine' has no distinct sun" in capfd.readouterr().out
 
 
-def test_one_undo_step(saved: Path) -> None:
+def test_split_is_one_undo_step(saved: Path) -> None:
     show(sky(), saved, TURN)
-    before = stands()
+    before = state()
     bpy.ops.ed.undo_push(message="mine")
     bpy.ops.panoform.split_sun("EXEC_DEFAULT", True)
-    assert stands() != before
+    assert state() != before
     bpy.ops.ed.undo()
-    assert stands() == before
+    assert state() == before
 
 
-def through_a_gamma(shown: bpy.types.World) -> None:
+def add_gamma(shown: bpy.types.World) -> None:
     tree = shown.node_tree
     gamma = tree.nodes.new("ShaderNodeGamma")
     tree.links.new(tree.nodes["Environment Texture"].outputs["Color"], gamma.inputs["Color"])
     tree.links.new(gamma.outputs["Color"], tree.nodes["Strength"].inputs["Color"])
 
 
-def mixed(shown: bpy.types.World) -> None:
+def add_mix_shader(shown: bpy.types.World) -> None:
     tree = shown.node_tree
     mix = tree.nodes.new("ShaderNodeMixShader")
     tree.links.new(tree.nodes["Strength"].outputs[0], mix.inputs[1])
     tree.links.new(mix.outputs[0], tree.nodes["World Output"].inputs["Surface"])
 
 
-def by_a_value(shown: bpy.types.World) -> None:
+def link_strength(shown: bpy.types.World) -> None:
     value = shown.node_tree.nodes.new("ShaderNodeValue")
     shown.node_tree.links.new(value.outputs[0], shown.node_tree.nodes["Strength"].inputs["Strength"])
 
 
-@pytest.mark.parametrize("change", [through_a_gamma, mixed, by_a_value])
-def test_world_with_other_nodes(saved: Path, change) -> None:
+@pytest.mark.parametrize("change", [add_gamma, add_mix_shader, link_strength])
+def test_world_with_other_nodes_is_rejected(saved: Path, change) -> None:
     show(sky(), saved, TURN)
     change(bpy.context.scene.world)
-    before = stands()
+    before = state()
     with pytest.raises(RuntimeError, match="change its HDRI"):
         bpy.ops.panoform.split_sun()
-    assert stands() == before
+    assert state() == before
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_pixels(saved: Path, value: float) -> None:
+def test_infinite_and_nan_pixels_are_rejected(saved: Path, value: float) -> None:
     light = sky()
     light[5, 5, 1] = value
     show(light, saved, TURN)
@@ -194,8 +198,8 @@ def test_nan_pixels(saved: Path, value: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["city", "forest", "sunrise", "courtyard"])
-def test_real_hdris(saved: Path, name: str) -> None:
-    """Blender's CC0 HDRIs, some with slightly negative pixels: the light removed equals the lamp's."""
+def test_light_removed_from_hdris_equals_the_lamp(saved: Path, name: str) -> None:
+    """With Blender's CC0 HDRIs, some of which have slightly negative pixels."""
     path = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world" / f"{name}.exr"
     light = read(path)[..., :3].astype(np.float64)
     bpy.context.scene.world = world.create("mine", bpy.data.images.load(str(path)), Matrix.Identity(4))
@@ -205,18 +209,18 @@ def test_real_hdris(saved: Path, name: str) -> None:
     assert bpy.ops.panoform.split_sun() == {"FINISHED"}
     (lamp,) = suns()
     rest = pixels.read(sources.world_image(bpy.context.scene)[0]).pixels.astype(np.float64)
-    taken = ((light - rest) * solid_angles(*light.shape[:2])[..., None]).sum(axis=(0, 1))
-    np.testing.assert_allclose(lamp.data.energy * np.array(lamp.data.color), taken, rtol=1e-4)
+    removed = ((light - rest) * solid_angles(*light.shape[:2])[..., None]).sum(axis=(0, 1))
+    np.testing.assert_allclose(lamp.data.energy * np.array(lamp.data.color), removed, rtol=1e-4)
     assert ((rest == light.astype(np.float32)) | (rest < light)).all()
 
 
-def test_without_an_hdri(addon: Jobs, scene) -> None:
+def test_world_without_an_hdri_is_rejected(addon: Jobs, scene) -> None:
     with pytest.raises(RuntimeError, match="no HDRI"):
         bpy.ops.panoform.split_sun()
 
 
-def test_saved_and_loaded_again(saved: Path) -> None:
-    """World and lamp are in the .blend, and no file is written beside it."""
+def test_lamp_and_world_are_saved_in_the_blend(saved: Path) -> None:
+    """No other file is written."""
     show(sky(), saved, TURN)
     files = set(saved.iterdir())
     bpy.ops.panoform.split_sun()
@@ -249,8 +253,8 @@ def test_lamp_is_visible_in_its_own_world_only(saved: Path) -> None:
     path = show(sky(), saved, TURN)
     bpy.ops.panoform.split_sun()
     (lamp,) = suns()
-    without = bpy.context.scene.world
+    world_without_sun = bpy.context.scene.world
     panoramas.show(bpy.context.scene, path, TURN)
-    assert (lamp.hide_render, lamp.hide_viewport) == (True, True), "the sun is in the picture"
-    world.assign(bpy.context.scene, without)
+    assert (lamp.hide_render, lamp.hide_viewport) == (True, True), "the HDRI contains the sun"
+    world.assign(bpy.context.scene, world_without_sun)
     assert (lamp.hide_render, lamp.hide_viewport) == (False, False)
