@@ -206,6 +206,8 @@ def test_results_and_dome_controls(addon: Jobs, drawn, scene) -> None:
     addon.results.append(Result(spec(scene), waits_for="Object Mode"))
     assert "Ready: waiting for Object Mode" in drawn()
     addon.results[0].waits_for, addon.results[0].pending = "", False
+    assert "Press + to build it" in drawn()
+    addon.results[0].spec.scene_uid = 0
     assert "Its scene no longer exists: press + to build it here" in drawn()
 
     from panoform.blender_addon.scene.build import build
