@@ -62,8 +62,16 @@ def enter_screen(screen: bpy.types.Screen, pose: Matrix) -> None:
     screen[_VIEWS] = former
 
 
-def has_former_view(screen: bpy.types.Screen | None) -> bool:
-    return screen is not None and _VIEWS in screen
+def is_inside() -> bool:
+    """Return whether a window has views to return to."""
+    return any(_VIEWS in window.screen for window in bpy.context.window_manager.windows)
+
+
+def leave() -> None:
+    """Return all windows to their former views."""
+    for window in bpy.context.window_manager.windows:
+        if _VIEWS in window.screen:
+            leave_screen(window.screen)
 
 
 def leave_screen(screen: bpy.types.Screen) -> None:

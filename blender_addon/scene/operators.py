@@ -121,12 +121,10 @@ class PANOFORM_OT_leave_environment(bpy.types.Operator):
     bl_idname = "panoform.leave_environment"
     bl_label = "Back to My View"
 
-    poll = poll_unless(
-        lambda: "" if environment.has_former_view(bpy.context.screen) else "The view is not inside an environment"
-    )
+    poll = poll_unless(lambda: "" if environment.is_inside() else "The view is not inside an environment")
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        environment.leave_screen(context.screen)
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        environment.leave()
         return FINISHED
 
 

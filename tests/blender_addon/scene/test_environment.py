@@ -61,10 +61,19 @@ def test_former_views_come_back(screen) -> None:
     environment.enter_screen(screen, Matrix.Translation((0, 0, 1.6)))
     environment.enter_screen(screen, Matrix.Translation((5, 0, 1.6)))  # built again
     np.testing.assert_allclose(eye(first), (5, 0, 1.6), atol=1e-5)
-    assert environment.has_former_view(screen)
     environment.leave_screen(screen)
     assert [state(space) for space in views(screen)] == before
-    assert not environment.has_former_view(screen)
+
+
+def test_operator_returns_to_the_former_view(addon: Jobs, scene) -> None:
+    screen = bpy.context.window_manager.windows[0].screen
+    before = [state(space) for space in views(screen)]
+    assert before
+    assert not bpy.ops.panoform.leave_environment.poll()
+    environment.enter_screen(screen, Matrix.Translation((0, 0, 1.6)))
+    assert bpy.ops.panoform.leave_environment() == {"FINISHED"}
+    assert [state(space) for space in views(screen)] == before
+    assert not bpy.ops.panoform.leave_environment.poll()
 
 
 def test_former_views_survive_save_and_reload(screen, tmp_path: Path) -> None:
