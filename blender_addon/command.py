@@ -1,6 +1,7 @@
 """`blender --background --command panoform …`: generate panoramas and build scenes without a window.
 
     perceive --panorama P --save OUT.blend [--maps distance,normal,…] [--quality …] [--engine …] [--seed N] [--out DIR]
+    build --maps DIR --save OUT.blend [--kind MESH | DOME] [--camera-height M] [--triangles N] [--texture-width W]
     import --directory DIR --save OUT.blend
     generate PROMPT --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
     edit PANORAMA [PROMPT] --out OUT.exr [--mask M | --extend] [--strength S] …
@@ -16,11 +17,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import bpy
 
 from ..shared import maps
 from ..shared.engines import ENGINES, QUALITIES
+from ..shared.jobs import scene
 from ..shared.protocol.errors import OutputError, PanoformError
 from .generate import command
 
@@ -39,10 +42,21 @@ def _parser() -> argparse.ArgumentParser:
     perceive.add_argument("--seed", type=int, default=0)
     perceive.add_argument("--out", type=Path, help="also write the maps to this folder")
 
-    import_ = verbs.add_parser("import", help="build the scene from a folder of maps")
+    build = verbs.add_parser("build", help="build a mesh or a dome from a folder of maps")
+    build.add_argument("--maps", required=True, type=Path, help="folder of distance.exr, normal.exr …")
+
+    import_ = verbs.add_parser("import", help="build a dome from a folder of maps")
     import_.add_argument("--directory", required=True, type=Path, help="folder of distance.exr, normal.exr …")
 
-    for verb in (perceive, import_):
+    for verb in (perceive, build):
+        verb.add_argument("--kind", type=str.upper, choices=("MESH", "DOME"), default="MESH", help="default: MESH")
+        verb.add_argument(
+            "--triangles", type=int, default=scene.DEFAULT_TRIANGLES, help="at most, of a mesh (default: %(default)s)"
+        )
+        verb.add_argument(
+            "--texture-width", type=int, default=scene.DEFAULT_TEXTURE_WIDTH, help="in pixels (default: %(default)s)"
+        )
+    for verb in (perceive, build, import_):
         verb.add_argument("--camera-height", type=float, default=1.6, help="metres above the floor (default: 1.6)")
         verb.add_argument("--save", required=True, type=Path, help="the .blend to write")
     command.add(verbs)
@@ -78,9 +92,11 @@ def _execute(options: argparse.Namespace) -> None:
                 quality=options.quality,
                 engine=options.engine.upper() if options.engine else "AUTO",
                 seed=options.seed,
-                camera_height=options.camera_height,
+                **_scene_properties(options),
                 out_directory=str(options.out.resolve()) if options.out else "",
             )
+        case "build":
+            bpy.ops.panoform.build_scene(directory=str(options.maps.resolve()), **_scene_properties(options))
         case "import":
             directory = str(options.directory.resolve())
             bpy.ops.panoform.import_maps(directory=directory, camera_height=options.camera_height)
@@ -89,6 +105,23 @@ def _execute(options: argparse.Namespace) -> None:
     if save:
         bpy.ops.wm.save_as_mainfile(filepath=str(save))
         print(f"panoform: wrote {save}")
+
+
+def _scene_properties(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the operators' properties of how a scene is built. Raise SettingError: Blender would clamp the values."""
+    scene.check_scene(
+        scene.SceneSettings(
+            camera_height_m=options.camera_height,
+            max_triangles=options.triangles,
+            texture_width=options.texture_width,
+        )
+    )
+    return {
+        "kind": options.kind,
+        "camera_height": options.camera_height,
+        "detail": options.triangles,
+        "texture_width": options.texture_width,
+    }
 
 
 def register() -> None:

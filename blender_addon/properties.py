@@ -8,7 +8,7 @@ from bpy.props import PointerProperty
 from .capture.properties import filepath_property, repair_property, source_property
 from .generate.properties import EditProperties, GenerateProperties
 from .perceive.properties import maps_property, seed_property
-from .scene.properties import camera_height_property
+from .scene.properties import camera_height_property, detail_property, kind_property, texture_width_property
 from .ui.engine_properties import engine_property, quality_property
 
 
@@ -21,7 +21,10 @@ class PanoformSettings(bpy.types.PropertyGroup):
     seed: seed_property()
     engine: engine_property()
     repair: repair_property()
+    kind: kind_property()
     camera_height: camera_height_property()
+    detail: detail_property()
+    texture_width: texture_width_property()
     generate: PointerProperty(type=GenerateProperties)
     edit: PointerProperty(type=EditProperties)
 

@@ -62,6 +62,8 @@ class Job:
     #: Latest preview of each map, (H, W, 3) uint8; the newest is the last entry.
     previews: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     cancelling: bool = False
+    #: What is kept if the job fails: the result of the job that it follows. None if it follows none.
+    kept: Result | None = None
 
     @property
     def text(self) -> str:
@@ -208,18 +210,25 @@ class Jobs:
             self._drop()
 
     def _drop(self) -> None:
-        """Discard the job."""
+        """Discard the job. The result of the job that it follows is listed, not to be built by itself."""
         job, self.job = self.job, None
-        if job is not None:
-            _close(job.spec)
+        if job is None:
+            return
+        _close(job.spec)
+        if job.kept is not None:
+            job.kept.pending = False
+            self._add_result(job.kept)
 
     def wait(self) -> Result:
-        """Poll until the job has ended and print its progress. Return its result, or raise its error."""
-        job, printed = self.job, ""
+        """Poll until the job and those that follow it have ended and print the progress.
+
+        Return the last job's result, or raise its error.
+        """
+        printed = ""
         try:
-            while self.job is job:
-                if job.text != printed:
-                    printed = job.text
+            while self.job is not None:
+                if self.job.text != printed:
+                    printed = self.job.text
                     print(f"Panoform: {printed}", flush=True)
                 self.poll()
                 time.sleep(0.02)
@@ -298,14 +307,23 @@ class Jobs:
                 job.previews.pop(message.map, None)
                 job.previews[message.map] = message.picture
             case JobReply():
-                self.job = None
-                self.seconds[job.spec.cost()] = message.compute_seconds
-                self._add_result(Result(job.spec, message))
+                self._finish(job, message)
                 self.session.client.status()  # updates the free memory
             case ErrorReply():
-                self.job = None
+                self._drop()
                 error = errors.from_code(message.code, message.message, message.hint)
                 self.fail(error, self.session.process.log_tail())
+
+    def _finish(self, job: Job, reply: JobReply) -> None:
+        """Store the result of the job, or start the job that follows it."""
+        job.kept = result = Result(job.spec, reply)  # kept if anything below fails
+        self.seconds[job.spec.cost()] = reply.compute_seconds
+        next_spec = job.spec.follow_up(reply)
+        if next_spec is None:
+            self.job = None
+            self._add_result(result)
+        else:
+            self.job = Job(next_spec, kept=result)
 
     def _add_result(self, result: Result) -> None:
         self.results.insert(0, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 
 from ..ui.panel_parts import Section, characters, draw_text
-from .manager import jobs
+from .manager import find_scene, jobs
 
 
 class PANOFORM_PT_results(Section, bpy.types.Panel):
@@ -27,8 +27,10 @@ class PANOFORM_PT_results(Section, bpy.types.Panel):
             row.operator("panoform.forget_result", text="", icon="X").index = index
             if result.waits_for:
                 column.label(text=f"Ready: waiting for {result.waits_for}", icon="INFO")
-            elif not result.built:
-                column.label(text="Its scene no longer exists: press + to build it here", icon="INFO")
+            elif not result.built and not result.pending:
+                gone = find_scene(result.spec.scene_uid) is None
+                text = "Its scene no longer exists: press + to build it here" if gone else "Press + to build it"
+                column.label(text=text, icon="INFO")
         notices = [result.spec.notice(result.reply) for result in jobs.results]
         draw_text(column, next((notice for notice in notices if notice), ""), characters(context), icon="INFO")
 

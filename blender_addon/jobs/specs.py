@@ -63,6 +63,13 @@ class JobSpec(abc.ABC):
         `reply`: the backend's reply, None without a request. May be called more than once.
         """
 
+    def follow_up(self, reply: Any) -> JobSpec | None:
+        """Return the job to run next in its place, in the same scene; None if the reply is the result.
+
+        Its result replaces this job's. If it fails or is cancelled, this job's result stays, not built.
+        """
+        return None
+
     def summary(self, reply: Any) -> str:
         """Return a short summary of the reply, as in "5 maps"."""
         return ""

@@ -17,7 +17,15 @@ from ..capture.properties import filepath_property, repair_property, source_prop
 from ..capture.render import Render
 from ..capture.sources import Capture
 from ..scene import maps_folder
-from ..scene.properties import camera_height_property
+from ..scene.properties import (
+    camera_height_property,
+    detail_property,
+    kind_property,
+    texture_width_property,
+)
+from ..scene.properties import (
+    settings_from as scene_settings_from,
+)
 from ..ui.engine_properties import engine_property, quality_property
 from ..ui.operator_parts import job_disabled_reason, poll_unless, property_or_setting, reporting, run_job
 from . import properties
@@ -25,7 +33,7 @@ from .spec import NO_PIXELS, PerceiveSpec, settings_from
 
 
 class PANOFORM_OT_perceive(bpy.types.Operator):
-    """Perceive maps of the panorama and build world, dome and material from them"""
+    """Perceive maps of the panorama and build world, mesh or dome, and material from them"""
 
     bl_idname = "panoform.perceive"
     bl_label = "Perceive"
@@ -37,7 +45,10 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     quality: quality_property()
     seed: properties.seed_property()
     engine: engine_property()
+    kind: kind_property()
     camera_height: camera_height_property()
+    detail: detail_property()
+    texture_width: texture_width_property()
     out_directory: StringProperty(name="Folder", description="Also write the maps to this folder", subtype="DIR_PATH")
     repair: repair_property()
 
@@ -51,6 +62,9 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
         engine = preferences.get().engine_settings(self._get(scene, "engine"))
         check_engine(engine)
         settings = settings_from(lambda name: self._get(scene, name), engine)
+        mesh = None
+        if self._get(scene, "kind") == "MESH":
+            mesh = scene_settings_from(lambda name: self._get(scene, name))
         directory = bpy.path.abspath(self.out_directory) if self.out_directory else ""
         if directory:
             maps_folder.check_overwrite(Path(directory), settings.maps)  # before a render starts
@@ -72,6 +86,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
             scene_uid=scene.session_uid,
             request=request,
             camera_height_m=self._get(scene, "camera_height"),
+            mesh=mesh,
         )
 
     def _get(self, scene: bpy.types.Scene, name: str):

@@ -28,8 +28,9 @@ class PANOFORM_PT_perceive(Section, bpy.types.Panel):
         row = column.row()
         row.prop(settings, "seed")
         row.prop(settings, "engine", text="")
-        if jobs.job is not None and isinstance(jobs.job.spec, PerceiveSpec | RenderSpec):
-            draw_job(column, jobs.job)
+        job = jobs.job
+        if job is not None and (isinstance(job.spec, PerceiveSpec | RenderSpec) or job.kept is not None):
+            draw_job(column, job)
             return
         row = column.row()
         row.scale_y = 1.4

@@ -1,4 +1,4 @@
-"""Job that perceives maps of a panorama and builds world, dome and material from them."""
+"""Job that perceives maps of a panorama and builds world, mesh or dome, and material from them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ import numpy as np
 from ...shared.engines import EngineSettings
 from ...shared.imaging.shrink import shrink
 from ...shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings, check_perceive
-from ...shared.maps import MAPS, check_names
+from ...shared.jobs.scene import SceneRequest, SceneSettings
+from ...shared.maps import DISTANCE, MAPS, check_names
 from ..capture.sources import Capture
 from ..jobs.specs import JobSpec, counted
-from ..scene import images
-from ..scene.build import build, select
+from ..scene.spec import MapsSpec, SceneSpec, dome_from_files
 
 #: Placeholder in a request until its source is available; an empty array can't be sent.
 NO_PIXELS = np.empty((0, 0, 3), np.float32)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class PerceiveSpec(JobSpec):
-    """Perceive maps of a panorama and build the scene from them."""
+class PerceiveSpec(MapsSpec):
+    """Perceive maps of a panorama and build the scene from them: a mesh, by a job that follows, or a dome."""
 
     request: PerceiveRequest
     #: Height of the camera above the floor in metres.
     camera_height_m: float = 1.6
+    #: How the mesh is built. None: a dome.
+    mesh: SceneSettings | None = None
 
     def set_source(self, source: Capture) -> None:
         super().set_source(source)
@@ -41,27 +43,34 @@ class PerceiveSpec(JobSpec):
     def cost(self) -> Hashable:
         return cost(self.request.engine, self.request.settings)
 
-    def build(self, reply: PerceiveReply, scene: bpy.types.Scene) -> str:
-        maps = {
-            name: images.create_from_file(f"{self.name} {name}", data, MAPS[name].colorspace)
-            for name, data in reply.maps.items()
-        }
-        collection = build(
-            scene,
-            maps,
-            self.source.world_picture(),
-            self.name,
-            camera_height_m=self.camera_height_m,
-            world_from_panorama=self.source.pose(self.camera_height_m),
+    def follow_up(self, reply: PerceiveReply) -> JobSpec | None:
+        if self.mesh is None or DISTANCE.name not in reply.maps:
+            return None
+        return self.scene_spec(reply, self.scene_uid, self.mesh)
+
+    def scene_spec(self, reply: PerceiveReply, scene_uid: int, settings: SceneSettings) -> SceneSpec:
+        return SceneSpec(
+            source=self.source,
+            name=self.name,
+            scene_uid=scene_uid,
+            maps_notice=reply.info.notice,
+            request=SceneRequest(files=_files(reply), settings=settings),
         )
-        select(scene, collection)
-        return f"Built {collection.name!r}. {reply.info.notice}".strip()
+
+    def build(self, reply: PerceiveReply, scene: bpy.types.Scene) -> str:
+        report = dome_from_files(scene, self.name, _files(reply), self.source, self.camera_height_m)
+        return f"{report} {reply.info.notice}".strip()
 
     def summary(self, reply: PerceiveReply) -> str:
         return counted(len(reply.maps), "map")
 
     def notice(self, reply: PerceiveReply) -> str:
         return reply.info.notice
+
+
+def _files(reply: PerceiveReply) -> dict[str, np.ndarray]:
+    """Return the maps as SceneRequest.files."""
+    return {MAPS[name].filename: data for name, data in reply.maps.items()}
 
 
 def settings_from(get: Callable[[str], Any], engine: EngineSettings) -> PerceiveSettings:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import bpy
 from mathutils import Matrix
 
+from ...shared.jobs.scene import SceneReply
 from ..capture import pixels
-from . import dome, material, world
+from . import dome, environment, material, mesh, world
 
 
 def build(
@@ -36,19 +39,61 @@ def build(
     if maps.keys() - {"semantic"}:
         body = dome.create(f"{name} dome", maps.get("distance"), scale, material.create(name, maps))
         body.matrix_world = world_from_panorama
+        body[environment.ENVIRONMENT] = True
         collection.objects.link(body)
     if "semantic" in maps:
         maps["semantic"].use_fake_user = True  # no node uses it
 
     if panorama is not None:
-        panorama.name = f"{name} panorama"
-        world.assign(scene, world.create(f"Panoform {name}", panorama, world_from_panorama))
+        _assign_world(scene, panorama, name, world_from_panorama)
     scene.collection.children.link(collection)
     return collection
 
 
-def select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
-    """Select the built objects, as Blender does with added objects."""
+def build_mesh(
+    scene: bpy.types.Scene,
+    reply: SceneReply,
+    panorama: bpy.types.Image | None,
+    name: str,
+    world_from_panorama: Matrix,
+) -> bpy.types.Collection:
+    """Add a collection "Panoform {name}" to `scene` with a camera and the backend's mesh, in that order.
+
+    `panorama`, `world_from_panorama`: as in `build`. The camera stands at the panorama's place; it becomes the scene's
+    camera only if there is none. Raise PanoramaError for a damaged texture.
+    """
+    body = mesh.create(f"{name} mesh", reply)
+    body.matrix_world = world_from_panorama
+    body[environment.ENVIRONMENT] = True
+    lens = bpy.data.cameras.new(f"{name} camera")
+    lens.angle, lens.clip_start, lens.display_size = math.pi / 2, 0.01, 0.1
+    camera = bpy.data.objects.new(lens.name, lens)
+    camera.matrix_world = world_from_panorama @ environment.camera_turn()
+    collection = bpy.data.collections.new(f"Panoform {name}")
+    collection.objects.link(camera)
+    collection.objects.link(body)
+    if panorama is not None:
+        _assign_world(scene, panorama, name, world_from_panorama)
+    scene.collection.children.link(collection)
+    if scene.camera is None:
+        scene.camera = camera
+    return collection
+
+
+def _assign_world(scene: bpy.types.Scene, panorama: bpy.types.Image, name: str, world_from_panorama: Matrix) -> None:
+    panorama.name = f"{name} panorama"
+    world.assign(scene, world.create(f"Panoform {name}", panorama, world_from_panorama))
+
+
+def show(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
+    """Select the built objects, as Blender does with added objects, and step inside, unless in background mode."""
+    _select(scene, collection)
+    for body in collection.objects:
+        if environment.ENVIRONMENT in body:
+            environment.enter(scene, body)
+
+
+def _select(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
     layer = bpy.context.view_layer if bpy.context.scene == scene else scene.view_layers[0]
     layer.update()
     for entry in list(layer.objects.selected):

@@ -49,22 +49,42 @@ def read(directory: str | Path) -> MapsFolder:
     an image is unreadable, not 2:1, or has values that are invalid for its map.
     """
     directory = Path(bpy.path.abspath(str(directory)))
-    if not directory.is_dir():
-        raise InputError(f"There is no folder {directory}.", "Choose the folder that holds the maps.")
-    files = {name: _find(directory, name, kind.filename) for name, kind in MAPS.items()}
-    if not any(files.values()):
-        raise InputError(
-            f"{directory} contains no map.", f"Maps are named {', '.join(kind.filename for kind in MAPS.values())}."
-        )
-    picture = _find(directory, "panorama", PANORAMA_FILENAME)
+    files, picture = _paths(directory)
     info = _info(directory / INFO_FILENAME)
     before = set(bpy.data.images)
     try:
-        maps = {name: _map(name, path) for name, path in files.items() if path is not None}
+        maps = {name: _map(name, path) for name, path in files.items()}
         return MapsFolder(maps, _panorama(picture) if picture is not None else None, info)
     except BaseException:
         bpy.data.batch_remove(set(bpy.data.images) - before)
         raise
+
+
+def files(directory: Path) -> dict[str, np.ndarray]:
+    """Return file name → content, (bytes,) uint8, of the maps and the panorama in `directory`, not decoded.
+
+    Raise InputError if the folder or every map is missing, or a file can't be read.
+    """
+    maps, panorama = _paths(directory)
+    try:
+        return {
+            path.name: np.fromfile(path, np.uint8) for path in (*maps.values(), panorama) if path is not None
+        }  # fmt: skip
+    except OSError as error:
+        raise InputError(f"{error.filename} can't be read: {error.strerror}.", "Check the file.") from error
+
+
+def _paths(directory: Path) -> tuple[dict[str, Path], Path | None]:
+    """Return the files of the maps by name, and of the panorama. Raise InputError if there is no map."""
+    if not directory.is_dir():
+        raise InputError(f"There is no folder {directory}.", "Choose the folder that holds the maps.")
+    found = {name: _find(directory, name, kind.filename) for name, kind in MAPS.items()}
+    maps = {name: path for name, path in found.items() if path is not None}
+    if not maps:
+        raise InputError(
+            f"{directory} contains no map.", f"Maps are named {', '.join(kind.filename for kind in MAPS.values())}."
+        )
+    return maps, _find(directory, "panorama", PANORAMA_FILENAME)
 
 
 def check_overwrite(directory: Path, names: Iterable[str], source: Path | None = None) -> None:

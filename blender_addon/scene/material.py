@@ -1,4 +1,4 @@
-"""Maps → material: a Principled BSDF, object-space normals, and the residual displacement of the geometry."""
+"""Maps → material: a Principled BSDF, object-space normals, and the residual displacement of a dome."""
 
 from __future__ import annotations
 
@@ -9,40 +9,86 @@ from . import rays
 
 def create(name: str, images: dict[str, bpy.types.Image]) -> bpy.types.Material:
     """Create a material from images by map name (maps.MAPS). A missing map leaves the Principled BSDF's default."""
+    material = _new(name)
+    tree = material.node_tree
+    output = rays.add(tree, "ShaderNodeOutputMaterial", 700, 0, {})
+    textures = _Textures(tree, images)
+    tree.links.new(_principled(tree, textures), output.inputs["Surface"])
+    if "distance" in images:
+        material.displacement_method = "DISPLACEMENT"
+        tree.links.new(_residual(tree, textures.uv, textures.add("distance", -600)), output.inputs["Displacement"])
+    return material
+
+
+def create_one_sided(name: str, images: dict[str, bpy.types.Image]) -> bpy.types.Material:
+    """Create a material whose back is invisible to the camera, and opaque to light.
+
+    `images` are by map name, and "emission": radiance in linear light. EEVEE culls the back; Cycles has an output of
+    its own, where the back is transparent to camera rays.
+    """
+    material = _new(name)
+    material.use_backface_culling = True
+    material.use_backface_culling_shadow = False
+    tree = material.node_tree
+    surface = _principled(tree, _Textures(tree, images))
+    eevee = rays.add(tree, "ShaderNodeOutputMaterial", 1100, 200, {"Surface": surface}, target="EEVEE")
+    camera = rays.add(tree, "ShaderNodeLightPath", 500, -100, {}).outputs["Is Camera Ray"]
+    behind = rays.add(tree, "ShaderNodeNewGeometry", 500, -500, {}).outputs["Backfacing"]
+    hidden = rays.add(tree, "ShaderNodeMath", 700, -200, {0: camera, 1: behind}, operation="MULTIPLY").outputs[0]
+    nothing = rays.add(tree, "ShaderNodeBsdfTransparent", 700, -400, {}).outputs["BSDF"]
+    mixed = rays.add(tree, "ShaderNodeMixShader", 900, -100, {0: hidden, 1: surface, 2: nothing}).outputs[0]
+    rays.add(tree, "ShaderNodeOutputMaterial", 1100, -100, {"Surface": mixed}, target="CYCLES")
+    eevee.is_active_output = True
+    return material
+
+
+def _new(name: str) -> bpy.types.Material:
+    """Create a material without nodes."""
     material = bpy.data.materials.new(name)
     if bpy.app.version < (5, 0):
         material.use_nodes = True
-    tree = material.node_tree
-    tree.nodes.clear()
+    material.node_tree.nodes.clear()
+    return material
 
-    output = rays.add(tree, "ShaderNodeOutputMaterial", 700, 0, {})
-    principled = rays.add(tree, "ShaderNodeBsdfPrincipled", 300, 0, {})
-    tree.links.new(principled.outputs["BSDF"], output.inputs["Surface"])
-    uv = rays.add(tree, "ShaderNodeUVMap", -1500, 0, {}, uv_map=rays.UV_NAME).outputs["UV"]
-    inside = rays.inside_rows(tree, uv, min(image.size[1] for image in images.values()), -1300, 0)
 
-    def texture(kind: str, y: float) -> rays.Socket:
-        node = rays.add(tree, "ShaderNodeTexImage", -300, y, {"Vector": inside}, image=images[kind])
+class _Textures:
+    """The texture nodes of a material."""
+
+    def __init__(self, tree: bpy.types.NodeTree, images: dict[str, bpy.types.Image]) -> None:
+        self._tree = tree
+        self.images = images
+        self.uv = rays.add(tree, "ShaderNodeUVMap", -1500, 0, {}, uv_map=rays.UV_NAME).outputs["UV"]
+        self._inside = rays.inside_rows(
+            tree, self.uv, min((image.size[1] for image in images.values()), default=1), -1300, 0
+        )
+
+    def add(self, kind: str, y: float) -> rays.Socket:
+        """Add the texture of a map."""
+        node = rays.add(self._tree, "ShaderNodeTexImage", -300, y, {"Vector": self._inside}, image=self.images[kind])
         node.label = kind.capitalize()
         return node.outputs["Color"]
 
+
+def _principled(tree: bpy.types.NodeTree, textures: _Textures) -> rays.Socket:
+    """Add the Principled BSDF with the maps that there are."""
+    principled = rays.add(tree, "ShaderNodeBsdfPrincipled", 300, 0, {})
     for i, (kind, socket) in enumerate(
         (("albedo", "Base Color"), ("metallic", "Metallic"), ("roughness", "Roughness"))
     ):
-        if kind in images:
-            tree.links.new(texture(kind, 600 - 300 * i), principled.inputs[socket])
-    if "normal" in images:
+        if kind in textures.images:
+            tree.links.new(textures.add(kind, 600 - 300 * i), principled.inputs[socket])
+    if "normal" in textures.images:
         half = (0.5, 0.5, 0.5)
         colour = rays.add(  # Normal Map reads n · 0.5 + 0.5
-            tree, "ShaderNodeVectorMath", -20, -300, {0: texture("normal", -300), 1: half, 2: half},
+            tree, "ShaderNodeVectorMath", -20, -300, {0: textures.add("normal", -300), 1: half, 2: half},
             operation="MULTIPLY_ADD",
         ).outputs[0]  # fmt: skip
         normal = rays.add(tree, "ShaderNodeNormalMap", 140, -300, {"Strength": 1.0, "Color": colour}, space="OBJECT")
         tree.links.new(normal.outputs["Normal"], principled.inputs["Normal"])
-    if "distance" in images:
-        material.displacement_method = "DISPLACEMENT"
-        tree.links.new(_residual(tree, uv, texture("distance", -600)), output.inputs["Displacement"])
-    return material
+    if "emission" in textures.images:
+        tree.links.new(textures.add("emission", -1300), principled.inputs["Emission Color"])
+        principled.inputs["Emission Strength"].default_value = 1.0
+    return principled.outputs["BSDF"]
 
 
 def _residual(tree: bpy.types.NodeTree, uv: rays.Socket, distance: rays.Socket) -> rays.Socket:

@@ -1,17 +1,80 @@
-"""The operator that builds a scene from a folder of maps."""
+"""The operators that build scenes from maps, and step inside them and out."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import bpy
 from bpy.props import BoolProperty, StringProperty
 
-from ..ui.operator_parts import FINISHED, build_disabled_reason, poll_unless, property_or_setting, reporting
-from . import maps_folder
-from .build import build, select
-from .properties import camera_height_property
+from ...shared.jobs.scene import SceneSettings
+from ...shared.protocol.errors import InputError
+from ..jobs.manager import jobs
+from ..ui.operator_parts import (
+    FINISHED,
+    JOB_RUNNING,
+    build_disabled_reason,
+    poll_unless,
+    property_or_setting,
+    reporting,
+    run_job,
+)
+from . import environment
+from .properties import (
+    camera_height_property,
+    detail_property,
+    kind_property,
+    settings_from,
+    texture_width_property,
+)
+from .spec import MapsSpec, SceneSpec, dome_from_folder, from_folder
+
+
+class PANOFORM_OT_build_scene(bpy.types.Operator):
+    """Build a mesh or a dome from a folder of maps, or from the maps perceived last"""
+
+    bl_idname = "panoform.build_scene"
+    bl_label = "Build Scene"
+    bl_options: ClassVar = {"UNDO"}
+
+    directory: StringProperty(
+        name="Folder",
+        description="The folder of the maps. Empty: the maps perceived last",
+        subtype="DIR_PATH",
+        options={"SKIP_SAVE"},
+    )
+    kind: kind_property()
+    camera_height: camera_height_property()
+    detail: detail_property()
+    texture_width: texture_width_property()
+    choose_folder: BoolProperty(options={"HIDDEN", "SKIP_SAVE"})
+    filter_folder: BoolProperty(default=True, options={"HIDDEN"})
+
+    poll = poll_unless(lambda: build_disabled_reason() or (JOB_RUNNING if jobs.job is not None else ""))
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        if not self.choose_folder:
+            return self.execute(context)
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    @reporting
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        scene = context.scene
+        settings = settings_from(lambda name: property_or_setting(self, name, scene.panoform))
+        spec = self._spec(scene, settings)
+        if property_or_setting(self, "kind", scene.panoform) == "MESH":
+            return run_job(self, spec)
+        self.report({"INFO"}, spec.build_dome(scene))
+        return FINISHED
+
+    def _spec(self, scene: bpy.types.Scene, settings: SceneSettings) -> SceneSpec:
+        if self.directory:
+            return from_folder(self.directory, scene.session_uid, settings)
+        for result in jobs.results:
+            if isinstance(result.spec, MapsSpec):
+                return result.spec.scene_spec(result.reply, scene.session_uid, settings)
+        raise InputError("No maps were perceived yet.", "Perceive a panorama, or choose a folder of maps.")
 
 
 class PANOFORM_OT_import_maps(bpy.types.Operator):
@@ -34,19 +97,42 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = context.scene
-        folder = maps_folder.read(self.directory)
-        collection = build(
-            scene,
-            folder.maps,
-            folder.panorama,
-            Path(bpy.path.abspath(self.directory)).name,
-            camera_height_m=property_or_setting(self, "camera_height", scene.panoform),
-        )
-        select(scene, collection)
-        self.report({"INFO"}, f"Built {collection.name!r} from {', '.join(folder.maps)}.")
+        height = property_or_setting(self, "camera_height", scene.panoform)
+        self.report({"INFO"}, dome_from_folder(scene, self.directory, height))
         return FINISHED
 
 
-CLASSES = (PANOFORM_OT_import_maps,)
+class PANOFORM_OT_enter_environment(bpy.types.Operator):
+    """Move the view to the centre of the panorama, looking forward, with its materials and world"""
+
+    bl_idname = "panoform.enter_environment"
+    bl_label = "Step Inside"
+
+    poll = poll_unless(lambda: "" if environment.find(bpy.context) else "No environment was built in this scene")
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        environment.enter(context.scene, environment.find(context))
+        return FINISHED
+
+
+class PANOFORM_OT_leave_environment(bpy.types.Operator):
+    """Return to the view and shading from before stepping inside"""
+
+    bl_idname = "panoform.leave_environment"
+    bl_label = "Back to My View"
+
+    poll = poll_unless(lambda: "" if environment.is_inside() else "The view is not inside an environment")
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        environment.leave()
+        return FINISHED
+
+
+CLASSES = (
+    PANOFORM_OT_build_scene,
+    PANOFORM_OT_import_maps,
+    PANOFORM_OT_enter_environment,
+    PANOFORM_OT_leave_environment,
+)
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

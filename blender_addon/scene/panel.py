@@ -1,11 +1,13 @@
-"""The panel that adjusts a built scene."""
+"""The panel that builds scenes from maps and adjusts a dome."""
 
 from __future__ import annotations
 
 import bpy
 
-from ..ui.panel_parts import Section
+from ..jobs.manager import jobs
+from ..ui.panel_parts import Section, draw_job
 from .dome import MODIFIER_NAME, controls
+from .spec import MapsSpec, SceneSpec
 
 
 class PANOFORM_PT_scene(Section, bpy.types.Panel):
@@ -14,17 +16,33 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
     bl_order = 5
 
     def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform
         column = self.layout.column()
-        column.prop(context.scene.panoform, "camera_height")
-        dome = context.active_object
-        modifier = dome.modifiers.get(MODIFIER_NAME) if dome is not None else None
-        if modifier is None or modifier.node_group is None:
-            column.label(text="Select a dome to adjust it", icon="INFO")
+        column.row().prop(settings, "kind", expand=True)
+        column.prop(settings, "camera_height")
+        if settings.kind == "MESH":
+            column.prop(settings, "detail")
+            column.prop(settings, "texture_width")
+        if jobs.job is not None and isinstance(jobs.job.spec, SceneSpec) and jobs.job.kept is None:
+            draw_job(column, jobs.job)
         else:
-            column.label(text=dome.name, icon="MESH_UVSPHERE")
-            for name, (owner, path) in controls(modifier).items():
-                column.prop(owner, path, text=name)
-        column.operator("panoform.import_maps", icon="FILE_FOLDER")
+            column.operator("panoform.build_scene", text="Build from Folder", icon="FILE_FOLDER").choose_folder = True
+            if any(isinstance(result.spec, MapsSpec) for result in jobs.results):
+                column.operator("panoform.build_scene", text="Rebuild from Last Maps", icon="FILE_REFRESH")
+        row = column.row(align=True)
+        row.operator("panoform.enter_environment", icon="HIDE_OFF")
+        row.operator("panoform.leave_environment", icon="LOOP_BACK")
+        _draw_dome(column, context.active_object)
+
+
+def _draw_dome(column: bpy.types.UILayout, dome: bpy.types.Object | None) -> None:
+    """Draw the controls of the active object, if it is a dome."""
+    modifier = dome.modifiers.get(MODIFIER_NAME) if dome is not None else None
+    if modifier is None or modifier.node_group is None:
+        return
+    column.label(text=dome.name, icon="MESH_UVSPHERE")
+    for name, (owner, path) in controls(modifier).items():
+        column.prop(owner, path, text=name)
 
 
 CLASSES = (PANOFORM_PT_scene,)

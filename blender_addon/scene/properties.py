@@ -1,8 +1,30 @@
-"""The scene property that panel and operators share."""
+"""The scene properties that panel and operators share."""
 
 from __future__ import annotations
 
-from bpy.props import FloatProperty
+from collections.abc import Callable
+from typing import Any
+
+from bpy.props import EnumProperty, FloatProperty, IntProperty
+
+from ...shared.jobs.scene import (
+    DEFAULT_TEXTURE_WIDTH,
+    DEFAULT_TRIANGLES,
+    MAX_TEXTURE_WIDTH,
+    MAX_TRIANGLES,
+    MIN_TRIANGLES,
+    SceneSettings,
+    check_scene,
+)
+
+KINDS = (
+    ("MESH", "Mesh", "A mesh in metres, torn at edges, with open sky and textures as sharp as the panorama"),
+    ("DOME", "Dome", "A sphere displaced by the distance map, adjustable afterwards; lit through its surface"),
+)
+
+
+def kind_property() -> EnumProperty:
+    return EnumProperty(name="Kind", description="What is built from the maps", items=KINDS)
 
 
 def camera_height_property() -> FloatProperty:
@@ -15,3 +37,34 @@ def camera_height_property() -> FloatProperty:
         min=0.01,
         soft_max=10,
     )
+
+
+def detail_property() -> IntProperty:
+    return IntProperty(
+        name="Triangles",
+        description="The largest number of triangles of the mesh",
+        default=DEFAULT_TRIANGLES,
+        min=MIN_TRIANGLES,
+        max=MAX_TRIANGLES,
+        step=10_000,
+    )
+
+
+def texture_width_property() -> IntProperty:
+    return IntProperty(
+        name="Texture Width",
+        description="The largest width of textures; they are no larger than the panorama",
+        default=DEFAULT_TEXTURE_WIDTH,
+        min=1024,
+        max=MAX_TEXTURE_WIDTH,
+        subtype="PIXEL",
+    )
+
+
+def settings_from(get: Callable[[str], Any]) -> SceneSettings:
+    """Return the settings of a mesh from properties, which `get` reads by name. Raise SettingError."""
+    settings = SceneSettings(
+        camera_height_m=get("camera_height"), max_triangles=get("detail"), texture_width=get("texture_width")
+    )
+    check_scene(settings)
+    return settings

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import bpy
+from mathutils import Vector
 
 sys.path.insert(0, str(Path(__file__).parent))
 from window_runner import EXTENSION, press, run, view, window
@@ -29,6 +30,11 @@ def shot(name):
 def stands():
     """Return the objects, the world and the image count of the file."""
     return [sorted(thing.name for thing in bpy.data.objects), window().scene.world.name, len(bpy.data.images)]
+
+
+def eye():
+    region = view().spaces.active.region_3d
+    return list(region.view_location + region.view_rotation @ Vector((0, 0, region.view_distance)))
 
 
 def in_window(**given):
@@ -59,14 +65,23 @@ def steps():
     yield 1.0
     shot("1 before")
 
-    seen["before"] = stands()
+    shading = view().spaces.active.shading
+    seen["before"], seen["view before"], seen["shading"] = stands(), eye(), [shading.type]
     yield from press("LEFTMOUSE", at=BUTTON)
     seen["pressed"] = jobs.job is not None
     shot("2 at work")
     seen["ticks at work"] = yield from wait_for_job()
     seen["failure"] = jobs.failure and jobs.failure.details
     seen["built"] = stands()
+    seen["inside"] = eye()
+    seen["shading"].append(shading.type)
+    yield 20.0  # shaders compile
     shot("3 built")
+    with in_window():
+        bpy.ops.panoform.leave_environment()
+    seen["view again"] = eye()
+    seen["shading"].append(shading.type)
+    yield 1.0
     yield from press("Z", ctrl=True)
     seen["undone"] = stands()
     yield from press("Z", ctrl=True, shift=True)

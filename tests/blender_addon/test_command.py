@@ -8,6 +8,7 @@ import bpy
 import numpy as np
 import OpenImageIO as oiio
 import pytest
+import room_folder
 
 from panoform.blender_addon import command
 from panoform.blender_addon.jobs.manager import Jobs
@@ -26,7 +27,7 @@ def test_perceive_and_import(addon: Jobs, panorama: Path, tmp_path: Path, capsys
     out, saved = tmp_path / "maps", tmp_path / "sch ön.blend"
     code = command.run(
         ["perceive", "--panorama", str(panorama), "--save", str(saved), "--maps", "distance,albedo",
-         "--quality", "draft", "--seed", "3", "--out", str(out), "--engine", "starter"]
+         "--quality", "draft", "--seed", "3", "--out", str(out), "--engine", "starter", "--kind", "dome"]
     )  # fmt: skip
     printed = capsys.readouterr()
     assert code == 0, printed.err
@@ -42,6 +43,21 @@ def test_perceive_and_import(addon: Jobs, panorama: Path, tmp_path: Path, capsys
     assert bpy.data.objects.get("maps dome") is not None
 
 
+def test_build(addon: Jobs, tmp_path: Path, capsys) -> None:
+    folder, saved = room_folder.write(tmp_path / "zimmer"), tmp_path / "room.blend"
+    options = ["--kind", "MESH", "--save", str(saved), "--camera-height", "3.2", "--triangles", "5000"]
+    code = command.run(["build", "--maps", str(folder), *options])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert "Panoform: Building the mesh" in printed.out
+    bpy.ops.wm.open_mainfile(filepath=str(saved))
+    body = bpy.data.objects["zimmer mesh"]
+    assert body.matrix_world.translation.z == pytest.approx(3.2)
+    assert command.run(["build", "--maps", str(folder), "--kind", "DOME", "--save", str(saved)]) == 0
+    bpy.ops.wm.open_mainfile(filepath=str(saved))
+    assert "zimmer dome" in bpy.data.objects
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -49,6 +65,9 @@ def test_perceive_and_import(addon: Jobs, panorama: Path, tmp_path: Path, capsys
         (["perceive", "--panorama", "nope.png", "--save", "x.blend", "--maps", "depth"], 1, "No map is called 'depth'"),
         (["perceive", "--panorama", "nope.png", "--save", "none/x.blend"], 1, "There is no folder"),
         (["import", "--directory", "nope", "--save", "x.blend"], 1, "There is no folder"),
+        (["build", "--maps", "nope", "--save", "x.blend"], 1, "There is no folder"),
+        (["build", "--maps", "nope", "--save", "x.blend", "--texture-width", "9999"], 1, "The width of textures"),
+        (["build", "--maps", "nope", "--save", "x.blend", "--kind", "OBJECTS"], 2, "OBJECTS"),
         (["perceive", "--save", "x.blend"], 2, "--panorama"),
         (["perceive", "--panorama", "p", "--save", "x.blend", "--quality", "ultra"], 2, "ultra"),
         (["fly"], 2, "fly"),

@@ -36,8 +36,10 @@ def test_command_line(blender: Callable, panorama: Path, tmp_path: Path) -> None
     assert saved.stat().st_size > 10_000
     assert (maps / "distance.exr").exists()
     again = tmp_path / "again.blend"
-    blender(*command, "import", "--directory", str(maps), "--save", str(again))
-    assert again.stat().st_size > 10_000
+    for verb in (("import", "--directory"), ("build", "--kind", "MESH", "--maps")):
+        blender(*command, *verb, str(maps), "--save", str(again))
+        assert again.stat().st_size > 10_000
+        again.unlink()
 
     with pytest.raises(AssertionError, match="There is no file"):  # the exit code is not 0
         blender(*command, "perceive", "--panorama", "nope.exr", "--save", str(saved))
@@ -56,8 +58,11 @@ def test_window(in_window: Callable, panorama: Path, tmp_path: Path) -> None:
     assert seen["pressed"]
     assert seen["ticks at work"] > 1, "the window was blocked"
     objects, world, _ = seen["before"]
-    built = [sorted([*objects, "größe of a room dome"]), "Panoform größe of a room"]
+    built = [sorted([*objects, "größe of a room camera", "größe of a room mesh"]), "Panoform größe of a room"]
     assert seen["built"][:2] == built
+    assert seen["inside"] == pytest.approx([0, 0, 1.6], abs=1e-4)
+    assert seen["shading"] == ["SOLID", "MATERIAL", "SOLID"]
+    assert seen["view again"] == pytest.approx(seen["view before"], abs=1e-4)
     assert seen["undone"] == seen["before"]
     assert seen["redone"] == seen["built"]
 

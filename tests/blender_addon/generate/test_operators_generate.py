@@ -420,7 +420,7 @@ def test_gallery_switches_worlds_and_survives_a_restart(flux: Jobs, saved: Path,
 @pytest.mark.slow
 def test_generated_panorama_can_be_perceived(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     generate(tiny_lora)
-    assert bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft", engine="STARTER") == {
-        "FINISHED"
-    }
+    assert bpy.ops.panoform.perceive(
+        source="WORLD", maps={"DISTANCE"}, quality="draft", engine="STARTER", kind="DOME"
+    ) == {"FINISHED"}
     assert bpy.data.objects.get("a stone yard 3 dome") is not None

@@ -12,8 +12,8 @@ from pathlib import Path
 import bpy
 import pytest
 from toy import backend
-from toy.contract import OverflowingError
-from toy.feature import PANOFORM_OT_add, spec
+from toy.contract import AddReply, OverflowingError
+from toy.feature import AddSpec, PANOFORM_OT_add, spec
 
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.shared.protocol.errors import Cancelled
@@ -69,6 +69,80 @@ def test_its_own_error_arrives(adding: Jobs, scene) -> None:
     with pytest.raises(RuntimeError, match=r"The sum is 6\. Keep it below 5\."):
         bpy.ops.panoform.add(count=4, limit=5)
     assert isinstance(adding.failure.error, OverflowingError)
+
+
+# A job that follows another
+
+
+@posix_only
+def test_a_job_is_followed_by_another(adding: Jobs, scene) -> None:
+    assert bpy.ops.panoform.add(count=4, then=3) == {"FINISHED"}
+    assert [thing.name for thing in scene.objects] == ["sum 6"]
+    assert [result.reply.total for result in adding.results] == [6]
+
+
+@posix_only
+def test_progress_goes_on_with_the_job_that_follows(adding: Jobs, scene) -> None:
+    first = spec(scene, 4)
+    first.then = spec(scene, 50, step_s=0.01)
+    adding.begin(first)
+    seen = []
+    poll_until(adding, lambda: adding.job is None or seen.append((adding.job.spec, adding.job.text)))
+    assert any(running is first.then and text.startswith("Adding ") for running, text in seen)
+    assert adding.results[0].pending
+
+
+@posix_only
+def test_the_first_result_stays_if_the_second_job_fails(adding: Jobs, scene) -> None:
+    with pytest.raises(RuntimeError, match=r"The sum is 15\. Keep it below 12\."):
+        bpy.ops.panoform.add(count=4, then=100, limit=12)
+    assert isinstance(adding.failure.error, OverflowingError)
+    (result,) = adding.results
+    assert (result.reply.total, result.pending, result.built) == (10, False, False)
+    assert not scene.objects
+    assert bpy.ops.panoform.build_result(index=0) == {"FINISHED"}
+    assert scene.objects.get("sum 10") is not None
+
+
+@posix_only
+@pytest.mark.parametrize("sent", [False, True])
+def test_the_first_result_stays_if_the_second_job_is_cancelled(adding: Jobs, scene, sent: bool) -> None:
+    first, second = spec(scene, 4), spec(scene, 1000, step_s=0.01)
+    first.then = second
+    adding.begin(first)
+    poll_until(adding, lambda: adding.job.spec is second)
+    if sent:
+        poll_until(adding, lambda: adding.job.previews)
+    else:
+        adding.job.id = None
+    adding.cancel()
+    poll_until(adding, lambda: adding.job is None)
+    assert (adding.failure is not None) == sent
+    assert [(result.reply.total, result.pending) for result in adding.results] == [(10, False)]
+
+
+@posix_only
+def test_the_first_result_stays_if_the_backend_is_stopped(adding: Jobs, scene) -> None:
+    first, second = spec(scene, 4), spec(scene, 1000, step_s=0.01)
+    first.then = second
+    adding.begin(first)
+    poll_until(adding, lambda: adding.job.spec is second)
+    adding.stop()
+    assert [(result.reply.total, result.pending) for result in adding.results] == [(10, False)]
+
+
+class BrokenSpec(AddSpec):
+    def follow_up(self, reply: AddReply) -> int:
+        return 1 // 0
+
+
+@posix_only
+def test_a_follow_up_that_raises_keeps_the_result(adding: Jobs, scene) -> None:
+    good = spec(scene, 4)
+    adding.begin(BrokenSpec(name="sum", scene_uid=good.scene_uid, request=good.request))
+    poll_until(adding, lambda: adding.job is None)
+    assert "ZeroDivisionError" in adding.failure.error.message
+    assert [(result.reply.total, result.pending) for result in adding.results] == [(10, False)]
 
 
 def test_the_command_line_has_it() -> None:

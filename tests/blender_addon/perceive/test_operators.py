@@ -59,7 +59,8 @@ def panorama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def perceive(panorama: Path, **settings) -> None:
-    given = {"source": "FILE", "filepath": str(panorama), "maps": {"DISTANCE"}, "quality": "draft"} | settings
+    given = {"source": "FILE", "filepath": str(panorama), "maps": {"DISTANCE"}, "quality": "draft", "kind": "DOME"}
+    given |= settings
     assert bpy.ops.panoform.perceive(**given) == {"FINISHED"}
 
 
@@ -101,10 +102,10 @@ def test_world_source_and_a_second_run(addon: Jobs, scene, panorama: Path) -> No
     texture = world.node_tree.nodes.new("ShaderNodeTexEnvironment")
     texture.image = bpy.data.images.load(str(panorama))
     world.node_tree.links.new(texture.outputs["Color"], world.node_tree.nodes["Background"].inputs["Color"])
-    bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft")
+    bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft", kind="DOME")
     first = bpy.context.view_layer.objects.active
     first.name = "renamed by me"
-    bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft")
+    bpy.ops.panoform.perceive(source="WORLD", maps={"DISTANCE"}, quality="draft", kind="DOME")
     assert bpy.context.view_layer.objects.active != first
     assert first.name == "renamed by me"
     assert world.node_tree.nodes.get(texture.name) is not None
@@ -112,7 +113,7 @@ def test_world_source_and_a_second_run(addon: Jobs, scene, panorama: Path) -> No
 
 def test_image_source(addon: Jobs, panorama: Path) -> None:
     image = bpy.data.images.load(str(panorama))
-    bpy.ops.panoform.perceive(source="IMAGE", image=image.name, maps={"DISTANCE"}, quality="draft")
+    bpy.ops.panoform.perceive(source="IMAGE", image=image.name, maps={"DISTANCE"}, quality="draft", kind="DOME")
     assert addon.results[0].spec.name == "größe"
 
 
@@ -125,7 +126,7 @@ def test_render_becomes_the_source_image(addon: Jobs, scene) -> None:
     assert scene.panoform.source == "IMAGE"
     assert tuple(image.size) == (64, 32)
     np.testing.assert_allclose(image.pixels[:3], 0.25, rtol=0.01)
-    bpy.ops.panoform.perceive(maps={"DISTANCE"}, quality="draft")
+    bpy.ops.panoform.perceive(maps={"DISTANCE"}, quality="draft", kind="DOME")
     assert addon.results[0].built
 
 
@@ -140,7 +141,7 @@ def test_render_stores_its_pose(addon: Jobs, scene, tmp_path: Path) -> None:
     bpy.ops.panoform.render_panorama(width=64, samples=1)
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "rendered.blend"))
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "rendered.blend"))
-    bpy.ops.panoform.perceive(maps={"DISTANCE"}, quality="draft")
+    bpy.ops.panoform.perceive(maps={"DISTANCE"}, quality="draft", kind="DOME")
     dome = bpy.context.view_layer.objects.active
     np.testing.assert_allclose(np.array(dome.matrix_world), expected, atol=1e-5)
     image = bpy.context.scene.panoform.image
@@ -212,7 +213,7 @@ def unchanged() -> tuple:
 def refused(message: str, **settings) -> None:
     before = unchanged()
     with pytest.raises(RuntimeError, match=message):
-        bpy.ops.panoform.perceive(**({"maps": {"DISTANCE"}, "quality": "draft"} | settings))
+        bpy.ops.panoform.perceive(**({"maps": {"DISTANCE"}, "quality": "draft", "kind": "DOME"} | settings))
     assert unchanged() == before
 
 
@@ -246,7 +247,7 @@ def test_invalid_pixels_are_rejected_unless_repaired(addon: Jobs, tmp_path: Path
     path = write_picture(tmp_path / "nan.exr", array)
     refused("not a number", source="FILE", filepath=str(path))
     assert bpy.ops.panoform.perceive(
-        source="FILE", filepath=str(path), maps={"DISTANCE"}, quality="draft", repair=True
+        source="FILE", filepath=str(path), maps={"DISTANCE"}, quality="draft", repair=True, kind="DOME"
     ) == {"FINISHED"}
 
 

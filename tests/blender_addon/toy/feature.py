@@ -1,3 +1,5 @@
+import dataclasses
+
 import bpy
 import numpy as np
 from bpy.props import FloatProperty, IntProperty
@@ -7,7 +9,14 @@ from panoform.blender_addon.ui.operator_parts import reporting, run_job
 from toy.contract import AddReply, AddRequest
 
 
+@dataclasses.dataclass(eq=False, kw_only=True)
 class AddSpec(JobSpec):
+    #: The job that follows.
+    then: JobSpec | None = None
+
+    def follow_up(self, reply: AddReply) -> JobSpec | None:
+        return self.then
+
     def build(self, reply: AddReply, scene: bpy.types.Scene) -> str:
         thing = bpy.data.objects.new(f"{self.name} {reply.total:g}", None)
         scene.collection.objects.link(thing)
@@ -26,10 +35,15 @@ class PANOFORM_OT_add(bpy.types.Operator):
     count: IntProperty(default=4)
     limit: FloatProperty(default=1e6)
     step_s: FloatProperty()
+    then: IntProperty(name="Then", description="Add the numbers up to this one afterwards; 0: no job follows")
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
-        return run_job(self, spec(context.scene, self.count, limit=self.limit, step_s=self.step_s))
+        fields = {"limit": self.limit, "step_s": self.step_s}
+        first = spec(context.scene, self.count, **fields)
+        if self.then:
+            first.then = spec(context.scene, self.then, **fields)
+        return run_job(self, first)
 
 
 def spec(scene: bpy.types.Scene, count: int, **fields: float) -> AddSpec:

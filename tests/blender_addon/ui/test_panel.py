@@ -22,9 +22,11 @@ from panoform.blender_addon.generate import panoramas, world_preview
 from panoform.blender_addon.generate.spec import GenerateSpec
 from panoform.blender_addon.jobs.manager import Job, Jobs, State
 from panoform.blender_addon.jobs.specs import Result
+from panoform.blender_addon.scene.spec import SceneSpec
 from panoform.blender_addon.ui import previews
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.generate import GenerateRequest, GenerateSettings, Recipe
+from panoform.shared.jobs.scene import SceneRequest
 from panoform.shared.protocol.errors import DeviceMemoryError
 from panoform.shared.protocol.messages import StatusReply
 
@@ -206,6 +208,8 @@ def test_results_and_dome_controls(addon: Jobs, drawn, scene) -> None:
     addon.results.append(Result(spec(scene), waits_for="Object Mode"))
     assert "Ready: waiting for Object Mode" in drawn()
     addon.results[0].waits_for, addon.results[0].pending = "", False
+    assert "Press + to build it" in drawn()
+    addon.results[0].spec.scene_uid = 0
     assert "Its scene no longer exists: press + to build it here" in drawn()
 
     from panoform.blender_addon.scene.build import build
@@ -219,6 +223,33 @@ def test_results_and_dome_controls(addon: Jobs, drawn, scene) -> None:
     assert len([text for text in texts if text.startswith('["Socket_')]) == 3
     assert bpy.ops.panoform.forget_result(index=0) == {"FINISHED"}
     assert not addon.results
+
+
+def test_scene_section(addon: Jobs, drawn, scene) -> None:
+    texts = drawn()
+    assert {"kind", "camera_height", "detail", "texture_width", "Build from Folder", "Step Inside"} <= set(texts)
+    assert "Rebuild from Last Maps" not in texts
+    scene.panoform.kind = "DOME"
+    assert "texture_width" not in drawn()
+
+    request = SceneRequest(files={"distance.exr": np.zeros(1, np.uint8)})
+    building = SceneSpec(name="grey", scene_uid=scene.session_uid, request=request)
+    addon.results.append(
+        Result(building, SimpleNamespace(triangles=np.zeros((1234, 3)), info=SimpleNamespace(notices=())))
+    )
+    texts = drawn()
+    assert "Rebuild from Last Maps" in texts
+    assert "grey · 1,234 triangles" in texts
+    addon.results.clear()
+    for kept in (None, Result(spec(scene))):  # alone, and after Perceive
+        addon.job = Job(building, id="x", stage="Textures", fraction=0.4, kept=kept)
+        try:
+            texts = drawn()
+        finally:
+            addon.job = None
+        assert texts.count("Textures") == 1
+        assert ("Build from Folder" in texts) == (kept is not None)
+        assert ("Perceive" in texts) == (kept is None)
 
 
 # Generate and Edit

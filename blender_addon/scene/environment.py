@@ -1,0 +1,114 @@
+"""Step inside an environment: 3D Views stand at the panorama's centre, and return to where they were.
+
+The former views are stored in a custom property of the screen, so that they survive undo, saving and loading.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import bpy
+from mathutils import Matrix, Quaternion, Vector
+
+#: Custom property of objects whose origin is the centre of a panorama, their X axis its centre.
+ENVIRONMENT = "panoform_environment"
+#: Custom property of a screen: index of the area → its former view.
+_VIEWS = "panoform_views"
+#: Distance from the eye to the point that it turns around, and of the near clipping plane, in metres.
+_PIVOT_M, _CLIP_START_M = 0.1, 0.01
+
+_SHADING = ("use_scene_world", "use_scene_lights")
+_REGION = ("view_perspective", "view_distance")
+
+
+def camera_turn() -> Matrix:
+    """Return the rotation, 4 × 4, of a camera or view that looks along +X with +Z up."""
+    return Matrix.Rotation(-math.pi / 2, 4, "Z") @ Matrix.Rotation(math.pi / 2, 4, "X")
+
+
+def find(context: bpy.types.Context) -> bpy.types.Object | None:
+    """Return the active object if it is an environment, else the scene's newest; None if there is none."""
+    active = context.view_layer.objects.active
+    if active is not None and ENVIRONMENT in active:
+        return active
+    return next((found for found in reversed(context.scene.objects) if ENVIRONMENT in found), None)
+
+
+def enter(scene: bpy.types.Scene, body: bpy.types.Object) -> None:
+    """Stand in the centre of `body` in all windows that show `scene`; do nothing in background mode."""
+    if not bpy.app.background:
+        for window in bpy.context.window_manager.windows:
+            if window.scene == scene:
+                enter_screen(window.screen, body.matrix_world)
+
+
+def enter_screen(screen: bpy.types.Screen, pose: Matrix) -> None:
+    """Move the 3D Views of a screen to the panorama's centre, looking forward, and show its materials and world.
+
+    Views that stand in an environment already keep the view that they return to.
+    """
+    former = screen[_VIEWS].to_dict() if _VIEWS in screen else {}
+    rotation = (pose.to_quaternion().to_matrix().to_4x4() @ camera_turn()).to_quaternion()
+    for index, space, region in _views(screen):
+        former.setdefault(str(index), _view(space, region))
+        space.clip_start = min(space.clip_start, _CLIP_START_M)
+        space.shading.type = "MATERIAL"
+        space.shading.use_scene_world = space.shading.use_scene_lights = True
+        region.view_perspective = "PERSP"
+        region.view_rotation = rotation
+        region.view_distance = _PIVOT_M
+        region.view_location = pose.translation - rotation @ Vector((0, 0, _PIVOT_M))
+    screen[_VIEWS] = former
+
+
+def is_inside() -> bool:
+    """Return whether a window has views to return to."""
+    return any(_VIEWS in window.screen for window in bpy.context.window_manager.windows)
+
+
+def leave() -> None:
+    """Return all windows to their former views."""
+    for window in bpy.context.window_manager.windows:
+        if _VIEWS in window.screen:
+            leave_screen(window.screen)
+
+
+def leave_screen(screen: bpy.types.Screen) -> None:
+    """Give the 3D Views of a screen their former views and shading back."""
+    former = screen[_VIEWS].to_dict()
+    del screen[_VIEWS]
+    for index, space, region in _views(screen):
+        if str(index) in former:
+            _restore(space, region, former[str(index)])
+
+
+def _views(
+    screen: bpy.types.Screen,
+) -> Iterator[tuple[int, bpy.types.SpaceView3D, bpy.types.RegionView3D]]:
+    for index, area in enumerate(screen.areas):
+        space = area.spaces.active
+        if isinstance(space, bpy.types.SpaceView3D) and space.region_3d is not None:
+            yield index, space, space.region_3d
+
+
+def _view(space: bpy.types.SpaceView3D, region: bpy.types.RegionView3D) -> dict:
+    return {
+        "clip_start": space.clip_start,
+        "shading": space.shading.type,
+        "view_rotation": list(region.view_rotation),
+        "view_location": list(region.view_location),
+        **{name: getattr(space.shading, name) for name in _SHADING},
+        **{name: getattr(region, name) for name in _REGION},
+    }
+
+
+def _restore(space: bpy.types.SpaceView3D, region: bpy.types.RegionView3D, view: dict) -> None:
+    space.clip_start = view["clip_start"]
+    for name in _SHADING:
+        setattr(space.shading, name, bool(view[name]))
+    space.shading.type = view["shading"]
+    for name in _REGION:
+        setattr(region, name, view[name])
+    region.view_rotation = Quaternion(view["view_rotation"])
+    region.view_location = Vector(view["view_location"])
