@@ -18,17 +18,17 @@ from ..io import maps as map_files
 from ..io import panoramas
 from ..io.encoding import encode_image
 from ..io.maps import Maps
+from ..io.panoramas import Encoding
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
-from ..lighting import exposure
+from ..lighting import exposure, inverse_tonemapping
 from ..models.cache import ModelCache
 from . import build, textures
+from . import light as lighting
 from .build import Built
 
 NO_FLOOR = "No floor was found in the maps: the scale of the scene is a guess."
 NO_ALBEDO = "There is no albedo map: the panorama's colours are used, with the light in them."
 _TEXTURES = ("albedo", "roughness", "metallic", "normal")
-#: Light in units of the exposed panorama (backend/lighting/exposure.py) from which on a pixel shows a source of light.
-_LAMP = 4.0
 
 
 def run(request: SceneRequest, models: ModelCache, reporter: ProgressReporter) -> SceneReply:
@@ -82,7 +82,9 @@ def build_scene(request_id: str, maps: Maps, settings: SceneSettings, reporter: 
         max_triangles=settings.max_triangles,
     )
     progress.step_done()
-    parts = _parts(built, maps, found, settings.texture_width)
+    light = None if maps.panorama is None else _light(maps.panorama, len(built.sky))
+    parts = _parts(built, maps, found, light, settings.texture_width)
+    environment = None if light is None else _light_texture("environment", lighting.environment(light, built.sky))
     progress.step_done()
     surface = built.surface
     info = SceneInfo(
@@ -99,6 +101,7 @@ def build_scene(request_id: str, maps: Maps, settings: SceneSettings, reporter: 
         triangles=surface.triangles.astype(np.uint32),
         uv=surface.uv.astype(np.float32),
         parts=parts,
+        environment=environment,
         info=info,
     )
 
@@ -151,15 +154,20 @@ def _sky_candidates(semantic: np.ndarray | None) -> np.ndarray | None:
     return (nearest == names.index("unlabelled")) | (nearest == names.index("window"))
 
 
-def _parts(built: Built, maps: Maps, found: dict[str, np.ndarray], texture_width: int) -> tuple[Part, ...]:
-    """Return the parts of the mesh with their textures; `found` are the maps at the size of the distance map."""
+def _parts(
+    built: Built, maps: Maps, found: dict[str, np.ndarray], light: np.ndarray | None, texture_width: int
+) -> tuple[Part, ...]:
+    """Return the parts of the mesh with their textures; `found` are the maps at the size of the distance map.
+
+    `light`: linear light of the panorama, of the size of the layers.
+    """
     limit = texture_width // 2
     own = {name: maps.maps[name] for name in _TEXTURES if name in maps.maps}
     small = {name: found[name] for name in own}
     picture = None
     if maps.panorama is not None:
-        light, encoding = maps.panorama
-        picture, _ = exposure.expose(panoramas.resize(light, min(len(light), limit)), encoding)
+        pixels, encoding = maps.panorama
+        picture, _ = exposure.expose(panoramas.resize(pixels, min(len(pixels), limit)), encoding)
         if "albedo" not in own:
             own["albedo"] = picture
             small["albedo"] = panoramas.resize(picture, len(built.sky))
@@ -169,9 +177,13 @@ def _parts(built: Built, maps: Maps, found: dict[str, np.ndarray], texture_width
             visible[name] = textures.sharpen(pixels, picture)
         else:
             visible[name] = panoramas.resize(pixels, min(len(pixels), limit))
-    if maps.panorama is not None and maps.panorama[1] == "linear":
-        visible |= {name: panoramas.resize(pixels, min(len(pixels), limit))
-                    for name, pixels in _emission(maps.panorama[0], built).items()}  # fmt: skip
+    if light is not None:
+        bright = lighting.lamps(light, built.sky)
+        if bright.any():
+            size = min(len(light), limit)
+            visible["emission"] = panoramas.resize(np.where(bright[..., None], light, 0), size)
+            if "albedo" in visible:  # a lamp isn't lit by others too
+                visible["albedo"] = visible["albedo"] * ~_nearest(bright[..., None], len(visible["albedo"]))
     parts = [Part(name="visible", triangles=built.surface.counts[0], textures=_textures(visible))]
     for layer, count in zip(built.layers[1:], built.surface.counts[1:], strict=True):
         if count:
@@ -184,23 +196,28 @@ def _parts(built: Built, maps: Maps, found: dict[str, np.ndarray], texture_width
     return tuple(parts)
 
 
-def _emission(light: np.ndarray, built: Built) -> dict[str, np.ndarray]:
-    """Return the light of lamps, (H, W, 3) linear: what is far brighter than lit surfaces, and not sky."""
-    small = panoramas.resize(light, len(built.sky))
-    _, record = exposure.expose(small, "linear")
-    assert record is not None
-    bright = small.max(axis=-1) * float(record["exposure"]) > _LAMP
-    lamps = bright & ~built.sky
-    return {"emission": np.where(lamps[..., None], small, 0)} if lamps.any() else {}
+def _light(panorama: tuple[np.ndarray, Encoding], height: int) -> np.ndarray:
+    """Return the linear light of a panorama at that height; clipped light of an sRGB one is reconstructed."""
+    pixels, encoding = panorama
+    small = panoramas.resize(pixels, height)
+    return small if encoding == "linear" else inverse_tonemapping.reconstruct(small)
 
 
 def _textures(maps: dict[str, np.ndarray]) -> dict[str, Texture]:
     """Encode textures."""
     encoded = {}
     for name, pixels in maps.items():
-        emission = name == "emission"
-        filename = "emission.exr" if emission else MAPS[name].filename
-        colorspace = "Linear Rec.709" if emission else MAPS[name].colorspace
-        data = np.frombuffer(encode_image(filename, pixels, colorspace), np.uint8)
-        encoded[name] = Texture(filename=filename, colorspace=colorspace, data=data)
+        if name == "emission":
+            encoded[name] = _light_texture(name, pixels)
+        else:
+            kind = MAPS[name]
+            data = np.frombuffer(encode_image(kind.filename, pixels, kind.colorspace), np.uint8)
+            encoded[name] = Texture(filename=kind.filename, colorspace=kind.colorspace, data=data)
     return encoded
+
+
+def _light_texture(name: str, pixels: np.ndarray) -> Texture:
+    """Encode linear light."""
+    filename = f"{name}.exr"
+    data = np.frombuffer(encode_image(filename, pixels, "Linear"), np.uint8)
+    return Texture(filename=filename, colorspace="Linear Rec.709", data=data)

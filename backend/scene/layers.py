@@ -26,13 +26,13 @@ _CLEARANCE = 0.01
 #: Largest parallax that is filled.
 _MOST_PARALLAX_RAD = 0.7
 #: A continued plane is followed up to this multiple of the distance where it was seen.
-_FARTHER = 3.0
+_FARTHER = 1.5
 #: Vertical part of rays from which on ground is too far away to be told from the sky.
-_HORIZON = -0.03
+_HORIZON = -0.008
 #: Vertical part of the normal from which on a surface is level, and ends at the horizon.
 _LEVEL = 0.7
 #: What stands up ends at this share of its distance to the sky.
-_SKY_FIRST = 0.6
+_SKY_FIRST = 0.85
 #: Relative distance from which two hidden surfaces are kept, one behind the other.
 _APART = 0.05
 #: A surface grows by this share of its own size at most.

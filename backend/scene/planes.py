@@ -71,7 +71,8 @@ def fit(distance: np.ndarray, normal: np.ndarray | None, sky: np.ndarray) -> Pla
         chosen = _facing((normal / np.maximum(length, 1e-9)).astype(np.float32), rays)
         residual = _residuals(distance, chosen.reshape(-1, 3), rays, solid).reshape(distance.shape)
     # Where the given normal predicts badly, try those of the distances around.
-    poor = np.flatnonzero(solid & (residual > max(1e-3, 3 * np.median(residual[solid]) if solid.any() else 0)))
+    usual = float(np.median(residual[solid])) if normal is not None and solid.any() else 0.0
+    poor = np.flatnonzero(solid & (residual > max(1e-3, 3 * usual)))
     trusted = np.full(distance.shape, normal is not None)
     best = residual.ravel()[poor] * _GIVEN_PREFERRED
     for candidate in _normals_from_distance(rays, distance, poor):

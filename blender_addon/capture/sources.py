@@ -16,6 +16,8 @@ from . import pixels
 
 #: Custom property of a rendered image: its `world_from_panorama`, 16 numbers, row by row.
 POSE_PROPERTY = "panoform_world_from_panorama"
+#: Start of the names of nodes in our worlds that only light the scene (scene/world.py).
+LIGHT = "Panoform Light"
 _NO_HDRI_HINT = "Give it an Environment Texture with an HDRI in the World tab, or choose another source."
 
 
@@ -88,6 +90,7 @@ def world_strength(scene: bpy.types.Scene) -> float:
     """Return the Strength of the world's Background. Raise SceneError if other nodes change the HDRI."""
     texture = _texture(scene)
     background, *behind = _upstream(_output(scene.world).inputs["Surface"])
+    behind = [node for node in behind if not node.name.startswith(LIGHT)]
     plain = background.bl_idname == "ShaderNodeBackground" and behind[0] == texture
     if not plain or background.inputs["Strength"].is_linked:
         raise SceneError(
@@ -108,7 +111,11 @@ def _texture(scene: bpy.types.Scene) -> bpy.types.Node:
     output = _output(world)
     if output is None:
         raise SceneError("The scene's world has no HDRI.", _NO_HDRI_HINT)
-    textures = [node for node in _upstream(output.inputs["Surface"]) if node.bl_idname == "ShaderNodeTexEnvironment"]
+    textures = [
+        node
+        for node in _upstream(output.inputs["Surface"])
+        if node.bl_idname == "ShaderNodeTexEnvironment" and not node.name.startswith(LIGHT)
+    ]
     if not textures or textures[0].image is None:
         raise SceneError(f"The world {world.name!r} has no HDRI.", _NO_HDRI_HINT)
     if len(textures) > 1:

@@ -9,7 +9,7 @@ from mathutils import Matrix
 
 from ...shared.jobs.scene import SceneReply
 from ..capture import pixels
-from . import dome, environment, material, mesh, world
+from . import dome, environment, images, material, mesh, world
 
 
 def build(
@@ -73,16 +73,24 @@ def build_mesh(
     collection.objects.link(camera)
     collection.objects.link(body)
     if panorama is not None:
-        _assign_world(scene, panorama, name, world_from_panorama)
+        light = reply.environment
+        lit = light and images.create_from_file(f"{name} environment", light.data, light.colorspace)
+        _assign_world(scene, panorama, name, world_from_panorama, lit)
     scene.collection.children.link(collection)
     if scene.camera is None:
         scene.camera = camera
     return collection
 
 
-def _assign_world(scene: bpy.types.Scene, panorama: bpy.types.Image, name: str, world_from_panorama: Matrix) -> None:
+def _assign_world(
+    scene: bpy.types.Scene,
+    panorama: bpy.types.Image,
+    name: str,
+    world_from_panorama: Matrix,
+    light: bpy.types.Image | None = None,
+) -> None:
     panorama.name = f"{name} panorama"
-    world.assign(scene, world.create(f"Panoform {name}", panorama, world_from_panorama))
+    world.assign(scene, world.create(f"Panoform {name}", panorama, world_from_panorama, light))
 
 
 def show(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bpy
 from mathutils import Matrix
 
+from ..capture import sources
+
 #: Data path of the Rotation in a world made by `create`. It holds the Euler angles of the inverse rotation, because the
 #: Mapping node rotates the lookup direction, not the image.
 ROTATION = 'node_tree.nodes["Rotation"].inputs["Rotation"].default_value'
@@ -12,8 +14,13 @@ ROTATION = 'node_tree.nodes["Rotation"].inputs["Rotation"].default_value'
 ONLY_IN = "panoform_only_in"
 
 
-def create(name: str, image: bpy.types.Image, world_from_panorama: Matrix) -> bpy.types.World:
-    """Create a world that shows `image`, rotated by `world_from_panorama` (4 × 4)."""
+def create(
+    name: str, image: bpy.types.Image, world_from_panorama: Matrix, light: bpy.types.Image | None = None
+) -> bpy.types.World:
+    """Create a world that shows `image`, rotated by `world_from_panorama` (4 × 4).
+
+    `light`: what lights the scene, where that is not what the camera sees.
+    """
     world = bpy.data.worlds.new(name)
     if bpy.app.version < (5, 0):
         world.use_nodes = True
@@ -34,9 +41,32 @@ def create(name: str, image: bpy.types.Image, world_from_panorama: Matrix) -> bp
 
     tree.links.new(coordinates.outputs["Generated"], rotation.inputs["Vector"])
     tree.links.new(rotation.outputs["Vector"], environment.inputs["Vector"])
-    tree.links.new(environment.outputs["Color"], background.inputs["Color"])
+    colour = environment.outputs["Color"]
+    if light is not None:
+        colour = _only_seen(tree, colour, rotation.outputs["Vector"], light)
+    tree.links.new(colour, background.inputs["Color"])
     tree.links.new(background.outputs["Background"], output.inputs["Surface"])
     return world
+
+
+def _only_seen(
+    tree: bpy.types.NodeTree, seen: bpy.types.NodeSocket, vector: bpy.types.NodeSocket, light: bpy.types.Image
+) -> bpy.types.NodeSocket:
+    """Return `seen` for rays from the camera, `light` for others."""
+    texture = tree.nodes.new("ShaderNodeTexEnvironment")
+    texture.name = texture.label = sources.LIGHT
+    texture.image = light
+    path = tree.nodes.new("ShaderNodeLightPath")
+    mix = tree.nodes.new("ShaderNodeMixRGB")
+    for node, name, y in ((path, "Light Path", 300), (mix, "Camera", 0)):
+        node.name = node.label = f"{sources.LIGHT} {name}"
+        node.location = (130, y)
+    texture.location = (0, -300)
+    tree.links.new(vector, texture.inputs["Vector"])
+    tree.links.new(path.outputs["Is Camera Ray"], mix.inputs["Fac"])
+    tree.links.new(texture.outputs["Color"], mix.inputs["Color1"])
+    tree.links.new(seen, mix.inputs["Color2"])
+    return mix.outputs["Color"]
 
 
 def assign(scene: bpy.types.Scene, world: bpy.types.World) -> None:

@@ -93,6 +93,9 @@ class SceneReply(JobReply, kw_only=True):
     #: beyond 1 in triangles across the seam.
     uv: np.ndarray
     parts: tuple[Part, ...]
+    #: Linear light of the whole sky, also where the camera doesn't see it: what lights the mesh from outside. None
+    #: without a panorama.
+    environment: Texture | None = None
     info: SceneInfo
 
     @property

@@ -136,3 +136,15 @@ def test_large_maps_are_sampled_exactly() -> None:
     solid = built.planes.solid & np.isfinite(small.distance)
     error = np.abs(built.planes.distance / small.distance - 1)[solid]
     assert np.quantile(error, 0.98) < 1e-4  # but for pixels beside edges
+
+
+def test_without_normals_the_mesh_follows_from_the_distances() -> None:
+    exact = room.maps(256)
+    built = build.build(exact.distance, None, camera_height_m=1.6)
+    assert built.has_floor
+    assert built.scale == pytest.approx(1, rel=2e-3)
+    assert built.planes.noise < 1e-3
+    assert min(built.surface.counts) > 0
+    planes = built.planes
+    agreeing = (planes.normal * exact.normal).sum(-1)[planes.solid]
+    assert np.quantile(agreeing, 0.05) > np.cos(np.radians(2))

@@ -1,0 +1,53 @@
+"""Lamps and the sky of a scene."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from panoform.backend.scene import light
+
+HEIGHT, WIDTH = 64, 128
+
+
+def room() -> tuple[np.ndarray, np.ndarray]:
+    """Return the light and the sky of a grey room with a blue window and a lamp."""
+    pixels = np.full((HEIGHT, WIDTH, 3), 0.2, np.float32)
+    pixels += np.random.default_rng(0).uniform(-0.05, 0.05, pixels.shape).astype(np.float32)
+    sky = np.zeros((HEIGHT, WIDTH), bool)
+    sky[20:30, 50:70] = True
+    pixels[sky] = (2.0, 3.0, 5.0)
+    pixels[2:5, 100:110] = 30.0
+    return pixels, sky
+
+
+def test_lamp_is_found_and_the_sky_is_none() -> None:
+    pixels, sky = room()
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[2:5, 100:110] = True
+    np.testing.assert_array_equal(light.lamps(pixels, sky), expected)
+
+
+def test_black_panorama_has_no_lamps() -> None:
+    assert not light.lamps(np.zeros((HEIGHT, WIDTH, 3)), np.zeros((HEIGHT, WIDTH), bool)).any()
+
+
+def test_sky_goes_on_where_the_camera_does_not_see_it() -> None:
+    pixels, sky = room()
+    environment = light.environment(pixels, sky)
+    np.testing.assert_array_equal(environment[sky], pixels[sky])
+    above = environment[: HEIGHT // 2]
+    np.testing.assert_allclose(above, np.broadcast_to((2, 3, 5), above.shape), rtol=0.01)  # no lamp, no ceiling
+    assert not environment[HEIGHT // 2 :].any()
+
+
+def test_sun_is_not_spread() -> None:
+    pixels, sky = room()
+    pixels[22, 52] = 10_000.0
+    environment = light.environment(pixels, sky)
+    assert environment[22, 52].min() == 10_000
+    assert environment[~sky].max() < 25
+
+
+def test_closed_room_gets_no_light_from_outside() -> None:
+    pixels, sky = room()
+    assert not light.environment(pixels, np.zeros_like(sky)).any()
