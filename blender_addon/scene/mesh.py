@@ -1,4 +1,7 @@
-"""The backend's mesh → an object with a material for each part of it."""
+"""The backend's mesh → an object with a material for each part of it, and one for what emits light.
+
+Cycles takes every triangle of a material with emission for a light source, so only those that show a lamp have it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import bpy
 import numpy as np
 
 from ...shared.jobs.scene import Part, SceneReply
+from ..capture import pixels
 from . import images, material, rays
 
 
@@ -16,10 +20,21 @@ def create(name: str, reply: SceneReply) -> bpy.types.Object:
     """
     mesh = bpy.data.meshes.new(name)
     _set_geometry(mesh, reply.positions, reply.triangles, reply.uv)
+    slot = np.empty(len(reply.triangles), np.int32)
+    start = 0
     for part in reply.parts:
-        mesh.materials.append(_material(name, part))
-    index = np.repeat(np.arange(len(reply.parts), dtype=np.int32), [part.triangles for part in reply.parts])
-    mesh.polygons.foreach_set("material_index", index)
+        label = name if part.name == "visible" else f"{name} {part.name}"
+        textures = _textures(label, part)
+        emission = textures.pop("emission", None)
+        slots = slot[start : start + part.triangles]
+        slots[:] = len(mesh.materials)
+        mesh.materials.append(material.create_one_sided(label, textures))
+        if emission is not None:
+            lamps = _shows_light(reply.uv[start : start + part.triangles], pixels.raw(emission)[..., :3])
+            slots[lamps] = len(mesh.materials)
+            mesh.materials.append(material.create_one_sided(f"{label} lamps", textures | {"emission": emission}))
+        start += part.triangles
+    mesh.polygons.foreach_set("material_index", slot)
     mesh.shade_smooth()
     return bpy.data.objects.new(name, mesh)
 
@@ -39,10 +54,25 @@ def _set_geometry(mesh: bpy.types.Mesh, positions: np.ndarray, triangles: np.nda
     mesh.update(calc_edges=True)
 
 
-def _material(name: str, part: Part) -> bpy.types.Material:
-    label = name if part.name == "visible" else f"{name} {part.name}"
-    textures = {
+def _textures(label: str, part: Part) -> dict[str, bpy.types.Image]:
+    return {
         kind: images.create_from_file(f"{label} {kind}", texture.data, texture.colorspace)
         for kind, texture in part.textures.items()
     }
-    return material.create_one_sided(label, textures)
+
+
+def _shows_light(uv: np.ndarray, emission: np.ndarray) -> np.ndarray:
+    """Return (T,) bool: whether the bounding box of a triangle's texture coordinates (T, 3, 2) has emission (H, W, 3).
+
+    The box is a pixel larger on each side, by which the texture is interpolated. u is in [−1, 2].
+    """
+    height, width, _ = emission.shape
+    lit = np.tile((emission > 0).any(axis=-1), (1, 3))
+    counts = np.zeros((height + 1, 3 * width + 1), np.int32)
+    counts[1:, 1:] = lit.cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
+    low, high = uv.min(axis=1), uv.max(axis=1)
+    left, right = np.floor((low[:, 0] + 1) * width).astype(int) - 1, np.ceil((high[:, 0] + 1) * width).astype(int) + 1
+    top, bottom = np.floor((1 - high[:, 1]) * height).astype(int) - 1, np.ceil((1 - low[:, 1]) * height).astype(int) + 1
+    left, right = left.clip(0, 3 * width), right.clip(0, 3 * width)
+    top, bottom = top.clip(0, height), bottom.clip(0, height)
+    return counts[bottom, right] - counts[top, right] - counts[bottom, left] + counts[top, left] > 0

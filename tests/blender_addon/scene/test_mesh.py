@@ -16,7 +16,7 @@ from mathutils import Euler, Matrix, Vector
 from panoform.backend.io.panoramas import read
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.blender_addon.perceive import spec as perceive_spec
-from panoform.blender_addon.scene import world
+from panoform.blender_addon.scene import mesh, world
 from panoform.blender_addon.scene.spec import SceneSpec
 from panoform.shared.imaging import sphere
 from panoform.shared.jobs.scene import SceneSettings
@@ -66,12 +66,14 @@ def test_build_from_a_folder(addon: Jobs, scene, folder: Path) -> None:
     assert {thing.name for thing in collection.objects} == {"zimmer mesh", "zimmer camera"}
     assert body == collection.objects["zimmer mesh"]
     assert list(scene.collection.children) == [collection]
-    assert [slot.name.split(".")[0] for slot in body.data.materials][:2] == ["zimmer mesh", "zimmer mesh hidden"]
+    names = ["zimmer mesh", "zimmer mesh lamps", "zimmer mesh hidden"]
+    assert [slot.name.split(".")[0] for slot in body.data.materials][:3] == names
     assert [layer.name for layer in body.data.uv_layers] == ["UVMap"]
     assert all(polygon.use_smooth for polygon in body.data.polygons)
     reply = addon.results[0].reply
-    counts = [sum(polygon.material_index == slot for polygon in body.data.polygons) for slot in range(len(reply.parts))]
-    assert counts == [part.triangles for part in reply.parts]
+    slots = [polygon.material_index for polygon in body.data.polygons]
+    counts = np.bincount(slots)
+    assert [counts[0] + counts[1], *counts[2:]] == [part.triangles for part in reply.parts]
     assert all(getattr(body, f"visible_{ray}") for ray in ("camera", "shadow", "diffuse", "glossy", "transmission"))
 
     # Metres, the floor at z = 0.
@@ -137,6 +139,35 @@ def test_textures_are_packed_and_survive_save_and_reload(addon: Jobs, scene, fol
 
 
 # Light
+
+
+def test_only_lamps_are_light_sources(addon: Jobs, scene, folder: Path) -> None:
+    body = build(folder)
+    lamps = positions(body, 1)
+    rays = lamps - np.array(body.matrix_world.translation)
+    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+    assert (rays @ room_folder.LAMP > 0.9).all()
+    plain = np.array([polygon.center for polygon in body.data.polygons if polygon.material_index == 0])
+    plain /= np.linalg.norm(plain, axis=-1, keepdims=True)
+    assert (plain @ room_folder.LAMP < 0.99).all()
+    linked = [
+        next(node for node in material.node_tree.nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
+        .inputs["Emission Color"]
+        .is_linked
+        for material in body.data.materials
+    ]
+    assert linked[:2] == [False, True]
+    assert not any(linked[2:])
+
+
+def test_light_is_found_across_the_seam() -> None:
+    emission = np.zeros((8, 16, 3), np.float32)
+    emission[2, 0] = 1  # u from 0 to 1/16, v from 5/8 to 6/8
+    around = np.array([[-0.04, 0.6], [0.04, 0.6], [0, 0.8]])
+    away = np.array([[-0.04, 0.1], [0.04, 0.1], [0, 0.3]])
+    turns = np.array([[0, 0], [1, 0]])[:, None]
+    uv = np.concatenate([around + turns, away + turns, around + turns + np.array([0.5, 0])]).astype(np.float32)
+    assert mesh._shows_light(uv, emission).tolist() == [True, True, False, False, False, False]
 
 
 def panorama_of(scene: bpy.types.Scene, pose: Matrix, path: Path, sharp: bool = False) -> dict[str, np.ndarray]:
