@@ -27,6 +27,8 @@ _ROWS, _MIN_ROWS, _MAX_ROWS = 720, 256, 2048
 _MIN_COSINE = 0.1
 #: Hidden surfaces are guesses: up to this relative difference more, they are joined rather than left with a gap.
 _HIDDEN_TOLERANCE = 0.08
+#: Smallest distance between hidden surfaces and what is in front of them, in tolerances: they aren't welded then.
+_CLEARANCE = 1.5
 #: Flatness from which on a smaller number of triangles is given up.
 _COARSEST = 0.05
 #: Distance of everything as a multiple of the camera's height where there is no floor.
@@ -89,7 +91,7 @@ def build(
     tolerance = planes.TOLERANCE + 3 * found.noise
     visible = layers.visible(found)
     seen = layers.link(visible, visible, found.rays, tolerance)
-    stack = [visible, *layers.hidden(visible, seen, found.rays, REACH * unit)]
+    stack = [visible, *layers.hidden(visible, seen, found.rays, REACH * unit, _CLEARANCE * tolerance)]
     links = {(0, 0): seen}
     for one, other in itertools.product(range(len(stack)), repeat=2):
         if (one, other) != (0, 0):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...shared.atomic_write import MAKE_ROOM
+from ...shared.imaging.colour import linear_from_srgb
 from ...shared.jobs import scene as contract
 from ...shared.jobs.scene import Part, SceneInfo, SceneReply, SceneRequest, SceneSettings, Texture
 from ...shared.maps import MAPS
@@ -178,7 +179,8 @@ def _parts(
         else:
             visible[name] = panoramas.resize(pixels, min(len(pixels), limit))
     if light is not None:
-        bright = lighting.lamps(light, built.sky)
+        albedo = panoramas.resize(small["albedo"], len(built.sky))
+        bright = lighting.lamps(light, built.sky, built.planes.normal, linear_from_srgb(albedo))
         if bright.any():
             size = min(len(light), limit)
             visible["emission"] = panoramas.resize(np.where(bright[..., None], light, 0), size)

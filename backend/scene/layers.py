@@ -21,8 +21,6 @@ from .planes import Planes
 _SIDES = ((0, 1), (0, -1), (1, 0), (-1, 0))
 #: Planes that cross between two pixels may be this many tolerances apart at their border.
 _CROSSING = 5
-#: A continued surface keeps this relative distance behind what is in front of it.
-_CLEARANCE = 0.01
 #: Largest parallax that is filled.
 _MOST_PARALLAX_RAD = 0.7
 #: A continued plane is followed up to this multiple of the distance where it was seen.
@@ -146,10 +144,11 @@ def _extent(links: Links) -> np.ndarray:
     return np.sqrt(np.bincount(label))[label]
 
 
-def hidden(front: Layer, links: Links, rays: np.ndarray, reach: float) -> list[Layer]:
+def hidden(front: Layer, links: Links, rays: np.ndarray, reach: float, clearance: float) -> list[Layer]:
     """Return the layers that continue surfaces behind the edges of `front`, for a viewer who moves by `reach`.
 
-    `links`: those of `front`. `reach` has the unit of the distances. In the first layer the nearest of the surfaces
+    `links`: those of `front`. `reach` has the unit of the distances. `clearance`: smallest relative distance between
+    what is hidden and what is in front of it. In the first layer the nearest of the surfaces
     that could continue does, by half its own size at most: things end somewhere. In the second the farthest does, as
     far as can be seen.
     """
@@ -170,8 +169,8 @@ def hidden(front: Layer, links: Links, rays: np.ndarray, reach: float) -> list[L
     normal, offset = continuing(front, rays)
     continued = Layer(normal, offset, front.distance, front.solid, front.source)
     short = np.minimum(reached_px, _extent(links)[origin] * _GROWTH)
-    near, near_length = _grow(front, continued, rays, (target, origin, short), farthest=False)
-    far, length = _grow(front, continued, rays, (target, origin, reached_px), farthest=True)
+    near, near_length = _grow(front, continued, rays, (target, origin, short), clearance, farthest=False)
+    far, length = _grow(front, continued, rays, (target, origin, reached_px), clearance, farthest=True)
     # Sky goes on behind edges too: what stands up ends where the sky is nearer.
     sky_length = _sky_length(front, rays, reach)
 
@@ -186,7 +185,12 @@ def hidden(front: Layer, links: Links, rays: np.ndarray, reach: float) -> list[L
 
 
 def _grow(
-    front: Layer, continued: Layer, rays: np.ndarray, wave: tuple[np.ndarray, np.ndarray, np.ndarray], farthest: bool
+    front: Layer,
+    continued: Layer,
+    rays: np.ndarray,
+    wave: tuple[np.ndarray, np.ndarray, np.ndarray],
+    clearance: float,
+    farthest: bool,
 ) -> tuple[Layer, np.ndarray]:
     """Grow surfaces behind `front`; also return how many pixels from the edge each pixel lies, (H, W).
 
@@ -210,7 +214,7 @@ def _grow(
     walked = np.zeros(len(target))
     while len(target):
         reached = planes.intersect(normals[origin], offsets[origin], flat_rays[target])
-        clear = seen[target] * (1 + _CLEARANCE)
+        clear = seen[target] * (1 + clearance)
         possible = (reached > clear) & (reached < _FARTHER * seen[origin])
         plane = possible
         if farthest:

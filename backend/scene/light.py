@@ -7,23 +7,51 @@ from scipy import ndimage
 
 from ...shared.imaging import sphere
 from ...shared.imaging.colour import LUMINANCE
-from ..lighting import exposure
 
-#: Light in units of the exposed panorama (backend/lighting/exposure.py) from which on a pixel shows a source of light.
-LAMP = 4.0
+#: A surface is a source of light if it is this many times as bright as the light around can make it.
+_BRIGHTER = 2.5
 #: The sky that isn't seen is at most this many times as bright as the median of what is: it has no second sun.
 _BRIGHTEST = 4.0
 #: Standard deviation that smooths the sky that isn't seen, as a share of the height: 6°.
 _SMOOTHING = 1 / 30
 
 
-def lamps(light: np.ndarray, sky: np.ndarray) -> np.ndarray:
-    """Return where linear light (H, W, 3) shows a lamp: far brighter than lit surfaces, and not sky (H, W bool)."""
-    if not light.any():
-        return np.zeros(sky.shape, bool)
-    _, record = exposure.expose(light, "linear")
-    assert record is not None
-    return (light.max(axis=-1) * float(record["exposure"]) > LAMP) & ~sky
+def lamps(light: np.ndarray, sky: np.ndarray, normal: np.ndarray, albedo: np.ndarray) -> np.ndarray:
+    """Return where linear light (H, W, 3) shows a lamp, a bright curtain …, but not sky, (H, W) bool.
+
+    These are far brighter than the panorama on average, and than the light around can make them. `normal`: unit normals
+    towards the camera; `albedo`: linear, both (H, W, 3).
+    """
+    luminance = light @ LUMINANCE
+    mean = (luminance * sphere.solid_angles(*sky.shape)).sum() / (4 * np.pi)
+    reflected = (albedo @ LUMINANCE) / np.pi * (irradiance(light, normal) @ LUMINANCE)
+    return ~sky & (luminance > _BRIGHTER * np.maximum(reflected, mean))
+
+
+def irradiance(light: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Return the irradiance (…, 3) that surfaces with unit normals (…, 3) receive from a panorama (H, W, 3).
+
+    All light is taken to come from far away, up to the second order of spherical harmonics. (Ramamoorthi and Hanrahan,
+    SIGGRAPH 2001.)
+    """
+    height, width, _ = light.shape
+    weighted = light * sphere.solid_angles(height, width)[..., None]
+    basis = _harmonics(sphere.directions(height, width))
+    coefficients = np.einsum("hwk,hwc->kc", basis, weighted, optimize=True)
+    cosine_lobe = np.array([np.pi, *[2 * np.pi / 3] * 3, *[np.pi / 4] * 5])
+    return np.maximum(_harmonics(normal) @ (cosine_lobe[:, None] * coefficients), 0)
+
+
+def _harmonics(directions: np.ndarray) -> np.ndarray:
+    """Return the nine real spherical harmonics up to the second order, (…, 9)."""
+    x, y, z = np.moveaxis(directions, -1, 0)
+    return np.stack(
+        [
+            np.full_like(x, 0.282095), 0.488603 * y, 0.488603 * z, 0.488603 * x, 1.092548 * x * y, 1.092548 * y * z,
+            0.315392 * (3 * z**2 - 1), 1.092548 * x * z, 0.546274 * (x**2 - y**2),
+        ],
+        axis=-1,
+    )  # fmt: skip
 
 
 def environment(light: np.ndarray, sky: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ has all vertices of the smaller ones beside it, so that there are no cracks.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -63,6 +64,7 @@ def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.nd
     `links`: those between each pair of layers, by their indices. Around corner (i, j), i = 0 … H, j = 0 … W − 1, each
     layer has four slots: the pixels above left, above right, below left, below right.
     """
+    stack = list(stack)
     height, width = stack[0].distance.shape
     slots = range(4 * len(stack))
 
@@ -120,6 +122,11 @@ def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.nd
     for corner, (below, right) in enumerate(_CORNERS):
         # Pixel (i, j) lies in slot 3 of its top left corner, slot 2 of its top right one, and so on.
         pixel_vertex[:, corner] = np.roll(shaped[:, 3 - 2 * below - right], -right, axis=-1)[:, below : below + height]
+    # A hidden pixel whose corners are all those of the visible one is no other surface.
+    for index in range(1, len(stack)):
+        same = (pixel_vertex[index] == pixel_vertex[0]).all(axis=0)
+        pixel_vertex[index][:, same] = -1
+        stack[index] = dataclasses.replace(stack[index], solid=stack[index].solid & ~same)
     return Welded(stack, [links[i, i] for i in range(len(stack))], pixel_vertex, distance, ray, uv)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from panoform.backend.scene import light
+from panoform.shared.imaging import sphere
 
 HEIGHT, WIDTH = 64, 128
 
@@ -24,11 +25,23 @@ def test_lamp_is_found_and_the_sky_is_none() -> None:
     pixels, sky = room()
     expected = np.zeros((HEIGHT, WIDTH), bool)
     expected[2:5, 100:110] = True
-    np.testing.assert_array_equal(light.lamps(pixels, sky), expected)
+    rays = sphere.directions(HEIGHT, WIDTH)
+    albedo = np.full_like(pixels, 0.5)
+    np.testing.assert_array_equal(light.lamps(pixels, sky, -rays, albedo), expected)
 
 
 def test_black_panorama_has_no_lamps() -> None:
-    assert not light.lamps(np.zeros((HEIGHT, WIDTH, 3)), np.zeros((HEIGHT, WIDTH), bool)).any()
+    black, rays = np.zeros((HEIGHT, WIDTH, 3)), sphere.directions(HEIGHT, WIDTH)
+    assert not light.lamps(black, np.zeros((HEIGHT, WIDTH), bool), -rays, black).any()
+
+
+def test_irradiance_is_the_integral_over_the_panorama() -> None:
+    rng, rays = np.random.default_rng(1), sphere.directions(HEIGHT, WIDTH)
+    pixels = 1 + 0.5 * rays @ rng.normal(size=(3, 3)) + 0.2 * rays[..., :1] * rays[..., 1:2]
+    for normal in sphere.directions(4, 8).reshape(-1, 3):
+        weight = np.maximum(rays @ normal, 0)[..., None] * sphere.solid_angles(HEIGHT, WIDTH)[..., None]
+        expected = (pixels * weight).sum(axis=(0, 1))
+        np.testing.assert_allclose(light.irradiance(pixels, normal), expected, atol=0.02)
 
 
 def test_sky_goes_on_where_the_camera_does_not_see_it() -> None:
