@@ -126,7 +126,7 @@ def run(zip_path: Path, panorama: Path | None) -> None:
     camera.rotation_euler = (math.radians(66), 0, math.radians(-80))
     scene.camera = camera
     scene.render.engine = "CYCLES"
-    scene.cycles.samples = 32
+    scene.cycles.samples, scene.cycles.max_bounces = 12, 5
     scene.render.resolution_x, scene.render.resolution_y = 640, 360
     scene.render.filepath = str(OUT / "render.png")
     bpy.ops.wm.save_as_mainfile(filepath=str(OUT / "scene.blend"))

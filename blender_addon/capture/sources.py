@@ -102,7 +102,11 @@ def world_strength(scene: bpy.types.Scene) -> float:
 
 def _output(world: bpy.types.World | None) -> bpy.types.Node | None:
     shaded = world is not None and (bpy.app.version >= (5, 0) or world.use_nodes)
-    return world.node_tree.get_output_node("ALL") if shaded and world.node_tree else None
+    if not shaded or world.node_tree is None:
+        return None
+    # Worlds may have an output for each renderer.
+    found = (world.node_tree.get_output_node(target) for target in ("ALL", "EEVEE", "CYCLES"))
+    return next(filter(None, found), None)
 
 
 def _texture(scene: bpy.types.Scene) -> bpy.types.Node:

@@ -19,7 +19,8 @@ def create(
 ) -> bpy.types.World:
     """Create a world that shows `image`, rotated by `world_from_panorama` (4 × 4).
 
-    `light`: what lights the scene, where that is not what the camera sees.
+    `light`: what lights the scene in Cycles, where that is not what the camera sees. In EEVEE no wall would shade it,
+    so there the image lights all.
     """
     world = bpy.data.worlds.new(name)
     if bpy.app.version < (5, 0):
@@ -41,32 +42,41 @@ def create(
 
     tree.links.new(coordinates.outputs["Generated"], rotation.inputs["Vector"])
     tree.links.new(rotation.outputs["Vector"], environment.inputs["Vector"])
-    colour = environment.outputs["Color"]
-    if light is not None:
-        colour = _only_seen(tree, colour, rotation.outputs["Vector"], light)
-    tree.links.new(colour, background.inputs["Color"])
+    tree.links.new(environment.outputs["Color"], background.inputs["Color"])
     tree.links.new(background.outputs["Background"], output.inputs["Surface"])
+    if light is not None:
+        output.target = "EEVEE"
+        _light_in_cycles(world, light)
+        output.is_active_output = True
     return world
 
 
-def _only_seen(
-    tree: bpy.types.NodeTree, seen: bpy.types.NodeSocket, vector: bpy.types.NodeSocket, light: bpy.types.Image
-) -> bpy.types.NodeSocket:
-    """Return `seen` for rays from the camera, `light` for others."""
+def _light_in_cycles(world: bpy.types.World, light: bpy.types.Image) -> None:
+    """Add an output for Cycles: the background to the camera, and `light`, as strong, to everything else."""
+    tree = world.node_tree
     texture = tree.nodes.new("ShaderNodeTexEnvironment")
-    texture.name = texture.label = sources.LIGHT
     texture.image = light
+    background = tree.nodes.new("ShaderNodeBackground")
     path = tree.nodes.new("ShaderNodeLightPath")
-    mix = tree.nodes.new("ShaderNodeMixRGB")
-    for node, name, y in ((path, "Light Path", 300), (mix, "Camera", 0)):
-        node.name = node.label = f"{sources.LIGHT} {name}"
-        node.location = (130, y)
-    texture.location = (0, -300)
-    tree.links.new(vector, texture.inputs["Vector"])
-    tree.links.new(path.outputs["Is Camera Ray"], mix.inputs["Fac"])
-    tree.links.new(texture.outputs["Color"], mix.inputs["Color1"])
-    tree.links.new(seen, mix.inputs["Color2"])
-    return mix.outputs["Color"]
+    mix = tree.nodes.new("ShaderNodeMixShader")
+    output = tree.nodes.new("ShaderNodeOutputWorld")
+    output.target = "CYCLES"
+    for i, (node, name) in enumerate(
+        ((texture, ""), (background, " Strength"), (path, " Path"), (mix, " Mix"), (output, " Output"))
+    ):
+        node.name = node.label = f"{sources.LIGHT}{name}"
+        node.location = (i * 200, -400)
+    tree.links.new(tree.nodes["Rotation"].outputs["Vector"], texture.inputs["Vector"])
+    tree.links.new(texture.outputs["Color"], background.inputs["Color"])
+    tree.links.new(path.outputs["Is Camera Ray"], mix.inputs[0])
+    tree.links.new(background.outputs["Background"], mix.inputs[1])
+    tree.links.new(tree.nodes["Strength"].outputs["Background"], mix.inputs[2])
+    tree.links.new(mix.outputs["Shader"], output.inputs["Surface"])
+    driver = background.inputs["Strength"].driver_add("default_value").driver
+    driver.type = "SUM"
+    strength = driver.variables.new()
+    strength.targets[0].id_type, strength.targets[0].id = "WORLD", world
+    strength.targets[0].data_path = 'node_tree.nodes["Strength"].inputs["Strength"].default_value'
 
 
 def assign(scene: bpy.types.Scene, world: bpy.types.World) -> None:

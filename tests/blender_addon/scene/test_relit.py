@@ -11,6 +11,7 @@ import pytest
 
 from panoform.backend.io.panoramas import read, resize
 from panoform.backend.lighting import exposure
+from panoform.blender_addon.capture import sources
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.shared.imaging.colour import srgb_from_linear
 
@@ -47,3 +48,17 @@ def test_rebuilt_scene_is_lit_as_the_panorama_shows_it(
     error = srgb_from_linear((found * scale).clip(0, 1)) - srgb_from_linear((truth * scale).clip(0, 1))
     psnr = -10 * np.log10((error**2).mean())
     assert psnr > decibels
+
+
+def test_world_of_a_mesh_is_read_like_any_other(addon: Jobs, scene) -> None:
+    bpy.ops.panoform.build_scene(directory=str(SCENES / "room"), kind="MESH", camera_height=1.6)
+    image, rotation = sources.world_image(scene)
+    assert image.name == "room panorama"
+    assert rotation.is_identity
+    nodes = scene.world.node_tree.nodes
+    nodes["Strength"].inputs["Strength"].default_value = 3
+    bpy.context.view_layer.update()
+    assert sources.world_strength(scene) == 3
+    evaluated = scene.world.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    lit = evaluated.node_tree.nodes[f"{sources.LIGHT} Strength"].inputs["Strength"].default_value
+    assert lit == pytest.approx(3)
