@@ -57,12 +57,22 @@ def _light_in_cycles(world: bpy.types.World, light: bpy.types.Image) -> None:
     texture = tree.nodes.new("ShaderNodeTexEnvironment")
     texture.image = light
     background = tree.nodes.new("ShaderNodeBackground")
+    # One value for both; a driver would make Blender warn of a cycle.
+    strength = tree.nodes.new("ShaderNodeValue")
+    strength.outputs["Value"].default_value = 1.0
     path = tree.nodes.new("ShaderNodeLightPath")
     mix = tree.nodes.new("ShaderNodeMixShader")
     output = tree.nodes.new("ShaderNodeOutputWorld")
     output.target = "CYCLES"
     for i, (node, name) in enumerate(
-        ((texture, ""), (background, " Strength"), (path, " Path"), (mix, " Mix"), (output, " Output"))
+        (
+            (strength, " Strength"),
+            (texture, ""),
+            (background, " Background"),
+            (path, " Path"),
+            (mix, " Mix"),
+            (output, " Output"),
+        )
     ):
         node.name = node.label = f"{sources.LIGHT}{name}"
         node.location = (i * 200, -400)
@@ -72,11 +82,8 @@ def _light_in_cycles(world: bpy.types.World, light: bpy.types.Image) -> None:
     tree.links.new(background.outputs["Background"], mix.inputs[1])
     tree.links.new(tree.nodes["Strength"].outputs["Background"], mix.inputs[2])
     tree.links.new(mix.outputs["Shader"], output.inputs["Surface"])
-    driver = background.inputs["Strength"].driver_add("default_value").driver
-    driver.type = "SUM"
-    strength = driver.variables.new()
-    strength.targets[0].id_type, strength.targets[0].id = "WORLD", world
-    strength.targets[0].data_path = 'node_tree.nodes["Strength"].inputs["Strength"].default_value'
+    tree.links.new(strength.outputs["Value"], background.inputs["Strength"])
+    tree.links.new(strength.outputs["Value"], tree.nodes["Strength"].inputs["Strength"])
 
 
 def assign(scene: bpy.types.Scene, world: bpy.types.World) -> None:
