@@ -60,7 +60,7 @@ def test_window_stays_open() -> None:
     assert (built.sky == np.isinf(exact.distance)).all()
 
 
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("soft", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_room_seen_from_beside_matches_it(soft: bool) -> None:
     exact = room.maps(256)
     built = rebuilt(room.soften(exact) if soft else exact)
@@ -105,11 +105,13 @@ def test_nothing_but_sky_is_an_error() -> None:
         build.build(np.full((32, 64), np.inf), None)
 
 
+@pytest.mark.slow
 def test_number_of_triangles_is_kept() -> None:
     built = rebuilt(room.maps(256), max_triangles=15_000)
     assert len(built.surface.triangles) <= 15_000
 
 
+@pytest.mark.slow
 def test_finite_sky_is_found_and_walls_are_not() -> None:
     soft = room.soften(room.maps(256))
     truth = np.isinf(room.maps(256).distance)
