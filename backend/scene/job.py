@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +84,9 @@ def build_scene(request_id: str, maps: Maps, settings: SceneSettings, reporter: 
         max_triangles=settings.max_triangles,
     )
     progress.step_done()
-    light = None if maps.panorama is None else _light(maps.panorama, len(built.sky))
-    parts = _parts(built, maps, found, light, settings.texture_width)
-    environment = None if light is None else _light_texture("environment", lighting.environment(light, built.sky))
+    lights = None if maps.panorama is None else _lights(maps.panorama, found.get("albedo"), built)
+    parts = _parts(built, maps, found, lights, settings.texture_width)
+    environment = None if lights is None else _light_texture("environment", lights.environment)
     progress.step_done()
     surface = built.surface
     info = SceneInfo(
@@ -156,12 +157,9 @@ def _sky_candidates(semantic: np.ndarray | None) -> np.ndarray | None:
 
 
 def _parts(
-    built: Built, maps: Maps, found: dict[str, np.ndarray], light: np.ndarray | None, texture_width: int
+    built: Built, maps: Maps, found: dict[str, np.ndarray], lights: _Lights | None, texture_width: int
 ) -> tuple[Part, ...]:
-    """Return the parts of the mesh with their textures; `found` are the maps at the size of the distance map.
-
-    `light`: linear light of the panorama, of the size of the layers.
-    """
+    """Return the parts of the mesh with their textures; `found` are the maps at the size of the distance map."""
     limit = texture_width // 2
     own = {name: maps.maps[name] for name in _TEXTURES if name in maps.maps}
     small = {name: found[name] for name in own}
@@ -178,14 +176,10 @@ def _parts(
             visible[name] = textures.sharpen(pixels, picture)
         else:
             visible[name] = panoramas.resize(pixels, min(len(pixels), limit))
-    if light is not None:
-        albedo = panoramas.resize(small["albedo"], len(built.sky))
-        bright = lighting.lamps(light, built.sky, built.planes.normal, linear_from_srgb(albedo))
-        if bright.any():
-            size = min(len(light), limit)
-            visible["emission"] = panoramas.resize(np.where(bright[..., None], light, 0), size)
-            if "albedo" in visible:  # a lamp isn't lit by others too
-                visible["albedo"] = visible["albedo"] * ~_nearest(bright[..., None], len(visible["albedo"]))
+    if lights is not None and lights.lamps.any():
+        visible["emission"] = panoramas.resize(lights.emission, min(len(lights.emission), limit))
+        if "albedo" in visible:  # a lamp isn't lit by others too
+            visible["albedo"] = visible["albedo"] * ~_nearest(lights.lamps[..., None], len(visible["albedo"]))
     parts = [Part(name="visible", triangles=built.surface.counts[0], textures=_textures(visible))]
     for layer, count in zip(built.layers[1:], built.surface.counts[1:], strict=True):
         if count:
@@ -198,11 +192,31 @@ def _parts(
     return tuple(parts)
 
 
-def _light(panorama: tuple[np.ndarray, Encoding], height: int) -> np.ndarray:
-    """Return the linear light of a panorama at that height; clipped light of an sRGB one is reconstructed."""
+@dataclass(frozen=True)
+class _Lights:
+    """What lights the scene; arrays have the size of the layers."""
+
+    #: Where there are lamps, (H, W) bool, and their linear light, (H, W, 3).
+    lamps: np.ndarray
+    emission: np.ndarray
+    #: Linear light of the whole sky, (H, W, 3).
+    environment: np.ndarray
+
+
+def _lights(panorama: tuple[np.ndarray, Encoding], albedo: np.ndarray | None, built: Built) -> _Lights:
+    """Find what lights the scene. Clipped light of an sRGB panorama is reconstructed.
+
+    `albedo`: sRGB; None: the panorama's own colours.
+    """
     pixels, encoding = panorama
-    small = panoramas.resize(pixels, height)
-    return small if encoding == "linear" else inverse_tonemapping.reconstruct(small)
+    height = len(built.sky)
+    light = panoramas.resize(pixels, height)
+    own, _ = exposure.expose(light, encoding)
+    grey = linear_from_srgb(panoramas.resize(own if albedo is None else albedo, height))
+    if encoding == "srgb":
+        light = inverse_tonemapping.reconstruct(light)
+    lamps = lighting.lamps(light, built.sky, built.planes.normal, grey)
+    return _Lights(lamps, np.where(lamps[..., None], light, 0), lighting.environment(light, built.sky))
 
 
 def _textures(maps: dict[str, np.ndarray]) -> dict[str, Texture]:
