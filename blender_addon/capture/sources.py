@@ -91,15 +91,17 @@ def world_strength(scene: bpy.types.Scene) -> float:
     texture = _texture(scene)
     background, *behind = _upstream(_output(scene.world).inputs["Surface"])
     behind = [node for node in behind if not node.name.startswith(LIGHT)]
-    plain = background.bl_idname == "ShaderNodeBackground" and behind[0] == texture
-    strength = background.inputs["Strength"]
-    source = strength.links[0].from_socket if strength.is_linked else strength
-    if not plain or (strength.is_linked and not source.node.name.startswith(LIGHT)):
-        raise SceneError(
-            f"Other nodes of the world {scene.world.name!r} change its HDRI.",
-            "Connect the Environment Texture to a Background, and that to the output.",
-        )
-    return source.default_value
+    if background.bl_idname == "ShaderNodeBackground" and behind[0] == texture:
+        strength = background.inputs["Strength"]
+        if not strength.is_linked:
+            return strength.default_value
+        source = strength.links[0].from_socket
+        if source.node.name.startswith(LIGHT):  # the one value of both backgrounds
+            return source.default_value
+    raise SceneError(
+        f"Other nodes of the world {scene.world.name!r} change its HDRI.",
+        "Connect the Environment Texture to a Background, and that to the output.",
+    )
 
 
 def _output(world: bpy.types.World | None) -> bpy.types.Node | None:
