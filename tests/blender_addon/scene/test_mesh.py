@@ -22,6 +22,8 @@ from panoform.shared.imaging import sphere
 from panoform.shared.jobs.scene import SceneSettings
 from panoform.shared.protocol.errors import SettingError
 
+#: Name of the pass.
+DIFFUSE_COLOUR = "DiffCol" if bpy.app.version < (5, 0) else "Diffuse Color"
 SCENES = Path(__file__).parents[2] / "scenes"
 
 
@@ -190,7 +192,7 @@ def test_cycles_shows_albedo_inside_the_sky_and_the_room_from_outside(addon, sce
     inside = panorama_of(scene, body.matrix_world, tmp_path / "inside.exr")
     rays = sphere.directions(32, 64)
     solid = np.isfinite(room.cast(np.zeros(3), rays).distance)
-    error = np.abs(colour(inside, "DiffCol") - room_folder.albedo(rays))
+    error = np.abs(colour(inside, DIFFUSE_COLOUR) - room_folder.albedo(rays))
     error = error[solid & (rays @ room_folder.LAMP < 0.95)]  # a lamp isn't lit: its albedo is 0
     assert np.quantile(error, 0.9) < 0.02
     light = colour(inside, "Combined")
@@ -205,7 +207,7 @@ def test_cycles_shows_albedo_inside_the_sky_and_the_room_from_outside(addon, sce
     place = np.array([-4, 0, 0]) + ray * room.HIGH[1] / ray[1]
     assert 0 < place[0] < room.HIGH[0]
     expected = room_folder.albedo(place / np.linalg.norm(place))
-    np.testing.assert_allclose(colour(outside, "DiffCol")[16, 28], expected, atol=0.05)
+    np.testing.assert_allclose(colour(outside, DIFFUSE_COLOUR)[16, 28], expected, atol=0.05)
 
 
 def test_walls_block_the_light_of_a_sun(addon, scene, folder, tmp_path) -> None:
