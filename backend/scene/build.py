@@ -72,7 +72,7 @@ def build(
         finite = np.where(open_sky, 1.5 * distance[~open_sky].max(), distance)
     elif open_sky.all():
         finite = np.ones_like(distance)
-    found = planes.fit(finite, normal, np.zeros_like(open_sky))
+    found = planes.fit(finite, normal)
     found = regularise.regularise(found)
     if not open_sky.any():
         open_sky = sky.find(found.distance, sky_candidates)

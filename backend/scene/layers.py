@@ -198,14 +198,12 @@ def _grow(
     a surface doesn't pass behind `front`, the farthest goes on at its own distance, the nearest ends.
     """
     shape = front.distance.shape
-    height, width = shape
     count = front.distance.size
     flat_rays = rays.reshape(-1, 3)
     seen, solid = front.distance.ravel(), front.solid.ravel()
     normals, offsets = continued.normal.reshape(-1, 3), continued.offset.ravel()
     # Columns get narrower towards the poles.
     narrow = np.maximum(np.linalg.norm(flat_rays[:, :2], axis=-1), 0.05)
-    steps = [(_index(height, width, side), narrow if side[1] else np.ones(count)) for side in _SIDES]
     distance = np.full(count, 0 if farthest else np.inf, np.float32)
     source, budget, on_plane = np.full(count, -1), np.zeros(count, np.float32), np.ones(count, bool)
     length = np.full(count, np.inf, np.float32)
@@ -235,10 +233,12 @@ def _grow(
         grown = np.flatnonzero(reachable)
         reachable[grown] = False
         waves = []
-        for neighbour, step in steps:
-            left = budget[grown] - step[grown]
-            go = left > 0
-            waves.append((neighbour[grown[go]], source[grown[go]], left[go], length[grown[go]] + step[grown[go]]))
+        for side in _SIDES:
+            step = narrow[grown] if side[1] else np.ones(len(grown))
+            go = budget[grown] > step
+            pixels = grown[go]
+            there = grid.neighbour_index(pixels, shape, *side)
+            waves.append((there, source[pixels], budget[pixels] - step[go], length[pixels] + step[go]))
         target, origin, left, walked = (np.concatenate(parts) for parts in zip(*waves, strict=True))
     has = source >= 0
     pick = np.where(has, source, 0)
@@ -267,8 +267,3 @@ def _sky_length(front: Layer, rays: np.ndarray, reach: float) -> np.ndarray:
     length = np.hypot(rows, columns)[:, width // 4 : -(width // 4)]
     seen = np.minimum(reach / front.distance, _MOST_PARALLAX_RAD) * width / (2 * np.pi) + 1
     return np.where(length <= seen, length, np.inf)
-
-
-def _index(height: int, width: int, side: tuple[int, int]) -> np.ndarray:
-    """Return the flat index of each pixel's neighbour."""
-    return grid.neighbour(np.arange(height * width).reshape(height, width), *side).ravel()

@@ -54,37 +54,35 @@ def intersect(normal: np.ndarray, offset: np.ndarray, rays: np.ndarray) -> np.nd
     return np.where(hit, offset / np.where(hit, cosine, np.float32(-1)), np.float32(np.inf))
 
 
-def fit(distance: np.ndarray, normal: np.ndarray | None, sky: np.ndarray) -> Planes:
-    """Fit planes to maps: `distance` (H, W), `normal` (H, W, 3) or None, `sky` (H, W) bool.
+def fit(distance: np.ndarray, normal: np.ndarray | None) -> Planes:
+    """Fit planes to maps, all of which counts as solid: `distance` (H, W), finite, `normal` (H, W, 3) or None.
 
     A pixel's normal is the given one, or one of the distances around it: the one that predicts its neighbours best.
     """
-    height, width = distance.shape
-    rays = sphere.directions(height, width)
-    distance = np.where(sky, 1.0, distance).astype(np.float32)
-    solid = ~sky
+    rays = sphere.directions(*distance.shape)
+    distance = distance.astype(np.float32)
     if normal is None:
         chosen = -rays
         residual = np.full(distance.shape, np.inf)
     else:
         length = np.sqrt(grid.dot(normal, normal))[..., None]
         chosen = _facing((normal / np.maximum(length, 1e-9)).astype(np.float32), rays)
-        residual = _residuals(distance, chosen.reshape(-1, 3), rays, solid).reshape(distance.shape)
+        residual = _residuals(distance, chosen.reshape(-1, 3), rays).reshape(distance.shape)
     # Where the given normal predicts badly, try those of the distances around.
-    usual = float(np.median(residual[solid])) if normal is not None and solid.any() else 0.0
-    poor = np.flatnonzero(solid & (residual > max(1e-3, 3 * usual)))
+    usual = float(np.median(residual)) if normal is not None else 0.0
+    poor = np.flatnonzero(residual > max(1e-3, 3 * usual))
     trusted = np.full(distance.shape, normal is not None)
     best = residual.ravel()[poor] * _GIVEN_PREFERRED
     for candidate in _normals_from_distance(rays, distance, poor):
-        found = _residuals(distance, candidate, rays, solid, poor)
+        found = _residuals(distance, candidate, rays, poor)
         better = found < best
         chosen.reshape(-1, 3)[poor[better]] = candidate[better]
         residual.ravel()[poor[better]] = best[better] = found[better]
         cosine = -grid.dot(candidate[better], rays.reshape(-1, 3)[poor[better]])
         trusted.ravel()[poor[better]] = cosine > _STEEP
     # The mean of the better half of differences of normal noise is 0.45 times its standard deviation.
-    noise = float(np.median(residual[solid])) / 0.45 if solid.any() else 0.0
-    return Planes(rays, distance, np.where(sky[..., None], -rays, chosen), trusted, solid, noise)
+    noise = float(np.median(residual)) / 0.45
+    return Planes(rays, distance, chosen, trusted, np.ones(distance.shape, bool), noise)
 
 
 def _facing(normal: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -121,7 +119,7 @@ def _normals_from_distance(rays: np.ndarray, distance: np.ndarray, pixels: np.nd
 
 
 def _residuals(
-    distance: np.ndarray, normal: np.ndarray, rays: np.ndarray, solid: np.ndarray, pixels: np.ndarray | None = None
+    distance: np.ndarray, normal: np.ndarray, rays: np.ndarray, pixels: np.ndarray | None = None
 ) -> np.ndarray:
     """Return how badly the planes of `pixels` (flat indices; None: all) predict their neighbours, (N,).
 
@@ -130,10 +128,9 @@ def _residuals(
     pixels = np.arange(distance.size) if pixels is None else pixels
     flat = rays.reshape(-1, 3)
     offset = distance.ravel()[pixels] * grid.dot(normal, flat[pixels])
-    differences = np.ones((len(_AROUND), len(pixels)), np.float32)
+    differences = np.empty((len(_AROUND), len(pixels)), np.float32)
     for difference, side in zip(differences, _AROUND, strict=True):
         index = grid.neighbour_index(pixels, distance.shape, *side)
         predicted = intersect(normal, offset, flat[index])
-        usable = solid.ravel()[index]
-        difference[usable] = np.minimum(np.abs(predicted[usable] / distance.ravel()[index[usable]] - 1), 1)
+        difference[:] = np.minimum(np.abs(predicted / distance.ravel()[index] - 1), 1)
     return np.partition(differences, 3, axis=0)[:4].mean(axis=0)

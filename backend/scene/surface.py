@@ -8,6 +8,7 @@ has all vertices of the smaller ones beside it, so that there are no cracks.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ _INWARD = 3.0
 MAX_UV_ERROR_PX = 0.35
 #: How far outlines against the sky are drawn in, as a share of the way from a pixel's edge to its centre.
 _SHRINK = 0.15
+#: Relative difference of the distances of two planes from which on a vertex between them is at a crease.
+_CREASE = 1e-4
 #: Corners of a pixel, as seen from it: top left, top right, bottom right, bottom left. Offsets of the corner grid.
 _CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0))
 
@@ -105,7 +108,7 @@ def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.nd
             vertex[member, special[mine]] = ids[mine]
     row, column = np.divmod(np.concatenate(place), width)
     corner_ray = grid.corner_directions(height, width)[row, column]
-    distance, centre, members = _positions(stack, vertex, corner_ray, row, column)
+    distance, centre, members = _positions(stack, vertex, rays, corner_ray, row, column)
 
     # A texture's outermost pixels are mixed with what is beside them: torn corners take theirs from further in.
     pull = centre * _INWARD
@@ -146,31 +149,67 @@ def _groups(joins: list[tuple[int, int, np.ndarray]], slots: int, count: int) ->
 
 
 def _positions(
-    stack: list[Layer], vertex: np.ndarray, ray: np.ndarray, row: np.ndarray, column: np.ndarray
+    stack: list[Layer], vertex: np.ndarray, rays: np.ndarray, ray: np.ndarray, row: np.ndarray, column: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each vertex' distance (V,), the mean offset of its pixels' centres in rows and columns (V, 2), and their
     number (V,)."""
-    width = stack[0].distance.shape[1]
     count = len(row)
     sums, weights, members = np.zeros(count), np.zeros(count), np.zeros(count)
     centre = np.zeros((count, 2))
+    #: Of the visible layer: the distance of each of the four pixels' planes along the vertex' ray; NaN elsewhere.
+    seen = np.full((4, count), np.nan, np.float32)
     for slot, ids in enumerate(vertex):
         layer = stack[slot // 4]
         where = ids[ids >= 0]
-        below, right = slot % 4 // 2, slot % 2
-        pixel = (row[where] + below - 1) * width + (column[where] + right - 1) % width
+        pixel = _pixel(slot, row[where], column[where], layer.distance.shape)
         own = layer.distance.ravel()[pixel]
         found = planes.intersect(layer.normal.reshape(-1, 3)[pixel], layer.offset.ravel()[pixel], ray[where])
         # A plane seen almost from its edge reaches far beyond its own pixel.
         found = np.clip(found, own * 0.8, own * 1.25)
+        if slot < 4:
+            seen[slot, where] = found
         # What is seen is exact; what is hidden joins it.
         weight = 1.0 if slot < 4 else 1e-6
         sums += np.bincount(where, found * weight, count)
         weights += np.bincount(where, minlength=count) * weight
         members += np.bincount(where, minlength=count)
-        centre[:, 0] += np.bincount(where, minlength=count) * (below - 0.5)
-        centre[:, 1] += np.bincount(where, minlength=count) * (right - 0.5)
-    return sums / weights, centre / members[:, None], members
+        centre[:, 0] += np.bincount(where, minlength=count) * (slot % 4 // 2 - 0.5)
+        centre[:, 1] += np.bincount(where, minlength=count) * (slot % 2 - 0.5)
+    distance = sums / weights
+    _crease(distance, seen, stack[0], rays, row, column)
+    return distance, centre / members[:, None], members
+
+
+def _pixel(slot: int, row: np.ndarray, column: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the flat index of the pixel of a slot of each corner."""
+    return (row + slot % 4 // 2 - 1) * shape[1] + (column + slot % 2 - 1) % shape[1]
+
+
+def _crease(
+    distance: np.ndarray, seen: np.ndarray, layer: Layer, rays: np.ndarray, row: np.ndarray, column: np.ndarray
+) -> None:
+    """Put vertices (V,) at creases where both planes meet: on the nearest plane if concave, on the farthest if convex.
+
+    `seen`: distances of the four pixels' planes there, (4, V), NaN where a pixel has another vertex.
+    """
+    low, high = np.fmin.reduce(seen), np.fmax.reduce(seen)
+    with np.errstate(invalid="ignore"):
+        creased = np.flatnonzero(high > low * (1 + _CREASE))
+    present = np.isfinite(seen[:, creased])
+    pixel = np.stack([_pixel(slot, row[creased], column[creased], layer.distance.shape) for slot in range(4)])
+    pixel = np.where(present, pixel, 0)
+    flat_rays, normals, offsets = rays.reshape(-1, 3), layer.normal.reshape(-1, 3), layer.offset.ravel()
+    concave, convex = np.ones(len(creased), bool), np.ones(len(creased), bool)
+    for one, other in itertools.permutations(range(4), 2):
+        both = present[one] & present[other]
+        there = planes.intersect(normals[pixel[one]], offsets[pixel[one]], flat_rays[pixel[other]])
+        own = layer.distance.ravel()[pixel[other]]
+        concave &= ~both | (there >= own * (1 - _CREASE / 4))
+        convex &= ~both | (there <= own * (1 + _CREASE / 4))
+    # At an outline, the normal of a side that is seen almost from its edge is a guess.
+    convex &= (high <= low * (1 + planes.TOLERANCE))[creased]
+    distance[creased[concave]] = low[creased[concave]]
+    distance[creased[convex]] = high[creased[convex]]
 
 
 def _directions(v: np.ndarray, u: np.ndarray) -> np.ndarray:
