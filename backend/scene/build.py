@@ -73,7 +73,7 @@ def build(
     elif open_sky.all():
         finite = np.ones_like(distance)
     found = planes.fit(finite, normal)
-    found = regularise.regularise(found)
+    found = regularise.regularise(found, sky_candidates)
     if not open_sky.any():
         open_sky = sky.find(found.distance, sky_candidates)
     if open_sky.all():

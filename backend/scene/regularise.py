@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
+from scipy import ndimage
 
-from . import grid, planes
+from . import grid, planes, sky
 from .planes import Planes
 
 #: Noise below which maps count as exact.
@@ -17,16 +19,25 @@ _WINDOW = [(rows, columns) for rows in range(-2, 3) for columns in range(-2, 3) 
 _NEAR = [(rows, columns) for rows in (-1, 0, 1) for columns in (-1, 0, 1) if rows or columns]
 #: Share of the pixels around that support a smeared pixel at most, and a surface beside it at least.
 _WEAK, _STRONG = 0.3, 0.4
-#: A blur of a pixel reaches this far where what is behind is a hundred times farther.
-_WIDE = [(rows, columns) for rows in range(-5, 6) for columns in range(-5, 6) if rows or columns]
+#: How far surfaces beside a smeared pixel are looked for, in pixels, in each pass: the next ones come first. A blur of a
+#: pixel reaches five pixels where what is behind is a hundred times farther.
+_REACHES = 3, 5, 5
+#: Share of the sky's distance that is reached near a pixel which the sky is smeared into, and that the surface in front
+#: of it has at most: beside far things, something else may be as far.
+_SKY_SMEARED, _BEFORE_SKY = 0.4, 0.05
 
 
-def regularise(found: Planes) -> Planes:
-    """Put smeared pixels of depth edges on one side, then smooth surfaces within the noise."""
+def regularise(found: Planes, sky_candidates: np.ndarray | None = None) -> Planes:
+    """Put smeared pixels of depth edges on one side, then smooth surfaces within the noise.
+
+    `sky_candidates`: see `sky.find`.
+    """
     if found.noise < EXACT:
         return found
-    for _ in range(2):
-        found = sharpen_edges(found)
+    open_sky = sky.find(found.distance, sky_candidates)
+    sky_distance = float(np.median(found.distance[open_sky])) if open_sky.any() else None
+    for reach in _REACHES:
+        found = sharpen_edges(found, reach, sky_distance)
     for _ in range(_SMOOTHING):
         found = smooth(found)
     return found
@@ -50,10 +61,11 @@ def support(found: Planes, tolerance: float) -> np.ndarray:
     return np.where(found.trusted, count / len(_WINDOW), 0)
 
 
-def sharpen_edges(found: Planes) -> Planes:
+def sharpen_edges(found: Planes, reach: int, sky_distance: float | None) -> Planes:
     """Put pixels between two surfaces, which blur has smeared, on the nearer one of both.
 
-    Such a pixel lies on the plane of hardly any pixel around it, but between planes that many lie on.
+    Such a pixel lies on the plane of hardly any pixel around it, but between planes that many lie on, up to `reach`
+    pixels away. What is seen of the sky through a small gap is smeared throughout; its distance is known from elsewhere.
     """
     share = support(found, 3 * found.noise + 0.005).ravel()
     weak = np.flatnonzero(found.solid.ravel() & (share < _WEAK))
@@ -62,7 +74,7 @@ def sharpen_edges(found: Planes) -> Planes:
     distance = found.distance.ravel()[weak]
     ahead, behind = np.zeros(len(weak)), np.full(len(weak), np.inf)
     ahead_of, behind_of = np.full(len(weak), -1), np.full(len(weak), -1)
-    for side in _WIDE:
+    for side in itertools.product(range(-reach, reach + 1), repeat=2):
         index = grid.neighbour_index(weak, shape, *side)
         predicted = planes.intersect(normals[index], offsets[index], rays)
         strong = (share[index] >= _STRONG) & np.isfinite(predicted)
@@ -70,14 +82,19 @@ def sharpen_edges(found: Planes) -> Planes:
         ahead, ahead_of = np.where(closer, predicted, ahead), np.where(closer, index, ahead_of)
         closer = strong & (predicted > distance) & (predicted < behind)
         behind, behind_of = np.where(closer, predicted, behind), np.where(closer, index, behind_of)
-    between = (ahead_of >= 0) & (behind_of >= 0)
+    normal_behind = normals[behind_of]
+    if sky_distance is not None:
+        farthest = ndimage.maximum_filter(found.distance, 5, mode=("nearest", "wrap")).ravel()[weak]
+        sky_behind = (behind_of < 0) & (farthest > _SKY_SMEARED * sky_distance) & (distance < sky_distance)
+        sky_behind &= ahead < _BEFORE_SKY * sky_distance
+        behind[sky_behind], normal_behind[sky_behind] = sky_distance, -rays[sky_behind]
+    between = (ahead_of >= 0) & np.isfinite(behind)
     pixels = weak[between]
     nearer = (distance - ahead <= behind - distance)[between]
-    source = np.where(nearer, ahead_of[between], behind_of[between])
     new = dataclasses.replace(
         found, normal=found.normal.copy(), distance=found.distance.copy(), trusted=found.trusted.copy()
     )
-    new.normal.reshape(-1, 3)[pixels] = normals[source]
+    new.normal.reshape(-1, 3)[pixels] = np.where(nearer[:, None], normals[ahead_of[between]], normal_behind[between])
     new.distance.ravel()[pixels] = np.where(nearer, ahead[between], behind[between])
     new.trusted.ravel()[pixels] = True
     return new

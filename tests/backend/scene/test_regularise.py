@@ -1,0 +1,29 @@
+"""Soft maps of a room whose geometry is known exactly."""
+
+from __future__ import annotations
+
+import analytic_room as room
+import numpy as np
+
+from panoform.backend.scene import planes, regularise, sky
+from panoform.shared.imaging import sphere
+
+
+def test_sky_between_the_bars_of_a_window_is_found() -> None:
+    exact = room.maps(256)
+    wall = room.HIGH[0] / np.maximum(sphere.directions(256, 512)[..., 0], 0.1)
+    place = sphere.directions(256, 512) * wall[..., None]
+    window = np.isinf(exact.distance)
+    # Two panes of three pixels at each side of a wide one.
+    bars = window & (np.abs(np.abs(place[..., 1]) - 0.65) < 0.04)
+    panes = window & (np.abs(place[..., 1]) > 0.68)
+    distance, normal = np.where(bars, wall, exact.distance), exact.normal.copy()
+    normal[bars] = -1, 0, 0
+    soft = room.soften(room.Hit(np.minimum(distance, 300), normal))  # as far as a model has seen elsewhere
+    clean = regularise.regularise(planes.fit(soft.distance, soft.normal))
+    found = sky.find(clean.distance)
+    assert (found & ~np.isinf(distance)).sum() < 0.02 * window.sum()
+    assert (found & panes).sum() > 0.6 * panes.sum()
+    # No bars hang in the air between the wall and the sky.
+    between = window & ~found & (np.abs(clean.distance / wall - 1) > 0.5)
+    assert between.sum() < 0.02 * window.sum()
