@@ -19,8 +19,8 @@ _WINDOW = [(rows, columns) for rows in range(-2, 3) for columns in range(-2, 3) 
 _NEAR = [(rows, columns) for rows in (-1, 0, 1) for columns in (-1, 0, 1) if rows or columns]
 #: Share of the pixels around that support a smeared pixel at most, and a surface beside it at least.
 _WEAK, _STRONG = 0.3, 0.4
-#: How far surfaces beside a smeared pixel are looked for, in pixels, in each pass: the next ones come first. A blur of a
-#: pixel reaches five pixels where what is behind is a hundred times farther.
+#: How far surfaces beside a smeared pixel are looked for, in pixels, in each pass: the next ones come first. A blur of
+#: a pixel reaches five pixels where what is behind is a hundred times farther.
 _REACHES = 3, 5, 5
 #: Share of the sky's distance that is reached near a pixel which the sky is smeared into, and that the surface in front
 #: of it has at most: beside far things, something else may be as far.
@@ -65,7 +65,8 @@ def sharpen_edges(found: Planes, reach: int, sky_distance: float | None) -> Plan
     """Put pixels between two surfaces, which blur has smeared, on the nearer one of both.
 
     Such a pixel lies on the plane of hardly any pixel around it, but between planes that many lie on, up to `reach`
-    pixels away. What is seen of the sky through a small gap is smeared throughout; its distance is known from elsewhere.
+    pixels away. What is seen of the sky through a small gap is smeared throughout; its distance is known from
+    elsewhere.
     """
     share = support(found, 3 * found.noise + 0.005).ravel()
     weak = np.flatnonzero(found.solid.ravel() & (share < _WEAK))
@@ -84,7 +85,8 @@ def sharpen_edges(found: Planes, reach: int, sky_distance: float | None) -> Plan
         behind, behind_of = np.where(closer, predicted, behind), np.where(closer, index, behind_of)
     normal_behind = normals[behind_of]
     if sky_distance is not None:
-        farthest = ndimage.maximum_filter(found.distance, 5, mode=("nearest", "wrap")).ravel()[weak]
+        wrapped = np.pad(found.distance, ((0, 0), (2, 2)), mode="wrap")
+        farthest = ndimage.maximum_filter(wrapped, 5, mode="nearest")[:, 2:-2].ravel()[weak]
         sky_behind = (behind_of < 0) & (farthest > _SKY_SMEARED * sky_distance) & (distance < sky_distance)
         sky_behind &= ahead < _BEFORE_SKY * sky_distance
         behind[sky_behind], normal_behind[sky_behind] = sky_distance, -rays[sky_behind]

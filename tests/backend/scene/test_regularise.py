@@ -17,7 +17,8 @@ def test_sky_between_the_bars_of_a_window_is_found() -> None:
     # Two panes of three pixels at each side of a wide one.
     bars = window & (np.abs(np.abs(place[..., 1]) - 0.65) < 0.04)
     panes = window & (np.abs(place[..., 1]) > 0.68)
-    distance, normal = np.where(bars, wall, exact.distance), exact.normal.copy()
+    distance = np.where(bars, wall, exact.distance)
+    normal = np.where(window[..., None], -sphere.directions(256, 512), exact.normal)
     normal[bars] = -1, 0, 0
     soft = room.soften(room.Hit(np.minimum(distance, 300), normal))  # as far as a model has seen elsewhere
     clean = regularise.regularise(planes.fit(soft.distance, soft.normal))
