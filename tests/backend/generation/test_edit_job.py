@@ -102,6 +102,7 @@ def test_edited_panorama_keeps_its_size(models, flux, prompt_settings, reporter)
     assert np.array_equal(made.panorama[~mask], panorama[~mask])
 
 
+@pytest.mark.slow
 def test_extending_depends_on_known_pixels_only(models, flux, prompt_settings, reporter):
     panorama = gradient()
     _, known = projection.panorama_from_picture(np.zeros((60, 80, 3), np.float32), 256, 100, yaw=180)

@@ -133,6 +133,7 @@ def test_models_stay_loaded_for_each_precision(reporter):
     assert models.latest is loaded, "both models fit in memory"
 
 
+@pytest.mark.slow
 def test_model_is_unloaded_if_the_next_one_does_not_fit(reporter, monkeypatch):
     models = ModelCache()
     perceive(models, reporter, ["distance"])

@@ -132,6 +132,7 @@ def test_uv_leads_to_the_direction_of_each_corner() -> None:
     assert np.ptp(surface.uv[..., 0], axis=1).max() < 0.1  # no triangle spans the panorama
 
 
+@pytest.mark.slow
 def test_large_maps_are_sampled_exactly() -> None:
     exact = room.maps(1024)
     built = build.build(exact.distance, exact.normal, scale=1.0, max_triangles=100_000)

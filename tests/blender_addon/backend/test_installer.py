@@ -156,6 +156,7 @@ def pip(ready: Path, *arguments: str | Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_wheel_for_another_python_is_reported(ready: Path, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, metadata="Requires-Python: >=3.99\n")
     error = installer.error_from_output(pip(ready, *OFFLINE, wheel), tmp_path, None)

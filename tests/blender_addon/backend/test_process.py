@@ -117,6 +117,7 @@ def test_stop_kills_a_process_that_does_not_exit(start):
         process.poll()
 
 
+@pytest.mark.slow
 def test_stop_does_not_block_on_a_stuck_process(start, folder):
     process = start()
     connection = connected(process)

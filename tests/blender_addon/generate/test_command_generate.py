@@ -75,6 +75,7 @@ def test_panorama_is_generated_from_a_prompt_and_edited(set_up: Jobs, tiny_lora:
     assert recipe(varied).strength == 0.5
 
 
+@pytest.mark.slow
 def test_photo_is_outpainted(set_up: Jobs, tmp_path: Path, capsys) -> None:
     photo = write(tmp_path / "photo.png", np.full((30, 40, 3), (0, 0, 1)))
     out = tmp_path / "out.exr"
@@ -87,6 +88,7 @@ def test_photo_is_outpainted(set_up: Jobs, tmp_path: Path, capsys) -> None:
     np.testing.assert_allclose(read(out)[256 // 2 - 14, 256], (0, 0, 1), atol=0.02)
 
 
+@pytest.mark.slow
 def test_saved_scene_has_a_sun_lamp(set_up: Jobs, tiny_lora: Path, tmp_path: Path, capsys) -> None:
     light = np.full((256, 512, 3), 0.3, np.float32)
     light[60:64, 100:104] = 3000

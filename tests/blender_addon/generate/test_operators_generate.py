@@ -166,6 +166,7 @@ def test_picture_is_outpainted(flux: Jobs, saved: Path, tiny_lora: Path) -> None
     assert (recipe.view.fov, recipe.view.yaw) == pytest.approx((60, 90))
 
 
+@pytest.mark.slow
 def test_camera_view_is_outpainted_in_its_direction(flux: Jobs, saved: Path, tiny_lora: Path, monkeypatch) -> None:
     monkeypatch.setattr(render, "VIEW_SIDE_PX", 64)
     monkeypatch.setattr(operators, "RENDER_SAMPLES", 1)
@@ -251,6 +252,7 @@ def test_only_masked_pixels_change(flux: Jobs, saved: Path, tiny_lora: Path) -> 
     assert recipe.turn == pytest.approx((0, 0, math.degrees(1)), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_transparent_pixels_are_filled(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     rgba = np.ones((256, 512, 4), np.float32)
     rgba[..., :3] = np.random.default_rng(1).uniform(0.1, 0.9, (256, 512, 3))
@@ -265,6 +267,7 @@ def test_transparent_pixels_are_filled(flux: Jobs, saved: Path, tiny_lora: Path)
     assert recipe.extend
 
 
+@pytest.mark.slow
 def test_variation_needs_no_prompt_and_no_mask(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     show(image_of(light(), "sky", saved / "sky.exr"))
     edit(tiny_lora, prompt="", mode="VARY", strength=0.5)

@@ -288,7 +288,11 @@ print("backend", jobs.session.status.pid, flush=True)
 
 @pytest.mark.parametrize(
     "end",
-    ["blender_addon.unregister(); print('unregistered', jobs.session)", "sys.exit(0)", "import os; os._exit(1)"],
+    [
+        pytest.param("blender_addon.unregister(); print('unregistered', jobs.session)", marks=pytest.mark.slow),
+        pytest.param("sys.exit(0)", marks=pytest.mark.slow),
+        "import os; os._exit(1)",
+    ],
     ids=["unregister", "exit", "crash"],
 )
 def test_backend_exits_with_blender(end: str, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_cycles_ground_truth_comes_back_in_place(scene, tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["linear", "srgb"])
-@pytest.mark.parametrize("yaw", [0.0, 1.2])
+@pytest.mark.parametrize("yaw", [pytest.param(0.0, marks=pytest.mark.slow), 1.2])
 def test_a_panorama_camera_sees_the_input_again(scene, tmp_path, encoding, yaw):
     light = sky()
     shown = light if encoding == "linear" else srgb_from_linear(light / light.max())
@@ -118,6 +118,7 @@ def test_world_controls(scene, tmp_path):
     np.testing.assert_allclose(seen, 3 * sky(), atol=0.1, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_dome_transmits_light_and_receives_shadows(scene, tmp_path):
     maps = small_maps()
     maps["albedo"][:] = 0.5

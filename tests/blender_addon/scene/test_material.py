@@ -55,7 +55,7 @@ def relit(scene: bpy.types.Scene, towards_light: Vector, path, width: int) -> np
     return picture[..., 0]
 
 
-@pytest.mark.parametrize("yaw", [0.0, 0.7])
+@pytest.mark.parametrize("yaw", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 @pytest.mark.parametrize("side", AXES)
 def test_a_sun_from_six_sides_gives_lambert(scene, room_maps, tmp_path, side, yaw):
     """`yaw` rotates the dome with its normals, so that a sun rotated by it gives the same image."""

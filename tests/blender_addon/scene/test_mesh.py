@@ -346,6 +346,7 @@ def test_perceive_builds_a_mesh_by_default(addon: Jobs, scene) -> None:
     assert bpy.context.view_layer.objects.active.name == "panorama dome"
 
 
+@pytest.mark.slow
 def test_without_a_distance_map_or_as_a_dome(addon: Jobs, scene) -> None:
     perceive(maps={"ALBEDO"})
     perceive(kind="DOME")
@@ -354,6 +355,7 @@ def test_without_a_distance_map_or_as_a_dome(addon: Jobs, scene) -> None:
     assert "panorama mesh" in bpy.data.objects
 
 
+@pytest.mark.slow
 def test_failed_mesh_keeps_the_maps(addon: Jobs, scene, monkeypatch) -> None:
     before = existing()
     monkeypatch.setattr(
@@ -370,6 +372,7 @@ def test_failed_mesh_keeps_the_maps(addon: Jobs, scene, monkeypatch) -> None:
     assert "panorama mesh" in bpy.data.objects
 
 
+@pytest.mark.slow
 def test_invalid_pixels_are_repaired_for_the_mesh_too(addon: Jobs, scene, tmp_path: Path) -> None:
     light = room_folder.panorama(64)
     light[3, 4], light[5, 6], light[7, 8] = np.nan, np.inf, -1
