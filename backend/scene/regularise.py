@@ -75,14 +75,20 @@ def sharpen_edges(found: Planes, reach: int, sky_distance: float | None) -> Plan
     distance = found.distance.ravel()[weak]
     ahead, behind = np.zeros(len(weak)), np.full(len(weak), np.inf)
     ahead_of, behind_of = np.full(len(weak), -1), np.full(len(weak), -1)
-    for side in itertools.product(range(-reach, reach + 1), repeat=2):
-        index = grid.neighbour_index(weak, shape, *side)
-        predicted = planes.intersect(normals[index], offsets[index], rays)
+    left = np.arange(len(weak))
+    # The surfaces nearest in the picture: planes that come from farther away may be tilted, or of something else.
+    around = itertools.product(range(-reach, reach + 1), repeat=2)
+    for rows, columns in sorted(around, key=lambda side: side[0] ** 2 + side[1] ** 2):
+        index = grid.neighbour_index(weak[left], shape, rows, columns)
+        predicted = planes.intersect(normals[index], offsets[index], rays[left])
         strong = (share[index] >= _STRONG) & np.isfinite(predicted)
-        closer = strong & (predicted <= distance) & (predicted > ahead)
-        ahead, ahead_of = np.where(closer, predicted, ahead), np.where(closer, index, ahead_of)
-        closer = strong & (predicted > distance) & (predicted < behind)
-        behind, behind_of = np.where(closer, predicted, behind), np.where(closer, index, behind_of)
+        for distances, of, there in (
+            (ahead, ahead_of, predicted <= distance[left]),
+            (behind, behind_of, predicted > distance[left]),
+        ):
+            first = strong & there & (of[left] < 0)
+            distances[left[first]], of[left[first]] = predicted[first], index[first]
+        left = left[(ahead_of[left] < 0) | (behind_of[left] < 0)]
     normal_behind = normals[behind_of]
     if sky_distance is not None:
         wrapped = np.pad(found.distance, ((0, 0), (2, 2)), mode="wrap")
