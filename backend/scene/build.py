@@ -97,7 +97,7 @@ def build(
         if (one, other) != (0, 0):
             allowed = tolerance if 0 in (one, other) else tolerance + _HIDDEN_TOLERANCE
             links[one, other] = layers.link(stack[one], stack[other], found.rays, allowed)
-    welded = surface.weld(stack, links, found.rays)
+    welded = surface.weld(stack, links, found.rays, found.noise)
     blocks = surface.Blocks(welded)
     flatness, shift = max(FLATNESS, found.noise / 2), surface.MAX_UV_ERROR_PX
     while True:

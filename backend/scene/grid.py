@@ -5,7 +5,13 @@ A shift is (rows, columns). Beyond the poles, neighbours repeat the first or las
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+
+#: Rows that a processor works on at once.
+_BAND = 128
 
 
 def dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -26,6 +32,24 @@ def neighbour_index(pixels: np.ndarray, shape: tuple[int, ...], rows: int, colum
     height, width = shape
     row, column = np.divmod(pixels, width)
     return np.clip(row + rows, 0, height - 1) * width + (column + columns) % width
+
+
+def in_bands(work: Callable[..., tuple[np.ndarray, ...]], reach: int, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return what `work` makes of arrays (H, W, …), computed by bands of rows on all processors.
+
+    `work` gets a band of each array and returns arrays of as many rows. Its results depend on at most `reach` rows
+    above and below.
+    """
+    height = len(arrays[0])
+
+    def band(first: int) -> tuple[np.ndarray, ...]:
+        start = max(0, first - reach)
+        results = work(*(array[start : first + _BAND + reach] for array in arrays))
+        return tuple(result[first - start :][: min(_BAND, height - first)] for result in results)
+
+    with ThreadPoolExecutor() as pool:
+        bands = list(pool.map(band, range(0, height, _BAND)))
+    return tuple(np.concatenate(parts) for parts in zip(*bands, strict=True))
 
 
 def corner_directions(height: int, width: int) -> np.ndarray:

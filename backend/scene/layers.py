@@ -114,22 +114,28 @@ def continuing(front: Layer, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     They are averaged over the surface around, so that bumps and noise don't tilt what is far from the pixel.
     """
-    normal, distance, offset = front.normal, front.distance, front.offset
-    for _ in range(_CONTINUING):
-        sums, reach, total = normal.copy(), distance.copy(), np.ones_like(distance)
-        for side in ((0, 2), (0, -2), (2, 0), (-2, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
-            there = grid.neighbour(normal, *side)
-            predicted = planes.intersect(there, grid.neighbour(offset, *side), rays)
-            with np.errstate(invalid="ignore"):
-                near = front.solid & grid.neighbour(front.solid, *side) & (np.abs(predicted / distance - 1) < _ALIKE)
-            near &= grid.dot(there, normal) > _TURNED
-            total += near
-            sums += near[..., None] * there
-            reach += np.where(near, predicted, 0)
-        normal = sums / np.sqrt(grid.dot(sums, sums))[..., None]
-        distance = reach / total
-        offset = distance * grid.dot(normal, rays)
-    return normal, offset
+
+    def average(
+        rays: np.ndarray, distance: np.ndarray, normal: np.ndarray, solid: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        for _ in range(_CONTINUING):
+            offset = distance * grid.dot(normal, rays)
+            sums, reach, total = normal.copy(), distance.copy(), np.ones_like(distance)
+            for side in ((0, 2), (0, -2), (2, 0), (-2, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+                there = grid.neighbour(normal, *side)
+                predicted = planes.intersect(there, grid.neighbour(offset, *side), rays)
+                with np.errstate(invalid="ignore"):
+                    near = solid & grid.neighbour(solid, *side) & (np.abs(predicted / distance - 1) < _ALIKE)
+                near &= grid.dot(there, normal) > _TURNED
+                total += near
+                sums += near[..., None] * there
+                reach += np.where(near, predicted, 0)
+            normal = sums / np.sqrt(grid.dot(sums, sums))[..., None]
+            distance = reach / total
+        return distance, normal
+
+    distance, normal = grid.in_bands(average, 2 * _CONTINUING, rays, front.distance, front.normal, front.solid)
+    return normal, distance * grid.dot(normal, rays)
 
 
 def _extent(links: Links) -> np.ndarray:

@@ -38,27 +38,24 @@ def regularise(found: Planes, sky_candidates: np.ndarray | None = None) -> Plane
     sky_distance = float(np.median(found.distance[open_sky])) if open_sky.any() else None
     for reach in _REACHES:
         found = sharpen_edges(found, reach, sky_distance)
-    for _ in range(_SMOOTHING):
-        found = smooth(found)
-    return found
-
-
-def _predictions(found: Planes, rows: int, columns: int) -> np.ndarray:
-    """Return the distance at which the plane of a neighbour lies in each pixel; NaN where there is none."""
-    normal = grid.neighbour(found.normal, rows, columns)
-    offset = grid.neighbour(found.offset, rows, columns)
-    predicted = planes.intersect(normal, offset, found.rays)
-    usable = grid.neighbour(found.solid & found.trusted, rows, columns) & np.isfinite(predicted)
-    return np.where(usable, predicted, np.nan)
+    return smooth(found)
 
 
 def support(found: Planes, tolerance: float) -> np.ndarray:
     """Return the share of the 24 pixels around each whose planes it lies on, to within `tolerance`, (H, W)."""
-    count = np.zeros(found.distance.shape)
-    for side in _WINDOW:
-        with np.errstate(invalid="ignore"):
-            count += np.abs(_predictions(found, *side) / found.distance - 1) < tolerance
-    return np.where(found.trusted, count / len(_WINDOW), 0)
+
+    def count(
+        rays: np.ndarray, distance: np.ndarray, normal: np.ndarray, offset: np.ndarray, usable: np.ndarray
+    ) -> tuple[np.ndarray]:
+        total = np.zeros(distance.shape, np.int8)
+        for side in _WINDOW:
+            predicted = planes.intersect(grid.neighbour(normal, *side), grid.neighbour(offset, *side), rays)
+            total += (np.abs(predicted / distance - 1) < tolerance) & grid.neighbour(usable, *side)
+        return (total,)
+
+    usable = found.solid & found.trusted
+    (total,) = grid.in_bands(count, 2, found.rays, found.distance, found.normal, found.offset, usable)
+    return np.where(found.trusted, total / len(_WINDOW), 0)
 
 
 def sharpen_edges(found: Planes, reach: int, sky_distance: float | None) -> Planes:
@@ -111,19 +108,29 @@ def sharpen_edges(found: Planes, reach: int, sky_distance: float | None) -> Plan
 def smooth(found: Planes) -> Planes:
     """Average planes with those around them, as far as they agree within the noise."""
     scale = 3 * found.noise
-    offset = found.offset
-    total = np.ones_like(found.distance)
-    distance, normal = found.distance.copy(), found.normal.copy()
-    for side in _NEAR:
-        there = grid.neighbour(found.normal, *side)
-        predicted = planes.intersect(there, grid.neighbour(offset, *side), found.rays)
-        usable = grid.neighbour(found.solid & found.trusted, *side) & np.isfinite(predicted)
-        predicted = np.where(usable, predicted, 0)
-        gap = (predicted / found.distance - 1) / scale
-        alike = np.clip((grid.dot(there, found.normal) - 0.9) / 0.1, 0, 1)
-        weight = np.exp(-np.minimum(gap**2, 50)) * alike * usable
-        total += weight
-        distance += weight * predicted
-        normal += weight[..., None] * there
-    normal /= np.sqrt(grid.dot(normal, normal))[..., None]
-    return dataclasses.replace(found, distance=distance / total, normal=normal)
+
+    def average(
+        rays: np.ndarray, distance: np.ndarray, normal: np.ndarray, usable: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        for _ in range(_SMOOTHING):
+            before, towards = distance, normal
+            offset = distance * grid.dot(normal, rays)
+            total, distance, normal = np.ones_like(before), before.copy(), towards.copy()
+            for side in _NEAR:
+                there = grid.neighbour(towards, *side)
+                predicted = planes.intersect(there, grid.neighbour(offset, *side), rays)
+                agreeing = grid.neighbour(usable, *side) & np.isfinite(predicted)
+                predicted = np.where(agreeing, predicted, 0)
+                gap = (predicted / before - 1) / scale
+                alike = np.clip((grid.dot(there, towards) - 0.9) / 0.1, 0, 1)
+                weight = np.exp(-np.minimum(gap**2, 50)) * alike * agreeing
+                total += weight
+                distance += weight * predicted
+                normal += weight[..., None] * there
+            distance = distance / total
+            normal /= np.sqrt(grid.dot(normal, normal))[..., None]
+        return distance, normal
+
+    usable = found.solid & found.trusted
+    distance, normal = grid.in_bands(average, _SMOOTHING, found.rays, found.distance, found.normal, usable)
+    return dataclasses.replace(found, distance=distance, normal=normal)

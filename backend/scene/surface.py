@@ -25,7 +25,7 @@ _INWARD = 3.0
 MAX_UV_ERROR_PX = 0.35
 #: How far outlines against the sky are drawn in, as a share of the way from a pixel's edge to its centre.
 _SHRINK = 0.15
-#: Relative difference of the distances of two planes from which on a vertex between them is at a crease.
+#: Smallest relative difference of the distances of two planes at a crease.
 _CREASE = 1e-4
 #: Corners of a pixel, as seen from it: top left, top right, bottom right, bottom left. Offsets of the corner grid.
 _CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0))
@@ -61,11 +61,11 @@ class Welded:
     uv: np.ndarray
 
 
-def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.ndarray) -> Welded:
+def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.ndarray, noise: float) -> Welded:
     """Weld the corners of all layers.
 
-    `links`: those between each pair of layers, by their indices. Around corner (i, j), i = 0 … H, j = 0 … W − 1, each
-    layer has four slots: the pixels above left, above right, below left, below right.
+    `links`: those between each pair of layers, by their indices. `noise`: see `Planes`. Around corner (i, j),
+    i = 0 … H, j = 0 … W − 1, each layer has four slots: the pixels above left, above right, below left, below right.
     """
     stack = list(stack)
     height, width = stack[0].distance.shape
@@ -108,7 +108,7 @@ def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.nd
             vertex[member, special[mine]] = ids[mine]
     row, column = np.divmod(np.concatenate(place), width)
     corner_ray = grid.corner_directions(height, width)[row, column]
-    distance, centre, members = _positions(stack, vertex, rays, corner_ray, row, column)
+    distance, centre, members = _positions(stack, vertex, rays, noise, corner_ray, row, column)
 
     # A texture's outermost pixels are mixed with what is beside them: torn corners take theirs from further in.
     pull = centre * _INWARD
@@ -149,7 +149,13 @@ def _groups(joins: list[tuple[int, int, np.ndarray]], slots: int, count: int) ->
 
 
 def _positions(
-    stack: list[Layer], vertex: np.ndarray, rays: np.ndarray, ray: np.ndarray, row: np.ndarray, column: np.ndarray
+    stack: list[Layer],
+    vertex: np.ndarray,
+    rays: np.ndarray,
+    noise: float,
+    ray: np.ndarray,
+    row: np.ndarray,
+    column: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each vertex' distance (V,), the mean offset of its pixels' centres in rows and columns (V, 2), and their
     number (V,)."""
@@ -176,7 +182,7 @@ def _positions(
         centre[:, 0] += np.bincount(where, minlength=count) * (slot % 4 // 2 - 0.5)
         centre[:, 1] += np.bincount(where, minlength=count) * (slot % 2 - 0.5)
     distance = sums / weights
-    _crease(distance, seen, stack[0], rays, row, column)
+    _crease(distance, seen, stack[0], rays, max(_CREASE, noise), row, column)
     return distance, centre / members[:, None], members
 
 
@@ -186,15 +192,22 @@ def _pixel(slot: int, row: np.ndarray, column: np.ndarray, shape: tuple[int, ...
 
 
 def _crease(
-    distance: np.ndarray, seen: np.ndarray, layer: Layer, rays: np.ndarray, row: np.ndarray, column: np.ndarray
+    distance: np.ndarray,
+    seen: np.ndarray,
+    layer: Layer,
+    rays: np.ndarray,
+    least: float,
+    row: np.ndarray,
+    column: np.ndarray,
 ) -> None:
     """Put vertices (V,) at creases where both planes meet: on the nearest plane if concave, on the farthest if convex.
 
-    `seen`: distances of the four pixels' planes there, (4, V), NaN where a pixel has another vertex.
+    `seen`: distances of the four pixels' planes there, (4, V), NaN where a pixel has another vertex. `least`: relative
+    difference of two planes' distances from which on they are a crease.
     """
     low, high = np.fmin.reduce(seen), np.fmax.reduce(seen)
     with np.errstate(invalid="ignore"):
-        creased = np.flatnonzero(high > low * (1 + _CREASE))
+        creased = np.flatnonzero(high > low * (1 + least))
     present = np.isfinite(seen[:, creased])
     pixel = np.stack([_pixel(slot, row[creased], column[creased], layer.distance.shape) for slot in range(4)])
     pixel = np.where(present, pixel, 0)
@@ -204,8 +217,8 @@ def _crease(
         both = present[one] & present[other]
         there = planes.intersect(normals[pixel[one]], offsets[pixel[one]], flat_rays[pixel[other]])
         own = layer.distance.ravel()[pixel[other]]
-        concave &= ~both | (there >= own * (1 - _CREASE / 4))
-        convex &= ~both | (there <= own * (1 + _CREASE / 4))
+        concave &= ~both | (there >= own * (1 - least / 4))
+        convex &= ~both | (there <= own * (1 + least / 4))
     # At an outline, the normal of a side that is seen almost from its edge is a guess.
     convex &= (high <= low * (1 + planes.TOLERANCE))[creased]
     distance[creased[concave]] = low[creased[concave]]
