@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 from scipy import ndimage
 
-from . import grid, planes, sky
+from . import flatten, grid, planes, sky
 from .planes import Planes
 
 #: Noise below which maps count as exact.
@@ -28,7 +28,7 @@ _SKY_SMEARED, _BEFORE_SKY = 0.4, 0.05
 
 
 def regularise(found: Planes, sky_candidates: np.ndarray | None = None) -> Planes:
-    """Put smeared pixels of depth edges on one side, then smooth surfaces within the noise.
+    """Put smeared pixels of depth edges on one side, then smooth surfaces, and flatten flat ones, within the noise.
 
     `sky_candidates`: see `sky.find`.
     """
@@ -38,7 +38,7 @@ def regularise(found: Planes, sky_candidates: np.ndarray | None = None) -> Plane
     sky_distance = float(np.median(found.distance[open_sky])) if open_sky.any() else None
     for reach in _REACHES:
         found = sharpen_edges(found, reach, sky_distance)
-    return smooth(found)
+    return flatten.flatten(smooth(found))
 
 
 def support(found: Planes, tolerance: float) -> np.ndarray:
