@@ -1,7 +1,8 @@
 """`blender --background --command panoform …`: generate panoramas and build scenes without a window.
 
     perceive --panorama P --save OUT.blend [--maps distance,normal,…] [--quality …] [--engine …] [--seed N] [--out DIR]
-    build --maps DIR --save OUT.blend [--kind MESH | DOME] [--camera-height M] [--triangles N] [--texture-width W]
+    build --maps DIR --save OUT.blend [--kind MESH | DOME] [--camera-height M | --scale S] [--triangles N]
+          [--texture-width W] [--no-level-floor] [--align-walls]
     import --directory DIR --save OUT.blend
     generate PROMPT --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
     edit PANORAMA [PROMPT] --out OUT.exr [--mask M | --extend] [--strength S] …
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
     build = verbs.add_parser("build", help="build a mesh or a dome from a folder of maps")
     build.add_argument("--maps", required=True, type=Path, help="folder of distance.exr, normal.exr …")
+    build.add_argument("--scale", type=float, help="metres per unit of distance (default: by the camera's height)")
 
     import_ = verbs.add_parser("import", help="build a dome from a folder of maps")
     import_.add_argument("--directory", required=True, type=Path, help="folder of distance.exr, normal.exr …")
@@ -56,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--texture-width", type=int, default=scene.DEFAULT_TEXTURE_WIDTH, help="in pixels (default: %(default)s)"
         )
+        verb.add_argument("--no-level-floor", action="store_true", help="don't turn a mesh so that its floor is level")
+        verb.add_argument("--align-walls", action="store_true", help="turn a mesh so that walls stand along the axes")
     for verb in (perceive, build, import_):
         verb.add_argument("--camera-height", type=float, default=1.6, help="metres above the floor (default: 1.6)")
         verb.add_argument("--save", required=True, type=Path, help="the .blend to write")
@@ -109,18 +113,23 @@ def _execute(options: argparse.Namespace) -> None:
 
 def _scene_properties(options: argparse.Namespace) -> dict[str, Any]:
     """Return the operators' properties of how a scene is built. Raise SettingError: Blender would clamp the values."""
+    scale = getattr(options, "scale", None)  # of build only
     scene.check_scene(
         scene.SceneSettings(
             camera_height_m=options.camera_height,
             max_triangles=options.triangles,
             texture_width=options.texture_width,
+            scale=scale,
         )
     )
-    return {
+    given = {} if scale is None else {"scale": scale}
+    return given | {
         "kind": options.kind,
         "camera_height": options.camera_height,
         "detail": options.triangles,
         "texture_width": options.texture_width,
+        "level_floor": not options.no_level_floor,
+        "align_walls": options.align_walls,
     }
 
 

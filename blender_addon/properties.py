@@ -8,7 +8,14 @@ from bpy.props import PointerProperty
 from .capture.properties import filepath_property, repair_property, source_property
 from .generate.properties import EditProperties, GenerateProperties
 from .perceive.properties import maps_property, seed_property
-from .scene.properties import camera_height_property, detail_property, kind_property, texture_width_property
+from .scene.properties import (
+    align_walls_property,
+    camera_height_property,
+    detail_property,
+    kind_property,
+    level_floor_property,
+    texture_width_property,
+)
 from .ui.engine_properties import engine_property, quality_property
 
 
@@ -25,6 +32,8 @@ class PanoformSettings(bpy.types.PropertyGroup):
     camera_height: camera_height_property()
     detail: detail_property()
     texture_width: texture_width_property()
+    level_floor: level_floor_property()
+    align_walls: align_walls_property()
     generate: PointerProperty(type=GenerateProperties)
     edit: PointerProperty(type=EditProperties)
 

@@ -39,6 +39,13 @@ def add(commands: Any) -> None:
         "--texture-width", type=int, default=DEFAULT_TEXTURE_WIDTH, metavar="W",
         help="largest width of the textures in pixels (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--scale", type=float, metavar="S", help="metres per unit of distance (default: by the camera's height)"
+    )
+    parser.add_argument(
+        "--no-level-floor", action="store_true", help="don't turn the mesh so that a tilted floor is level"
+    )
+    parser.add_argument("--align-walls", action="store_true", help="turn the mesh so that walls stand along the axes")
     parser.add_argument("--overwrite", action="store_true", help="also replace a file that isn't Panoform's")
     parser.add_argument("--json", action="store_true", help="print how the mesh was made as JSON on stdout")
     parser.set_defaults(run=run)
@@ -52,7 +59,12 @@ def run(options: argparse.Namespace) -> int:
     from ..io import maps, panoramas
 
     settings = SceneSettings(
-        camera_height_m=options.camera_height, max_triangles=options.triangles, texture_width=options.texture_width
+        camera_height_m=options.camera_height,
+        scale=options.scale,
+        max_triangles=options.triangles,
+        texture_width=options.texture_width,
+        level_floor=not options.no_level_floor,
+        align_walls=options.align_walls,
     )
     check_scene(settings)
     check_path(options.out, overwrite=options.overwrite)
@@ -73,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     if panorama is not None and reply.info.sky > 0:
         height = min(len(panorama), settings.texture_width // 2)
         sky, _ = exposure.expose(panoramas.resize(panorama, height), encoding)
-    data = gltf.encode(reply, settings.camera_height_m, sky)
+    data = gltf.encode(reply, sky)
     check_path(options.out, overwrite=options.overwrite)  # again: the job takes a while
     atomic_write(options.out, data, make_folders=True)
     count = len(reply.triangles)

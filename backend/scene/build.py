@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...shared.imaging import sphere
+from ...shared.imaging.true_scale import true_scale
 from ...shared.jobs.scene import DEFAULT_TRIANGLES
 from ...shared.protocol.errors import InputError
 from . import floor, grid, layers, planes, regularise, sky, surface
+from .floor import Floor
 from .layers import Layer
 from .planes import Planes
 from .surface import Surface
@@ -45,9 +47,12 @@ class Built:
     planes: Planes
     #: Where there is sky, (H, W) bool; of the size of the layers, which is not that of large maps.
     sky: np.ndarray
-    #: Metres per unit of distance, and whether a floor was found to tell it.
+    #: Metres per unit of distance.
     scale: float
-    has_floor: bool
+    #: Whether that is a guess: neither given, nor told by a floor or by true distances.
+    is_guess: bool
+    #: None if there is none.
+    floor: Floor | None
     #: Largest relative distance between mesh and planes where pixels are merged.
     flatness: float
 
@@ -59,11 +64,15 @@ def build(
     sky_candidates: np.ndarray | None = None,
     camera_height_m: float = 1.6,
     scale: float | None = None,
+    known_distances: np.ndarray | None = None,
+    world_from_panorama: np.ndarray | None = None,
     max_triangles: int = DEFAULT_TRIANGLES,
 ) -> Built:
     """Build the mesh of a distance map (H, W) with unit normals (H, W, 3).
 
-    `sky_candidates`: see `sky.find`. `scale`: metres per unit of distance (None: by the floor and `camera_height_m`).
+    `sky_candidates`: see `sky.find`. `scale`: metres per unit of distance (None: by `known_distances`, as in
+    SceneRequest, else by the floor and `camera_height_m`). `world_from_panorama`: rotation (3, 3), which tells what is
+    vertical.
     """
     distance, normal, sky_candidates = _sampled(distance, normal, sky_candidates, _rows(max_triangles))
     open_sky = sky.infinite(distance)
@@ -84,8 +93,11 @@ def build(
         normal=np.where(open_sky[..., None], -found.rays, found.normal),
         solid=~open_sky,
     )
-    height = floor.camera_height(found)
-    unit = height if height is not None else _WITHOUT_FLOOR * float(np.median(found.distance[found.solid]))
+    ground = floor.find(found, np.array([0.0, 0.0, 1.0]) if world_from_panorama is None else world_from_panorama[2])
+    unit = ground.height if ground is not None else _WITHOUT_FLOOR * float(np.median(found.distance[found.solid]))
+    if scale is None and known_distances is not None:
+        scale = true_scale(np.where(found.solid, found.distance, np.inf), known_distances)
+    is_guess = scale is None and ground is None
     if scale is None:
         scale = camera_height_m / unit
     tolerance = planes.TOLERANCE + 3 * found.noise
@@ -106,7 +118,7 @@ def build(
             break
         flatness, shift = 2 * flatness, 1.5 * shift
     mesh = dataclasses.replace(mesh, positions=mesh.positions * scale)
-    return Built(mesh, stack, found, open_sky, scale, height is not None, flatness)
+    return Built(mesh, stack, found, open_sky, scale, is_guess, ground, flatness)
 
 
 def _rows(max_triangles: int) -> int:

@@ -61,7 +61,7 @@ class _Image:
         file.write(self.data)
 
 
-def encode(reply: SceneReply, camera_height_m: float, sky: np.ndarray | None = None) -> bytes:
+def encode(reply: SceneReply, sky: np.ndarray | None = None) -> bytes:
     """Return the content of a .glb file.
 
     `sky`: the panorama, (H, 2·H, 3) float32 sRGB in [0, 1], for the dome; None: no dome. Raise OutputError (a full
@@ -69,7 +69,8 @@ def encode(reply: SceneReply, camera_height_m: float, sky: np.ndarray | None = N
     """
     scene = trimesh.Scene(base_frame=GENERATOR)
     up = np.eye(4)
-    up[1, 3] = camera_height_m
+    up[:3, :3] = _y_up(_y_up(np.array(reply.info.world_from_panorama)).T).T
+    up[1, 3] = reply.info.camera_height_m
     strengths: dict[str, float] = {}
     end = 0
     for part in reply.parts:

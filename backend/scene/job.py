@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ...shared.atomic_write import MAKE_ROOM
+from ...shared.imaging import sphere
 from ...shared.imaging.colour import linear_from_srgb
 from ...shared.jobs import scene as contract
-from ...shared.jobs.scene import Part, SceneInfo, SceneReply, SceneRequest, SceneSettings, Texture
+from ...shared.jobs.scene import Part, SceneInfo, SceneReply, SceneRequest, Texture, rotation_rows
 from ...shared.maps import MAPS
 from ...shared.protocol.errors import InputError, OutputError, PanoramaError
 from ..io import maps as map_files
@@ -24,12 +25,14 @@ from ..io.panoramas import Encoding
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
 from ..lighting import exposure, inverse_tonemapping
 from ..models.cache import ModelCache
-from . import build, textures
+from . import build, normals, placement, sky, textures
 from . import light as lighting
 from .build import Built
 
 NO_FLOOR = "No floor was found in the maps: the scale of the scene is a guess."
 NO_ALBEDO = "There is no albedo map: the panorama's colours are used, with the light in them."
+#: Share of the pixels below which it doesn't matter where the normal map and the mesh disagree.
+_AGREE = 5e-3
 _TEXTURES = ("albedo", "roughness", "metallic", "normal")
 
 
@@ -41,8 +44,9 @@ def run(request: SceneRequest, models: ModelCache, reporter: ProgressReporter) -
         chosen.pop("panorama", None)
     maps = _read(request.files, chosen)
     if request.panorama is not None:
-        maps = Maps(maps.maps, (panoramas.check(request.panorama, request.encoding), request.encoding))
-    return build_scene(request.id, maps, request.settings, reporter)
+        picture = panoramas.check(request.panorama, request.encoding, repair=request.repair)
+        maps = Maps(maps.maps, (picture, request.encoding))
+    return build_scene(request, maps, reporter)
 
 
 def _read(files: dict[str, np.ndarray], chosen: dict[str, str]) -> Maps:
@@ -64,9 +68,13 @@ def _read(files: dict[str, np.ndarray], chosen: dict[str, str]) -> Maps:
         raise OutputError(f"The maps could not be written as temporary files: {error}.", MAKE_ROOM) from error
 
 
-def build_scene(request_id: str, maps: Maps, settings: SceneSettings, reporter: ProgressReporter) -> SceneReply:
-    """Build mesh and textures. Raise InputError, PanoramaError, and Cancelled from `reporter` within a stage."""
+def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -> SceneReply:
+    """Build mesh and textures from the request's maps.
+
+    Raise InputError, PanoramaError, and Cancelled from `reporter` within a stage.
+    """
     began = time.monotonic()
+    settings, notices = request.settings, []
     progress = StagedProgress(
         reporter,
         [Stage("Building the mesh", 1, 3, counted=False), Stage("Textures", 1, 2, counted=False)],
@@ -74,6 +82,14 @@ def build_scene(request_id: str, maps: Maps, settings: SceneSettings, reporter: 
     report_loading(reporter, "Building the mesh")
     found = _check(maps)
     distance = found["distance"][..., 0]
+    turn = None
+    if "normal" in found:
+        turn = normals.turn(distance, found["normal"], ~sky.infinite(distance))
+    if turn is not None:
+        for given in (maps.maps, found):
+            given["normal"] = given["normal"] @ turn.T.astype(np.float32)
+        angle = np.degrees(np.arccos((np.trace(turn) - 1) / 2))
+        notices.append(f"The normals were turned by {angle:.1f}° to fit the distances.")
     normal = found.get("normal")
     built = build.build(
         distance,
@@ -81,24 +97,35 @@ def build_scene(request_id: str, maps: Maps, settings: SceneSettings, reporter: 
         sky_candidates=_sky_candidates(found.get("semantic")),
         camera_height_m=settings.camera_height_m,
         scale=settings.scale,
+        known_distances=request.known_distances,
+        world_from_panorama=np.array(request.world_from_panorama),
         max_triangles=settings.max_triangles,
     )
     progress.step_done()
     lights = None if maps.panorama is None else _lights(maps.panorama, found.get("albedo"), built)
-    parts = _parts(built, maps, found, lights, settings.texture_width)
+    confidence = mean_confidence = None
+    if normal is not None:
+        confidence = normals.confidence(panoramas.resize(normal, len(built.sky)), built.planes)
+        weight = built.planes.solid * sphere.solid_angles(*confidence.shape)
+        mean_confidence = float(np.average(confidence, weights=weight))
+    parts = _parts(built, maps, found, lights, confidence, settings.texture_width)
     environment = None if lights is None else _light_texture("environment", lights.environment)
     progress.step_done()
     surface = built.surface
+    place = placement.place(built.planes, built.floor, np.array(request.world_from_panorama), settings)
     info = SceneInfo(
         scale=float(built.scale),
-        has_floor=built.has_floor,
+        has_floor=built.floor is not None,
+        camera_height_m=settings.camera_height_m if place.height is None else float(place.height * built.scale),
+        world_from_panorama=rotation_rows(place.world_from_panorama),
+        normal_confidence=mean_confidence,
         sky=float(built.sky.mean()),
         noise=float(built.planes.noise),
-        notices=tuple(_notices(maps, built, settings)),
+        notices=(*_notices(maps, built), *notices, *place.notices),
         seconds=round(time.monotonic() - began, 3),
     )
     return SceneReply(
-        id=request_id,
+        id=request.id,
         positions=surface.positions.astype(np.float32),
         triangles=surface.triangles.astype(np.uint32),
         uv=surface.uv.astype(np.float32),
@@ -134,9 +161,9 @@ def _nearest(pixels: np.ndarray, height: int) -> np.ndarray:
     return pixels[rows.astype(int)[:, None], columns.astype(int)]
 
 
-def _notices(maps: Maps, built: Built, settings: SceneSettings) -> list[str]:
+def _notices(maps: Maps, built: Built) -> list[str]:
     """Return what the user must know about the result."""
-    notices = [] if built.has_floor or settings.scale is not None else [NO_FLOOR]
+    notices = [NO_FLOOR] if built.is_guess else []
     missing = [name for name in _TEXTURES if name not in maps.maps]
     if "albedo" in missing and maps.panorama is not None:
         missing.remove("albedo")
@@ -157,9 +184,17 @@ def _sky_candidates(semantic: np.ndarray | None) -> np.ndarray | None:
 
 
 def _parts(
-    built: Built, maps: Maps, found: dict[str, np.ndarray], lights: _Lights | None, texture_width: int
+    built: Built,
+    maps: Maps,
+    found: dict[str, np.ndarray],
+    lights: _Lights | None,
+    confidence: np.ndarray | None,
+    texture_width: int,
 ) -> tuple[Part, ...]:
-    """Return the parts of the mesh with their textures; `found` are the maps at the size of the distance map."""
+    """Return the parts of the mesh with their textures; `found` are the maps at the size of the distance map.
+
+    `confidence`: of the normals, (H, W).
+    """
     limit = texture_width // 2
     own = {name: maps.maps[name] for name in _TEXTURES if name in maps.maps}
     small = {name: found[name] for name in own}
@@ -180,6 +215,9 @@ def _parts(
         visible["emission"] = panoramas.resize(lights.emission, min(len(lights.emission), limit))
         if "albedo" in visible:  # a lamp isn't lit by others too
             visible["albedo"] = visible["albedo"] * ~_nearest(lights.lamps[..., None], len(visible["albedo"]))
+    if confidence is not None and (confidence < 1).mean() > _AGREE:
+        rows = min(len(maps.maps["normal"]), limit)
+        visible["confidence"] = panoramas.resize(confidence[..., None], rows)
     parts = [Part(name="visible", triangles=built.surface.counts[0], textures=_textures(visible))]
     for layer, count in zip(built.layers[1:], built.surface.counts[1:], strict=True):
         if count:
@@ -225,6 +263,10 @@ def _textures(maps: dict[str, np.ndarray]) -> dict[str, Texture]:
     for name, pixels in maps.items():
         if name == "emission":
             encoded[name] = _light_texture(name, pixels)
+        elif name == "confidence":
+            filename = f"{name}.png"
+            data = np.frombuffer(encode_image(filename, pixels, "Non-Color", bits=8), np.uint8)
+            encoded[name] = Texture(filename=filename, colorspace="Non-Color", data=data)
         else:
             kind = MAPS[name]
             data = np.frombuffer(encode_image(kind.filename, pixels, kind.colorspace), np.uint8)

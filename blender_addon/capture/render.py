@@ -14,7 +14,7 @@ from mathutils import Euler, Matrix
 
 from ...shared.engines import MAX_PANORAMA_WIDTH
 from ...shared.protocol.errors import BusyError, Cancelled, PanoramaError, SceneError
-from . import picture, pixels
+from . import distances, picture, pixels
 from .picture import Picture
 from .sources import Capture, from_file
 
@@ -169,6 +169,7 @@ class PanoramaRender(Render[Capture]):
             raise PanoramaError(f"A panorama {width} px wide can't be rendered.", f"Use 2 to {MAX_PANORAMA_WIDTH} px.")
         _check_cycles()
         self._pose = pose.copy()
+        self._known_distances = distances.measure(scene, self._pose)
         camera_data = bpy.data.cameras.new("Panoform Render")
         camera_data.type = "PANO"
         camera_data.panorama_type = "EQUIRECTANGULAR"
@@ -177,7 +178,7 @@ class PanoramaRender(Render[Capture]):
         super().__init__(scene, camera_data, ahead, (width, width // 2), samples)
 
     def _read(self, light: pixels.Pixels) -> Capture:
-        return Capture(light, self._source, self._pose, has_position=True)
+        return Capture(light, self._source, self._pose, has_position=True, known_distances=self._known_distances)
 
 
 class ViewRender(Render[Picture]):

@@ -16,6 +16,8 @@ from . import pixels
 
 #: Custom property of a rendered image: its `world_from_panorama`, 16 numbers, row by row.
 POSE_PROPERTY = "panoform_world_from_panorama"
+#: Custom property of a rendered image: `Capture.known_distances`, row by row.
+DISTANCES_PROPERTY = "panoform_known_distances"
 #: Start of the names of nodes in our worlds that only light the scene (scene/world.py).
 LIGHT = "Panoform Light"
 _NO_HDRI_HINT = "Give it an Environment Texture with an HDRI in the World tab, or choose another source."
@@ -35,6 +37,8 @@ class Capture(NamedTuple):
     has_position: bool = False
     #: The file it was read from.
     file: Path | None = None
+    #: Of a render: SceneRequest.known_distances.
+    known_distances: np.ndarray | None = None
 
     def pose(self, camera_height_m: float) -> Matrix:
         """Return the pose, 4 × 4. Without a known position, it is `camera_height_m` above the world's origin, which
@@ -200,12 +204,28 @@ def from_image(image: bpy.types.Image) -> Capture:
         image.session_uid,
         has_position=pose is not None,
         file=image_file(image),
+        known_distances=None if pose is None else _stored_distances(image),
     )
 
 
-def store_pose(image: bpy.types.Image, world_from_panorama: Matrix) -> None:
-    """Store the pose of the panorama in the image."""
+def store_pose(image: bpy.types.Image, world_from_panorama: Matrix, known_distances: np.ndarray | None = None) -> None:
+    """Store the pose of the panorama in the image, and the distances that are known there (`Capture`)."""
     image[POSE_PROPERTY] = [value for row in world_from_panorama for value in row]
+    if known_distances is not None:
+        image[DISTANCES_PROPERTY] = known_distances.ravel().tolist()
+
+
+def _stored_distances(image: bpy.types.Image) -> np.ndarray | None:
+    """Return the distances stored by `store_pose`, None if there are none. Raise SceneError if they are invalid."""
+    if DISTANCES_PROPERTY not in image:
+        return None
+    try:
+        return np.array(list(image[DISTANCES_PROPERTY]), np.float32).reshape(-1, 4)
+    except (TypeError, ValueError) as error:
+        raise SceneError(
+            f"The custom property {DISTANCES_PROPERTY!r} of the image {image.name!r} is not rows of 4 numbers.",
+            "Delete that property, or render the panorama again.",
+        ) from error
 
 
 def stored_pose(image: bpy.types.Image) -> Matrix | None:

@@ -15,7 +15,7 @@ class RenderSpec(JobSpec):
     def build(self, reply: None, scene: bpy.types.Scene) -> str:
         source = self.source
         image = create_float(f"{self.name} panorama", source.panorama.pixels, "Linear Rec.709")
-        sources.store_pose(image, source.world_from_panorama)
+        sources.store_pose(image, source.world_from_panorama, source.known_distances)
         scene.panoform.source, scene.panoform.image = "IMAGE", image
         image.use_fake_user = True
         return f"Rendered {image.name!r} and made it the source."

@@ -18,9 +18,11 @@ from ..capture.render import Render
 from ..capture.sources import Capture
 from ..scene import maps_folder
 from ..scene.properties import (
+    align_walls_property,
     camera_height_property,
     detail_property,
     kind_property,
+    level_floor_property,
     texture_width_property,
 )
 from ..scene.properties import (
@@ -49,6 +51,8 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     camera_height: camera_height_property()
     detail: detail_property()
     texture_width: texture_width_property()
+    level_floor: level_floor_property()
+    align_walls: align_walls_property()
     out_directory: StringProperty(name="Folder", description="Also write the maps to this folder", subtype="DIR_PATH")
     repair: repair_property()
 
@@ -62,9 +66,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
         engine = preferences.get().engine_settings(self._get(scene, "engine"))
         check_engine(engine)
         settings = settings_from(lambda name: self._get(scene, name), engine)
-        mesh = None
-        if self._get(scene, "kind") == "MESH":
-            mesh = scene_settings_from(lambda name: self._get(scene, name))
+        scene_settings = scene_settings_from(lambda name: self._get(scene, name))
         directory = bpy.path.abspath(self.out_directory) if self.out_directory else ""
         if directory:
             maps_folder.check_overwrite(Path(directory), settings.maps)  # before a render starts
@@ -85,8 +87,8 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
             name=name,
             scene_uid=scene.session_uid,
             request=request,
-            camera_height_m=self._get(scene, "camera_height"),
-            mesh=mesh,
+            scene_settings=scene_settings,
+            is_mesh=self._get(scene, "kind") == "MESH",
         )
 
     def _get(self, scene: bpy.types.Scene, name: str):

@@ -28,10 +28,9 @@ class PerceiveSpec(MapsSpec):
     """Perceive maps of a panorama and build the scene from them: a mesh, by a job that follows, or a dome."""
 
     request: PerceiveRequest
-    #: Height of the camera above the floor in metres.
-    camera_height_m: float = 1.6
-    #: How the mesh is built. None: a dome.
-    mesh: SceneSettings | None = None
+    #: How the scene is built, and whether it is a mesh; else a dome.
+    scene_settings: SceneSettings = dataclasses.field(default_factory=SceneSettings)
+    is_mesh: bool = False
 
     def set_source(self, source: Capture) -> None:
         super().set_source(source)
@@ -44,9 +43,9 @@ class PerceiveSpec(MapsSpec):
         return cost(self.request.engine, self.request.settings)
 
     def follow_up(self, reply: PerceiveReply) -> JobSpec | None:
-        if self.mesh is None or DISTANCE.name not in reply.maps:
+        if not self.is_mesh or DISTANCE.name not in reply.maps:
             return None
-        return self.scene_spec(reply, self.scene_uid, self.mesh)
+        return self.scene_spec(reply, self.scene_uid, self.scene_settings)
 
     def scene_spec(self, reply: PerceiveReply, scene_uid: int, settings: SceneSettings) -> SceneSpec:
         return SceneSpec(
@@ -58,7 +57,7 @@ class PerceiveSpec(MapsSpec):
         )
 
     def build(self, reply: PerceiveReply, scene: bpy.types.Scene) -> str:
-        report = dome_from_files(scene, self.name, _files(reply), self.source, self.camera_height_m)
+        report = dome_from_files(scene, self.name, _files(reply), self.source, self.scene_settings)
         return f"{report} {reply.info.notice}".strip()
 
     def summary(self, reply: PerceiveReply) -> str:

@@ -19,19 +19,22 @@ def build(
     name: str,
     *,
     camera_height_m: float = 1.6,
+    scale: float | None = None,
     world_from_panorama: Matrix | None = None,
 ) -> bpy.types.Collection:
     """Add a collection "Panoform {name}" to `scene` with the dome and its material; make the panorama the world.
 
     `maps`: name → image with the values described in maps.MAPS. `panorama`: the world's image; None keeps the scene's
     world. Both are used, and renamed, as they are. `world_from_panorama`: pose of the panorama, 4 × 4 (default:
-    `camera_height_m` above the origin, which puts the floor at z = 0, its centre towards +X). Only new datablocks are
-    created; of the existing ones, only `scene.world` changes. Raise PanoramaError (`pixels.raw`).
+    `camera_height_m` above the origin, which puts the floor at z = 0, its centre towards +X). `scale`: metres per unit
+    of distance (default: by `camera_height_m`). Only new datablocks are created; of the existing ones, only
+    `scene.world` changes. Raise PanoramaError (`pixels.raw`).
     """
     if world_from_panorama is None:
         world_from_panorama = Matrix.Translation((0, 0, camera_height_m))
-    scale = dome.SPHERE_RADIUS_M
-    if "distance" in maps:
+    if "distance" not in maps:
+        scale = dome.SPHERE_RADIUS_M
+    elif scale is None:
         scale = dome.scale_from_floor(pixels.raw(maps["distance"])[..., :1], camera_height_m)
     collection = bpy.data.collections.new(f"Panoform {name}")
     for kind, image in maps.items():
@@ -46,6 +49,7 @@ def build(
 
     if panorama is not None:
         _assign_world(scene, panorama, name, world_from_panorama)
+    environment.mark(collection)
     scene.collection.children.link(collection)
     return collection
 
@@ -76,6 +80,7 @@ def build_mesh(
         light = reply.environment
         lit = light and images.create_from_file(f"{name} environment", light.data, light.colorspace)
         _assign_world(scene, panorama, name, world_from_panorama, lit)
+    environment.mark(collection)
     scene.collection.children.link(collection)
     if scene.camera is None:
         scene.camera = camera

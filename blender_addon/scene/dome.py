@@ -100,13 +100,22 @@ def _nodes(name: str, distance: bpy.types.Image | None, scale: float) -> bpy.typ
 def scale_from_floor(distance: np.ndarray, camera_height_m: float) -> float:
     """Return the metres per unit of `distance` (H, W, 1) that put the floor `camera_height_m` below the dome's origin.
 
-    The floor's depth is the median of distance · (−z) over the rays within 45° of straight down, which is robust to
-    furniture and a tripod.
+    The median depth is robust to furniture and a tripod.
     """
+    return camera_height_m / _floor_depth(distance)
+
+
+def camera_height(distance: np.ndarray, scale: float) -> float:
+    """Return the height over the floor in metres for a scale: the inverse of `scale_from_floor`."""
+    return scale * _floor_depth(distance)
+
+
+def _floor_depth(distance: np.ndarray) -> float:
+    """Return the depth of the floor in units of `distance` (H, W, 1): its median within 45° of straight down."""
     height, width, _ = distance.shape
     depth = -sphere.directions(height, width)[..., 2:]
     down = depth[:, 0, 0] >= np.sqrt(0.5)
-    return camera_height_m / float(np.median(distance[down] * depth[down]))
+    return float(np.median(distance[down] * depth[down]))
 
 
 def create(name: str, distance: bpy.types.Image | None, scale: float, material: bpy.types.Material) -> bpy.types.Object:

@@ -13,6 +13,8 @@ from mathutils import Matrix, Quaternion, Vector
 
 #: Custom property of objects whose origin is the centre of a panorama, their X axis its centre.
 ENVIRONMENT = "panoform_environment"
+#: Custom property of all objects that were built for an environment, its camera too.
+PART = "panoform_part"
 #: Custom property of a screen: index of the area → its former view.
 _VIEWS = "panoform_views"
 #: Distance from the eye to the point that it turns around, and of the near clipping plane, in metres.
@@ -33,6 +35,25 @@ def find(context: bpy.types.Context) -> bpy.types.Object | None:
     if active is not None and ENVIRONMENT in active:
         return active
     return next((found for found in reversed(context.scene.objects) if ENVIRONMENT in found), None)
+
+
+def mark(collection: bpy.types.Collection) -> None:
+    """Mark all objects of a built collection as parts of an environment."""
+    for entry in collection.objects:
+        entry[PART] = True
+
+
+def of(collection: bpy.types.Collection) -> bpy.types.Object | None:
+    """Return the environment in a collection; None if there is none."""
+    return next((entry for entry in collection.objects if ENVIRONMENT in entry), None)
+
+
+def parts(body: bpy.types.Object) -> list[bpy.types.Object]:
+    """Return the objects that were built for an environment, and are still in a collection with it."""
+    found = {body: None}
+    for collection in body.users_collection:
+        found |= dict.fromkeys(entry for entry in collection.objects if PART in entry)
+    return list(found)
 
 
 def enter(scene: bpy.types.Scene, body: bpy.types.Object) -> None:

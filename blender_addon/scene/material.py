@@ -83,7 +83,10 @@ def _principled(tree: bpy.types.NodeTree, textures: _Textures) -> rays.Socket:
             tree, "ShaderNodeVectorMath", -20, -300, {0: textures.add("normal", -300), 1: half, 2: half},
             operation="MULTIPLY_ADD",
         ).outputs[0]  # fmt: skip
-        normal = rays.add(tree, "ShaderNodeNormalMap", 140, -300, {"Strength": 1.0, "Color": colour}, space="OBJECT")
+        # Where the map and the mesh disagree, the mesh's own normal is mixed in.
+        strength = textures.add("confidence", -1600) if "confidence" in textures.images else 1.0
+        inputs = {"Strength": strength, "Color": colour}
+        normal = rays.add(tree, "ShaderNodeNormalMap", 140, -300, inputs, space="OBJECT")
         tree.links.new(normal.outputs["Normal"], principled.inputs["Normal"])
     if "emission" in textures.images:
         tree.links.new(textures.add("emission", -1300), principled.inputs["Emission Color"])

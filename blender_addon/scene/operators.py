@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import bpy
+import msgspec
 from bpy.props import BoolProperty, StringProperty
 
 from ...shared.jobs.scene import SceneSettings
@@ -21,9 +22,12 @@ from ..ui.operator_parts import (
 )
 from . import environment
 from .properties import (
+    align_walls_property,
     camera_height_property,
     detail_property,
     kind_property,
+    level_floor_property,
+    scale_property,
     settings_from,
     texture_width_property,
 )
@@ -47,6 +51,9 @@ class PANOFORM_OT_build_scene(bpy.types.Operator):
     camera_height: camera_height_property()
     detail: detail_property()
     texture_width: texture_width_property()
+    level_floor: level_floor_property()
+    align_walls: align_walls_property()
+    scale: scale_property()
     choose_folder: BoolProperty(options={"HIDDEN", "SKIP_SAVE"})
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})
 
@@ -62,7 +69,11 @@ class PANOFORM_OT_build_scene(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = context.scene
         settings = settings_from(lambda name: property_or_setting(self, name, scene.panoform))
+        if self.scale:
+            settings = msgspec.structs.replace(settings, scale=self.scale)
         spec = self._spec(scene, settings)
+        if not self.scale and not self.properties.is_property_set("camera_height"):
+            spec.keep_measured_scale(scene)
         if property_or_setting(self, "kind", scene.panoform) == "MESH":
             return run_job(self, spec)
         self.report({"INFO"}, spec.build_dome(scene))
@@ -98,7 +109,7 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         scene = context.scene
         height = property_or_setting(self, "camera_height", scene.panoform)
-        self.report({"INFO"}, dome_from_folder(scene, self.directory, height))
+        self.report({"INFO"}, dome_from_folder(scene, self.directory, SceneSettings(camera_height_m=height)))
         return FINISHED
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bpy.props import EnumProperty, FloatProperty, IntProperty
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty
 
 from ...shared.jobs.scene import (
     DEFAULT_TEXTURE_WIDTH,
@@ -61,10 +61,43 @@ def texture_width_property() -> IntProperty:
     )
 
 
+def level_floor_property() -> BoolProperty:
+    return BoolProperty(
+        name="Level Floor",
+        description="Turn a mesh and its world so that the floor is level, where its tilt is certain. "
+        "Scenes from a render stay as they are",
+        default=True,
+    )
+
+
+def align_walls_property() -> BoolProperty:
+    return BoolProperty(
+        name="Align Walls",
+        description="Turn a mesh and its world about Z so that most walls stand along X and Y. "
+        "Scenes from a render stay as they are",
+    )
+
+
+def scale_property() -> FloatProperty:
+    return FloatProperty(
+        name="Scale",
+        description="Metres per unit of distance. 0: by the length measured in the last scene from these maps, "
+        "else by the camera's height",
+        options={"SKIP_SAVE"},
+        min=0,
+        max=1e6,
+        precision=4,
+    )
+
+
 def settings_from(get: Callable[[str], Any]) -> SceneSettings:
     """Return the settings of a mesh from properties, which `get` reads by name. Raise SettingError."""
     settings = SceneSettings(
-        camera_height_m=get("camera_height"), max_triangles=get("detail"), texture_width=get("texture_width")
+        camera_height_m=get("camera_height"),
+        max_triangles=get("detail"),
+        texture_width=get("texture_width"),
+        level_floor=get("level_floor"),
+        align_walls=get("align_walls"),
     )
     check_scene(settings)
     return settings

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import bpy
+import msgspec
 import numpy as np
-from mathutils import Matrix
+from mathutils import Matrix, Vector
 
 from ...shared.imaging.shrink import MARGIN, shrink
-from ...shared.jobs.scene import SceneReply, SceneRequest, SceneSettings
+from ...shared.imaging.true_scale import true_scale
+from ...shared.jobs.scene import SceneReply, SceneRequest, SceneSettings, rotation_rows
 from ...shared.maps import MAPS
+from ..capture import pixels
 from ..capture.sources import Capture
 from ..jobs.specs import JobSpec
-from . import images, maps_folder
+from . import dome, environment, images, maps_folder, scale
 from .build import build, build_mesh, show
 from .datablocks import all_or_nothing
 
@@ -40,12 +43,19 @@ class SceneSpec(MapsSpec):
     directory: Path | None = None
     #: A notice for the user about the maps, as PerceiveReply.info.notice.
     maps_notice: str = ""
+    #: Whether the scale of the settings is one that the user measured earlier.
+    has_measured_scale: bool = False
 
     def set_source(self, source: Capture) -> None:
         super().set_source(source)
-        pixels, self.request.encoding = source.panorama
-        height = -(-self.request.settings.texture_width // (2 * MARGIN))
-        self.request.panorama = shrink(_repaired(pixels), height)
+        request = self.request
+        pixels, request.encoding = source.panorama
+        request.panorama = shrink(pixels, -(-request.settings.texture_width // (2 * MARGIN)))
+        request.repair = True  # maps were perceived from it: its bad pixels were reported, if not to be repaired
+        request.world_from_panorama = rotation_rows(source.world_from_panorama.to_quaternion().to_matrix())
+        if source.has_position:  # the mesh lies on the user's own scene
+            request.settings = msgspec.structs.replace(request.settings, level_floor=False, align_walls=False)
+            request.known_distances = source.known_distances
 
     def scene_spec(self, reply: SceneReply | None, scene_uid: int, settings: SceneSettings) -> SceneSpec:
         return SceneSpec(
@@ -61,10 +71,17 @@ class SceneSpec(MapsSpec):
         return self.request.settings
 
     def build(self, reply: SceneReply, scene: bpy.types.Scene) -> str:
-        height = self.request.settings.camera_height_m
-        pose = Matrix.Translation((0, 0, height)) if self.source is None else self.source.pose(height)
+        info = reply.info
+        turn = Matrix(info.world_from_panorama)
+        posed = self.source is not None and self.source.has_position
+        place = self.source.world_from_panorama.translation if posed else Vector((0, 0, info.camera_height_m))
+        floor = turn.inverted() @ Vector((0, 0, 0 if posed else -info.camera_height_m))
         with all_or_nothing(scene):
+            pose = Matrix.Translation(place) @ turn.to_4x4()
             collection = build_mesh(scene, reply, self._panorama(), self.name, pose)
+            scale.store(
+                environment.of(collection), self.maps_digest(), info.scale, floor, measured=self.has_measured_scale
+            )
             show(scene, collection)
         return f"Built {collection.name!r}. {self.notice(reply)}".strip()
 
@@ -73,16 +90,35 @@ class SceneSpec(MapsSpec):
 
         Raise InputError, PanoramaError: see `maps_folder.read`.
         """
-        height = self.request.settings.camera_height_m
+        settings = self.request.settings
         if self.source is None:
-            return dome_from_folder(scene, self.directory, height)
-        return dome_from_files(scene, self.name, self.request.files, self.source, height)
+            report = dome_from_folder(scene, self.directory, settings)
+        else:
+            report = dome_from_files(scene, self.name, self.request.files, self.source, settings)
+        return " ".join(filter(None, (report, self._scale_notice())))
+
+    def maps_digest(self) -> str:
+        """Return the digest of the distance map (`scale.digest`); "" if there is none."""
+        return next(
+            (scale.digest(data) for name, data in self.request.files.items() if Path(name).stem.lower() == "distance"),
+            "",
+        )
+
+    def keep_measured_scale(self, scene: bpy.types.Scene) -> None:
+        """Use the scale that the user measured in an environment of `scene` from the same maps, if any."""
+        measured = scale.measured(scene, self.maps_digest())
+        if measured is not None:
+            self.has_measured_scale = True
+            self.request.settings = msgspec.structs.replace(self.request.settings, scale=measured)
 
     def summary(self, reply: SceneReply) -> str:
         return f"{len(reply.triangles):,} triangles"
 
     def notice(self, reply: SceneReply) -> str:
-        return " ".join(filter(None, (self.maps_notice, *reply.info.notices)))
+        return " ".join(filter(None, (self.maps_notice, *reply.info.notices, self._scale_notice())))
+
+    def _scale_notice(self) -> str:
+        return "The measured scale was kept." if self.has_measured_scale else ""
 
     def _panorama(self) -> bpy.types.Image | None:
         """Create the world's image, if there is a panorama."""
@@ -103,7 +139,7 @@ def from_folder(directory: str | Path, scene_uid: int, settings: SceneSettings) 
 
 
 def dome_from_files(
-    scene: bpy.types.Scene, name: str, files: dict[str, np.ndarray], source: Capture, camera_height_m: float
+    scene: bpy.types.Scene, name: str, files: dict[str, np.ndarray], source: Capture, settings: SceneSettings
 ) -> str:
     """Build a dome from the files of perceived maps, as SceneRequest.files, and return a report of it."""
     with all_or_nothing(scene):
@@ -112,32 +148,43 @@ def dome_from_files(
             for kind in MAPS.values()
             if kind.filename in files
         }
-        collection = build(
-            scene,
-            maps,
-            source.world_picture(),
-            name,
-            camera_height_m=camera_height_m,
-            world_from_panorama=source.pose(camera_height_m),
-        )
-        show(scene, collection)
+        collection = _dome(scene, maps, source.world_picture(), name, settings, source)
     return f"Built {collection.name!r}."
 
 
-def dome_from_folder(scene: bpy.types.Scene, directory: str | Path, camera_height_m: float) -> str:
+def dome_from_folder(scene: bpy.types.Scene, directory: str | Path, settings: SceneSettings) -> str:
     """Build a dome from a folder of maps and return a report of it. Raise InputError, PanoramaError."""
     with all_or_nothing(scene):
         folder = maps_folder.read(directory)
         name = Path(bpy.path.abspath(str(directory))).name
-        collection = build(scene, folder.maps, folder.panorama, name, camera_height_m=camera_height_m)
-        show(scene, collection)
+        collection = _dome(scene, folder.maps, folder.panorama, name, settings, None)
     return f"Built {collection.name!r} from {', '.join(folder.maps)}."
 
 
-def _repaired(panorama: np.ndarray) -> np.ndarray:
-    """Return the panorama with NaN as 0, infinite pixels as the largest finite value, and no negative ones."""
-    if np.isfinite(panorama).all() and panorama.min() >= 0:
-        return panorama
-    finite = panorama[np.isfinite(panorama)]
-    largest = max(float(finite.max()), 0.0) if finite.size else 0.0
-    return np.maximum(np.nan_to_num(panorama, nan=0.0, posinf=largest, neginf=0.0), 0.0)
+def _dome(
+    scene: bpy.types.Scene,
+    maps: dict[str, bpy.types.Image],
+    panorama: bpy.types.Image | None,
+    name: str,
+    settings: SceneSettings,
+    source: Capture | None,
+) -> bpy.types.Collection:
+    """Build a dome from images (`build.build`) and step inside. Raise PanoramaError (`pixels.raw`)."""
+    height, metres = settings.camera_height_m, settings.scale
+    distance = pixels.raw(maps["distance"])[..., :1] if "distance" in maps else None
+    if distance is not None:
+        if metres is None and source is not None and source.known_distances is not None:
+            metres = true_scale(distance[..., 0], source.known_distances)
+        if metres is None:
+            metres = dome.scale_from_floor(distance, height)
+        else:
+            height = dome.camera_height(distance, metres)
+    pose = Matrix.Translation((0, 0, height)) if source is None else source.pose(height)
+    collection = build(scene, maps, panorama, name, scale=metres, world_from_panorama=pose)
+    if distance is not None:
+        posed = source is not None and source.has_position
+        floor = pose.to_3x3().inverted() @ Vector((0, 0, 0 if posed else -height))
+        digest = scale.digest(maps["distance"].packed_file.data)
+        scale.store(environment.of(collection), digest, metres, floor, measured=settings.scale is not None)
+    show(scene, collection)
+    return collection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
@@ -19,6 +20,12 @@ DEFAULT_TEXTURE_WIDTH = 4096
 MIN_CAMERA_HEIGHT_M, MAX_CAMERA_HEIGHT_M = 0.01, 1000.0
 
 
+#: Rows of a rotation matrix.
+Row = tuple[float, float, float]
+Rotation = tuple[Row, Row, Row]
+IDENTITY: Rotation = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
 class SceneSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a mesh is built."""
 
@@ -30,6 +37,10 @@ class SceneSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_triangles: int = DEFAULT_TRIANGLES
     #: Width of the textures in pixels, at most that of the panorama or the maps.
     texture_width: int = DEFAULT_TEXTURE_WIDTH
+    #: Whether the scene is turned so that its floor is level, where its tilt is certain.
+    level_floor: bool = True
+    #: Whether the scene is turned about Z so that most walls stand along the axes.
+    align_walls: bool = False
 
 
 class SceneRequest(JobRequest, kw_only=True):
@@ -42,13 +53,21 @@ class SceneRequest(JobRequest, kw_only=True):
     panorama: np.ndarray | None = None
     #: As in PerceiveRequest; of `panorama`.
     encoding: Literal["linear", "srgb"] = "srgb"
+    #: As in PerceiveSettings; of `panorama`.
+    repair: bool = False
+    #: The panorama's orientation in the world, with Z up.
+    world_from_panorama: Rotation = IDENTITY
+    #: (N, 4) float32: unit directions in the panorama's frame and the true distances along them in metres, where the
+    #: panorama is a render: the scale of the scene, unless one is set.
+    known_distances: np.ndarray | None = None
     settings: SceneSettings = SceneSettings()
 
 
 class Texture(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A texture of a mesh: an image file."""
 
-    #: File name, "albedo.png": the type of the file, and what it shows (a name of `maps.MAPS`, or "emission").
+    #: File name, "albedo.png": the type of the file, and what it shows: a name of `maps.MAPS`; "emission"; or
+    #: "confidence", how far the normal map agrees with the mesh, from 0 to 1.
     filename: str
     colorspace: Literal["sRGB", "Non-Color", "Linear Rec.709"]
     #: (N,) uint8.
@@ -71,8 +90,14 @@ class SceneInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     #: Metres per unit of the distance map.
     scale: float
-    #: Whether the maps show a floor, which the scale follows from.
+    #: Whether the maps show a floor.
     has_floor: bool
+    #: Height of the panorama's place over the floor in metres; without a floor, that of the settings.
+    camera_height_m: float
+    #: The orientation that the scene is to have, level and aligned where that was asked for.
+    world_from_panorama: Rotation
+    #: Mean agreement of the normal map with the mesh, in [0, 1]; None without a normal map.
+    normal_confidence: float | None
     #: Share of the panorama, in [0, 1], that is open sky.
     sky: float
     #: Noise of the distance map, relative to the distance.
@@ -103,6 +128,12 @@ class SceneReply(JobReply, kw_only=True):
         return self.info.seconds
 
 
+def rotation_rows(matrix: Iterable[Iterable[float]]) -> Rotation:
+    """Return a rotation matrix, 3 × 3, as it travels."""
+    first, second, third = ((float(x), float(y), float(z)) for x, y, z in matrix)
+    return first, second, third
+
+
 def check_scene(settings: SceneSettings) -> None:
     """Raise SettingError for anything out of range."""
     check_range("The camera height", settings.camera_height_m, MIN_CAMERA_HEIGHT_M, MAX_CAMERA_HEIGHT_M, " m")
@@ -112,7 +143,13 @@ def check_scene(settings: SceneSettings) -> None:
 
 
 def check(request: SceneRequest) -> None:
-    """Raise SettingError for invalid settings, or no files; the files are not checked."""
+    """Raise SettingError for invalid settings or places, or no files; the files are not checked."""
     check_scene(request.settings)
+    turn = np.array(request.world_from_panorama)
+    if not np.allclose(turn @ turn.T, np.eye(3), atol=1e-4) or np.linalg.det(turn) < 0:
+        raise SettingError("The panorama's orientation is not a rotation.", "Remove scale and shear from its pose.")
+    known = request.known_distances
+    if known is not None and (known.ndim != 2 or known.shape[1] != 4 or not np.isfinite(known).all()):
+        raise SettingError("The known distances are not finite rows of four numbers.", "Render the panorama again.")
     if not request.files:
         raise SettingError("There is no map to build from.", "Give at least a distance map.")

@@ -75,3 +75,10 @@ def soften(exact: Hit, seed: int = 0) -> Hit:
     distance *= 1 + 0.005 * np.random.default_rng(seed).standard_normal(distance.shape)
     normal = ndimage.gaussian_filter(np.where(solid[..., None], exact.normal, -rays), (1, 1, 0))
     return Hit(distance, normal / np.linalg.norm(normal, axis=-1, keepdims=True))
+
+
+def turned(height: int, panorama_from_room: np.ndarray, furnished: bool = True, window: bool = True) -> Hit:
+    """Return exact maps in a panorama's frame that is turned: `panorama_from_room` is a rotation (3, 3)."""
+    rays = sphere.directions(height, 2 * height) @ panorama_from_room
+    hit = cast(np.zeros(3), rays, furnished, window)
+    return Hit(hit.distance, hit.normal @ panorama_from_room.T)

@@ -87,7 +87,7 @@ def test_room_seen_from_beside_matches_it(soft: bool) -> None:
 def test_scale_follows_from_the_floor() -> None:
     exact = room.maps(256)
     built = build.build(exact.distance / 7, exact.normal, camera_height_m=1.7)
-    assert built.has_floor
+    assert built.floor is not None
     assert built.scale == pytest.approx(7 * 1.7 / 1.6, rel=1e-3)
     seen = built.surface.positions[built.surface.triangles[: built.surface.counts[0]]]
     assert seen[..., 2].min() == pytest.approx(-1.7, rel=1e-5)
@@ -98,7 +98,7 @@ def test_without_a_floor_the_scale_is_a_guess() -> None:
     across = np.linalg.norm(rays[..., :2], axis=-1)
     shaft = np.minimum(2 / across, 20)
     normal = -rays * (1, 1, 0) / across[..., None]
-    assert not build.build(shaft, normal).has_floor
+    assert build.build(shaft, normal).floor is None
 
 
 def test_nothing_but_sky_is_an_error() -> None:
@@ -145,7 +145,7 @@ def test_large_maps_are_sampled_exactly() -> None:
 def test_without_normals_the_mesh_follows_from_the_distances() -> None:
     exact = room.maps(256)
     built = build.build(exact.distance, None, camera_height_m=1.6)
-    assert built.has_floor
+    assert built.floor is not None
     assert built.scale == pytest.approx(1, rel=2e-3)
     assert built.planes.noise < 1e-3
     assert min(built.surface.counts) > 0

@@ -78,11 +78,13 @@ def test_files_of_many_formats(reporter) -> None:
     reply = run(files, reporter)
     textures = {name: decoded(texture.data) for name, texture in reply.parts[0].textures.items()}
     assert {name: len(pixels) for name, pixels in textures.items()} == {
-        "albedo": 100, "roughness": 16, "metallic": HEIGHT, "normal": HEIGHT,
+        "albedo": 100, "roughness": 16, "metallic": HEIGHT, "normal": HEIGHT, "confidence": HEIGHT,
     }  # fmt: skip
     np.testing.assert_allclose(textures["albedo"][50, 100], (0.8, 0.4, 0.2), atol=0.02)
     np.testing.assert_allclose(textures["roughness"], 0.3, atol=1e-4)
     np.testing.assert_allclose(textures["metallic"], 0.6, atol=1e-4)
+    # There is no normal in the window, where these distances show a wall.
+    assert textures["confidence"][np.isinf(EXACT.distance)].mean() < 0.1 < 0.9 < textures["confidence"].mean()
     np.testing.assert_allclose(textures["normal"], np.where(solid, EXACT.normal, 0), atol=0.02)
     assert reply.info.notices == ()
     assert reply.parts[0].textures["albedo"].filename == "albedo.png"
