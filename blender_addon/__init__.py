@@ -15,6 +15,7 @@ from .jobs import operators as jobs_operators
 from .jobs import panel as jobs_panel
 from .perceive import operators as perceive_operators
 from .perceive import panel as perceive_panel
+from .scene import measure as scene_measure
 from .scene import operators as scene_operators
 from .scene import panel as scene_panel
 from .ui import previews
@@ -32,6 +33,7 @@ FEATURES = (
     perceive_operators,
     generate_operators,
     scene_operators,
+    scene_measure,
     jobs_operators,
     backend_panel,
     capture_panel,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import bpy
 
 from ..jobs.manager import jobs
@@ -35,6 +37,21 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
         _draw_dome(column, context.active_object)
 
 
+class PANOFORM_PT_placement(Section, bpy.types.Panel):
+    bl_label = "Placement"
+    bl_parent_id = "PANOFORM_PT_scene"
+    bl_options: ClassVar = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform
+        column = self.layout.column()
+        turned = column.column()
+        turned.enabled = settings.kind != "DOME"
+        turned.prop(settings, "level_floor")
+        turned.prop(settings, "align_walls")
+        column.operator("panoform.measure_length", icon="DRIVER_DISTANCE")
+
+
 def _draw_dome(column: bpy.types.UILayout, dome: bpy.types.Object | None) -> None:
     """Draw the controls of the active object, if it is a dome."""
     modifier = dome.modifiers.get(MODIFIER_NAME) if dome is not None else None
@@ -45,6 +62,6 @@ def _draw_dome(column: bpy.types.UILayout, dome: bpy.types.Object | None) -> Non
         column.prop(owner, path, text=name)
 
 
-CLASSES = (PANOFORM_PT_scene,)
+CLASSES = (PANOFORM_PT_scene, PANOFORM_PT_placement)
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 
 import bpy
+import numpy as np
 from mathutils import Matrix, Vector
 
 from . import environment
@@ -20,8 +21,8 @@ FLOOR = "panoform_floor"
 MAPS = "panoform_maps"
 
 
-def digest(distance: bytes) -> str:
-    """Return what tells the file of a distance map from others."""
+def digest(distance: np.ndarray) -> str:
+    """Return what tells the file of a distance map, (bytes,) uint8, from others."""
     return hashlib.blake2b(distance, digest_size=16).hexdigest()
 
 
@@ -31,9 +32,12 @@ def store(body: bpy.types.Object, maps: str, metres_per_unit: float, floor: Vect
 
 
 def measured(scene: bpy.types.Scene, maps: str) -> float | None:
-    """Return the scale that the user measured in the scene's newest environment from these maps; None if not."""
+    """Return the scale that the user measured in the scene's newest environment from these maps; None if not.
+
+    `maps`: their digest; "": unknown.
+    """
     for body in reversed(scene.objects):
-        if body.get(MAPS) == maps:
+        if maps and body.get(MAPS) == maps:
             return body[SCALE] if body[MEASURED] else None
     return None
 

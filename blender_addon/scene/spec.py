@@ -16,7 +16,7 @@ from mathutils import Matrix, Vector
 from ...shared.imaging.shrink import MARGIN, shrink
 from ...shared.imaging.true_scale import true_scale
 from ...shared.jobs.scene import SceneReply, SceneRequest, SceneSettings, rotation_rows
-from ...shared.maps import MAPS
+from ...shared.maps import DISTANCE, MAPS
 from ..capture import pixels
 from ..capture.sources import Capture
 from ..jobs.specs import JobSpec
@@ -92,17 +92,14 @@ class SceneSpec(MapsSpec):
         """
         settings = self.request.settings
         if self.source is None:
-            report = dome_from_folder(scene, self.directory, settings)
+            report = dome_from_folder(scene, self.directory, settings, self.maps_digest())
         else:
             report = dome_from_files(scene, self.name, self.request.files, self.source, settings)
         return " ".join(filter(None, (report, self._scale_notice())))
 
     def maps_digest(self) -> str:
-        """Return the digest of the distance map (`scale.digest`); "" if there is none."""
-        return next(
-            (scale.digest(data) for name, data in self.request.files.items() if Path(name).stem.lower() == "distance"),
-            "",
-        )
+        """Return the digest of the distance map's file (`scale.digest`); "" if there is none."""
+        return _digest(self.request.files)
 
     def keep_measured_scale(self, scene: bpy.types.Scene) -> None:
         """Use the scale that the user measured in an environment of `scene` from the same maps, if any."""
@@ -138,6 +135,11 @@ def from_folder(directory: str | Path, scene_uid: int, settings: SceneSettings) 
     return SceneSpec(name=path.name, scene_uid=scene_uid, directory=path, request=request)
 
 
+def _digest(files: dict[str, np.ndarray]) -> str:
+    found = (data for name, data in files.items() if Path(name).stem.lower() == DISTANCE.name)
+    return next((scale.digest(data) for data in found), "")
+
+
 def dome_from_files(
     scene: bpy.types.Scene, name: str, files: dict[str, np.ndarray], source: Capture, settings: SceneSettings
 ) -> str:
@@ -148,16 +150,21 @@ def dome_from_files(
             for kind in MAPS.values()
             if kind.filename in files
         }
-        collection = _dome(scene, maps, source.world_picture(), name, settings, source)
+        collection = _dome(scene, maps, source.world_picture(), name, settings, source, _digest(files))
     return f"Built {collection.name!r}."
 
 
-def dome_from_folder(scene: bpy.types.Scene, directory: str | Path, settings: SceneSettings) -> str:
-    """Build a dome from a folder of maps and return a report of it. Raise InputError, PanoramaError."""
+def dome_from_folder(
+    scene: bpy.types.Scene, directory: str | Path, settings: SceneSettings, maps_digest: str = ""
+) -> str:
+    """Build a dome from a folder of maps and return a report of it. Raise InputError, PanoramaError.
+
+    `maps_digest`: `scale.digest` of the distance map's file; "" doesn't keep the scale for other builds.
+    """
     with all_or_nothing(scene):
         folder = maps_folder.read(directory)
         name = Path(bpy.path.abspath(str(directory))).name
-        collection = _dome(scene, folder.maps, folder.panorama, name, settings, None)
+        collection = _dome(scene, folder.maps, folder.panorama, name, settings, None, maps_digest)
     return f"Built {collection.name!r} from {', '.join(folder.maps)}."
 
 
@@ -168,6 +175,7 @@ def _dome(
     name: str,
     settings: SceneSettings,
     source: Capture | None,
+    maps_digest: str,
 ) -> bpy.types.Collection:
     """Build a dome from images (`build.build`) and step inside. Raise PanoramaError (`pixels.raw`)."""
     height, metres = settings.camera_height_m, settings.scale
@@ -184,7 +192,6 @@ def _dome(
     if distance is not None:
         posed = source is not None and source.has_position
         floor = pose.to_3x3().inverted() @ Vector((0, 0, 0 if posed else -height))
-        digest = scale.digest(maps["distance"].packed_file.data)
-        scale.store(environment.of(collection), digest, metres, floor, measured=settings.scale is not None)
+        scale.store(environment.of(collection), maps_digest, metres, floor, measured=settings.scale is not None)
     show(scene, collection)
     return collection
