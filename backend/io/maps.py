@@ -22,7 +22,7 @@ import OpenImageIO as oiio
 from ...shared.imaging.colour import srgb_from_linear
 from ...shared.maps import DISTANCE, MAPS, NORMAL, PANORAMA_FILENAME
 from ...shared.protocol.errors import InputError, PanoramaError
-from . import panoramas
+from . import panoramas, parallel
 from .panoramas import Encoding
 
 #: Lengths of a stored normal between which it is one: 0 in 8 bits has a length of 0.007, black is (−1, −1, −1).
@@ -80,9 +80,10 @@ def read(folder: Path) -> Maps:
     1 %, or has values that are invalid for its map. All but distances are resampled to exactly 2:1.
     """
     files = find_in(folder)
-    maps = {name: _map(name, files[name]) for name in MAPS if name in files}
+    names = [name for name in MAPS if name in files]
+    maps = parallel.in_threads(lambda name: _map(name, files[name]), names)
     panorama = panoramas.read(files["panorama"]) if "panorama" in files else None
-    return Maps(maps, panorama)
+    return Maps(dict(zip(names, maps, strict=True)), panorama)
 
 
 def _values(path: Path, channels: int) -> np.ndarray:
@@ -108,7 +109,9 @@ def _values(path: Path, channels: int) -> np.ndarray:
             raise PanoramaError(f"{path.name} is damaged: {source.geterror()}.", "Export it again.")
     finally:
         source.close()
-    return np.ascontiguousarray(pixels[..., wanted[:channels]], dtype=np.float32)
+    if len(names) != channels or wanted[:channels] != list(range(channels)):
+        pixels = pixels[..., wanted[:channels]]
+    return np.ascontiguousarray(pixels, dtype=np.float32)
 
 
 def _map(name: str, path: Path) -> np.ndarray:
@@ -116,7 +119,8 @@ def _map(name: str, path: Path) -> np.ndarray:
     if kind.colorspace == "sRGB":
         pixels, encoding = panoramas.load(path)
         pixels = _finite(pixels[..., :3], path)
-        return _exact(np.clip(srgb_from_linear(pixels) if encoding == "linear" else pixels, 0, 1).astype(np.float32))
+        pixels = srgb_from_linear(pixels) if encoding == "linear" else pixels
+        return _exact(np.clip(pixels, 0, 1).astype(np.float32, copy=False))
     values = _values(path, kind.channels)
     if kind is DISTANCE:
         return _distance(values, path)

@@ -63,7 +63,9 @@ def load(path: Path) -> tuple[np.ndarray, Encoding]:
         encoding: Encoding = "linear" if spec.format.basetype in _FLOATS else "srgb"
     finally:
         source.close()
-    return pixels[..., [channel - first for channel in channels]], encoding
+    if list(channels) != list(range(first, last + 1)):
+        pixels = pixels[..., [channel - first for channel in channels]]
+    return pixels, encoding
 
 
 _FLOATS = (oiio.HALF, oiio.FLOAT, oiio.DOUBLE)
@@ -145,6 +147,8 @@ def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> 
 
 
 def _reject_invalid(panorama: np.ndarray) -> None:
+    if np.isfinite(panorama).all() and panorama.min() >= 0:
+        return
     invalid = {
         "not a number": np.isnan(panorama).any(-1),
         "infinite": np.isinf(panorama).any(-1),

@@ -18,6 +18,7 @@ import numpy as np
 from ...shared.imaging.colour import LUMINANCE, linear_from_srgb, srgb_from_linear
 from ...shared.imaging.sphere import solid_angles
 from ...shared.protocol.errors import PanoramaError
+from ..io import parallel
 from ..io.panoramas import Encoding
 
 MIDDLE_GREY = 0.18
@@ -28,6 +29,8 @@ RULE = (
 )
 #: Maximum before sRGB encoding, so that `unexpose` stays finite: light of about a million times the knee.
 _BRIGHTEST = 1 - 2**-22
+#: Bins of the histogram that finds a quantile.
+_BINS = 4096
 
 
 def expose(panorama: np.ndarray, encoding: Encoding) -> tuple[np.ndarray, dict[str, float | str] | None]:
@@ -38,10 +41,15 @@ def expose(panorama: np.ndarray, encoding: Encoding) -> tuple[np.ndarray, dict[s
     if encoding == "srgb":
         return panorama, None
     exposure = _exposure(panorama)
-    exposed = panorama.astype(np.float64) * exposure
-    over = np.maximum(exposed - KNEE, 0) / (1 - KNEE)
-    compressed = np.where(exposed <= KNEE, exposed, KNEE + (1 - KNEE) * over / (1 + over))
-    picture = srgb_from_linear(np.minimum(compressed, _BRIGHTEST)).astype(np.float32)
+    picture = np.empty(panorama.shape, np.float32)
+
+    def compress(rows: slice) -> None:
+        exposed = panorama[rows].astype(np.float64) * exposure
+        over = np.maximum(exposed - KNEE, 0) / (1 - KNEE)
+        compressed = np.where(exposed <= KNEE, exposed, KNEE + (1 - KNEE) * over / (1 + over))
+        picture[rows] = srgb_from_linear(np.minimum(compressed, _BRIGHTEST))
+
+    parallel.by_rows(compress, len(panorama))
     return picture, {"rule": RULE, "exposure": exposure, "knee": KNEE}
 
 
@@ -55,13 +63,36 @@ def unexpose(picture: np.ndarray, record: dict[str, float | str]) -> np.ndarray:
 
 
 def _exposure(panorama: np.ndarray) -> float:
-    luminance = panorama.astype(np.float64) @ LUMINANCE  # (H, W)
-    lit = luminance > 0
+    height, width, _ = panorama.shape
+    value = np.full((height, width), -np.inf)
+
+    def logarithm(rows: slice) -> None:
+        luminance = panorama[rows].astype(np.float64) @ LUMINANCE
+        np.log(luminance, out=value[rows], where=luminance > 0)
+
+    parallel.by_rows(logarithm, height)
+    lit = np.isfinite(value)
     if not lit.any():
         raise PanoramaError("The panorama is black everywhere.", "Check the file, or the render's lights.")
-    weight = np.broadcast_to(solid_angles(*luminance.shape), luminance.shape)[lit].astype(np.float64)
-    value = np.log(luminance[lit])
-    order = np.argsort(value)
-    share = np.cumsum(weight[order]) / weight.sum()
-    low, high = value[order][np.searchsorted(share, (0.01, 0.99)).clip(max=len(order) - 1)]
+    weight = np.broadcast_to(solid_angles(height, width), value.shape)[lit].astype(np.float64)
+    value = value[lit]
+    low, high = (_quantile(value, weight, share) for share in (0.01, 0.99))
     return float(MIDDLE_GREY / np.exp(np.average(value.clip(low, high), weights=weight)))
+
+
+def _quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
+    """Return the smallest of the values (N,) such that it and those below have that share of all weights (N,).
+
+    Only the values in one bin of a histogram are sorted.
+    """
+    low, high = values.min(), values.max()
+    if low == high:
+        return float(low)
+    bins = ((values - low) * (_BINS / (high - low))).astype(np.int32)
+    below = np.cumsum(np.bincount(bins, weights))
+    goal = share * below[-1]
+    found = int(np.searchsorted(below, goal))
+    inside = bins == found
+    order = np.argsort(values[inside])
+    within = np.cumsum(weights[inside][order]) + (below[found - 1] if found else 0)
+    return float(values[inside][order][min(int(np.searchsorted(within, goal)), len(order) - 1)])

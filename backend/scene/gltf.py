@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ...shared import VERSION
 from ...shared.imaging.colour import srgb_from_linear
 from ...shared.jobs.scene import Part, SceneReply, Texture
 from ...shared.protocol.errors import OutputError
+from ..io import parallel
 from ..io.encoding import encode_image
 from ..io.panoramas import resize
 
@@ -223,10 +225,13 @@ def _dome(radius: float, picture: np.ndarray) -> trimesh.Trimesh:
 
 def _material(name: str, part: Part) -> tuple[PBRMaterial, float]:
     """Return the material of a part, and the strength of its emission."""
-    pixels = {kind: _pixels(texture) for kind, texture in part.textures.items() if kind != "normal"}
+    kinds = [kind for kind in part.textures if kind != "normal"]
+    decoded = parallel.in_threads(lambda kind: _pixels(part.textures[kind]), kinds)
+    pixels = dict(zip(kinds, decoded, strict=True))
     options: dict[str, Any] = {}
+    encoders: dict[str, Callable[[], _Image]] = {}
     if "albedo" in pixels:
-        options["baseColorTexture"] = _jpeg(pixels["albedo"])
+        encoders["baseColorTexture"] = lambda: _jpeg(pixels["albedo"])
     else:
         options["baseColorFactor"] = [204, 204, 204, 255]
     options["roughnessFactor"] = 1.0 if "roughness" in pixels else _DEFAULT_ROUGHNESS
@@ -238,13 +243,15 @@ def _material(name: str, part: Part) -> tuple[PBRMaterial, float]:
         for channel, kind in ((1, "roughness"), (2, "metallic")):
             if kind in pixels:
                 packed[..., channel] = resize(pixels[kind], height)[..., 0]
-        options["metallicRoughnessTexture"] = _png(packed, "Non-Color")
+        encoders["metallicRoughnessTexture"] = lambda: _png(packed, "Non-Color")
     strength = 0.0
     if "emission" in pixels:
         strength = float(pixels["emission"].max())
         factor = min(strength, 1.0)
-        options["emissiveTexture"] = _png(srgb_from_linear(pixels["emission"] / strength), "sRGB")
+        encoders["emissiveTexture"] = lambda: _png(srgb_from_linear(pixels["emission"] / strength), "sRGB")
         options["emissiveFactor"] = [factor] * 3
+    images = parallel.in_threads(lambda kind: encoders[kind](), encoders)
+    options |= zip(encoders, images, strict=True)
     return PBRMaterial(name=name, doubleSided=False, **options), strength
 
 

@@ -5,35 +5,27 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from ...shared.atomic_write import MAKE_ROOM
 from ...shared.imaging import sphere
-from ...shared.imaging.colour import linear_from_srgb
 from ...shared.jobs import scene as contract
-from ...shared.jobs.scene import Part, SceneInfo, SceneReply, SceneRequest, Texture, rotation_rows
+from ...shared.jobs.scene import SceneInfo, SceneReply, SceneRequest, rotation_rows
 from ...shared.maps import MAPS
 from ...shared.protocol.errors import InputError, OutputError, PanoramaError
 from ..io import maps as map_files
-from ..io import panoramas
-from ..io.encoding import encode_image
+from ..io import panoramas, parallel
 from ..io.maps import Maps
-from ..io.panoramas import Encoding
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
-from ..lighting import exposure, inverse_tonemapping
 from ..models.cache import ModelCache
-from . import build, normals, placement, sky, textures
-from . import light as lighting
+from . import build, light, normals, parts, placement, sky
 from .build import Built
 
 NO_FLOOR = "No floor was found in the maps: the scale of the scene is a guess."
 NO_ALBEDO = "There is no albedo map: the panorama's colours are used, with the light in them."
-#: Share of the pixels below which it doesn't matter where the normal map and the mesh disagree.
-_AGREE = 5e-3
-_TEXTURES = ("albedo", "roughness", "metallic", "normal")
 
 
 def run(request: SceneRequest, models: ModelCache, reporter: ProgressReporter) -> SceneReply:
@@ -91,25 +83,28 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
         angle = np.degrees(np.arccos((np.trace(turn) - 1) / 2))
         notices.append(f"The normals were turned by {angle:.1f}° to fit the distances.")
     normal = found.get("normal")
-    built = build.build(
-        distance,
-        normal,
-        sky_candidates=_sky_candidates(found.get("semantic")),
-        camera_height_m=settings.camera_height_m,
-        scale=settings.scale,
-        known_distances=request.known_distances,
-        world_from_panorama=np.array(request.world_from_panorama),
-        max_triangles=settings.max_triangles,
-    )
+    with ThreadPoolExecutor(1) as beside:  # the mesh takes one processor only
+        limit = settings.texture_width // 2
+        visible = beside.submit(parts.visible, maps, limit)
+        built = build.build(
+            distance,
+            normal,
+            sky_candidates=_sky_candidates(found.get("semantic")),
+            camera_height_m=settings.camera_height_m,
+            scale=settings.scale,
+            known_distances=request.known_distances,
+            world_from_panorama=np.array(request.world_from_panorama),
+            max_triangles=settings.max_triangles,
+        )
     progress.step_done()
-    lights = None if maps.panorama is None else _lights(maps.panorama, found.get("albedo"), built)
+    lights = None if maps.panorama is None else light.find(maps.panorama, found.get("albedo"), built)
     confidence = mean_confidence = None
     if normal is not None:
         confidence = normals.confidence(panoramas.resize(normal, len(built.sky)), built.planes)
         weight = built.planes.solid * sphere.solid_angles(*confidence.shape)
         mean_confidence = float(np.average(confidence, weights=weight))
-    parts = _parts(built, maps, found, lights, confidence, settings.texture_width)
-    environment = None if lights is None else _light_texture("environment", lights.environment)
+    made = parts.parts(built, visible.result(), found, lights, confidence, limit)
+    environment = None if lights is None else parts.encoded("environment", lights.environment)
     progress.step_done()
     surface = built.surface
     place = placement.place(built.planes, built.floor, np.array(request.world_from_panorama), settings)
@@ -129,7 +124,7 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
         positions=surface.positions.astype(np.float32),
         triangles=surface.triangles.astype(np.uint32),
         uv=surface.uv.astype(np.float32),
-        parts=parts,
+        parts=made,
         environment=environment,
         info=info,
     )
@@ -148,23 +143,16 @@ def _check(maps: Maps) -> dict[str, np.ndarray]:
     found = {"distance": distance}
     for name, pixels in maps.maps.items():
         if name == "semantic":
-            found[name] = _nearest(pixels, height)  # a mean of two classes' colours is that of another
+            found[name] = parts.nearest(pixels, height)  # a mean of two classes' colours is that of another
         elif name != "distance":
             found[name] = panoramas.resize(pixels, height)
     return found
 
 
-def _nearest(pixels: np.ndarray, height: int) -> np.ndarray:
-    """Resample a map (h, 2·h, C) to (height, 2·height, C) without mixing pixels."""
-    rows = (np.arange(height) + 0.5) * len(pixels) // height
-    columns = (np.arange(2 * height) + 0.5) * len(pixels) // height
-    return pixels[rows.astype(int)[:, None], columns.astype(int)]
-
-
 def _notices(maps: Maps, built: Built) -> list[str]:
     """Return what the user must know about the result."""
     notices = [NO_FLOOR] if built.is_guess else []
-    missing = [name for name in _TEXTURES if name not in maps.maps]
+    missing = [name for name in parts.NAMES if name not in maps.maps]
     if "albedo" in missing and maps.panorama is not None:
         missing.remove("albedo")
         notices.append(NO_ALBEDO)
@@ -177,105 +165,13 @@ def _sky_candidates(semantic: np.ndarray | None) -> np.ndarray | None:
         return None
     from ..perception.palette import PALETTE
 
-    colours = np.array(list(PALETTE.values())) / 255
-    nearest = np.argmin(((semantic[..., None, :] - colours) ** 2).sum(-1), axis=-1)
+    colours = np.array(list(PALETTE.values()), np.float32) / 255
     names = list(PALETTE)
-    return (nearest == names.index("unlabelled")) | (nearest == names.index("window"))
+    found = np.empty(semantic.shape[:2], bool)
 
+    def find(rows: slice) -> None:
+        nearest = np.argmin((colours**2).sum(-1) - 2 * semantic[rows] @ colours.T, axis=-1)
+        found[rows] = (nearest == names.index("unlabelled")) | (nearest == names.index("window"))
 
-def _parts(
-    built: Built,
-    maps: Maps,
-    found: dict[str, np.ndarray],
-    lights: _Lights | None,
-    confidence: np.ndarray | None,
-    texture_width: int,
-) -> tuple[Part, ...]:
-    """Return the parts of the mesh with their textures; `found` are the maps at the size of the distance map.
-
-    `confidence`: of the normals, (H, W).
-    """
-    limit = texture_width // 2
-    own = {name: maps.maps[name] for name in _TEXTURES if name in maps.maps}
-    small = {name: found[name] for name in own}
-    picture = None
-    if maps.panorama is not None:
-        pixels, encoding = maps.panorama
-        picture, _ = exposure.expose(panoramas.resize(pixels, min(len(pixels), limit)), encoding)
-        if "albedo" not in own:
-            own["albedo"] = picture
-            small["albedo"] = panoramas.resize(picture, len(built.sky))
-    visible: dict[str, np.ndarray] = {}
-    for name, pixels in own.items():
-        if picture is not None and name != "normal" and len(picture) > len(pixels):
-            visible[name] = textures.sharpen(pixels, picture)
-        else:
-            visible[name] = panoramas.resize(pixels, min(len(pixels), limit))
-    if lights is not None and lights.lamps.any():
-        visible["emission"] = panoramas.resize(lights.emission, min(len(lights.emission), limit))
-        if "albedo" in visible:  # a lamp isn't lit by others too
-            visible["albedo"] = visible["albedo"] * ~_nearest(lights.lamps[..., None], len(visible["albedo"]))
-    if confidence is not None and (confidence < 1).mean() > _AGREE:
-        rows = min(len(maps.maps["normal"]), limit)
-        visible["confidence"] = panoramas.resize(confidence[..., None], rows)
-    parts = [Part(name="visible", triangles=built.surface.counts[0], textures=_textures(visible))]
-    for layer, count in zip(built.layers[1:], built.surface.counts[1:], strict=True):
-        if count:
-            continued = {
-                name: panoramas.resize(textures.continued(pixels, layer), min(len(pixels), limit))
-                for name, pixels in small.items()
-                if name != "normal"
-            }
-            parts.append(Part(name="hidden", triangles=count, textures=_textures(continued)))
-    return tuple(parts)
-
-
-@dataclass(frozen=True)
-class _Lights:
-    """What lights the scene; arrays have the size of the layers."""
-
-    #: Where there are lamps, (H, W) bool, and their linear light, (H, W, 3).
-    lamps: np.ndarray
-    emission: np.ndarray
-    #: Linear light of the whole sky, (H, W, 3).
-    environment: np.ndarray
-
-
-def _lights(panorama: tuple[np.ndarray, Encoding], albedo: np.ndarray | None, built: Built) -> _Lights:
-    """Find what lights the scene. Clipped light of an sRGB panorama is reconstructed.
-
-    `albedo`: sRGB; None: the panorama's own colours.
-    """
-    pixels, encoding = panorama
-    height = len(built.sky)
-    light = panoramas.resize(pixels, height)
-    own, _ = exposure.expose(light, encoding)
-    grey = linear_from_srgb(panoramas.resize(own if albedo is None else albedo, height))
-    if encoding == "srgb":
-        light = inverse_tonemapping.reconstruct(light)
-    lamps = lighting.lamps(light, built.sky, built.planes.normal, grey)
-    return _Lights(lamps, np.where(lamps[..., None], light, 0), lighting.environment(light, built.sky))
-
-
-def _textures(maps: dict[str, np.ndarray]) -> dict[str, Texture]:
-    """Encode textures."""
-    encoded = {}
-    for name, pixels in maps.items():
-        if name == "emission":
-            encoded[name] = _light_texture(name, pixels)
-        elif name == "confidence":
-            filename = f"{name}.png"
-            data = np.frombuffer(encode_image(filename, pixels, "Non-Color", bits=8), np.uint8)
-            encoded[name] = Texture(filename=filename, colorspace="Non-Color", data=data)
-        else:
-            kind = MAPS[name]
-            data = np.frombuffer(encode_image(kind.filename, pixels, kind.colorspace), np.uint8)
-            encoded[name] = Texture(filename=kind.filename, colorspace=kind.colorspace, data=data)
-    return encoded
-
-
-def _light_texture(name: str, pixels: np.ndarray) -> Texture:
-    """Encode linear light."""
-    filename = f"{name}.exr"
-    data = np.frombuffer(encode_image(filename, pixels, "Linear"), np.uint8)
-    return Texture(filename=filename, colorspace="Linear Rec.709", data=data)
+    parallel.by_rows(find, len(found))
+    return found

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import ndimage
 
 from ...shared.imaging import sphere
-from ...shared.imaging.colour import LUMINANCE
+from ...shared.imaging.colour import LUMINANCE, linear_from_srgb
+from ..io import panoramas
+from ..io.panoramas import Encoding
+from ..lighting import exposure, inverse_tonemapping
+from .build import Built
 
 #: A surface is a source of light if it is this many times as bright as the light around can make it.
 _BRIGHTER = 2.5
@@ -14,6 +20,33 @@ _BRIGHTER = 2.5
 _BRIGHTEST = 4.0
 #: Standard deviation that smooths the sky that isn't seen, as a share of the height: 6°.
 _SMOOTHING = 1 / 30
+
+
+@dataclass(frozen=True)
+class Lights:
+    """What lights the scene; arrays have the size of the mesh's layers."""
+
+    #: Where there are lamps, (H, W) bool, and their linear light, (H, W, 3).
+    lamps: np.ndarray
+    emission: np.ndarray
+    #: Linear light of the whole sky, (H, W, 3).
+    environment: np.ndarray
+
+
+def find(panorama: tuple[np.ndarray, Encoding], albedo: np.ndarray | None, built: Built) -> Lights:
+    """Find what lights the scene. Clipped light of an sRGB panorama is reconstructed.
+
+    `albedo`: sRGB; None: the panorama's own colours.
+    """
+    pixels, encoding = panorama
+    height = len(built.sky)
+    light = panoramas.resize(pixels, height)
+    own, _ = exposure.expose(light, encoding)
+    grey = linear_from_srgb(panoramas.resize(own if albedo is None else albedo, height))
+    if encoding == "srgb":
+        light = inverse_tonemapping.reconstruct(light)
+    shining = lamps(light, built.sky, built.planes.normal, grey)
+    return Lights(shining, np.where(shining[..., None], light, 0), environment(light, built.sky))
 
 
 def lamps(light: np.ndarray, sky: np.ndarray, normal: np.ndarray, albedo: np.ndarray) -> np.ndarray:

@@ -81,8 +81,8 @@ def test_files_of_many_formats(reporter) -> None:
         "albedo": 100, "roughness": 16, "metallic": HEIGHT, "normal": HEIGHT, "confidence": HEIGHT,
     }  # fmt: skip
     np.testing.assert_allclose(textures["albedo"][50, 100], (0.8, 0.4, 0.2), atol=0.02)
-    np.testing.assert_allclose(textures["roughness"], 0.3, atol=1e-4)
-    np.testing.assert_allclose(textures["metallic"], 0.6, atol=1e-4)
+    np.testing.assert_allclose(textures["roughness"], 0.3, atol=0.51 / 255)
+    np.testing.assert_allclose(textures["metallic"], 0.6, atol=0.51 / 255)
     # There is no normal in the window, where these distances show a wall.
     assert textures["confidence"][np.isinf(EXACT.distance)].mean() < 0.1 < 0.9 < textures["confidence"].mean()
     np.testing.assert_allclose(textures["normal"], np.where(solid, EXACT.normal, 0), atol=0.02)
@@ -110,7 +110,7 @@ def test_panorama_serves_as_albedo_where_there_is_none(reporter) -> None:
     files = DISTANCE | NORMAL | {"panorama.png": file("panorama.png", picture, "sRGB")}
     reply = run(files, reporter)
     assert job.NO_ALBEDO in reply.info.notices
-    np.testing.assert_allclose(decoded(reply.parts[0].textures["albedo"].data), picture, atol=1e-4)
+    np.testing.assert_allclose(decoded(reply.parts[0].textures["albedo"].data), picture, atol=0.51 / 255)
     hidden = [part for part in reply.parts if part.name == "hidden"]
     assert hidden
     for part in hidden:
@@ -137,7 +137,7 @@ def test_textures_show_detail_of_the_panorama(reporter) -> None:
     texture = decoded(run(files, reporter, panorama=sharp).parts[0].textures["albedo"].data)
     assert np.abs(texture - sharp).mean() < 0.5 * np.abs(resize(blurred, 256) - sharp).mean()
     plain = decoded(run(files, reporter).parts[0].textures["albedo"].data)
-    np.testing.assert_allclose(plain, blurred, atol=1e-4)
+    np.testing.assert_allclose(plain, blurred, atol=0.51 / 255)
 
 
 def test_emission_of_lamps(reporter) -> None:
@@ -236,7 +236,7 @@ def test_directions_of_grey_and_black_normals_are_not_made_up(reporter) -> None:
     assert not stored[np.isinf(EXACT.distance)].any()
     solid = np.isfinite(EXACT.distance)
     solid[:8] = False
-    np.testing.assert_allclose(np.linalg.norm(stored[solid], axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(stored[solid], axis=-1), 1, atol=1e-3)  # half floats
     assert ((stored * sphere.directions(HEIGHT, 2 * HEIGHT)).sum(-1)[solid] < 0.02).all()
 
 

@@ -1,0 +1,99 @@
+"""The parts of a mesh, what is visible and what lies hidden behind edges, with their textures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...shared.jobs.scene import Part, Texture
+from ...shared.maps import MAPS
+from ..io import panoramas, parallel
+from ..io.encoding import encode_image
+from ..io.maps import Maps
+from ..lighting import exposure
+from . import textures
+from .build import Built
+from .light import Lights
+
+#: The maps that become textures.
+NAMES = ("albedo", "roughness", "metallic", "normal")
+#: Share of the pixels below which it doesn't matter where the normal map and the mesh disagree.
+_AGREE = 5e-3
+
+
+def visible(maps: Maps, limit: int) -> dict[str, np.ndarray]:
+    """Return the textures of what is visible, as sharp as the panorama, of at most `limit` rows.
+
+    Without an albedo map, the panorama serves as one.
+    """
+    own = {name: maps.maps[name] for name in NAMES if name in maps.maps}
+    picture = None
+    if maps.panorama is not None:
+        pixels, encoding = maps.panorama
+        picture, _ = exposure.expose(panoramas.resize(pixels, min(len(pixels), limit)), encoding)
+        own.setdefault("albedo", picture)
+    return {
+        name: textures.sharpen(pixels, picture)
+        if picture is not None and name != "normal" and len(picture) > len(pixels)
+        else panoramas.resize(pixels, min(len(pixels), limit))
+        for name, pixels in own.items()
+    }
+
+
+def parts(
+    built: Built,
+    visible: dict[str, np.ndarray],
+    small: dict[str, np.ndarray],
+    lights: Lights | None,
+    confidence: np.ndarray | None,
+    limit: int,
+) -> tuple[Part, ...]:
+    """Return the parts with their textures, of at most `limit` rows.
+
+    `visible`: see above. `small`: the maps at the size of the distance map. `confidence`: of the normals, (H, W).
+    """
+    shown = dict(visible)
+    hidden = {
+        name: panoramas.resize(small.get(name, pixels), len(built.sky))
+        for name, pixels in visible.items()
+        if name != "normal"
+    }
+    if lights is not None and lights.lamps.any():
+        shown["emission"] = panoramas.resize(lights.emission, min(len(lights.emission), limit))
+        if "albedo" in shown:  # a lamp isn't lit by others too
+            shown["albedo"] = shown["albedo"] * ~nearest(lights.lamps[..., None], len(shown["albedo"]))
+    if confidence is not None and (confidence < 1).mean() > _AGREE:
+        shown["confidence"] = panoramas.resize(confidence[..., None], len(visible["normal"]))
+    found = [Part(name="visible", triangles=built.surface.counts[0], textures=_encoded(shown))]
+    for layer, count in zip(built.layers[1:], built.surface.counts[1:], strict=True):
+        if count:
+            continued = parallel.in_threads(lambda name, layer=layer: textures.continued(hidden[name], layer), hidden)
+            shrunk = {
+                name: panoramas.resize(pixels, min(len(pixels), limit))
+                for name, pixels in zip(hidden, continued, strict=True)
+            }
+            found.append(Part(name="hidden", triangles=count, textures=_encoded(shrunk)))
+    return tuple(found)
+
+
+def nearest(pixels: np.ndarray, height: int) -> np.ndarray:
+    """Resample a map (h, 2·h, C) to (height, 2·height, C) without mixing pixels."""
+    rows = (np.arange(height) + 0.5) * len(pixels) // height
+    columns = (np.arange(2 * height) + 0.5) * len(pixels) // height
+    return pixels[rows.astype(int)[:, None], columns.astype(int)]
+
+
+def _encoded(maps: dict[str, np.ndarray]) -> dict[str, Texture]:
+    """Encode textures, side by side."""
+    return dict(zip(maps, parallel.in_threads(lambda name: encoded(name, maps[name]), maps), strict=True))
+
+
+def encoded(name: str, pixels: np.ndarray) -> Texture:
+    """Encode a texture: light in floats, normals in half floats, all else in 8 bits."""
+    if name in ("emission", "environment"):
+        filename, colorspace, bits = f"{name}.exr", "Linear Rec.709", 32
+    elif name == "normal":
+        filename, colorspace, bits = f"{name}.exr", "Non-Color", 16
+    else:
+        filename, colorspace, bits = f"{name}.png", MAPS[name].colorspace if name in MAPS else "Non-Color", 8
+    data = np.frombuffer(encode_image(filename, pixels, colorspace, bits=bits), np.uint8)
+    return Texture(filename=filename, colorspace=colorspace, data=data)
