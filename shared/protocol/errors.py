@@ -8,6 +8,7 @@
     ├── ModelError            the engine can't run
     │   ├── WeightsError        checkpoint missing, gated, damaged, of another architecture
     │   ├── AdapterError        adapter missing, or with missing or unknown modules
+    │   ├── NumericsError       NaN or infinite values while computing
     │   └── DeviceMemoryError   out of device memory
     ├── OutputError           a result can't be written
     ├── BackendError          the backend process
@@ -67,6 +68,10 @@ class WeightsError(ModelError):
 
 class AdapterError(ModelError):
     code = "adapter"
+
+
+class NumericsError(ModelError):
+    code = "numerics"
 
 
 class DeviceMemoryError(ModelError):
