@@ -15,6 +15,7 @@ from .jobs import operators as jobs_operators
 from .jobs import panel as jobs_panel
 from .perceive import operators as perceive_operators
 from .perceive import panel as perceive_panel
+from .scene import export_operators as scene_export_operators
 from .scene import measure as scene_measure
 from .scene import operators as scene_operators
 from .scene import panel as scene_panel
@@ -34,6 +35,7 @@ FEATURES = (
     generate_operators,
     scene_operators,
     scene_measure,
+    scene_export_operators,
     jobs_operators,
     backend_panel,
     capture_panel,

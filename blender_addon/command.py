@@ -2,7 +2,7 @@
 
     perceive --panorama P --save OUT.blend [--maps distance,normal,…] [--quality …] [--engine …] [--seed N] [--out DIR]
     build --maps DIR --save OUT.blend [--kind MESH | DOME] [--camera-height M | --scale S] [--triangles N]
-          [--texture-width W] [--no-level-floor] [--align-walls]
+          [--texture-width W] [--no-level-floor] [--align-walls] [--export OUT.glb] [--overwrite]
     import --directory DIR --save OUT.blend
     generate PROMPT --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
     edit PANORAMA [PROMPT] --out OUT.exr [--mask M | --extend] [--strength S] …
@@ -27,6 +27,7 @@ from ..shared.engines import ENGINES, QUALITIES
 from ..shared.jobs import scene
 from ..shared.protocol.errors import OutputError, PanoformError
 from .generate import command
+from .scene import export
 
 _handle = None
 
@@ -46,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     build = verbs.add_parser("build", help="build a mesh or a dome from a folder of maps")
     build.add_argument("--maps", required=True, type=Path, help="folder of distance.exr, normal.exr …")
     build.add_argument("--scale", type=float, help="metres per unit of distance (default: by the camera's height)")
+    build.add_argument(
+        "--export", action="append", default=[], type=Path, metavar="FILE",
+        help="also export it: .glb, .gltf, .usd, .usda, .usdc, .usdz, .obj or .fbx (repeatable)",
+    )  # fmt: skip
+    build.add_argument("--overwrite", action="store_true", help="replace existing files when exporting")
 
     import_ = verbs.add_parser("import", help="build a dome from a folder of maps")
     import_.add_argument("--directory", required=True, type=Path, help="folder of distance.exr, normal.exr …")
@@ -100,7 +106,13 @@ def _execute(options: argparse.Namespace) -> None:
                 out_directory=str(options.out.resolve()) if options.out else "",
             )
         case "build":
+            exported = [path.resolve() for path in options.export]
+            for path in exported:
+                export.check_path(path, overwrite=options.overwrite)
             bpy.ops.panoform.build_scene(directory=str(options.maps.resolve()), **_scene_properties(options))
+            for path in exported:
+                bpy.ops.panoform.export_scene(filepath=str(path), overwrite=options.overwrite)
+                print(f"panoform: wrote {path}")
         case "import":
             directory = str(options.directory.resolve())
             bpy.ops.panoform.import_maps(directory=directory, camera_height=options.camera_height)

@@ -15,6 +15,8 @@ from mathutils import Matrix, Quaternion, Vector
 ENVIRONMENT = "panoform_environment"
 #: Custom property of all objects that were built for an environment, its camera too.
 PART = "panoform_part"
+#: Poll message of the operators that need an environment.
+NONE_BUILT = "No environment was built in this scene"
 #: Custom property of a screen: index of the area → its former view.
 _VIEWS = "panoform_views"
 #: Distance from the eye to the point that it turns around, and of the near clipping plane, in metres.

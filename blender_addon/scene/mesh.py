@@ -19,7 +19,7 @@ def create(name: str, reply: SceneReply) -> bpy.types.Object:
     Raise PanoramaError for a damaged texture.
     """
     mesh = bpy.data.meshes.new(name)
-    _set_geometry(mesh, reply.positions, reply.triangles, reply.uv)
+    set_geometry(mesh, reply.positions, reply.triangles, reply.uv)
     slot = np.empty(len(reply.triangles), np.int32)
     start = 0
     for part in reply.parts:
@@ -39,7 +39,7 @@ def create(name: str, reply: SceneReply) -> bpy.types.Object:
     return bpy.data.objects.new(name, mesh)
 
 
-def _set_geometry(mesh: bpy.types.Mesh, positions: np.ndarray, triangles: np.ndarray, uv: np.ndarray) -> None:
+def set_geometry(mesh: bpy.types.Mesh, positions: np.ndarray, triangles: np.ndarray, uv: np.ndarray) -> None:
     """Fill an empty mesh; the arrays are as in SceneReply."""
     count = len(triangles)
     mesh.vertices.add(len(positions))

@@ -34,6 +34,7 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
         row = column.row(align=True)
         row.operator("panoform.enter_environment", icon="HIDE_OFF")
         row.operator("panoform.leave_environment", icon="LOOP_BACK")
+        column.operator("panoform.export_scene", icon="EXPORT")
         _draw_dome(column, context.active_object)
 
 

@@ -83,3 +83,17 @@ def test_error_is_printed_to_stderr(addon: Jobs, arguments, code, message, tmp_p
 def test_help(capsys) -> None:
     assert command.run(["--help"]) == 0
     assert "perceive" in capsys.readouterr().out
+
+
+def test_build_and_export(addon: Jobs, tmp_path: Path, capsys) -> None:
+    folder, saved = room_folder.write(tmp_path / "zimmer", room_folder.maps(64)), tmp_path / "room.blend"
+    files = [tmp_path / "room.glb", tmp_path / "room.fbx"]
+    options = ["build", "--maps", str(folder), "--save", str(saved)]
+    options += [part for file in files for part in ("--export", str(file))]
+    assert command.run(options) == 0, capsys.readouterr().err
+    assert all(file.stat().st_size > 100_000 for file in files)
+    saved.unlink()
+    assert command.run(options) == 1
+    assert "room.glb exists" in capsys.readouterr().err
+    assert not saved.exists()
+    assert command.run([*options, "--overwrite"]) == 0

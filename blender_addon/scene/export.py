@@ -1,0 +1,217 @@
+"""Environment → file of another program: glTF, USD, OBJ or FBX, through Blender's own exporters.
+
+They write copies (portable.py) in a scene of its own, which is removed afterwards: nothing in the user's file changes.
+The files appear together, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import bpy
+
+from ...shared.atomic_write import translate_errors
+from ...shared.protocol.errors import OutputError, SceneError
+from .datablocks import temporary_scene
+from .dome import MODIFIER_NAME
+from .portable import Copier, world_light
+
+#: Folders in that of a draft: textures that the exporter stores itself, and what is replaced.
+_SOURCES, _REPLACED = "sources", "replaced"
+
+
+class Format(NamedTuple):
+    """A file format, and the options of Blender's exporter for it."""
+
+    label: str
+    #: The operator in bpy.ops; not every build of Blender has each.
+    operator: str
+    options: dict[str, Any]
+    #: Suffixes of further files that belong to it.
+    beside: tuple[str, ...] = ()
+    #: Whether the file refers to textures where they are; otherwise the exporter stores them itself.
+    refers_to_textures: bool = False
+    #: Whether textures are in a folder beside the file.
+    has_folder: bool = False
+    #: Whether the world is written as a light; otherwise the sky is a dome.
+    has_world: bool = False
+
+    def exporter(self) -> Any:
+        """Return the operator. Raise OutputError if this Blender doesn't have it."""
+        group, name = self.operator.split(".")
+        # Names of operators are looked up when they are used.
+        if name not in dir(getattr(bpy.ops, group)):
+            raise OutputError(
+                f"This Blender can't export {self.label}.", "Enable the add-on for it, or choose another format."
+            )
+        return getattr(getattr(bpy.ops, group), name)
+
+
+_GLTF = {
+    "use_active_scene": True, "export_tangents": True, "export_lights": True, "export_cameras": True,
+    "export_animations": False, "export_yup": True,
+}  # fmt: skip
+_USD = {
+    # The names before and since Blender 4.5; the textures are where they shall stay.
+    "export_textures": False, "export_textures_mode": "KEEP", "relative_paths": True,
+    "convert_world_material": True, "generate_preview_surface": True, "export_materials": True,
+    "export_normals": True, "export_uvmaps": True, "root_prim_path": "/root",
+}  # fmt: skip
+#: Viewers of USDZ expect Y up.
+_USDZ = _USD | {
+    "export_textures": True, "export_textures_mode": "NEW", "convert_orientation": True,
+    "export_global_up_selection": "Y", "export_global_forward_selection": "NEGATIVE_Z",
+}  # fmt: skip
+_OBJ = {"path_mode": "RELATIVE", "export_pbr_extensions": True, "export_materials": True, "export_normals": True}
+_FBX = {
+    "path_mode": "COPY", "embed_textures": True, "use_tspace": True, "mesh_smooth_type": "FACE", "bake_anim": False,
+    "object_types": {"MESH", "LIGHT", "CAMERA"},
+}  # fmt: skip
+
+_REFERRING = {"refers_to_textures": True, "has_folder": True}
+FORMATS = {
+    ".glb": Format("glTF", "export_scene.gltf", _GLTF | {"export_format": "GLB"}),
+    ".gltf": Format(
+        "glTF", "export_scene.gltf", _GLTF | {"export_format": "GLTF_SEPARATE"}, beside=(".bin",), has_folder=True
+    ),
+    ".usd": Format("USD", "wm.usd_export", _USD, has_world=True, **_REFERRING),
+    ".usda": Format("USD", "wm.usd_export", _USD, has_world=True, **_REFERRING),
+    ".usdc": Format("USD", "wm.usd_export", _USD, has_world=True, **_REFERRING),
+    ".usdz": Format("USD", "wm.usd_export", _USDZ, has_world=True),
+    ".obj": Format("OBJ", "wm.obj_export", _OBJ, beside=(".mtl",), **_REFERRING),
+    ".fbx": Format("FBX", "export_scene.fbx", _FBX),
+}
+
+
+def check_path(path: Path, *, overwrite: bool) -> Format:
+    """Return the format of a file. Raise OutputError for another one, or if files would be overwritten."""
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise OutputError(f"{path.name} has no format that can be written.", f"Name it {', '.join(FORMATS)}.")
+    form.exporter()
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent}.", "Create it, or choose another folder.")
+    for target in _targets(path, form):
+        if target.exists() and target.is_dir() != (target == _textures(path)):
+            raise OutputError(f"{target} is in the way.", "Choose another file name.")
+        if target.exists() and not overwrite:
+            raise OutputError(f"{target} exists.", "Choose another file name, or allow overwriting (--overwrite).")
+    return form
+
+
+def export(body: bpy.types.Object, path: Path, *, overwrite: bool = False) -> str:
+    """Write the environment that `body` belongs to, and return a report of it.
+
+    It is the objects of its collection, with the light of the scene's world; nothing else of the scene. Raise
+    OutputError, SceneError, PanoramaError.
+    """
+    form = check_path(path, overwrite=overwrite)
+    scene = bpy.context.scene
+    objects = _objects(body, scene)
+    light, notice = None, ""
+    if scene.world is not None:
+        try:
+            light = world_light(scene)
+        except SceneError as error:
+            notice = f"There is no sky in it: {error.message}"
+    with _draft(path, form) as draft, _progress() as progress:
+        folder = _textures(draft) if form.refers_to_textures else draft.parent / _SOURCES
+        folder.mkdir()
+        with temporary_scene("Panoform Export") as temporary:
+            copier = Copier(temporary, folder, has_strength=form.label != "USD")
+            for number, thing in enumerate(objects):
+                copier.add(thing)
+                progress((number + 1) / (len(objects) + 1))
+            if light is not None and form.has_world:
+                copier.set_world(light)
+            elif light is not None and MODIFIER_NAME not in body.modifiers:  # a dome shows the sky itself
+                copier.add_sky(light, body.matrix_world)
+            _run(form, draft)
+    return f"Wrote {path} ({_size(path, form) / 1e6:.1f} MB). {notice}".strip()
+
+
+def _objects(body: bpy.types.Object, scene: bpy.types.Scene) -> list[bpy.types.Object]:
+    """Return the objects of the collection in `scene` that `body` was built in."""
+    collections = [one for one in scene.collection.children_recursive if body.name in one.objects]
+    return list(collections[0].all_objects) if collections else [body]
+
+
+def _run(form: Format, path: Path) -> None:
+    """Call the exporter. Raise OutputError if it fails."""
+    operator = form.exporter()
+    known = operator.get_rna_type().properties
+    options = {name: value for name, value in form.options.items() if name in known}
+    if form.has_folder and not form.refers_to_textures:
+        options["export_texture_dir"] = _textures(path).name
+    try:
+        done = operator(filepath=str(path), check_existing=False, **options)
+    except RuntimeError as error:
+        raise OutputError(
+            f"Blender can't export {form.label}: {str(error).strip()}", "See Blender's console."
+        ) from error
+    if "FINISHED" not in done or not path.exists():
+        raise OutputError(f"Blender could not export {form.label}.", "See Blender's console.")
+
+
+# Files
+
+
+def _textures(path: Path) -> Path:
+    """Return the folder of the textures of a file."""
+    return path.with_name(f"{path.stem}_{path.suffix[1:].lower()}_textures")
+
+
+def _targets(path: Path, form: Format) -> list[Path]:
+    """Return the files and folders that are written for a file."""
+    return [path, *(path.with_suffix(suffix) for suffix in form.beside), *[_textures(path)] * form.has_folder]
+
+
+def _size(path: Path, form: Format) -> int:
+    """Return the size of all files, in bytes."""
+    files = [file for target in _targets(path, form) for file in (target, *target.rglob("*"))]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+@contextlib.contextmanager
+def _draft(path: Path, form: Format) -> Iterator[Path]:
+    """Yield a path in a folder beside `path`; at the end, move what was written for it to its place, all or nothing."""
+    with translate_errors(path), tempfile.TemporaryDirectory(prefix=".panoform-", dir=path.parent) as folder:
+        draft = Path(folder) / path.name
+        yield draft
+        aside = Path(folder) / _REPLACED
+        aside.mkdir()
+        moves = [(target, aside / target.name) for target in _targets(path, form) if target.exists()]
+        moves += [
+            (source, target)
+            for source, target in zip(_targets(draft, form), _targets(path, form), strict=True)
+            if source.exists()
+        ]
+        _move(moves)
+
+
+def _move(moves: list[tuple[Path, Path]]) -> None:
+    """Move each to its target; if one fails, move all back."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            source.rename(target)
+            done.append((source, target))
+    except OSError:
+        for source, target in reversed(done):
+            target.rename(source)
+        raise
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[float], None]]:
+    """Show progress, from 0 to 1, at the mouse pointer."""
+    manager = bpy.context.window_manager
+    manager.progress_begin(0, 1)
+    try:
+        yield manager.progress_update
+    finally:
+        manager.progress_end()

@@ -1,0 +1,80 @@
+"""The operator that exports an environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy_extras.io_utils import ExportHelper
+
+from ..ui.operator_parts import FINISHED, build_disabled_reason, poll_unless, reporting
+from . import environment, export
+
+#: Suffix → label, of the formats that the file selector offers.
+_OFFERED = {
+    ".glb": "glTF Binary (.glb)",
+    ".gltf": "glTF, Separate Files (.gltf)",
+    ".usdc": "USD (.usdc)",
+    ".usdz": "USD, Packed (.usdz)",
+    ".obj": "OBJ (.obj)",
+    ".fbx": "FBX (.fbx)",
+}
+
+
+def _disabled_reason() -> str:
+    if environment.find(bpy.context) is None:
+        return environment.NONE_BUILT
+    return build_disabled_reason()
+
+
+class PANOFORM_OT_export_scene(bpy.types.Operator, ExportHelper):
+    """Export the environment, with tangent-space normals and its sky, for other programs"""
+
+    bl_idname = "panoform.export_scene"
+    bl_label = "Export Environment"
+    bl_options: ClassVar = set()
+
+    filename_ext = ""
+    filter_glob: StringProperty(default=";".join(f"*{suffix}" for suffix in export.FORMATS), options={"HIDDEN"})
+    file_format: EnumProperty(
+        name="Format",
+        description="Format of the file. Called from Python, it is that of the file's suffix",
+        items=[(suffix, label, "") for suffix, label in _OFFERED.items()],
+    )
+    overwrite: BoolProperty(
+        name="Overwrite",
+        description="Replace existing files",
+        default=False,
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+
+    poll = poll_unless(_disabled_reason)
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        name = environment.find(context).name
+        folder = Path(bpy.data.filepath).parent if bpy.data.filepath else Path.home()
+        self.filepath = str(folder / f"{name}{self.file_format}")
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def check(self, _context: bpy.types.Context) -> bool:
+        """Give the file name the suffix of the format."""
+        path = Path(self.filepath)
+        if path.suffix.lower() == self.file_format or not path.name:
+            return False
+        bare = path.stem if path.suffix.lower() in export.FORMATS else path.name
+        self.filepath = str(path.with_name(f"{bare}{self.file_format}"))
+        return True
+
+    @reporting
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        path = Path(bpy.path.abspath(self.filepath))
+        self.report({"INFO"}, export.export(environment.find(context), path, overwrite=self.overwrite))
+        return FINISHED
+
+
+CLASSES = (PANOFORM_OT_export_scene,)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -1,0 +1,235 @@
+"""Exported environments, loaded back into an empty file, against the scenes they were exported from."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import bpy
+import cycles_truth as cycles
+import numpy as np
+import pytest
+import room_folder
+from mathutils import Matrix
+
+from panoform.blender_addon.jobs.manager import Jobs
+from panoform.blender_addon.scene import export
+
+DIFFUSE_COLOUR = "DiffCol" if bpy.app.version < (5, 0) else "Diffuse Color"
+HEIGHT = 32
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return room_folder.write(
+        tmp_path_factory.mktemp("maps") / "my room", room_folder.maps(64), room_folder.panorama(64)
+    )
+
+
+def build(folder: Path, kind: str = "MESH") -> bpy.types.Object:
+    bpy.ops.panoform.build_scene(directory=str(folder), kind=kind, camera_height=room_folder.CAMERA_M)
+    return bpy.context.view_layer.objects.active
+
+
+def load(path: Path) -> None:
+    """Load a file into an empty Blender."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.context.scene.world = bpy.data.worlds.new("world")  # the importer of USD needs one to fill
+    match path.suffix:
+        case ".glb" | ".gltf":
+            bpy.ops.import_scene.gltf(filepath=str(path))
+        case ".usdc" | ".usdz":
+            bpy.ops.wm.usd_import(filepath=str(path))
+        case ".obj":
+            bpy.ops.wm.obj_import(filepath=str(path))
+            for image in bpy.data.images:  # the importer takes all images for colours
+                if any(kind in image.name for kind in ("normal", "roughness", "metallic")):
+                    image.colorspace_settings.name = "Non-Color"
+        case ".fbx":
+            bpy.ops.import_scene.fbx(filepath=str(path))
+
+
+def seen(path: Path) -> dict[str, np.ndarray]:
+    """Render diffuse colour, and light of a lamp in the room, from beside its centre."""
+    scene = bpy.context.scene
+    for found in bpy.data.materials:
+        for node in found.node_tree.nodes if found.node_tree else ():
+            if node.bl_idname == "ShaderNodeBsdfPrincipled":
+                node.inputs["Specular IOR Level"].default_value = 0
+                node.inputs["Emission Strength"].default_value = 0
+    for thing in scene.objects:
+        thing.hide_render = thing.name.startswith("Sky")
+    lamp = bpy.data.objects.new("lamp", bpy.data.lights.new("lamp", "POINT"))
+    lamp.data.energy, lamp.data.shadow_soft_size, lamp.location = 100, 0, (0, 0, room_folder.CAMERA_M)
+    scene.collection.objects.link(lamp)
+    scene.world = None
+    cycles.settings(scene, 2 * HEIGHT, HEIGHT, 8, sharp=True)
+    scene.cycles.max_bounces = 0
+    cycles.camera(scene, Matrix.Translation((0.2, 0.1, room_folder.CAMERA_M)), panorama=True)
+    layer = scene.view_layers[0]
+    layer.name, layer.use_pass_diffuse_color = "ViewLayer", True
+    channels = cycles.render(scene, path)
+    return {
+        name: np.stack([channels[f"ViewLayer.{name}.{channel}"] for channel in "RGB"], axis=-1)
+        for name in (DIFFUSE_COLOUR, "Combined")
+    }
+
+
+def decibels(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(-10 * np.log10(((found.clip(0, 1) - expected.clip(0, 1)) ** 2).mean()))
+
+
+def state() -> dict:
+    kinds = ("scenes", "objects", "meshes", "materials", "worlds", "images", "cameras", "lights", "collections")
+    context = bpy.context
+    return {kind: set(getattr(bpy.data, kind)) for kind in kinds} | {
+        "names": sorted(thing.name for kind in kinds for thing in getattr(bpy.data, kind)),
+        "scene": context.scene, "layer": context.view_layer.name, "active": context.view_layer.objects.active,
+        "selected": list(context.selected_objects), "mode": context.mode, "world": context.scene.world,
+    }  # fmt: skip
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("room.glb", "MESH"),
+        pytest.param("room.gltf", "MESH", marks=SLOW),
+        pytest.param("room.usdc", "MESH", marks=SLOW),
+        pytest.param("room.usdz", "MESH", marks=SLOW),
+        pytest.param("room.obj", "MESH", marks=SLOW),
+        pytest.param("room.fbx", "MESH", marks=SLOW),
+        pytest.param("dome.glb", "DOME", marks=SLOW),
+    ],
+)
+def test_loaded_back_it_looks_the_same(addon: Jobs, scene, folder, tmp_path, name: str, kind: str) -> None:
+    body = build(folder, kind)
+    mine = bpy.data.objects.new("mine", bpy.data.meshes.new("mine"))
+    scene.collection.objects.link(mine)
+    before = state()
+    out = tmp_path / name
+    assert bpy.ops.panoform.export_scene(filepath=str(out)) == {"FINISHED"}
+    assert state() == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        target.name for target in export._targets(out, export.FORMATS[out.suffix])
+    }
+    if kind == "DOME":  # invisible to light in Blender only
+        body.visible_diffuse = body.visible_shadow = True
+    expected = seen(tmp_path / "expected.exr")
+    load(out)
+    assert "mine" not in bpy.data.objects
+    names = {thing.name for thing in bpy.data.objects if thing.type == "MESH"}
+    has_sky = kind == "MESH" and not out.suffix.startswith(".usd")
+    assert names == {f"my_room_{kind.lower()}"} | ({"Sky"} if has_sky else set())
+    found = seen(tmp_path / "found.exr")
+    assert decibels(found[DIFFUSE_COLOUR], expected[DIFFUSE_COLOUR]) > 33
+    assert decibels(found["Combined"], expected["Combined"]) > 25
+
+
+def tree(path: Path) -> dict:
+    data = path.read_bytes()
+    return json.loads(data[20 : 20 + struct.unpack("<I", data[12:16])[0]])
+
+
+def test_gltf_has_what_viewers_need(addon: Jobs, scene, folder, tmp_path) -> None:
+    build(folder)
+    lamp = bpy.data.objects.new("lamp", bpy.data.lights.new("lamp", "SUN"))
+    scene.collection.children[0].objects.link(lamp)
+    out = tmp_path / "room.glb"
+    bpy.ops.panoform.export_scene(filepath=str(out))
+    found = tree(out)
+    materials = {material["name"]: material for material in found["materials"]}
+    visible = materials["my_room_mesh"]
+    assert {"normalTexture", "pbrMetallicRoughness"} <= visible.keys()
+    assert {"baseColorTexture", "metallicRoughnessTexture"} <= visible["pbrMetallicRoughness"].keys()
+    assert not any(material.get("doubleSided") for material in materials.values())
+    lamps = materials["my_room_mesh_lamps"]
+    strength = lamps["extensions"]["KHR_materials_emissive_strength"]["emissiveStrength"]
+    assert strength == pytest.approx(room_folder.LAMP_LIGHT, rel=0.01)
+    body = next(mesh for mesh in found["meshes"] if mesh["name"] == "my_room_mesh")
+    assert {"NORMAL", "TANGENT", "TEXCOORD_0"} <= body["primitives"][0]["attributes"].keys()
+    assert len(found["extensions"]["KHR_lights_punctual"]["lights"]) == 1
+    assert len(found["cameras"]) == 1
+    assert {"Sky", "my_room_mesh", "my_room_camera"} < {node["name"] for node in found["nodes"]}
+    node = next(node for node in found["nodes"] if node["name"] == "my_room_mesh")
+    assert node["translation"][1] == pytest.approx(room_folder.CAMERA_M)
+
+    validator = os.environ.get("PANOFORM_GLTF_VALIDATOR")
+    if validator and shutil.which("node"):
+        script = (
+            "const v = require(process.argv[1]), fs = require('fs');"
+            "v.validateBytes(new Uint8Array(fs.readFileSync(process.argv[2])))"
+            ".then(report => console.log(JSON.stringify(report.issues)))"
+        )
+        done = subprocess.run(["node", "-e", script, validator, str(out)], capture_output=True, text=True, check=True)
+        issues = json.loads(done.stdout)
+        assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues
+
+
+@pytest.mark.parametrize("name", ["room.usdc", pytest.param("room.usdz", marks=SLOW)])
+def test_usd_complies_and_has_the_light_of_the_world(addon: Jobs, scene, folder, tmp_path, name: str) -> None:
+    build(folder)
+    out = tmp_path / name
+    bpy.ops.panoform.export_scene(filepath=str(out))
+    bpy.utils.expose_bundled_modules()
+    usd, lux, utils = (importlib.import_module(f"pxr.{name}") for name in ("Usd", "UsdLux", "UsdUtils"))
+
+    checker = utils.ComplianceChecker()
+    checker.CheckCompliance(str(out))
+    assert (checker.GetErrors(), checker.GetFailedChecks()) == ([], [])
+    stage = usd.Stage.Open(str(out))
+    lights = [prim for prim in stage.Traverse() if prim.IsA(lux.DomeLight)]
+    (texture,) = [lux.DomeLight(light).GetTextureFileAttr().Get() for light in lights]
+    assert texture.resolvedPath
+
+
+# Files
+
+
+def test_existing_files_are_kept(addon: Jobs, scene, folder, tmp_path) -> None:
+    build(folder)
+    before = state()
+    out = tmp_path / "room.obj"
+    (tmp_path / "room.mtl").write_text("mine")
+    with pytest.raises(RuntimeError, match=r"room\.mtl exists"):
+        bpy.ops.panoform.export_scene(filepath=str(out))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["room.mtl"]
+    assert (tmp_path / "room.mtl").read_text() == "mine"
+    bpy.ops.panoform.export_scene(filepath=str(out), overwrite=True)
+    assert "newmtl" in (tmp_path / "room.mtl").read_text()
+    bpy.ops.panoform.export_scene(filepath=str(out), overwrite=True)
+    assert state() == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {"room.obj", "room.mtl", "room_obj_textures"}
+
+
+def test_failure_leaves_nothing(addon: Jobs, scene, folder, tmp_path, monkeypatch) -> None:
+    build(folder)
+    before = state()
+    with monkeypatch.context() as patch:
+        broken = export.FORMATS[".obj"]._replace(options={"collection": "none such"})
+        patch.setitem(export.FORMATS, ".obj", broken)
+        with pytest.raises(RuntimeError, match="can't export OBJ"):
+            bpy.ops.panoform.export_scene(filepath=str(tmp_path / "room.obj"))
+    assert state() == before
+    assert not list(tmp_path.iterdir())
+    for name, message in (("room.stl", "no format"), ("room", "no format"), ("none/room.glb", "no folder")):
+        with pytest.raises(RuntimeError, match=message):
+            bpy.ops.panoform.export_scene(filepath=str(tmp_path / name))
+    body = bpy.context.view_layer.objects.active
+    body.data.materials[0].node_tree.nodes.clear()
+    with pytest.raises(RuntimeError, match="no Principled BSDF"):
+        bpy.ops.panoform.export_scene(filepath=str(tmp_path / "room.glb"))
+    assert state() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_export(addon: Jobs, scene, tmp_path) -> None:
+    with pytest.raises(RuntimeError, match="No environment was built"):
+        bpy.ops.panoform.export_scene(filepath=str(tmp_path / "room.glb"))
