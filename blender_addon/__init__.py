@@ -19,6 +19,7 @@ from .scene import export_operators as scene_export_operators
 from .scene import measure as scene_measure
 from .scene import operators as scene_operators
 from .scene import panel as scene_panel
+from .scene import shadow_catcher as scene_shadow_catcher
 from .ui import previews
 
 #: Modules in the order of registration: dependencies first.
@@ -36,6 +37,7 @@ FEATURES = (
     scene_operators,
     scene_measure,
     scene_export_operators,
+    scene_shadow_catcher,
     jobs_operators,
     backend_panel,
     capture_panel,

@@ -8,6 +8,7 @@ import bpy
 
 from ..jobs.manager import jobs
 from ..ui.panel_parts import Section, draw_job
+from . import environment
 from .dome import MODIFIER_NAME, controls
 from .spec import MapsSpec, SceneSpec
 
@@ -35,6 +36,9 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
         row.operator("panoform.enter_environment", icon="HIDE_OFF")
         row.operator("panoform.leave_environment", icon="LOOP_BACK")
         column.operator("panoform.export_scene", icon="EXPORT")
+        found = environment.find(context)
+        pressed = found is not None and found.is_shadow_catcher
+        column.operator("panoform.shadow_catcher", icon="LIGHT_SUN", depress=pressed)
         _draw_dome(column, context.active_object)
 
 

@@ -75,7 +75,9 @@ class Layout:
         assert 0 <= factor <= 1
         self.texts.append(text)
 
-    def operator(self, name: str, *, text: str | None = None, icon: str = "NONE") -> SimpleNamespace:
+    def operator(
+        self, name: str, *, text: str | None = None, icon: str = "NONE", depress: bool = False
+    ) -> SimpleNamespace:
         self._icon(icon)
         module, function = name.split(".")
         rna = getattr(getattr(bpy.ops, module), function).get_rna_type()
@@ -102,6 +104,7 @@ def drawn(addon: Jobs, scene):
         context = SimpleNamespace(
             scene=bpy.context.scene,
             active_object=bpy.context.view_layer.objects.active,
+            view_layer=bpy.context.view_layer,
             preferences=SimpleNamespace(system=SimpleNamespace(ui_scale=1.0)),
             region=SimpleNamespace(width=280),
         )
