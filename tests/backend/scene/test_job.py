@@ -6,6 +6,7 @@ import analytic_room as room
 import numpy as np
 import pytest
 from decoding import decoded
+from scipy.spatial.transform import Rotation
 
 from panoform.backend.io.encoding import encode_image
 from panoform.backend.io.panoramas import resize
@@ -253,3 +254,22 @@ def test_settings_that_are_refused(reporter) -> None:
     ):  # fmt: skip
         with pytest.raises(PanoformError):
             run(DISTANCE, reporter, settings)
+
+
+def test_tilted_panorama_with_turned_normals_and_bad_pixels(reporter) -> None:
+    """The reply tells how the scene is to be turned; the textures hold the normals that fit the mesh."""
+    tilt = Rotation.from_euler("y", 7, degrees=True).as_matrix()
+    exact = room.turned(HEIGHT, tilt, furnished=False, window=False)
+    wrong = exact.normal @ Rotation.from_rotvec([0, 0, 0.1]).as_matrix().T
+    files = {"distance.exr": file("distance.exr", exact.distance), "normal.exr": file("normal.exr", wrong)}
+    light = panorama(HEIGHT)
+    light[5, 5] = np.nan
+    with pytest.raises(PanoramaError, match="bad pixels"):
+        run(files, reporter, panorama=light)
+    reply = run(files, reporter, panorama=light, repair=True)
+    np.testing.assert_allclose(reply.info.world_from_panorama, tilt.T, atol=2e-3)
+    assert reply.info.camera_height_m == pytest.approx(1.6, rel=1e-3)
+    assert "The floor was tilted by 7.0°." in reply.info.notices
+    assert "The normals were turned by 5.7° to fit the distances." in reply.info.notices
+    assert reply.info.normal_confidence == pytest.approx(1, abs=0.01)
+    np.testing.assert_allclose(decoded(reply.parts[0].textures["normal"].data), exact.normal, atol=0.01)

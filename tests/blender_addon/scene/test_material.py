@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mathutils import Matrix, Vector
 
+from panoform.blender_addon.scene import material
 from panoform.blender_addon.scene.build import build
 from panoform.shared.imaging import sphere
 
@@ -219,3 +220,14 @@ def test_without_its_modifier_the_sphere_stays_a_sphere(scene, tmp_path):
     body = wavy_body(scene)
     body.modifiers.clear()
     np.testing.assert_allclose(seen_distance(scene, tmp_path / "a.exr"), 1.0, atol=0.02)
+
+
+def test_confidence_is_the_strength_of_the_normal_map(scene) -> None:
+    maps = cycles.images_of({"normal": np.full((8, 16, 3), 0.5, np.float32)})
+    maps["confidence"] = maps["normal"]
+    tree = material.create_one_sided("wall", maps).node_tree
+    (normal,) = (node for node in tree.nodes if node.bl_idname == "ShaderNodeNormalMap")
+    assert normal.inputs["Strength"].links[0].from_node.label == "Confidence"
+    plain = material.create_one_sided("wall", {"normal": maps["normal"]}).node_tree
+    (normal,) = (node for node in plain.nodes if node.bl_idname == "ShaderNodeNormalMap")
+    assert normal.inputs["Strength"].default_value == 1

@@ -46,3 +46,25 @@ def test_a_window_renders_a_panorama_without_blocking(real_blender, tmp_path):
     assert seen["long one"]
     assert seen["stopped"]
     assert seen["after cancel"] == seen["before"]
+
+
+@pytest.mark.real_blender
+def test_a_length_is_measured_by_two_clicks(in_window, tmp_path):
+    folder, out = tmp_path / "maps", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    rays = sphere.directions(64, 128)
+    box = (np.array([4.0, 3.0, 2.0]) / np.maximum(np.abs(rays), 1e-9)).min(axis=-1, keepdims=True).astype(np.float32)
+    for name, data in results.encode_maps({"distance": box, "albedo": 0.5 + 0.4 * rays}).items():
+        (folder / MAPS[name].filename).write_bytes(data)
+    script = ("--enable-event-simulate", "--python", str(HERE / "real_measure.py"), "--", str(out), str(folder))
+    seen = in_window(out, *script)
+    assert "error" not in seen, seen["error"]
+    assert seen["before"] == [False, 1.0]
+    assert seen["started"] == ["RUNNING_MODAL"]
+    assert seen["after"] == [True, 1.0]  # Enter, with the length as it was
+    kind, measured, length = seen["last"]
+    assert kind == "PANOFORM_OT_set_scale"
+    assert 0.1 < measured == length
+    assert seen["operators"] == 1
+    assert "PANOFORM_OT_measure_length" not in seen["modal"]
