@@ -7,7 +7,7 @@ from typing import ClassVar
 import bpy
 import gpu
 from bpy.props import FloatProperty
-from bpy_extras.view3d_utils import region_2d_to_origin_3d, region_2d_to_vector_3d
+from bpy_extras.view3d_utils import location_3d_to_region_2d, region_2d_to_origin_3d, region_2d_to_vector_3d
 from gpu_extras.batch import batch_for_shader
 from mathutils import Vector
 
@@ -90,7 +90,7 @@ class PANOFORM_OT_measure_length(bpy.types.Operator):
         self._region = next(region for region in area.regions if region.type == "WINDOW")
         self._points: list[Vector] = []
         self._end: Vector | None = None
-        self._handle = bpy.types.SpaceView3D.draw_handler_add(self._draw, (), "WINDOW", "POST_VIEW")
+        self._handle = bpy.types.SpaceView3D.draw_handler_add(self._draw, (), "WINDOW", "POST_PIXEL")
         area.header_text_set(_HELP)
         context.window.cursor_modal_set("CROSSHAIR")
         context.window_manager.modal_handler_add(self)
@@ -137,15 +137,19 @@ class PANOFORM_OT_measure_length(bpy.types.Operator):
 
     def _draw(self) -> None:
         """Draw the line from the first point to the mouse, over what is in front of it."""
-        if not self._points or self._end is None:
+        region, view = bpy.context.region, bpy.context.region_data
+        if not self._points or self._end is None or region != self._region:
+            return
+        ends = [location_3d_to_region_2d(region, view, point) for point in (self._points[0], self._end)]
+        if None in ends:  # behind the viewer
             return
         shader = gpu.shader.from_builtin("POLYLINE_UNIFORM_COLOR")
-        batch = batch_for_shader(shader, "LINES", {"pos": [self._points[0], self._end]})
-        gpu.state.depth_test_set("NONE")
-        gpu.state.blend_set("ALPHA")
-        shader.uniform_float("viewportSize", gpu.state.viewport_get()[2:])
+        batch = batch_for_shader(shader, "LINES", {"pos": [(*end, 0.0) for end in ends]})
+        shader.bind()
+        shader.uniform_float("viewportSize", (region.width, region.height))
         shader.uniform_float("lineWidth", _WIDTH_PX * bpy.context.preferences.system.ui_scale)
         shader.uniform_float("color", _COLOUR)
+        gpu.state.blend_set("ALPHA")
         batch.draw(shader)
         gpu.state.blend_set("NONE")
 

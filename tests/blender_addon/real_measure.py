@@ -35,12 +35,13 @@ def steps():
     yield 3.0
     body = next(body for body in bpy.context.scene.objects if "panoform_scale" in body)
     seen["before"] = [body["panoform_scale_measured"], body.scale[0]]
+    view().spaces.active.shading.type = "SOLID"  # drawn faster
     middle = view().x + view().width // 2, view().y + view().height // 2
     with in_view():
         seen["started"] = list(bpy.ops.panoform.measure_length("INVOKE_DEFAULT"))
     yield from press("LEFTMOUSE", (middle[0] - 150, middle[1]))
     window().event_simulate(type="MOUSEMOVE", value="NOTHING", x=middle[0] + 150, y=middle[1] + 60)
-    yield 1.0
+    yield 6.0
     shot("line")
     yield from press("LEFTMOUSE", (middle[0] + 150, middle[1] + 60))
     shot("dialog")
