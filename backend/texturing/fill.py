@@ -94,7 +94,8 @@ def pad(texture: np.ndarray, covered: np.ndarray, margin: int) -> np.ndarray:
     """Return the texture (S, S, C), continued by `margin` pixels beyond its islands, `covered` (S, S) bool."""
     if not covered.any():
         return texture
-    distance, nearest = ndimage.distance_transform_edt(~covered, return_indices=True)
+    found: Any = ndimage.distance_transform_edt(~covered, return_indices=True)
+    distance, nearest = found
     near = distance <= margin
     result = texture.copy()
     result[near] = texture[nearest[0][near], nearest[1][near]]
