@@ -16,7 +16,7 @@ from .planes import Planes
 #: Radius of the windows as a share of the panorama's height, and in pixels at least.
 _RADIUS, _MIN_RADIUS_PX = 1 / 128, 2
 #: Most rows that are compared.
-_ROWS = 512
+_ROWS = 256
 #: Pixels nearer to the poles have windows that are much wider than high, in degrees of latitude.
 _POLAR = 75.0
 #: Share of the surfaces that counts as flat: the pixels whose windows have the smallest residuals.

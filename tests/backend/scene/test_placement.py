@@ -32,7 +32,7 @@ def angle_deg(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.degrees(Rotation.from_matrix(one @ other.T).magnitude()))
 
 
-@pytest.mark.parametrize("tilt", [0.5, 3.2, 15.0])
+@pytest.mark.parametrize("tilt", [0.5, 15.0])
 @pytest.mark.parametrize("soft", [False, True])
 def test_tilted_floor_is_levelled(tilt: float, soft: bool) -> None:
     exact = room.turned(HEIGHT, turn(tilt, 20))
@@ -79,7 +79,7 @@ def test_ramp_between_upright_walls_is_no_tilted_panorama() -> None:
     assert (placed(sloping, SceneSettings()).world_from_panorama == np.eye(3)).all()
 
 
-@pytest.mark.parametrize("yaw", [-44.0, -30.0, 0.0, 7.5, 44.0])
+@pytest.mark.parametrize("yaw", [-44.0, 7.5])
 @pytest.mark.parametrize("soft", [False, True])
 def test_walls_are_aligned(yaw: float, soft: bool) -> None:
     exact = room.turned(HEIGHT, turn(0, yaw))
