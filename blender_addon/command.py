@@ -1,8 +1,8 @@
 """`blender --background --command panoform …`: generate panoramas and build scenes without a window.
 
     perceive --panorama P --save OUT.blend [--maps distance,normal,…] [--quality …] [--engine …] [--seed N] [--out DIR]
-    build --maps DIR --save OUT.blend [--kind MESH | DOME] [--camera-height M | --scale S] [--triangles N]
-          [--texture-width W] [--no-level-floor] [--align-walls] [--export OUT.glb] [--overwrite]
+    build --maps DIR --save OUT.blend [--kind MESH | OBJECTS | DOME] [--camera-height M | --scale S]
+          [--triangles N] [--texture-width W] [--no-level-floor] [--align-walls] [--export OUT.glb] [--overwrite]
     import --directory DIR --save OUT.blend
     generate PROMPT --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
     edit PANORAMA [PROMPT] --out OUT.exr [--mask M | --extend] [--strength S] …
@@ -29,6 +29,8 @@ from ..shared.protocol.errors import OutputError, PanoformError
 from .generate import command
 from .scene import export
 
+#: Kinds of scenes; OBJECTS need a semantic map.
+KINDS = ("MESH", "OBJECTS", "DOME")
 _handle = None
 
 
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     import_.add_argument("--directory", required=True, type=Path, help="folder of distance.exr, normal.exr …")
 
     for verb in (perceive, build):
-        verb.add_argument("--kind", type=str.upper, choices=("MESH", "DOME"), default="MESH", help="default: MESH")
+        verb.add_argument("--kind", type=str.upper, choices=KINDS, default="MESH", help="default: MESH")
         verb.add_argument(
             "--triangles", type=int, default=scene.DEFAULT_TRIANGLES, help="at most, of a mesh (default: %(default)s)"
         )

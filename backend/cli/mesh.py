@@ -46,6 +46,9 @@ def add(commands: Any) -> None:
         "--no-level-floor", action="store_true", help="don't turn the mesh so that a tilted floor is level"
     )
     parser.add_argument("--align-walls", action="store_true", help="turn the mesh so that walls stand along the axes")
+    parser.add_argument(
+        "--objects", action="store_true", help="a closed mesh for each thing in the semantic map, which is required"
+    )
     parser.add_argument("--overwrite", action="store_true", help="also replace a file that isn't Panoform's")
     parser.add_argument("--json", action="store_true", help="print how the mesh was made as JSON on stdout")
     parser.set_defaults(run=run)
@@ -65,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
         texture_width=options.texture_width,
         level_floor=not options.no_level_floor,
         align_walls=options.align_walls,
+        objects=options.objects,
     )
     check_scene(settings)
     check_path(options.out, overwrite=options.overwrite)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from ..io import parallel
+
 #: Class → sRGB colour, 0 to 255. Black is unlabelled: sky and anything without a class.
 PALETTE: dict[str, tuple[int, int, int]] = {
     "unlabelled": (0, 0, 0),
@@ -30,3 +34,16 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "otherfurniture": (82, 84, 163),
     "otherprop": (100, 85, 144),
 }
+
+
+def classes(semantic: np.ndarray) -> np.ndarray:
+    """Return the index in PALETTE of the nearest colour to each pixel of a semantic map (H, W, 3), (H, W) int."""
+    colours = np.array(list(PALETTE.values()), np.float32) / 255
+    found = np.empty(semantic.shape[:2], np.int32)
+
+    def find(rows: slice) -> None:
+        # |s − c|² without |s|², which doesn't matter.
+        found[rows] = np.argmin((colours**2).sum(-1) - 2 * semantic[rows] @ colours.T, axis=-1)
+
+    parallel.by_rows(find, len(found))
+    return found

@@ -12,10 +12,11 @@ from ...shared.imaging import sphere
 from ...shared.imaging.true_scale import true_scale
 from ...shared.jobs.scene import DEFAULT_TRIANGLES
 from ...shared.protocol.errors import InputError
-from . import floor, grid, layers, planes, regularise, sky, surface
+from . import behind, floor, grid, layers, objects, planes, regularise, sky, solids, surface
 from .floor import Floor
 from .layers import Layer
 from .planes import Planes
+from .solids import Solid
 from .surface import Surface
 
 #: How far a viewer moves from the panorama's place, as a multiple of the camera's height: surfaces go on behind edges
@@ -55,6 +56,8 @@ class Built:
     floor: Floor | None
     #: Largest relative distance between mesh and planes where pixels are merged.
     flatness: float
+    #: Things with a mesh of their own, in metres; see `solids.close` for their triangles.
+    things: tuple[Solid, ...] = ()
 
 
 def build(
@@ -62,6 +65,7 @@ def build(
     normal: np.ndarray | None,
     *,
     sky_candidates: np.ndarray | None = None,
+    classes: np.ndarray | None = None,
     camera_height_m: float = 1.6,
     scale: float | None = None,
     known_distances: np.ndarray | None = None,
@@ -70,11 +74,13 @@ def build(
 ) -> Built:
     """Build the mesh of a distance map (H, W) with unit normals (H, W, 3).
 
-    `sky_candidates`: see `sky.find`. `scale`: metres per unit of distance (None: by `known_distances`, as in
-    SceneRequest, else by the floor and `camera_height_m`). `world_from_panorama`: rotation (3, 3), which tells what is
-    vertical.
+    `sky_candidates`: see `sky.find`. `classes`: see `objects.find`; None: no thing has a mesh of its own. `scale`:
+    metres per unit of distance (None: by `known_distances`, as in SceneRequest, else by the floor and
+    `camera_height_m`). `world_from_panorama`: rotation (3, 3), which tells what is vertical.
     """
-    distance, normal, sky_candidates = _sampled(distance, normal, sky_candidates, _rows(max_triangles))
+    distance, normal, sky_candidates, classes = _sampled(
+        distance, normal, sky_candidates, classes, _rows(max_triangles)
+    )
     open_sky = sky.infinite(distance)
     finite = distance
     if open_sky.any() and not open_sky.all():
@@ -103,12 +109,26 @@ def build(
     tolerance = planes.TOLERANCE + 3 * found.noise
     visible = layers.visible(found)
     seen = layers.link(visible, visible, found.rays, tolerance)
-    stack = [visible, *layers.hidden(visible, seen, found.rays, REACH * unit, _CLEARANCE * tolerance)]
+    room, room_links, rest, filling, things = visible, seen, visible, [], None
+    if classes is not None:
+        things = objects.find(classes, visible, seen)
+    if things is not None and things.names:
+        # Each thing is a surface of its own; behind all of them, the room is filled.
+        thing = things.label > 0
+        fill = behind.fill(visible, things.label, found.rays, tolerance)
+        rest = dataclasses.replace(visible, solid=visible.solid & ~thing & ~fill.solid)
+        visible = dataclasses.replace(visible, solid=rest.solid | thing)
+        room, filling = behind.joined(rest, fill), [fill]
+        seen = objects.cut(layers.link(visible, visible, found.rays, tolerance), things.label)
+        room_links = layers.link(room, room, found.rays, tolerance)
+    stack = [visible, *layers.hidden(room, room_links, found.rays, REACH * unit, _CLEARANCE * tolerance), *filling]
     links = {(0, 0): seen}
     for one, other in itertools.product(range(len(stack)), repeat=2):
         if (one, other) != (0, 0):
             allowed = tolerance if 0 in (one, other) else tolerance + _HIDDEN_TOLERANCE
-            links[one, other] = layers.link(stack[one], stack[other], found.rays, allowed)
+            links[one, other] = layers.link(
+                stack[one] if one else rest, stack[other] if other else rest, found.rays, allowed
+            )
     welded = surface.weld(stack, links, found.rays, found.noise)
     blocks = surface.Blocks(welded)
     flatness, shift = max(FLATNESS, found.noise / 2), surface.MAX_UV_ERROR_PX
@@ -117,8 +137,11 @@ def build(
         if len(mesh.triangles) <= max_triangles or flatness > _COARSEST:
             break
         flatness, shift = 2 * flatness, 1.5 * shift
+    closed: list[Solid] = []
+    if things is not None and filling:
+        mesh, closed = solids.close(mesh, things, filling[0])
     mesh = dataclasses.replace(mesh, positions=mesh.positions * scale)
-    return Built(mesh, stack, found, open_sky, scale, is_guess, ground, flatness)
+    return Built(mesh, stack, found, open_sky, scale, is_guess, ground, flatness, tuple(closed))
 
 
 def _rows(max_triangles: int) -> int:
@@ -127,21 +150,26 @@ def _rows(max_triangles: int) -> int:
 
 
 def _sampled(
-    distance: np.ndarray, normal: np.ndarray | None, candidates: np.ndarray | None, rows: int
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    distance: np.ndarray,
+    normal: np.ndarray | None,
+    candidates: np.ndarray | None,
+    classes: np.ndarray | None,
+    rows: int,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Return larger maps at that many rows: the nearest pixel of each, and where its plane lies along the new ray."""
     height, width = distance.shape
     if height <= rows:
-        return distance, normal, candidates
+        return distance, normal, candidates, classes
     row = ((np.arange(rows) + 0.5) * height / rows).astype(int)[:, None]
     column = ((np.arange(2 * rows) + 0.5) * width / (2 * rows)).astype(int)[None, :]
     sampled = distance[row, column]
     candidates = None if candidates is None else candidates[row, column]
+    classes = None if classes is None else classes[row, column]
     if normal is None:
-        return sampled, None, candidates
+        return sampled, None, candidates, classes
     normal = normal[row, column]
     before, after = sphere.directions(height, width)[row, column], sphere.directions(rows, 2 * rows)
     cosine, cosine_after = grid.dot(before, normal), grid.dot(after, normal)
     facing = np.minimum(np.abs(cosine), np.abs(cosine_after)) > _MIN_COSINE
     ratio = np.where(facing, cosine / np.where(facing, cosine_after, 1), 1)
-    return sampled * np.clip(ratio, 0.9, 1.1), normal, candidates
+    return sampled * np.clip(ratio, 0.9, 1.1), normal, candidates, classes

@@ -1,9 +1,9 @@
 """A mesh with textures → a binary glTF 2.0 file.
 
-The scene's root node "Panoform" has a node for each part of the mesh ("Visible", "Hidden", "Hidden 2"), and "Sky", a
-dome with the panorama, where there is open sky. The unit is the metre; glTF's axes are x to the panorama's centre, y
-up, z to its right. The nodes stand at the panorama's place, the camera's height over y = 0, so that the floor lies on
-y = 0.
+The scene's root node "Panoform" has a node for each part of the mesh ("Visible", "Hidden", "Hidden 2"), one for each
+thing ("Chair", "Chair 2"), whose origin is the middle of its base, and "Sky", a dome with the panorama, where there is
+open sky. The unit is the metre; glTF's axes are x to the panorama's centre, y up, z to its right. The other nodes stand
+at the panorama's place, the camera's height over y = 0, so that the floor lies on y = 0.
 
 Base colours are JPEG (sRGB). Roughness is green and metallic blue in a PNG whose red, the occlusion, is 1 and not
 referred to. Light of lamps is an emissive texture scaled to [0, 1], with KHR_materials_emissive_strength. There is no
@@ -74,19 +74,30 @@ def encode(reply: SceneReply, sky: np.ndarray | None = None) -> bytes:
     up[:3, :3] = _y_up(_y_up(np.array(reply.info.world_from_panorama)).T).T
     up[1, 3] = reply.info.camera_height_m
     strengths: dict[str, float] = {}
-    end = 0
-    for part in reply.parts:
-        start, end = end, end + part.triangles
-        if not part.triangles:
+    materials: dict[str, PBRMaterial] = {}
+    part_of, thing_of = reply.part_of_triangles(), reply.thing_of_triangles()
+
+    def add(name: str, material: PBRMaterial, chosen: np.ndarray, origin: tuple[float, float, float]) -> None:
+        """Add a node with the `chosen` triangles, (T,) bool."""
+        if chosen.any():
+            positions = reply.positions - np.array(origin, np.float32)
+            mesh = _mesh(positions, reply.triangles[chosen], reply.uv[chosen], material)
+            at = np.eye(4)
+            at[:3, 3] = _y_up(np.array(origin))
+            scene.add_geometry(mesh, node_name=name, geom_name=name, transform=up @ at)
+
+    for index, part in enumerate(reply.parts):
+        if part.name == "back" or not part.triangles:
             continue
         name = part.name.capitalize()
-        number = sum(other.startswith(name) for other in scene.geometry)
+        number = sum(other.startswith(name) for other in materials)
         name = f"{name} {number + 1}" if number else name
-        material, strength = _material(name, part)
+        materials[name], strength = _material(name, part)
         if strength > 1:
             strengths[name] = strength
-        mesh = _mesh(reply.positions, reply.triangles[start:end], reply.uv[start:end], material)
-        scene.add_geometry(mesh, node_name=name, geom_name=name, transform=up)
+        add(name, materials[name], (part_of == index) & (thing_of < 0), (0, 0, 0))
+    for index, thing in enumerate(reply.things):
+        add(thing.name.capitalize(), materials["Visible"], thing_of == index, thing.origin)
     if sky is not None:
         radius = _SKY_RADIUS * float(np.linalg.norm(reply.positions, axis=1).max())
         scene.add_geometry(_dome(radius, sky), node_name="Sky", geom_name="Sky", transform=up)

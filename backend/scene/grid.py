@@ -65,3 +65,10 @@ def corner_directions(height: int, width: int) -> np.ndarray:
     cos_lat[[0, -1]] = 0
     up = np.broadcast_to(np.sin(lat)[:, None], (height + 1, width + 1))
     return np.stack([cos_lat * np.cos(lon), cos_lat * np.sin(lon), up], axis=-1)
+
+
+def pixel(rays: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and column of the pixels that unit rays (N, 3) pass through."""
+    lon, lat = np.arctan2(rays[:, 1], rays[:, 0]), np.arcsin(np.clip(rays[:, 2], -1, 1))
+    row = np.clip(((0.5 - lat / np.pi) * height).astype(int), 0, height - 1)
+    return row, ((0.5 - lon / (2 * np.pi)) * width).astype(int) % width

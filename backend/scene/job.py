@@ -13,19 +13,23 @@ import numpy as np
 from ...shared.atomic_write import MAKE_ROOM
 from ...shared.imaging import sphere
 from ...shared.jobs import scene as contract
-from ...shared.jobs.scene import SceneInfo, SceneReply, SceneRequest, rotation_rows
+from ...shared.jobs.scene import SceneInfo, SceneReply, SceneRequest, SceneSettings, Thing, rotation_rows
 from ...shared.maps import MAPS
 from ...shared.protocol.errors import InputError, OutputError, PanoramaError
 from ..io import maps as map_files
-from ..io import panoramas, parallel
+from ..io import panoramas
 from ..io.maps import Maps
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
 from ..models.cache import ModelCache
-from . import build, light, normals, parts, placement, sky
+from ..perception import palette
+from ..perception.palette import PALETTE
+from . import build, light, normals, parts, placement, sky, solids
 from .build import Built
+from .solids import Solid
 
 NO_FLOOR = "No floor was found in the maps: the scale of the scene is a guess."
 NO_ALBEDO = "There is no albedo map: the panorama's colours are used, with the light in them."
+NO_THINGS = "The semantic map shows no things: everything is one mesh."
 
 
 def run(request: SceneRequest, models: ModelCache, reporter: ProgressReporter) -> SceneReply:
@@ -83,13 +87,17 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
         angle = np.degrees(np.arccos((np.trace(turn) - 1) / 2))
         notices.append(f"The normals were turned by {angle:.1f}° to fit the distances.")
     normal = found.get("normal")
+    classes = None if "semantic" not in found else palette.classes(found["semantic"])
+    if settings.objects and classes is None:
+        raise InputError("There is no semantic map.", "Objects need one: perceive Semantic too.")
     with ThreadPoolExecutor(1) as beside:  # the mesh takes one processor only
         limit = settings.texture_width // 2
         visible = beside.submit(parts.visible, maps, limit)
         built = build.build(
             distance,
             normal,
-            sky_candidates=_sky_candidates(found.get("semantic")),
+            sky_candidates=_sky_candidates(classes),
+            classes=classes if settings.objects else None,
             camera_height_m=settings.camera_height_m,
             scale=settings.scale,
             known_distances=request.known_distances,
@@ -116,7 +124,7 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
         normal_confidence=mean_confidence,
         sky=float(built.sky.mean()),
         noise=float(built.planes.noise),
-        notices=(*_notices(maps, built), *notices, *place.notices),
+        notices=(*_notices(maps, built, settings), *notices, *place.notices),
         seconds=round(time.monotonic() - began, 3),
     )
     return SceneReply(
@@ -125,9 +133,15 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
         triangles=surface.triangles.astype(np.uint32),
         uv=surface.uv.astype(np.float32),
         parts=made,
+        things=tuple(_thing(solid, surface.positions, place.world_from_panorama) for solid in built.things),
         environment=environment,
         info=info,
     )
+
+
+def _thing(solid: Solid, positions: np.ndarray, world_from_panorama: np.ndarray) -> Thing:
+    x, y, z = map(float, solids.base(positions[solid.vertices], world_from_panorama))
+    return Thing(name=solid.name, visible=solid.front, back=solid.back, origin=(x, y, z))
 
 
 def _check(maps: Maps) -> dict[str, np.ndarray]:
@@ -149,9 +163,11 @@ def _check(maps: Maps) -> dict[str, np.ndarray]:
     return found
 
 
-def _notices(maps: Maps, built: Built) -> list[str]:
+def _notices(maps: Maps, built: Built, settings: SceneSettings) -> list[str]:
     """Return what the user must know about the result."""
     notices = [NO_FLOOR] if built.is_guess else []
+    if settings.objects and not built.things:
+        notices.append(NO_THINGS)
     missing = [name for name in parts.NAMES if name not in maps.maps]
     if "albedo" in missing and maps.panorama is not None:
         missing.remove("albedo")
@@ -159,19 +175,9 @@ def _notices(maps: Maps, built: Built) -> list[str]:
     return [*notices, f"There is no map of {' and '.join(missing)}."] if missing else notices
 
 
-def _sky_candidates(semantic: np.ndarray | None) -> np.ndarray | None:
-    """Return where a semantic map shows no class, or a window, (H, W) bool."""
-    if semantic is None:
+def _sky_candidates(classes: np.ndarray | None) -> np.ndarray | None:
+    """Return where a map of classes (indices into PALETTE) shows none, or a window, (H, W) bool."""
+    if classes is None:
         return None
-    from ..perception.palette import PALETTE
-
-    colours = np.array(list(PALETTE.values()), np.float32) / 255
     names = list(PALETTE)
-    found = np.empty(semantic.shape[:2], bool)
-
-    def find(rows: slice) -> None:
-        nearest = np.argmin((colours**2).sum(-1) - 2 * semantic[rows] @ colours.T, axis=-1)
-        found[rows] = (nearest == names.index("unlabelled")) | (nearest == names.index("window"))
-
-    parallel.by_rows(find, len(found))
-    return found
+    return (classes == names.index("unlabelled")) | (classes == names.index("window"))

@@ -72,6 +72,8 @@ def parts(
                 for name, pixels in zip(hidden, continued, strict=True)
             }
             found.append(Part(name="hidden", triangles=count, textures=_encoded(shrunk)))
+    if built.things:
+        found.append(Part(name="back", triangles=sum(solid.back for solid in built.things), textures={}))
     return tuple(found)
 
 

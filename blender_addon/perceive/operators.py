@@ -9,7 +9,8 @@ from bpy.props import StringProperty
 
 from ...shared.engines import check_engine
 from ...shared.jobs.perceive import PerceiveRequest
-from ...shared.protocol.errors import SceneError
+from ...shared.maps import SEMANTIC
+from ...shared.protocol.errors import SceneError, SettingError
 from .. import preferences
 from ..capture import sources
 from ..capture.operators import render
@@ -35,7 +36,7 @@ from .spec import NO_PIXELS, PerceiveSpec, settings_from
 
 
 class PANOFORM_OT_perceive(bpy.types.Operator):
-    """Perceive maps of the panorama and build world, mesh or dome, and material from them"""
+    """Perceive maps of the panorama and build world, mesh, objects or dome, and material from them"""
 
     bl_idname = "panoform.perceive"
     bl_label = "Perceive"
@@ -67,6 +68,8 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
         check_engine(engine)
         settings = settings_from(lambda name: self._get(scene, name), engine)
         scene_settings = scene_settings_from(lambda name: self._get(scene, name))
+        if scene_settings.objects and SEMANTIC.name not in settings.maps:
+            raise SettingError("Objects need a semantic map.", "Perceive Semantic too.")
         directory = bpy.path.abspath(self.out_directory) if self.out_directory else ""
         if directory:
             maps_folder.check_overwrite(Path(directory), settings.maps)  # before a render starts
@@ -88,7 +91,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
             scene_uid=scene.session_uid,
             request=request,
             scene_settings=scene_settings,
-            is_mesh=self._get(scene, "kind") == "MESH",
+            is_mesh=self._get(scene, "kind") != "DOME",
         )
 
     def _get(self, scene: bpy.types.Scene, name: str):

@@ -28,7 +28,7 @@ class PerceiveSpec(MapsSpec):
     """Perceive maps of a panorama and build the scene from them: a mesh, by a job that follows, or a dome."""
 
     request: PerceiveRequest
-    #: How the scene is built, and whether it is a mesh; else a dome.
+    #: How the scene is built, and whether it is a mesh or objects; else a dome.
     scene_settings: SceneSettings = dataclasses.field(default_factory=SceneSettings)
     is_mesh: bool = False
 

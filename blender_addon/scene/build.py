@@ -61,21 +61,23 @@ def build_mesh(
     name: str,
     world_from_panorama: Matrix,
 ) -> bpy.types.Collection:
-    """Add a collection "Panoform {name}" to `scene` with a camera and the backend's mesh, in that order.
+    """Add a collection "Panoform {name}" to `scene` with a camera, things, and the rest of the backend's mesh, in that
+    order.
 
     `panorama`, `world_from_panorama`: as in `build`. The camera stands at the panorama's place; it becomes the scene's
     camera only if there is none. Raise PanoramaError for a damaged texture.
     """
-    body = mesh.create(f"{name} mesh", reply)
-    body.matrix_world = world_from_panorama
-    body[environment.ENVIRONMENT] = True
+    bodies = mesh.create(name, reply)
+    for body in bodies:
+        body.matrix_world = world_from_panorama @ Matrix.Translation(body.location)
+    bodies[-1][environment.ENVIRONMENT] = True
     lens = bpy.data.cameras.new(f"{name} camera")
     lens.angle, lens.clip_start, lens.display_size = math.pi / 2, 0.01, 0.1
     camera = bpy.data.objects.new(lens.name, lens)
     camera.matrix_world = world_from_panorama @ environment.camera_turn()
     collection = bpy.data.collections.new(f"Panoform {name}")
-    collection.objects.link(camera)
-    collection.objects.link(body)
+    for entry in (camera, *bodies):
+        collection.objects.link(entry)
     if panorama is not None:
         light = reply.environment
         lit = light and images.create_from_file(f"{name} environment", light.data, light.colorspace)

@@ -1,6 +1,7 @@
-"""The backend's mesh → an object with a material for each part of it, and one for what emits light.
+"""The backend's mesh → objects with a material for each part of it, and one for what emits light.
 
-Cycles takes every triangle of a material with emission for a light source, so only those that show a lamp have it.
+Each thing is an object of its own, whose origin is the middle of its base. Cycles takes every triangle of a material
+with emission for a light source, so only those that show a lamp have it.
 """
 
 from __future__ import annotations
@@ -13,28 +14,64 @@ from ..capture import pixels
 from . import images, material, rays
 
 
-def create(name: str, reply: SceneReply) -> bpy.types.Object:
-    """Create the object, not linked to a collection; its origin is the panorama's centre.
+def create(name: str, reply: SceneReply) -> list[bpy.types.Object]:
+    """Create the objects, not linked to a collection, in the panorama's frame: the things, and at last the rest, whose
+    origin is the panorama's centre.
 
     Raise PanoramaError for a damaged texture.
     """
-    mesh = bpy.data.meshes.new(name)
-    set_geometry(mesh, reply.positions, reply.triangles, reply.uv)
+    materials: list[bpy.types.Material] = []
+    slot = _materials(name, reply, materials)
+    thing = reply.thing_of_triangles()
+    objects = []
+    for index, one in enumerate(reply.things):
+        body = _object(f"{name} {one.name}", reply, thing == index, slot, materials, one.origin)
+        body.location = one.origin
+        objects.append(body)
+    return [*objects, _object(f"{name} mesh", reply, thing < 0, slot, materials)]
+
+
+def _materials(name: str, reply: SceneReply, materials: list[bpy.types.Material]) -> np.ndarray:
+    """Append the materials and return the index of each triangle's, (T,) int32."""
     slot = np.empty(len(reply.triangles), np.int32)
     start = 0
+    seen: dict[str, bpy.types.Image] = {}
     for part in reply.parts:
-        label = name if part.name == "visible" else f"{name} {part.name}"
+        label = f"{name} mesh" if part.name == "visible" else f"{name} mesh {part.name}"
         textures = _textures(label, part)
         emission = textures.pop("emission", None)
+        if part.name == "visible":
+            seen = {kind: image for kind, image in textures.items() if kind not in ("normal", "confidence")}
+        elif part.name == "back":
+            textures = seen
         slots = slot[start : start + part.triangles]
-        slots[:] = len(mesh.materials)
-        mesh.materials.append(material.create_one_sided(label, textures))
+        slots[:] = len(materials)
+        materials.append(material.create_one_sided(label, textures))
         if emission is not None:
             lamps = _shows_light(reply.uv[start : start + part.triangles], pixels.raw(emission)[..., :3])
-            slots[lamps] = len(mesh.materials)
-            mesh.materials.append(material.create_one_sided(f"{label} lamps", textures | {"emission": emission}))
+            slots[lamps] = len(materials)
+            materials.append(material.create_one_sided(f"{label} lamps", textures | {"emission": emission}))
         start += part.triangles
-    mesh.polygons.foreach_set("material_index", slot)
+    return slot
+
+
+def _object(
+    name: str,
+    reply: SceneReply,
+    chosen: np.ndarray,
+    slot: np.ndarray,
+    materials: list[bpy.types.Material],
+    origin: tuple[float, float, float] = (0, 0, 0),
+) -> bpy.types.Object:
+    """Create an object of the `chosen` triangles, (T,) bool; its vertices are relative to `origin`."""
+    used, triangles = np.unique(reply.triangles[chosen], return_inverse=True)
+    mesh = bpy.data.meshes.new(name)
+    positions = reply.positions[used] - np.array(origin, np.float32)
+    set_geometry(mesh, positions, triangles.reshape(-1, 3), reply.uv[chosen])
+    own, index = np.unique(slot[chosen], return_inverse=True)
+    for number in own:
+        mesh.materials.append(materials[number])
+    mesh.polygons.foreach_set("material_index", index.astype(np.int32))
     mesh.shade_smooth()
     return bpy.data.objects.new(name, mesh)
 

@@ -35,7 +35,7 @@ from .spec import MapsSpec, SceneSpec, dome_from_folder, from_folder
 
 
 class PANOFORM_OT_build_scene(bpy.types.Operator):
-    """Build a mesh or a dome from a folder of maps, or from the maps perceived last"""
+    """Build a mesh, objects or a dome from a folder of maps, or from the maps perceived last"""
 
     bl_idname = "panoform.build_scene"
     bl_label = "Build Scene"
@@ -74,7 +74,7 @@ class PANOFORM_OT_build_scene(bpy.types.Operator):
         spec = self._spec(scene, settings)
         if not self.scale and not self.properties.is_property_set("camera_height"):
             spec.keep_measured_scale(scene)
-        if property_or_setting(self, "kind", scene.panoform) == "MESH":
+        if property_or_setting(self, "kind", scene.panoform) != "DOME":
             return run_job(self, spec)
         self.report({"INFO"}, spec.build_dome(scene))
         return FINISHED

@@ -23,9 +23,11 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
         column = self.layout.column()
         column.row().prop(settings, "kind", expand=True)
         column.prop(settings, "camera_height")
-        if settings.kind == "MESH":
+        if settings.kind != "DOME":
             column.prop(settings, "detail")
             column.prop(settings, "texture_width")
+        if settings.kind == "OBJECTS" and "SEMANTIC" not in settings.maps:
+            column.label(text="Objects need Semantic: tick it in Perceive", icon="INFO")
         if jobs.job is not None and isinstance(jobs.job.spec, SceneSpec) and jobs.job.kept is None:
             draw_job(column, jobs.job)
         else:

@@ -19,6 +19,7 @@ from ...shared.jobs.scene import (
 
 KINDS = (
     ("MESH", "Mesh", "A mesh in metres, torn at edges, with open sky and textures as sharp as the panorama"),
+    ("OBJECTS", "Objects", "A mesh, with each thing in the semantic map as an object of its own that can be moved"),
     ("DOME", "Dome", "A sphere displaced by the distance map, adjustable afterwards; lit through its surface"),
 )
 
@@ -98,6 +99,7 @@ def settings_from(get: Callable[[str], Any]) -> SceneSettings:
         texture_width=get("texture_width"),
         level_floor=get("level_floor"),
         align_walls=get("align_walls"),
+        objects=get("kind") == "OBJECTS",
     )
     check_scene(settings)
     return settings

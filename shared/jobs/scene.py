@@ -41,6 +41,8 @@ class SceneSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     level_floor: bool = True
     #: Whether the scene is turned about Z so that most walls stand along the axes.
     align_walls: bool = False
+    #: Each thing that the semantic map shows, as a chair, has a closed mesh of its own.
+    objects: bool = False
 
 
 class SceneRequest(JobRequest, kw_only=True):
@@ -77,12 +79,25 @@ class Texture(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A part of a mesh with a material of its own."""
 
-    #: "visible": what the panorama shows. "hidden": what continues behind its edges; there may be two of these.
-    name: Literal["visible", "hidden"]
+    #: "visible": what the panorama shows. "hidden": what continues behind its edges and things; there may be three of
+    #: these. "back": backs of things.
+    name: Literal["visible", "hidden", "back"]
     #: Number of triangles; the parts follow each other in the mesh.
     triangles: int
-    #: Map name → texture.
+    #: Map name → texture. A back has none: it shows those of "visible", but for normals, confidence and emission.
     textures: dict[str, Texture]
+
+
+class Thing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A thing with a closed mesh of its own: some triangles of the parts "visible" and "back"."""
+
+    #: Its class, numbered where there are several: "chair", "chair 2".
+    name: str
+    #: Numbers of its triangles in both parts. The things follow each other in both, in "visible" after the rest.
+    visible: int
+    back: int
+    #: Middle of its base in metres.
+    origin: tuple[float, float, float]
 
 
 class SceneInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -118,6 +133,7 @@ class SceneReply(JobReply, kw_only=True):
     #: beyond 1 in triangles across the seam.
     uv: np.ndarray
     parts: tuple[Part, ...]
+    things: tuple[Thing, ...] = ()
     #: Linear light of the whole sky, also where the camera doesn't see it: what lights the mesh from outside. None
     #: without a panorama.
     environment: Texture | None = None
@@ -126,6 +142,21 @@ class SceneReply(JobReply, kw_only=True):
     @property
     def compute_seconds(self) -> float:
         return self.info.seconds
+
+    def part_of_triangles(self) -> np.ndarray:
+        """Return the index of the part of each triangle, (T,)."""
+        return np.repeat(np.arange(len(self.parts)), [part.triangles for part in self.parts])
+
+    def thing_of_triangles(self) -> np.ndarray:
+        """Return the index of the thing of each triangle, −1 for the rest, (T,)."""
+        thing = np.full(len(self.triangles), -1)
+        end = 0
+        for part in self.parts:
+            end += part.triangles
+            if part.name in ("visible", "back"):
+                counts = [getattr(one, part.name) for one in self.things]
+                thing[end - sum(counts) : end] = np.repeat(np.arange(len(counts)), counts)
+        return thing
 
 
 def rotation_rows(matrix: Iterable[Iterable[float]]) -> Rotation:

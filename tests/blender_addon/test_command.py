@@ -67,7 +67,7 @@ def test_build(addon: Jobs, tmp_path: Path, capsys) -> None:
         (["import", "--directory", "nope", "--save", "x.blend"], 1, "There is no folder"),
         (["build", "--maps", "nope", "--save", "x.blend"], 1, "There is no folder"),
         (["build", "--maps", "nope", "--save", "x.blend", "--texture-width", "9999"], 1, "The width of textures"),
-        (["build", "--maps", "nope", "--save", "x.blend", "--kind", "OBJECTS"], 2, "OBJECTS"),
+        (["build", "--maps", "nope", "--save", "x.blend", "--kind", "THINGS"], 2, "THINGS"),
         (["perceive", "--save", "x.blend"], 2, "--panorama"),
         (["perceive", "--panorama", "p", "--save", "x.blend", "--quality", "ultra"], 2, "ultra"),
         (["fly"], 2, "fly"),

@@ -23,6 +23,7 @@ from mathutils.bvhtree import BVHTree
 from panoform.backend.cli.main import main
 from panoform.backend.io import panoramas
 from panoform.backend.io.encoding import encode_image
+from panoform.backend.perception.palette import PALETTE
 from panoform.backend.scene import gltf
 from panoform.shared.imaging import sphere
 from panoform.shared.imaging.colour import srgb_from_linear
@@ -368,3 +369,27 @@ def test_folders_that_are_refused(tmp_path, capsys) -> None:
         assert main(["mesh", str(tmp_path / name), "--out", str(out)]) == 1
         assert words in capsys.readouterr().err
     assert not out.parent.exists()
+
+
+def test_things_are_nodes_on_their_base(tmp_path: Path) -> None:
+    """The furniture is two tables."""
+    write_maps(tmp_path / "maps")
+    thing = room.maps(HEIGHT).distance < room.maps(HEIGHT, furnished=False).distance
+    colours = np.where(thing[..., None], PALETTE["table"], PALETTE["wall"]) / 255
+    write(tmp_path / "maps", "semantic.png", colours, "sRGB")
+    out = tmp_path / "room.glb"
+    assert main(["mesh", str(tmp_path / "maps"), "--out", str(out), "--objects"]) == 0
+    tree, _ = parsed(out)
+    nodes = {node["name"]: node for node in tree["nodes"]}
+    assert {"Visible", "Table", "Table 2", "Sky"} <= nodes.keys()
+    meshes = {mesh["name"]: mesh["primitives"][0] for mesh in tree["meshes"]}
+    lowest = []
+    for name in ("Table", "Table 2"):
+        assert meshes[name]["material"] == meshes["Visible"]["material"]
+        box = tree["accessors"][meshes[name]["attributes"]["POSITION"]]
+        # glTF's y is up: the origin is in the middle of the base.
+        np.testing.assert_allclose(np.add(box["min"], box["max"])[[0, 2]], 0, atol=1e-3)
+        assert box["min"][1] == pytest.approx(0, abs=1e-3)
+        lowest.append(np.array(nodes[name]["matrix"]).reshape(4, 4)[3, 1])
+    assert min(lowest) == pytest.approx(0, abs=0.05)
+    assert max(lowest) == pytest.approx(room.BALL[2] - room.RADIUS - room.LOW[2], abs=0.2)

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from panoform.backend.io.encoding import encode_image
 from panoform.backend.io.panoramas import resize
 from panoform.backend.models.cache import ModelCache
+from panoform.backend.perception.palette import PALETTE
 from panoform.backend.scene import job
 from panoform.shared.imaging import sphere
 from panoform.shared.jobs.scene import SceneReply, SceneRequest, SceneSettings
@@ -99,6 +100,35 @@ def test_infinite_and_huge_distances_are_sky(reporter) -> None:
     assert (first.positions == second.positions).all()
     far = np.linalg.norm(first.positions, axis=1).max()
     assert far < np.linalg.norm(room.HIGH - room.LOW)
+
+
+def test_objects_need_a_semantic_map(reporter) -> None:
+    with pytest.raises(InputError, match="no semantic map"):
+        run(DISTANCE, reporter, SceneSettings(objects=True))
+
+
+def test_things_travel_with_their_triangles(reporter) -> None:
+    """The cuboid is a chair."""
+    chair = EXACT.distance < room.maps(HEIGHT, furnished=False).distance
+    chair &= sphere.directions(HEIGHT, 2 * HEIGHT)[..., 1] < 0
+    colours = np.where(chair[..., None], PALETTE["chair"], PALETTE["wall"]).astype(np.float32) / 255
+    files = DISTANCE | NORMAL | {"semantic.png": file("semantic.png", colours, "sRGB")}
+    reply = run(files, reporter, SceneSettings(objects=True, scale=2.0))
+    (thing,) = reply.things
+    assert thing.name == "chair"
+    assert [part.name for part in reply.parts][-1] == "back"
+    of_thing, part = reply.thing_of_triangles(), reply.part_of_triangles()
+    own = of_thing == 0
+    assert own.sum() == thing.visible + thing.back
+    assert set(part[own]) == {0, len(reply.parts) - 1}
+    points = reply.positions[np.unique(reply.triangles[own])]
+    low, high = points.min(axis=0), points.max(axis=0)
+    np.testing.assert_allclose(thing.origin, (*(low + high)[:2] / 2, low[2]), atol=1e-3)
+    np.testing.assert_allclose(low[2], 2 * room.LOW[2], atol=0.2)
+    assert wire.decode_answer(wire.encode(reply)).things == reply.things
+    plain = run(files, reporter)
+    assert plain.things == ()
+    assert (plain.thing_of_triangles() == -1).all()
 
 
 def test_missing_maps_are_named(reporter) -> None:

@@ -234,6 +234,11 @@ def test_scene_section(addon: Jobs, drawn, scene) -> None:
     assert "Rebuild from Last Maps" not in texts
     scene.panoform.kind = "DOME"
     assert "texture_width" not in drawn()
+    scene.panoform.kind = "OBJECTS"
+    needed = "Objects need Semantic: tick it in Perceive"
+    assert {"texture_width", needed} <= set(drawn())
+    scene.panoform.maps = {"DISTANCE", "SEMANTIC"}
+    assert needed not in drawn()
 
     request = SceneRequest(files={"distance.exr": np.zeros(1, np.uint8)})
     building = SceneSpec(name="grey", scene_uid=scene.session_uid, request=request)
