@@ -177,11 +177,11 @@ def hidden(front: Layer, links: Links, rays: np.ndarray, reach: float, clearance
     short = np.minimum(reached_px, _extent(links)[origin] * _GROWTH)
     near, near_length = _grow(front, continued, rays, (target, origin, short), clearance, farthest=False)
     far, length = _grow(front, continued, rays, (target, origin, reached_px), clearance, farthest=True)
-    # Sky goes on behind edges too: what stands up ends where the sky is nearer.
-    sky_length = _sky_length(front, rays, reach)
+    # Sky goes on behind edges too: what stands up ends where the sky is nearer, and ground where sky was seen.
+    sky_length, sky_above = _sky_length(front, rays, reach)
 
     def below_sky(layer: Layer, length: np.ndarray) -> Layer:
-        level = (layer.normal[..., 2] > _LEVEL) & (rays[..., 2] < _HORIZON)
+        level = (layer.normal[..., 2] > _LEVEL) & (rays[..., 2] < _HORIZON) & sky_above
         keep = level | (length <= _SKY_FIRST * sky_length)
         return dataclasses.replace(layer, solid=layer.solid & keep)
 
@@ -258,13 +258,13 @@ def _grow(
     return layer, length.reshape(shape)
 
 
-def _sky_length(front: Layer, rays: np.ndarray, reach: float) -> np.ndarray:
-    """Return how many pixels each pixel of a surface lies from the sky beside it, (H, W); infinite where it can't be
-    seen from beside."""
+def _sky_length(front: Layer, rays: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many pixels each pixel of a surface lies from the sky beside it, (H, W), infinite where it can't be
+    seen from beside; and whether the nearest sky lies higher, (H, W) bool."""
     height, width = front.distance.shape
     solid = np.pad(front.solid, ((0, 0), (width // 4, width // 4)), mode="wrap")
     if solid.all():
-        return np.full(front.distance.shape, np.inf)
+        return np.full(front.distance.shape, np.inf), np.ones(front.distance.shape, bool)
     narrow = np.maximum(np.linalg.norm(rays[:, width // 2, :2], axis=-1), 0.05)
     nearest = np.zeros((2, *solid.shape), np.int32)
     ndimage.distance_transform_edt(solid, return_distances=False, return_indices=True, indices=nearest)
@@ -272,4 +272,5 @@ def _sky_length(front: Layer, rays: np.ndarray, reach: float) -> np.ndarray:
     columns = (np.arange(solid.shape[1]) - nearest[1]) * narrow[:, None]
     length = np.hypot(rows, columns)[:, width // 4 : -(width // 4)]
     seen = np.minimum(reach / front.distance, _MOST_PARALLAX_RAD) * width / (2 * np.pi) + 1
-    return np.where(length <= seen, length, np.inf)
+    above = rows[:, width // 4 : -(width // 4)] > 0
+    return np.where(length <= seen, length, np.inf), above

@@ -61,6 +61,22 @@ def test_window_stays_open() -> None:
     assert (built.sky == np.isinf(exact.distance)).all()
 
 
+def test_ground_behind_a_window_frame_ends_where_the_sky_was_seen() -> None:
+    exact = room.maps(256, furnished=False)
+    rays = sphere.directions(256, 512)
+    with np.errstate(divide="ignore"):
+        ground = -6 / rays[..., 2]
+    shown = np.isinf(exact.distance) & (rays[..., 2] < 0) & (ground * rays[..., 0] < 60)
+    distance, normal = np.where(shown, ground, exact.distance), np.where(shown[..., None], (0, 0, 1), exact.normal)
+    built = rebuilt(room.Hit(distance, normal))
+    hidden = built.surface.positions[np.unique(built.surface.triangles[built.surface.counts[0] :])]
+    outside = hidden[hidden[:, 0] > room.HIGH[0] + 1]
+    assert len(outside) > 20  # ground goes on behind the frame
+    latitude = np.arcsin(outside[:, 2] / np.linalg.norm(outside, axis=1))
+    border = (0.5 - np.nonzero(shown)[0].min() / 256) * np.pi
+    assert (latitude > border + 1e-6).mean() < 0.01  # as far from the window as can be seen, some pixels go on
+
+
 @pytest.mark.parametrize("soft", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_room_seen_from_beside_matches_it(soft: bool) -> None:
     exact = room.maps(256)
