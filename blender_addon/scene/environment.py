@@ -58,6 +58,11 @@ def parts(body: bpy.types.Object) -> list[bpy.types.Object]:
     return list(found)
 
 
+def collection(body: bpy.types.Object, scene: bpy.types.Scene) -> bpy.types.Collection | None:
+    """Return the collection in a scene that an environment is in; None if that is only the scene's own."""
+    return next((one for one in scene.collection.children_recursive if body.name in one.objects), None)
+
+
 def enter(scene: bpy.types.Scene, body: bpy.types.Object) -> None:
     """Stand in the centre of `body` in all windows that show `scene`; do nothing in background mode."""
     if not bpy.app.background:

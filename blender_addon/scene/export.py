@@ -16,6 +16,7 @@ import bpy
 
 from ...shared.atomic_write import translate_errors
 from ...shared.protocol.errors import OutputError, SceneError
+from . import environment
 from .datablocks import temporary_scene
 from .dome import MODIFIER_NAME
 from .portable import Copier, world_light
@@ -136,8 +137,8 @@ def export(body: bpy.types.Object, path: Path, *, overwrite: bool = False) -> st
 
 def _objects(body: bpy.types.Object, scene: bpy.types.Scene) -> list[bpy.types.Object]:
     """Return the objects of the collection in `scene` that `body` was built in."""
-    collections = [one for one in scene.collection.children_recursive if body.name in one.objects]
-    return list(collections[0].all_objects) if collections else [body]
+    collection = environment.collection(body, scene)
+    return [body] if collection is None else list(collection.all_objects)
 
 
 def _run(form: Format, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The operator that exports an environment."""
+"""The operators that give an environment to other files and programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bpy.props import BoolProperty, EnumProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper
 
 from ..ui.operator_parts import FINISHED, build_disabled_reason, poll_unless, reporting
-from . import environment, export
+from . import assets, environment, export
 
 #: Suffix → label, of the formats that the file selector offers.
 _OFFERED = {
@@ -75,6 +75,27 @@ class PANOFORM_OT_export_scene(bpy.types.Operator, ExportHelper):
         return FINISHED
 
 
-CLASSES = (PANOFORM_OT_export_scene,)
+class PANOFORM_OT_mark_as_asset(bpy.types.Operator):
+    """Add the environment and its world to the Asset Browser, with a preview, in the catalogue Panoform/Environments"""
+
+    bl_idname = "panoform.mark_as_asset"
+    bl_label = "Mark as Asset"
+    bl_options: ClassVar = {"REGISTER", "UNDO"}
+
+    poll = poll_unless(_disabled_reason)
+
+    @reporting
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        marked = assets.mark(environment.find(context), context.scene)
+        names = " and ".join(repr(block.name) for block in marked)
+        if bpy.data.filepath:
+            assets.write_catalogue(Path(bpy.data.filepath).parent)
+            self.report({"INFO"}, f"Marked {names}. Save the file, so that other files see it.")
+        else:
+            self.report({"INFO"}, f"Marked {names}. For its catalogue, save the file and mark it again.")
+        return FINISHED
+
+
+CLASSES = (PANOFORM_OT_export_scene, PANOFORM_OT_mark_as_asset)
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -37,7 +37,9 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
         row = column.row(align=True)
         row.operator("panoform.enter_environment", icon="HIDE_OFF")
         row.operator("panoform.leave_environment", icon="LOOP_BACK")
-        column.operator("panoform.export_scene", icon="EXPORT")
+        row = column.row(align=True)
+        row.operator("panoform.export_scene", icon="EXPORT")
+        row.operator("panoform.mark_as_asset", icon="ASSET_MANAGER")
         found = environment.find(context)
         pressed = found is not None and found.is_shadow_catcher
         column.operator("panoform.shadow_catcher", icon="LIGHT_SUN", depress=pressed)

@@ -72,7 +72,11 @@ class Copier:
         depsgraph = bpy.context.evaluated_depsgraph_get()
         applied = bpy.data.meshes.new_from_object(copy.evaluated_get(depsgraph), depsgraph=depsgraph)
         bpy.data.objects.remove(copy)
-        if environment.ENVIRONMENT in original or any(map(_has_object_normals, applied.materials)):
+        if (
+            environment.PART in original
+            or environment.ENVIRONMENT in original
+            or any(map(_has_object_normals, applied.materials))
+        ):
             applied = self._portable(applied, original.name)
         self._link(original.name, applied, original.matrix_world)
 
