@@ -127,6 +127,7 @@ def export(body: bpy.types.Object, path: Path, *, overwrite: bool = False) -> st
             for number, thing in enumerate(objects):
                 copier.add(thing)
                 progress((number + 1) / (len(objects) + 1))
+            copier.finish()
             if light is not None and form.has_world:
                 copier.set_world(light)
             elif light is not None and MODIFIER_NAME not in body.modifiers:  # a dome shows the sky itself

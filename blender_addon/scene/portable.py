@@ -52,6 +52,8 @@ class Copier:
         self._has_strength = has_strength
         #: (Image, kind) → its file's image, and the radiance of its white.
         self._files: dict[tuple[bpy.types.Image, str], tuple[bpy.types.Image, float]] = {}
+        #: Meshes without materials yet, with those of the original, and the slot of each triangle, (T,).
+        self._pending: list[tuple[bpy.types.Mesh, list[bpy.types.Material | None], np.ndarray]] = []
         #: Largest distance of a point of an environment from its centre, in metres.
         self._reach_m = 0.0
 
@@ -65,18 +67,15 @@ class Copier:
         if original.type not in _MESHES:
             return
         copy = original.copy()
-        copy.parent = None
+        copy.parent, copy.hide_viewport = None, False  # a hidden object isn't evaluated
         self._scene.collection.objects.link(copy)
         layer = self._scene.view_layers[0]
         layer.update()
         depsgraph = bpy.context.evaluated_depsgraph_get()
         applied = bpy.data.meshes.new_from_object(copy.evaluated_get(depsgraph), depsgraph=depsgraph)
         bpy.data.objects.remove(copy)
-        if (
-            environment.PART in original
-            or environment.ENVIRONMENT in original
-            or any(map(_has_object_normals, applied.materials))
-        ):
+        own = environment.PART in original or environment.ENVIRONMENT in original
+        if own or any(map(_has_object_normals, applied.materials)):
             applied = self._portable(applied, original.name)
         self._link(original.name, applied, original.matrix_world)
 
@@ -122,25 +121,34 @@ class Copier:
         self._scene.collection.objects.link(copy)
 
     def _portable(self, applied: bpy.types.Mesh, name: str) -> bpy.types.Mesh:
-        """Return a mesh of triangles with plain materials, in place of `applied`."""
+        """Return a mesh of triangles in place of `applied`; `finish` gives it its materials."""
         geometry = _geometry(applied)
         self._reach_m = max(self._reach_m, float(np.linalg.norm(geometry.positions, axis=1).max(initial=0)))
-        looks = [_Look.read(material) for material in applied.materials]
+        looks = map(_Look.read, applied.materials)
         heights = [image.size[1] for look in looks for image in look.images.values() if image.size[1]]
         half = 0.5 / min(heights, default=1)
         # A repeating texture blends zenith and nadir in its first and last half pixel.
         geometry.uv[..., 1] = geometry.uv[..., 1].clip(half, 1 - half)
         made = _mesh(name, geometry)
-        normals: dict[bpy.types.Image, np.ndarray] = {}
-        for slot, look in enumerate(looks):
-            if "normal" in look.images:
-                image = look.images["normal"]
-                normals[image] = normals.get(image, False) | (geometry.slots == slot)
-        tangent = {image: self._bake(made, chosen, image) for image, chosen in normals.items()}
-        for look in looks:
-            made.materials.append(self._look(look, tangent))
-        made.polygons.foreach_set("material_index", geometry.slots)
+        self._pending.append((made, list(applied.materials), geometry.slots))
         return made
+
+    def finish(self) -> None:
+        """Give the copies their materials. Objects share them, and their normal maps."""
+        looks = {material: _Look.read(material) for _, materials, _ in self._pending for material in materials}
+        parts: dict[bpy.types.Image, list[tuple[bpy.types.Mesh, np.ndarray]]] = {}
+        for made, materials, slots in self._pending:
+            for slot, material in enumerate(materials):
+                image = looks[material].images.get("normal")
+                if image is not None:
+                    parts.setdefault(image, []).append((made, slots == slot))
+        tangent = {image: self._bake(found, image) for image, found in parts.items()}
+        plain = {material: self._look(look, tangent) for material, look in looks.items()}
+        for made, materials, slots in self._pending:
+            for material in materials:
+                made.materials.append(plain[material])
+            made.polygons.foreach_set("material_index", slots)
+        self._pending.clear()
 
     def _look(self, look: _Look, tangent: dict[bpy.types.Image, bpy.types.Image]) -> bpy.types.Material:
         material, shader = _material(look.name)
@@ -214,9 +222,9 @@ class Copier:
             self._files[key] = (self._store(image.name, ".exr", packed.packed_file.data, "Non-Color"), 1.0)
         return self._files[key][0]
 
-    def _bake(self, made: bpy.types.Mesh, chosen: np.ndarray, image: bpy.types.Image) -> bpy.types.Image:
+    def _bake(self, parts: list[tuple[bpy.types.Mesh, np.ndarray]], image: bpy.types.Image) -> bpy.types.Image:
         normals = pixels.raw(image)[..., :3]
-        return self._write(image.name, tangents.bake(made, chosen, normals) * 0.5 + 0.5, "Non-Color")
+        return self._write(image.name, tangents.bake(parts, normals) * 0.5 + 0.5, "Non-Color")
 
     def _write(self, name: str, values: np.ndarray, colorspace: str) -> bpy.types.Image:
         """Write (H, W, 3) values in [0, 1], as stored, to a PNG of 8 bit, and return its image."""

@@ -5,7 +5,7 @@ The tangents are Blender's own, which are those of MikkTSpace. (http://www.mikkt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import bpy
 import numpy as np
@@ -18,26 +18,27 @@ MARGIN_PX = 8
 _CHUNK_PX = 1 << 20
 
 
-def bake(mesh: bpy.types.Mesh, chosen: np.ndarray, normals: np.ndarray) -> np.ndarray:
+def bake(parts: Iterable[tuple[bpy.types.Mesh, np.ndarray]], normals: np.ndarray) -> np.ndarray:
     """Return the tangent-space normals, (H, W, 3) float32 in [-1, 1], top row first, +Y up (OpenGL).
 
-    `mesh` has only triangles, of which `chosen` (T,) bool show the map. `normals`: (H, W, 3) unit vectors in the axes
-    of the mesh, addressed by its UV map; u may exceed [0, 1], v not. Where no triangle is near, the result is
-    (0, 0, 1).
+    `parts`: meshes of triangles only, and which of these show the map, (T,) bool. `normals`: (H, W, 3) unit vectors in
+    the axes of the meshes, addressed by their UV maps; u may exceed [0, 1], v not. Where no triangle is near, the
+    result is (0, 0, 1).
     """
     height, width, _ = normals.shape
-    uv, normal, tangent, sign = _corners(mesh)
-    uv = uv[chosen] * (width, height)
-    uv[..., 1] = height - uv[..., 1]
-    corners = np.concatenate([normal, tangent, np.broadcast_to(sign[..., None], (*sign.shape, 1))], axis=-1)[chosen]
     result = np.zeros((height * width, 3), np.float32)
     covered = np.zeros(height * width, bool)
     flat = normals.reshape(-1, 3)
-    for triangle, row, column, weights in _pixels(uv, height):
-        pixel = row * width + column % width
-        frame = np.einsum("nk,nkc->nc", weights, corners[triangle])
-        result[pixel] = _in_frame(flat[pixel], frame[:, :3], frame[:, 3:6], np.sign(frame[:, 6:]))
-        covered[pixel] = True
+    for mesh, chosen in parts:
+        uv, normal, tangent, sign = (values[chosen] for values in _corners(mesh))
+        uv *= (width, height)
+        uv[..., 1] = height - uv[..., 1]
+        corners = np.concatenate([normal, tangent, sign[..., None]], axis=-1)
+        for triangle, row, column, weights in _pixels(uv, height):
+            pixel = row * width + column % width
+            frame = np.einsum("nk,nkc->nc", weights, corners[triangle])
+            result[pixel] = _in_frame(flat[pixel], frame[:, :3], frame[:, 3:6], np.sign(frame[:, 6:]))
+            covered[pixel] = True
     _continue(result, covered, width)
     result[~covered] = (0, 0, 1)
     return result.reshape(height, width, 3)

@@ -8,6 +8,7 @@ import analytic_room as room
 import numpy as np
 
 from panoform.backend.io.encoding import encode_image
+from panoform.backend.perception.palette import PALETTE
 from panoform.shared.imaging import sphere
 from panoform.shared.imaging.colour import srgb_from_linear
 from panoform.shared.maps import MAPS
@@ -35,6 +36,18 @@ def maps(height: int = 128) -> dict[str, np.ndarray]:
         "roughness": np.full((height, 2 * height, 1), 0.7, np.float32),
         "metallic": np.zeros((height, 2 * height, 1), np.float32),
     }
+
+
+def semantic(height: int = 128) -> np.ndarray:
+    """Return the semantic map of the room: what stands at −Y is a cabinet, what does at +Y a chair."""
+    rays = sphere.directions(height, 2 * height)
+    exact, empty = room.maps(height), room.maps(height, furnished=False)
+    thing = exact.distance < empty.distance
+    colour = np.full((*thing.shape, 3), PALETTE["wall"])
+    colour[np.isinf(exact.distance)] = PALETTE["unlabelled"]
+    colour[thing & (rays[..., 1] > 0)] = PALETTE["chair"]
+    colour[thing & (rays[..., 1] < 0)] = PALETTE["cabinet"]
+    return (colour / 255).astype(np.float32)
 
 
 def panorama(height: int = 128) -> np.ndarray:

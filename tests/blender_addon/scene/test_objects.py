@@ -15,27 +15,14 @@ from mathutils import Matrix, Vector
 from panoform.backend.perception.palette import PALETTE
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.blender_addon.scene import world
-from panoform.shared.imaging import sphere
 
 HEIGHT = 128
 CAMERA = Vector((0, 0, room_folder.CAMERA_M))
 
 
-def semantic() -> np.ndarray:
-    """Return the semantic map of the room: what stands at −Y is a cabinet, what does at +Y a chair."""
-    rays = sphere.directions(HEIGHT, 2 * HEIGHT)
-    exact, empty = room.maps(HEIGHT), room.maps(HEIGHT, furnished=False)
-    thing = exact.distance < empty.distance
-    colour = np.full((*thing.shape, 3), PALETTE["wall"])
-    colour[np.isinf(exact.distance)] = PALETTE["unlabelled"]
-    colour[thing & (rays[..., 1] > 0)] = PALETTE["chair"]
-    colour[thing & (rays[..., 1] < 0)] = PALETTE["cabinet"]
-    return (colour / 255).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    maps = room_folder.maps(HEIGHT) | {"semantic": semantic()}
+    maps = room_folder.maps(HEIGHT) | {"semantic": room_folder.semantic(HEIGHT)}
     return room_folder.write(tmp_path_factory.mktemp("things") / "zimmer", maps)
 
 

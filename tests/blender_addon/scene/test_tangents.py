@@ -37,7 +37,7 @@ def normals() -> np.ndarray:
 def test_equals_what_cycles_bakes(scene, body) -> None:
     given = normals()
     made = body.data
-    found = tangents.bake(made, np.ones(len(made.polygons), bool), given)
+    found = tangents.bake([(made, np.ones(len(made.polygons), bool))], given)
     packed = images.create_from_file(
         "normal", np.frombuffer(encode_image("normal.exr", given, "Non-Color"), np.uint8), "Non-Color"
     )
@@ -67,10 +67,10 @@ def test_wraps_at_the_seam_and_continues_beyond_the_triangles(body) -> None:
     """Columns beyond u = 1 are those at u = 0; without triangles near, the normal is that of the mesh."""
     given = normals()
     made = body.data
-    found = tangents.bake(made, np.ones(len(made.polygons), bool), given)
+    found = tangents.bake([(made, np.ones(len(made.polygons), bool))], given)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-5)
     step = np.degrees(np.arccos((found[8:-8, 0] * found[8:-8, -1]).sum(-1).clip(-1, 1)))
     usual = np.degrees(np.arccos((found[8:-8, 1] * found[8:-8, 0]).sum(-1).clip(-1, 1)))
     assert step.max() < 3 * usual.max() + 1
-    none = tangents.bake(made, np.zeros(len(made.polygons), bool), given)
+    none = tangents.bake([(made, np.zeros(len(made.polygons), bool))], given)
     np.testing.assert_array_equal(none, np.broadcast_to([0, 0, 1], none.shape))
