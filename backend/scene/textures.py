@@ -11,6 +11,9 @@ from .planes import Planes
 
 #: Radius of the windows in pixels of the map, and the variance of the guide below which it counts as flat.
 _RADIUS, _EPSILON = 1, 3e-5
+#: Octaves of detail that are compared to tell whether a map is blurred, the share of the contrast in coarse detail that
+#: a sharp map has in the finest, the factor by which a blurred map is shrunk, and the smallest that is.
+_BANDS, _FOLLOWS, _BLURRED, _SMALLEST = 4, 0.75, 3, 128
 #: Standard deviation of the smoothing of what is hidden, in pixels of the map.
 _SMOOTHING_PX = 2.0
 #: Angle around lamps in which their glow may show in the albedo: that of 3 pixels of a map of 512 × 256, which is the
@@ -31,11 +34,13 @@ def sharpen(pixels: np.ndarray, panorama: np.ndarray) -> np.ndarray:
     Both in [0, 1], sRGB for colours. The map is fitted as a linear function of the panorama's colour in each small
     window, at the map's size; the function is applied to the panorama's own pixels. (Guided filter: He et al., ECCV
     2010; fast: arXiv 1505.00996.) What differs from the map at its own size is then added once: more often, noise of
-    the map grows.
+    the map grows. A model's map that is more blurred than its size is fitted at the size that it is sharp at.
     """
     height = len(panorama)
     if height <= len(pixels):
         return resize(pixels, height)
+    if len(pixels) >= _SMALLEST and _is_blurred(pixels, resize(panorama, len(pixels))):
+        pixels = resize(pixels, len(pixels) // _BLURRED)
     slope, constant = _fit(resize(panorama, len(pixels)), pixels)
     channels = pixels.shape[-1]
     result = np.empty((*panorama.shape[:2], channels), np.float32)
@@ -50,6 +55,27 @@ def sharpen(pixels: np.ndarray, panorama: np.ndarray) -> np.ndarray:
         rows = slice(top, min(height, top + _ROWS))
         result[rows] += enlarge(difference, height, rows)
     return result.clip(0, 1)
+
+
+def _is_blurred(pixels: np.ndarray, guide: np.ndarray) -> bool:
+    """Return whether a map (h, 2·h, C) follows its guide (h, 2·h, 3) in fine detail much less than in coarse.
+
+    Both are split into bands of an octave each; the regression of the map's band on that of the guide tells how much
+    of the guide's contrast the map has there.
+    """
+    contrasts = []
+    if pixels.shape[-1] == 1:
+        guide = guide.mean(axis=-1, keepdims=True)
+    for _ in range(_BANDS):
+        half = len(pixels) // 2
+        coarse = [resize(values, half) for values in (pixels, guide)]
+        band, guiding = (
+            values - enlarge(smooth, len(values), slice(0, len(values)))
+            for values, smooth in zip((pixels, guide), coarse, strict=True)
+        )
+        contrasts.append(float((band * guiding).sum() / max(float((guiding**2).sum()), 1e-12)))
+        pixels, guide = coarse
+    return min(contrasts) > 0 and contrasts[0] < _FOLLOWS * max(contrasts)
 
 
 def _fit(guide: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

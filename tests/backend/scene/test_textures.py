@@ -92,3 +92,19 @@ def test_hidden_pixels_have_the_colour_of_what_they_continue() -> None:
     layer = Layer(np.zeros((16, 32, 3)), np.zeros((16, 32)), np.ones((16, 32)), solid, source)
     filled = textures.continued(pixels, layer)
     np.testing.assert_allclose(filled, np.broadcast_to((0.2, 0.5, 0.7), filled.shape), atol=1e-5)
+
+
+def test_blurred_map_becomes_as_sharp_as_the_panorama() -> None:
+    """Patches of a few colours, of which a model gives a map that is more blurred than its size."""
+    rng = np.random.default_rng(0)
+    palette = rng.uniform(0.1, 0.8, (6, 3))
+    albedo = palette[rng.integers(0, 6, (32, 64))].repeat(16, 0).repeat(16, 1).astype(np.float32)
+    picture = (albedo * 0.9 + rng.uniform(-0.02, 0.02, albedo.shape)).astype(np.float32)
+    small = resize(albedo, 256)
+    blurred = ndimage.gaussian_filter(small, (2, 2, 0), mode=("nearest", "wrap", "nearest"))
+
+    def error(pixels: np.ndarray) -> float:
+        return float(((pixels - albedo) ** 2).mean())
+
+    assert error(textures.sharpen(blurred, picture)) < 0.4 * error(resize(blurred, 512))
+    assert error(textures.sharpen(small, picture)) < 0.3 * error(resize(small, 512))

@@ -1,0 +1,125 @@
+"""Show what is built from real HDRIs, seen from the panorama's place and from beside it.
+
+    python bench/hdri_views.py --maps DIR [--names interior,courtyard,forest] [--out FILE.png] [--size 480]
+
+The HDRIs are those that ship with Blender. DIR has a result folder for each; what is missing is perceived with the
+starter first, about a minute each. Each HDRI has two rows, the dome and the mesh, and three columns: cameras at the
+panorama's place, and 0.5 m and 1 m to its right, looking forward and a little down. Cycles renders them under the
+light of their own world.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import bpy
+import numpy as np
+import OpenImageIO as oiio
+from mathutils import Matrix
+
+from panoform.backend.cli import main as command_line
+from panoform.backend.cli import options
+from panoform.blender_addon.scene import spec
+from panoform.shared.jobs.scene import SceneReply, SceneSettings
+
+NAMES = ("interior", "courtyard", "forest")
+BESIDE_M = (0.0, 0.5, 1.0)
+CAMERA_M, SAMPLES = 1.6, 8
+#: Angle of view and pitch of the cameras.
+FOV_RAD, PITCH_RAD = math.radians(90), math.radians(-10)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Cycles' progress, which it prints past sys.stdout, off the terminal."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def perceive(name: str, folder: Path) -> None:
+    """Perceive an HDRI that ships with Blender, unless `folder` has its maps, and put it beside them with its light."""
+    if folder.is_dir():
+        return
+    world = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world" / f"{name}.exr"
+    if command_line.main(["perceive", str(world), "--out", str(folder)]):
+        raise SystemExit(1)
+    (folder / "panorama.png").unlink()
+    shutil.copyfile(world, folder / "panorama.exr")
+
+
+def _build(folder: Path, kind: str) -> None:
+    """Build maps in the open file."""
+    found = spec.from_folder(folder, bpy.context.scene.session_uid, SceneSettings(camera_height_m=CAMERA_M))
+    if kind == "DOME":
+        found.build_dome(bpy.context.scene)
+    else:
+        found.build(cast("SceneReply", options.run(found.request)), bpy.context.scene)
+
+
+def views(folder: Path, kind: str, width: int) -> np.ndarray:
+    """Build maps and render the cameras side by side, (H, W, 3) as shown on a screen."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    scene = bpy.context.scene
+    _build(folder, kind)
+    scene.render.engine = "CYCLES"
+    scene.cycles.device, scene.cycles.samples, scene.cycles.use_denoising = "CPU", SAMPLES, True
+    scene.render.resolution_x, scene.render.resolution_y = width, width * 9 // 16
+    scene.render.resolution_percentage = 100
+    scene.render.image_settings.file_format = "PNG"
+    lens = bpy.data.cameras.new("view")
+    lens.angle, lens.clip_start = FOV_RAD, 0.01
+    camera = bpy.data.objects.new("view", lens)
+    scene.collection.objects.link(camera)
+    scene.camera = camera
+    turn = Matrix.Rotation(-math.pi / 2, 4, "Z") @ Matrix.Rotation(math.pi / 2 + PITCH_RAD, 4, "X")
+    pictures = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for beside in BESIDE_M:
+            camera.matrix_world = Matrix.Translation((0, -beside, CAMERA_M)) @ turn
+            scene.render.filepath = str(Path(temporary) / f"{beside}.png")
+            bpy.ops.render.render(write_still=True)
+            pictures.append(oiio.ImageBuf(scene.render.filepath).get_pixels(oiio.FLOAT)[..., :3])
+    return np.concatenate(pictures, axis=1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--maps", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--names", default=",".join(NAMES))
+    parser.add_argument("--kinds", default="DOME,MESH")
+    parser.add_argument("--out", type=Path, default=Path("hdri_views.png"), metavar="FILE")
+    parser.add_argument("--size", type=int, default=480, help="width of a picture in pixels")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.names.split(","):
+        folder = arguments.maps / name
+        perceive(name, folder)
+        for kind in arguments.kinds.split(","):
+            with _quiet():
+                rows.append(views(folder, kind, arguments.size))
+            print(f"{name}, {kind.lower()}", flush=True)
+    sheet = oiio.ImageBuf(np.ascontiguousarray(np.concatenate(rows), np.float32))
+    sheet.set_write_format("uint8")
+    if not sheet.write(str(arguments.out)):
+        raise SystemExit(sheet.geterror())
+
+
+if __name__ == "__main__":
+    main()
