@@ -133,8 +133,9 @@ def build(
     blocks = surface.Blocks(welded)
     flatness, shift = max(FLATNESS, found.noise / 2), surface.MAX_UV_ERROR_PX
     while True:
-        mesh = surface.triangulate(welded, blocks, flatness, shift)
-        if len(mesh.triangles) <= max_triangles or flatness > _COARSEST:
+        most = None if flatness > _COARSEST else max_triangles
+        mesh = surface.triangulate(welded, blocks, flatness, shift, most)
+        if mesh is not None:
             break
         flatness, shift = 2 * flatness, 1.5 * shift
     closed: list[Solid] = []

@@ -15,8 +15,8 @@ _BAND = 128
 
 
 def dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the dot products of vectors (…, 3), faster than a product and a sum."""
-    return np.einsum("...i,...i->...", one, other)
+    """Return the dot products of vectors (…, 3), faster than numpy's einsum does."""
+    return one[..., 0] * other[..., 0] + one[..., 1] * other[..., 1] + one[..., 2] * other[..., 2]
 
 
 def neighbour(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -25,6 +25,18 @@ def neighbour(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
         index = np.clip(np.arange(len(array)) + rows, 0, len(array) - 1)
         array = array[index]
     return np.roll(array, -columns, axis=1) if columns else array
+
+
+def padded(array: np.ndarray, reach: int) -> np.ndarray:
+    """Return (H, W, …) with `reach` more pixels on all sides, (H + 2·reach, W + 2·reach, …): `shifted` views it."""
+    array = np.concatenate([array[:1]] * reach + [array] + [array[-1:]] * reach)
+    return np.concatenate([array[:, -reach:], array, array[:, :reach]], axis=1)
+
+
+def shifted(array: np.ndarray, reach: int, rows: int, columns: int) -> np.ndarray:
+    """Return a view of a `padded` array that is equal to `neighbour` of the array before."""
+    height, width = len(array) - 2 * reach, array.shape[1] - 2 * reach
+    return array[reach + rows :][:height, reach + columns :][:, :width]
 
 
 def neighbour_index(pixels: np.ndarray, shape: tuple[int, ...], rows: int, columns: int) -> np.ndarray:
@@ -37,19 +49,24 @@ def neighbour_index(pixels: np.ndarray, shape: tuple[int, ...], rows: int, colum
 def in_bands(work: Callable[..., tuple[np.ndarray, ...]], reach: int, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return what `work` makes of arrays (H, W, …), computed by bands of rows on all processors.
 
-    `work` gets a band of each array and returns arrays of as many rows. Its results depend on at most `reach` rows
-    above and below.
+    `work` gets a band of each array, vectors stored by component, and returns arrays of as many rows. Its results
+    depend on at most `reach` rows above and below.
     """
     height = len(arrays[0])
 
     def band(first: int) -> tuple[np.ndarray, ...]:
         start = max(0, first - reach)
-        results = work(*(array[start : first + _BAND + reach] for array in arrays))
+        results = work(*(_by_component(array[start : first + _BAND + reach]) for array in arrays))
         return tuple(result[first - start :][: min(_BAND, height - first)] for result in results)
 
     with ThreadPoolExecutor() as pool:
         bands = list(pool.map(band, range(0, height, _BAND)))
     return tuple(np.concatenate(parts) for parts in zip(*bands, strict=True))
+
+
+def _by_component(array: np.ndarray) -> np.ndarray:
+    """Return the same array (H, W, …), stored as one image for each component: numpy computes faster with it."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, -1, 0)), 0, -1) if array.ndim > 2 else array
 
 
 def corner_directions(height: int, width: int) -> np.ndarray:

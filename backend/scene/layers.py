@@ -118,14 +118,16 @@ def continuing(front: Layer, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     def average(
         rays: np.ndarray, distance: np.ndarray, normal: np.ndarray, solid: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
+        solids = grid.padded(solid, 2)
         for _ in range(_CONTINUING):
             offset = distance * grid.dot(normal, rays)
-            sums, reach, total = normal.copy(), distance.copy(), np.ones_like(distance)
+            sums, reach, total = normal.copy("K"), distance.copy(), np.ones_like(distance)
+            normals, offsets = grid.padded(normal, 2), grid.padded(offset, 2)
             for side in ((0, 2), (0, -2), (2, 0), (-2, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
-                there = grid.neighbour(normal, *side)
-                predicted = planes.intersect(there, grid.neighbour(offset, *side), rays)
+                there = grid.shifted(normals, 2, *side)
+                predicted = planes.intersect(there, grid.shifted(offsets, 2, *side), rays)
                 with np.errstate(invalid="ignore"):
-                    near = solid & grid.neighbour(solid, *side) & (np.abs(predicted / distance - 1) < _ALIKE)
+                    near = solid & grid.shifted(solids, 2, *side) & (np.abs(predicted / distance - 1) < _ALIKE)
                 near &= grid.dot(there, normal) > _TURNED
                 total += near
                 sums += near[..., None] * there

@@ -48,9 +48,10 @@ def support(found: Planes, tolerance: float) -> np.ndarray:
         rays: np.ndarray, distance: np.ndarray, normal: np.ndarray, offset: np.ndarray, usable: np.ndarray
     ) -> tuple[np.ndarray]:
         total = np.zeros(distance.shape, np.int8)
+        normals, offsets, allowed = (grid.padded(array, 2) for array in (normal, offset, usable))
         for side in _WINDOW:
-            predicted = planes.intersect(grid.neighbour(normal, *side), grid.neighbour(offset, *side), rays)
-            total += (np.abs(predicted / distance - 1) < tolerance) & grid.neighbour(usable, *side)
+            predicted = planes.intersect(grid.shifted(normals, 2, *side), grid.shifted(offsets, 2, *side), rays)
+            total += (np.abs(predicted / distance - 1) < tolerance) & grid.shifted(allowed, 2, *side)
         return (total,)
 
     usable = found.solid & found.trusted
@@ -112,14 +113,16 @@ def smooth(found: Planes) -> Planes:
     def average(
         rays: np.ndarray, distance: np.ndarray, normal: np.ndarray, usable: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
+        allowed = grid.padded(usable, 1)
         for _ in range(_SMOOTHING):
             before, towards = distance, normal
             offset = distance * grid.dot(normal, rays)
-            total, distance, normal = np.ones_like(before), before.copy(), towards.copy()
+            total, distance, normal = np.ones_like(before), before.copy(), towards.copy("K")
+            normals, offsets = grid.padded(towards, 1), grid.padded(offset, 1)
             for side in _NEAR:
-                there = grid.neighbour(towards, *side)
-                predicted = planes.intersect(there, grid.neighbour(offset, *side), rays)
-                agreeing = grid.neighbour(usable, *side) & np.isfinite(predicted)
+                there = grid.shifted(normals, 1, *side)
+                predicted = planes.intersect(there, grid.shifted(offsets, 1, *side), rays)
+                agreeing = grid.shifted(allowed, 1, *side) & np.isfinite(predicted)
                 predicted = np.where(agreeing, predicted, 0)
                 gap = (predicted / before - 1) / scale
                 alike = np.clip((grid.dot(there, towards) - 0.9) / 0.1, 0, 1)

@@ -176,11 +176,11 @@ def _positions(
             seen[slot, where] = found
         # What is seen is exact; what is hidden joins it.
         weight = 1.0 if slot < 4 else 1e-6
-        sums += np.bincount(where, found * weight, count)
-        weights += np.bincount(where, minlength=count) * weight
-        members += np.bincount(where, minlength=count)
-        centre[:, 0] += np.bincount(where, minlength=count) * (slot % 4 // 2 - 0.5)
-        centre[:, 1] += np.bincount(where, minlength=count) * (slot % 2 - 0.5)
+        # In each slot a vertex has one pixel at most.
+        sums[where] += found * weight
+        weights[where] += weight
+        members[where] += 1
+        centre[where] += slot % 4 // 2 - 0.5, slot % 2 - 0.5
     distance = sums / weights
     _crease(distance, seen, stack[0], rays, max(_CREASE, noise), row, column)
     return distance, centre / members[:, None], members
@@ -231,8 +231,10 @@ def _directions(v: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
 
-def triangulate(welded: Welded, blocks: Blocks, flatness: float, shift_px: float) -> Surface:
-    """Return the triangles of all layers.
+def triangulate(
+    welded: Welded, blocks: Blocks, flatness: float, shift_px: float, most: int | None = None
+) -> Surface | None:
+    """Return the triangles of all layers; None if there are more than `most`.
 
     `flatness`: relative distance up to which blocks of pixels are merged to one polygon. `shift_px`: largest shift of
     the texture inside a block, from linear texture coordinates, in pixels.
@@ -260,6 +262,8 @@ def triangulate(welded: Welded, blocks: Blocks, flatness: float, shift_px: float
     ends = np.cumsum(counts)
     counts = tuple(int(proper[end - number : end].sum()) for number, end in zip(counts, ends, strict=True))
     triangles = triangles[proper]
+    if most is not None and len(triangles) > most:
+        return None
     used, flat = np.unique(triangles, return_inverse=True)
     triangles = flat.reshape(-1, 3).astype(np.int32)
     ray = welded.ray[used]
