@@ -33,7 +33,6 @@ _SOCKETS = {
     "albedo": "Base Color",
     "roughness": "Roughness",
     "metallic": "Metallic",
-    "normal": "Normal",
     "emission": "Emission Color",
 }
 #: Suffixes of the formats of files that every program reads.
@@ -80,7 +79,10 @@ class Copier:
         self._link(original.name, applied, original.matrix_world)
 
     def add_sky(self, light: Light, pose: Matrix) -> None:
-        """Add a dome that shows the panorama on its inside; nothing if no sky lights the scene."""
+        """Add a dome that shines inwards with the light of the sky; nothing if there is none.
+
+        Where no light comes from, below the horizon, it shows the panorama.
+        """
         if not pixels.raw(light.lighting)[..., :3].any():
             return
         positions, uv, faces = dome.grid(_SKY_COLUMNS, _SKY_ROWS)
@@ -92,7 +94,10 @@ class Copier:
         shader.inputs["Base Color"].default_value = (0, 0, 0, 1)
         shader.inputs["Specular IOR Level"].default_value = 0
         shader.inputs["Roughness"].default_value = 1
-        self._emit(material, shader, light.image, light.strength)
+        image = light.lighting
+        if image != light.image:
+            image = images.create_float(image.name, _filled(_linear(image), _linear(light.image)), "Linear Rec.709")
+        self._emit(material, shader, image, light.strength)
         sky.materials.append(material)
         turn = light.world_from_panorama.to_quaternion().to_matrix().to_4x4()
         self._link("Sky", sky, Matrix.Translation(pose.translation) @ turn)
@@ -125,7 +130,7 @@ class Copier:
         geometry = _geometry(applied)
         self._reach_m = max(self._reach_m, float(np.linalg.norm(geometry.positions, axis=1).max(initial=0)))
         looks = map(_Look.read, applied.materials)
-        heights = [image.size[1] for look in looks for image in look.images.values() if image.size[1]]
+        heights = [image.size[1] for look in looks for image in look.maps() if image.size[1]]
         half = 0.5 / min(heights, default=1)
         # A repeating texture blends zenith and nadir in its first and last half pixel.
         geometry.uv[..., 1] = geometry.uv[..., 1].clip(half, 1 - half)
@@ -136,13 +141,13 @@ class Copier:
     def finish(self) -> None:
         """Give the copies their materials. Objects share them, and their normal maps."""
         looks = {material: _Look.read(material) for _, materials, _ in self._pending for material in materials}
-        parts: dict[bpy.types.Image, list[tuple[bpy.types.Mesh, np.ndarray]]] = {}
+        parts: dict[_Normals, list[tuple[bpy.types.Mesh, np.ndarray]]] = {}
         for made, materials, slots in self._pending:
             for slot, material in enumerate(materials):
-                image = looks[material].images.get("normal")
-                if image is not None:
-                    parts.setdefault(image, []).append((made, slots == slot))
-        tangent = {image: self._bake(found, image) for image, found in parts.items()}
+                normals = looks[material].normals
+                if normals is not None:
+                    parts.setdefault(normals, []).append((made, slots == slot))
+        tangent = {normals: self._bake(found, normals) for normals, found in parts.items()}
         plain = {material: self._look(look, tangent) for material, look in looks.items()}
         for made, materials, slots in self._pending:
             for material in materials:
@@ -150,7 +155,7 @@ class Copier:
             made.polygons.foreach_set("material_index", slots)
         self._pending.clear()
 
-    def _look(self, look: _Look, tangent: dict[bpy.types.Image, bpy.types.Image]) -> bpy.types.Material:
+    def _look(self, look: _Look, tangent: dict[_Normals, bpy.types.Image]) -> bpy.types.Material:
         material, shader = _material(look.name)
         for kind in ("albedo", "roughness", "metallic"):
             socket = shader.inputs[_SOCKETS[kind]]
@@ -158,9 +163,9 @@ class Copier:
                 _texture(material, self._values(look.images[kind], kind == "albedo"), socket)
             else:
                 socket.default_value = look.values[kind]
-        if "normal" in look.images:
+        if look.normals is not None:
             normal = rays.add(material.node_tree, "ShaderNodeNormalMap", 0, 0, {}, uv_map=rays.UV_NAME)
-            _texture(material, tangent[look.images["normal"]], normal.inputs["Color"])
+            _texture(material, tangent[look.normals], normal.inputs["Color"])
             material.node_tree.links.new(normal.outputs["Normal"], shader.inputs["Normal"])
         if "emission" in look.images:
             self._emit(material, shader, look.images["emission"], look.strength)
@@ -214,17 +219,17 @@ class Copier:
         """Return `strength` times light as an EXR in linear light."""
         key = (image, f"radiance {strength}")
         if key not in self._files:
-            light, encoding = pixels.read(image)
-            if encoding == "srgb":
-                light = linear_from_srgb(light)
-            packed = images.create_float(image.name, light * np.float32(strength), "Linear Rec.709")
+            packed = images.create_float(image.name, _linear(image) * np.float32(strength), "Linear Rec.709")
             # As data, because the USD exporter would declare any other image sRGB.
             self._files[key] = (self._store(image.name, ".exr", packed.packed_file.data, "Non-Color"), 1.0)
         return self._files[key][0]
 
-    def _bake(self, parts: list[tuple[bpy.types.Mesh, np.ndarray]], image: bpy.types.Image) -> bpy.types.Image:
-        normals = pixels.raw(image)[..., :3]
-        return self._write(image.name, tangents.bake(parts, normals) * 0.5 + 0.5, "Non-Color")
+    def _bake(self, parts: list[tuple[bpy.types.Mesh, np.ndarray]], normals: _Normals) -> bpy.types.Image:
+        strength = normals.strength
+        if isinstance(strength, bpy.types.Image):
+            strength = pixels.raw(strength)[..., :1]
+        baked = tangents.bake(parts, pixels.raw(normals.image)[..., :3], strength)
+        return self._write(normals.image.name, baked * 0.5 + 0.5, "Non-Color")
 
     def _write(self, name: str, values: np.ndarray, colorspace: str) -> bpy.types.Image:
         """Write (H, W, 3) values in [0, 1], as stored, to a PNG of 8 bit, and return its image."""
@@ -274,6 +279,19 @@ def world_light(scene: bpy.types.Scene) -> Light:
     image, world_from_panorama = sources.world_image(scene)
     light = scene.world.node_tree.nodes.get(sources.LIGHT)
     return Light(image, light.image if light else image, sources.world_strength(scene), world_from_panorama)
+
+
+def _linear(image: bpy.types.Image) -> np.ndarray:
+    """Return linear light, (H, W, 3) float32."""
+    values, encoding = pixels.read(image)
+    return linear_from_srgb(values) if encoding == "srgb" else values
+
+
+def _filled(light: np.ndarray, panorama: np.ndarray) -> np.ndarray:
+    """Return light (H, W, 3), where there is none that of the nearest pixel of a panorama (h, w, 3)."""
+    (height, width), (rows, columns) = light.shape[:2], panorama.shape[:2]
+    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
+    return np.where(light.any(axis=-1, keepdims=True), light, panorama[row[:, None], column])
 
 
 def portable_name(name: str) -> str:
@@ -336,10 +354,28 @@ def _mesh(name: str, geometry: _Geometry) -> bpy.types.Mesh:
 # Materials
 
 
+class _Normals(NamedTuple):
+    """An object-space normal map."""
+
+    image: bpy.types.Image
+    #: Strength of the Normal Map node: an image of the same size, or the same everywhere.
+    strength: bpy.types.Image | float
+
+    @classmethod
+    def read(cls, socket: bpy.types.NodeSocket) -> _Normals | None:
+        """Read what the Normal of a shader is linked to; None if there is no map."""
+        node = socket.links[0].from_node if socket.is_linked else None
+        image = _image(node.inputs["Color"]) if node and node.bl_idname == "ShaderNodeNormalMap" else None
+        if image is None:
+            return None
+        return cls(image, _image(node.inputs["Strength"]) or node.inputs["Strength"].default_value)
+
+
 class _Look(NamedTuple):
     """What a material of Panoform shows."""
 
     name: str
+    normals: _Normals | None
     #: By map name, and "emission".
     images: dict[str, bpy.types.Image]
     #: Values where there is no image.
@@ -360,10 +396,15 @@ class _Look(NamedTuple):
         values = {kind: shader.inputs[_SOCKETS[kind]].default_value for kind in ("albedo", "roughness", "metallic")}
         return cls(
             material.name,
+            _Normals.read(shader.inputs["Normal"]),
             {kind: image for kind, image in images.items() if image is not None},
             {kind: value if isinstance(value, float) else tuple(value) for kind, value in values.items()},
             shader.inputs["Emission Strength"].default_value,
         )
+
+    def maps(self) -> list[bpy.types.Image]:
+        """Return all images."""
+        return [*self.images.values(), *([self.normals.image] if self.normals else [])]
 
 
 def _image(socket: bpy.types.NodeSocket) -> bpy.types.Image | None:

@@ -18,17 +18,21 @@ MARGIN_PX = 8
 _CHUNK_PX = 1 << 20
 
 
-def bake(parts: Iterable[tuple[bpy.types.Mesh, np.ndarray]], normals: np.ndarray) -> np.ndarray:
+def bake(
+    parts: Iterable[tuple[bpy.types.Mesh, np.ndarray]], normals: np.ndarray, strength: np.ndarray | float = 1.0
+) -> np.ndarray:
     """Return the tangent-space normals, (H, W, 3) float32 in [-1, 1], top row first, +Y up (OpenGL).
 
     `parts`: meshes of triangles only, and which of these show the map, (T,) bool. `normals`: (H, W, 3) unit vectors in
-    the axes of the meshes, addressed by their UV maps; u may exceed [0, 1], v not. Where no triangle is near, the
-    result is (0, 0, 1).
+    the axes of the meshes, addressed by their UV maps; u may exceed [0, 1], v not. `strength`, (H, W, 1) or the same
+    everywhere: how far the normal is that of the map, not of the mesh, as in a Normal Map node. Where no triangle is
+    near, the result is (0, 0, 1).
     """
     height, width, _ = normals.shape
     result = np.zeros((height * width, 3), np.float32)
     covered = np.zeros(height * width, bool)
     flat = normals.reshape(-1, 3)
+    share = np.broadcast_to(np.float32(strength), (height, width, 1)).reshape(-1, 1)
     for mesh, chosen in parts:
         uv, normal, tangent, sign = (values[chosen] for values in _corners(mesh))
         uv *= (width, height)
@@ -37,7 +41,9 @@ def bake(parts: Iterable[tuple[bpy.types.Mesh, np.ndarray]], normals: np.ndarray
         for triangle, row, column, weights in _pixels(uv, height):
             pixel = row * width + column % width
             frame = np.einsum("nk,nkc->nc", weights, corners[triangle])
-            result[pixel] = _in_frame(flat[pixel], frame[:, :3], frame[:, 3:6], np.sign(frame[:, 6:]))
+            own = frame[:, :3] / np.linalg.norm(frame[:, :3], axis=-1, keepdims=True)
+            mixed = own + (flat[pixel] - own) * share[pixel]
+            result[pixel] = _in_frame(mixed, frame[:, :3], frame[:, 3:6], np.sign(frame[:, 6:]))
             covered[pixel] = True
     _continue(result, covered, width)
     result[~covered] = (0, 0, 1)

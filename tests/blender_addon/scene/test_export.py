@@ -18,6 +18,8 @@ from exported import DIFFUSE_COLOUR, decibels, load, seen
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.blender_addon.scene import environment, export
 
+SCENES = Path(__file__).parents[2] / "scenes"
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -81,6 +83,19 @@ def test_loaded_back_it_looks_the_same(addon: Jobs, scene, folder, tmp_path, nam
     found = seen(tmp_path / "found.exr")
     assert decibels(found[DIFFUSE_COLOUR], expected[DIFFUSE_COLOUR]) > 50
     assert decibels(found["Combined"], expected["Combined"]) > 30
+
+
+@SLOW
+def test_perceived_normals_look_the_same(addon: Jobs, scene, tmp_path) -> None:
+    """Maps with noise: where the normals and the mesh disagree, those of the mesh are mixed in."""
+    build(SCENES / "room")
+    assert "room mesh confidence" in bpy.data.images
+    bpy.ops.panoform.export_scene(filepath=str(tmp_path / "room.glb"))
+    expected = seen(tmp_path / "expected.exr")
+    load(tmp_path / "room.glb")
+    found = seen(tmp_path / "found.exr")
+    assert decibels(found[DIFFUSE_COLOUR], expected[DIFFUSE_COLOUR]) > 45
+    assert decibels(found["Combined"], expected["Combined"]) > 28
 
 
 def tree(path: Path) -> dict:

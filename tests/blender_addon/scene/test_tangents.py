@@ -34,14 +34,18 @@ def normals() -> np.ndarray:
     return (turned / np.linalg.norm(turned, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def test_equals_what_cycles_bakes(scene, body) -> None:
+def packed(kind: str, values: np.ndarray) -> bpy.types.Image:
+    data = np.frombuffer(encode_image(f"{kind}.exr", values, "Non-Color"), np.uint8)
+    return images.create_from_file(kind, data, "Non-Color")
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+def test_equals_what_cycles_bakes(scene, body, strength: float) -> None:
     given = normals()
+    strengths = np.full((HEIGHT, 2 * HEIGHT, 1), strength, np.float32)
     made = body.data
-    found = tangents.bake([(made, np.ones(len(made.polygons), bool))], given)
-    packed = images.create_from_file(
-        "normal", np.frombuffer(encode_image("normal.exr", given, "Non-Color"), np.uint8), "Non-Color"
-    )
-    look = material.create("look", {"normal": packed})
+    found = tangents.bake([(made, np.ones(len(made.polygons), bool))], given, strengths)
+    look = material.create("look", {"normal": packed("normal", given), "confidence": packed("confidence", strengths)})
     made.materials.append(look)
     target = bpy.data.images.new("target", 2 * HEIGHT, HEIGHT, is_data=True, alpha=True, float_buffer=True)
     node = look.node_tree.nodes.new("ShaderNodeTexImage")
