@@ -49,6 +49,10 @@ class PANOFORM_OT_export_scene(bpy.types.Operator, ExportHelper):
         default=False,
         options={"HIDDEN", "SKIP_SAVE"},
     )
+    is_confirmed: BoolProperty(
+        description="Whether the file selector has asked before it replaces the file",
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
 
     poll = poll_unless(_disabled_reason)
 
@@ -56,6 +60,7 @@ class PANOFORM_OT_export_scene(bpy.types.Operator, ExportHelper):
         name = environment.find(context).name
         folder = Path(bpy.data.filepath).parent if bpy.data.filepath else Path.home()
         self.filepath = str(folder / f"{name}{self.file_format}")
+        self.is_confirmed = True
         context.window_manager.fileselect_add(self)
         return {"RUNNING_MODAL"}
 
@@ -71,7 +76,9 @@ class PANOFORM_OT_export_scene(bpy.types.Operator, ExportHelper):
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         path = Path(bpy.path.abspath(self.filepath))
-        self.report({"INFO"}, export.export(environment.find(context), path, overwrite=self.overwrite))
+        # The selector asks for the file only, not for others of the same name.
+        overwrite = self.overwrite or (self.is_confirmed and path.exists())
+        self.report({"INFO"}, export.export(environment.find(context), path, overwrite=overwrite))
         return FINISHED
 
 

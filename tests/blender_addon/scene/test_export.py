@@ -163,13 +163,16 @@ def test_existing_files_are_kept(addon: Jobs, scene, folder, tmp_path) -> None:
     before = state()
     out = tmp_path / "room.obj"
     (tmp_path / "room.mtl").write_text("mine")
-    with pytest.raises(RuntimeError, match=r"room\.mtl exists"):
-        bpy.ops.panoform.export_scene(filepath=str(out))
+    for confirmed in (False, True):
+        with pytest.raises(RuntimeError, match=r"room\.mtl exists"):
+            bpy.ops.panoform.export_scene(filepath=str(out), is_confirmed=confirmed)
     assert [entry.name for entry in tmp_path.iterdir()] == ["room.mtl"]
     assert (tmp_path / "room.mtl").read_text() == "mine"
     bpy.ops.panoform.export_scene(filepath=str(out), overwrite=True)
     assert "newmtl" in (tmp_path / "room.mtl").read_text()
-    bpy.ops.panoform.export_scene(filepath=str(out), overwrite=True)
+    with pytest.raises(RuntimeError, match=r"room\.obj exists"):
+        bpy.ops.panoform.export_scene(filepath=str(out))
+    bpy.ops.panoform.export_scene(filepath=str(out), is_confirmed=True)
     assert state() == before
     assert {entry.name for entry in tmp_path.iterdir()} == {"room.obj", "room.mtl", "room_obj_textures"}
 
