@@ -59,12 +59,8 @@ def parts(
     }
     if lights is not None and lights.lamps.any():
         shown["emission"] = panoramas.resize(lights.emission, min(len(lights.emission), limit))
-        if "albedo" in shown:
-            limit_beside = textures.limit_beside_lamps(hidden["albedo"], lights.lamps, built.planes)
-            hidden["albedo"] = np.minimum(hidden["albedo"], limit_beside)
-            rows = len(shown["albedo"])
-            believed = np.minimum(shown["albedo"], panoramas.resize(limit_beside, rows))
-            shown["albedo"] = believed * ~nearest(lights.lamps[..., None], rows)  # a lamp isn't lit by others too
+        if "albedo" in shown:  # a lamp isn't lit by others too
+            shown["albedo"] = shown["albedo"] * ~nearest(lights.lamps[..., None], len(shown["albedo"]))
     if confidence is not None and (confidence < 1).mean() > _AGREE:
         shown["confidence"] = panoramas.resize(confidence[..., None], len(visible["normal"]))
     found = [Part(name="visible", triangles=built.surface.counts[0], textures=_encoded(shown))]

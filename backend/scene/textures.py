@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage, spatial
+from scipy import ndimage
 
 from ..io.panoramas import resize
 from .layers import Layer
-from .planes import Planes
 
 #: Radius of the windows in pixels of the map, and the variance of the guide below which it counts as flat.
 _RADIUS, _EPSILON = 1, 3e-5
@@ -16,14 +15,6 @@ _RADIUS, _EPSILON = 1, 3e-5
 _BANDS, _FOLLOWS, _BLURRED, _SMALLEST = 4, 0.75, 3, 128
 #: Standard deviation of the smoothing of what is hidden, in pixels of the map.
 _SMOOTHING_PX = 2.0
-#: Angle around lamps in which their glow may show in the albedo: that of 3 pixels of a map of 512 × 256, which is the
-#: smallest that models give.
-_GLOW_RAD = 3 * np.pi / 256
-#: Pixels beyond the glow that tell the albedo in it, and the weights of normals and of the logarithm of the distance
-#: beside directions when looking for the nearest.
-_SAMPLES, _NORMAL_WEIGHT, _DISTANCE_WEIGHT = 32, 0.3, 0.5
-#: The share of these pixels that are darker than the limit.
-_BRIGHT = 0.9
 #: Rows that are computed together at the full size.
 _ROWS = 256
 
@@ -108,31 +99,6 @@ def enlarge(pixels: np.ndarray, height: int, rows: slice) -> np.ndarray:
     below = np.minimum(top + 1, h - 1)
     lines = pixels[top] * (1 - fy) + pixels[below] * fy
     return (lines[:, left % w] * (1 - fx) + lines[:, (left + 1) % w] * fx).astype(np.float32)
-
-
-def limit_beside_lamps(albedo: np.ndarray, lamps: np.ndarray, found: Planes) -> np.ndarray:
-    """Return the largest values of an albedo (H, W, C) that are believed, of the same shape; 1 where all are.
-
-    A model can take the glow around a lamp (H, W, bool) for the colour of the surface. There, the surface is at most as
-    bright as the bright ones of the pixels beyond the glow that are nearest to it, in direction, normal and distance.
-    """
-    limit = np.ones_like(albedo)
-    if not lamps.any():
-        return limit
-    solid = np.flatnonzero(found.solid)
-    rays = found.rays.reshape(-1, 3)
-    to_lamp, _ = spatial.KDTree(rays[lamps.ravel()]).query(rays[solid], distance_upper_bound=2 * _GLOW_RAD)
-    glow, beyond = solid[to_lamp < _GLOW_RAD], solid[(to_lamp >= _GLOW_RAD) & np.isfinite(to_lamp)]
-    if len(beyond) < _SAMPLES:
-        return limit
-    surface = np.concatenate(
-        [rays, _NORMAL_WEIGHT * found.normal.reshape(-1, 3), _DISTANCE_WEIGHT * np.log(found.distance.reshape(-1, 1))],
-        axis=1,
-    )
-    _, nearest = spatial.KDTree(surface[beyond]).query(surface[glow], _SAMPLES)
-    colours = albedo.reshape(-1, albedo.shape[-1])
-    limit.reshape(-1, albedo.shape[-1])[glow] = np.quantile(colours[beyond[nearest]], _BRIGHT, axis=1)
-    return limit
 
 
 def continued(pixels: np.ndarray, hidden: Layer) -> np.ndarray:

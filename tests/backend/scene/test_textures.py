@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import analytic_room as room
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -14,8 +13,6 @@ from panoform.backend.io.panoramas import resize
 from panoform.backend.lighting import exposure
 from panoform.backend.scene import textures
 from panoform.backend.scene.layers import Layer
-from panoform.backend.scene.planes import Planes
-from panoform.shared.imaging import sphere
 
 SCENES = Path(__file__).parents[2] / "scenes"
 
@@ -55,32 +52,6 @@ def test_seam_and_sizes() -> None:
         np.roll(large, 4, axis=1), textures.enlarge(np.roll(small, 1, axis=1), 64, slice(0, 64)), atol=1e-6
     )
     assert textures.sharpen(small, np.zeros((8, 16, 3), np.float32)).shape == (8, 16, 3)
-
-
-def test_glow_around_lamps_is_no_albedo() -> None:
-    """A lamp in the grey ceiling of a room with dark walls, whose glow a model took for white."""
-    exact = room.maps(128, furnished=False, window=False)
-    rays = sphere.directions(128, 256)
-    from_lamp = np.arccos(np.clip(rays @ np.array([0.48, 0.36, 0.8], np.float32), -1, 1))
-    lamps, ceiling = from_lamp < 0.06, exact.normal[..., 2] < -0.5
-    albedo = np.where(ceiling, 0.5, 0.2)[..., None].repeat(3, -1).astype(np.float32)
-    glow = 0.4 * np.exp(-(((from_lamp - 0.06) / 0.015) ** 2)) * ~lamps
-    seen = albedo + glow[..., None].astype(np.float32)
-    everywhere = np.ones(lamps.shape, bool)
-    found = Planes(rays, exact.distance, exact.normal, everywhere, everywhere, 0.0)
-    repaired = np.minimum(seen, textures.limit_beside_lamps(seen, lamps, found))[~lamps]
-    assert np.abs(seen[~lamps] - albedo[~lamps]).max() > 0.3
-    np.testing.assert_allclose(repaired, albedo[~lamps], atol=0.02)
-    dark = np.where(lamps[..., None], 1, 0.1 * seen)  # what is darker than the surface around stays
-    limit = textures.limit_beside_lamps(seen, lamps, found)
-    np.testing.assert_array_equal(np.minimum(dark, limit)[~lamps], dark[~lamps])
-
-
-def test_without_lamps_all_albedo_is_believed() -> None:
-    exact = room.maps(16, window=False)
-    everywhere = np.ones((16, 32), bool)
-    found = Planes(sphere.directions(16, 32), exact.distance, exact.normal, everywhere, everywhere, 0.0)
-    assert (textures.limit_beside_lamps(np.ones((16, 32, 3), np.float32), ~everywhere, found) == 1).all()
 
 
 def test_hidden_pixels_have_the_colour_of_what_they_continue() -> None:
