@@ -62,10 +62,9 @@ class _Plane:
 
 
 def fill(front: Layer, label: np.ndarray, rays: np.ndarray, tolerance: float) -> Layer:
-    """Return the layer behind all things, labels (H, W) over 0, of `front`; open where the sky is.
+    """Return the layer behind all things, labels (H, W) over 0, of `front`; open where the sky is, and beside them.
 
-    A room is taken to be convex: of the planes around a thing, the nearest one behind it is seen. The layer also has
-    the pixels beside things, with the colours of what is farther away: their own are mixed with the things'.
+    A room is taken to be convex: of the planes around a thing, the nearest one behind it is seen.
     """
     shape, thing = label.shape, label > 0
     normal, offset = (array.reshape(-1, *array.shape[2:]) for array in layers.continuing(front, rays))
@@ -75,7 +74,9 @@ def fill(front: Layer, label: np.ndarray, rays: np.ndarray, tolerance: float) ->
     )  # fmt: skip
     region = components(_within(thing))
     ring_of = _rings(thing, region)
-    new_normal, distance, solid, source = _beside(front, thing, tolerance)
+    # Beside things, the values mean nothing.
+    new_normal, distance = front.normal.reshape(-1, 3).copy(), front.distance.ravel().copy()
+    solid, source = np.zeros(thing.size, bool), front.source.ravel().copy()
     inside = np.flatnonzero(thing)
     inside = inside[np.argsort(region[inside], kind="stable")]
     for pixels in np.split(inside, np.flatnonzero(np.diff(region[inside])) + 1):
@@ -86,19 +87,6 @@ def fill(front: Layer, label: np.ndarray, rays: np.ndarray, tolerance: float) ->
         new_normal.reshape(*shape, 3), new_offset.reshape(shape), distance.reshape(shape), solid.reshape(shape),
         source.reshape(shape),
     )  # fmt: skip
-
-
-def _beside(front: Layer, thing: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return normal, distance, whether they are solid, and source of all pixels, flat.
-
-    Solid are those beside things that don't lie before them; of others, the values mean nothing.
-    """
-    seen = front.distance
-    before = ndimage.minimum_filter(np.where(thing, seen, np.inf), 3)
-    beside = front.solid & ~thing & _dilated(thing, 1) & (seen > before * (1 - _SLACK))
-    source = _nearest_outside(_dilated(thing, _MIXED))
-    source = np.where(np.abs(seen.ravel()[source] / seen.ravel() - 1) < 2 * tolerance, source, front.source.ravel())
-    return front.normal.reshape(-1, 3).copy(), seen.ravel().copy(), beside.ravel(), source
 
 
 def _continued(

@@ -116,10 +116,9 @@ def build(
         # Each thing is a surface of its own; behind all of them, the room is filled.
         thing = things.label > 0
         fill = behind.fill(visible, things.label, found.rays, tolerance)
-        rest = dataclasses.replace(visible, solid=visible.solid & ~thing & ~fill.solid)
-        visible = dataclasses.replace(visible, solid=rest.solid | thing)
+        rest = dataclasses.replace(visible, solid=visible.solid & ~thing)
         room, filling = behind.joined(rest, fill), [fill]
-        seen = objects.cut(layers.link(visible, visible, found.rays, tolerance), things.label)
+        seen = objects.cut(seen, things.label)
         room_links = layers.link(room, room, found.rays, tolerance)
     stack = [visible, *layers.hidden(room, room_links, found.rays, REACH * unit, _CLEARANCE * tolerance), *filling]
     links = {(0, 0): seen}
