@@ -23,6 +23,7 @@ def panorama(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_perceive_and_import(addon: Jobs, panorama: Path, tmp_path: Path, capsys) -> None:
     out, saved = tmp_path / "maps", tmp_path / "sch ön.blend"
     code = command.run(

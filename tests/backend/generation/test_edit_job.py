@@ -93,6 +93,7 @@ def test_variations_change_all_pixels_and_need_no_prompt(models, flux, prompt_se
     assert weak[0].recipe.mask_sha256 == ""
 
 
+@pytest.mark.slow
 def test_edited_panorama_keeps_its_size(models, flux, prompt_settings, reporter):
     panorama = sunny_panorama(300)
     mask = disc(300, 250, 100, 30)

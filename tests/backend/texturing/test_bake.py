@@ -78,9 +78,8 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize(
-    "shape", ["torus", pytest.param("sphere", marks=pytest.mark.slow), pytest.param("cube", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
 def test_baked_views_are_seen_again(shape):
     """Six views of a known pattern, baked, and the pattern at each texel."""
     mesh = unwrapped(SHAPES[shape]())

@@ -163,6 +163,7 @@ def test_wheel_for_another_python_is_reported(ready: Path, tmp_path: Path) -> No
     assert "is not available for this computer" in error.message
 
 
+@pytest.mark.slow
 def test_missing_network_is_reported(ready: Path, tmp_path: Path) -> None:
     closed = ("--index-url", "http://127.0.0.1:9/simple", "--retries", "1", "--timeout", "2")
     error = installer.error_from_output(pip(ready, *closed, "numpy"), tmp_path, None)

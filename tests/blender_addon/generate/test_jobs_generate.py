@@ -63,6 +63,7 @@ def begin_and_wait_for_preview(addon: Jobs, flux: EngineSettings, lora: Path) ->
     assert tuple(image.size) == addon.job.previews["panorama"].shape[1::-1]
 
 
+@pytest.mark.slow
 def test_cancel_while_running_restores_world_and_files(addon: Jobs, saved, flux, tiny_lora) -> None:
     begin_and_wait_for_preview(addon, flux, tiny_lora)
     addon.cancel()

@@ -106,6 +106,7 @@ def test_a_panorama_camera_sees_the_input_again(scene, tmp_path, encoding, yaw):
     np.testing.assert_allclose(seen, light if encoding == "linear" else light / light.max(), atol=0.02, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_world_controls(scene, tmp_path):
     build(scene, {}, panorama(), "sky")
     nodes = scene.world.node_tree.nodes
