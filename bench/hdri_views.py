@@ -11,13 +11,9 @@ light of their own world.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
-import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +21,7 @@ import bpy
 import numpy as np
 import OpenImageIO as oiio
 from mathutils import Matrix
+from quiet import quiet
 
 from panoform.backend.cli import main as command_line
 from panoform.backend.cli import options
@@ -36,21 +33,6 @@ BESIDE_M = (0.0, 0.5, 1.0)
 CAMERA_M, SAMPLES = 1.6, 8
 #: Angle of view and pitch of the cameras.
 FOV_RAD, PITCH_RAD = math.radians(90), math.radians(-10)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Cycles' progress, which it prints past sys.stdout, off the terminal."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def perceive(name: str, folder: Path) -> None:
@@ -112,7 +94,7 @@ def main() -> None:
         folder = arguments.maps / name
         perceive(name, folder)
         for kind in arguments.kinds.split(","):
-            with _quiet():
+            with quiet():
                 rows.append(views(folder, kind, arguments.size))
             print(f"{name}, {kind.lower()}", flush=True)
     sheet = oiio.ImageBuf(np.ascontiguousarray(np.concatenate(rows), np.float32))

@@ -16,13 +16,11 @@ The method "truth" is the scene's own mesh with the maps' albedo projected on it
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +28,7 @@ import bpy
 import numpy as np
 import OpenImageIO as oiio
 import scene_truth
+from quiet import quiet
 from scene_truth import Maps, Truth
 from scipy import ndimage
 
@@ -291,21 +290,6 @@ def score(truth: Truth, seen: Seen) -> dict[str, float]:
 # --- Command line ------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Cycles' progress, which it prints past sys.stdout, off the terminal."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def _strip(albedo: np.ndarray) -> np.ndarray:
     """Put the views of the first and the last camera side by side at half size, sRGB."""
     views = np.concatenate([albedo[0, SHOWN], albedo[-1, SHOWN]])[:, ::2, ::2]
@@ -358,7 +342,7 @@ def main() -> None:
     results: dict[str, dict[str, dict[str, float]]] = {method: {} for method in options.methods.split(",")}
     pictures = []
     for index in [int(text) for text in options.only.split(",")] if options.only else range(options.scenes):
-        with _quiet():
+        with quiet():
             truth = scene_truth.load(options.cache, index)
         print(f"{truth.name}: {len(truth.cameras)} cameras", file=sys.stderr, flush=True)
         maps = truth.maps._replace(normal=truth.true_normal) if options.true_normals else truth.maps
@@ -371,7 +355,7 @@ def main() -> None:
             else:
                 surfaces = METHODS[method](maps)
             seconds = time.perf_counter() - start
-            with _quiet():
+            with quiet():
                 seen = see(surfaces, truth.cameras)
             count = float(sum(len(surface.triangles) for surface in surfaces))
             scores[truth.name] = score(truth, seen) | {"triangles": count, "seconds": seconds}

@@ -7,10 +7,9 @@ alone without guidance.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers.models.adapter import T2IAdapter
@@ -28,6 +27,7 @@ from ..models.sd21 import adapter
 from .layers import multiview_attention
 from .layers.multiview_attention import Layout, MultiViewState
 from .layers.snr_shift import shifted_betas
+from .safetensors_only import SafetensorsOnly
 
 
 class Task(NamedTuple):
@@ -54,7 +54,7 @@ NEGATIVE_PROMPT = "watermark, ugly, deformed, noisy, blurry, low contrast"
 _CONTROL_CHANNELS = 6
 
 
-class MultiViewPipeline(StableDiffusionPipeline):
+class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
     """Stable Diffusion with an MV-Adapter. `from_pretrained` reads safetensors only; the text encoder may be absent.
 
     `cond_encoder` encodes the control images; `load_adapter` creates it.
@@ -90,18 +90,6 @@ class MultiViewPipeline(StableDiffusionPipeline):
         self.register_modules(cond_encoder=cond_encoder)
         #: The task of the loaded adapter.
         self.task: str | None = None
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        use_safetensors: bool | None = True,
-        **kwargs: Any,
-    ) -> Self:
-        """Load the pipeline as `StableDiffusionPipeline.from_pretrained` does, but never from pickles, which can run
-        code. With `use_safetensors` None or False it reads pickles too."""
-        return super().from_pretrained(pretrained_model_name_or_path, use_safetensors=use_safetensors, **kwargs)
 
     def load_adapter(self, source: str | Path, task: str, *, token: str | None = None) -> None:
         """Load the adapter of `task` from a file, a folder or a hub repository, instead of the one loaded before.

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from torch import Tensor
 
 from ...shared.protocol.errors import SettingError, WeightsError
 from ..models import lora
+from .safetensors_only import SafetensorsOnly
 
 
-class PanoramaPipeline(FluxPipeline):
+class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
     """A FluxPipeline whose text encoders may be absent (None), and that loads safetensors only."""
 
     _optional_components: ClassVar = [
         *FluxPipeline._optional_components, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
     ]  # fmt: skip
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        use_safetensors: bool | None = True,
-        **kwargs: Any,
-    ) -> Self:
-        """Load the pipeline as `FluxPipeline.from_pretrained` does, but never from pickles, which can run code.
-
-        With `use_safetensors` None or False it reads pickles too.
-        """
-        return super().from_pretrained(pretrained_model_name_or_path, use_safetensors=use_safetensors, **kwargs)
 
     def load_lora_weights(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

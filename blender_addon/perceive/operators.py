@@ -26,9 +26,7 @@ from ..scene.properties import (
     level_floor_property,
     texture_width_property,
 )
-from ..scene.properties import (
-    settings_from as scene_settings_from,
-)
+from ..scene.properties import settings_from as scene_settings_from
 from ..ui.engine_properties import engine_property, quality_property
 from ..ui.operator_parts import job_disabled_reason, poll_unless, property_or_setting, reporting, run_job
 from . import properties

@@ -15,8 +15,6 @@ from mathutils import Matrix, Quaternion, Vector
 ENVIRONMENT = "panoform_environment"
 #: Custom property of all objects that were built for an environment, its camera too.
 PART = "panoform_part"
-#: Poll message of the operators that need an environment.
-NONE_BUILT = "No environment was built in this scene"
 #: Custom property of a screen: index of the area → its former view.
 _VIEWS = "panoform_views"
 #: Distance from the eye to the point that it turns around, and of the near clipping plane, in metres.
@@ -37,6 +35,11 @@ def find(context: bpy.types.Context) -> bpy.types.Object | None:
     if active is not None and ENVIRONMENT in active:
         return active
     return next((found for found in reversed(context.scene.objects) if ENVIRONMENT in found), None)
+
+
+def disabled_reason() -> str:
+    """Return why an operator that needs an environment is disabled; "" if there is one."""
+    return "" if find(bpy.context) else "No environment was built in this scene"
 
 
 def mark(collection: bpy.types.Collection) -> None:

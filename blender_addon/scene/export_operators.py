@@ -24,9 +24,7 @@ _OFFERED = {
 
 
 def _disabled_reason() -> str:
-    if environment.find(bpy.context) is None:
-        return environment.NONE_BUILT
-    return build_disabled_reason()
+    return environment.disabled_reason() or build_disabled_reason()
 
 
 class PANOFORM_OT_export_scene(bpy.types.Operator, ExportHelper):

@@ -21,9 +21,7 @@ _HELP = "Click both ends of a length that you know. Esc: cancel"
 
 
 def _disabled_reason() -> str:
-    if environment.find(bpy.context) is None:
-        return "No environment was built in this scene"
-    return build_disabled_reason()
+    return environment.disabled_reason() or build_disabled_reason()
 
 
 def cast(context: bpy.types.Context, body: bpy.types.Object, origin: Vector, direction: Vector) -> Vector | None:

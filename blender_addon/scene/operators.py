@@ -119,7 +119,7 @@ class PANOFORM_OT_enter_environment(bpy.types.Operator):
     bl_idname = "panoform.enter_environment"
     bl_label = "Step Inside"
 
-    poll = poll_unless(lambda: "" if environment.find(bpy.context) else environment.NONE_BUILT)
+    poll = poll_unless(environment.disabled_reason)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         environment.enter(context.scene, environment.find(context))

@@ -24,7 +24,7 @@ class PANOFORM_OT_shadow_catcher(bpy.types.Operator):
     bl_label = "Shadow Catcher"
     bl_options: ClassVar = {"REGISTER", "UNDO"}
 
-    poll = poll_unless(lambda: "" if environment.find(bpy.context) else "No environment was built in this scene")
+    poll = poll_unless(environment.disabled_reason)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         body = environment.find(context)
