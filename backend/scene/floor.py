@@ -61,7 +61,7 @@ def find(found: Planes, up: np.ndarray) -> Floor | None:
     # A peak may lie across the border of two bins.
     mass = np.convolve(histogram, np.ones(3))[1:-1]
     best = mass.max()
-    if best < _SMALLEST * weight[found.rays[..., 2] < 0].sum():
+    if best < _SMALLEST * weight[found.rays @ up < 0].sum():
         return None
     peak = int(np.flatnonzero(mass >= _LOWER * best).max())
     while peak > 0 and mass[peak - 1] > mass[peak]:  # up its slope

@@ -125,9 +125,9 @@ def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.nd
     for corner, (below, right) in enumerate(_CORNERS):
         # Pixel (i, j) lies in slot 3 of its top left corner, slot 2 of its top right one, and so on.
         pixel_vertex[:, corner] = np.roll(shaped[:, 3 - 2 * below - right], -right, axis=-1)[:, below : below + height]
-    # A hidden pixel whose corners are all those of the visible one is no other surface.
+    # A hidden pixel whose corners are all those of one in front is no other surface.
     for index in range(1, len(stack)):
-        same = (pixel_vertex[index] == pixel_vertex[0]).all(axis=0)
+        same = (pixel_vertex[index] == pixel_vertex[:index]).all(axis=1).any(axis=0)
         pixel_vertex[index][:, same] = -1
         stack[index] = dataclasses.replace(stack[index], solid=stack[index].solid & ~same)
     return Welded(stack, [links[i, i] for i in range(len(stack))], pixel_vertex, distance, ray, uv)
@@ -257,8 +257,8 @@ def triangulate(
                 parts.append(_polygons(vertex[layer], kept, rows, columns, 2**level))
         counts.append(sum(map(len, parts[before:])))
     triangles = np.concatenate(parts)
-    # Triangles at a pole have two corners there.
-    proper = (triangles != np.roll(triangles, 1, axis=1)).all(axis=1)
+    # Triangles at a pole have two corners there; where layers are welded, one triangle may be of both.
+    proper = (triangles != np.roll(triangles, 1, axis=1)).all(axis=1) & ~_repeated(triangles)
     ends = np.cumsum(counts)
     counts = tuple(int(proper[end - number : end].sum()) for number, end in zip(counts, ends, strict=True))
     triangles = triangles[proper]
@@ -269,6 +269,15 @@ def triangulate(
     ray = welded.ray[used]
     uv = _corner_uv(welded.uv[used], np.abs(ray[:, 2]) > 1 - 1e-12, triangles)
     return Surface(ray * distance[used, None], triangles, uv, counts)
+
+
+def _repeated(triangles: np.ndarray) -> np.ndarray:
+    """Return which triangles (T, 3) have the vertices of one before them, (T,) bool."""
+    vertices = np.sort(triangles, axis=1)
+    order = np.lexsort(vertices.T)  # equal ones stay in their order
+    repeated = np.zeros(len(triangles), bool)
+    repeated[order[1:]] = (vertices[order[1:]] == vertices[order[:-1]]).all(axis=1)
+    return repeated
 
 
 def _merge_poles(welded: Welded) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import analytic_room as room
-import bpy  # noqa: F401  # contains mathutils
+import bpy
 import numpy as np
 import pytest
 from mathutils import Vector
@@ -42,6 +42,17 @@ def test_empty_closed_room_is_covered_once_in_every_direction() -> None:
     # No cracks: each edge belongs to two triangles.
     edges = np.sort(built.surface.triangles[:, [(0, 1), (1, 2), (2, 0)]].reshape(-1, 2), axis=1)
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_no_triangle_comes_twice(soft: bool) -> None:
+    exact = room.maps(128)
+    surface = rebuilt(room.soften(exact) if soft else exact).surface
+    assert len(np.unique(np.sort(surface.triangles, axis=1), axis=0)) == len(surface.triangles)
+    mesh = bpy.data.meshes.new("built")
+    mesh.from_pydata(surface.positions.tolist(), [], surface.triangles.tolist())
+    assert not mesh.validate()  # Blender finds nothing to correct
+    bpy.data.meshes.remove(mesh)
 
 
 def test_flat_walls_take_few_triangles_and_stay_exact() -> None:

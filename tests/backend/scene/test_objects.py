@@ -65,6 +65,7 @@ def volume(positions: np.ndarray, faces: np.ndarray) -> float:
 def test_things_are_closed_and_their_size_is_plausible(built: Built) -> None:
     assert {solid.name for solid in built.things} == VOLUMES.keys()
     assert len(built.surface.triangles) == sum(built.surface.counts) + sum(solid.back for solid in built.things)
+    assert len(np.unique(np.sort(built.surface.triangles, axis=1), axis=0)) == len(built.surface.triangles)
     for solid, faces in triangles(built):
         edges = np.sort(faces[:, [(0, 1), (1, 2), (2, 0)]].reshape(-1, 2), axis=1)
         assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
