@@ -86,6 +86,7 @@ def test_help(capsys) -> None:
     assert "perceive" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_build_and_export(addon: Jobs, tmp_path: Path, capsys) -> None:
     folder, saved = room_folder.write(tmp_path / "zimmer", room_folder.maps(64)), tmp_path / "room.blend"
     files = [tmp_path / "room.glb", tmp_path / "room.fbx"]

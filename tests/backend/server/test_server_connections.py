@@ -34,6 +34,7 @@ def is_rejected(backend: Backend, **keys: bytes | None) -> bool:
         authorised.close()
 
 
+@pytest.mark.slow
 def test_clients_without_the_keys_are_rejected(backend):
     public, secret = zmq.curve_keypair()
     assert not is_rejected(backend)

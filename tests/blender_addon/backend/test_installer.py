@@ -229,6 +229,7 @@ def test_bundled_wheel_and_its_version_are_found(tmp_path: Path) -> None:
     assert installer.version_of(wheel) == "1.2.3"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"1", b'{"version": 1}', b'{"version": "\xff"}', b"[" * 100_000])
 def test_environment_with_a_damaged_marker_is_broken(ready: Path, damaged: bytes) -> None:
     marker = ready / "environment" / installer.MARKER
@@ -240,6 +241,7 @@ def test_environment_with_a_damaged_marker_is_broken(ready: Path, damaged: bytes
         marker.write_bytes(before)
 
 
+@pytest.mark.slow
 def test_environment_with_a_damaged_config_is_broken(ready: Path) -> None:
     config = ready / "environment" / "pyvenv.cfg"
     before = config.read_bytes()

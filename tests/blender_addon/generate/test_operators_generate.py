@@ -119,6 +119,7 @@ def test_second_run_overwrites_nothing_and_is_reproducible(flux: Jobs, saved: Pa
     assert np.array_equal(read(folder / "a stone yard 3.exr"), read(folder / "a stone yard 3 2.exr"))
 
 
+@pytest.mark.slow
 def test_named_file_is_written(flux: Jobs, tiny_lora: Path, tmp_path: Path) -> None:
     generate(tiny_lora, out=str(tmp_path / "mine.exr"), hdr=False)
     assert {file.name for file in tmp_path.iterdir()} == {"mine.exr", "mine.json"}
@@ -142,6 +143,7 @@ def test_variations_are_in_the_gallery_and_the_first_is_the_world(
     assert np.array_equal(read(tmp_path / "mine-4.exr"), made[4]), "the result of a seed does not depend on other seeds"
 
 
+@pytest.mark.slow
 def test_panoramas_of_an_unsaved_blend_are_saved_in_the_folder_of_the_addon(flux: Jobs, tiny_lora: Path) -> None:
     assert not bpy.data.filepath
     folder = panoramas.folder(bpy.context.scene)
@@ -151,6 +153,7 @@ def test_panoramas_of_an_unsaved_blend_are_saved_in_the_folder_of_the_addon(flux
     assert folder.parent == Path(bpy.context.preferences.addons["panoform"].preferences.folder)
 
 
+@pytest.mark.slow
 def test_picture_is_outpainted(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     red = np.zeros((60, 80, 3), np.float32)
     red[..., 0] = 1
@@ -229,6 +232,7 @@ def test_odd_height_is_rounded_and_reported(flux: Jobs, saved: Path, tiny_lora: 
 # Edit
 
 
+@pytest.mark.slow
 def test_only_masked_pixels_change(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     show(image_of(light(), "sky", saved / "sky.exr"), turn=1.0)
     painted = mask.create(bpy.data.images["sky"])
@@ -382,6 +386,7 @@ def test_invalid_edits_are_rejected(flux: Jobs, saved: Path, tiny_lora: Path) ->
     check_rejected("nothing to extend", change, mode="EXTEND", mask=full.name, **options)
 
 
+@pytest.mark.slow
 def test_result_is_kept_if_the_folder_is_not_writable(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     (saved / "panoramas").write_text("a file")
     with pytest.raises(RuntimeError, match="can't be written"):

@@ -60,6 +60,7 @@ def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_poll_runs_a_job_to_its_result(addon: Jobs, scene) -> None:
     addon.stop()
     assert addon.state is State.STOPPED
@@ -94,6 +95,7 @@ def test_cancel_before_the_backend_is_ready(addon: Jobs, scene) -> None:
     assert not addon.results
 
 
+@pytest.mark.slow
 def test_cancel_while_running(addon: Jobs, scene) -> None:
     addon.begin(spec(scene, num_inference_steps=200, height=256))
     poll_until(addon, lambda: addon.job.id is not None)

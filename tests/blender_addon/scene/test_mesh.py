@@ -185,6 +185,7 @@ def colour(channels: dict[str, np.ndarray], name: str) -> np.ndarray:
     return np.stack([channels[f"ViewLayer.{name}.{c}"] for c in "RGB"], axis=-1)
 
 
+@pytest.mark.slow
 def test_cycles_shows_albedo_inside_the_sky_and_the_room_from_outside(addon, scene, folder, tmp_path) -> None:
     body = build(folder)
     for material in body.data.materials:
@@ -325,6 +326,7 @@ def perceive(**settings) -> None:
     assert bpy.ops.panoform.perceive(**(given | {"maps": {"DISTANCE", "NORMAL", "ALBEDO"}} | settings)) == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_perceive_builds_a_mesh_by_default(addon: Jobs, scene) -> None:
     perceive(texture_width=1024)
     (result,) = addon.results
