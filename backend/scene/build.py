@@ -12,7 +12,8 @@ from ...shared.imaging import sphere
 from ...shared.imaging.true_scale import true_scale
 from ...shared.jobs.scene import DEFAULT_TRIANGLES
 from ...shared.protocol.errors import InputError
-from . import behind, floor, grid, layers, objects, planes, regularise, sky, solids, surface
+from ..io import panoramas
+from . import behind, floor, grid, layers, objects, planes, regularise, sky, skyline, solids, surface
 from .floor import Floor
 from .layers import Layer
 from .planes import Planes
@@ -65,6 +66,7 @@ def build(
     normal: np.ndarray | None,
     *,
     sky_candidates: np.ndarray | None = None,
+    picture: np.ndarray | None = None,
     classes: np.ndarray | None = None,
     camera_height_m: float = 1.6,
     scale: float | None = None,
@@ -74,9 +76,10 @@ def build(
 ) -> Built:
     """Build the mesh of a distance map (H, W) with unit normals (H, W, 3).
 
-    `sky_candidates`: see `sky.find`. `classes`: see `objects.find`; None: no thing has a mesh of its own. `scale`:
-    metres per unit of distance (None: by `known_distances`, as in SceneRequest, else by the floor and
-    `camera_height_m`). `world_from_panorama`: rotation (3, 3), which tells what is vertical.
+    `sky_candidates`: see `sky.find`. `picture`: the panorama, sRGB, of any size: see `skyline.refine`. `classes`: see
+    `objects.find`; None: no thing has a mesh of its own. `scale`: metres per unit of distance (None: by
+    `known_distances`, as in SceneRequest, else by the floor and `camera_height_m`). `world_from_panorama`: rotation
+    (3, 3), which tells what is vertical.
     """
     distance, normal, sky_candidates, classes = _sampled(
         distance, normal, sky_candidates, classes, _rows(max_triangles)
@@ -88,9 +91,11 @@ def build(
     elif open_sky.all():
         finite = np.ones_like(distance)
     found = planes.fit(finite, normal)
-    found = regularise.regularise(found, sky_candidates)
+    found = regularise.regularise(found, sky_candidates, normal)
     if not open_sky.any():
-        open_sky = sky.find(found.distance, sky_candidates)
+        open_sky = sky.find(found.distance, sky_candidates, normal)
+        if picture is not None and found.noise >= regularise.EXACT:
+            found, open_sky = skyline.refine(found, open_sky, panoramas.resize(picture, len(distance)))
     if open_sky.all():
         raise InputError("The maps show nothing but sky.", "There is nothing to build a mesh of.")
     found = dataclasses.replace(

@@ -19,11 +19,13 @@ from ...shared.protocol.errors import InputError, OutputError, PanoramaError
 from ..io import maps as map_files
 from ..io import panoramas
 from ..io.maps import Maps
+from ..io.panoramas import Encoding
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
+from ..lighting import exposure
 from ..models.cache import ModelCache
 from ..perception import palette
 from ..perception.palette import PALETTE
-from . import build, light, normals, parts, placement, sky, solids
+from . import build, light, normals, parts, placement, sky, solids, textures
 from .build import Built
 from .solids import Solid
 
@@ -96,7 +98,8 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
         built = build.build(
             distance,
             normal,
-            sky_candidates=_sky_candidates(classes),
+            sky_candidates=_shows(classes, "unlabelled", "window"),
+            picture=None if maps.panorama is None else _picture(maps.panorama, len(distance)),
             classes=classes if settings.objects else None,
             camera_height_m=settings.camera_height_m,
             scale=settings.scale,
@@ -105,7 +108,11 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
             max_triangles=settings.max_triangles,
         )
     progress.step_done()
-    lights = None if maps.panorama is None else light.find(maps.panorama, found.get("albedo"), built)
+    lights = (
+        None
+        if maps.panorama is None
+        else light.find(maps.panorama, found.get("albedo"), built, _shows(classes, "floor"))
+    )
     confidence = mean_confidence = None
     if normal is not None:
         confidence = normals.confidence(panoramas.resize(normal, len(built.sky)), built.planes)
@@ -139,6 +146,12 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
     )
 
 
+def _picture(panorama: tuple[np.ndarray, Encoding], height: int) -> np.ndarray:
+    """Return a panorama as sRGB, (height, 2·height, 3), or as it is where it is smaller."""
+    pixels, encoding = panorama
+    return exposure.expose(panoramas.resize(pixels, min(len(pixels), height)), encoding)[0]
+
+
 def _thing(solid: Solid, positions: np.ndarray, world_from_panorama: np.ndarray) -> Thing:
     x, y, z = map(float, solids.base(positions[solid.vertices], world_from_panorama))
     return Thing(name=solid.name, visible=solid.front, back=solid.back, origin=(x, y, z))
@@ -157,7 +170,7 @@ def _check(maps: Maps) -> dict[str, np.ndarray]:
     found = {"distance": distance}
     for name, pixels in maps.maps.items():
         if name == "semantic":
-            found[name] = parts.nearest(pixels, height)  # a mean of two classes' colours is that of another
+            found[name] = textures.nearest(pixels, height)  # a mean of two classes' colours is that of another
         elif name != "distance":
             found[name] = panoramas.resize(pixels, height)
     return found
@@ -175,9 +188,6 @@ def _notices(maps: Maps, built: Built, settings: SceneSettings) -> list[str]:
     return [*notices, f"There is no map of {' and '.join(missing)}."] if missing else notices
 
 
-def _sky_candidates(classes: np.ndarray | None) -> np.ndarray | None:
-    """Return where a map of classes (indices into PALETTE) shows none, or a window, (H, W) bool."""
-    if classes is None:
-        return None
-    names = list(PALETTE)
-    return (classes == names.index("unlabelled")) | (classes == names.index("window"))
+def _shows(classes: np.ndarray | None, *names: str) -> np.ndarray | None:
+    """Return where a map of classes (indices into PALETTE) shows one of those named, (H, W) bool; None without it."""
+    return None if classes is None else np.isin(classes, [list(PALETTE).index(name) for name in names])

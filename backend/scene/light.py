@@ -12,10 +12,15 @@ from ...shared.imaging.colour import LUMINANCE, linear_from_srgb
 from ..io import panoramas
 from ..io.panoramas import Encoding
 from ..lighting import exposure, inverse_tonemapping
+from . import sky as regions
 from .build import Built
+from .textures import nearest
 
 #: A surface is a source of light if it is this many times as bright as the light around can make it.
 _BRIGHTER = 2.5
+#: Vertical part of the normal from which on a surface is level, and the share of the sphere up to which a lamp below
+#: the horizon is small.
+_LEVEL, _SMALL = 0.7, 1e-3
 #: The sky that isn't seen is at most this many times as bright as the median of what is: it has no second sun.
 _BRIGHTEST = 4.0
 #: Standard deviation that smooths the sky that isn't seen, as a share of the height: 6°.
@@ -33,10 +38,12 @@ class Lights:
     environment: np.ndarray
 
 
-def find(panorama: tuple[np.ndarray, Encoding], albedo: np.ndarray | None, built: Built) -> Lights:
+def find(
+    panorama: tuple[np.ndarray, Encoding], albedo: np.ndarray | None, built: Built, floor: np.ndarray | None = None
+) -> Lights:
     """Find what lights the scene. Clipped light of an sRGB panorama is reconstructed.
 
-    `albedo`: sRGB; None: the panorama's own colours.
+    `albedo`: sRGB; None: the panorama's own colours. `floor`: where the semantic map shows it, (h, 2·h) bool.
     """
     pixels, encoding = panorama
     height = len(built.sky)
@@ -45,20 +52,38 @@ def find(panorama: tuple[np.ndarray, Encoding], albedo: np.ndarray | None, built
     grey = linear_from_srgb(panoramas.resize(own if albedo is None else albedo, height))
     if encoding == "srgb":
         light = inverse_tonemapping.reconstruct(light)
-    shining = lamps(light, built.sky, built.planes.normal, grey)
+    ground = built.planes.normal[..., 2] > _LEVEL
+    if floor is not None:
+        ground |= nearest(floor, height)
+    shining = lamps(light, built.sky, built.planes.normal, grey, ground)
     return Lights(shining, np.where(shining[..., None], light, 0), environment(light, built.sky))
 
 
-def lamps(light: np.ndarray, sky: np.ndarray, normal: np.ndarray, albedo: np.ndarray) -> np.ndarray:
+def lamps(light: np.ndarray, sky: np.ndarray, normal: np.ndarray, albedo: np.ndarray, ground: np.ndarray) -> np.ndarray:
     """Return where linear light (H, W, 3) shows a lamp, a bright curtain …, but not sky, (H, W) bool.
 
     These are far brighter than the panorama on average, and than the light around can make them. `normal`: unit normals
-    towards the camera; `albedo`: linear, both (H, W, 3).
+    towards the camera; `albedo`: linear, both (H, W, 3). `ground`: what may be ground, (H, W) bool.
     """
     luminance = light @ LUMINANCE
     mean = (luminance * sphere.solid_angles(*sky.shape)).sum() / (4 * np.pi)
     reflected = (albedo @ LUMINANCE) / np.pi * (irradiance(light, normal) @ LUMINANCE)
-    return ~sky & (luminance > _BRIGHTER * np.maximum(reflected, mean))
+    bright = ~sky & (luminance > _BRIGHTER * np.maximum(reflected, mean))
+    return bright & ~_sunlit(bright, ground) if sky.any() else bright
+
+
+def _sunlit(bright: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """Return which of the `bright` pixels (H, W) bool of a scene with sky the sun may light: the ground, and what is
+    large, below the horizon.
+    """
+    below = np.broadcast_to(np.arange(len(bright))[:, None] >= len(bright) / 2, bright.shape)
+    ground = bright & below & ground
+    labels = regions.label(bright & ~ground)
+    share = np.broadcast_to(sphere.solid_angles(*bright.shape) / (4 * np.pi), bright.shape)
+    total, low = (np.bincount(labels.ravel(), (share * where).ravel()) for where in (np.ones_like(bright), below))
+    large = (total > _SMALL) & (low > total / 2)
+    large[0] = False
+    return ground | large[labels]
 
 
 def irradiance(light: np.ndarray, normal: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ def parts(
     if lights is not None and lights.lamps.any():
         shown["emission"] = panoramas.resize(lights.emission, min(len(lights.emission), limit))
         if "albedo" in shown:  # a lamp isn't lit by others too
-            shown["albedo"] = shown["albedo"] * ~nearest(lights.lamps[..., None], len(shown["albedo"]))
+            shown["albedo"] = shown["albedo"] * ~textures.nearest(lights.lamps[..., None], len(shown["albedo"]))
     if confidence is not None and (confidence < 1).mean() > _AGREE:
         shown["confidence"] = panoramas.resize(confidence[..., None], len(visible["normal"]))
     found = [Part(name="visible", triangles=built.surface.counts[0], textures=_encoded(shown))]
@@ -75,13 +75,6 @@ def parts(
     if built.things:
         found.append(Part(name="back", triangles=sum(solid.back for solid in built.things), textures={}))
     return tuple(found)
-
-
-def nearest(pixels: np.ndarray, height: int) -> np.ndarray:
-    """Resample a map (h, 2·h, C) to (height, 2·height, C) without mixing pixels."""
-    rows = (np.arange(height) + 0.5) * len(pixels) // height
-    columns = (np.arange(2 * height) + 0.5) * len(pixels) // height
-    return pixels[rows.astype(int)[:, None], columns.astype(int)]
 
 
 def _encoded(maps: dict[str, np.ndarray]) -> dict[str, Texture]:

@@ -27,14 +27,14 @@ _REACHES = 3, 5, 5
 _SKY_SMEARED, _BEFORE_SKY = 0.4, 0.05
 
 
-def regularise(found: Planes, sky_candidates: np.ndarray | None = None) -> Planes:
+def regularise(found: Planes, sky_candidates: np.ndarray | None = None, sky_normal: np.ndarray | None = None) -> Planes:
     """Put smeared pixels of depth edges on one side, then smooth surfaces, and flatten flat ones, within the noise.
 
-    `sky_candidates`: see `sky.find`.
+    `sky_candidates`, `sky_normal`: see `sky.find`.
     """
     if found.noise < EXACT:
         return found
-    open_sky = sky.find(found.distance, sky_candidates)
+    open_sky = sky.find(found.distance, sky_candidates, sky_normal)
     sky_distance = float(np.median(found.distance[open_sky])) if open_sky.any() else None
     for reach in _REACHES:
         found = sharpen_edges(found, reach, sky_distance)

@@ -1,7 +1,8 @@
 """Find the sky, and windows that show it, in a distance map.
 
 Sky is infinitely far in exact maps. A model's sky is finite: a shell at (almost) the largest distance, with a step to
-everything in front of it. The far wall of a corridor is as far, but floor and walls lead up to it.
+everything in front of it. The far wall of a corridor is as far, but floor and walls lead up to it. A model that isn't
+sure how far the sky is still knows that it is no surface: it gives it normals that face the camera everywhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 from scipy import ndimage
+
+from ...shared.imaging import sphere
+from . import grid
 
 #: Renderers write 1e10 where a ray hits nothing.
 FAR = 1e9
@@ -23,6 +27,9 @@ _STEP, _STEP_SHARE = 0.15, 0.6
 _ALIKE = 0.1
 #: Smallest shell, as a share of all pixels.
 _SMALLEST = 1e-4
+#: A sky whose distance is unsure lies beyond this share of the largest distance and this multiple of the median, and
+#: has normals of at least this cosine with the direction to the camera.
+_UNSURE, _FARTHER, _FACING = 0.25, 4.0, 0.97
 
 
 def infinite(distance: np.ndarray) -> np.ndarray:
@@ -30,10 +37,11 @@ def infinite(distance: np.ndarray) -> np.ndarray:
     return ~(distance < FAR)
 
 
-def find(distance: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
+def find(distance: np.ndarray, candidates: np.ndarray | None = None, normal: np.ndarray | None = None) -> np.ndarray:
     """Return where a finite distance map (H, W) shows sky, (H, W) bool.
 
-    `candidates` (H, W) bool: pixels that can be sky, from the semantic map; None: all.
+    `candidates` (H, W) bool: pixels that can be sky, from the semantic map; None: all. `normal`: the unit normals of
+    the map beside it, (H, W, 3).
     """
     height, width = distance.shape
     sigma = max(1.0, width / 340)
@@ -60,6 +68,19 @@ def find(distance: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarr
         for region in _regions((np.abs(np.log(distance) - level) < _ALIKE) & ~sky, 0):
             if (candidates is None or candidates[region].mean() > 0.5) and _stands_out(log, region | sky, region):
                 sky |= region
+    elif normal is not None:
+        sky = _unsure(np.log(distance), candidates, normal)
+    return sky
+
+
+def _unsure(log: np.ndarray, candidates: np.ndarray | None, normal: np.ndarray) -> np.ndarray:
+    """Return the sky of a map of log distances (H, W) whose distance varies, (H, W) bool. See `find`."""
+    facing = -grid.dot(normal, sphere.directions(*log.shape)) > _FACING
+    far = log > max(np.quantile(log, 0.9999) + np.log(_UNSURE), np.median(log) + np.log(_FARTHER))
+    sky = np.zeros(log.shape, bool)
+    for region in _regions(facing & far, _SMALLEST):
+        if (candidates is None or candidates[region].mean() > 0.5) and _stands_out(log, region):
+            sky |= region
     return sky
 
 
@@ -67,7 +88,7 @@ def _stands_out(log: np.ndarray, region: np.ndarray, part: np.ndarray | None = N
     """Return whether most of what surrounds a region (or a part of it) is nearer by a step."""
     reach = max(1, round(log.shape[1] / 1024))
     part = region if part is None else part
-    ring = _dilate(part, reach + 2) & ~_dilate(part, reach + 1) & ~region
+    ring = dilated(part, reach + 2) & ~dilated(part, reach + 1) & ~region
     level = np.median(log[part])
     # Without a ring, everything is sky.
     return not ring.any() or bool((log[ring] < level - _STEP).mean() >= _STEP_SHARE)
@@ -75,14 +96,14 @@ def _stands_out(log: np.ndarray, region: np.ndarray, part: np.ndarray | None = N
 
 def _regions(mask: np.ndarray, smallest: float) -> Iterator[np.ndarray]:
     """Yield the connected regions of a mask (H, W) that cover more than a share `smallest` of it."""
-    labels = _label(mask)
+    labels = label(mask)
     sizes = np.bincount(labels.ravel())
-    for label in np.flatnonzero(sizes > max(3, smallest * mask.size)):
-        if label:
-            yield labels == label
+    for number in np.flatnonzero(sizes > max(3, smallest * mask.size)):
+        if number:
+            yield labels == number
 
 
-def _label(mask: np.ndarray) -> np.ndarray:
+def label(mask: np.ndarray) -> np.ndarray:
     """Number the connected regions of a mask from 1, also across the left and right edge; 0 outside."""
     labels = np.zeros(mask.shape, np.int32)
     count = ndimage.label(mask, output=labels)
@@ -103,6 +124,7 @@ def _grow(region: np.ndarray, allowed: np.ndarray, width: int) -> np.ndarray:
     return ndimage.binary_dilation(padded[0], iterations=pixels, mask=padded[1])[:, pixels:-pixels]
 
 
-def _dilate(mask: np.ndarray, pixels: int) -> np.ndarray:
+def dilated(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Return a mask (H, W) that has grown by a number of pixels on all sides, also across the left and right edge."""
     padded = np.pad(mask, ((0, 0), (pixels, pixels)), mode="wrap")
     return ndimage.binary_dilation(padded, np.ones((3, 3)), iterations=pixels)[:, pixels:-pixels]

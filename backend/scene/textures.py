@@ -101,6 +101,13 @@ def enlarge(pixels: np.ndarray, height: int, rows: slice) -> np.ndarray:
     return (lines[:, left % w] * (1 - fx) + lines[:, (left + 1) % w] * fx).astype(np.float32)
 
 
+def nearest(pixels: np.ndarray, height: int) -> np.ndarray:
+    """Resample a map (h, 2·h, …) to (height, 2·height, …) without mixing pixels."""
+    rows = (np.arange(height) + 0.5) * len(pixels) // height
+    columns = (np.arange(2 * height) + 0.5) * len(pixels) // height
+    return pixels[rows.astype(int)[:, None], columns.astype(int)]
+
+
 def continued(pixels: np.ndarray, hidden: Layer) -> np.ndarray:
     """Return a map (h, 2·h, C) for the layer `hidden` (H, W), at its size.
 

@@ -27,12 +27,13 @@ def test_lamp_is_found_and_the_sky_is_none() -> None:
     expected[2:5, 100:110] = True
     rays = sphere.directions(HEIGHT, WIDTH)
     albedo = np.full_like(pixels, 0.5)
-    np.testing.assert_array_equal(light.lamps(pixels, sky, -rays, albedo), expected)
+    np.testing.assert_array_equal(light.lamps(pixels, sky, -rays, albedo, np.zeros_like(sky)), expected)
 
 
 def test_black_panorama_has_no_lamps() -> None:
     black, rays = np.zeros((HEIGHT, WIDTH, 3)), sphere.directions(HEIGHT, WIDTH)
-    assert not light.lamps(black, np.zeros((HEIGHT, WIDTH), bool), -rays, black).any()
+    nowhere = np.zeros((HEIGHT, WIDTH), bool)
+    assert not light.lamps(black, nowhere, -rays, black, nowhere).any()
 
 
 def test_irradiance_is_the_integral_over_the_panorama() -> None:
@@ -64,3 +65,18 @@ def test_sun_is_not_spread() -> None:
 def test_closed_room_gets_no_light_from_outside() -> None:
     pixels, sky = room()
     assert not light.environment(pixels, np.zeros_like(sky)).any()
+
+
+def test_sunlit_ground_and_walls_are_no_lamps() -> None:
+    pixels, sky = room()
+    normal = -sphere.directions(HEIGHT, WIDTH)
+    ground = np.zeros((HEIGHT, WIDTH), bool)
+    ground[45:] = True
+    pixels[50:60, 20:40] = pixels[34:40, 80:100] = 30.0  # ground, and a wall below the horizon
+    pixels[40, 10] = 300.0  # a lamp in the garden
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[2:5, 100:110] = expected[40, 10] = True
+    albedo = np.full_like(pixels, 0.3)
+    np.testing.assert_array_equal(light.lamps(pixels, sky, normal, albedo, ground), expected)
+    closed = light.lamps(pixels, np.zeros_like(sky), normal, albedo, ground)
+    assert closed[52:58, 22:38].all()  # without a sky there is no sun
