@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import grid, planes
+from . import grid, outlines, planes
 from .layers import Layer, Links
 
 #: Largest block in pixels, as a share of the panorama's width.
@@ -106,25 +106,27 @@ def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.nd
         for member in slots[slot:]:
             mine = solid[member][special] & (groups[member] == slot)
             vertex[member, special[mine]] = ids[mine]
-    row, column = np.divmod(np.concatenate(place), width)
-    corner_ray = grid.corner_directions(height, width)[row, column]
-    distance, centre, members = _positions(stack, vertex, rays, noise, corner_ray, row, column)
-
-    # A texture's outermost pixels are mixed with what is beside them: torn corners take theirs from further in.
-    pull = centre * _INWARD
-    pull[(row == 0) | (row == height), 0] = 0
-    uv = np.stack([(column + pull[:, 1]) / width, 1 - np.clip(row + pull[:, 0], 0.5, height - 0.5) / height], axis=-1)
-    # Outlines against the sky are drawn in a little: a thin line of surface in the sky shows more than one of sky.
-    outline = ~np.logical_and.reduce(solid[:4])[row * width + column] & (row > 0) & (row < height) & (members < 4)
-    ray = corner_ray.copy()
-    ray[outline] = _directions(
-        (row[outline] + _SHRINK * centre[outline, 0]) / height, (column[outline] + _SHRINK * centre[outline, 1]) / width
-    )
     shaped = vertex.reshape(len(stack), 4, height + 1, width)
     pixel_vertex = np.empty((len(stack), 4, height, width), np.int32)
     for corner, (below, right) in enumerate(_CORNERS):
         # Pixel (i, j) lies in slot 3 of its top left corner, slot 2 of its top right one, and so on.
         pixel_vertex[:, corner] = np.roll(shaped[:, 3 - 2 * below - right], -right, axis=-1)[:, below : below + height]
+    row, column = np.divmod(np.concatenate(place), width)
+    centre, members = _centres(vertex, len(row))
+    ends = outlines.edges(stack[0], links[0, 0], pixel_vertex[0])
+    shift = outlines.smooth(ends, row, column, (height, width))
+    # Outlines against the sky are drawn in a little: a thin line of surface in the sky shows more than one of sky.
+    outline = ~np.logical_and.reduce(solid[:4])[row * width + column] & (row > 0) & (row < height) & (members < 4)
+    shift[outline] += _SHRINK * centre[outline]
+    ray = grid.corner_directions(height, width)[row, column]
+    moved = shift.any(axis=1)
+    ray[moved] = _directions((row + shift[:, 0])[moved] / height, (column + shift[:, 1])[moved] / width)
+    distance = _positions(stack, vertex, rays, noise, ray, row, column)
+
+    # A texture's outermost pixels are mixed with what is beside them: torn corners take theirs from further in.
+    pull = centre * _INWARD
+    pull[(row == 0) | (row == height), 0] = 0
+    uv = np.stack([(column + pull[:, 1]) / width, 1 - np.clip(row + pull[:, 0], 0.5, height - 0.5) / height], axis=-1)
     # A hidden pixel whose corners are all those of one in front is no other surface.
     for index in range(1, len(stack)):
         same = (pixel_vertex[index] == pixel_vertex[:index]).all(axis=1).any(axis=0)
@@ -156,12 +158,10 @@ def _positions(
     ray: np.ndarray,
     row: np.ndarray,
     column: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each vertex' distance (V,), the mean offset of its pixels' centres in rows and columns (V, 2), and their
-    number (V,)."""
+) -> np.ndarray:
+    """Return each vertex' distance along its ray, (V,)."""
     count = len(row)
-    sums, weights, members = np.zeros(count), np.zeros(count), np.zeros(count)
-    centre = np.zeros((count, 2))
+    sums, weights = np.zeros(count), np.zeros(count)
     #: Of the visible layer: the distance of each of the four pixels' planes along the vertex' ray; NaN elsewhere.
     seen = np.full((4, count), np.nan, np.float32)
     for slot, ids in enumerate(vertex):
@@ -179,11 +179,19 @@ def _positions(
         # In each slot a vertex has one pixel at most.
         sums[where] += found * weight
         weights[where] += weight
-        members[where] += 1
-        centre[where] += slot % 4 // 2 - 0.5, slot % 2 - 0.5
     distance = sums / weights
     _crease(distance, seen, stack[0], rays, max(_CREASE, noise), row, column)
-    return distance, centre / members[:, None], members
+    return distance
+
+
+def _centres(vertex: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean offset of each vertex' pixels' centres in rows and columns (V, 2), and their number (V,)."""
+    members, centre = np.zeros(count), np.zeros((count, 2))
+    for slot, ids in enumerate(vertex):
+        where = ids[ids >= 0]
+        members[where] += 1
+        centre[where] += slot % 4 // 2 - 0.5, slot % 2 - 0.5
+    return centre / members[:, None], members
 
 
 def _pixel(slot: int, row: np.ndarray, column: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
