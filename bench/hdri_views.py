@@ -3,9 +3,9 @@
     python bench/hdri_views.py --maps DIR [--names interior,courtyard,forest] [--out FILE.png] [--size 480]
 
 The HDRIs are those that ship with Blender. DIR has a result folder for each; what is missing is perceived with the
-starter first, about a minute each. Each HDRI has two rows, the dome and the mesh, and three columns: cameras at the
-panorama's place, and 0.5 m and 1 m to its right, looking forward and a little down. Cycles renders them under the
-light of their own world.
+starter first, about a minute each. Each HDRI has two rows, the dome and the mesh, and four columns: the HDRI itself,
+and what is built of it, from cameras at the panorama's place, and 0.5 m and 1 m to its right, looking forward and a
+little down. Cycles renders them under the light of their own world, all exposed for the mean of the HDRI.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from quiet import quiet
 
 from panoform.backend.cli import main as command_line
 from panoform.backend.cli import options
+from panoform.backend.io import panoramas
+from panoform.backend.lighting import exposure
 from panoform.blender_addon.scene import spec
 from panoform.shared.jobs.scene import SceneReply, SceneSettings
 
@@ -65,6 +67,9 @@ def views(folder: Path, kind: str, width: int) -> np.ndarray:
     scene.render.resolution_x, scene.render.resolution_y = width, width * 9 // 16
     scene.render.resolution_percentage = 100
     scene.render.image_settings.file_format = "PNG"
+    _, record = exposure.expose(panoramas.read(folder / "panorama.exr")[0], "linear")
+    assert record is not None
+    scene.view_settings.exposure = math.log2(float(record["exposure"]))
     lens = bpy.data.cameras.new("view")
     lens.angle, lens.clip_start = FOV_RAD, 0.01
     camera = bpy.data.objects.new("view", lens)
@@ -73,9 +78,10 @@ def views(folder: Path, kind: str, width: int) -> np.ndarray:
     turn = Matrix.Rotation(-math.pi / 2, 4, "Z") @ Matrix.Rotation(math.pi / 2 + PITCH_RAD, 4, "X")
     pictures = []
     with tempfile.TemporaryDirectory() as temporary:
-        for beside in BESIDE_M:
+        for built, beside in ((False, 0.0), *((True, beside) for beside in BESIDE_M)):
+            scene.collection.children[0].hide_render = not built
             camera.matrix_world = Matrix.Translation((0, -beside, CAMERA_M)) @ turn
-            scene.render.filepath = str(Path(temporary) / f"{beside}.png")
+            scene.render.filepath = str(Path(temporary) / f"{built}_{beside}.png")
             bpy.ops.render.render(write_still=True)
             pictures.append(oiio.ImageBuf(scene.render.filepath).get_pixels(oiio.FLOAT)[..., :3])
     return np.concatenate(pictures, axis=1)

@@ -33,9 +33,11 @@ def all_or_nothing(scene: bpy.types.Scene) -> Iterator[None]:
 def temporary_scene(name: str) -> Iterator[bpy.types.Scene]:
     """Show an empty scene in the current window; at the end, remove it and all datablocks created inside.
 
-    The exporters need it to be shown: they write the window's scene.
+    The exporters need it to be shown: they write the window's scene. Datablocks that `take_name` renamed inside get
+    their names back.
     """
     before = _existing()
+    names = [(block, block.name) for kind in _KINDS for block in before[kind]]
     window = bpy.context.window
     shown, layer = window.scene, window.view_layer
     scene = bpy.data.scenes.new(name)
@@ -46,6 +48,17 @@ def temporary_scene(name: str) -> Iterator[bpy.types.Scene]:
         window.scene, window.view_layer = shown, layer
         bpy.data.scenes.remove(scene)
         _remove_others(before)
+        for block, own in names:
+            if block.name != own:
+                block.name = own
+
+
+def take_name(block: bpy.types.Object, name: str) -> None:
+    """Name an object, as Blender does only if no other has the name: another one gets a new name."""
+    other = bpy.data.objects.get(name)
+    if other is not None and other != block and other.library is None:
+        other.name = f"{name} (exported)"
+    block.name = name
 
 
 def _existing() -> dict[str, set[bpy.types.ID]]:

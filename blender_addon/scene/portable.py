@@ -19,6 +19,7 @@ from ...shared.imaging.colour import linear_from_srgb, srgb_from_linear
 from ...shared.protocol.errors import SceneError
 from ..capture import pixels, sources
 from . import dome, environment, images, mesh, rays, tangents
+from .datablocks import take_name
 
 #: Faces that meet at a larger angle have a sharp edge between them, in degrees.
 _CREASE = 40.0
@@ -121,7 +122,8 @@ class Copier:
         self._scene.world = world
 
     def _link(self, name: str, data: bpy.types.ID, matrix: Matrix) -> None:
-        copy = bpy.data.objects.new(portable_name(name), data)
+        copy = bpy.data.objects.new(data.name, data)
+        take_name(copy, portable_name(name))
         copy.matrix_world = matrix
         self._scene.collection.objects.link(copy)
 

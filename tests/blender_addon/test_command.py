@@ -54,9 +54,10 @@ def test_build(addon: Jobs, tmp_path: Path, capsys) -> None:
     bpy.ops.wm.open_mainfile(filepath=str(saved))
     body = bpy.data.objects["zimmer mesh"]
     assert body.matrix_world.translation.z == pytest.approx(3.2)
-    assert command.run(["build", "--maps", str(folder), "--kind", "DOME", "--save", str(saved)]) == 0
+    assert command.run(["build", "--maps", str(folder), "--kind", "DOME", "--save", str(saved), "--scale", "2"]) == 0
     bpy.ops.wm.open_mainfile(filepath=str(saved))
-    assert "zimmer dome" in bpy.data.objects
+    # The maps are in metres, with the camera 1.6 m over the floor.
+    assert bpy.data.objects["zimmer dome"].matrix_world.translation.z == pytest.approx(3.2, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import analytic_room as room
 import bpy
+import gltf_points
 import numpy as np
 import OpenImageIO as oiio
 import pytest
@@ -170,6 +171,15 @@ def test_floor_is_the_ground_and_walls_are_metres_apart(imported) -> None:
     np.testing.assert_allclose(np.quantile(corners, 0.98, axis=0), high, atol=0.03)
     assert low[2] == pytest.approx(0)
     assert all(part.object.matrix_world.translation.z == pytest.approx(CAMERA_HEIGHT) for part in imported.values())
+
+
+def test_axes_in_the_file_are_those_of_gltf(written) -> None:
+    """Up is +Y, the panorama's centre +X, its left −Z: the room isn't alike on any two sides."""
+    points = gltf_points.points(written.file)["Visible"] / SCALE
+    raised = np.array((0, 0, 1.6))
+    low, high = room.LOW + raised, room.HIGH + raised
+    np.testing.assert_allclose(points.min(axis=0), (low[0], low[2], -high[1]), atol=0.03)
+    np.testing.assert_allclose(points.max(axis=0), (high[0], high[2], -low[1]), atol=0.03)
 
 
 def test_rays_from_the_camera_hit_at_the_true_distance(imported) -> None:

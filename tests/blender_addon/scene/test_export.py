@@ -10,7 +10,10 @@ import struct
 import subprocess
 from pathlib import Path
 
+import analytic_room as room
 import bpy
+import gltf_points
+import numpy as np
 import pytest
 import room_folder
 from exported import DIFFUSE_COLOUR, decibels, load, seen
@@ -101,6 +104,33 @@ def test_perceived_normals_look_the_same(addon: Jobs, scene, tmp_path) -> None:
 def tree(path: Path) -> dict:
     data = path.read_bytes()
     return json.loads(data[20 : 20 + struct.unpack("<I", data[12:16])[0]])
+
+
+def test_axes_of_gltf_and_names_that_are_taken(addon: Jobs, scene, folder, tmp_path) -> None:
+    """Up is +Y, the panorama's centre +X, its left −Z: the room isn't alike on any two sides."""
+    body = build(folder)
+    mine = bpy.data.objects.new("lamp", bpy.data.lights.new("lamp", "POINT"))
+    scene.collection.children[0].objects.link(mine)
+    out = tmp_path / "room.glb"
+    bpy.ops.panoform.export_scene(filepath=str(out))
+    raised = np.array((0, 0, room_folder.CAMERA_M))
+    low, high = room.LOW + raised, room.HIGH + raised
+    points = gltf_points.points(out)["my_room_mesh"]
+    assert _on_walls(points, np.array((low[0], low[2], -high[1])), np.array((high[0], high[2], -low[1]))).min() > 20
+    names = {node["name"] for node in tree(out)["nodes"]}
+    assert {"my_room_mesh", "lamp"} <= names
+    assert not {name for name in names if name.endswith(".001")}
+    assert (body.name, mine.name) == ("my room mesh", "lamp")
+    load(out)
+    mesh = bpy.data.objects["my_room_mesh"]
+    corners = np.array([mesh.matrix_world @ vertex.co for vertex in mesh.data.vertices])
+    assert _on_walls(corners, low, high).min() > 20
+
+
+def _on_walls(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return how many points (N, 3) lie on each side of a box, (2, 3), from its corners."""
+    inside = points[((points > low - 0.02) & (points < high + 0.02)).all(axis=1)]
+    return np.stack([(np.abs(inside - corner) < 0.02).sum(axis=0) for corner in (low, high)])
 
 
 def test_gltf_has_what_viewers_need(addon: Jobs, scene, folder, tmp_path) -> None:

@@ -182,3 +182,9 @@ def test_lengths_that_give_no_scale(addon: Jobs, scene, folder: Path) -> None:
         bpy.ops.panoform.set_scale(measured=0.0, length=2.0)
     assert body.matrix_world == pose
     assert environment.parts(body)[0] == body
+
+
+def test_one_undo_step_for_a_length() -> None:
+    """The clicks change nothing: only the operator that they call at last makes a step."""
+    assert "UNDO" in measure.PANOFORM_OT_set_scale.bl_options
+    assert "UNDO" not in getattr(measure.PANOFORM_OT_measure_length, "bl_options", set())
