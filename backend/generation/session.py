@@ -18,7 +18,7 @@ from ...shared.engines import Capability, EngineSettings
 from ...shared.jobs.generate import MIN_HEIGHT, MULTIPLE, GenerateSettings, Recipe, rounded
 from ...shared.protocol.errors import AdapterError, WeightsError
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress
-from ..models import device, hub, lora
+from ..models import device, hub, lora, parts
 from ..models.cache import ModelCache
 from ..models.flux import checkpoints, loader, text_encoding
 from ..models.flux.loader import FluxModel
@@ -195,7 +195,7 @@ def _find_lora(name: str | None, reporter: ProgressReporter) -> Path | None:
     if not name:
         return None
     own = hub.is_id(name) and hub.split_id(name)[0] == dit360.ADAPTER
-    local = checkpoints.models_folder() / "DiT360"
+    local = parts.models_folder() / "DiT360"
     path = local if name == dit360.ADAPTER and local.exists() else Path(name).expanduser()
     if path.exists():
         return path

@@ -14,7 +14,7 @@ from ....shared.protocol.errors import AdapterError, WeightsError
 from ...jobs.progress import ProgressReporter, report_loading
 from ...pipelines import dit360, omnix
 from ...pipelines.omnix import TASKS, OmniXPipeline
-from .. import device, hub
+from .. import device, hub, parts
 from ..cache import ModelCache
 from . import checkpoints, stream_adapters, text_encoding
 
@@ -155,6 +155,6 @@ def _find_adapters(source: str, tasks: list[str], reporter: ProgressReporter) ->
     wanted = [(task, stream) for task in tasks for stream in TASKS[task].streams]
     if wanted and hub.is_id(source) and not Path(source).is_dir():
         files = [name for stream in wanted for name in stream_adapters.filenames(*stream)]
-        hub.fetch(source, files, checkpoints.models_folder() / "OmniX", reporter, AdapterError)
+        hub.fetch(source, files, parts.models_folder() / "OmniX", reporter, AdapterError)
     for task, stream in wanted:
         stream_adapters.find(source, task, stream)
