@@ -23,7 +23,7 @@ from typing import Any
 import bpy
 
 from ..shared import maps
-from ..shared.engines import ENGINES, QUALITIES
+from ..shared.engines import QUALITIES, engines_for
 from ..shared.jobs import scene
 from ..shared.protocol.errors import OutputError, PanoformError
 from .generate import command
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     perceive.add_argument("--panorama", required=True, type=Path, help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
     perceive.add_argument("--maps", default=",".join(maps.DEFAULT_MAPS), help="default: %(default)s")
     perceive.add_argument("--quality", choices=QUALITIES, default="standard")
-    perceive.add_argument("--engine", choices=list(ENGINES), help="default: as set in the preferences")
+    perceive.add_argument("--engine", choices=engines_for("perceive"), help="default: as set in the preferences")
     perceive.add_argument("--seed", type=int, default=0)
     perceive.add_argument("--out", type=Path, help="also write the maps to this folder")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import bpy
 from bpy.props import EnumProperty, StringProperty
 
-from ..shared.engines import ENGINES, EngineSettings
+from ..shared.engines import ENGINES, EngineSettings, engines_for
 from .backend import installer
 
 #: The extension as Blender knows it: `bl_ext.<repo>.panoform`; this package is its `blender_addon`.
@@ -93,7 +93,8 @@ class Preferences(bpy.types.AddonPreferences):
         AUTO: the engine that loads a checkpoint if one is set, else the bundled engine.
         """
         if engine == "AUTO":
-            spec = next(spec for spec in ENGINES.values() if spec.bundled != bool(self.flux_model))
+            specs = (ENGINES[name] for name in engines_for("perceive"))
+            spec = next(spec for spec in specs if spec.bundled != bool(self.flux_model))
         else:
             spec = ENGINES[engine.lower()]
         if spec.bundled:  # small: needs no offloading, runs on a CPU

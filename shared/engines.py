@@ -9,8 +9,9 @@ import msgspec
 from .protocol.errors import SettingError
 
 #: perceive: maps of a panorama. outpaint: a panorama around a picture. text_to_panorama, edit: from a prompt.
-#: refine: add detail to an enlarged panorama, window by window.
-Capability = Literal["perceive", "outpaint", "text_to_panorama", "edit", "refine"]
+#: refine: add detail to an enlarged panorama, window by window. texture: views of an object, from its shape and a
+#: reference picture or a prompt.
+Capability = Literal["perceive", "outpaint", "text_to_panorama", "edit", "refine", "texture"]
 
 OFFLOADS = ("none", "model", "sequential")
 DTYPES = ("auto", "bf16", "fp16", "fp32")
@@ -25,11 +26,12 @@ MAX_PANORAMA_WIDTH = 16384
 class Quality(msgspec.Struct, frozen=True):
     """An engine's settings at one of the panel's three quality presets."""
 
-    #: Steps of perception, and height of the model's input panorama in pixels (its width is twice that).
+    #: Steps of perception, or of the views of an object.
     num_inference_steps: int
+    #: Height of the model's input panorama in pixels (its width is twice that), or side of the views.
     height: int
-    #: Steps of generation.
-    generation_steps: int
+    #: Steps of generation; 0 for an engine that generates no panoramas.
+    generation_steps: int = 0
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +41,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: Shown in menus; the part in brackets is a description.
     label: str
     #: Model architecture, which determines the code that loads it.
-    family: Literal["flux"]
+    family: Literal["flux", "sd21"]
     capabilities: frozenset[Capability]
     #: Presets "draft", "standard" and "best".
     qualities: dict[str, Quality]
@@ -77,14 +79,26 @@ ENGINES: dict[str, EngineSpec] = {
             capabilities=frozenset({"perceive", "outpaint", "text_to_panorama", "edit", "refine"}),
             qualities={"draft": Quality(8, 512, 8), "standard": Quality(28, 512, 28), "best": Quality(50, 720, 50)},
         ),
+        EngineSpec(
+            name="multiview",
+            label="MV-Adapter (Stable Diffusion 2.1)",
+            family="sd21",
+            capabilities=frozenset({"texture"}),
+            qualities={"draft": Quality(12, 512), "standard": Quality(30, 512), "best": Quality(50, 512)},
+        ),
     )
 }
 QUALITIES = ("draft", "standard", "best")
 
 
+def engines_for(*capabilities: Capability) -> list[str]:
+    """Return the names of the engines that have any of the capabilities, the default first."""
+    return [spec.name for spec in ENGINES.values() if spec.capabilities & set(capabilities)]
+
+
 def default_engine(capability: Capability) -> str:
     """Return the name of the default engine for a capability: the first that has it."""
-    return next(spec.name for spec in ENGINES.values() if spec.can(capability))
+    return engines_for(capability)[0]
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,7 +109,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     #: Base checkpoint: a diffusers folder, a single .safetensors file, or a hub id ("owner/name" or with "@revision").
     #: None: the engine's own default.
     model: str | None = None
-    #: Adapters: a folder in the hub's layout or the flat one, or a hub id. None: the engine's own default.
+    #: Adapters: a folder in the hub's layout or the flat one, a hub id, or (of family sd21) a file. None: the engine's
+    #: own default.
     adapters: str | None = None
     #: "auto", "cpu", "cuda", "cuda:1", "mps" …
     device: str = "auto"
@@ -111,9 +126,11 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return ENGINES[self.engine]
 
 
-def check_engine(settings: EngineSettings) -> None:
-    """Raise SettingError for an unknown engine, dtype or offload mode."""
+def check_engine(settings: EngineSettings, *capabilities: Capability) -> None:
+    """Raise SettingError for an unknown engine, dtype or offload mode, or an engine with none of `capabilities`."""
     _check_choice("engine", settings.engine, tuple(ENGINES))
+    if capabilities and settings.engine not in (able := engines_for(*capabilities)):
+        raise SettingError(f"The engine {settings.engine} can't do this.", f"Choose {' or '.join(able)}.")
     _check_choice("dtype", settings.dtype, DTYPES)
     _check_choice("offload mode", settings.offload, OFFLOADS)
 

@@ -8,20 +8,30 @@ import msgspec
 
 from ...shared.engines import ENGINES, EngineSettings
 from ...shared.protocol.errors import PanoformError
-from ..models import device
+from ..models import device, parts
 from ..models.flux import checkpoints, stream_adapters, text_encoding
+from ..models.parts import Part
+from ..models.sd21 import adapter, loader
+from ..models.sd21 import checkpoints as sd21_checkpoints
 from ..perception.job import MAPS_OF_TASK
+from ..pipelines import multiview
 from ..pipelines.omnix import TASKS
+
+#: Tasks of the engine multiview: textures from a reference picture, and from a prompt.
+_MULTIVIEW_TASKS = ("ig2mv", "tg2mv")
 
 
 class AdapterLine(msgspec.Struct, kw_only=True):
     """One stream's adapter; `problem` is empty if it fills all modules and no others."""
 
     task: str
-    stream: str
+    #: "" where a task has one adapter.
+    stream: str = ""
     file: str = ""
+    #: Of MV-Adapter, tensors.
     filled: int = 0
     modules: int = 0
+    #: 0 for an adapter that is not a LoRA.
     rank: int = 0
     dtype: str = ""
     bytes: int = 0
@@ -66,18 +76,35 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
         dtype = device.choose_dtype(settings, torch_device)
         found.device, found.dtype = device.name(torch_device), device.dtype_name(dtype)
         found.memory_free, found.memory_total = device.memory(torch_device)
-        checkpoint = checkpoints.locate(settings, None)
-        found.model, found.adapters = checkpoint.name, checkpoint.adapters
-        found.trained = checkpoint.config.trained
-        base = checkpoints.inspect(checkpoint.path)
+        inspect = {"flux": _inspect_flux, "sd21": _inspect_sd21}[settings.spec.family]
+        networks = inspect(settings, found)
     except PanoformError as error:
         found.problems.append(str(error))
         return found
-    parts = (("transformer", base.transformer), ("vae", base.vae))
-    found.parts = [
+    loaded = [part.parameters * dtype.itemsize for part in networks]
+    found.memory_needed = {"none": sum(loaded), "model": max(loaded), "sequential": 0}[settings.offload]
+    if found.memory_needed > found.memory_free:
+        found.problems.append(
+            f"The weights alone need {_size(found.memory_needed)}; {_size(found.memory_free)} are free on the device. "
+            "Close other programs, or use --offload model, then sequential."
+        )
+    return found
+
+
+def _part_lines(networks: dict[str, Part]) -> list[PartLine]:
+    return [
         PartLine(name=name, parameters=part.parameters, dtype=", ".join(part.dtypes), bytes=part.bytes)
-        for name, part in parts
+        for name, part in networks.items()
     ]
+
+
+def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> list[Part]:
+    """Add what there is of FLUX, and return its networks. Raise WeightsError where there is no such base."""
+    checkpoint = checkpoints.locate(settings, None)
+    found.model, found.adapters = checkpoint.name, checkpoint.adapters
+    found.trained = checkpoint.config.trained
+    base = checkpoints.inspect(checkpoint.path)
+    found.parts = _part_lines({"transformer": base.transformer, "vae": base.vae})
     found.prompt = text_encoding.origin(checkpoint, base)
     if not found.prompt:
         found.problems.append(
@@ -87,15 +114,40 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
     for task in MAPS_OF_TASK:
         found.streams += [_inspect_adapter(checkpoint.adapters, task, stream, shapes) for stream in TASKS[task].streams]
     found.problems += [line.problem for line in found.streams if line.problem]
+    return [base.transformer, base.vae]
 
-    loaded = [part.parameters * dtype.itemsize for _, part in parts]
-    found.memory_needed = {"none": sum(loaded), "model": max(loaded), "sequential": 0}[settings.offload]
-    if found.memory_needed > found.memory_free:
-        found.problems.append(
-            f"The weights alone need {_size(found.memory_needed)}; {_size(found.memory_free)} are free on the device. "
-            "Close other programs, or use --offload model, then sequential."
-        )
-    return found
+
+def _inspect_sd21(settings: EngineSettings, found: Diagnosis) -> list[Part]:
+    """Add what there is of Stable Diffusion and MV-Adapter, and return the networks of the base.
+
+    An adapter of one task is enough. Raise WeightsError where there is no such base.
+    """
+    path, found.model, _ = sd21_checkpoints.locate(settings.model, None)
+    found.adapters, found.trained = loader.adapter_source(settings), True
+    base = sd21_checkpoints.inspect(path)
+    found.parts = _part_lines({"unet": base.unet, "vae": base.vae})
+    found.prompt = "text encoders" if base.text_encoder else ""
+    if not found.prompt:
+        found.problems.append("There is no text encoder: copy the folders text_encoder and tokenizer.")
+    unet = parts.built(base.unet.cls, base.unet.config, base.unet.place)
+    factor = 2 ** (len(base.vae.config["block_out_channels"]) - 1)
+    for task in _MULTIVIEW_TASKS:
+        shapes = multiview.adapter_parts(unet, task, factor).shapes
+        line = AdapterLine(task=task, modules=len(shapes))
+        found.streams.append(line)
+        try:
+            file = adapter.find(found.adapters, task, local_files_only=True)
+            line.filled, problem = adapter.inspect(file, shapes)
+        except PanoformError as error:
+            line.problem = str(error)
+            continue
+        header = parts.read_header(file)
+        line.file, line.bytes = str(file), file.stat().st_size
+        line.dtype = ", ".join(sorted({dtype for dtype, _ in header.values()}))
+        line.problem = f"{file}: {problem}." if problem else ""
+    if all(line.problem for line in found.streams):
+        found.problems += [line.problem for line in found.streams]
+    return [base.unet, base.vae]
 
 
 def _inspect_adapter(source: str, task: str, stream: str, shapes: stream_adapters.Shapes) -> AdapterLine:
@@ -124,8 +176,10 @@ def lines(found: Diagnosis) -> Iterator[str]:
         yield f"Prompt    {found.prompt or 'not encoded, and no text encoders'}"
         yield f"Adapters  {found.adapters}"
     for line in found.streams:
-        summary = f"{line.filled} of {line.modules} modules, rank {line.rank}, {line.dtype}, {_size(line.bytes)}"
-        yield f"  {line.task + '/' + line.stream:24} {summary if line.file else 'missing'}"
+        what = f"modules, rank {line.rank}" if line.rank else "tensors"
+        summary = f"{line.filled} of {line.modules} {what}, {line.dtype}, {_size(line.bytes)}"
+        name = f"{line.task}/{line.stream}" if line.stream else line.task
+        yield f"  {name:24} {summary if line.file else 'missing'}"
     if found.device:
         memory = f"{_size(found.memory_free)} of {_size(found.memory_total)} free"
         yield f"Device    {found.device}, {found.dtype}, {memory}"

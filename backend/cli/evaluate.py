@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         "--data", type=Path, required=True, metavar="DIR", help="folder with one sub-folder per scene, as in README.md"
     )
     add_maps(parser, "as for perceive")
-    shared_options.add_engine(parser)
+    shared_options.add_engine(parser, "perceive")
     parser.add_argument("--height", type=int, metavar="N", help="height of the maps in pixels (default: the engine's)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N scenes")

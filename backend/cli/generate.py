@@ -42,7 +42,7 @@ def add_output(parser: argparse.ArgumentParser, engine_help: str) -> None:
     """Add the options of generate and edit that only this command line has."""
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".exr (linear HDR) or .png (sRGB)")
     parser.add_argument("--method", default=GenerateSettings().method, metavar="M", help=f"one of {', '.join(METHODS)}")
-    shared_options.add_engine(parser, default=None, help=engine_help)
+    shared_options.add_engine(parser, "text_to_panorama", "outpaint", "edit", default=None, help=engine_help)
     parser.add_argument(
         "--overwrite", action="store_true", help="also replace files that aren't Panoform's (never a source)"
     )

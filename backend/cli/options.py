@@ -7,21 +7,35 @@ from typing import Any
 
 import msgspec
 
-from ...shared.engines import DTYPES, ENGINES, OFFLOADS, EngineSettings, check_engine
+from ...shared.engines import DTYPES, ENGINES, OFFLOADS, Capability, EngineSettings, check_engine, engines_for
 from ...shared.protocol.messages import JobReply, JobRequest
 from ..jobs import registry
 from ..models.cache import ModelCache
 from .terminal import Terminal
 
+#: Of the engine of a family: the base model, and the adapters.
+_WEIGHTS = {"flux": ("FLUX.1-dev", "OmniX's adapters"), "sd21": ("Stable Diffusion 2.1", "MV-Adapter")}
 
-def add_engine(parser: argparse.ArgumentParser, default: str | None = EngineSettings().engine, help: str = "") -> None:
-    """Add the engine options. `help` describes the default if it depends on other options."""
+
+def add_engine(
+    parser: argparse.ArgumentParser,
+    *capabilities: Capability,
+    default: str | None = EngineSettings().engine,
+    help: str = "",
+) -> None:
+    """Add the engine options, for engines with any of `capabilities`, or all.
+
+    `help` describes the default if it depends on other options.
+    """
     defaults = EngineSettings()
+    names = engines_for(*capabilities) if capabilities else list(ENGINES)
+    families = dict.fromkeys(ENGINES[name].family for name in names)
+    models, adapters = (" or ".join(_WEIGHTS[family][index] for family in families) for index in (0, 1))
     parser.add_argument(
-        "--engine", default=default, metavar="E", help=f"{' or '.join(ENGINES)} (default: {help or default})"
+        "--engine", default=default, metavar="E", help=f"{' or '.join(names)} (default: {help or default})"
     )
-    parser.add_argument("--model", metavar="P", help="diffusers folder, .safetensors file, or hub id of FLUX.1-dev")
-    parser.add_argument("--adapters", metavar="P", help="folder or hub id of OmniX's adapters")
+    parser.add_argument("--model", metavar="P", help=f"diffusers folder, .safetensors file, or hub id of {models}")
+    parser.add_argument("--adapters", metavar="P", help=f"folder or hub id of {adapters}")
     parser.add_argument(
         "--device", default=defaults.device, metavar="D", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
     )

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     parser.add_argument("panorama", type=Path, metavar="PANORAMA", help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="result folder")
     add_maps(parser, f"any of {','.join(MAPS)} (default: the first five)")
-    shared_options.add_engine(parser)
+    shared_options.add_engine(parser, "perceive")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
     parser.add_argument("--guidance", type=float, metavar="G", help="FLUX's guidance (default: the engine's)")
     parser.add_argument(

@@ -25,7 +25,7 @@ from torch import Tensor
 from ...shared.protocol.errors import AdapterError, InputError, NumericsError, SettingError, WeightsError
 from ..models.sd21 import adapter
 from .layers import multiview_attention
-from .layers.multiview_attention import Layout, MultiViewState
+from .layers.multiview_attention import Layout, MultiViewAttnProcessor, MultiViewState
 from .layers.snr_shift import shifted_betas
 from .safetensors_only import SafetensorsOnly
 
@@ -52,6 +52,39 @@ PROMPT = "high quality"
 NEGATIVE_PROMPT = "watermark, ugly, deformed, noisy, blurry, low contrast"
 #: Channels of the control images: position and normal, or the camera's ray.
 _CONTROL_CHANNELS = 6
+
+
+class AdapterParts(NamedTuple):
+    """The modules that an adapter fills, without weights."""
+
+    #: By name of the attention module.
+    processors: dict[str, MultiViewAttnProcessor]
+    encoder: T2IAdapter
+
+    @property
+    def shapes(self) -> adapter.Shapes:
+        """Name → shape of all tensors of the adapter's file."""
+        shapes = adapter.shapes_of(self.encoder)
+        for name, processor in self.processors.items():
+            shapes |= adapter.shapes_of(processor, f"{name}.processor.")
+        return shapes
+
+
+def adapter_parts(unet: Any, task: str, downscale_factor: int) -> AdapterParts:
+    """Create what an adapter of `task` fills in `unet`, whose latents are smaller by `downscale_factor`.
+
+    Raise SettingError for an unknown task.
+    """
+    chosen = _task(task)
+    with torch.device("meta"):
+        encoder = T2IAdapter(
+            in_channels=_CONTROL_CHANNELS,
+            channels=list(unet.config.block_out_channels),
+            num_res_blocks=2,
+            downscale_factor=downscale_factor,
+            adapter_type="full_adapter",
+        )
+    return AdapterParts(multiview_attention.processors(unet, chosen.layout, chosen.reference), encoder)
 
 
 class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
@@ -97,30 +130,18 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         Load it before any offloading is enabled. Raise SettingError for an unknown task, AdapterError for an adapter
         that is missing, or has other tensors than this model and task need.
         """
-        chosen = _task(task)
         if any(hasattr(module, "_hf_hook") for module in self.unet.modules()):
             raise SettingError("The model is offloaded already.", "Load the adapter before enabling offloading.")
-        processors = multiview_attention.processors(self.unet, chosen.layout, chosen.reference)
-        with torch.device("meta"):
-            encoder = T2IAdapter(
-                in_channels=_CONTROL_CHANNELS,
-                channels=list(self.unet.config.block_out_channels),
-                num_res_blocks=2,
-                downscale_factor=self.vae_scale_factor,
-                adapter_type="full_adapter",
-            )
-        shapes = adapter.shapes_of(encoder)
-        for name, processor in processors.items():
-            shapes |= adapter.shapes_of(processor, f"{name}.processor.")
-        tensors = adapter.read(adapter.find(source, task, token=token), shapes)
+        parts = adapter_parts(self.unet, task, self.vae_scale_factor)
+        tensors = adapter.read(adapter.find(source, task, token=token), parts.shapes)
         tensors = {name: tensor.to(self.unet.device, self.unet.dtype) for name, tensor in tensors.items()}
-        for name, processor in processors.items():
+        for name, processor in parts.processors.items():
             prefix = f"{name}.processor."
             own = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
             processor.load_state_dict(own, assign=True)
-        encoder.load_state_dict(tensors, assign=True)
-        multiview_attention.install(self.unet, processors)
-        self.register_modules(cond_encoder=encoder.eval())
+        parts.encoder.load_state_dict(tensors, assign=True)
+        multiview_attention.install(self.unet, parts.processors)
+        self.register_modules(cond_encoder=parts.encoder.eval())
         self.task = task
 
     @torch.no_grad()

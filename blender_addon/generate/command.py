@@ -9,7 +9,7 @@ from typing import Any
 
 import bpy
 
-from ...shared.engines import ENGINES
+from ...shared.engines import engines_for
 from ...shared.jobs import options
 from ...shared.jobs.generate import METHODS, GenerateSettings, View, check_view
 from ...shared.panorama_file import check_path, with_seed
@@ -22,7 +22,11 @@ def add(verbs: Any) -> None:
     """Add the subparsers of generate and edit."""
     for verb in (options.add_generate(verbs), options.add_edit(verbs)):
         verb.add_argument("--out", required=True, type=Path, metavar="FILE", help="EXR file to write")
-        verb.add_argument("--engine", choices=list(ENGINES), help="default: as set in the preferences")
+        verb.add_argument(
+            "--engine",
+            choices=engines_for("outpaint", "text_to_panorama", "edit"),
+            help="default: as set in the preferences",
+        )
         verb.add_argument("--method", default=GenerateSettings().method, choices=list(METHODS))
         verb.add_argument(
             "--save",

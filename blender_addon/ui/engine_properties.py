@@ -1,10 +1,10 @@
-"""The engine properties, which all features share."""
+"""The engine properties, which all features about panoramas share."""
 
 from __future__ import annotations
 
 from bpy.props import EnumProperty
 
-from ...shared.engines import ENGINES
+from ...shared.engines import ENGINES, engines_for
 
 QUALITY_ITEMS = (
     ("draft", "Draft", "Fast preview"),
@@ -13,7 +13,7 @@ QUALITY_ITEMS = (
 )
 ENGINE_ITEMS = (
     ("AUTO", "Automatic", "FLUX + OmniX if its checkpoint is set in the preferences, else the starter"),
-    *((spec.name.upper(), spec.label, "") for spec in ENGINES.values()),
+    *((name.upper(), ENGINES[name].label, "") for name in engines_for("perceive", "outpaint")),
 )
 
 

@@ -45,7 +45,7 @@ def check_strength(strength: float) -> None:
 
 def check(request: EditRequest) -> None:
     """Raise SettingError for invalid settings; the pixels are not checked."""
-    check_engine(request.engine)
+    check_engine(request.engine, "edit", "outpaint")
     check_generate(request.settings)
     check_strength(request.strength)
     check_format(request.file_format, linear=request.encoding == "linear")

@@ -195,7 +195,7 @@ def check_generate(settings: GenerateSettings) -> None:
 
 def check(request: GenerateRequest) -> None:
     """Raise SettingError for invalid settings; the pixels are not checked."""
-    check_engine(request.engine)
+    check_engine(request.engine, "text_to_panorama", "outpaint")
     check_generate(request.settings)
     check_format(request.file_format, linear=request.settings.hdr)
     if request.picture is None:

@@ -111,5 +111,5 @@ def check_perceive(settings: PerceiveSettings) -> None:
 
 def check(request: PerceiveRequest) -> None:
     """Raise SettingError for invalid settings; the pixels are not checked."""
-    check_engine(request.engine)
+    check_engine(request.engine, "perceive")
     check_perceive(request.settings)

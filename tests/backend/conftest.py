@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from serving import ARITHMETIC, Backend, Peer, idle, wait_until
 from panoform.backend.models.flux import single_file
 from panoform.backend.server import server as server_module
 
+MULTIVIEW = Path(__file__).parents[1] / "golden" / "multiview"
 TINY_TRANSFORMER = {
     "in_channels": 64, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 128, "num_attention_heads": 1,
     "joint_attention_dim": 32, "pooled_projection_dim": 32, "guidance_embeds": True,
@@ -117,6 +119,12 @@ def _bfl_vae_names(state):
 
 
 @pytest.fixture(scope="session")
+def ldm_vae_names():
+    """Return a function that converts AutoencoderKL's names to those of single files."""
+    return _bfl_vae_names
+
+
+@pytest.fixture(scope="session")
 def tiny_states(tiny_flux):
     """Return the states of transformer and VAE of `tiny_flux` in BFL's naming."""
     return (
@@ -167,6 +175,28 @@ def tiny_lora(tmp_path_factory):
     file = tmp_path_factory.mktemp("lora") / "my löra.safetensors"
     save_file(state, file)
     return file
+
+
+@pytest.fixture(scope="session")
+def tiny_sd21(tmp_path_factory):
+    """Return a diffusers folder of the golden tiny Stable Diffusion 2.1, with a text encoder. Not to be written to."""
+    from diffusers import StableDiffusionPipeline
+
+    torch.manual_seed(0)
+    encoders = _text_encoders()
+    folder = tmp_path_factory.mktemp("tiny") / "SD 2.1 tiny ö"
+    StableDiffusionPipeline.from_pretrained(
+        MULTIVIEW / "tiny-sd21",
+        text_encoder=encoders["text_encoder"],
+        tokenizer=encoders["tokenizer"],
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def multiview_adapters():
+    """Return the folder of adapters for `tiny_sd21`, in the hub's layout."""
+    return MULTIVIEW / "adapters"
 
 
 class Recorder:

@@ -13,11 +13,12 @@ from panoform.shared.protocol.errors import SettingError
 def test_every_quality_preset_is_valid(engine, quality):
     preset = engines.ENGINES[engine].qualities[quality]
     engines.check_engine(EngineSettings(engine=engine))
+    assert preset.height % 16 == 0
     steps, height = preset.num_inference_steps, preset.height
     check_perceive(PerceiveSettings(maps=("distance",), num_inference_steps=steps, height=height))
 
 
-@pytest.mark.parametrize("capability", ["perceive", "outpaint", "text_to_panorama", "edit"])
+@pytest.mark.parametrize("capability", ["perceive", "outpaint", "text_to_panorama", "edit", "texture"])
 def test_default_engine_has_the_capability(capability):
     assert engines.ENGINES[engines.default_engine(capability)].can(capability)
 
@@ -25,7 +26,7 @@ def test_default_engine_has_the_capability(capability):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"engine": "dreams"}, "no engine called 'dreams'. Choose one of starter, flux"),
+        ({"engine": "dreams"}, "no engine called 'dreams'. Choose one of starter, flux, multiview"),
         ({"dtype": "int3"}, "no dtype called 'int3'. Choose one of auto, bf16, fp16, fp32"),
         ({"offload": "moon"}, "no offload mode called 'moon'. Choose one of none, model, sequential"),
     ],
@@ -55,3 +56,10 @@ def test_numbers_out_of_range_are_rejected(name, lowest, highest, below, above):
 def test_error_for_height_names_the_nearest_multiples_of_16():
     with pytest.raises(SettingError, match="Use 496 or 512"):
         check_perceive(PerceiveSettings(maps=("distance",), height=500))
+
+
+def test_engine_of_another_capability_is_refused():
+    engines.check_engine(EngineSettings(engine="multiview"), "texture")
+    with pytest.raises(SettingError, match=r"multiview can't do this\. Choose starter or flux"):
+        engines.check_engine(EngineSettings(engine="multiview"), "perceive", "outpaint")
+    assert engines.engines_for("edit", "texture") == ["flux", "multiview"]

@@ -78,6 +78,20 @@ def read(file: Path, shapes: Shapes) -> dict[str, Tensor]:
         ) from error
 
 
+def inspect(file: Path, shapes: Shapes) -> tuple[int, str]:
+    """Return the number of tensors of `shapes` that a file fills, and what is wrong with it ("" if nothing).
+
+    Raise AdapterError for a damaged file.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            names = set(tensors.keys()) & shapes.keys()
+            fits = [name for name in names if tuple(tensors.get_slice(name).get_shape()) == shapes[name]]
+            return len(fits), _problem(tensors, shapes)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{file} is not a complete safetensors file: {error}.", "Download it again.") from error
+
+
 def _problem(tensors: safe_open, shapes: Shapes) -> str:
     """Return what is wrong with a file by its header, "" if nothing."""
     names = set(tensors.keys())

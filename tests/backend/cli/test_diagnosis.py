@@ -80,3 +80,22 @@ def test_nothing_is_downloaded(flux, monkeypatch, tmp_path):
     found = diagnose(EngineSettings(engine="flux"))
     assert "FLUX.1-dev is not on this computer" in found.problems[0]
     assert "first job downloads it" in found.problems[0]
+
+
+def test_multiview_can_run_with_one_of_its_adapters(capsys, tiny_sd21, multiview_adapters, tmp_path):
+    options = ["--engine", "multiview", "--model", str(tiny_sd21), "--adapters"]
+    assert main(["doctor", *options, str(multiview_adapters)]) == 0
+    output = capsys.readouterr().out
+    assert "ig2mv                    198 of 198 tensors, F32" in output
+    assert "tg2mv                    118 of 118 tensors, F32" in output
+    state = load_file(multiview_adapters / "mvadapter_ig2mv_sd21.safetensors")
+    missing = next(key for key in state if "to_q_ref" in key)
+    file = tmp_path / "mvadapter_ig2mv_sd21.safetensors"
+    save_file({key: tensor for key, tensor in state.items() if key != missing}, file)
+    assert main(["doctor", *options, str(tmp_path)]) == 1
+    output = capsys.readouterr().out
+    assert "197 of 198 tensors" in output
+    assert missing in output
+    assert "tg2mv                    missing" in output
+    shutil.copy(multiview_adapters / "mvadapter_tg2mv_sd21.safetensors", tmp_path)
+    assert main(["doctor", *options, str(tmp_path)]) == 0
