@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 #: Number of pixels tested together: 80 bytes each.
 _TOGETHER = 2_000_000
+#: Smallest weight of a corner inside a triangle: on an edge that two triangles share, it is 0 for both, but for rounding.
+_EDGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,34 @@ def rasterise(points: np.ndarray, height: int, width: int, depth: np.ndarray | N
     (column + 0.5, row + 0.5). `depth`: (T, 3), linear over each triangle (an orthographic camera); the smallest is
     shown. Without it, or where depths are equal, it is the first triangle.
     """
+    triangle = np.full(height * width, -1, np.int32)
+    weights = np.zeros((height * width, 3))
+    nearest = np.full(height * width, np.inf)
+    for pixel, part, own in _inside(points, height, width, 0.0):
+        z = np.zeros(len(part)) if depth is None else (own * depth[part]).sum(-1)
+        earlier = nearest[pixel]
+        np.minimum.at(nearest, pixel, z)
+        shown = np.flatnonzero((z == nearest[pixel]) & (z < earlier))[::-1]  # of equal ones, the first is kept
+        triangle[pixel[shown]], weights[pixel[shown]] = part[shown], own[shown]
+    return Fragments(triangle.reshape(height, width), weights.reshape(height, width, 3))
+
+
+def overlap(points: np.ndarray, height: int, width: int) -> float:
+    """Return the share of the covered pixels that more than one triangle covers; arguments as in `rasterise`.
+
+    Pixels on a triangle's edge are not counted for it.
+    """
+    count = np.zeros(height * width, np.int32)
+    for pixel, _, _ in _inside(points, height, width, _EDGE):
+        np.add.at(count, pixel, 1)
+    return float((count > 1).sum() / max((count > 0).sum(), 1))
+
+
+def _inside(
+    points: np.ndarray, height: int, width: int, edge: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield pixels with their centres inside triangles, many together: pixel (N,), triangle (N,), weights of its
+    corners (N, 3), which are at least `edge`. Triangles come in their order."""
     points = points.astype(np.float64)
     low = np.ceil(points.min(axis=1) - 0.5).astype(np.int64).clip(0)
     high = np.minimum(np.floor(points.max(axis=1) - 0.5).astype(np.int64), (width - 1, height - 1))
@@ -46,10 +77,6 @@ def rasterise(points: np.ndarray, height: int, width: int, depth: np.ndarray | N
     ab, ac = points[:, 1] - points[:, 0], points[:, 2] - points[:, 0]
     area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
     count[area == 0] = 0
-
-    triangle = np.full(height * width, -1, np.int32)
-    weights = np.zeros((height * width, 3))
-    nearest = np.full(height * width, np.inf)
     ends = np.cumsum(count)
     start = 0
     while start < len(count):
@@ -63,14 +90,7 @@ def rasterise(points: np.ndarray, height: int, width: int, depth: np.ndarray | N
         x, y = column + 0.5 - points[part, 0, 0], row + 0.5 - points[part, 0, 1]
         b = (x * ac[part, 1] - y * ac[part, 0]) / area[part]
         c = (y * ab[part, 0] - x * ab[part, 1]) / area[part]
-        a = 1 - b - c
-        inside = (a >= 0) & (b >= 0) & (c >= 0)
-        pixel, part = (row * width + column)[inside], part[inside]
-        own = np.stack([a, b, c], axis=-1)[inside]
-        z = np.zeros(len(part)) if depth is None else (own * depth[part]).sum(-1)
-        earlier = nearest[pixel]
-        np.minimum.at(nearest, pixel, z)
-        shown = np.flatnonzero((z == nearest[pixel]) & (z < earlier))[::-1]  # of equal ones, the first is kept
-        triangle[pixel[shown]], weights[pixel[shown]] = part[shown], own[shown]
+        own = np.stack([1 - b - c, b, c], axis=-1)
+        inside = (own >= edge).all(axis=-1)
+        yield (row * width + column)[inside], part[inside], own[inside]
         start = end
-    return Fragments(triangle.reshape(height, width), weights.reshape(height, width, 3))

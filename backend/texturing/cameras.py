@@ -49,6 +49,11 @@ class Mesh:
     uv: np.ndarray
 
 
+def joined(*meshes: Mesh) -> Mesh:
+    """Return one mesh with the triangles of all, in their order."""
+    return Mesh(*(np.concatenate([getattr(mesh, name) for mesh in meshes]) for name in ("corners", "normals", "uv")))
+
+
 @dataclass(frozen=True)
 class View:
     """What one camera sees of a mesh, (H, H, …) float32."""
