@@ -120,7 +120,17 @@ def test_torch_comes_with_the_first_job_only(path):
 
 
 #: The folders of the backend that are imported by the first job that needs them, and what they are made of.
-BELOW_JOBS = {"evaluation", "generation", "geometry", "lighting", "models", "perception", "pipelines", "training"}
+BELOW_JOBS = {
+    "evaluation",
+    "generation",
+    "geometry",
+    "lighting",
+    "models",
+    "perception",
+    "pipelines",
+    "texturing",
+    "training",
+}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if packages(imports(path)) & TORCH])

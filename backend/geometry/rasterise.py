@@ -9,7 +9,7 @@ import numpy as np
 
 #: Number of pixels tested together: 80 bytes each.
 _TOGETHER = 2_000_000
-#: Smallest weight of a corner inside a triangle: on an edge that two triangles share, it is 0 for both, but for rounding.
+#: Smallest weight of a corner inside a triangle: rounding leaves less on an edge that two triangles share.
 _EDGE = 1e-6
 
 

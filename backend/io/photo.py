@@ -32,9 +32,31 @@ def read(path: Path) -> Photo:
     Floating-point files are linear light; they are clipped to [0, 1] and encoded as sRGB.
     Raise PanoramaError if the file is missing, damaged or too large.
     """
+    rgb, _, spec, orientation = _read(path, straight=False)
+    return Photo(rgb, _fov(spec, orientation))
+
+
+def read_rgba(path: Path) -> np.ndarray:
+    """Read an image as `read` does, as sRGB with alpha that is not premultiplied: (h, w, 4) uint8.
+
+    Alpha is 255 where the file has none. Raise PanoramaError.
+    """
+    rgb, alpha, _, _ = _read(path, straight=True)
+    if alpha is None:
+        alpha = np.ones_like(rgb[..., :1])
+    return np.ascontiguousarray(np.round(np.concatenate([rgb, alpha], axis=-1) * 255).astype(np.uint8))
+
+
+def _read(path: Path, *, straight: bool) -> tuple[np.ndarray, np.ndarray | None, oiio.ImageSpec, int]:
+    """Return colour (h, w, 3) float32 sRGB and alpha (h, w, 1), in [0, 1], the header, and the orientation.
+
+    Colour is premultiplied by alpha, as OpenImageIO reads it, unless `straight`.
+    """
     if not path.is_file():
         raise PanoramaError(f"There is no file {path}.", "Check the path.")
-    image = oiio.ImageBuf(str(path))
+    config = oiio.ImageSpec()
+    config.attribute("oiio:UnassociatedAlpha", int(straight))
+    image = oiio.ImageBuf(str(path), 0, 0, config)
     if max(image.nativespec().width, image.nativespec().height) > MAX_SIDE:
         raise PanoramaError(f"{path.name} has more than {MAX_SIDE} pixels per side.", "Scale it down first.")
     if not image.read(force=True, convert=oiio.FLOAT):
@@ -47,11 +69,13 @@ def read(path: Path) -> Photo:
     pixels = exif.upright(np.asarray(image.get_pixels(oiio.FLOAT)), orientation)
     names = list(spec.channelnames)
     colour = [names.index(name) for name in "RGB" if name in names] if set("RGB") <= set(names) else [0, 0, 0]
-    rgb = np.nan_to_num(pixels[..., colour], nan=0.0).clip(0, 1)
-    return Photo(
-        np.ascontiguousarray(srgb_from_linear(rgb) if linear else rgb, dtype=np.float32),
-        _fov(spec, orientation),
-    )
+    rgb, alpha = np.nan_to_num(pixels[..., colour], nan=0.0), None
+    if "A" in names:
+        alpha = np.nan_to_num(pixels[..., [names.index("A")]], nan=0.0).clip(0, 1)
+        if straight and linear:  # files of floats store it premultiplied
+            rgb = rgb / np.maximum(alpha, 1e-6)
+    rgb = rgb.clip(0, 1)
+    return np.ascontiguousarray(srgb_from_linear(rgb) if linear else rgb, dtype=np.float32), alpha, spec, orientation
 
 
 def _fov(spec: oiio.ImageSpec, orientation: int) -> float | None:

@@ -13,6 +13,7 @@ from ...shared.jobs.edit import EditRequest
 from ...shared.jobs.generate import GenerateRequest
 from ...shared.jobs.perceive import PerceiveRequest
 from ...shared.jobs.scene import SceneRequest
+from ...shared.jobs.texture import TextureRequest, ViewsRequest
 from ...shared.protocol.messages import JobReply, JobRequest
 from ..models.cache import ModelCache
 from .progress import ProgressReporter
@@ -24,6 +25,8 @@ _MODULES: dict[type[JobRequest], str] = {
     GenerateRequest: f"{_BACKEND}.generation.job",
     EditRequest: f"{_BACKEND}.generation.edit_job",
     SceneRequest: f"{_BACKEND}.scene.job",
+    TextureRequest: f"{_BACKEND}.texturing.job",
+    ViewsRequest: f"{_BACKEND}.texturing.views_job",
 }
 
 

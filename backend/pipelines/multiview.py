@@ -152,10 +152,14 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode (N, 4, h, w) latents into images (N, 3, H, W) float32 in [0, 1], one after the other."""
+        """Decode (N, 4, h, w) latents into images (N, 3, H, W) float32 in [0, 1], one after the other.
+
+        Raise NumericsError for NaN or infinite values.
+        """
         latents = (latents / self.vae.config.scaling_factor).to(self._execution_device, self.vae.dtype)
-        images = [self.vae.decode(one[None], return_dict=False)[0].float() for one in latents]
-        return (torch.cat(images) / 2 + 0.5).clamp(0, 1)
+        images = torch.cat([self.vae.decode(one[None], return_dict=False)[0].float() for one in latents])
+        _check_finite(images, "decoding", self.vae.dtype)
+        return (images / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -276,7 +280,6 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         images = noisy
         if output_type == "pt":
             images = self.decode(noisy)  # [n, 3, H, W]
-            _check_finite(images, "decoding", self.vae.dtype)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images)  # pyright: ignore[reportArgumentType]
 

@@ -51,7 +51,7 @@ _JPEG = {"Compression": "jpeg:95", "jpeg:subsampling": "4:4:4"}
 _MAGIC, _JSON_CHUNK = 0x46546C67, 0x4E4F534A
 
 
-class _Image:
+class EncodedImage:
     """The content of an image file, in place of the PIL image that trimesh would encode itself."""
 
     def __init__(self, filename: str, data: bytes) -> None:
@@ -240,7 +240,7 @@ def _material(name: str, part: Part) -> tuple[PBRMaterial, float]:
     decoded = parallel.in_threads(lambda kind: _pixels(part.textures[kind]), kinds)
     pixels = dict(zip(kinds, decoded, strict=True))
     options: dict[str, Any] = {}
-    encoders: dict[str, Callable[[], _Image]] = {}
+    encoders: dict[str, Callable[[], EncodedImage]] = {}
     if "albedo" in pixels:
         encoders["baseColorTexture"] = lambda: _jpeg(pixels["albedo"])
     else:
@@ -278,9 +278,9 @@ def _pixels(texture: Texture) -> np.ndarray:
     return pixels.reshape(spec.height, spec.width, -1)
 
 
-def _jpeg(pixels: np.ndarray) -> _Image:
-    return _Image("colour.jpg", encode_image("colour.jpg", pixels, "sRGB", _JPEG))
+def _jpeg(pixels: np.ndarray) -> EncodedImage:
+    return EncodedImage("colour.jpg", encode_image("colour.jpg", pixels, "sRGB", _JPEG))
 
 
-def _png(pixels: np.ndarray, colorspace: str) -> _Image:
-    return _Image("values.png", encode_image("values.png", pixels, colorspace, bits=8))
+def _png(pixels: np.ndarray, colorspace: str) -> EncodedImage:
+    return EncodedImage("values.png", encode_image("values.png", pixels, colorspace, bits=8))

@@ -12,8 +12,6 @@ import numpy as np
 
 from ..geometry.rasterise import Fragments, rasterise
 
-#: Names of the views in their order.
-VIEWS = ("front", "right", "back", "left", "top", "bottom")
 #: Side of the square that a camera sees, as a multiple of the object's longest side, and distance of the cameras.
 ORTHO_SCALE, DISTANCE = 1.1, 1.8
 

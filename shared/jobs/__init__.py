@@ -3,6 +3,6 @@
 Importing this package registers every kind with the wire format.
 """
 
-from . import edit, generate, perceive, scene
+from . import edit, generate, perceive, scene, texture
 
-__all__ = ["edit", "generate", "perceive", "scene"]
+__all__ = ["edit", "generate", "perceive", "scene", "texture"]

@@ -104,7 +104,7 @@ class ProgressEvent(Event, kw_only=True):
 class PreviewEvent(Event, kw_only=True):
     """An intermediate state of a result."""
 
-    #: Name of the result: one from maps.MAPS, or "panorama".
+    #: Name of the result: one from maps.MAPS, "panorama", or "views" (six, three in a row).
     map: str
     #: (H, W, 3) uint8, small (at most 256 wide).
     picture: np.ndarray

@@ -49,7 +49,7 @@ def test_overlap_is_the_share_of_pixels_covered_twice():
     square = np.array([[0.0, 0], [8, 0], [8, 8], [0, 8]])
     whole = square[np.array([[0, 1, 2], [0, 2, 3]])]
     assert overlap(whole, 16, 16) == 0  # their common edge goes through pixel centres
-    shifted = whole + [4, 0]
+    shifted = whole + np.array([4, 0])
     assert overlap(np.concatenate([whole, shifted]), 16, 16) == pytest.approx(32 / 96, abs=0.1)
     assert overlap(np.concatenate([whole, whole]), 16, 16) == 1
-    assert overlap(np.concatenate([whole, whole + [8, 8]]), 16, 16) == 0
+    assert overlap(np.concatenate([whole, whole + np.array([8, 8])]), 16, 16) == 0

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import trimesh
 from safetensors.numpy import load_file
 from scipy import ndimage
+from texturing_shapes import SHAPES, unwrapped
 
 from panoform.backend.texturing import cameras
 from panoform.backend.texturing.bake import bake
-from panoform.backend.texturing.cameras import VIEWS, Mesh
+from panoform.backend.texturing.cameras import Mesh
 from panoform.backend.texturing.fill import fill, pad
 from panoform.backend.texturing.subdivide import subdivide
+from panoform.shared.jobs.texture import VIEWS
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "multiview"
 
@@ -53,29 +54,9 @@ def test_baking_matches_the_reference(geometry):
     np.testing.assert_allclose(baked.weight[:, ::-1], expected["weight"], atol=1e-5)
 
 
-def unwrapped(shape: trimesh.Trimesh) -> Mesh:
-    """Return a mesh whose triangles are islands of their own in the UV map, in a grid of squares of two."""
-    shape.apply_scale(1 / shape.extents.max())
-    count = len(shape.faces)
-    cells = int(np.ceil(np.sqrt((count + 1) // 2)))
-    number = np.arange(count)
-    corner = np.stack([number // 2 % cells, number // 2 // cells], axis=-1)[:, None] + 0.06
-    inside = np.array([[[0, 0], [0.8, 0], [0, 0.8]], [[0.88, 0.88], [0.08, 0.88], [0.88, 0.08]]])[number % 2]
-    return Mesh(
-        np.array(shape.vertices[shape.faces]), np.array(shape.vertex_normals[shape.faces]), (corner + inside) / cells
-    )
-
-
 def colour(position: np.ndarray) -> np.ndarray:
     """A smooth pattern in space."""
     return 0.5 + 0.4 * np.sin(position * (5, 7, 6) + (0, 1, 2))
-
-
-SHAPES = {
-    "sphere": lambda: trimesh.creation.icosphere(3),
-    "cube": lambda: trimesh.creation.box().subdivide().subdivide(),
-    "torus": lambda: trimesh.creation.torus(0.7, 0.3, major_sections=48, minor_sections=24),
-}
 
 
 @pytest.mark.slow

@@ -1,0 +1,214 @@
+"""`panoform texture` and `panoform multiview`: views of a mesh from a reference picture or a prompt, and a texture."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+
+from ...shared import json_file
+from ...shared.engines import default_engine
+from ...shared.jobs import texture as contract
+from ...shared.jobs.texture import (
+    DEFAULT_SIZE,
+    FRONTS,
+    UPSCALES,
+    VIEWS,
+    TextureInfo,
+    TextureReply,
+    TextureRequest,
+    TextureSettings,
+    ViewsReply,
+    ViewsRequest,
+    check_texture,
+)
+from ...shared.protocol.errors import InputError, OutputError
+from . import options as shared_options
+
+#: Record of a result folder; it tells which files are Panoform's.
+INFO_FILENAME = "texture.json"
+_DEFAULTS = TextureSettings()
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the subparsers."""
+    parser = commands.add_parser("texture", help="texture a mesh from a reference picture or a prompt")
+    parser.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj or .ply with a UV map")
+    parser.add_argument("--views", type=Path, metavar="DIR", help="bake the views in this folder, and draw none")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=DEFAULT_SIZE,
+        metavar="N",
+        help="side of the texture in pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--front", choices=FRONTS, default="-Y", help="axis that the front faces, Z up (default: -Y, glTF's +Z)"
+    )
+    parser.add_argument("--view-size", type=int, metavar="N", help="side of the views in pixels (default: 512)")
+    _add_drawing(parser, "result folder: texture, views, and the textured mesh as .glb")
+    parser.set_defaults(run=run_texture)
+
+    parser = commands.add_parser("multiview", help="draw six views of an object from control images")
+    parser.add_argument(
+        "--control", type=Path, required=True, metavar="DIR",
+        help=f"folder with position_V and normal_V, an image each, for V of {', '.join(VIEWS)}",
+    )  # fmt: skip
+    _add_drawing(parser, "result folder: the views")
+    parser.set_defaults(run=run_views)
+
+
+def _add_drawing(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument("--reference", type=Path, metavar="FILE", help="picture of the object, with alpha")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="what the object is")
+    parser.add_argument("--negative", metavar="TEXT", help="negative prompt (default: the model's)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=out)
+    shared_options.add_engine(parser, "texture", default=default_engine("texture"))
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
+    parser.add_argument("--guidance", type=float, metavar="G", help="guidance (default: 3, without picture 7)")
+    for name, what in (("mv", "other views"), ("reference", "the reference picture"), ("control", "the shape")):
+        parser.add_argument(
+            f"--{name}-scale", type=float, default=1.0, metavar="X", help=f"weight of {what} (default: 1)"
+        )
+    parser.add_argument("--scheduler", choices=("ddpm", "ddim"), default=_DEFAULTS.scheduler)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same views")
+    parser.add_argument(
+        "--upscale", choices=UPSCALES, default=_DEFAULTS.upscale, help="enlarge the views by 2 (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="also replace files that aren't Panoform's")
+    parser.add_argument("--json", action="store_true", help="print the record of the result as JSON on stdout")
+
+
+def _settings(options: argparse.Namespace, **more: Any) -> TextureSettings:
+    settings = TextureSettings(
+        prompt=options.prompt, negative_prompt=options.negative, num_inference_steps=options.steps,
+        guidance_scale=options.guidance, mv_scale=options.mv_scale, reference_scale=options.reference_scale,
+        control_scale=options.control_scale, scheduler=options.scheduler, seed=options.seed, upscale=options.upscale,
+        **more,
+    )  # fmt: skip
+    check_texture(settings)
+    return settings
+
+
+def _reference(options: argparse.Namespace) -> dict[str, Any]:
+    from ..io import photo
+
+    if options.reference is None:
+        return {}
+    return {"reference": photo.read_rgba(options.reference), "source": options.reference.name}
+
+
+def run_texture(options: argparse.Namespace) -> int:
+    """Run the command `texture`."""
+    from ..io import mesh_files
+
+    settings = _settings(options, texture_size=options.size, view_size=options.view_size, front=options.front)
+    names = [f"{options.mesh.stem}.glb", "texture.png", *_view_names(), INFO_FILENAME]
+    _check_folder(options.out, names, [options.mesh, options.reference], options.overwrite)
+    mesh = mesh_files.read(options.mesh)
+    views = None if options.views is None else _view_files(options.views)
+    request = TextureRequest(
+        corners=mesh.corners, normals=mesh.normals, uv=mesh.uv, views=views, **_reference(options),
+        engine=shared_options.engine_settings(options), settings=settings,
+    )  # fmt: skip
+    contract.check(request)
+    reply = cast("TextureReply", shared_options.run(request))
+    texture = reply.texture.tobytes()
+    files = {names[0]: mesh_files.encode_glb(mesh, texture, options.mesh.stem), names[1]: texture}
+    return _write(options, files, reply.views, reply.info, [options.mesh, options.reference])
+
+
+def run_views(options: argparse.Namespace) -> int:
+    """Run the command `multiview`."""
+    settings = _settings(options)
+    _check_folder(options.out, [*_view_names(), INFO_FILENAME], [options.reference], options.overwrite)
+    request = ViewsRequest(
+        control={name: _control(options.control, name) for name in VIEWS}, **_reference(options),
+        engine=shared_options.engine_settings(options), settings=settings,
+    )  # fmt: skip
+    contract.check_views(request)
+    reply = cast("ViewsReply", shared_options.run(request))
+    return _write(options, {}, reply.views, reply.info, [options.reference])
+
+
+def _view_names() -> list[str]:
+    return [f"{name}.png" for name in VIEWS]
+
+
+def _view_files(folder: Path) -> dict[str, np.ndarray]:
+    """Return the contents of the views' files. Raise InputError where one is missing."""
+    return {name: np.fromfile(_only(folder, name), np.uint8) for name in VIEWS}
+
+
+def _control(folder: Path, view: str) -> np.ndarray:
+    """Read the control image of a view, (H, H, 6) float32 in [0, 1]. Raise InputError."""
+    from ..io import data_image
+
+    parts = [data_image.read(_only(folder, f"{kind}_{view}")) for kind in ("position", "normal")]
+    if parts[0].shape != parts[1].shape:
+        raise InputError(f"The position and normal of {view} are of different sizes.", "Render them in one size.")
+    return np.concatenate(parts, axis=-1)
+
+
+def _only(folder: Path, stem: str) -> Path:
+    """Return the image `stem` in a folder. Raise InputError unless there is exactly one."""
+    found = sorted(path for path in folder.glob(f"{stem}.*") if path.suffix.lower() != ".json")
+    if len(found) != 1:
+        state = f"{len(found)} files called" if found else "no file called"
+        raise InputError(f"There is {state} {stem}.* in {folder}.", "Give one image each.")
+    return found[0]
+
+
+def _check_folder(folder: Path, names: list[str], sources: list[Path | None], overwrite: bool) -> None:
+    """Raise OutputError where results would replace a source, or files that aren't Panoform's, or can't be written."""
+    from ..io import atomic
+
+    existing = [folder / name for name in names if (folder / name).exists()]
+    for path in existing:
+        if any(source and source.exists() and path.samefile(source) for source in sources):
+            raise OutputError(f"{path} is a source, and the result would replace it.", "Choose another folder.")
+    if existing and not overwrite and not _is_own(folder):
+        raise OutputError(
+            f"{folder} has files that are not a result of Panoform: {', '.join(path.name for path in existing)}.",
+            "Choose another folder, or allow overwriting (--overwrite).",
+        )
+    atomic.check_writable(folder)
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        json_file.read(folder / INFO_FILENAME, TextureInfo)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _write(
+    options: argparse.Namespace,
+    files: Mapping[str, bytes],
+    views: Mapping[str, np.ndarray],
+    info: TextureInfo,
+    sources: list[Path | None],
+) -> int:
+    """Write the result folder, all files or none, and report it."""
+    from ..io import atomic
+
+    names = [*files, *_view_names(), INFO_FILENAME]
+    _check_folder(options.out, names, sources, options.overwrite)  # again: the job takes a while
+    with atomic.writing(options.out, last=INFO_FILENAME) as draft:
+        for name, data in files.items():
+            (draft / name).write_bytes(data)
+        for name, data in views.items():
+            (draft / f"{name}.png").write_bytes(data.tobytes())
+        (draft / INFO_FILENAME).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
+    if options.json:
+        shared_options.print_json(info)
+    for notice in info.notices:
+        print(notice, file=sys.stderr)
+    print(f"Wrote {', '.join([*files, 'the views'])} to {options.out} in {info.seconds:.0f} s.", file=sys.stderr)
+    return 0

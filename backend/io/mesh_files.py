@@ -1,0 +1,104 @@
+"""Read meshes with texture coordinates from files, and write textured ones, by trimesh."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
+
+from ...shared import VERSION
+from ...shared.protocol.errors import InputError
+from ..scene.gltf import GENERATOR, EncodedImage
+
+#: Formats that are read, and whether their Y axis points up.
+FORMATS = {".glb": True, ".gltf": True, ".obj": True, ".ply": False}
+
+
+@dataclass(frozen=True)
+class MeshFile:
+    """Triangles with normals and texture coordinates of their own at each corner, Z up."""
+
+    #: (T, 3, 3) float32 each.
+    corners: np.ndarray
+    normals: np.ndarray
+    #: (T, 3, 2) float32: u to the right, v up.
+    uv: np.ndarray
+
+
+def read(path: Path) -> MeshFile:
+    """Read all meshes of a file as one, in the file's units.
+
+    A glTF or OBJ file's Y axis becomes Z, and its Z axis −Y. Raise InputError for a file that is missing, damaged, of
+    another format, or without faces or texture coordinates.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path.name} is not a mesh that can be read.", f"Give one of {', '.join(FORMATS)}.")
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.", "Check the path.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about colours and materials, which are not used
+            scene = trimesh.load_scene(path, process=False, maintain_order=True)
+            parts = [_placed(scene, node) for node in scene.graph.nodes_geometry]
+    except Exception as error:  # trimesh's readers raise exceptions of any class
+        raise InputError(f"{path.name} can't be read: {error}.", "Export it again.") from error
+    parts = [part for part in parts if part is not None]
+    if not parts:
+        raise InputError(f"{path.name} has no faces.", "Choose a mesh with faces.")
+    if any(uv is None for _, _, uv in parts):
+        raise InputError(f"{path.name} has a mesh without UV map.", "Unwrap it in Blender: Smart UV Project.")
+    corners, normals, coordinates = (np.concatenate(each).astype(np.float32) for each in zip(*parts, strict=True))
+    if FORMATS[path.suffix.lower()]:
+        corners, normals = _z_up(corners), _z_up(normals)
+    return MeshFile(corners, normals, np.ascontiguousarray(coordinates))
+
+
+def _placed(scene: trimesh.Scene, node: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
+    """Return corners, normals and texture coordinates (None: there are none) of a node's mesh, where it stands; None
+    for a node without triangles."""
+    transform, name = scene.graph[node]
+    mesh: Any = scene.geometry[name]
+    if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces):
+        return None
+    matrix = np.asarray(transform)[:3, :3]
+    faces = mesh.faces if np.linalg.det(matrix) > 0 else mesh.faces[:, ::-1]  # mirrored: the other way around
+    corners = mesh.vertices[faces] @ matrix.T + np.asarray(transform)[:3, 3]
+    uv = getattr(mesh.visual, "uv", None)
+    own = None if uv is None or len(uv) != len(mesh.vertices) else uv[faces]
+    return corners, mesh.vertex_normals[faces] @ np.linalg.inv(matrix), own
+
+
+def _z_up(vectors: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.stack([vectors[..., 0], -vectors[..., 2], vectors[..., 1]], axis=-1))
+
+
+def _y_up(vectors: np.ndarray) -> np.ndarray:
+    return np.stack([vectors[..., 0], vectors[..., 2], -vectors[..., 1]], axis=-1)
+
+
+def encode_glb(mesh: MeshFile, texture: bytes, name: str) -> bytes:
+    """Return the content of a .glb file: the mesh with one material, whose base colour is the PNG `texture`."""
+    values = np.concatenate([_y_up(mesh.corners), _y_up(mesh.normals), mesh.uv], axis=-1).reshape(-1, 8)
+    unique, index = np.unique(values, axis=0, return_inverse=True)
+    material = PBRMaterial(
+        name=name, baseColorTexture=EncodedImage("texture.png", texture), metallicFactor=0.0, roughnessFactor=1.0
+    )
+    made = trimesh.Trimesh(
+        unique[:, :3], index.reshape(-1, 3), vertex_normals=unique[:, 3:6], process=False,
+        visual=TextureVisuals(uv=unique[:, 6:], material=material),
+    )  # fmt: skip
+    scene = trimesh.Scene(base_frame=GENERATOR)
+    scene.add_geometry(made, node_name=name, geom_name=name)
+
+    def finish(tree: dict[str, Any]) -> None:
+        tree["asset"]["generator"] = f"{GENERATOR} {VERSION}"
+
+    data = scene.export(file_type="glb", include_normals=True, tree_postprocessor=finish)
+    assert isinstance(data, bytes)
+    return data

@@ -1,0 +1,121 @@
+"""`panoform texture` and `panoform multiview` on files."""
+
+import json
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+from texturing_shapes import unwrapped
+
+from panoform.backend.cli.main import main
+from panoform.backend.io import mesh_files
+from panoform.backend.io.encoding import encode_image
+from panoform.backend.texturing import cameras
+from panoform.shared.jobs.texture import VIEWS
+
+MESH = unwrapped(trimesh.creation.icosphere(1))
+
+
+@pytest.fixture
+def ball(tmp_path):
+    """A sphere as a .glb, whose Y axis points up, beside the front's colours."""
+    mesh = mesh_files.MeshFile(*(getattr(MESH, name).astype(np.float32) for name in ("corners", "normals", "uv")))
+    white = encode_image("texture.png", np.ones((4, 4, 3), np.float32), "sRGB", bits=8)
+    file = tmp_path / "bäll.glb"
+    file.write_bytes(mesh_files.encode_glb(mesh, white, "ball"))
+    return file
+
+
+@pytest.fixture
+def reference(tmp_path):
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[8:24, 8:24] = (200, 40, 30, 255)
+    Image.fromarray(pixels).save(tmp_path / "reference.png")
+    return tmp_path / "reference.png"
+
+
+@pytest.fixture
+def engine(tiny_sd21, multiview_adapters):
+    return ["--model", str(tiny_sd21), "--adapters", str(multiview_adapters), "--steps", "1"]
+
+
+def test_mesh_file_keeps_corners_normals_and_uv(ball):
+    read = mesh_files.read(ball)
+    for name in ("corners", "normals", "uv"):
+        np.testing.assert_allclose(getattr(read, name), getattr(MESH, name), atol=1e-6)
+
+
+def test_nodes_are_read_where_they_stand(ball, tmp_path):
+    """The ball by trimesh, once more as a mirrored copy, 3 above."""
+    scene = trimesh.load_scene(ball)
+    mirror = np.diag([-1.0, 1, 1, 1])
+    mirror[1, 3] = 3
+    (name,) = scene.geometry
+    scene.graph.update("copy", scene.graph.base_frame, matrix=mirror, geometry=name)
+    (tmp_path / "two.glb").write_bytes(scene.export(file_type="glb"))
+    read = mesh_files.read(tmp_path / "two.glb")
+    assert len(read.corners) == 2 * len(MESH.corners)
+    assert read.corners[..., 2].max() == pytest.approx(3.5, abs=0.01)
+    sides = read.corners[:, 1:] - read.corners[:, :1]
+    outside = (np.cross(sides[:, 0], sides[:, 1]) * read.normals.mean(axis=1)).sum(axis=-1)
+    assert (outside > 0).all()
+
+
+def test_mesh_is_textured_and_baked_again(ball, reference, engine, tmp_path, capsys):
+    out = tmp_path / "out"
+    sizes = ["--size", "128", "--view-size", "64"]
+    options = ["texture", str(ball), "--out", str(out)]
+    assert main([*options, *sizes, "--reference", str(reference), *engine, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["task"], record["source"]) == ("ig2mv", "reference.png")
+    written = sorted(path.name for path in out.iterdir())
+    assert written == sorted([ball.name, "texture.png", "texture.json", *(f"{view}.png" for view in VIEWS)])
+    made = next(iter(trimesh.load_scene(out / ball.name).geometry.values()))
+    texture = np.array(Image.open(out / "texture.png"))
+    assert np.array_equal(np.array(made.visual.material.baseColorTexture.convert("RGB")), texture)
+    # One view repainted: the front of the ball is blue, and nothing is drawn.
+    blue = np.broadcast_to([0, 0, 1], (64, 64, 3)).astype(np.float32)
+    (out / "front.png").write_bytes(encode_image("front.png", blue, "sRGB", bits=8))
+    assert main([*options, "--size", "256", "--views", str(out)]) == 0
+    baked = np.array(Image.open(out / "texture.png"))
+    assert baked.shape == (256, 256, 3)
+    centre = MESH.corners.mean(axis=1)[:, 1].argmin()  # the triangle nearest to the front
+    u, v = MESH.uv[centre].mean(axis=0)
+    assert (np.abs(baked[int((1 - v) * 256), int(u * 256)].astype(int) - [0, 0, 255]) < 40).all()
+
+
+def test_views_are_drawn_from_control_images(reference, engine, tmp_path):
+    control = tmp_path / "control"
+    control.mkdir()
+    for number, name in enumerate(VIEWS):
+        image = cameras.control_image(cameras.render(MESH, number, 64)).astype(np.float32)
+        for kind, pixels in (("position", image[..., :3]), ("normal", image[..., 3:])):
+            (control / f"{kind}_{name}.png").write_bytes(encode_image("x.png", pixels, "Non-Color"))
+    options = ["multiview", "--control", str(control), "--reference", str(reference), "--out", str(tmp_path / "views")]
+    assert main([*options, *engine]) == 0
+    assert np.array(Image.open(tmp_path / "views" / "bottom.png")).shape == (64, 64, 3)
+    (control / "normal_left.png").unlink()
+    assert main([*options, *engine]) == 1
+
+
+def test_bad_files_are_refused(ball, reference, engine, tmp_path, capsys):
+    bare = tmp_path / "bare.obj"
+    trimesh.creation.box().export(bare, include_texture=False)
+    broken = tmp_path / "broken.glb"
+    broken.write_bytes(b"glTF nothing")
+    common = ["--reference", str(reference), "--out", str(tmp_path / "out"), *engine]
+    for file, message in (
+        (bare, "without UV map"), (broken, "can't be read"), (tmp_path / "no.ply", "no file"),
+        (reference, "not a mesh"),
+    ):  # fmt: skip
+        assert main(["texture", str(file), *common]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["texture", str(ball), "--out", str(tmp_path / "out")]) == 1
+    assert "neither a reference picture nor a prompt" in capsys.readouterr().err
+    assert main(["texture", str(ball), *common[:2], "--out", str(tmp_path)]) == 1
+    assert "is a source" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "texture.png").write_bytes(b"mine")
+    assert main(["texture", str(ball), *common[:2], "--out", str(tmp_path / "mine")]) == 1
+    assert "not a result of Panoform: texture.png" in capsys.readouterr().err
