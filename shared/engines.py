@@ -128,8 +128,10 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 def check_engine(settings: EngineSettings, *capabilities: Capability) -> None:
     """Raise SettingError for an unknown engine, dtype or offload mode, or an engine with none of `capabilities`."""
-    _check_choice("engine", settings.engine, tuple(ENGINES))
-    if capabilities and settings.engine not in (able := engines_for(*capabilities)):
+    able = engines_for(*capabilities) if capabilities else list(ENGINES)
+    if settings.engine not in ENGINES:
+        _check_choice("engine", settings.engine, tuple(able))
+    if settings.engine not in able:
         raise SettingError(f"The engine {settings.engine} can't do this.", f"Choose {' or '.join(able)}.")
     _check_choice("dtype", settings.dtype, DTYPES)
     _check_choice("offload mode", settings.offload, OFFLOADS)

@@ -29,6 +29,7 @@ def add_engine(
     """
     defaults = EngineSettings()
     names = engines_for(*capabilities) if capabilities else list(ENGINES)
+    parser.set_defaults(capabilities=capabilities)
     families = dict.fromkeys(ENGINES[name].family for name in names)
     models, adapters = (" or ".join(_WEIGHTS[family][index] for family in families) for index in (0, 1))
     parser.add_argument(
@@ -54,7 +55,7 @@ def engine_settings(options: argparse.Namespace, default: str = "") -> EngineSet
     """
     fields = {name: getattr(options, name) for name in EngineSettings.__struct_fields__}
     settings = EngineSettings(**fields | {"engine": options.engine or default})
-    check_engine(settings)
+    check_engine(settings, *options.capabilities)
     return settings
 
 
