@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import trimesh
+from trimesh.resolvers import FilePathResolver
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
@@ -18,6 +22,8 @@ from ..scene.gltf import GENERATOR, EncodedImage
 
 #: Formats that are read, and whether their Y axis points up.
 FORMATS = {".glb": True, ".gltf": True, ".obj": True, ".ply": False}
+#: Of a .glb file: magic, version, length; then length and type of the JSON.
+_HEADER = struct.Struct("<4sIII4s")
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ def read(path: Path) -> MeshFile:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about colours and materials, which are not used
-            scene = trimesh.load_scene(path, process=False, maintain_order=True)
+            scene = _load(path)
             parts = [_placed(scene, node) for node in scene.graph.nodes_geometry]
     except Exception as error:  # trimesh's readers raise exceptions of any class
         raise InputError(f"{path.name} can't be read: {error}.", "Export it again.") from error
@@ -57,6 +63,30 @@ def read(path: Path) -> MeshFile:
     if FORMATS[path.suffix.lower()]:
         corners, normals = _z_up(corners), _z_up(normals)
     return MeshFile(corners, normals, np.ascontiguousarray(coordinates))
+
+
+def _load(path: Path) -> trimesh.Scene:
+    """Load a file; trimesh reads the texture coordinates of a glTF mesh only where it has a material."""
+    suffix, options = path.suffix.lower(), cast("Any", {"process": False, "maintain_order": True})
+    if suffix not in (".glb", ".gltf"):
+        return trimesh.load_scene(path, **options)
+    data, rest = path.read_bytes(), b""
+    if suffix == ".glb":
+        _, _, _, length, _ = _HEADER.unpack(data[: _HEADER.size])
+        end = _HEADER.size + length
+        data, rest = data[_HEADER.size : end], data[end:]
+    tree = json.loads(data)
+    materials = tree.setdefault("materials", [])
+    for mesh in tree.get("meshes", []):
+        for primitive in mesh["primitives"]:
+            primitive.setdefault("material", len(materials))
+    materials.append({})
+    data = json.dumps(tree).encode()
+    if suffix == ".glb":
+        data += b" " * (-len(data) % 4)
+        data = _HEADER.pack(b"glTF", 2, _HEADER.size + len(data) + len(rest), len(data), b"JSON") + data + rest
+    resolver = FilePathResolver(str(path))
+    return trimesh.load_scene(io.BytesIO(data), file_type=suffix[1:], resolver=resolver, **options)
 
 
 def _placed(scene: trimesh.Scene, node: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:

@@ -12,7 +12,7 @@ from ...shared.jobs import texture as contract
 from ...shared.jobs.texture import VIEWS, TextureInfo, TextureReply, TextureRequest
 from ..io.encoding import encode_image
 from ..io.generated import sha256
-from ..jobs.progress import ProgressReporter, Stage, StagedProgress
+from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
 from ..models import device
 from ..models.cache import ModelCache
 from . import cameras, frame, texture, view_files, views
@@ -42,6 +42,7 @@ def run(request: TextureRequest, models: ModelCache, reporter: ProgressReporter)
     else:
         drawn, files = None, request.views
         pictures, progress = view_files.decode(files), StagedProgress(reporter, [_BAKING])
+        report_loading(reporter, _BAKING.label)
     baked, seen = texture.make(mesh, others, pictures, size, reporter.check_cancelled)
     data = encode_image("texture.png", baked, "sRGB", bits=8)
     progress.step_done()

@@ -46,6 +46,27 @@ def test_mesh_file_keeps_corners_normals_and_uv(ball):
         np.testing.assert_allclose(getattr(read, name), getattr(MESH, name), atol=1e-6)
 
 
+def test_mesh_without_material_keeps_its_uv(tmp_path):
+    """As Blender exports an object without material, in both forms of glTF."""
+    shape = trimesh.creation.icosphere(1)
+    uv = shape.vertices[:, :2] / 2 + 0.5
+    shape.visual = trimesh.visual.TextureVisuals(uv=uv, material=trimesh.visual.material.PBRMaterial())
+
+    def bare(tree):
+        tree.pop("materials")
+        for mesh in tree["meshes"]:
+            mesh["primitives"][0].pop("material")
+
+    scene = trimesh.Scene(shape)
+    files = {"ball.glb": scene.export(file_type="glb", tree_postprocessor=bare)}
+    files |= scene.export(file_type="gltf", tree_postprocessor=bare)
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    for name in ("ball.glb", "model.gltf"):
+        read = mesh_files.read(tmp_path / name)
+        np.testing.assert_allclose(read.uv, uv[shape.faces], atol=1e-6)
+
+
 def test_nodes_are_read_where_they_stand(ball, tmp_path):
     """The ball by trimesh, once more as a mirrored copy, 3 above."""
     scene = trimesh.load_scene(ball)
