@@ -10,9 +10,11 @@ from ..io.panoramas import resize
 from . import guided
 from .layers import Layer
 
-#: Penalty of the fit (see guided.py), and how often what differs from the map at its own size is added. Maps that are
-#: blurred tell less about how their detail differs from the panorama's.
-_SHARP, _BLURRED = (1e-3, 2), (1e-2, 1)
+#: Penalty of the fit (see guided.py) for sharp and for blurred maps: these tell less about how their detail differs from
+#: the panorama's.
+_SHARP, _BLURRED = 1e-3, 1e-2
+#: How often what differs from the map at its own size is added. Once leaves edges of blurred maps worse than bilinear.
+_CORRECTIONS = 2
 #: Octaves of detail that are compared to tell whether a map is blurred, the share of the contrast in coarse detail that
 #: a sharp map has in the finest, the factor by which a blurred map is shrunk, and the smallest that is.
 _BANDS, _FOLLOWS, _SHRUNK, _SMALLEST = 4, 0.75, 3, 128
@@ -29,12 +31,12 @@ def sharpen(pixels: np.ndarray, panorama: np.ndarray) -> np.ndarray:
     height = len(panorama)
     if height <= len(pixels):
         return resize(pixels, height)
-    guide, (penalty, corrections) = resize(panorama, len(pixels)), _SHARP
+    guide, penalty = resize(panorama, len(pixels)), _SHARP
     if len(pixels) >= _SMALLEST and _is_blurred(pixels, guide):
         pixels = resize(pixels, len(pixels) // _SHRUNK)
-        guide, (penalty, corrections) = resize(panorama, len(pixels)), _BLURRED
+        guide, penalty = resize(panorama, len(pixels)), _BLURRED
     result = guided.enlarge(pixels, guide, panorama, penalty)
-    for _ in range(corrections):
+    for _ in range(_CORRECTIONS):
         _correct(result, pixels)
     return result
 
