@@ -219,6 +219,11 @@ def _grow(
     target, origin, left = wave
     walked = np.zeros(len(target))
     while len(target):
+        # Most lead back to where the same surface has come from.
+        useful = solid[target] & (left > 0) & (source[target] != origin)
+        if farthest:
+            useful &= seen[origin] > distance[target] * (1 + 1e-3)
+        target, origin, left, walked = target[useful], origin[useful], left[useful], walked[useful]
         reached = planes.intersect(normals[origin], offsets[origin], flat_rays[target])
         clear = seen[target] * (1 + clearance)
         possible = (reached > clear) & (reached < _FARTHER * seen[origin])
@@ -227,12 +232,9 @@ def _grow(
             # Ground ends at its horizon.
             reached = np.where(possible | (normals[origin, 2] > _LEVEL), reached, seen[origin])
             possible = (reached > clear) & (reached < _FARTHER * seen[origin])
-            better = seen[origin] > distance[target] * (1 + 1e-3)
-            rank = seen[origin]
+            better, rank = possible, seen[origin]
         else:
-            better = reached < distance[target] * (1 - 1e-3)
-            rank = -reached
-        better &= possible & solid[target] & (left > 0)
+            better, rank = possible & (reached < distance[target] * (1 - 1e-3)), -reached
         order = np.flatnonzero(better)[np.argsort(rank[better], kind="stable")]  # the best is written last
         target, origin, left, reached, walked = target[order], origin[order], left[order], reached[order], walked[order]
         distance[target] = seen[origin] if farthest else reached

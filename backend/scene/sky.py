@@ -88,7 +88,11 @@ def _stands_out(log: np.ndarray, region: np.ndarray, part: np.ndarray | None = N
     """Return whether most of what surrounds a region (or a part of it) is nearer by a step."""
     reach = max(1, round(log.shape[1] / 1024))
     part = region if part is None else part
-    ring = dilated(part, reach + 2) & ~dilated(part, reach + 1) & ~region
+    filled = np.flatnonzero(part.any(axis=1))
+    rows = slice(max(0, filled[0] - reach - 2), filled[-1] + reach + 3)  # the others don't matter
+    log, region, part = log[rows], region[rows], part[rows]
+    inner = dilated(part, reach + 1)
+    ring = dilated(inner, 1) & ~inner & ~region
     level = np.median(log[part])
     # Without a ring, everything is sky.
     return not ring.any() or bool((log[ring] < level - _STEP).mean() >= _STEP_SHARE)
