@@ -10,8 +10,8 @@ from ..io.panoramas import resize
 from . import guided
 from .layers import Layer
 
-#: Penalty of the fit (see guided.py) for sharp and for blurred maps: these tell less about how their detail differs from
-#: the panorama's.
+#: Penalty of the fit (see guided.py) for sharp and for blurred maps: these tell less about how their detail differs
+#: from the panorama's.
 _SHARP, _BLURRED = 1e-3, 1e-2
 #: How often what differs from the map at its own size is added. Once leaves edges of blurred maps worse than bilinear.
 _CORRECTIONS = 2
