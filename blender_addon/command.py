@@ -83,8 +83,10 @@ def run(arguments: Sequence[str]) -> int:
         return int(stop.code or 0)
     try:
         _execute(options)
-    except (PanoformError, RuntimeError) as error:  # RuntimeError: reported by an operator
-        print(f"panoform: {str(error).strip()}", file=sys.stderr)
+    except (PanoformError, RuntimeError) as error:
+        text = str(error).strip()
+        if isinstance(error, PanoformError) or not text.startswith("Error: "):  # Blender has printed operators' reports
+            print(f"panoform: {text}", file=sys.stderr)
         return 1
     return 0
 

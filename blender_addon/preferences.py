@@ -10,6 +10,7 @@ from bpy.props import EnumProperty, StringProperty
 
 from ..shared.engines import ENGINES, EngineSettings, engines_for
 from .backend import installer
+from .ui.path_properties import BLEND_RELATIVE
 
 #: The extension as Blender knows it: `bl_ext.<repo>.panoform`; this package is its `blender_addon`.
 EXTENSION = __package__.rpartition(".")[0]
@@ -22,12 +23,14 @@ class Preferences(bpy.types.AddonPreferences):
         name="Folder",
         description="Folder for the backend's environment (several gigabytes) and its logs. Kept when uninstalling",
         subtype="DIR_PATH",
+        options=BLEND_RELATIVE,
         default=str(installer.default_folder()),
     )
     backend_python: StringProperty(
         name="Python",
         description="A Python with Panoform's wheel installed. Empty: that of the environment set up by Panoform",
         subtype="FILE_PATH",
+        options=BLEND_RELATIVE,
     )
     flux_model: StringProperty(
         name="FLUX Checkpoint",

@@ -34,14 +34,16 @@ def scenes(folder: Path, height: int | None = None) -> list[Path]:
     a file is missing or has another size or number of channels; it names the first such file.
     """
     found = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
-    if not found:
-        raise InputError(f"There are no scenes in {folder}.", "Each is a sub-folder with a panorama and its maps.")
+    if not any((scene / name).is_file() for scene in found for name in FILES):
+        raise InputError(
+            f"There are no scenes in {folder}.", f"Choose a folder with sub-folders that have {', '.join(FILES)}."
+        )
     for scene in found:
         expected = height
         for name, channels in FILES.items():
             path = scene / name
             if not path.is_file():
-                raise InputError(f"{path} is missing.", "Render that scene again, or remove its folder.")
+                raise InputError(f"{path} is missing.", "Add it, or choose a folder of complete scenes.")
             image = oiio.ImageInput.open(str(path))
             if image is None:
                 raise InputError(f"{path} can't be read: {oiio.geterror()}.", "Render that scene again.")

@@ -14,6 +14,7 @@ import numpy as np
 from ...shared.jobs import edit as contract
 from ...shared.jobs.edit import EditRequest
 from ...shared.jobs.generate import MIN_HEIGHT, GenerateReply
+from ...shared.panorama_size import check_size
 from ...shared.protocol.errors import PanoramaError, SettingError
 from ..geometry import projection
 from ..io import panoramas
@@ -96,7 +97,7 @@ def _check(request: EditRequest) -> _Input:
     """Check the pixels and the mask. Raise PanoramaError if they are invalid, SettingError if nothing is to extend."""
     panorama = request.panorama
     if panorama.ndim == 3 and panorama.shape[1] != 2 * panorama.shape[0]:
-        panoramas.check_size(*panorama.shape[:2])
+        check_size(*panorama.shape[:2])
         raise PanoramaError(
             f"The panorama is {panorama.shape[1]} × {panorama.shape[0]}, not exactly 2:1.", "Scale it, then edit it."
         )

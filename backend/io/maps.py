@@ -21,6 +21,7 @@ import OpenImageIO as oiio
 
 from ...shared.imaging.colour import srgb_from_linear
 from ...shared.maps import DISTANCE, MAPS, NORMAL, PANORAMA_FILENAME
+from ...shared.panorama_size import check_size
 from ...shared.protocol.errors import InputError, PanoramaError
 from . import panoramas, parallel
 from .panoramas import Encoding
@@ -95,7 +96,7 @@ def _values(path: Path, channels: int) -> np.ndarray:
     try:
         spec = source.spec()
         names = list(spec.channelnames)
-        panoramas.check_size(spec.height, spec.width)
+        check_size(spec.height, spec.width)
         # OpenImageIO sorts channels by the file: R, G, B (or X, Y, Z) first, where they are named so.
         wanted = [names.index(name) for name in "RGB" if name in names] or [
             names.index(name) for name in "XYZ" if name in names

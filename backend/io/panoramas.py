@@ -14,13 +14,11 @@ import numpy as np
 import OpenImageIO as oiio
 from scipy import sparse
 
-from ...shared.engines import MAX_PANORAMA_WIDTH
+from ...shared.panorama_size import check_size
 from ...shared.protocol.errors import PanoramaError
 
 Encoding = Literal["linear", "srgb"]
 
-#: How far width / (2 · height) may be from 1 before a panorama is rejected instead of resized.
-ASPECT_TOLERANCE = 0.01
 #: Below this alpha a pixel counts as transparent (half floats store 1 exactly; renderers leave 0.9998).
 OPAQUE = 0.999
 #: How negative a channel of a colour outside Rec.709 may be, as a share of the pixel's largest channel. Of the eight
@@ -94,22 +92,6 @@ def _colour_channels(source: oiio.ImageInput, name: str) -> tuple[int, list[int]
     if len(found) == 1:
         raise PanoramaError(f"{name} has one channel ({found[0]}) and no colour.", _COLOUR)
     raise PanoramaError(f"{name} has no colour: its channels are {', '.join(found)}.", _COLOUR)
-
-
-def check_size(height: int, width: int) -> None:
-    """Raise PanoramaError unless height × width is a panorama of at most MAX_PANORAMA_WIDTH, 2:1 to within 1 %."""
-    if height < 1 or width < 2:
-        raise PanoramaError(f"The panorama is empty ({width} × {height}).", "Choose another image.")
-    if width > MAX_PANORAMA_WIDTH:
-        raise PanoramaError(
-            f"The panorama is {width} × {height}; at most {MAX_PANORAMA_WIDTH} × {MAX_PANORAMA_WIDTH // 2} is read.",
-            "Scale it down first: the model sees far fewer pixels.",
-        )
-    if abs(width / (2 * height) - 1) > ASPECT_TOLERANCE:
-        raise PanoramaError(
-            f"The picture is {width} × {height}, not 2:1, so it does not show all directions.",
-            f"Give an equirectangular panorama, such as {2 * height} × {height}; crop or pad it, don't stretch it.",
-        )
 
 
 def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> np.ndarray:

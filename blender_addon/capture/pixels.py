@@ -6,6 +6,7 @@ Blender stores the bottom row first and always four channels. Byte images hold t
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import bpy
@@ -58,6 +59,15 @@ def read(image: bpy.types.Image) -> Pixels:
             "Save it without an alpha channel, or fill the transparent areas.",
         )
     return colours
+
+
+def read_file(path: Path) -> Pixels:
+    """Read an image file as `read` does. Raise PanoramaError."""
+    image = bpy.data.images.load(str(path))
+    try:
+        return read(image)
+    finally:
+        bpy.data.images.remove(image)
 
 
 def read_with_alpha(image: bpy.types.Image) -> tuple[Pixels, np.ndarray | None]:

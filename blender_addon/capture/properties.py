@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
+from ..ui.path_properties import BLEND_RELATIVE
+
 SOURCES = (
     ("WORLD", "World HDRI", "The environment texture of the scene's world"),
     ("IMAGE", "Image", "An equirectangular image in this .blend file"),
@@ -19,7 +21,10 @@ def source_property() -> EnumProperty:
 
 def filepath_property() -> StringProperty:
     return StringProperty(
-        name="File", description="EXR, HDR, PNG, JPEG, TIFF or WebP with aspect ratio 2:1", subtype="FILE_PATH"
+        name="File",
+        description="EXR, HDR, PNG, JPEG, TIFF or WebP with aspect ratio 2:1",
+        subtype="FILE_PATH",
+        options=BLEND_RELATIVE,
     )
 
 

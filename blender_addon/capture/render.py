@@ -16,7 +16,7 @@ from ...shared.engines import MAX_PANORAMA_WIDTH
 from ...shared.protocol.errors import BusyError, Cancelled, PanoramaError, SceneError
 from . import distances, picture, pixels
 from .picture import Picture
-from .sources import Capture, from_file
+from .sources import Capture
 
 #: Longest side of a rendered camera view in pixels: the resolution of 90° in a panorama 4096 px wide.
 VIEW_SIDE_PX = 1024
@@ -102,7 +102,7 @@ class Render(abc.ABC, Generic[ResultT]):
         """Render and return the result. Raise SceneError if Blender can't."""
         try:
             bpy.ops.render.render(scene=self._scene().name, write_still=True)
-            return self._read(from_file(self._file).panorama)
+            return self._read(pixels.read_file(self._file))
         except RuntimeError as error:
             raise SceneError(f"Blender can't render the scene: {error}", "See Blender's console.") from error
         finally:
@@ -128,7 +128,7 @@ class Render(abc.ABC, Generic[ResultT]):
         try:
             if not self._file.exists():
                 raise Cancelled("The render was stopped.")
-            return self._read(from_file(self._file).panorama)
+            return self._read(pixels.read_file(self._file))
         finally:
             self.close()
 

@@ -10,6 +10,7 @@ import bpy
 import numpy as np
 from mathutils import Euler, Matrix, Vector
 
+from ...shared.panorama_size import check_size
 from ...shared.protocol.errors import PanoramaError, SceneError
 from ..scene import images
 from . import pixels
@@ -176,12 +177,20 @@ def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
 
 
 def from_world(scene: bpy.types.Scene) -> Capture:
-    """Read the HDRI of the scene's world. Raise SceneError (`world_image`) or PanoramaError (`pixels.read`)."""
+    """Read the HDRI of the scene's world. Raise SceneError (`world_image`) or PanoramaError (`_read`)."""
     image, world_from_panorama = world_image(scene)
-    return Capture(pixels.read(image), stem(image), world_from_panorama, image.session_uid, file=image_file(image))
+    return Capture(_read(image), stem(image), world_from_panorama, image.session_uid, file=image_file(image))
 
 
 # Image, file
+
+
+def _read(image: bpy.types.Image) -> pixels.Pixels:
+    """Read a panorama. Raise PanoramaError for another size than a panorama's (`check_size`), and as `pixels.read`."""
+    width, height = image.size  # loads the file; 0 if it can't be read, which `pixels.read` reports
+    if width and height:
+        check_size(height, width)
+    return pixels.read(image)
 
 
 def image_file(image: bpy.types.Image) -> Path | None:
@@ -194,11 +203,11 @@ def stem(image: bpy.types.Image) -> str:
 
 
 def from_image(image: bpy.types.Image) -> Capture:
-    """Read an image datablock and the pose stored in it. Raise PanoramaError (`pixels.read`), SceneError."""
+    """Read an image datablock and the pose stored in it. Raise PanoramaError (`_read`), SceneError."""
     pose = stored_pose(image)
     world_from_panorama = Matrix.Identity(4) if pose is None else pose
     return Capture(
-        pixels.read(image),
+        _read(image),
         stem(image),
         world_from_panorama,
         image.session_uid,
@@ -251,7 +260,7 @@ def from_file(path: str | Path) -> Capture:
         raise PanoramaError(f"There is no file {path}.", "Check the path.")
     image = bpy.data.images.load(str(path))
     try:
-        return Capture(pixels.read(image), path.stem, Matrix.Identity(4), file=path)
+        return Capture(_read(image), path.stem, Matrix.Identity(4), file=path)
     finally:
         bpy.data.images.remove(image)
 

@@ -34,6 +34,7 @@ from ..ui.operator_parts import (
     run_job,
     start_render,
 )
+from ..ui.path_properties import BLEND_RELATIVE
 from . import mask, panoramas, sun_lamp
 from .properties import EditInputs, GenerateInputs, SamplingProperties
 from .spec import EditSpec, GenerateSpec, settings_from
@@ -85,6 +86,16 @@ def edit_disabled_reason(scene: bpy.types.Scene) -> str:
     return ""
 
 
+def _paint_disabled_reason() -> str:
+    """Return why no mask can be painted now; "" if one can."""
+    scene = bpy.context.scene
+    try:
+        sources.world_image(scene)
+    except SceneError as error:
+        return error.message
+    return "" if engine_can(scene, "edit") else "Edits need FLUX.1-dev: choose the engine FLUX + OmniX in Generate"
+
+
 def split_disabled_reason() -> str:
     """Return why the world's sun can't be extracted now; "" if it can."""
     return "A job is running: wait for it or cancel it" if jobs.job is not None else build_disabled_reason()
@@ -99,6 +110,7 @@ class _SamplingOperator(SamplingProperties):
         name="File",
         description="EXR file to write, one for each seed. Empty: new files in the folder for panoramas",
         subtype="FILE_PATH",
+        options=BLEND_RELATIVE,
     )
 
     poll = poll_unless(job_disabled_reason)
@@ -267,6 +279,8 @@ class PANOFORM_OT_paint_mask(bpy.types.Operator):
     bl_idname = "panoform.paint_mask"
     bl_label = "Paint Mask"
     bl_options: ClassVar = {"REGISTER", "UNDO"}
+
+    poll = poll_unless(_paint_disabled_reason)
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:

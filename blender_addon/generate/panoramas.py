@@ -35,10 +35,9 @@ def folder(scene: bpy.types.Scene) -> Path:
     return Path(bpy.path.abspath(path))
 
 
-def free_path(folder: Path, prompt: str, suffix: int | str) -> Path:
-    """Return "a stone courtyard 7.exr" for that prompt and 7, or "a stone courtyard 7 2.exr" if that exists."""
-    name = _FORBIDDEN.sub(" ", prompt[:_NAME_LENGTH]).strip() or "panorama"
-    stem = f"{name} {suffix}"
+def free_path(folder: Path, prompt: str) -> Path:
+    """Return "a stone courtyard.exr" for that prompt, or "a stone courtyard 2.exr" if that exists, and so on."""
+    stem = _FORBIDDEN.sub(" ", prompt[:_NAME_LENGTH]).strip() or "panorama"
     path, count = folder / f"{stem}.exr", 1
     while path.exists() or path.with_suffix(".json").exists():
         count += 1

@@ -13,6 +13,7 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, Po
 from ...shared.jobs.generate import MAX_SEEDS, METHODS, GenerateSettings
 from ..capture import picture
 from ..ui.engine_properties import engine_property, quality_property
+from ..ui.path_properties import BLEND_RELATIVE
 from . import gallery
 
 SOURCE_ITEMS = (
@@ -118,6 +119,7 @@ class GenerateProperties(SamplingProperties, GenerateInputs, bpy.types.PropertyG
         name="Folder",
         description="Folder for panoramas. Until the .blend is saved, a folder of the add-on is used",
         subtype="DIR_PATH",
+        options=BLEND_RELATIVE,
         default="//panoramas",
     )
     gallery: gallery.gallery_property()

@@ -62,7 +62,7 @@ class GenerateSpec(JobSpec):
 
     def _path(self, seed: int, scene: bpy.types.Scene) -> Path:
         if self.path is None:
-            return panoramas.free_path(panoramas.folder(scene), self.name, seed)
+            return panoramas.free_path(panoramas.folder(scene), self.name)
         path = with_seed(self.path, seed, self.request.settings.seeds)
         check_path(path, (seed,))  # again: the user may have created a file there since
         return path

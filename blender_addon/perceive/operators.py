@@ -29,6 +29,7 @@ from ..scene.properties import (
 from ..scene.properties import settings_from as scene_settings_from
 from ..ui.engine_properties import engine_property, quality_property
 from ..ui.operator_parts import job_disabled_reason, poll_unless, property_or_setting, reporting, run_job
+from ..ui.path_properties import BLEND_RELATIVE
 from . import properties
 from .spec import NO_PIXELS, PerceiveSpec, settings_from
 
@@ -52,7 +53,9 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     texture_width: texture_width_property()
     level_floor: level_floor_property()
     align_walls: align_walls_property()
-    out_directory: StringProperty(name="Folder", description="Also write the maps to this folder", subtype="DIR_PATH")
+    out_directory: StringProperty(
+        name="Folder", description="Also write the maps to this folder", subtype="DIR_PATH", options=BLEND_RELATIVE
+    )
     repair: repair_property()
 
     poll = poll_unless(job_disabled_reason)

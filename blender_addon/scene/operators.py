@@ -20,6 +20,7 @@ from ..ui.operator_parts import (
     reporting,
     run_job,
 )
+from ..ui.path_properties import BLEND_RELATIVE
 from . import environment
 from .properties import (
     align_walls_property,
@@ -45,7 +46,7 @@ class PANOFORM_OT_build_scene(bpy.types.Operator):
         name="Folder",
         description="The folder of the maps. Empty: the maps perceived last",
         subtype="DIR_PATH",
-        options={"SKIP_SAVE"},
+        options={"SKIP_SAVE"} | BLEND_RELATIVE,
     )
     kind: kind_property()
     camera_height: camera_height_property()
@@ -95,7 +96,7 @@ class PANOFORM_OT_import_maps(bpy.types.Operator):
     bl_label = "Import Maps"
     bl_options: ClassVar = {"REGISTER", "UNDO"}
 
-    directory: StringProperty(name="Folder", subtype="DIR_PATH")
+    directory: StringProperty(name="Folder", subtype="DIR_PATH", options=BLEND_RELATIVE)
     camera_height: camera_height_property()
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})
 

@@ -87,8 +87,17 @@ def test_transparent_pixels_are_rejected(scene, tmp_path):
 
 def test_too_wide_image_is_rejected(scene):
     image = bpy.data.images.new("wide", 16386, 2)
-    with pytest.raises(PanoramaError, match="16386 px wide"):
+    with pytest.raises(PanoramaError, match="16386 × 2; at most 16384 × 8192"):
         sources.from_image(image)
+
+
+@pytest.mark.parametrize("source", [sources.from_image, None], ids=["image", "file"])
+def test_image_that_is_no_panorama_is_rejected(scene, tmp_path, source):
+    image = bpy.data.images.new("square", 64, 64)
+    image.filepath_raw, image.file_format = str(tmp_path / "square.png"), "PNG"
+    image.save()
+    with pytest.raises(PanoramaError, match="64 × 64, not 2:1"):
+        source(image) if source else sources.from_file(tmp_path / "square.png")
 
 
 def test_image_datablock_is_read(scene):

@@ -101,13 +101,13 @@ def test_building_the_result_is_one_undo_step(addon: Jobs, saved, flux, tiny_lor
     assert addon.failure is None, addon.failure.details
     assert not saved.exists(), "files are written when the result is built"
     bpy.ops.panoform.build_result("EXEC_DEFAULT", True, index=0)
-    assert world() == "Panoform a yard 3"
+    assert world() == "Panoform a yard"
     bpy.ops.ed.undo()
     assert world() == "mine"
-    assert (saved / "a yard 3.exr").exists(), "undo does not delete the file"
+    assert (saved / "a yard.exr").exists(), "undo does not delete the file"
     bpy.ops.ed.redo()
-    assert world() == "Panoform a yard 3"
-    assert panoramas.world_files(bpy.context.scene) == [saved / "a yard 3.exr"]
+    assert world() == "Panoform a yard"
+    assert panoramas.world_files(bpy.context.scene) == [saved / "a yard.exr"]
 
 
 @pytest.mark.slow

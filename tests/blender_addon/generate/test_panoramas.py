@@ -90,16 +90,17 @@ def test_failed_write_leaves_no_file(addon: Jobs, scene, tmp_path: Path) -> None
 
 
 def test_free_path_is_valid_and_unused(tmp_path: Path) -> None:
-    first = panoramas.free_path(tmp_path, "a yard/with: walls", 7)
-    assert first.parent == tmp_path
-    assert first.name.endswith(" 7.exr")
+    first = panoramas.free_path(tmp_path, "a yard/with: walls")
+    assert first == tmp_path / "a yard with  walls.exr"
     first.touch()
-    assert panoramas.free_path(tmp_path, "a yard/with: walls", 7) == first.with_stem(first.stem + " 2")
-    assert panoramas.free_path(tmp_path, "  ", 7).name == "panorama 7.exr"
-    assert len(panoramas.free_path(tmp_path, "word " * 1000, 7).name) < 60
-    assert panoramas.free_path(tmp_path, "石の中庭", 3).name == "石の中庭 3.exr"
-    assert panoramas.free_path(tmp_path, "schöner Höf, 2.0", 3).name == "schöner Höf, 2.0 3.exr"
-    assert panoramas.free_path(tmp_path, 'a\\b|c?"d"\n', 3).name == "a b c  d 3.exr"
+    assert panoramas.free_path(tmp_path, "a yard/with: walls") == first.with_stem(first.stem + " 2")
+    first.with_stem(first.stem + " 2").with_suffix(".json").touch()
+    assert panoramas.free_path(tmp_path, "a yard/with: walls") == first.with_stem(first.stem + " 3")
+    assert panoramas.free_path(tmp_path, "  ").name == "panorama.exr"
+    assert len(panoramas.free_path(tmp_path, "word " * 1000).name) < 60
+    assert panoramas.free_path(tmp_path, "石の中庭").name == "石の中庭.exr"
+    assert panoramas.free_path(tmp_path, "schöner Höf, 2.0").name == "schöner Höf, 2.0.exr"
+    assert panoramas.free_path(tmp_path, 'a\\b|c?"d"\n').name == "a b c  d.exr"
 
 
 def test_show_creates_a_world_with_the_exact_pixels(saved: Path) -> None:
@@ -249,6 +250,10 @@ def test_new_mask_shows_the_darkened_panorama(saved: Path) -> None:
     with pytest.raises(RuntimeError, match="no HDRI"):
         bpy.ops.panoform.paint_mask()
     panoramas.show(scene, path, Matrix.Identity(4))
+    scene.panoform.generate.engine = "STARTER"
+    with pytest.raises(RuntimeError, match=r"need FLUX\.1-dev"):
+        bpy.ops.panoform.paint_mask()
+    scene.panoform.generate.engine = "FLUX"
     assert bpy.ops.panoform.paint_mask() == {"FINISHED"}
     painted = scene.panoform.edit.mask
     assert tuple(painted.size) == (64, 32)

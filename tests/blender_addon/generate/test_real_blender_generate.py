@@ -29,20 +29,20 @@ def test_world_shows_preview_and_result_and_is_restored_on_cancel(
     assert results["error message"] == "The job was cancelled."
 
     assert results["failure"] is None
-    first = ["a yard 3.exr", "a yard 3.json"]
-    assert results["generated"] == ["Panoform a yard 3", sorted([*worlds, "Panoform a yard 3"]), first]
+    first = ["a yard.exr", "a yard.json"]
+    assert results["generated"] == ["Panoform a yard", sorted([*worlds, "Panoform a yard"]), first]
     assert results["undone"] == [world, worlds, first]
     assert results["redone"] == results["generated"]
 
     assert results["rendering during the job"] == [True, "Panoform Preview"]
     running, shown = results["rendering after the job"]
     assert running, "the render ended before the job"
-    assert shown == "Panoform a yard 3", "the user's world is restored immediately"
+    assert shown == "Panoform a yard", "the user's world is restored immediately"
     assert results["rendered"] == [True, results["generated"]]
 
     world, _, files = results["two generated"]
-    assert world == "Panoform a yard 3 2"
-    assert sorted(set(files) - set(first)) == ["a yard 3 2.exr", "a yard 3 2.json", "a yard 4.exr", "a yard 4.json"]
+    assert world == "Panoform a yard 2"
+    assert sorted(set(files) - set(first)) == ["a yard 2.exr", "a yard 2.json", "a yard 3.exr", "a yard 3.json"]
 
     assert results["with sun"] == ["sunny", ["Light"]]
     assert results["split"] == ["Panoform sky without sun", ["Light", "Panoform Sun"]]
