@@ -45,6 +45,7 @@ def test_perceive_and_import(addon: Jobs, panorama: Path, tmp_path: Path, capsys
     assert bpy.data.objects.get("maps dome") is not None
 
 
+@pytest.mark.slow
 def test_build(addon: Jobs, tmp_path: Path, capsys) -> None:
     folder, saved = room_folder.write(tmp_path / "zimmer"), tmp_path / "room.blend"
     options = ["--kind", "MESH", "--save", str(saved), "--camera-height", "3.2", "--triangles", "5000"]

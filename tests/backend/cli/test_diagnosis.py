@@ -82,6 +82,7 @@ def test_nothing_is_downloaded(flux, monkeypatch, tmp_path):
     assert "first job downloads it" in found.problems[0]
 
 
+@pytest.mark.slow
 def test_multiview_can_run_with_one_of_its_adapters(capsys, tiny_sd21, multiview_adapters, tmp_path):
     options = ["--engine", "multiview", "--model", str(tiny_sd21), "--adapters"]
     assert main(["doctor", *options, str(multiview_adapters)]) == 0

@@ -83,6 +83,7 @@ def test_nodes_are_read_where_they_stand(ball, tmp_path):
     assert (outside > 0).all()
 
 
+@pytest.mark.slow
 def test_mesh_is_textured_and_baked_again(ball, reference, engine, tmp_path, capsys):
     out = tmp_path / "out"
     sizes = ["--size", "128", "--view-size", "64"]
@@ -106,6 +107,7 @@ def test_mesh_is_textured_and_baked_again(ball, reference, engine, tmp_path, cap
     assert (np.abs(baked[int((1 - v) * 256), int(u * 256)].astype(int) - [0, 0, 255]) < 40).all()
 
 
+@pytest.mark.slow
 def test_views_are_drawn_from_control_images(reference, engine, tmp_path):
     control = tmp_path / "control"
     control.mkdir()

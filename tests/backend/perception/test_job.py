@@ -120,6 +120,7 @@ def test_map_depends_on_the_seed_and_not_on_other_requested_maps(engine, reporte
     assert np.array_equal(perceive(engine, reporter, ["metallic"]).maps["metallic"], both.maps["metallic"])
 
 
+@pytest.mark.slow
 def test_models_stay_loaded_for_each_precision(reporter):
     models = ModelCache()
     perceive(models, reporter, ["distance"])
@@ -144,6 +145,7 @@ def test_model_is_unloaded_if_the_next_one_does_not_fit(reporter, monkeypatch):
     assert models.latest is not loaded
 
 
+@pytest.mark.slow
 def test_replaced_weights_are_loaded_again(reporter, tmp_path):
     folder = shutil.copytree(STARTER, tmp_path / "starter")
     models, settings = ModelCache(), EngineSettings(model=str(folder))

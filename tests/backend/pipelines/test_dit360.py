@@ -344,6 +344,7 @@ def test_tiles_leave_no_seam(plain, monkeypatch):
     assert np.median([one.percentile for one in off]) == 1
 
 
+@pytest.mark.slow
 def test_vae_tiles_leave_no_seam(plain, monkeypatch):
     """In encoded latents and decoded pixels, with the starter's VAE, since a random one outputs noise."""
     vae = AutoencoderKL.from_pretrained(STARTER / "vae")

@@ -111,6 +111,7 @@ def test_shifted_schedule_matches_the_reference():
     torch.testing.assert_close(alphas_cumprod, values["shifted"], atol=0, rtol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [pytest.param("model", marks=pytest.mark.slow), "sequential"])
 def test_offloaded_model_gives_the_same_views(mode):
     """Accelerate's hooks copy dictionaries among the U-Net's arguments."""

@@ -169,6 +169,7 @@ def test_large_maps_are_sampled_exactly() -> None:
     assert np.quantile(error, 0.98) < 1e-4  # but for pixels beside edges
 
 
+@pytest.mark.slow
 def test_without_normals_the_mesh_follows_from_the_distances() -> None:
     exact = room.maps(256)
     built = build.build(exact.distance, None, camera_height_m=1.6)

@@ -82,6 +82,7 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return float(-10 * np.log10(((one - other) ** 2).mean()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "least"),
     [
@@ -102,6 +103,7 @@ def test_known_views_are_seen_again(shape, least, reporter):
     assert reply.info.task == ""
 
 
+@pytest.mark.slow
 def test_object_is_turned_centred_and_scaled(reporter):
     """The same views fit a mesh that faces +X, is elsewhere and larger."""
     mesh = unwrapped(SHAPES["sphere"]())
@@ -113,6 +115,7 @@ def test_object_is_turned_centred_and_scaled(reporter):
     assert psnr(decoded(reply.texture), decoded(expected.texture)) > 45
 
 
+@pytest.mark.slow
 def test_only_chosen_triangles_get_texture_and_others_hide_them(reporter):
     """A wall in front of another: the rear one gets none of the front view's colour."""
     square = np.array([[-0.5, 0, -0.5], [0.5, 0, -0.5], [0.5, 0, 0.5], [-0.5, 0, 0.5]])[[0, 1, 2, 0, 2, 3]]
@@ -131,6 +134,7 @@ def test_only_chosen_triangles_get_texture_and_others_hide_them(reporter):
     assert reply.info.seen == 0
 
 
+@pytest.mark.slow
 def test_views_are_drawn_and_baked(engine, models, reporter):
     mesh = unwrapped(SMALL)
     reply = job.run(request(mesh, engine, reference=picture(), source="disc.png"), models, reporter)

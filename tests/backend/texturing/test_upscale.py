@@ -39,6 +39,7 @@ def upscaler(tiny_sd21, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_views_get_the_same_noise(upscaler, tiny_sd21, reporter):
     base = checkpoints.load(checkpoints.inspect(tiny_sd21), torch.float32, reporter)
     pipeline = upscale.load(upscaler, base, torch.device("cpu"))

@@ -83,6 +83,7 @@ def test_every_parameter_has_a_gradient(perceiver):
     perceiver.zero_grad(set_to_none=True)
 
 
+@pytest.mark.slow
 def test_load_starter_restores_all_weights(perceiver, pipeline):
     other = Perceiver(architecture.create(seed=1)[0]).eval()
     other.load_starter(Path(pipeline.config._name_or_path))

@@ -198,6 +198,7 @@ def test_suspended_backend_is_unresponsive(connect, connection):
         lose(client)
 
 
+@pytest.mark.slow
 def test_client_that_did_not_poll_does_not_report_the_backend(connect, connection):
     client = connect(connection, ping_after_s=0.05, reply_timeout_s=0.2)
     request_id = client.status()

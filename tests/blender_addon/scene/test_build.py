@@ -50,6 +50,7 @@ def view(scene: bpy.types.Scene, pose: Matrix, path) -> np.ndarray:
     return cycles.combined(cycles.render(scene, path))
 
 
+@pytest.mark.slow
 def test_cycles_ground_truth_comes_back_in_place(scene, tmp_path):
     """A room rendered by Cycles, its maps as files, read and built: the surfaces are where they were, and the picture
     from another place is the picture of the true room from there."""

@@ -88,6 +88,7 @@ def shifted(picture: np.ndarray, yaw: float) -> np.ndarray:
     return picture[:, low % width] * (1 - share) + picture[:, (low + 1) % width] * share
 
 
+@pytest.mark.slow
 def test_normal_map_overrides_the_geometry(scene, tmp_path):
     """Tilted normals on a sphere: shading follows the map."""
     rays = sphere.directions(32, 64)

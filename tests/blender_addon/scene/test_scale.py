@@ -113,6 +113,7 @@ def build(folder: Path, **settings) -> bpy.types.Object:
     return bpy.context.view_layer.objects.active
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["MESH", "DOME"])
 def test_measured_length_scales_everything_about_the_floor(addon: Jobs, scene, folder: Path, kind: str) -> None:
     mine = bpy.data.objects.new("mine", None)

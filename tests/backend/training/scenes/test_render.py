@@ -44,6 +44,7 @@ def test_ground_truth_of_a_known_room(tmp_path):
     np.testing.assert_allclose(maps["distance"][-6:, :, 0] * down, 1.5, rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generate", [catalogue.build, second.build])
 def test_seed_determines_the_scene_and_existing_ones_are_skipped(generate, tmp_path):
     for folder in ("a", "b"):
