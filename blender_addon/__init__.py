@@ -20,12 +20,16 @@ from .scene import measure as scene_measure
 from .scene import operators as scene_operators
 from .scene import panel as scene_panel
 from .scene import shadow_catcher as scene_shadow_catcher
+from .texture import operators as texture_operators
+from .texture import panel as texture_panel
+from .texture import properties as texture_properties
 from .ui import previews
 
 #: Modules in the order of registration: dependencies first.
 FEATURES = (
     preferences,
     generate_properties,
+    texture_properties,
     properties,
     previews,
     world_preview,
@@ -38,12 +42,14 @@ FEATURES = (
     scene_measure,
     scene_export_operators,
     scene_shadow_catcher,
+    texture_operators,
     jobs_operators,
     backend_panel,
     capture_panel,
     perceive_panel,
     generate_panel,
     scene_panel,
+    texture_panel,
     jobs_panel,
     command,
     manager,

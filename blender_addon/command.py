@@ -6,6 +6,7 @@
     import --directory DIR --save OUT.blend
     generate PROMPT --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
     edit PANORAMA [PROMPT] --out OUT.exr [--mask M | --extend] [--strength S] …
+    texture --blend F --object O (--reference R | --prompt T) --save OUT.blend [--size N] [--front AXIS] …
 
 generate and edit take the options of `panoform generate` and `panoform edit`; engine and device are those of the
 preferences. With --save OUT.blend they also write a scene lit by the panorama, with --sun-lamp its sun as a Sun lamp.
@@ -28,6 +29,7 @@ from ..shared.jobs import scene
 from ..shared.protocol.errors import OutputError, PanoformError
 from .generate import command
 from .scene import export
+from .texture import command as texture_command
 
 #: Kinds of scenes; OBJECTS need a semantic map.
 KINDS = ("MESH", "OBJECTS", "DOME")
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--camera-height", type=float, default=1.6, help="metres above the floor (default: 1.6)")
         verb.add_argument("--save", required=True, type=Path, help="the .blend to write")
     command.add(verbs)
+    texture_command.add(verbs)
     return parser
 
 
@@ -120,6 +123,8 @@ def _execute(options: argparse.Namespace) -> None:
         case "import":
             directory = str(options.directory.resolve())
             bpy.ops.panoform.import_maps(directory=directory, camera_height=options.camera_height)
+        case "texture":
+            texture_command.execute(options)
         case _:
             command.execute(options)
     if save:

@@ -40,6 +40,14 @@ class Preferences(bpy.types.AddonPreferences):
         name="OmniX Adapters",
         description="A folder of OmniX adapters or a Hugging Face id. Empty: OmniX's adapters from Hugging Face",
     )
+    multiview_model: StringProperty(
+        name="Stable Diffusion 2.1",
+        description="Stable Diffusion 2.1-base: a diffusers folder, a single .safetensors file, or a Hugging Face id",
+    )
+    multiview_adapters: StringProperty(
+        name="MV-Adapter",
+        description="A folder of MV-Adapter's files or a Hugging Face id. Empty: the adapters from Hugging Face",
+    )
     device: StringProperty(name="Device", description="auto, cuda, cuda:1, mps or cpu", default="auto")
     dtype: EnumProperty(
         name="Precision",
@@ -77,6 +85,11 @@ class Preferences(bpy.types.AddonPreferences):
         column.label(text="FLUX.1-dev is gated: accept its licence on huggingface.co, then save an access token")
         column.operator("panoform.save_hub_token", icon="LOCKED")
 
+        column = layout.column(heading="Texturing")
+        column.prop(self, "multiview_model")
+        column.prop(self, "multiview_adapters")
+        column.operator("panoform.use_multiview_hub", icon="URL")
+
         column = layout.column(heading="Device")
         column.prop(self, "device")
         column.prop(self, "dtype")
@@ -106,6 +119,17 @@ class Preferences(bpy.types.AddonPreferences):
             engine=spec.name,
             model=self.flux_model or None,
             adapters=self.flux_adapters or None,
+            device=self.device,
+            dtype=self.dtype,
+            offload=self.offload,
+        )
+
+    def texture_engine_settings(self) -> EngineSettings:
+        """Return the settings of the engine that textures meshes, from these preferences."""
+        return EngineSettings(
+            engine="multiview",
+            model=self.multiview_model or None,
+            adapters=self.multiview_adapters or None,
             device=self.device,
             dtype=self.dtype,
             offload=self.offload,

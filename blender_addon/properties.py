@@ -16,6 +16,7 @@ from .scene.properties import (
     level_floor_property,
     texture_width_property,
 )
+from .texture.properties import TextureProperties
 from .ui.engine_properties import engine_property, quality_property
 
 
@@ -36,6 +37,7 @@ class PanoformSettings(bpy.types.PropertyGroup):
     align_walls: align_walls_property()
     generate: PointerProperty(type=GenerateProperties)
     edit: PointerProperty(type=EditProperties)
+    texture: PointerProperty(type=TextureProperties)
 
 
 def register() -> None:

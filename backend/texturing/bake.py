@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..geometry.rasterise import Fragments, rasterise
+from ...shared.imaging.rasterise import Fragments, rasterise
 from ..io import parallel
 from . import cameras
 from .cameras import Mesh, joined

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..geometry.rasterise import Fragments, rasterise
+from ...shared.imaging.rasterise import Fragments, rasterise
 
 #: Side of the square that a camera sees, as a multiple of the object's longest side, and distance of the cameras.
 ORTHO_SCALE, DISTANCE = 1.1, 1.8

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...shared.jobs.texture import Front, TextureRequest
-from ...shared.protocol.errors import InputError
-from ..geometry.rasterise import overlap
+from ...shared.jobs.texture import Front, TextureRequest, check_overlap
 from . import cameras
-from .bake import texel_points
 from .cameras import Mesh
 
 #: Rotation about Z, in degrees, that turns a front to −Y.
 _TURN: dict[Front, int] = {"-Y": 0, "-X": 90, "+Y": 180, "+X": -90}
-#: Largest share of the UV map that several triangles may cover: islands that touch have common texels.
-_MAX_OVERLAP = 0.005
-#: Size of the texture at which overlaps are counted, in pixels.
-_OVERLAP_SIZE = 1024
 
 
 def prepare(request: TextureRequest) -> tuple[Mesh, Mesh | None]:
@@ -32,7 +25,7 @@ def prepare(request: TextureRequest) -> tuple[Mesh, Mesh | None]:
     mesh = Mesh(corners, _unit(request.normals @ rotation.T, corners), request.uv.astype(np.float64).clip(0, 1))
     chosen = np.ones(len(corners), bool) if request.chosen is None else request.chosen > 0
     part = _part(mesh, chosen)
-    _check_overlap(part)
+    check_overlap(part.uv)
     return part, None if chosen.all() else _part(mesh, ~chosen)
 
 
@@ -46,13 +39,3 @@ def _unit(normals: np.ndarray, corners: np.ndarray) -> np.ndarray:
     face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     face /= np.maximum(np.linalg.norm(face, axis=-1, keepdims=True), 1e-30)
     return np.where(length > 1e-12, normals / np.maximum(length, 1e-12), face[:, None])
-
-
-def _check_overlap(mesh: Mesh) -> None:
-    points = texel_points(mesh.uv, _OVERLAP_SIZE)
-    share = overlap(points, _OVERLAP_SIZE, _OVERLAP_SIZE)
-    if share > _MAX_OVERLAP:
-        raise InputError(
-            f"{100 * share:.0f} % of the UV map is used by more than one face, which would get the same picture.",
-            "Use a UV map without overlaps: Smart UV Project, for example; apply a Mirror modifier first.",
-        )

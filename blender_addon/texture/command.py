@@ -1,0 +1,84 @@
+"""`blender --background --command panoform texture …`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from ...shared.engines import QUALITIES
+from ...shared.jobs.texture import DEFAULT_SIZE, FRONTS, UPSCALES
+from ...shared.protocol.errors import InputError, OutputError, PanoramaError, SceneError
+from ..generate.command import check_seeds
+
+
+def add(verbs: Any) -> None:
+    """Add the subparser of texture."""
+    verb = verbs.add_parser("texture", help="texture a mesh of a .blend from a reference picture or a prompt")
+    verb.add_argument("--blend", required=True, type=Path, metavar="FILE", help="the .blend with the mesh")
+    verb.add_argument(
+        "--object", required=True, action="append", metavar="NAME",
+        help="the mesh object (repeatable: all get one texture)",
+    )  # fmt: skip
+    verb.add_argument("--reference", type=Path, metavar="FILE", help="picture of the object, with alpha")
+    verb.add_argument("--prompt", default="", metavar="TEXT", help="what the object is")
+    verb.add_argument("--negative", default="", metavar="TEXT", help="negative prompt (default: the model's)")
+    verb.add_argument("--quality", choices=QUALITIES, default="standard")
+    verb.add_argument("--steps", type=int, default=0, metavar="N", help="denoising steps (default: the quality's)")
+    verb.add_argument("--guidance", type=float, default=0.0, metavar="G", help="guidance (default: the engine's)")
+    verb.add_argument("--seed", type=int, default=0, metavar="N")
+    verb.add_argument("--size", type=int, default=DEFAULT_SIZE, metavar="N", help="side of the texture in pixels")
+    verb.add_argument(
+        "--view-size", type=int, default=0, metavar="N", help="side of the views in pixels (default: 512)"
+    )
+    verb.add_argument("--front", choices=FRONTS, default="-Y", help="world axis that the front faces (default: -Y)")
+    verb.add_argument("--upscale", choices=UPSCALES, default="off", help="enlarge the views by 2 (default: off)")
+    verb.add_argument("--save", required=True, type=Path, metavar="BLEND", help="the .blend to write")
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Open the .blend and texture the objects. Raise PanoformError, or RuntimeError from the operators."""
+    check_seeds(options.seed)
+    for path in (options.blend, options.reference):
+        if path and not path.is_file():
+            raise InputError(f"There is no file {path}.", "Check the path.")
+    if options.save.exists() and options.save.samefile(options.blend):
+        raise OutputError(f"{options.save} is the source, and the result would replace it.", "Choose another name.")
+    bpy.ops.wm.open_mainfile(filepath=str(options.blend.resolve()), load_ui=False)
+    _select(options.object)
+    bpy.ops.panoform.texture(
+        reference=_open(options.reference) if options.reference else "",
+        prompt=options.prompt, negative_prompt=options.negative, quality=options.quality,
+        num_inference_steps=options.steps, guidance_scale=options.guidance, seed=options.seed, size=options.size,
+        view_size=options.view_size, front=options.front, upscale=options.upscale,
+    )  # fmt: skip
+
+
+def _select(names: list[str]) -> None:
+    """Select only these mesh objects, the first one active. Raise SceneError."""
+    layer = bpy.context.view_layer
+    active = layer.objects.active
+    if active is not None and active.mode != "OBJECT":
+        bpy.ops.object.mode_set(mode="OBJECT")
+    for thing in layer.objects:
+        thing.select_set(False)
+    for name in names:
+        thing = layer.objects.get(name)
+        if thing is None or thing.type != "MESH":
+            found = ", ".join(sorted(thing.name for thing in layer.objects if thing.type == "MESH")) or "none"
+            raise SceneError(f"There is no mesh object {name!r} in the scene.", f"Its mesh objects: {found}.")
+        thing.hide_set(False)
+        thing.select_set(True)
+        if not thing.select_get():
+            raise SceneError(f"The object {name!r} can't be selected.", "Allow selecting it in the Outliner.")
+    layer.objects.active = layer.objects[names[0]]
+
+
+def _open(path: Path) -> str:
+    """Load an image and return its name. Raise PanoramaError."""
+    try:
+        return bpy.data.images.load(str(path.resolve())).name
+    except RuntimeError as error:
+        raise PanoramaError(f"{path.name} can't be read: {error}", "Choose another picture.") from error

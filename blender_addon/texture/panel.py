@@ -1,0 +1,84 @@
+"""The panel that textures meshes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import bpy
+
+from ...shared.protocol.errors import SettingError
+from .. import preferences
+from ..jobs.manager import jobs
+from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text
+from . import mesh, operators
+from .spec import TextureSpec, cost, settings_from
+
+
+class PANOFORM_PT_texture(Section, bpy.types.Panel):
+    bl_label = "Texture"
+    bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 6
+    bl_options: ClassVar = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform.texture
+        column = self.layout.column()
+        objects = mesh.selected(context.view_layer)
+        if objects:
+            others = f" and {len(objects) - 1} more, as one" if len(objects) > 1 else ""
+            column.label(text=f"{objects[0].name}{others}", icon="MESH_DATA")
+        column.template_ID(settings, "reference", open="image.open")
+        placeholder = "Prompt" if settings.reference is None else "Prompt (optional)"
+        column.prop(settings, "prompt", text="", placeholder=placeholder)
+        column.row().prop(settings, "quality", expand=True)
+        row = column.row()
+        row.prop(settings, "size")
+        row.prop(settings, "front", text="")
+        column.prop(settings, "seed")
+        if jobs.job is not None and isinstance(jobs.job.spec, TextureSpec):
+            draw_job(column, jobs.job)
+            return
+        if operators.is_set_up():
+            _draw_button(column, context)
+        else:
+            box = column.box()
+            draw_text(box, operators.NEEDS, characters(context) - 4, icon="INFO")
+            box.operator("wm.url_open", text="Licence", icon="URL").url = f"https://huggingface.co/{operators.MODEL_ID}"
+            box.operator("panoform.use_multiview_hub", icon="CHECKMARK")
+        if operators.material_with_views() is not None:
+            column.operator("panoform.bake_texture_again", icon="FILE_REFRESH")
+
+
+class PANOFORM_PT_texture_options(Section, bpy.types.Panel):
+    bl_label = "Options"
+    bl_parent_id = "PANOFORM_PT_texture"
+    bl_options: ClassVar = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.panoform.texture
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        column = layout.column()
+        for name in ("negative_prompt", "guidance_scale", "upscale"):
+            column.prop(settings, name)
+
+
+def _draw_button(column: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    settings = context.scene.panoform.texture
+    reason = operators.texture_disabled_reason(context.scene)
+    row = column.row()
+    row.scale_y = 1.4
+    row.enabled = not reason
+    row.operator("panoform.texture", icon="TEXTURE")
+    draw_text(column, reason, characters(context), icon="INFO")
+    engine = preferences.get().texture_engine_settings()
+    try:
+        draw_last_duration(column, cost(engine, settings_from(lambda name: getattr(settings, name), engine), True))
+    except SettingError:
+        return  # a value is out of range: the operator reports it
+
+
+CLASSES = (PANOFORM_PT_texture, PANOFORM_PT_texture_options)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

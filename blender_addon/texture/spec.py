@@ -1,0 +1,92 @@
+"""Job that textures meshes: six views of them, drawn or given, baked into one texture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import bpy
+import msgspec
+import numpy as np
+
+from ...shared.engines import EngineSettings
+from ...shared.jobs.texture import TextureInfo, TextureReply, TextureRequest, TextureSettings, check, check_texture
+from ..jobs.specs import JobSpec
+from . import build
+from .mesh import TexturedMesh
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class TextureSpec(JobSpec):
+    """Texture objects. Building gives them a new material."""
+
+    request: TextureRequest
+    mesh: TexturedMesh
+    #: The record of given views; None: they are drawn.
+    drawn: TextureInfo | None = None
+
+    def cost(self) -> Hashable:
+        return cost(self.request.engine, self.request.settings, self.request.views is None)
+
+    def build(self, reply: TextureReply, scene: bpy.types.Scene) -> str:
+        record = reply.info
+        if self.drawn is not None:
+            record = msgspec.structs.replace(self.drawn, settings=self.request.settings, seen=record.seen)
+        material = build.build(scene, reply, record, self.mesh, self.name)
+        return " ".join((f"Built the material {material.name!r}.", *reply.info.notices))
+
+    def summary(self, reply: TextureReply) -> str:
+        return f"{self.request.settings.texture_size} px texture"
+
+    def notice(self, reply: TextureReply) -> str:
+        return " ".join(reply.info.notices)
+
+
+def from_mesh(
+    mesh: TexturedMesh,
+    name: str,
+    scene: bpy.types.Scene,
+    engine: EngineSettings,
+    settings: TextureSettings,
+    *,
+    reference: np.ndarray | None = None,
+    source: str = "",
+    views: dict[str, np.ndarray] | None = None,
+    drawn: TextureInfo | None = None,
+) -> TextureSpec:
+    """Return the job; arguments as in TextureRequest and TextureSpec. Raise InputError, SettingError."""
+    request = TextureRequest(
+        **mesh.triangles._asdict(), reference=reference, source=source, views=views, engine=engine, settings=settings
+    )
+    check(request)
+    return TextureSpec(name=name, scene_uid=scene.session_uid, request=request, mesh=mesh, drawn=drawn)
+
+
+def settings_from(
+    get: Callable[[str], Any], engine: EngineSettings, *, steps: int = 0, view_size: int = 0
+) -> TextureSettings:
+    """Return the settings from properties, which `get` reads by name. Raise SettingError.
+
+    `steps`, `view_size`: 0 for the quality's default.
+    """
+    quality = engine.spec.qualities[get("quality")]
+    settings = TextureSettings(
+        prompt=get("prompt"),
+        negative_prompt=get("negative_prompt") or None,
+        num_inference_steps=steps or quality.num_inference_steps,
+        # Blender stores float32: 0.98 is 0.9800000190734863.
+        guidance_scale=round(get("guidance_scale"), 6) or None,
+        seed=get("seed"),
+        view_size=view_size or quality.height,
+        upscale=get("upscale"),
+        texture_size=get("size"),
+        front=get("front"),
+    )
+    check_texture(settings)
+    return settings
+
+
+def cost(engine: EngineSettings, settings: TextureSettings, draws: bool) -> Hashable:
+    """Return what the duration of texturing depends on. `draws`: whether the views are drawn, not given."""
+    return engine, draws, msgspec.structs.replace(settings, prompt="", negative_prompt=None, seed=0, front="-Y")
