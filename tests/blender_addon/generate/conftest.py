@@ -1,24 +1,14 @@
 """Fixtures for generating, with a real backend process and tests/backend's tiny checkpoints."""
 
-import importlib.util
 import sys
 import time
-from pathlib import Path
 
+import backend_fixtures
 import pytest
 
 from panoform.shared.engines import EngineSettings
 
-
-def _backend_fixtures():
-    path = Path(__file__).resolve().parents[2] / "backend" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("backend_fixtures", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_fixtures = _backend_fixtures()
+_fixtures = backend_fixtures.load()
 tiny_flux, tiny_adapters, tiny_lora = _fixtures.tiny_flux, _fixtures.tiny_adapters, _fixtures.tiny_lora
 
 

@@ -1,22 +1,11 @@
 """Fixtures for texturing: tests/backend's tiny Stable Diffusion 2.1, and meshes."""
 
-import importlib.util
-from pathlib import Path
-
+import backend_fixtures
 import bpy
 import numpy as np
 import pytest
 
-
-def _backend_fixtures():
-    path = Path(__file__).resolve().parents[2] / "backend" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("backend_fixtures", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_fixtures = _backend_fixtures()
+_fixtures = backend_fixtures.load()
 tiny_sd21, multiview_adapters = _fixtures.tiny_sd21, _fixtures.multiview_adapters
 
 
