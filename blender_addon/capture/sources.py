@@ -198,6 +198,14 @@ def image_file(image: bpy.types.Image) -> Path | None:
     return Path(bpy.path.abspath(image.filepath, library=image.library)) if image.filepath else None
 
 
+def named_image(name: str) -> bpy.types.Image:
+    """Return the image datablock of that name. Raise SceneError if there is none."""
+    image = bpy.data.images.get(name)
+    if image is None:
+        raise SceneError(f"There is no image named {name!r}.", "Select an image of this file.")
+    return image
+
+
 def stem(image: bpy.types.Image) -> str:
     return Path(image.name).stem or image.name
 

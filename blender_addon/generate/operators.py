@@ -187,7 +187,7 @@ class PANOFORM_OT_generate(_SamplingOperator, GenerateInputs, bpy.types.Operator
         return "WORDS" if self.properties.is_property_set("prompt") else scene.panoform.generate.of
 
     def _picture(self, scene: bpy.types.Scene) -> bpy.types.Image:
-        image = _image(self.image) if self.image else scene.panoform.generate.image
+        image = sources.named_image(self.image) if self.image else scene.panoform.generate.image
         if image is None:
             raise SceneError("No picture is selected.", "Select an image of this file.")
         return image
@@ -239,11 +239,11 @@ class PANOFORM_OT_edit(_SamplingOperator, EditInputs, bpy.types.Operator):
     def _panorama(self, scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
         if not self.image:
             return sources.world_image(scene)
-        image = _image(self.image)
+        image = sources.named_image(self.image)
         return image, sources.stored_pose(image) or Matrix.Identity(4)
 
     def _mask(self, scene: bpy.types.Scene) -> bpy.types.Image | None:
-        return _image(self.mask) if self.mask else scene.panoform.edit.mask
+        return sources.named_image(self.mask) if self.mask else scene.panoform.edit.mask
 
 
 def _read(
@@ -264,13 +264,6 @@ def _read(
     if not masks:
         raise SceneError("No mask is selected.", "Paint one, white where the panorama is edited.")
     return colours, functools.reduce(np.bitwise_or, masks)
-
-
-def _image(name: str) -> bpy.types.Image:
-    image = bpy.data.images.get(name)
-    if image is None:
-        raise SceneError(f"There is no image named {name!r}.", "Select an image of this file.")
-    return image
 
 
 class PANOFORM_OT_paint_mask(bpy.types.Operator):

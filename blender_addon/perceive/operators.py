@@ -103,11 +103,9 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
             case "WORLD":
                 return sources.from_world(scene)
             case "IMAGE":
-                name = self.image
-                image = bpy.data.images.get(name) if name else scene.panoform.image
+                image = sources.named_image(self.image) if self.image else scene.panoform.image
                 if image is None:
-                    what = f"There is no image named {name!r}." if name else "No image is selected."
-                    raise SceneError(what, "Select an image of this file.")
+                    raise SceneError("No image is selected.", "Select an image of this file.")
                 return sources.from_image(image)
             case "FILE":
                 path = self._get(scene, "filepath")

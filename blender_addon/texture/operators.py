@@ -12,6 +12,7 @@ from bpy.props import IntProperty, StringProperty
 from ...shared.jobs.texture import VIEWS, TextureInfo
 from ...shared.protocol.errors import InputError, SceneError, SettingError, WeightsError
 from .. import preferences
+from ..capture import sources
 from ..ui.operator_parts import (
     FINISHED,
     build_disabled_reason,
@@ -106,10 +107,7 @@ class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
         """Return the reference picture: from the properties that a script set, else from the panel."""
         if not self.reference:
             return None if self.properties.is_property_set("prompt") else scene.panoform.texture.reference
-        image = bpy.data.images.get(self.reference)
-        if image is None:
-            raise SceneError(f"There is no image named {self.reference!r}.", "Select an image of this file.")
-        return image
+        return sources.named_image(self.reference)
 
 
 class PANOFORM_OT_bake_texture_again(bpy.types.Operator):
