@@ -17,7 +17,7 @@ HEIGHT = 32
 
 def load(path: Path) -> None:
     """Load a file into an empty Blender."""
-    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     bpy.context.scene.world = bpy.data.worlds.new("world")  # the importer of USD needs one to fill
     match path.suffix:
         case ".glb" | ".gltf":

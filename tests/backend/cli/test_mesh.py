@@ -113,7 +113,7 @@ class Imported(NamedTuple):
 
 @pytest.fixture(scope="module")
 def imported(written) -> dict[str, Imported]:
-    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     bpy.ops.import_scene.gltf(filepath=str(written.file))
     found = {}
     for thing in bpy.context.scene.objects:

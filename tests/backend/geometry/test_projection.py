@@ -36,7 +36,7 @@ def colours(rays: np.ndarray) -> np.ndarray:
 
 def cycles_view(panorama: np.ndarray, height: int, width: int, fov: float, pose, tmp_path) -> np.ndarray:
     """Render the panorama, as Blender's world, with a perspective camera in Cycles."""
-    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     scene = bpy.context.scene
     h, w, _ = panorama.shape
     image = bpy.data.images.new("panorama", w, h, float_buffer=True, is_data=True)

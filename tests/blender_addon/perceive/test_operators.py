@@ -360,7 +360,7 @@ def test_setup_operator_installs_the_backend(addon: Jobs, monkeypatch, tmp_path:
         with pytest.raises(RuntimeError, match="poll"):
             bpy.ops.panoform.setup_backend()
         assert "online access" in backend_operators._setup_disabled_reason()
-    bpy.context.preferences.system.use_online_access = True
+    monkeypatch.setattr(bpy.context.preferences.system, "use_online_access", True)
     assert addon.state is State.NOT_SET_UP
     assert bpy.ops.panoform.setup_backend() == {"FINISHED"}
     assert addon.state is State.STOPPED
@@ -370,7 +370,7 @@ def test_setup_operator_installs_the_backend(addon: Jobs, monkeypatch, tmp_path:
 def test_checkout_has_no_wheel(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backend_operators, "EXTENSION_FOLDER", tmp_path)
     monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
-    bpy.context.preferences.system.use_online_access = True
+    monkeypatch.setattr(bpy.context.preferences.system, "use_online_access", True)
     with pytest.raises(RuntimeError, match="does not include the backend"):
         bpy.ops.panoform.setup_backend()
 

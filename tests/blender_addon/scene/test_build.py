@@ -63,7 +63,7 @@ def test_cycles_ground_truth_comes_back_in_place(scene, tmp_path):
     white_world(scene)
     truth = view(scene, moved, tmp_path / "a.exr")
 
-    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     scene = bpy.context.scene
     folder = maps_folder.read(tmp_path / "maps")
     assert set(folder.maps) == {"distance", "normal", "albedo", "roughness", "metallic"}

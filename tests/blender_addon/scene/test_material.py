@@ -20,7 +20,7 @@ def room_maps(scene, tmp_path):
     """Ground truth of the room; the scene is empty again."""
     cycles.room()
     maps = cycles.ground_truth(scene, 128, tmp_path / "truth.exr")
-    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     return maps
 
 
