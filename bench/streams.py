@@ -130,7 +130,8 @@ def measure(device: str, dtype: torch.dtype, config: dict, size: tuple[int, int,
         return time.perf_counter() - start, result
 
     times: tuple[list[float], list[float]] = ([], [])
-    with torch.no_grad(), shared_attention.together(ours, layers, torch.device(device)), reference(plain, names):
+    together = shared_attention.together(ours, layers, torch.device(device), ours.dtype)
+    with torch.no_grad(), together, reference(plain, names):
         difference = (step(ours)[1] - step(plain)[1]).abs().max().item()
         for _ in range(5):  # alternating, so that varying load affects both
             times[0].append(step(plain)[0])

@@ -108,6 +108,7 @@ class Sampler:
 
     def _dit360(self, embeds: Embeds, height: int, **options) -> Tensor:
         pipeline = DiT360Pipeline(**self.pipeline.components)
+        pipeline.compute_dtype = self.pipeline.compute_dtype
         pipeline.set_progress_bar_config(disable=True)
         settings = self.settings
         own_lora = settings.method == "dit360" and settings.lora != ""

@@ -226,7 +226,7 @@ class DiT360Pipeline(PanoramaPipeline):
         `copied` columns of tokens on either side have the position ids of the originals.
         """
         rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
-        device, dtype = x.device, self.transformer.dtype
+        device, dtype = x.device, self.compute_dtype
         ids = image_ids(rows, columns, device)  # [rows · columns, 3]
         ids[:, 2] = (ids[:, 2] - copied) % (columns - 2 * copied)
         tokens = self.transformer(

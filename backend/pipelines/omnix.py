@@ -75,7 +75,7 @@ class OmniXPipeline(PanoramaPipeline):
         shapes = stream_adapters.targets(self.transformer.config)
         found = [stream_adapters.find(source, task, stream, token=token) for stream in _task(task).streams]
         self.resident[task] = stream_adapters.stack(
-            [stream_adapters.read(file, shapes) for file in found], self.transformer.dtype
+            [stream_adapters.read(file, shapes) for file in found], self.compute_dtype
         )
 
     @torch.no_grad()
@@ -152,7 +152,7 @@ class OmniXPipeline(PanoramaPipeline):
         height, width = self._size(task, images, encoded)
         if "camray" in names and "camray" not in images | encoded:
             images["camray"] = camera_rays(height, width)
-        device, dtype = self._execution_device, self.transformer.dtype
+        device, dtype = self._execution_device, self.compute_dtype
 
         # 2. Encode the prompt and the conditions; the latents of these streams stay clean
         if prompt is not None or (prompt_embeds is None and pooled_prompt_embeds is None):
@@ -195,7 +195,7 @@ class OmniXPipeline(PanoramaPipeline):
         self.scheduler.set_begin_index(0)
 
         # 5. Denoise the target together with the clean conditions
-        with shared_attention.together(self.transformer, self.resident[task], device):
+        with shared_attention.together(self.transformer, self.resident[task], device, dtype):
             for i, t in enumerate(self.scheduler.timesteps):
                 velocity = self.transformer(
                     hidden_states=torch.cat([clean, pack(target).to(dtype)]),  # [S, T, 4C]

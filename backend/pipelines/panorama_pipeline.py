@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from torch import Tensor
 
@@ -33,6 +34,29 @@ class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
         Raise AdapterError, naming keys, where any of it does not fit this model: diffusers would leave that out.
         """
         lora.load(self, source, adapter_name=adapter_name, weight_name=weight_name, token=token)
+
+    #: See `compute_dtype`.
+    _compute_dtype: torch.dtype | None = None
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The precision of the transformer's inputs, products and adapters: as set, or that of all its weights.
+
+        It must be set where the weights differ, as in a quantised base. Raise SettingError where it is not.
+        """
+        if self._compute_dtype is not None:
+            return self._compute_dtype
+        found = {parameter.dtype for parameter in self.transformer.parameters()}
+        if len(found) != 1 or not next(iter(found)).is_floating_point:
+            raise SettingError(
+                f"The transformer's weights are {', '.join(sorted(map(str, found)))}: no single precision.",
+                "Set the pipeline's compute_dtype.",
+            )
+        return found.pop()
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: torch.dtype) -> None:
+        self._compute_dtype = dtype
 
     def _embed_prompt(
         self, prompt: str | list[str] | None, embeds: Tensor | None, pooled: Tensor | None

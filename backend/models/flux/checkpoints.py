@@ -229,7 +229,7 @@ def _bfl_vae(file: Path, prefix: str, tensors: Header) -> Part:
 def load(base: Base, dtype: torch.dtype) -> OmniXPipeline:
     """Load the pipeline on the CPU, without text encoders and adapters. With fp16 the VAE stays fp32: it overflows."""
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype
-    return OmniXPipeline(
+    pipeline = OmniXPipeline(
         scheduler=base.scheduler,
         vae=parts.load(base.vae, vae_dtype),
         text_encoder=None,  # pyright: ignore[reportArgumentType]
@@ -238,3 +238,5 @@ def load(base: Base, dtype: torch.dtype) -> OmniXPipeline:
         tokenizer_2=None,  # pyright: ignore[reportArgumentType]
         transformer=parts.load(base.transformer, dtype),
     )
+    pipeline.compute_dtype = dtype
+    return pipeline

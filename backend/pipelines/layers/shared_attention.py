@@ -79,15 +79,16 @@ class SharedAttnProcessor:
 
 
 @contextmanager
-def together(transformer: FluxTransformer2DModel, layers: Layers, device: torch.device) -> Iterator[None]:
+def together(
+    transformer: FluxTransformer2DModel, layers: Layers, device: torch.device, dtype: torch.dtype
+) -> Iterator[None]:
     """Treat a batch of `transformer` as the streams of one panorama, adapted by `layers`, within the block.
 
-    The adapters are copied to `device`, where the transformer computes (with offloading its weights are elsewhere), in
-    the transformer's precision.
+    The adapters are copied to `device` and `dtype`, where and in which the transformer computes: with offloading its
+    weights are elsewhere, and in a quantised base of another precision.
     """
     processors: dict[str, Any] = transformer.attn_processors
     bases = {name: transformer.get_submodule(name) for name in layers}
-    dtype = transformer.dtype  # iterates over all parameters, so once, not per layer
     for name, (A, B) in layers.items():
         A, B = (factor.to(device, dtype) for factor in (A, B))
         _put(transformer, name, StreamLinear(bases[name], A, B))

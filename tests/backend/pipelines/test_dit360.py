@@ -295,7 +295,7 @@ class Smoother(torch.nn.Module):
     """
 
     config = SimpleNamespace(in_channels=64, guidance_embeds=False)
-    dtype, device = torch.float32, torch.device("cpu")
+    device = torch.device("cpu")
 
     def forward(self, hidden_states, timestep, img_ids, **_):
         positions = img_ids[:, 1:]
@@ -309,7 +309,7 @@ def measure_seams(plain, **options) -> list[seam_metrics.Seam]:
     """Return the seams of tokens generated with `Smoother`, for ten seeds."""
     pipe = DiT360Pipeline(**{**plain.components, "transformer": None})
     pipe.set_progress_bar_config(disable=True)
-    pipe.transformer = Smoother()
+    pipe.transformer, pipe.compute_dtype = Smoother(), torch.float32
     embeds = {"prompt_embeds": torch.zeros(1, 1, 1), "pooled_prompt_embeds": torch.zeros(1, 1)}
     generators = [torch.Generator().manual_seed(seed) for seed in range(10)]
     latents = pipe(

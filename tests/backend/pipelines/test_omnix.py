@@ -252,6 +252,18 @@ def test_bfloat16_result_is_close_to_float32(pipe):
     assert (image - pipe(**arguments("rgb_to_depth")).images).abs().mean() < 0.02
 
 
+def test_compute_dtype_is_not_guessed_from_the_first_weight(new_pipe):
+    """In a quantised base the first floating weight may have any precision."""
+    mixed = new_pipe
+    assert mixed.compute_dtype == torch.float32
+    mixed.transformer.x_embedder.to(torch.bfloat16)
+    with pytest.raises(SettingError, match=r"bfloat16, torch\.float32: no single precision"):
+        mixed.load_adapters(GOLDEN / "adapters", "rgb_to_depth")
+    mixed.compute_dtype = torch.float16
+    mixed.load_adapters(GOLDEN / "adapters", "rgb_to_depth")
+    assert {factor.dtype for pair in mixed.resident["rgb_to_depth"].values() for factor in pair} == {torch.float16}
+
+
 def test_offloading_does_not_change_the_result(pipe):
     """With accelerate's hooks, which `--offload sequential` installs."""
     offloaded = OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux")

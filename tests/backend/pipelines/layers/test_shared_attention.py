@@ -52,7 +52,7 @@ def run(transformer, inputs) -> torch.Tensor:
 
 
 def together(transformer, layers, inputs) -> torch.Tensor:
-    with shared_attention.together(transformer, layers, CPU):
+    with shared_attention.together(transformer, layers, CPU, transformer.dtype):
         return run(transformer, inputs)
 
 
@@ -93,7 +93,7 @@ def test_transformer_is_restored_afterwards(case):
     plain, _, layers, _, inputs = case
     before, keys = run(plain, inputs), list(plain.state_dict())
     modules = dict(plain.named_modules())
-    with shared_attention.together(plain, layers, CPU):
+    with shared_attention.together(plain, layers, CPU, plain.dtype):
         assert isinstance(plain.get_submodule("transformer_blocks.0.attn.to_out.0"), shared_attention.StreamLinear)
     with pytest.raises(RuntimeError):
         together(plain, layers, inputs | {"hidden_states": inputs["hidden_states"][..., :3]})
