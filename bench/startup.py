@@ -1,8 +1,9 @@
 """Measure the backend's startup time and the transfer of panoramas: python bench/startup.py [--height 1024]
 
 Prints the median time of five starts from the start of the process to its StatusReply, and the processor time of it
-(the rest is spent waiting for the disk or other processes); then the round trip of one panorama of that height and its
-result of the same size.
+(the rest is spent waiting for the disk or other processes); then the duration of the first and second jobs, drafts
+of one map, in a backend without and with --warm-up; then the round trip of one panorama of that height and its result
+of the same size.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def wait_for(client: Client, kind: type) -> None:
         time.sleep(0.001)
 
 
-def start(command: list[str], folder: Path) -> tuple[BackendProcess, Client, float, float]:
+def start(command: list[str], folder: Path, *, warm_up: bool = False) -> tuple[BackendProcess, Client, float, float]:
     """Start a backend and a client; return them, and the wall-clock and processor seconds until the first reply."""
     began = time.perf_counter()
-    process = BackendProcess(command, folder)
+    process = BackendProcess(command, folder, warm_up=warm_up)
     while (connection := process.poll()) is None:
         time.sleep(0.001)
     client = Client(connection)
@@ -53,6 +54,35 @@ def start(command: list[str], folder: Path) -> tuple[BackendProcess, Client, flo
     seconds = time.perf_counter() - began
     used = psutil.Process(connection.pid).cpu_times()
     return process, client, seconds, used.user + used.system
+
+
+def perceive(client: Client) -> float:
+    """Perceive a draft of one map and return the wall-clock seconds that it took."""
+    began = time.perf_counter()
+    panorama = np.random.default_rng(0).random((256, 512, 3), np.float32)
+    settings = PerceiveSettings(maps=("distance",), height=128, num_inference_steps=1)
+    client.submit(PerceiveRequest(panorama=panorama, encoding="linear", engine=EngineSettings(), settings=settings))
+    wait_for(client, PerceiveReply)
+    return time.perf_counter() - began
+
+
+def first_jobs(folder: Path) -> None:
+    """Print the durations of the first and second jobs of a backend, without and with --warm-up."""
+    for warm_up in (False, True):
+        process, client, *_ = start([sys.executable, "-m", "panoform.backend"], folder, warm_up=warm_up)
+        if warm_up:
+            connection = process.poll()
+            assert connection
+            pid = psutil.Process(connection.pid)
+            used = -1.0
+            while (now := sum(pid.cpu_times()[:2])) - used > 0.05:  # until it is idle
+                used = now
+                time.sleep(0.5)
+            print(f"warmed up after {used:.1f} s processor time, {pid.memory_info().rss / 1e6:.0f} MB of memory")
+        first, second = perceive(client), perceive(client)
+        print(f"{'with' if warm_up else 'without'} warm-up: first job {first:.1f} s, second {second:.1f} s")
+        client.close()
+        process.stop()
 
 
 def main() -> None:
@@ -68,6 +98,8 @@ def main() -> None:
             times.append((seconds, used))
         seconds, used = (median(column) for column in zip(*times, strict=True))
         print(f"first reply after {seconds:.2f} s, of which {used:.2f} s processor time (medians of 5)")
+
+        first_jobs(Path(folder))
 
         # This engine hardly computes, so that the time is that of the transfer.
         process, client, *_ = start([sys.executable, str(ARITHMETIC)], Path(folder))

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import bpy
-from bpy.props import EnumProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, StringProperty
 
 from ..shared.engines import ENGINES, EngineSettings, engines_for
 from .backend import installer
@@ -31,6 +31,11 @@ class Preferences(bpy.types.AddonPreferences):
         description="A Python with Panoform's wheel installed. Empty: that of the environment set up by Panoform",
         subtype="FILE_PATH",
         options=BLEND_RELATIVE,
+    )
+    start_early: BoolProperty(
+        name="Start Early",
+        description="Start the backend when the tab Panoform is first shown, so that the first job waits less",
+        default=True,
     )
     flux_model: StringProperty(
         name="FLUX Checkpoint",
@@ -75,6 +80,7 @@ class Preferences(bpy.types.AddonPreferences):
         column = layout.column(heading="Backend")
         column.prop(self, "folder")
         column.prop(self, "backend_python")
+        column.prop(self, "start_early")
         row = column.row()
         row.operator("panoform.setup_backend", icon="IMPORT")
         row.operator("panoform.stop_backend", icon="X")

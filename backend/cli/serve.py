@@ -14,11 +14,13 @@ def add(commands: Any) -> None:
         "--connection-file", type=Path, required=True, metavar="PATH", help="file to write the address and keys to"
     )
     parser.add_argument("--parent-pipe", action="store_true", help="exit when stdin is closed")
+    parser.add_argument("--warm-up", action="store_true", help="import what the first job needs while there is none")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    from ..jobs import registry
     from ..server.server import serve
 
-    return serve(options.connection_file, options.parent_pipe)
+    return serve(options.connection_file, options.parent_pipe, warm_up=registry.WARM_UP if options.warm_up else ())

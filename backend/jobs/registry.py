@@ -20,6 +20,10 @@ from .progress import ProgressReporter
 
 _BACKEND = __name__.removesuffix(".jobs.registry")
 
+#: What the default engine needs to perceive and to build: imported in this order by a backend that is started before
+#: it has a job (`panoform serve --warm-up`).
+WARM_UP = ("torch", "transformers", f"{_BACKEND}.perception.job", f"{_BACKEND}.scene.job")
+
 _MODULES: dict[type[JobRequest], str] = {
     PerceiveRequest: f"{_BACKEND}.perception.job",
     GenerateRequest: f"{_BACKEND}.generation.job",

@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -61,7 +62,8 @@ log = logging.getLogger("panoform.server")
 class Server:
     """Listens once constructed; `run` serves until `end` is called, then call `close`."""
 
-    def __init__(self, run: Run = registry.run) -> None:
+    def __init__(self, run: Run = registry.run, warm_up: Sequence[str] = ()) -> None:
+        """`warm_up`: modules that the worker imports until the first job arrives."""
         #: The job in the worker, and the queued jobs in order of arrival.
         self._running: Job | None = None
         self._queued: list[Job] = []
@@ -98,7 +100,7 @@ class Server:
             version=metadata.version("panoform"),
             pid=os.getpid(),
         )
-        self._worker = Worker(self._context, _WAKE, run)
+        self._worker = Worker(self._context, _WAKE, run, warm_up)
 
     def end(self) -> None:
         """End `run`: jobs are cancelled, every request gets its reply. Callable from any thread or signal handler."""
@@ -131,10 +133,10 @@ class Server:
         return self._running is None
 
     def close(self) -> None:
-        """Close the sockets, after sending the last messages (at most a second). While a job does not stop, close only
-        the router: the rest ends with the process."""
+        """Close the sockets, after sending the last messages (at most a second). While a job does not stop, or modules
+        are imported, close only the router: the rest ends with the process."""
         self._router.close()
-        if self._running:
+        if self._running or self._worker.is_warming_up:
             time.sleep(_TICK_MS / 1000)
             return
         self._worker.close()
@@ -260,14 +262,14 @@ def _size(request: JobRequest) -> int:
     return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
-def serve(connection_file: Path, parent_pipe: bool, run: Run = registry.run) -> NoReturn:
+def serve(connection_file: Path, parent_pipe: bool, run: Run = registry.run, warm_up: Sequence[str] = ()) -> NoReturn:
     """Serve until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin; then exit with status 0.
 
     Call it in the main thread of a separate process. The log goes to stderr. Raise OutputError where the connection
     file can't be written.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    server = Server(run)
+    server = Server(run, warm_up)
     try:
         connection.write(connection_file, server.connection)
         try:

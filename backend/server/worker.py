@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -63,15 +64,21 @@ class ModelStatus(NamedTuple):
 
 
 class Worker:
-    """Runs jobs in order of submission; sends a message to the inproc endpoint `wake` for each `Output`."""
+    """Runs jobs in order of submission; sends a message to the inproc endpoint `wake` for each `Output`.
 
-    def __init__(self, context: zmq.Context, wake: str, run: Run) -> None:
+    Until the first job arrives, it imports the modules `warm_up`, one after the other.
+    """
+
+    def __init__(self, context: zmq.Context, wake: str, run: Run, warm_up: Sequence[str] = ()) -> None:
         self.outputs: SimpleQueue[Output] = SimpleQueue()
         #: State after the last job, whether it succeeded or failed.
         self.status = ModelStatus()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._run_job = run
         self._models = ModelCache()
+        self._warm_up = warm_up
+        #: Whether modules are being imported, which can't be interrupted.
+        self.is_warming_up = bool(warm_up)
         self._thread = threading.Thread(target=self._run, args=(context, wake), name="panoform-worker", daemon=True)
         self._thread.start()
 
@@ -85,11 +92,21 @@ class Worker:
         self._thread.join()
 
     def _run(self, context: zmq.Context, wake: str) -> None:
+        self._import_modules()
         with context.socket(zmq.PUSH) as waker:
             waker.connect(wake)
             # No variable for the job here: it would keep its arrays in memory until the next one arrives.
             while self._process(self._jobs.get(), waker):
                 pass
+
+    def _import_modules(self) -> None:
+        try:
+            for name in self._warm_up:
+                if self._jobs.empty():
+                    import_module(name)
+        except Exception:
+            log.exception("an import failed")  # the job that needs the module reports it
+        self.is_warming_up = False
 
     def _process(self, job: Job | None, waker: zmq.Socket[bytes]) -> bool:
         if job is None:

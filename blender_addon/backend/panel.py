@@ -5,6 +5,7 @@ from __future__ import annotations
 import bpy
 
 from ...shared.protocol.errors import PanoformError
+from ..jobs import timer
 from ..jobs.manager import State, jobs
 from ..ui.panel_parts import Section, characters, draw_text
 
@@ -20,6 +21,7 @@ class PANOFORM_PT_main(Section, bpy.types.Panel):
     bl_label = "Panoform"
 
     def draw(self, context: bpy.types.Context) -> None:
+        timer.start_early()
         column = self.layout.column()
         _draw_state(column, characters(context))
         if jobs.failure is not None:

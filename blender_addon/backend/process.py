@@ -30,11 +30,14 @@ class BackendProcess:
     """A backend process, started on construction. Call `poll` until it returns the connection, then to detect the exit.
 
     `command` runs Panoform's command line, e.g. ("…/bin/python", "-m", "panoform.backend"). The connection file and the
-    log are written to `folder` under unique names. Raise BackendMissingError if the command can't be started,
-    OutputError if the folder can't be written.
+    log are written to `folder` under unique names. `warm_up`: import what the first job needs at once.
+
+    Raise BackendMissingError if the command can't be started, OutputError if the folder can't be written.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, *, start_timeout_s: float = START_TIMEOUT_S) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, *, warm_up: bool = False, start_timeout_s: float = START_TIMEOUT_S
+    ) -> None:
         name = f"backend-{uuid4().hex[:12]}"
         self.log_path = folder / f"{name}.log"
         self._connection_path = folder / f"{name}.json"
@@ -49,10 +52,13 @@ class BackendProcess:
             log = self.log_path.open("wb")
         except OSError as error:
             raise output_error(folder, error) from error
+        options = ["--connection-file", str(self._connection_path.absolute()), "--parent-pipe"]
+        if warm_up:
+            options.append("--warm-up")
         try:
             with log:
                 self._process = subprocess.Popen(
-                    [*command, "serve", "--connection-file", str(self._connection_path.absolute()), "--parent-pipe"],
+                    [*command, "serve", *options],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -20,10 +20,13 @@ class Session:
     Raise the errors of BackendProcess.
     """
 
-    def __init__(self, python: Path, folder: Path) -> None:
-        """`python` must have Panoform installed; the connection file and the log are written to `folder`."""
+    def __init__(self, python: Path, folder: Path, *, warm_up: bool = False) -> None:
+        """`python` must have Panoform installed; the connection file and the log are written to `folder`.
+
+        `warm_up`: import what the first job needs at once.
+        """
         _delete_old_logs(folder)
-        self.process = BackendProcess((str(python), "-m", "panoform.backend"), folder)
+        self.process = BackendProcess((str(python), "-m", "panoform.backend"), folder, warm_up=warm_up)
         self.client: Client | None = None
         self.status: StatusReply | None = None
 

@@ -98,6 +98,8 @@ class Jobs:
         self.failure: Failure | None = None
         #: Duration in seconds of the last job with each cost (`JobSpec.cost`).
         self.seconds: dict[Hashable, float] = {}
+        #: Whether the backend was started in this Blender, after which it isn't started early again.
+        self._was_started = False
         self._installed: tuple[float, Path, Installed] | None = None
         #: Backends that were stopped but may still be exiting.
         self._stopping: list[BackendProcess] = []
@@ -141,13 +143,22 @@ class Jobs:
         self.setup = Setup(preferences.get().environment_folder(), wheel, python, before=self._wait_until_stopped)
         self.setup.start()
 
-    def start(self) -> None:
-        """Start the backend unless it is running. Raise BackendMissingError, BackendVersionError, OutputError."""
+    @property
+    def can_start_early(self) -> bool:
+        """Whether the backend may be started before there is a job: once, where it is set up and the user allows it."""
+        return not self._was_started and preferences.get().start_early and self.state is State.STOPPED
+
+    def start(self, *, warm_up: bool = False) -> None:
+        """Start the backend unless it is running; `warm_up`: it imports what the first job needs.
+
+        Raise BackendMissingError, BackendVersionError, OutputError.
+        """
         if self.session is None:
+            self._was_started = True
             settings = preferences.get()
             folder = settings.environment_folder() / "run"
             try:
-                self.session = Session(settings.python() or self._own_python(), folder)
+                self.session = Session(settings.python() or self._own_python(), folder, warm_up=warm_up)
             except OSError as error:
                 raise OutputError(
                     f"{folder} can't be written: {error.strerror}.", "Choose another folder in the preferences."
@@ -274,7 +285,9 @@ class Jobs:
 
     def _finish_setup(self, setup: Setup) -> None:
         self.setup = self._installed = None
-        if setup.error is not None:
+        if setup.error is None:
+            self._was_started = False
+        else:
             self.fail(setup.error, setup.log.read_text("utf-8", "replace")[-8000:] if setup.log.exists() else "")
 
     def _poll_render(self, job: Job) -> None:

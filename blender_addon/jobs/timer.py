@@ -13,6 +13,7 @@ from typing import Any
 
 import bpy
 
+from ...shared.protocol.errors import PanoformError
 from ..generate import world_preview
 from ..ui import previews
 from .manager import Job, find_scene, jobs
@@ -34,13 +35,30 @@ def start() -> None:
         bpy.app.timers.register(_tick, persistent=True)
 
 
+def start_early() -> None:
+    """Start the backend soon, if it may start before there is a job. Called when the panel is drawn."""
+    if not bpy.app.background and jobs.can_start_early and not bpy.app.timers.is_registered(_start_early):
+        bpy.app.timers.register(_start_early, persistent=True)
+
+
+def _start_early() -> None:
+    """Start the backend, which is not done while Blender draws."""
+    try:
+        if jobs.can_start_early:
+            jobs.start(warm_up=True)
+    except PanoformError as error:
+        jobs.fail(error)
+    start()
+
+
 def register() -> None:
-    """Do nothing: the timer is registered by `start`."""
+    """Do nothing: the timers are registered by `start` and `start_early`."""
 
 
 def unregister() -> None:
-    if bpy.app.timers.is_registered(_tick):
-        bpy.app.timers.unregister(_tick)
+    for timer in (_tick, _start_early):
+        if bpy.app.timers.is_registered(timer):
+            bpy.app.timers.unregister(timer)
 
 
 def _tick() -> float | None:

@@ -38,6 +38,28 @@ def test_status_is_answered_before_torch_is_loaded(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "darwin", reason="the memory of other processes can't be read")
+def test_warm_up_imports_torch_without_a_job_and_does_not_delay_the_exit(tmp_path):
+    backend = Backend(REAL, tmp_path / "connection.json", "--warm-up")
+    peer = Peer(backend.connection)
+    try:
+        process = psutil.Process(backend.process.pid)
+        wait_until(lambda: any("torch" in mapped.path for mapped in process.memory_maps()))
+        assert peer.status().running is None
+        began = time.monotonic()
+        peer.send(messages.ShutdownRequest(id="end"))
+        assert isinstance(peer.receive_until_reply("end")[-1], messages.ShutdownReply)
+        assert backend.process.wait(TIMEOUT_S) == 0
+        assert time.monotonic() - began < 2, "the exit waited for the imports"
+        log = (tmp_path / "log").read_text()
+        assert "shut down" in log
+        assert "torchvision" not in log, "a library's warning"
+    finally:
+        peer.close()
+        backend.end()
+
+
+@pytest.mark.slow
 def test_real_engine_perceives_while_status_is_answered(tmp_path):
     backend = Backend(REAL, tmp_path / "connection.json")
     peer = Peer(backend.connection)

@@ -17,6 +17,7 @@ import pytest
 from mathutils import Matrix
 
 from panoform.backend.io import results
+from panoform.blender_addon import preferences
 from panoform.blender_addon.backend import session
 from panoform.blender_addon.backend.installer import Setup
 from panoform.blender_addon.backend.session import MAX_LOGS
@@ -192,6 +193,26 @@ def test_stop_does_not_block_on_a_backend_that_does_not_exit(addon: Jobs, scene)
     process.resume()
     addon.close()
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_backend_starts_early_once_where_it_is_set_up_and_allowed(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
+    jobs = Jobs()
+    settings = preferences.get()
+    assert jobs.can_start_early
+    settings.start_early = False
+    assert not jobs.can_start_early
+    settings.start_early = True
+    monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
+    settings.folder = str(tmp_path)
+    assert not jobs.can_start_early, "without an installed environment"
+    monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", sys.executable)
+    jobs.start(warm_up=True)
+    try:
+        assert "--warm-up" in psutil.Process(jobs.session.process._process.pid).cmdline()
+        assert not jobs.can_start_early
+    finally:
+        jobs.close()
+    assert not jobs.can_start_early, "the user has stopped it"
 
 
 def test_no_setup_while_a_cancelled_one_ends(addon: Jobs, tmp_path: Path) -> None:
