@@ -298,8 +298,11 @@ def test_jobs_of_a_disconnected_client_are_cancelled(backend, peer):
     disconnected = Peer(backend.connection)
     for name in ("a", "b", "c"):
         disconnected.perceive(name, steps=200)
-    while not isinstance(disconnected.receive(), messages.ProgressEvent):
-        pass
+    # Messages of several clients arrive in any order: `mine` is sent when the others are queued, and the first runs.
+    arrived = set()
+    while not {("a", "ProgressEvent"), ("b", "QueuedEvent"), ("c", "QueuedEvent")} <= arrived:
+        event = disconnected.receive()
+        arrived.add((event.id, type(event).__name__))
     peer.perceive("mine")
     disconnected.close()
     # 600 steps would take 12 s and more; after them `mine` would report the positions 3, 2, 1 and 0.
