@@ -1,5 +1,6 @@
 """Fixtures shared by the tests of the backend and the add-on."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -10,6 +11,15 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 _EXIT_STATUS = pytest.StashKey[int]()
+
+# Collecting garbage while torch, diffusers and all tests are imported takes 3 s of CPU time in each worker, and each
+# later visit to their objects half a second.
+gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
