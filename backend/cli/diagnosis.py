@@ -81,7 +81,7 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
     except PanoformError as error:
         found.problems.append(str(error))
         return found
-    loaded = [part.parameters * dtype.itemsize for part in networks]
+    loaded = [part.bytes_in(dtype) for part in networks]
     found.memory_needed = {"none": sum(loaded), "model": max(loaded), "sequential": 0}[settings.offload]
     if found.memory_needed > found.memory_free:
         found.problems.append(

@@ -6,21 +6,23 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
-from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from torch import Tensor, nn
 
 from ...shared.protocol.errors import AdapterError
 from . import hub
 
+if TYPE_CHECKING:
+    from ..pipelines.panorama_pipeline import PanoramaPipeline
+
 _KEY = re.compile(r"transformer\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
 def load(
-    pipeline: FluxPipeline,
+    pipeline: PanoramaPipeline,
     source: str | Path | dict[str, Tensor],
     *,
     adapter_name: str | None = None,
@@ -50,6 +52,8 @@ def load(
         ) from error
     if problem := misfit(state, pipeline.transformer):
         raise AdapterError(f"{name} is not a LoRA of this model: {problem}.", "Use one made for this base model.")
+    # PEFT takes the precision of the base's weights, which quantised ones don't have.
+    state = {key: tensor.to(pipeline.compute_dtype) for key, tensor in state.items()}
     with _without_offload(pipeline):
         pipeline.load_lora_into_transformer(
             state, alphas, pipeline.transformer, adapter_name, written, low_cpu_mem_usage=True
@@ -57,7 +61,7 @@ def load(
 
 
 @contextmanager
-def applied(pipeline: FluxPipeline, source: str | Path | None) -> Iterator[None]:
+def applied(pipeline: PanoramaPipeline, source: str | Path | None) -> Iterator[None]:
     """Apply a LoRA to the pipeline's transformer within the block. None: no LoRA. Raise AdapterError."""
     if source is None:
         yield
@@ -71,7 +75,7 @@ def applied(pipeline: FluxPipeline, source: str | Path | None) -> Iterator[None]
 
 
 @contextmanager
-def _without_offload(pipeline: FluxPipeline) -> Iterator[None]:
+def _without_offload(pipeline: PanoramaPipeline) -> Iterator[None]:
     """Detach sequential offloading within the block, so that the transformer's weights are in the transformer."""
     transformer, device = pipeline.transformer, pipeline._execution_device
     offloaded = any(parameter.is_meta for parameter in transformer.parameters())

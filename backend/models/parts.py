@@ -7,7 +7,7 @@ randomly.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,29 @@ from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 
 from ...shared.protocol.errors import WeightsError
+from . import foreign, quantised
 
-#: Tensor name → (safetensors dtype, shape).
+#: Tensor name → (storage, shape). The storage is a dtype as in safetensors files, or a quantisation of GGUF; the shape
+#: is that of the decoded tensor.
 Header = dict[str, tuple[str, tuple[int, ...]]]
 
 _AGAIN = "Download it again."
+#: Of a safetensors file, in bytes.
+_MAX_HEADER = 100_000_000
+#: Storages of weights that are numbers themselves.
+_FLOATS = ("F64", "F32", "F16", "BF16", *quantised.FLOAT8)
+#: Ending of the names of scales, as QuantisedLinear has them.
+_SCALE = ".weight_scale"
 #: Names of the weight files of a network in a diffusers folder; the first that exists is read.
 STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16")
+
+
+def read_tensors(file: Path, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of a safetensors file in `names`, mapped, not read."""
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            if name in names:
+                yield name, tensors.get_tensor(name)
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,8 @@ class Part:
     tensors: Header
     #: Converts their naming to that of the class; None where no conversion is needed.
     convert: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    #: Yields the tensors of a file that are named; those of GGUF's quantisations as bytes.
+    read: Callable[[Path, Collection[str]], Iterator[tuple[str, torch.Tensor]]] = read_tensors
 
     @property
     def place(self) -> Path:
@@ -59,6 +77,64 @@ class Part:
     @property
     def dtypes(self) -> list[str]:
         return sorted({dtype for dtype, _ in self.tensors.values()})
+
+    @property
+    def quantised(self) -> list[str]:
+        """The storages of its weights that are not cast to the requested precision, but kept as they are."""
+        return sorted({dtype for dtype, shape in self.tensors.values() if _is_kept(dtype, shape)})
+
+    def bytes_in(self, dtype: torch.dtype) -> int:
+        """Return the memory of its weights in that precision, in bytes; quantised ones stay as they are."""
+        return sum(
+            shape[0] * quantised.row_bytes(storage, shape[1])
+            if _is_kept(storage, shape)
+            else torch.Size(shape).numel() * dtype.itemsize
+            for storage, shape in self.tensors.values()
+        )
+
+    def converted(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the tensors in the naming of the class."""
+        return self.convert(tensors) if self.convert else tensors
+
+    def network(self, again: str = _AGAIN) -> Any:
+        """Build the network without weights; Linears whose weights are quantised in the files are QuantisedLinears.
+
+        Raise WeightsError, with the hint `again`.
+        """
+        network = built(self.cls, self.config, self.place, again)
+        if not self.quantised:
+            return network
+        # Conversion splits and joins rows: a number for each row says how it is stored.
+        names = {name: i for i, name in enumerate(self.dtypes)}
+        rows = {
+            key: torch.full(shape[:1], names[storage])
+            for key, (storage, shape) in self.tensors.items()
+            if key.endswith(".weight") and len(shape) > 0
+        }
+        stored = {key: self.dtypes[int(row[0])] for key, row in self.converted(rows).items() if len(row)}
+        state = network.state_dict()
+        storages = {
+            key.removesuffix(".weight"): storage
+            for key, storage in stored.items()
+            if key in state and _is_kept(storage, tuple(state[key].shape))
+        }
+        scales = {key for key in self.converted(self.meta()) if key.endswith(_SCALE)}
+        quantised.replace_linears(network, storages, {key.removesuffix(_SCALE) for key in scales})
+        return network
+
+    def meta(self) -> dict[str, torch.Tensor]:
+        """Return its tensors without content, in the names and shapes of the files' own."""
+        return {
+            key: torch.empty(
+                (shape[0], quantised.row_bytes(storage, shape[1])) if _is_kept(storage, shape) else shape, device="meta"
+            )
+            for key, (storage, shape) in self.tensors.items()
+        }
+
+
+def _is_kept(storage: str, shape: tuple[int, ...]) -> bool:
+    """Return whether a tensor is kept quantised: matrices only."""
+    return len(shape) == 2 and quantised.is_quantised(storage)
 
 
 def models_folder() -> Path:
@@ -92,9 +168,11 @@ def part_of_folder(folder: Path, cls: Any, again: str = _AGAIN) -> Part:
     config = read_json(file)
     if config.get("_class_name") != cls.__name__:
         raise WeightsError(f"{folder} is a {config.get('_class_name')}, not a {cls.__name__}.", again)
+    foreign.refuse_config(folder, config, again)
     config = dict(built(cls, config, file, again).config)
     files = _weight_files(folder)
     tensors = {key: value for file in files for key, value in read_header(file).items()}
+    foreign.refuse(folder, tensors, again)
     return Part(cls, config, files, "", tensors)
 
 
@@ -128,17 +206,46 @@ def read_header(file: Path) -> Header:
             slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
             return {key: (found.get_dtype(), tuple(found.get_shape())) for key, found in slices.items()}
     except (SafetensorError, OSError) as error:
+        if (whole := _whole_size(file)) > (size := file.stat().st_size if file.is_file() else 0):
+            raise WeightsError(
+                f"{file} is incomplete: it has {size:,} of {whole:,} bytes.", "Copy it again, or continue its download."
+            ) from error
         raise WeightsError(f"{file} is damaged or incomplete: {error}.", _AGAIN) from error
 
 
+def _whole_size(file: Path) -> int:
+    """Return the size that a safetensors file should have by its header, in bytes; 0 where its header is damaged."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = msgspec.json.decode(opened.read(min(length, _MAX_HEADER)), type=dict[str, dict[str, Any]])
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        return 8 + length + max(ends, default=0)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
+        return 0
+
+
 def check_tensors(part: Part, again: str = _AGAIN) -> None:
-    """Raise WeightsError, naming keys, unless the part has exactly the tensors of its class, in their shapes."""
-    network = built(part.cls, part.config, part.place, again)
+    """Raise WeightsError, naming keys, unless the part has exactly the tensors of its class, in their shapes.
+
+    Integers without scales are refused too.
+    """
+    network = part.network(again)
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: shape for key, (_, shape) in part.tensors.items()}
-    if part.convert:
-        converted = part.convert({key: torch.empty(shape, device="meta") for key, shape in found.items()})
-        found = {key: tuple(tensor.shape) for key, tensor in converted.items()}
+    found = {key: tuple(tensor.shape) for key, tensor in part.converted(part.meta()).items()}
+    unscaled = [
+        f"{name}.weight"
+        for name, module in network.named_modules()
+        if isinstance(module, quantised.QuantisedLinear) and module.storage == "I8" and module.weight_scale is None
+    ]
+    unscaled += [
+        key for key, (storage, shape) in part.tensors.items() if storage not in _FLOATS and not _is_kept(storage, shape)
+    ]
+    if unscaled:
+        raise WeightsError(
+            f"{part.place} has {len(unscaled)} tensors of integers without scales ({unscaled[0]}): no weights.",
+            again,
+        )
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     wrong = sorted(key for key in expected.keys() & found.keys() if expected[key] != found[key])
     problems = [
@@ -161,14 +268,17 @@ def read_json(file: Path, kind: Any = dict[str, Any], expected: str = "") -> Any
 
 
 def load(part: Part, dtype: torch.dtype) -> Any:
-    """Load the network on the CPU, checked before (`check_tensors`)."""
-    state: dict[str, torch.Tensor] = {}
-    for file in part.files:
-        with safe_open(file, framework="pt") as tensors:
-            names = {key.removeprefix(part.prefix): key for key in tensors.keys() if key.startswith(part.prefix)}  # noqa: SIM118
-            state |= {name: tensors.get_tensor(key).to(dtype) for name, key in names.items() if name in part.tensors}
-    if part.convert:
-        state = part.convert(state)
-    model = built(part.cls, part.config, part.place)
+    """Load the network on the CPU, checked before (`check_tensors`). Its quantised weights are not cast to `dtype`."""
+    names = {part.prefix + name: name for name in part.tensors}
+    state = {
+        names[key]: tensor.view(torch.uint8) if _is_kept(*part.tensors[names[key]]) else tensor
+        for file in part.files
+        for key, tensor in part.read(file, names.keys())
+    }
+    state = {
+        key: tensor if tensor.dtype == torch.uint8 or key.endswith(_SCALE) else tensor.to(dtype)
+        for key, tensor in part.converted(state).items()
+    }
+    model = part.network()
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)

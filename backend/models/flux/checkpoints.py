@@ -7,6 +7,7 @@ tensors randomly.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,9 @@ from ....shared.protocol.errors import WeightsError
 from ...jobs.progress import ProgressReporter
 from ...perception import decode
 from ...pipelines.omnix import OmniXPipeline
-from .. import hub, parts
+from .. import foreign, hub, parts
 from ..parts import Header, Part
-from . import single_file
+from . import scales, single_file
 
 STARTER = Path(__file__).parents[2] / "starter"
 FLUX_ID = "black-forest-labs/FLUX.1-dev"
@@ -33,8 +34,8 @@ OMNIX_ID = "KevinHuang/OmniX"
 #: Files of a FLUX repository that perception needs; text_encoding.py downloads the text encoders if needed.
 BASE_PATTERNS = ("model_index.json", "scheduler/*", "transformer/*", "vae/*")
 
-_AGAIN = "Download it again; it is FLUX.1-dev that is needed."
 _FORMS = "Give a diffusers folder of FLUX.1-dev, a single .safetensors file, or a hub id."
+_AGAIN = f"FLUX.1-dev is needed. {scales.USE}"
 
 
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,7 +153,7 @@ class Base:
 
     def bytes_in(self, dtype: torch.dtype) -> int:
         """Return the memory of its networks in that precision, in bytes."""
-        return (self.transformer.parameters + self.vae.parameters) * dtype.itemsize
+        return self.transformer.bytes_in(dtype) + self.vae.bytes_in(dtype)
 
     @property
     def is_fill(self) -> bool:
@@ -195,14 +196,20 @@ def _inspect_file(file: Path) -> Base:
             f"{file.name} is not a .safetensors file.", "Only safetensors files are loaded; others can run code."
         )
     header = parts.read_header(file)
+    foreign.refuse(file, header, scales.USE)
     prefix = single_file.TRANSFORMER_PREFIX if any(k.startswith(single_file.TRANSFORMER_PREFIX) for k in header) else ""
     inner = parts.within(header, prefix)
     config = single_file.transformer_config({key: shape for key, (_, shape) in inner.items()}, file)
-    names = tuple(key for key in inner if not key.startswith((*single_file.VAE_PREFIXES, "text_encoders.")))
-    tensors = {key: inner[key] for key in names}
-    transformer = Part(FluxTransformer2DModel, config, (file,), prefix, tensors, single_file.transformer_state)
+    others = (*single_file.VAE_PREFIXES, "text_encoders.")
+    tensors = {key: value for key, value in inner.items() if not key.startswith(others)}
+    tensors = scales.weights(tensors, file, prefix)
+    transformer = Part(FluxTransformer2DModel, config, (file,), prefix, tensors, _transformer_state)
     scheduler = FlowMatchEulerDiscreteScheduler(**single_file.SCHEDULER)
     return Base(file, transformer, _vae_of_file(file, header), scheduler)
+
+
+def _transformer_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return single_file.transformer_state(scales.canonical(state))
 
 
 def _vae_of_file(file: Path, header: Header) -> Part:

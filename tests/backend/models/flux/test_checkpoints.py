@@ -179,6 +179,8 @@ def edit(file, **changes):
 def test_truncated_file_is_rejected(copy):
     data = (copy / TRANSFORMER).read_bytes()
     (copy / TRANSFORMER).write_bytes(data[: len(data) // 2])
+    assert_rejected(copy, "is incomplete: it has")
+    (copy / TRANSFORMER).write_bytes(data[:6])
     assert_rejected(copy, "damaged or incomplete")
 
 

@@ -1,0 +1,86 @@
+"""Linear layers whose weights stay in memory as a quantised file stores them, and are decoded for each product.
+
+Only memory is saved, not time: the products are those of the decoded weights. The weights are kept as bytes, so that
+nothing that casts a network, as PEFT does, changes them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Name of a storage, as in a safetensors header → its dtype. A scale per row or per tensor may belong to it.
+FLOAT8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+EIGHT_BIT = {**FLOAT8, "I8": torch.int8}
+
+#: Weights decoded at once: bounds the float32 copies.
+_CHUNK = 2**24
+
+
+def is_quantised(storage: str) -> bool:
+    """Return whether weights of this storage are kept as they are."""
+    return storage in EIGHT_BIT
+
+
+def row_bytes(storage: str, columns: int) -> int:
+    """Return the bytes of a row of `columns` weights."""
+    return columns
+
+
+class QuantisedLinear(nn.Linear):
+    """A Linear that keeps its weight as bytes, (out_features, bytes of a row), with a scale (out_features, 1) or none.
+
+    `storage` is the name of their format. Biases and inputs have the precision of the products. It is made without
+    weights, on the meta device, for `load_state_dict(…, assign=True)`.
+    """
+
+    weight_scale: nn.Parameter | None
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, storage: str, scaled: bool) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.storage = in_features, out_features, storage
+
+        def parameter(*shape: int, dtype: torch.dtype | None = None) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
+
+        self.weight = parameter(out_features, row_bytes(storage, in_features), dtype=torch.uint8)
+        self.register_parameter("weight_scale", parameter(out_features, 1, dtype=torch.float32) if scaled else None)
+        self.register_parameter("bias", parameter(out_features) if bias else None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (…, in_features) to (…, out_features), in the precision of the input."""
+        return F.linear(input, self.decoded(input.dtype), self.bias)
+
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight (out_features, in_features), computed in float32 and rounded to `dtype`."""
+        weight = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.weight.device)
+        step = max(1, _CHUNK // self.in_features)
+        for begin in range(0, self.out_features, step):
+            rows = slice(begin, begin + step)
+            part = decode(self.weight[rows], self.storage)
+            weight[rows] = part if self.weight_scale is None else part * self.weight_scale[rows]
+        return weight
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, storage={self.storage}"
+
+
+def decode(stored: Tensor, storage: str) -> Tensor:
+    """Decode bytes (rows, bytes of a row) to float32 (rows, columns), without their scale."""
+    return stored.view(EIGHT_BIT[storage]).to(torch.float32)
+
+
+def replace_linears(network: nn.Module, storages: dict[str, str], scaled: set[str]) -> None:
+    """Replace the Linears named by `storages` (module → storage of its weight) by QuantisedLinears without weights.
+
+    `scaled` names those that have a scale. Modules that are no Linear stay.
+    """
+    for name, storage in storages.items():
+        linear = network.get_submodule(name)
+        if isinstance(linear, nn.Linear):
+            new = QuantisedLinear(
+                linear.in_features, linear.out_features,
+                bias=linear.bias is not None, storage=storage, scaled=name in scaled,
+            )  # fmt: skip
+            network.set_submodule(name, new)

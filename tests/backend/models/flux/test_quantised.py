@@ -1,0 +1,255 @@
+"""Quantised bases compared with files of the decoded weights, in the exact layouts that users have, at a tiny size."""
+
+import json
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from safetensors.torch import save_file
+
+from panoform.backend.models import quantised
+from panoform.backend.models.flux import checkpoints, single_file
+from panoform.backend.pipelines.omnix import OmniXPipeline
+from panoform.shared.protocol.errors import WeightsError
+
+FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]
+QKV = "double_blocks.0.img_attn.qkv"
+SPELLINGS = ["scaled_fp8", "input_scale", "comfy_quant"]
+
+
+def write(folder, states, transformer, metadata=None):
+    """Write a single file and its VAE; return the file."""
+    save_file({key: tensor.contiguous() for key, tensor in transformer.items()}, folder / "flux.safetensors", metadata)
+    save_file(states[1], folder / "ae.safetensors")
+    return folder / "flux.safetensors"
+
+
+def load(file, dtype=torch.float32) -> OmniXPipeline:
+    return checkpoints.load(checkpoints.inspect(file), dtype)
+
+
+def raw(states, dtype):
+    """Return every tensor in 8 bit, as flux1-dev-fp8 has them."""
+    return {key: tensor.to(dtype) for key, tensor in states[0].items()}
+
+
+def scaled(states, spelling, per_row, dtype=torch.float8_e4m3fn):
+    """Return (the file's state, its metadata, the decoded state), with scales that differ from row to row."""
+    state, decoded, layers = {}, {}, {}
+    for key, tensor in states[0].items():
+        module = key.rpartition(".")[0]
+        state[key] = decoded[key] = tensor
+        if tensor.ndim != 2:
+            continue
+        rows = tensor.float().abs().amax(1, keepdim=True)
+        # Much larger from row to row, so that a scale of another row is noticed.
+        rows *= torch.logspace(0, 2, len(rows))[:, None]
+        scale = rows / 448 if per_row else rows.max() / 448
+        state[key] = (tensor.float() / scale).to(dtype)
+        decoded[key] = state[key].float() * scale
+        name = "scale_weight" if spelling == "scaled_fp8" else "weight_scale"
+        state[f"{module}.{name}"] = scale.flatten() if spelling == "comfy_quant" and per_row else scale
+        text = {"format": "float8_e4m3fn"}
+        if spelling == "comfy_quant":
+            state[f"{module}.comfy_quant"] = torch.frombuffer(bytearray(json.dumps(text).encode()), dtype=torch.uint8)
+        else:
+            state[f"{module}.{'scale_input' if spelling == 'scaled_fp8' else 'input_scale'}"] = torch.tensor(3.0)
+        layers[module] = text
+    if spelling == "scaled_fp8":
+        state["scaled_fp8"] = torch.zeros(2, dtype=dtype)
+    metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
+    return state, metadata if spelling == "input_scale" else None, decoded
+
+
+def assert_equal(loaded, reference):
+    """Assert that both transformers have the same weights, decoded."""
+    linears = {name: module for name, module in loaded.named_modules() if isinstance(module, torch.nn.Linear)}
+    kept = [name for name, module in linears.items() if isinstance(module, quantised.QuantisedLinear)]
+    assert kept
+    for name in kept:
+        assert torch.equal(linears[name].decoded(torch.float32), reference.get_submodule(name).weight), name
+    decoded = {f"{name}.{kind}" for name in kept for kind in ("weight", "weight_scale")}
+    others = {key: tensor for key, tensor in loaded.state_dict().items() if key not in decoded}
+    expected = {key: tensor for key, tensor in reference.state_dict().items() if key not in decoded}
+    assert others.keys() == expected.keys()
+    assert all(torch.equal(others[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("dtype", FLOAT8)
+@pytest.mark.parametrize("layout", ["flux1-dev-fp8 and ae beside it", "all in one file"])
+def test_raw_float8_stays_in_8_bit(tiny_states, tmp_path, dtype, layout):
+    state = raw(tiny_states, dtype)
+    if layout == "all in one file":
+        state = {single_file.TRANSFORMER_PREFIX + key: value for key, value in state.items()}
+        state |= {"vae." + key: value for key, value in tiny_states[1].items()} | {"text_encoders.x": torch.zeros(1)}
+    file = write(tmp_path, tiny_states, state)
+    base = checkpoints.inspect(file)
+    pipeline = checkpoints.load(base, torch.bfloat16)
+    memory = sum(tensor.nbytes for tensor in pipeline.transformer.state_dict().values())
+    assert memory == base.transformer.bytes_in(torch.bfloat16)
+    assert memory <= 1.02 * sum(tensor.nbytes for tensor in raw(tiny_states, dtype).values())
+    assert pipeline.compute_dtype == torch.bfloat16
+    (tmp_path / "reference").mkdir()
+    decoded = {key: tensor.to(dtype).float() for key, tensor in tiny_states[0].items()}
+    assert_equal(load(file).transformer, load(write(tmp_path / "reference", tiny_states, decoded)).transformer)
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_scales_equals_the_decoded_weights(tiny_states, tmp_path, spelling, per_row):
+    state, metadata, decoded = scaled(tiny_states, spelling, per_row)
+    (tmp_path / "reference").mkdir()
+    loaded = load(write(tmp_path, tiny_states, state, metadata)).transformer
+    assert_equal(loaded, load(write(tmp_path / "reference", tiny_states, decoded)).transformer)
+
+
+def test_decoding_in_parts_changes_nothing(tiny_states, tmp_path, monkeypatch):
+    state, _, _ = scaled(tiny_states, "scaled_fp8", True)
+    linear = load(write(tmp_path, tiny_states, state)).transformer.single_transformer_blocks[0].proj_mlp
+    whole = linear.decoded(torch.bfloat16)
+    monkeypatch.setattr(quantised, "_CHUNK", 5 * linear.in_features)
+    assert torch.equal(linear.decoded(torch.bfloat16), whole)
+
+
+def test_float8_folder_stays_in_8_bit(tiny_flux, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file
+
+    folder = shutil.copytree(tiny_flux, tmp_path / "float8")
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in load_file(file).items()}
+    save_file(state, file)
+    linear = load(folder).transformer.transformer_blocks[1].ff.net[2]
+    assert torch.equal(linear.decoded(torch.float32), state["transformer_blocks.1.ff.net.2.weight"].float())
+
+
+# In use
+
+
+@pytest.fixture
+def pair(tiny_states, tmp_path):
+    """Return pipelines of a scaled base and of its decoded weights."""
+    state, _, decoded = scaled(tiny_states, "comfy_quant", True)
+    (tmp_path / "reference").mkdir()
+    return (
+        load(write(tmp_path, tiny_states, state), torch.bfloat16),
+        load(write(tmp_path / "reference", tiny_states, decoded), torch.bfloat16),
+    )
+
+
+def arguments():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "conditions": {"rgb": torch.rand(1, 3, 64, 128, generator=generator) * 2 - 1},
+        "prompt_embeds": torch.randn(1, 8, 32, generator=generator),
+        "pooled_prompt_embeds": torch.randn(1, 32, generator=generator),
+        "latents": torch.randn(1, 16, 8, 16, generator=generator),
+        "num_inference_steps": 2,
+        "output_type": "latent",
+    }
+
+
+def test_streams_offload_and_loras_work_with_a_quantised_base(pair, tiny_adapters, tiny_lora):
+    results = []
+    for pipe in pair:
+        pipe.load_adapters(tiny_adapters, "rgb_to_depth")
+        assert {factor.dtype for factors in pipe.resident["rgb_to_depth"].values() for factor in factors} == {
+            torch.bfloat16
+        }
+        streams = pipe("rgb_to_depth", **arguments()).images
+        pipe.load_lora_weights(tiny_lora)
+        both = pipe("rgb_to_depth", **arguments() | {"num_inference_steps": 1}).images
+        pipe.unload_lora_weights()
+        for network in (pipe.transformer, pipe.vae):
+            cpu_offload(network, torch.device("cpu"))
+        assert torch.equal(pipe("rgb_to_depth", **arguments()).images, streams)
+        results.append((streams, both))
+    for ours, expected in zip(*results, strict=True):
+        assert torch.equal(ours, expected)
+    assert not torch.equal(results[0][0], results[0][1])
+
+
+# Refusals
+
+
+def assert_rejected(file, words):
+    with pytest.raises(WeightsError, match=words) as caught:
+        checkpoints.inspect(file)
+    assert "Download it again" not in caught.value.hint
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({f"{QKV}.scale_weight": None}, f"1 of its 8-bit weights have no scale \\({QKV}.weight"),
+        ({f"{QKV}.scale_weight": torch.ones(100)}, r"of shape \(100,\), not one number, nor one for each of its 384"),
+        ({f"{QKV}.scale_weight": torch.ones(3, 1)}, "not one number"),
+        ({f"{QKV}.scale_weight": torch.ones(384, dtype=torch.uint8)}, "is U8 of shape"),
+        ({f"{QKV}.weight": torch.ones(384, 128)}, f"scale for {QKV}.weight, which is F32"),
+        ({"other.scale_weight": torch.ones(1)}, "scale for other.weight, which is missing"),
+    ],
+)
+def test_invalid_scales_are_refused(tiny_states, tmp_path, changes, words):
+    state, _, _ = scaled(tiny_states, "scaled_fp8", False)
+    state = {key: tensor for key, tensor in (state | changes).items() if tensor is not None}
+    assert "flux1-dev-fp8" in assert_rejected(write(tmp_path, tiny_states, state), words).hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"format": "nvfp4"}, "quantised as nvfp4"),
+        ({"format": "mxfp8"}, "quantised as mxfp8"),
+        ({"format": "int8_tensorwise", "convrot": True}, r"int8_tensorwise, rotated \(ConvRot\)"),
+        (None, "quantisation can't be read"),
+    ],
+)
+@pytest.mark.parametrize("spelling", ["comfy_quant", "input_scale"])
+def test_other_formats_are_refused(tiny_states, tmp_path, settings, words, spelling):
+    state, metadata, _ = scaled(tiny_states, spelling, False)
+    if metadata:
+        metadata["_quantization_metadata"] = json.dumps({"layers": {QKV: settings}})
+    else:
+        marker = bytearray(json.dumps(settings).encode())
+        state[f"{QKV}.comfy_quant"] = torch.frombuffer(marker, dtype=torch.uint8)
+    assert_rejected(write(tmp_path, tiny_states, state, metadata), words)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (("transformer_blocks.0.qkv_proj.qweight", "transformer_blocks.0.qkv_proj.wscales"), "by Nunchaku"),
+        ((f"{QKV}.weight", f"{QKV}.weight.quant_state.bitsandbytes__nf4"), r"by bitsandbytes \(nf4\)"),
+        ((f"{QKV}.weight", f"{QKV}.weight_scale", f"{QKV}.weight_scale_2"), "as NVFP4"),
+        (("transformer_blocks.0.attn.to_q.weight._data",), "by Quanto"),
+        ((f"{QKV}.qweight", f"{QKV}.qzeros"), "by GPTQ or AWQ"),
+    ],
+)
+def test_other_quantisations_are_named(tmp_path, tensors, words):
+    save_file({key: torch.zeros(4, 4, dtype=torch.uint8) for key in tensors}, tmp_path / "flux.safetensors")
+    assert "flux1-dev-fp8" in assert_rejected(tmp_path / "flux.safetensors", words).hint
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_integers_without_scales_are_refused(tiny_states, tmp_path, dtype):
+    state = {key: (tensor * 100).to(dtype) if tensor.ndim == 2 else tensor for key, tensor in tiny_states[0].items()}
+    assert_rejected(write(tmp_path, tiny_states, state), "integers without scales")
+
+
+def test_quantised_folder_is_refused_by_its_method(tiny_flux, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(tiny_flux, tmp_path / "nf4")
+    file = folder / "transformer" / "config.json"
+    config = json.loads(file.read_text()) | {"quantization_config": {"quant_method": "quanto", "weights_dtype": "int8"}}
+    file.write_text(json.dumps(config))
+    assert_rejected(folder, "quantised by quanto")
+
+
+def test_file_cut_short_is_refused_with_its_size(tiny_states, tmp_path):
+    file = write(tmp_path, tiny_states, tiny_states[0])
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    assert_rejected(file, f"has {len(data) // 2:,} of {len(data):,} bytes")
