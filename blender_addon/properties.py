@@ -14,6 +14,8 @@ from .scene.properties import (
     detail_property,
     kind_property,
     level_floor_property,
+    replace_earlier_property,
+    rotation_property,
     texture_width_property,
 )
 from .texture.properties import TextureProperties
@@ -35,6 +37,8 @@ class PanoformSettings(bpy.types.PropertyGroup):
     texture_width: texture_width_property()
     level_floor: level_floor_property()
     align_walls: align_walls_property()
+    replace_earlier: replace_earlier_property()
+    rotation: rotation_property()
     generate: PointerProperty(type=GenerateProperties)
     edit: PointerProperty(type=EditProperties)
     texture: PointerProperty(type=TextureProperties)

@@ -39,16 +39,21 @@ def build(
     collection = bpy.data.collections.new(f"Panoform {name}")
     for kind, image in maps.items():
         image.name = f"{name} {kind}"
+    body = None
     if maps.keys() - {"semantic"}:
         body = dome.create(f"{name} dome", maps.get("distance"), scale, material.create(name, maps))
         body.matrix_world = world_from_panorama
         body[environment.ENVIRONMENT] = True
         collection.objects.link(body)
-    if "semantic" in maps:
-        maps["semantic"].use_fake_user = True  # no node uses it
+    if "semantic" in maps and body is not None:
+        body["panoform_semantic"] = maps["semantic"]  # no node uses it
+    elif "semantic" in maps:
+        maps["semantic"].use_fake_user = True
 
     if panorama is not None:
-        _assign_world(scene, panorama, name, world_from_panorama)
+        _assign_world(scene, panorama, name, world_from_panorama, body)
+    if body is not None:
+        body[environment.SOURCE] = name
     environment.mark(collection)
     scene.collection.children.link(collection)
     return collection
@@ -68,9 +73,10 @@ def build_mesh(
     camera only if there is none. Raise PanoramaError for a damaged texture.
     """
     bodies = mesh.create(name, reply)
-    for body in bodies:
-        body.matrix_world = world_from_panorama @ Matrix.Translation(body.location)
-    bodies[-1][environment.ENVIRONMENT] = True
+    for entry in bodies:
+        entry.matrix_world = world_from_panorama @ Matrix.Translation(entry.location)
+    body = bodies[-1]
+    body[environment.ENVIRONMENT], body[environment.SOURCE] = True, name
     lens = bpy.data.cameras.new(f"{name} camera")
     lens.angle, lens.clip_start, lens.display_size = math.pi / 2, 0.01, 0.1
     camera = bpy.data.objects.new(lens.name, lens)
@@ -81,7 +87,7 @@ def build_mesh(
     if panorama is not None:
         light = reply.environment
         lit = light and images.create_from_file(f"{name} environment", light.data, light.colorspace)
-        _assign_world(scene, panorama, name, world_from_panorama, lit)
+        _assign_world(scene, panorama, name, world_from_panorama, body, lit)
     environment.mark(collection)
     scene.collection.children.link(collection)
     if scene.camera is None:
@@ -94,10 +100,14 @@ def _assign_world(
     panorama: bpy.types.Image,
     name: str,
     world_from_panorama: Matrix,
+    body: bpy.types.Object | None,
     light: bpy.types.Image | None = None,
 ) -> None:
     panorama.name = f"{name} panorama"
-    world.assign(scene, world.create(f"Panoform {name}", panorama, world_from_panorama, light))
+    shown = world.create(f"Panoform {name}", panorama, world_from_panorama, light)
+    world.assign(scene, shown)
+    if body is not None:
+        body[environment.WORLD] = shown
 
 
 def show(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:

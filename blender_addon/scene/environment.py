@@ -11,14 +11,21 @@ from collections.abc import Iterator
 import bpy
 from mathutils import Matrix, Quaternion, Vector
 
+from . import world
+
 #: Custom property of objects whose origin is the centre of a panorama, their X axis its centre.
 ENVIRONMENT = "panoform_environment"
+#: Of these: the world that was made with it, and the name of the source that it was built from.
+WORLD, SOURCE = "panoform_world", "panoform_source"
 #: Custom property of all objects that were built for an environment, its camera too.
 PART = "panoform_part"
 #: Custom property of a screen: index of the area → its former view.
 _VIEWS = "panoform_views"
 #: Distance from the eye to the point that it turns around, and of the near clipping plane, in metres.
 _PIVOT_M, _CLIP_START_M = 0.1, 0.01
+
+#: Largest angle between an environment and its world, as long as neither is turned alone.
+_SAME_RAD = 1e-3
 
 _SHADING = ("use_scene_world", "use_scene_lights")
 _REGION = ("view_perspective", "view_distance")
@@ -34,7 +41,12 @@ def find(context: bpy.types.Context) -> bpy.types.Object | None:
     active = context.view_layer.objects.active
     if active is not None and ENVIRONMENT in active:
         return active
-    return next((found for found in reversed(context.scene.objects) if ENVIRONMENT in found), None)
+    return next(reversed(all_in(context.scene)), None)
+
+
+def all_in(scene: bpy.types.Scene) -> list[bpy.types.Object]:
+    """Return the environments of a scene, the newest last."""
+    return [found for found in scene.objects if ENVIRONMENT in found]
 
 
 def disabled_reason() -> str:
@@ -64,6 +76,27 @@ def parts(body: bpy.types.Object) -> list[bpy.types.Object]:
 def collection(body: bpy.types.Object, scene: bpy.types.Scene) -> bpy.types.Collection | None:
     """Return the collection in a scene that an environment is in; None if that is only the scene's own."""
     return next((one for one in scene.collection.children_recursive if body.name in one.objects), None)
+
+
+def turn(scene: bpy.types.Scene, angle: float) -> None:
+    """Turn the scene's world, made by Panoform, about the vertical axis by `angle` in radians.
+
+    Environments that stand as it does turn with it, about their centres.
+    """
+    pose = world.rotation(scene.world)
+    if pose is None:
+        return
+    rotation = Matrix.Rotation(angle, 4, "Z")
+    bpy.context.view_layer.update()  # matrix_world of what was moved
+    for body in all_in(scene):
+        if body.matrix_world.to_quaternion().rotation_difference(pose.to_quaternion()).angle < _SAME_RAD:
+            centre = Matrix.Translation(body.matrix_world.translation)
+            moved = parts(body)
+            poses = {part: centre @ rotation @ centre.inverted() @ part.matrix_world for part in moved}
+            for part in moved:
+                if part.parent not in moved:
+                    part.matrix_world = poses[part]
+    world.set_rotation(scene.world, rotation @ pose)
 
 
 def enter(scene: bpy.types.Scene, body: bpy.types.Object) -> None:

@@ -21,7 +21,7 @@ from ..ui.operator_parts import (
     run_job,
 )
 from ..ui.path_properties import BLEND_RELATIVE
-from . import environment
+from . import environment, remove, world
 from .properties import (
     align_walls_property,
     camera_height_property,
@@ -140,11 +140,45 @@ class PANOFORM_OT_leave_environment(bpy.types.Operator):
         return FINISHED
 
 
+class PANOFORM_OT_remove_environment(bpy.types.Operator):
+    """Remove the environment, the active one or the newest, with its camera, materials, images and world. What you have
+    added stays"""
+
+    bl_idname = "panoform.remove_environment"
+    bl_label = "Remove Environment"
+    bl_options: ClassVar = {"UNDO"}
+
+    poll = poll_unless(lambda: build_disabled_reason() or environment.disabled_reason())
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        name = remove.remove(environment.find(context))
+        if not environment.all_in(context.scene) and environment.is_inside():
+            environment.leave()
+        self.report({"INFO"}, f"Removed {name!r}.")
+        return FINISHED
+
+
+class PANOFORM_OT_restore_world(bpy.types.Operator):
+    """Return to the world from before Panoform. Panoform's world stays in the file"""
+
+    bl_idname = "panoform.restore_world"
+    bl_label = "Back to My World"
+    bl_options: ClassVar = {"UNDO"}
+
+    poll = poll_unless(lambda: "" if world.is_made(bpy.context.scene.world) else "The world is not Panoform's")
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        world.restore(context.scene)
+        return FINISHED
+
+
 CLASSES = (
     PANOFORM_OT_build_scene,
     PANOFORM_OT_import_maps,
     PANOFORM_OT_enter_environment,
     PANOFORM_OT_leave_environment,
+    PANOFORM_OT_remove_environment,
+    PANOFORM_OT_restore_world,
 )
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

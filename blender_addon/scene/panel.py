@@ -8,7 +8,7 @@ import bpy
 
 from ..jobs.manager import jobs
 from ..ui.panel_parts import Section, draw_job
-from . import environment
+from . import environment, world
 from .dome import MODIFIER_NAME, controls
 from .spec import MapsSpec, SceneSpec
 
@@ -26,6 +26,7 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
         if settings.kind != "DOME":
             column.prop(settings, "detail")
             column.prop(settings, "texture_width")
+        column.prop(settings, "replace_earlier")
         if settings.kind == "OBJECTS" and "SEMANTIC" not in settings.maps:
             column.label(text="Objects need Semantic: tick it in Perceive", icon="INFO")
         if jobs.job is not None and isinstance(jobs.job.spec, SceneSpec) and jobs.job.kept is None:
@@ -37,6 +38,7 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
         row = column.row(align=True)
         row.operator("panoform.enter_environment", icon="HIDE_OFF")
         row.operator("panoform.leave_environment", icon="LOOP_BACK")
+        column.operator("panoform.remove_environment", icon="TRASH")
         row = column.row(align=True)
         row.operator("panoform.export_scene", icon="EXPORT")
         row.operator("panoform.mark_as_asset", icon="ASSET_MANAGER")
@@ -61,6 +63,26 @@ class PANOFORM_PT_placement(Section, bpy.types.Panel):
         column.operator("panoform.measure_length", icon="DRIVER_DISTANCE")
 
 
+class PANOFORM_PT_world(Section, bpy.types.Panel):
+    bl_label = "World"
+    bl_parent_id = "PANOFORM_PT_scene"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return world.is_made(context.scene.world)
+
+    def draw(self, context: bpy.types.Context) -> None:
+        shown = context.scene.world
+        column = self.layout.column()
+        column.label(text=shown.name, icon="WORLD")
+        strength = world.strength(shown)
+        if strength is not None:
+            column.prop(strength, "default_value", text="Strength")
+        if world.rotation(shown) is not None:
+            column.prop(context.scene.panoform, "rotation")
+        column.operator("panoform.restore_world", icon="LOOP_BACK")
+
+
 def _draw_dome(column: bpy.types.UILayout, dome: bpy.types.Object | None) -> None:
     """Draw the controls of the active object, if it is a dome."""
     modifier = dome.modifiers.get(MODIFIER_NAME) if dome is not None else None
@@ -71,6 +93,6 @@ def _draw_dome(column: bpy.types.UILayout, dome: bpy.types.Object | None) -> Non
         column.prop(owner, path, text=name)
 
 
-CLASSES = (PANOFORM_PT_scene, PANOFORM_PT_placement)
+CLASSES = (PANOFORM_PT_scene, PANOFORM_PT_placement, PANOFORM_PT_world)
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

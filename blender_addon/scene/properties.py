@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty
 
 from ...shared.jobs.scene import (
@@ -16,6 +17,7 @@ from ...shared.jobs.scene import (
     SceneSettings,
     check_scene,
 )
+from . import environment, world
 
 KINDS = (
     ("MESH", "Mesh", "A mesh in metres, torn at edges, with open sky and textures as sharp as the panorama"),
@@ -76,6 +78,34 @@ def align_walls_property() -> BoolProperty:
         name="Align Walls",
         description="Turn a mesh and its world about Z so that most walls stand along X and Y. "
         "Scenes from a render stay as they are",
+    )
+
+
+def replace_earlier_property() -> BoolProperty:
+    return BoolProperty(
+        name="Replace Earlier",
+        description="Building again from the same panorama removes what was built from it before, with its world. "
+        "What you have added stays",
+    )
+
+
+def _rotation(settings: bpy.types.PropertyGroup) -> float:
+    found = world.rotation(settings.id_data.world)
+    return 0.0 if found is None else found.to_euler().z
+
+
+def _set_rotation(settings: bpy.types.PropertyGroup, angle: float) -> None:
+    environment.turn(settings.id_data, angle - _rotation(settings))
+
+
+def rotation_property() -> FloatProperty:
+    return FloatProperty(
+        name="Rotation",
+        description="Rotation of Panoform's world about the vertical axis, with the environments that stand as it does",
+        subtype="ANGLE",
+        unit="ROTATION",
+        get=_rotation,
+        set=_set_rotation,
     )
 
 

@@ -20,7 +20,7 @@ from ...shared.maps import DISTANCE, MAPS
 from ..capture import pixels
 from ..capture.sources import Capture
 from ..jobs.specs import JobSpec
-from . import dome, environment, images, maps_folder, scale
+from . import dome, environment, images, maps_folder, remove, scale
 from .build import build, build_mesh, show
 from .datablocks import all_or_nothing
 
@@ -82,7 +82,7 @@ class SceneSpec(MapsSpec):
             scale.store(
                 environment.of(collection), self.maps_digest(), info.scale, floor, measured=self.has_measured_scale
             )
-            show(scene, collection)
+            _finish(scene, collection)
         return f"Built {collection.name!r}. {self.notice(reply)}".strip()
 
     def build_dome(self, scene: bpy.types.Scene) -> str:
@@ -193,5 +193,12 @@ def _dome(
         posed = source is not None and source.has_position
         floor = pose.to_3x3().inverted() @ Vector((0, 0, 0 if posed else -height))
         scale.store(environment.of(collection), maps_digest, metres, floor, measured=settings.scale is not None)
-    show(scene, collection)
+    _finish(scene, collection)
     return collection
+
+
+def _finish(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
+    """Let the built collection replace an earlier one, if the user wants that, and step inside."""
+    if scene.panoform.replace_earlier:
+        remove.replace_earlier(scene, collection)
+    show(scene, collection)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import bpy
-from mathutils import Matrix
+from mathutils import Euler, Matrix
 
 from ..capture import sources
 
 #: Data path of the Rotation in a world made by `create`. It holds the Euler angles of the inverse rotation, because the
 #: Mapping node rotates the lookup direction, not the image.
 ROTATION = 'node_tree.nodes["Rotation"].inputs["Rotation"].default_value'
+#: Custom property of worlds that `create` made, and of scenes: the world before these, absent if there was none.
+_MADE, _OWN = "panoform_made", "panoform_own_world"
 #: Custom property of an object: the only world in which it is visible.
 ONLY_IN = "panoform_only_in"
 
@@ -23,6 +25,7 @@ def create(
     so there the image lights all.
     """
     world = bpy.data.worlds.new(name)
+    world[_MADE] = True
     if bpy.app.version < (5, 0):
         world.use_nodes = True
     tree = world.node_tree
@@ -86,14 +89,50 @@ def _light_in_cycles(world: bpy.types.World, light: bpy.types.Image) -> None:
     tree.links.new(strength.outputs["Value"], tree.nodes["Strength"].inputs["Strength"])
 
 
-def assign(scene: bpy.types.Scene, world: bpy.types.World) -> None:
-    """Make `world` the scene's world. The previous one gets a fake user, so that it stays in the file.
+def assign(scene: bpy.types.Scene, world: bpy.types.World | None) -> None:
+    """Make `world` the scene's world. The previous one gets a fake user, so that it stays in the file; if it is the
+    user's own, `restore` returns to it.
 
     Objects that belong to one world (ONLY_IN, such as its sun) are hidden unless it is this one.
     """
     if scene.world is not None:
         scene.world.use_fake_user = True
+    if not is_made(scene.world):
+        scene.pop(_OWN, None)
+        if scene.world is not None:
+            scene[_OWN] = scene.world
     scene.world = world
     for found in scene.objects:
         if ONLY_IN in found:
             found.hide_viewport = found.hide_render = found[ONLY_IN] != world
+
+
+def is_made(world: bpy.types.World | None) -> bool:
+    """Return whether `create` made this world."""
+    return world is not None and _MADE in world
+
+
+def restore(scene: bpy.types.Scene) -> None:
+    """Return from a world made by `create` to the scene's own, or to none if it had none."""
+    assign(scene, scene.get(_OWN))
+
+
+def strength(world: bpy.types.World) -> bpy.types.NodeSocket | None:
+    """Return the socket whose value is the strength of a world made by `create`; None if its nodes were changed."""
+    nodes = world.node_tree.nodes
+    both, one = nodes.get(f"{sources.LIGHT} Strength"), nodes.get("Strength")
+    return both.outputs[0] if both is not None else one.inputs["Strength"] if one is not None else None
+
+
+def rotation(world: bpy.types.World | None) -> Matrix | None:
+    """Return the rotation, 4 × 4, of the panorama in a world made by `create`; None if its nodes were changed."""
+    node = world.node_tree.nodes.get("Rotation") if is_made(world) else None
+    if node is None:
+        return None
+    return Euler(node.inputs["Rotation"].default_value).to_matrix().inverted().to_4x4()
+
+
+def set_rotation(world: bpy.types.World, world_from_panorama: Matrix) -> None:
+    """Rotate the panorama in a world made by `create`, whose `rotation` is known."""
+    inverse = world_from_panorama.to_3x3().inverted()
+    world.node_tree.nodes["Rotation"].inputs["Rotation"].default_value = inverse.to_euler()

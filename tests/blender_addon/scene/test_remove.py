@@ -1,0 +1,140 @@
+"""Removing environments, replacing them, and the user's own world: what is in the file before and after."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import bpy
+import numpy as np
+import pytest
+import room_folder
+from mathutils import Matrix, Vector
+
+from panoform.blender_addon.capture import sources
+from panoform.blender_addon.jobs.manager import Jobs
+from panoform.blender_addon.scene import environment, images, world
+from panoform.blender_addon.scene.build import build
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return room_folder.write(tmp_path_factory.mktemp("maps") / "zimmer")
+
+
+def mine(scene: bpy.types.Scene) -> bpy.types.World:
+    """Give the scene a world and a cube, with a material and an image, of the user's own."""
+    own = bpy.data.worlds.new("mine")
+    own.use_nodes = True
+    scene.world = own
+    bpy.ops.mesh.primitive_cube_add()
+    material = bpy.data.materials.new("paint")
+    material.use_nodes = True
+    bpy.context.object.data.materials.append(material)
+    texture = material.node_tree.nodes.new("ShaderNodeTexImage")
+    texture.image = images.create_float("drawing", np.ones((2, 2, 3), np.float32), "sRGB")
+    return own
+
+
+def everything() -> set[str]:
+    """Return the names of all datablocks of the kinds that a build makes."""
+    kinds = ("objects", "meshes", "cameras", "materials", "images", "worlds", "collections", "node_groups")
+    return {f"{kind} {block.name}" for kind in kinds for block in getattr(bpy.data, kind)}
+
+
+def build_scene(folder: Path, kind: str) -> None:
+    bpy.ops.panoform.build_scene(directory=str(folder), kind=kind, camera_height=room_folder.CAMERA_M)
+
+
+@pytest.mark.parametrize("kind", ["MESH", "DOME"])
+def test_everything_of_a_build_goes_and_nothing_else(addon: Jobs, scene, folder: Path, kind: str) -> None:
+    own = mine(scene)
+    before = everything()
+    build_scene(folder, kind)
+    assert len(everything()) > len(before) + 5
+    assert world.is_made(scene.world)
+    assert bpy.ops.panoform.remove_environment() == {"FINISHED"}
+    assert everything() == before
+    assert scene.world == own
+    assert not bpy.ops.panoform.remove_environment.poll()
+
+
+def test_what_the_user_added_to_the_collection_stays(addon: Jobs, scene, folder: Path) -> None:
+    build_scene(folder, "MESH")
+    body = environment.find(bpy.context)
+    collection, material = environment.collection(body, scene), body.data.materials[0]
+    chair = bpy.data.objects.new("chair", bpy.data.meshes.new("chair"))
+    chair.data.materials.append(material)
+    collection.objects.link(chair)
+    textures = [node.image for node in material.node_tree.nodes if node.bl_idname == "ShaderNodeTexImage"]
+    bpy.ops.panoform.remove_environment()
+    assert [entry.name for entry in collection.objects] == ["chair"]
+    assert chair.data.materials[0] == material
+    assert all(image.name in bpy.data.images for image in textures)
+
+
+def test_second_environment_keeps_the_first_and_the_own_world(addon: Jobs, scene, folder: Path) -> None:
+    own = mine(scene)
+    build_scene(folder, "MESH")
+    first = everything()
+    shown = scene.world
+    build_scene(folder, "MESH")
+    bpy.ops.panoform.remove_environment()
+    assert everything() == first
+    assert scene.world == own  # the newest world was shown
+    world.assign(scene, shown)
+    assert bpy.ops.panoform.restore_world() == {"FINISHED"}
+    assert scene.world == own
+    assert shown.name in bpy.data.worlds
+    assert not bpy.ops.panoform.restore_world.poll()
+
+
+def test_scene_without_a_world_returns_to_none(addon: Jobs, scene, folder: Path) -> None:
+    scene.world = None
+    build_scene(folder, "DOME")
+    bpy.ops.panoform.restore_world()
+    assert scene.world is None
+
+
+def test_building_again_replaces_what_was_built_from_the_same_maps(addon: Jobs, scene, folder: Path) -> None:
+    scene.panoform.replace_earlier = True
+    own = mine(scene)
+    build_scene(folder, "MESH")
+    first, old = everything(), environment.find(bpy.context).data.as_pointer()
+    build_scene(folder, "MESH")
+    assert everything() == first, "names without numbers, and nothing left behind"
+    assert environment.find(bpy.context).data.as_pointer() != old
+    assert len(environment.all_in(scene)) == 1
+    bpy.ops.panoform.restore_world()
+    assert scene.world == own
+
+
+def test_environments_turn_with_their_world(addon: Jobs, scene, folder: Path) -> None:
+    """A direction of the panorama stays on the same point of the environment."""
+    panorama = images.create_float("sky", np.ones((4, 8, 3), np.float32), "Linear Rec.709")
+    pose = Matrix.Translation((1, 2, 1.6)) @ Matrix.Rotation(0.4, 4, "Z") @ Matrix.Rotation(0.05, 4, "X")
+    maps = {"distance": images.create_float("distance", np.ones((4, 8, 1), np.float32), "Non-Color")}
+    collection = build(scene, maps, panorama, "sky", world_from_panorama=pose)
+    bpy.context.view_layer.update()
+    body = environment.of(collection)
+    other = bpy.data.objects.new("other", None)
+    other[environment.ENVIRONMENT] = True
+    other.matrix_world = Matrix.Rotation(2, 4, "Z")
+    scene.collection.objects.link(other)
+
+    assert scene.panoform.rotation == pytest.approx(pose.to_euler().z, abs=1e-6)
+    scene.panoform.rotation = 1.5
+    bpy.context.view_layer.update()
+    turned = sources.world_image(scene)[1]
+    turn = Matrix.Rotation(1.5 - pose.to_euler().z, 3, "Z")
+    np.testing.assert_allclose(turned.to_3x3(), turn @ pose.to_3x3(), atol=1e-5)
+    np.testing.assert_allclose(body.matrix_world.to_3x3(), turned.to_3x3(), atol=1e-5)
+    np.testing.assert_allclose(body.matrix_world.translation, (1, 2, 1.6), atol=1e-6)
+    assert scene.panoform.rotation == pytest.approx(1.5, abs=1e-6)
+    np.testing.assert_allclose(other.matrix_world @ Vector((1, 0, 0)), (math.cos(2), math.sin(2), 0), atol=1e-6)
+
+
+def test_strength_is_that_of_both_renderers(addon: Jobs, scene, folder: Path) -> None:
+    build_scene(folder, "MESH")
+    world.strength(scene.world).default_value = 3
+    assert sources.world_strength(scene) == 3
