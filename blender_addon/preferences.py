@@ -39,7 +39,7 @@ class Preferences(bpy.types.AddonPreferences):
     )
     flux_model: StringProperty(
         name="FLUX Checkpoint",
-        description="FLUX.1-dev: a diffusers folder, a single .safetensors file, or a Hugging Face id",
+        description="FLUX.1-dev: a diffusers folder, a single .safetensors or .gguf file, or a Hugging Face id",
     )
     flux_adapters: StringProperty(
         name="OmniX Adapters",

@@ -106,8 +106,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     #: One of ENGINES.
     engine: str = "starter"
-    #: Base checkpoint: a diffusers folder, a single .safetensors file, or a hub id ("owner/name" or with "@revision").
-    #: None: the engine's own default.
+    #: Base checkpoint: a diffusers folder, a single .safetensors or .gguf file, or a hub id ("owner/name" or with
+    #: "@revision"). None: the engine's own default.
     model: str | None = None
     #: Adapters: a folder in the hub's layout or the flat one, a hub id, or (of family sd21) a file. None: the engine's
     #: own default.

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("shared", "backend", "blender_addon")
 #: Heavy, and not in Blender's Python.
-TORCH = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "torchvision"}
+TORCH = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "torchvision", "gguf"}
 #: Only inside Blender; rendering the training data needs it too.
 BPY = {"bpy", "bmesh", "mathutils", "gpu", "gpu_extras", "bl_ext", "bpy_extras", "_cycles"}
 #: What the extension brings, beside Python and Blender's own numpy.

@@ -35,7 +35,7 @@ def add_engine(
     parser.add_argument(
         "--engine", default=default, metavar="E", help=f"{' or '.join(names)} (default: {help or default})"
     )
-    parser.add_argument("--model", metavar="P", help=f"diffusers folder, .safetensors file, or hub id of {models}")
+    parser.add_argument("--model", metavar="P", help=f"diffusers folder, single file, or hub id of {models}")
     parser.add_argument("--adapters", metavar="P", help=f"folder or hub id of {adapters}")
     parser.add_argument(
         "--device", default=defaults.device, metavar="D", help="auto, cpu, cuda, cuda:1, mps (default: auto)"

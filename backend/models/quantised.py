@@ -6,13 +6,17 @@ nothing that casts a network, as PEFT does, changes them.
 
 from __future__ import annotations
 
+import gguf
 import torch
 import torch.nn.functional as F
+from diffusers.quantizers.gguf.utils import dequantize_functions
 from torch import Tensor, nn
 
 #: Name of a storage, as in a safetensors header → its dtype. A scale per row or per tensor may belong to it.
 FLOAT8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 EIGHT_BIT = {**FLOAT8, "I8": torch.int8}
+#: Name of one of GGUF's types → that type. Its scales are in its blocks.
+GGUF = {kind.name: kind for kind in dequantize_functions if kind != gguf.GGMLQuantizationType.BF16}
 
 #: Weights decoded at once: bounds the float32 copies.
 _CHUNK = 2**24
@@ -20,12 +24,15 @@ _CHUNK = 2**24
 
 def is_quantised(storage: str) -> bool:
     """Return whether weights of this storage are kept as they are."""
-    return storage in EIGHT_BIT
+    return storage in EIGHT_BIT or storage in GGUF
 
 
 def row_bytes(storage: str, columns: int) -> int:
     """Return the bytes of a row of `columns` weights."""
-    return columns
+    if storage in EIGHT_BIT:
+        return columns
+    block, size = gguf.GGML_QUANT_SIZES[GGUF[storage]]
+    return columns // block * size
 
 
 class QuantisedLinear(nn.Linear):
@@ -68,7 +75,12 @@ class QuantisedLinear(nn.Linear):
 
 def decode(stored: Tensor, storage: str) -> Tensor:
     """Decode bytes (rows, bytes of a row) to float32 (rows, columns), without their scale."""
-    return stored.view(EIGHT_BIT[storage]).to(torch.float32)
+    if storage in EIGHT_BIT:
+        return stored.view(EIGHT_BIT[storage]).to(torch.float32)
+    kind = GGUF[storage]
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    # diffusers' own layers decode in float16, which differs by 3e-4.
+    return dequantize_functions[kind](stored.reshape(-1, size), block, size, torch.float32).reshape(len(stored), -1)
 
 
 def replace_linears(network: nn.Module, storages: dict[str, str], scaled: set[str]) -> None:

@@ -24,7 +24,7 @@ from ....shared.protocol.errors import WeightsError
 from ...jobs.progress import ProgressReporter
 from ...perception import decode
 from ...pipelines.omnix import OmniXPipeline
-from .. import foreign, hub, parts
+from .. import foreign, gguf_file, hub, parts
 from ..parts import Header, Part
 from . import scales, single_file
 
@@ -34,7 +34,7 @@ OMNIX_ID = "KevinHuang/OmniX"
 #: Files of a FLUX repository that perception needs; text_encoding.py downloads the text encoders if needed.
 BASE_PATTERNS = ("model_index.json", "scheduler/*", "transformer/*", "vae/*")
 
-_FORMS = "Give a diffusers folder of FLUX.1-dev, a single .safetensors file, or a hub id."
+_FORMS = "Give a diffusers folder of FLUX.1-dev, a single .safetensors or .gguf file, or a hub id."
 _AGAIN = f"FLUX.1-dev is needed. {scales.USE}"
 
 
@@ -191,19 +191,24 @@ def _inspect_folder(folder: Path) -> Base:
 
 
 def _inspect_file(file: Path) -> Base:
-    if file.suffix != ".safetensors":
+    read = parts.read_tensors
+    if file.suffix == ".gguf":
+        header, read = gguf_file.read_header(file, "flux", scales.USE), gguf_file.read
+    elif file.suffix == ".safetensors":
+        header = parts.read_header(file)
+    else:
         raise WeightsError(
-            f"{file.name} is not a .safetensors file.", "Only safetensors files are loaded; others can run code."
+            f"{file.name} is not a .safetensors or .gguf file.", "Only these are loaded; others can run code."
         )
-    header = parts.read_header(file)
     foreign.refuse(file, header, scales.USE)
     prefix = single_file.TRANSFORMER_PREFIX if any(k.startswith(single_file.TRANSFORMER_PREFIX) for k in header) else ""
     inner = parts.within(header, prefix)
     config = single_file.transformer_config({key: shape for key, (_, shape) in inner.items()}, file)
     others = (*single_file.VAE_PREFIXES, "text_encoders.")
     tensors = {key: value for key, value in inner.items() if not key.startswith(others)}
-    tensors = scales.weights(tensors, file, prefix)
-    transformer = Part(FluxTransformer2DModel, config, (file,), prefix, tensors, _transformer_state)
+    if file.suffix == ".safetensors":
+        tensors = scales.weights(tensors, file, prefix)
+    transformer = Part(FluxTransformer2DModel, config, (file,), prefix, tensors, _transformer_state, read)
     scheduler = FlowMatchEulerDiscreteScheduler(**single_file.SCHEDULER)
     return Base(file, transformer, _vae_of_file(file, header), scheduler)
 

@@ -14,7 +14,7 @@ from ....shared.protocol.errors import AdapterError, WeightsError
 from ...jobs.progress import ProgressReporter, report_loading
 from ...pipelines import dit360, omnix
 from ...pipelines.omnix import TASKS, OmniXPipeline
-from .. import device, hub, parts
+from .. import device, hub, parts, quantised
 from ..cache import ModelCache
 from . import checkpoints, stream_adapters, text_encoding
 
@@ -101,6 +101,7 @@ def load(models: ModelCache, source: Source, tasks: list[str], reporter: Progres
 
     def from_disk() -> FluxModel:
         _refuse_fill(base().is_fill, tasks)
+        _refuse_float8(base(), source.device)
         _find_adapters(source.checkpoint.adapters, tasks, reporter)  # before gigabytes are read
         return _read(source, base(), reporter)
 
@@ -128,6 +129,14 @@ def pinned(source: Source, tasks: list[str]) -> EngineSettings:
 def _refuse_fill(is_fill: bool, tasks: list[str]) -> None:
     if is_fill and tasks:
         raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
+
+
+def _refuse_float8(base: checkpoints.Base, where: torch.device) -> None:
+    if where.type == "mps" and set(base.transformer.quantised) & quantised.FLOAT8.keys():
+        raise WeightsError(
+            f"{base.path.name} has 8-bit floats, which {device.name(where)} can't decode.",
+            "Use a GGUF file (Q8_0 to Q4_K_S) or flux1-dev.safetensors.",
+        )
 
 
 def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) -> FluxModel:

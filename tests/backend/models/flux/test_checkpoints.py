@@ -267,7 +267,7 @@ def test_flux_depth_and_schnell_are_rejected(copy, change, words):
 
 def test_pickle_checkpoint_is_rejected(tmp_path):
     (tmp_path / "flux.ckpt").write_bytes(b"\x80\x04")
-    assert_rejected(tmp_path / "flux.ckpt", r"not a \.safetensors file")
+    assert_rejected(tmp_path / "flux.ckpt", r"not a \.safetensors or \.gguf file")
 
 
 def test_single_file_of_another_model_is_rejected(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload
@@ -44,12 +46,13 @@ def scaled(states, spelling, per_row, dtype=torch.float8_e4m3fn):
         rows = tensor.float().abs().amax(1, keepdim=True)
         # Much larger from row to row, so that a scale of another row is noticed.
         rows *= torch.logspace(0, 2, len(rows))[:, None]
-        scale = rows / 448 if per_row else rows.max() / 448
-        state[key] = (tensor.float() / scale).to(dtype)
+        limit = 448 if dtype.is_floating_point else 127
+        scale = rows / limit if per_row else rows.max() / limit
+        state[key] = (tensor.float() / scale if dtype.is_floating_point else (tensor.float() / scale).round()).to(dtype)
         decoded[key] = state[key].float() * scale
         name = "scale_weight" if spelling == "scaled_fp8" else "weight_scale"
         state[f"{module}.{name}"] = scale.flatten() if spelling == "comfy_quant" and per_row else scale
-        text = {"format": "float8_e4m3fn"}
+        text = {"format": "float8_e4m3fn" if dtype.is_floating_point else "int8_tensorwise"}
         if spelling == "comfy_quant":
             state[f"{module}.comfy_quant"] = torch.frombuffer(bytearray(json.dumps(text).encode()), dtype=torch.uint8)
         else:
@@ -95,9 +98,12 @@ def test_raw_float8_stays_in_8_bit(tiny_states, tmp_path, dtype, layout):
 
 
 @pytest.mark.parametrize("per_row", [False, True])
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_every_spelling_of_scales_equals_the_decoded_weights(tiny_states, tmp_path, spelling, per_row):
-    state, metadata, decoded = scaled(tiny_states, spelling, per_row)
+@pytest.mark.parametrize(
+    ("spelling", "dtype"),
+    [*((spelling, torch.float8_e4m3fn) for spelling in SPELLINGS), ("comfy_quant", torch.int8)],
+)
+def test_every_spelling_of_scales_equals_the_decoded_weights(tiny_states, tmp_path, spelling, dtype, per_row):
+    state, metadata, decoded = scaled(tiny_states, spelling, per_row, dtype)
     (tmp_path / "reference").mkdir()
     loaded = load(write(tmp_path, tiny_states, state, metadata)).transformer
     assert_equal(loaded, load(write(tmp_path / "reference", tiny_states, decoded)).transformer)
@@ -253,3 +259,94 @@ def test_file_cut_short_is_refused_with_its_size(tiny_states, tmp_path):
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
     assert_rejected(file, f"has {len(data) // 2:,} of {len(data):,} bytes")
+
+
+# GGUF
+
+
+def write_gguf(folder, states, types, architecture="flux"):
+    """Write a GGUF file with the tensors' types in `types` (others: F32) and its VAE; return both states."""
+    writer = gguf.GGUFWriter(folder / "flux.gguf", architecture)
+    decoded = {}
+    for key, tensor in states[0].items():
+        values, kind = tensor.float().numpy(), gguf.GGMLQuantizationType[types.get(key, "F32")]
+        data = gguf.quants.quantize(values, kind)
+        decoded[key] = torch.from_numpy(gguf.quants.dequantize(data, kind).reshape(values.shape).copy())
+        writer.add_tensor(key, data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    save_file(states[1], folder / "ae.safetensors")
+    return folder / "flux.gguf", decoded
+
+
+#: Bytes of a block at which its float16 scales are, for types that the library decodes but doesn't write.
+SCALES_AT = {
+    "Q6_K": (208,), "Q5_K": (0, 2), "Q4_K": (0, 2), "Q3_K": (108,), "Q2_K": (80, 82), "IQ4_NL": (0,), "IQ4_XS": (0,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "BF16", "F16", "mixed"])
+def test_gguf_equals_the_decoded_weights(tiny_states, tiny_adapters, tmp_path, kind):
+    """By numpy's decoding in the library of llama.cpp; the streams' results by 5e-5."""
+    mixed = ("Q8_0", "Q4_0", "Q5_1", "F16")
+    matrices = [key for key, tensor in tiny_states[0].items() if tensor.ndim == 2]
+    types = {key: kind if kind != "mixed" else mixed[i % len(mixed)] for i, key in enumerate(matrices)}
+    file, decoded = write_gguf(tmp_path, tiny_states, types)
+    (tmp_path / "reference").mkdir()
+    ours, reference = load(file), load(write(tmp_path / "reference", tiny_states, decoded))
+    weights = {name: module for name, module in ours.transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+    for name, linear in weights.items():
+        weight = linear.decoded(torch.float32) if isinstance(linear, quantised.QuantisedLinear) else linear.weight
+        expected = reference.transformer.get_submodule(name).weight
+        torch.testing.assert_close(weight, expected, rtol=1e-6, atol=1e-7)
+    if kind in ("Q8_0", "mixed"):
+        results = []
+        for pipe in (ours, reference):
+            pipe.load_adapters(tiny_adapters, "rgb_to_depth")
+            results.append(pipe("rgb_to_depth", **arguments()).images)
+        assert (results[0] - results[1]).norm() <= 5e-5 * results[1].norm()
+
+
+@pytest.mark.parametrize("kind", sorted(SCALES_AT))
+def test_gguf_types_are_decoded_as_by_llama_cpp(kind):
+    """Those whose blocks are too long for the tiny model."""
+    generator = np.random.default_rng(0)
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    data = generator.integers(0, 256, (3, 2, size), dtype=np.uint8)
+    for offset in SCALES_AT[kind]:
+        data[..., offset : offset + 2] = generator.uniform(0.1, 1, (3, 2, 1)).astype(np.float16).view(np.uint8)
+    data = data.reshape(3, -1)
+    linear = quantised.QuantisedLinear(2 * block, 3, bias=False, storage=kind, scaled=False)
+    linear.load_state_dict({"weight": torch.from_numpy(data)}, assign=True)
+    expected = torch.from_numpy(gguf.quants.dequantize(data, gguf.GGMLQuantizationType[kind]))
+    torch.testing.assert_close(linear.decoded(torch.float32), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_gguf_stays_as_small_as_its_file(tiny_states, tmp_path):
+    types = {key: "Q4_0" for key, tensor in tiny_states[0].items() if tensor.ndim == 2}
+    file, _ = write_gguf(tmp_path, tiny_states, types)
+    base = checkpoints.inspect(file)
+    transformer = checkpoints.load(base, torch.bfloat16).transformer
+    memory = sum(tensor.nbytes for tensor in transformer.state_dict().values())
+    assert memory == base.transformer.bytes_in(torch.bfloat16) < file.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architecture": "sd3"}, "is a GGUF file of sd3, not of flux"),
+        ({"types": {"img_in.weight": "TQ2_0"}}, "tensors in TQ2_0, which isn't read"),
+    ],
+)
+def test_other_gguf_files_are_refused(tiny_states, tmp_path, change, words):
+    states = ({"img_in.weight": torch.zeros(256, 256)}, tiny_states[1])
+    assert_rejected(write_gguf(tmp_path, states, **{"types": {}, **change})[0], words)
+
+
+@pytest.mark.parametrize("size", [3, 20, 1000, -1000])
+def test_gguf_cut_short_is_refused(tiny_states, tmp_path, size):
+    file, _ = write_gguf(tmp_path, tiny_states, {})
+    file.write_bytes(file.read_bytes()[:size])
+    assert_rejected(file, "is no GGUF file, or incomplete")
