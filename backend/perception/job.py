@@ -150,21 +150,40 @@ def _sample_tasks(
     reporter: ProgressReporter,
     seconds: dict[str, float],
 ) -> dict[str, np.ndarray]:
-    """Return the maps `names` in the order of `tasks`; add the duration of each task to `seconds`."""
+    """Return the maps `names` in the order of `tasks`; add the duration of sampling and decoding to `seconds`.
+
+    `conditions` are latents, (1, 16, H/8, W/8) each, in ascending order. All tasks are sampled in one pass.
+    """
     passes = model.config.num_passes * len(conditions)
     names_of_task = {task: tuple(name for name in MAPS_OF_TASK[task] if name in names) for task in tasks}
-    labels = {task: " and ".join(MAPS[name].label for name in names_of_task[task]) for task in tasks}
-    stages = []
-    for label in labels.values():
-        stages.append(Stage(label, passes * sampling.num_inference_steps))
-        stages.append(Stage(f"Decoding {label}", 1, counted=False))
-    progress = StagedProgress(reporter, stages)
-    maps: dict[str, np.ndarray] = {}
+    label = ", ".join(MAPS[name].label for task in tasks for name in names_of_task[task])
+    stages = [Stage(label, passes * sampling.num_inference_steps, cost=len(tasks))]
     for task in tasks:
+        labels = " and ".join(MAPS[name].label for name in names_of_task[task])
+        stages.append(Stage(f"Decoding {labels}", 1, counted=False))
+    progress = StagedProgress(reporter, stages)
+
+    def decoded(task: str, picture: np.ndarray) -> dict[str, np.ndarray]:
+        maps = decode.decode(TASKS[task].target, picture, model.config.decode)
+        return {name: maps[name] for name in names_of_task[task]}
+
+    def show(task: str, picture: np.ndarray) -> None:
+        for name, pixels in decoded(task, picture).items():
+            reporter.preview(name, preview(name, pixels))
+
+    every = -(-passes * sampling.num_inference_steps // _PREVIEWS)
+    maps: dict[str, np.ndarray] = {}
+    with device.translate_out_of_memory(f"{label} at {size}", model.source.device):
         started = time.monotonic()
-        with device.translate_out_of_memory(f"{labels[task]} at {size}", model.source.device):
-            maps |= _sample_task(model, task, names_of_task[task], conditions, sampling, progress)
-        seconds[", ".join(names_of_task[task])] = time.monotonic() - started
+        samples = [_sample(model, tasks, condition, sampling, progress, every, show) for condition in conditions]
+        seconds["sampling"], started = time.monotonic() - started, time.monotonic()
+        for i, task in enumerate(tasks):
+            merged = reduce(postprocess.merge_scales, (_picture(model, latents[i : i + 1]) for latents in samples))
+            if model.config.token_noise and TASKS[task].target == "depth":
+                merged = postprocess.remove_token_noise(merged, model.config.token_noise)
+            maps |= decoded(task, panoramas.resize(merged, sampling.height))
+            progress.step_done()
+        seconds["decoding"] = time.monotonic() - started
     return maps
 
 
@@ -212,49 +231,24 @@ def _info(
     )
 
 
-def _sample_task(
-    model: FluxModel,
-    task: str,
-    names: tuple[str, ...],
-    conditions: list[torch.Tensor],
-    sampling: _Sampling,
-    progress: StagedProgress,
-) -> dict[str, np.ndarray]:
-    """Return the maps `names` of `task` for the latents `conditions`, each (1, 16, H/8, W/8), in ascending order."""
-    config = model.config
-
-    def decoded(picture: np.ndarray) -> dict[str, np.ndarray]:
-        maps = decode.decode(TASKS[task].target, picture, config.decode)
-        return {name: maps[name] for name in names}
-
-    def show(picture: np.ndarray) -> None:
-        for name, pixels in decoded(picture).items():
-            progress.reporter.preview(name, preview(name, pixels))
-
-    steps = len(conditions) * config.num_passes * sampling.num_inference_steps
-    every = -(-steps // _PREVIEWS)
-    pictures = [_sample(model, task, condition, sampling, progress, every, show) for condition in conditions]
-    merged = reduce(postprocess.merge_scales, pictures)
-    if config.token_noise and TASKS[task].target == "depth":
-        merged = postprocess.remove_token_noise(merged, config.token_noise)
-    maps = decoded(panoramas.resize(merged, sampling.height))
-    progress.step_done()
-    return maps
+def _picture(model: FluxModel, latents: torch.Tensor) -> np.ndarray:
+    """Decode latents (1, 16, h, w) into a picture (H, W, 3) in [0, 1]."""
+    return model.pipeline.decode(latents)[0].permute(1, 2, 0).cpu().numpy()
 
 
 @torch.no_grad()
 def _sample(
     model: FluxModel,
-    task: str,
+    tasks: list[str],
     condition: torch.Tensor,
     sampling: _Sampling,
     progress: StagedProgress,
     every: int,
-    show: Callable[[np.ndarray], None],
-) -> np.ndarray:
-    """Run `task` on latents (1, 16, H/8, W/8): return a picture (H, W, 3) in [0, 1], the mean of all passes.
+    show: Callable[[str, np.ndarray], None],
+) -> torch.Tensor:
+    """Run `tasks` on latents (1, 16, H/8, W/8): return latents (len(tasks), 16, H/8, W/8), the mean of all passes.
 
-    Call `show` with the intermediate picture every `every` steps.
+    Call `show` with the intermediate picture of each task every `every` steps.
     """
     pipeline, config, steps = model.pipeline, model.config, sampling.num_inference_steps
     start = condition
@@ -262,10 +256,6 @@ def _sample(
         # Every map starts from the noise of the seed, generated on the CPU: the same on all devices and for all tasks.
         generator = torch.Generator().manual_seed(sampling.seed)
         start = torch.randn(condition.shape, generator=generator, dtype=torch.float32)
-
-    def picture_of(latents: torch.Tensor) -> np.ndarray:
-        return pipeline.decode(latents)[0].permute(1, 2, 0).cpu().numpy()
-
     shifts = _shifts(condition.shape[-1], config.num_passes)
 
     def on_step_end(
@@ -273,16 +263,17 @@ def _sample(
     ) -> None:
         progress.step_done()
         done = index * steps + step + 1
-        # With offload a preview would move the transformer out and in again, which takes longer than a step.
-        if done % every == 0 and done < steps * len(shifts) and model.source.settings.offload == "none":
+        if done % every == 0 and done < steps * len(shifts) and model.previews:
             denoised = tensors["denoised"].roll(-shifts[index], -1)
-            show(picture_of(F.avg_pool2d(denoised, max(1, condition.shape[-1] * 8 // _PREVIEW_WIDTH))))
+            small = F.avg_pool2d(denoised, max(1, condition.shape[-1] * 8 // _PREVIEW_WIDTH))
+            for i, task in enumerate(tasks):
+                show(task, _picture(model, small[i : i + 1]))
 
-    target = torch.zeros_like(condition)
+    target = condition.new_zeros(len(tasks), *condition.shape[1:])
     prompt = model.perception_prompt
     for index, shift in enumerate(shifts):
         latents = pipeline(
-            task,
+            tasks,
             condition_latents={"rgb": condition.roll(shift, -1)},
             prompt_embeds=prompt["prompt_embeds"],
             pooled_prompt_embeds=prompt["pooled_prompt_embeds"],
@@ -291,9 +282,10 @@ def _sample(
             guidance_scale=sampling.guidance_scale,
             output_type="latent",
             callback_on_step_end=partial(on_step_end, index),
+            check=progress.reporter.check_cancelled,
         ).images
         target += latents.roll(-shift, -1) / len(shifts)  # pyright: ignore[reportAttributeAccessIssue]
-    return picture_of(target)
+    return target
 
 
 def _shifts(columns: int, num_passes: int) -> list[int]:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ...shared.protocol.errors import PanoramaError, SettingError
 from .layers import circular_padding, tiling
+from .layers.denoiser import Batch, denoiser
 from .layers.latents import image_ids, pack, unpack
 from .panorama_pipeline import PanoramaPipeline
 
@@ -158,8 +159,6 @@ class DiT360Pipeline(PanoramaPipeline):
         change = None if mask_image is None else _pad(self._latent_mask(mask_image), beside)  # [N or 1, 1, h, w + 4]
         fill = _pad(self._fill_channels(image, mask_image, shape), beside) if is_fill(self) else None
 
-        copied = 0 if continue_positions else padding
-
         # 4. Prepare the timesteps, for the number of tokens that the transformer processes at once
         rows, columns = (side // 2 for side in noise.shape[2:])
         if tiled:
@@ -171,20 +170,34 @@ class DiT360Pipeline(PanoramaPipeline):
         x = noise if source is None else sigmas[0] * noise + (1 - sigmas[0]) * source  # [N, C, h, w + 4]
 
         # 5. Denoise
-        with self.progress_bar(total=len(timesteps)) as progress_bar:  # pyright: ignore[reportCallIssue]
+        dtype, ids = self.compute_dtype, image_ids(rows, columns, device)  # [rows · columns, 3]
+        copied = 0 if continue_positions else padding  # the copies have the positions of the originals
+        ids[:, 2] = (ids[:, 2] - copied) % (columns - 2 * copied)
+        batch = Batch(embeds.to(device, dtype), pooled.to(device, dtype), {})
+        with (
+            denoiser(
+                self.transformer, [batch], timesteps, guidance_scale, ids, dtype=dtype, residency=self.residency
+            ) as predict,
+            self.progress_bar(total=len(timesteps)) as progress_bar,  # pyright: ignore[reportCallIssue]
+        ):
+
+            def velocity_of(x: Tensor, step: int) -> Tensor:
+                """Predict the velocity (N, C, h, w) float32 of latents (N, C', h, w)."""
+                (tokens,) = predict(step, [pack(x).to(dtype)])
+                return unpack(tokens.float(), x.shape[-2] // 2)
+
             for i, t in enumerate(timesteps):
                 model_input = x if fill is None else torch.cat([x, fill.expand(len(x), -1, -1, -1)], dim=1)
                 model_input = (
                     torch.cat([model_input, model_input]) if guided else model_input
                 )  # [N or 2N, C or C', h, w + 4]
-                predict = partial(
-                    self._velocity, t=t, embeds=embeds, pooled=pooled, guidance_scale=guidance_scale, copied=copied
-                )
                 if tiled:
                     overlap = min(rows, columns) // TILE_OVERLAP
-                    velocity = tiling.blend(predict, model_input, (rows, columns), overlap, unit_in=2, unit_out=2)
+                    velocity = tiling.blend(
+                        partial(velocity_of, step=i), model_input, (rows, columns), overlap, unit_in=2, unit_out=2
+                    )
                 else:
-                    velocity = predict(model_input)  # [N or 2N, C, h, w + 4]
+                    velocity = velocity_of(model_input, i)  # [N or 2N, C, h, w + 4]
                 if guided:
                     positive, negative = velocity.chunk(2)
                     velocity = negative + true_cfg_scale * (positive - negative)
@@ -217,31 +230,6 @@ class DiT360Pipeline(PanoramaPipeline):
             sigmas=np.linspace(1.0, 1 / num_inference_steps, num_inference_steps),  # pyright: ignore
             mu=by_tokens if shift is None else math.log(shift),  # dynamic shifting takes its logarithm
         )
-
-    def _velocity(
-        self, x: Tensor, t: Tensor, embeds: Tensor, pooled: Tensor, guidance_scale: float, copied: int
-    ) -> Tensor:
-        """Predict the velocity (N, C, h, w) float32 of latents (N, C', h, w) at timestep t.
-
-        `copied` columns of tokens on either side have the position ids of the originals.
-        """
-        rows, columns = x.shape[-2] // 2, x.shape[-1] // 2
-        device, dtype = x.device, self.compute_dtype
-        ids = image_ids(rows, columns, device)  # [rows · columns, 3]
-        ids[:, 2] = (ids[:, 2] - copied) % (columns - 2 * copied)
-        tokens = self.transformer(
-            hidden_states=pack(x).to(dtype),
-            timestep=(t / 1000).expand(len(x)),
-            guidance=torch.full([len(x)], guidance_scale, device=device)
-            if self.transformer.config.guidance_embeds
-            else None,
-            encoder_hidden_states=embeds.to(device, dtype),
-            pooled_projections=pooled.to(device, dtype),
-            txt_ids=torch.zeros(embeds.shape[1], 3, device=device),
-            img_ids=ids,
-            return_dict=False,
-        )[0]
-        return unpack(tokens.float(), rows)
 
     def _latent_shape(self, count: int, height: int, width: int) -> tuple[int, int, int, int]:
         scale = self.vae_scale_factor

@@ -5,7 +5,7 @@ Paper: arXiv 2510.26800. Latents are (1, C, h, w) with h = H / scale, w = W / sc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,10 @@ from torch import Tensor
 from ...shared.imaging import sphere
 from ...shared.protocol.errors import AdapterError, PanoramaError, SettingError
 from ..models.flux import stream_adapters
-from .layers import circular_padding, shared_attention
+from .layers import circular_padding
+from .layers.denoiser import Batch, denoiser
 from .layers.latents import image_ids, pack, unpack
+from .layers.shared_attention import Layers
 from .panorama_pipeline import PanoramaPipeline
 
 
@@ -63,8 +65,8 @@ class OmniXPipeline(PanoramaPipeline):
     position_rows: int | None = None
 
     @cached_property
-    def resident(self) -> dict[str, shared_attention.Layers]:
-        """The loaded adapters by task, in CPU memory; `together` copies those of a task to the device."""
+    def resident(self) -> dict[str, Layers]:
+        """The loaded adapters by task, in CPU memory; they are copied to the device while a task runs."""
         return {}
 
     def load_adapters(self, source: str | Path, task: str, *, token: str | None = None) -> None:
@@ -105,7 +107,7 @@ class OmniXPipeline(PanoramaPipeline):
     @torch.no_grad()
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
-        task: str,
+        task: str | Sequence[str],
         conditions: Mapping[str, Tensor] | None = None,
         prompt: str | None = None,
         *,
@@ -119,38 +121,45 @@ class OmniXPipeline(PanoramaPipeline):
         output_type: str = "pt",
         circular_encode: bool = True,
         callback_on_step_end: Callable[[OmniXPipeline, int, Tensor, dict[str, Tensor]], Any] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> FluxPipelineOutput:
-        """Run one task; `.images` is the target alone.
+        """Run one task, or N tasks that share their conditions; `.images` are the targets alone.
+
+        Several tasks use the weights once a step, block by block, with the results that each has alone.
 
         Args:
-            task: one of `TASKS`; its adapters must be loaded.
-            conditions: condition stream → (1, 3, H, W) image in [-1, 1]. `camray` is computed by default.
+            task: one of `TASKS`, or several, each once; their adapters must be loaded.
+            conditions: condition stream → (1, 3, H, W) image in [-1, 1]; all that any of the tasks has. `camray` is
+                computed by default.
             prompt: for `image_to_pano`; perception has none. The trigger is prepended.
             condition_latents: condition stream → its latents from `encode`, for a condition that several tasks share.
             prompt_embeds: (1, tokens, joint_attention_dim), instead of `prompt`; with `pooled_prompt_embeds`.
             pooled_prompt_embeds: (1, pooled_projection_dim).
-            latents: (1, C, h, w) initial noise of the target; sampled from `generator` by default.
-            output_type: "pt" for (1, 3, H, W) in [0, 1], "latent" for (1, C, h, w), both float32.
+            latents: (1, C, h, w) initial noise of every target, or (N, C, h, w); sampled from `generator` by default,
+                for one task after the other.
+            output_type: "pt" for (N, 3, H, W) in [0, 1], "latent" for (N, C, h, w), both float32.
             circular_encode: False treats the panorama's ends as the reference does: encoded as edges, and blended after
                 decoding. By default the VAE is circular.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents", "denoised"})` after each step. `latents`
-                is the target (1, C, h, w + 6), after blending; `denoised` the predicted clean latents (1, C, h, w), as
-                `decode` takes them. Raise in it to stop; its return value is ignored.
+                are the targets (N, C, h, w + 6), after blending; `denoised` the predicted clean latents (N, C, h, w),
+                of which `decode` takes each. Raise in it to stop; its return value is ignored.
+            check: called many times in a step; raise in it to stop.
 
         Raises:
-            SettingError: an unknown task or output type, or conditions that aren't the task's.
+            SettingError: an unknown or repeated task or output type, or conditions that aren't the task's.
             PanoramaError: a picture or noise of the wrong shape.
             AdapterError: the task's adapters are not loaded.
             WeightsError: a prompt must be encoded but the text encoders are absent.
         """
         # 1. Check the inputs
-        names, images, encoded = _task(task).conditions, dict(conditions or {}), dict(condition_latents or {})
-        if task not in self.resident:
-            raise AdapterError(f"The adapters of {task} are not loaded.", "Call load_adapters for this task first.")
+        tasks, images, encoded = _tasks(task), dict(conditions or {}), dict(condition_latents or {})
+        for name in tasks:
+            if name not in self.resident:
+                raise AdapterError(f"The adapters of {name} are not loaded.", "Call load_adapters for this task first.")
         if output_type not in ("pt", "latent"):
             raise SettingError(f"There is no output type {output_type!r}.", 'Use "pt" or "latent".')
-        height, width = self._size(task, images, encoded)
-        if "camray" in names and "camray" not in images | encoded:
+        height, width = self._size(tasks, images, encoded)
+        if any("camray" in TASKS[name].conditions for name in tasks) and "camray" not in images | encoded:
             images["camray"] = camera_rays(height, width)
         device, dtype = self._execution_device, self.compute_dtype
 
@@ -159,29 +168,31 @@ class OmniXPipeline(PanoramaPipeline):
             prompt = f"{TRIGGER} {prompt or ''}".strip()
         prompt_embeds, pooled_prompt_embeds = self._embed_prompt(prompt, prompt_embeds, pooled_prompt_embeds)
         encoded |= {name: self.encode(image, circular_encode) for name, image in images.items()}
-        clean = circular_padding.extend(torch.cat([encoded[name].to(device, torch.float32) for name in names]))
-        clean = pack(clean).to(dtype)  # [S - 1, T, 4C]
+        tokens = {
+            name: pack(circular_padding.extend(latents.to(device, torch.float32))).to(dtype)  # [1, T, 4C]
+            for name, latents in encoded.items()
+        }
+        clean = [torch.cat([tokens[stream] for stream in TASKS[name].conditions]) for name in tasks]  # [S - 1, T, 4C]
 
-        # 3. Prepare the target
+        # 3. Prepare the targets
         scale, channels = self.vae_scale_factor, self.transformer.config.in_channels // 4
         shape = (1, channels, height // scale, width // scale)
         if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        elif tuple(latents.shape) != shape:
+            noise = [randn_tensor(shape, generator=generator, device=device, dtype=torch.float32) for _ in tasks]
+            latents = torch.cat(noise)
+        elif tuple(latents.shape) not in (shape, (len(tasks), *shape[1:])):
             raise PanoramaError(f"The noise is {tuple(latents.shape)} instead of {shape}.")
-        target = circular_padding.extend(latents.to(device, torch.float32))  # [1, C, h, w + 6]
+        latents = latents.to(device, torch.float32).expand(len(tasks), -1, -1, -1)
+        target = circular_padding.extend(latents)  # [N, C, h, w + 6]
 
         # 4. Prepare the inputs shared by all streams: text, positions (continued past the right edge), timesteps
-        batch, rows, columns = len(names) + 1, target.shape[-2] // 2, target.shape[-1] // 2
-        shared = {
-            "encoder_hidden_states": prompt_embeds.to(device, dtype).expand(batch, -1, -1),
-            "pooled_projections": pooled_prompt_embeds.to(device, dtype).expand(batch, -1),
-            "txt_ids": torch.zeros(prompt_embeds.shape[1], 3, device=device),
-            "img_ids": self._positions(rows, columns, device),
-            "guidance": None,
+        rows, columns = target.shape[-2] // 2, target.shape[-1] // 2
+        embeds, pooled = prompt_embeds.to(device, dtype), pooled_prompt_embeds.to(device, dtype)
+        repeated = {
+            count: (embeds.expand(count, -1, -1), pooled.expand(count, -1))
+            for count in {len(TASKS[name].streams) for name in tasks}
         }
-        if self.transformer.config.guidance_embeds:
-            shared["guidance"] = torch.full([batch], guidance_scale, device=device)
+        batches = [Batch(*repeated[len(TASKS[name].streams)], self.resident[name]) for name in tasks]
         scheduler = self.scheduler.config
         mu = calculate_shift(
             rows * columns,
@@ -193,39 +204,49 @@ class OmniXPipeline(PanoramaPipeline):
         sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps).tolist()
         self.scheduler.set_timesteps(sigmas=sigmas, mu=mu, device=device)
         self.scheduler.set_begin_index(0)
+        timesteps = self.scheduler.timesteps
 
-        # 5. Denoise the target together with the clean conditions
-        with shared_attention.together(self.transformer, self.resident[task], device, dtype):
-            for i, t in enumerate(self.scheduler.timesteps):
-                velocity = self.transformer(
-                    hidden_states=torch.cat([clean, pack(target).to(dtype)]),  # [S, T, 4C]
-                    timestep=(t / 1000).expand(batch),
-                    return_dict=False,
-                    **shared,
-                )[0][-1:]  # [1, T, 4C]
-                velocity = unpack(velocity.float(), rows)  # [1, C, h, w + 6]
+        # 5. Denoise the targets, each together with its clean conditions
+        with denoiser(
+            self.transformer,
+            batches,
+            timesteps,
+            guidance_scale,
+            self._positions(rows, columns, device),
+            dtype=dtype,
+            residency=self.residency,
+            check=check,
+        ) as predict:
+            for i, t in enumerate(timesteps):
+                noisy = pack(target).to(dtype)[:, None]  # [N, 1, T, 4C]
+                inputs = [torch.cat(streams) for streams in zip(clean, noisy, strict=True)]  # [S, T, 4C] each
+                velocity = torch.cat([tokens[-1:] for tokens in predict(i, inputs)])  # [N, T, 4C]
+                velocity = unpack(velocity.float(), rows)  # [N, C, h, w + 6]
                 denoised = target - self.scheduler.sigmas[i] * velocity
                 target = circular_padding.blend(self.scheduler.step(velocity, t, target, return_dict=False)[0])
                 if callback_on_step_end is not None:
                     callback_on_step_end(self, i, t, {"latents": target, "denoised": circular_padding.close(denoised)})
 
-        # 6. Close the panorama and decode it
-        target = circular_padding.close(target)  # [1, C, h, w]
-        image = target if output_type == "latent" else self.decode(target, circular_encode)
+        # 6. Close the panoramas and decode them, one by one, which needs less memory
+        target = circular_padding.close(target)  # [N, C, h, w]
+        if output_type != "latent":
+            target = torch.cat([self.decode(latents, circular_encode) for latents in target.split(1)])
         self.maybe_free_model_hooks()
-        return FluxPipelineOutput(images=image)  # pyright: ignore[reportArgumentType]
+        return FluxPipelineOutput(images=target)  # pyright: ignore[reportArgumentType]
 
     def _positions(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """Return the position ids of the tokens, (T, 3)."""
         ids = image_ids(rows, columns, device)
         return ids if self.position_rows is None else ids * (self.position_rows / rows)
 
-    def _size(self, task: str, images: Mapping[str, Tensor], encoded: Mapping[str, Tensor]) -> tuple[int, int]:
+    def _size(
+        self, tasks: Sequence[str], images: Mapping[str, Tensor], encoded: Mapping[str, Tensor]
+    ) -> tuple[int, int]:
         """Return the common height and width of all conditions in pixels. Raise SettingError, PanoramaError."""
-        wanted, given = set(TASKS[task].conditions), [*images, *encoded]
+        wanted, given = {stream for name in tasks for stream in TASKS[name].conditions}, [*images, *encoded]
         if len(set(given)) != len(given) or not wanted - {"camray"} <= set(given) <= wanted:
             raise SettingError(
-                f"{task} takes the conditions {', '.join(sorted(wanted))}, each once.",
+                f"{' and '.join(tasks)} takes the conditions {', '.join(sorted(wanted))}, each once.",
                 f"Given: {', '.join(given) or 'none'}.",
             )
         sizes: dict[str, tuple[int, int]] = {}
@@ -259,3 +280,12 @@ def _task(name: str) -> Task:
     if name not in TASKS:
         raise SettingError(f"There is no task {name!r}.", f"The tasks are {', '.join(TASKS)}.")
     return TASKS[name]
+
+
+def _tasks(names: str | Sequence[str]) -> list[str]:
+    tasks = [names] if isinstance(names, str) else list(names)
+    for name in tasks:
+        _task(name)
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise SettingError(f"The tasks are {', '.join(tasks) or 'none'}.", "Give at least one, each once.")
+    return tasks

@@ -10,7 +10,8 @@ from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from torch import Tensor
 
 from ...shared.protocol.errors import SettingError, WeightsError
-from ..models import lora
+from ..models import lora, residency
+from ..models.links import Link
 from .safetensors_only import SafetensorsOnly
 
 
@@ -20,6 +21,30 @@ class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
     _optional_components: ClassVar = [
         *FluxPipeline._optional_components, "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2",
     ]  # fmt: skip
+
+    def stream(self, link: Link, limit: int | None = None, *, resident: bool = True) -> None:
+        """Leave the transformer's blocks in main memory, and compute on the link's device.
+
+        While a panorama is denoised, as many blocks as fit stay there, or as fit into `limit` bytes; with `resident`
+        False none does. The others arrive in turn. All other weights move to the device now.
+        """
+        residency.attach(self.transformer, residency.Streaming(link, limit, resident))
+        for name, module in self.transformer.named_children():
+            if name not in ("transformer_blocks", "single_transformer_blocks", "norm_out"):
+                module.to(link.device)
+        self.vae.to(link.device)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def residency(self) -> residency.Residency:
+        """Where the transformer's blocks are."""
+        return residency.of(self.transformer, self._execution_device)
+
+    @property
+    def _execution_device(self) -> torch.device:
+        attached = residency.of(self.transformer, torch.device("cpu"))
+        if isinstance(attached, residency.Streaming):
+            return attached.device
+        return super()._execution_device
 
     def load_lora_weights(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

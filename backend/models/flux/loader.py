@@ -69,6 +69,11 @@ class FluxModel:
         return self.source.dtype
 
     @property
+    def previews(self) -> bool:
+        """Whether previews are worth their time: an intermediate state is decoded within a step's time."""
+        return self.source.settings.offload in ("none", "auto")
+
+    @property
     def perception_prompt(self) -> dict[str, torch.Tensor]:
         """The embeddings of perception's prompt, as `text_encoding.embeds` returns them."""
         return self.prompt_cache[omnix.TRIGGER]

@@ -87,19 +87,28 @@ def together(
     The adapters are copied to `device` and `dtype`, where and in which the transformer computes: with offloading its
     weights are elsewhere, and in a quantised base of another precision.
     """
+    with installed(transformer, {name: (A.to(device, dtype), B.to(device, dtype)) for name, (A, B) in layers.items()}):
+        yield
+
+
+@contextmanager
+def installed(transformer: FluxTransformer2DModel, layers: Layers) -> Iterator[dict[str, StreamLinear]]:
+    """Adapt `transformer` by `layers`, as they are, and share attention among the batch, within the block.
+
+    Yield the adapted layers by name, whose A and B may be replaced by those of other streams.
+    """
     processors: dict[str, Any] = transformer.attn_processors
-    bases = {name: transformer.get_submodule(name) for name in layers}
-    for name, (A, B) in layers.items():
-        A, B = (factor.to(device, dtype) for factor in (A, B))
-        _put(transformer, name, StreamLinear(bases[name], A, B))
+    linears = {name: StreamLinear(transformer.get_submodule(name), A, B) for name, (A, B) in layers.items()}
+    for name, linear in linears.items():
+        _put(transformer, name, linear)
     shared: dict[str, Any] = {name: SharedAttnProcessor(p._attention_backend) for name, p in processors.items()}
     transformer.set_attn_processor(shared)
     try:
-        yield
+        yield linears
     finally:
         transformer.set_attn_processor(processors)
-        for name, base in bases.items():
-            _put(transformer, name, base)
+        for name, linear in linears.items():
+            _put(transformer, name, linear.base)
 
 
 def _put(transformer: nn.Module, name: str, module: nn.Module) -> None:

@@ -100,8 +100,8 @@ def test_info_records_the_settings_used(engine, reporter):
     assert (info.source_size, info.size) == ((48, 96), (HEIGHT, 2 * HEIGHT))
     assert info.exposure["exposure"] > 0
     assert info.dtype == "fp32"
-    assert info.seconds.keys() == {"loading", "distance", "normal", "all"}
-    assert info.seconds["all"] >= info.seconds["distance"] > 0
+    assert info.seconds.keys() == {"loading", "sampling", "decoding", "all"}
+    assert info.seconds["all"] >= info.seconds["sampling"] + info.seconds["decoding"] > 0
     assert info.versions["torch"] == torch.__version__
     assert info.notice in ("", UNTRAINED)
 
@@ -179,8 +179,10 @@ def test_progress_is_monotonic_and_complete(engine, reporter):
     assert stages[0] == "Loading Starter"
     # The starter runs all its steps in each of two passes.
     steps = [(step, 6) for step in range(1, 7)]
-    assert [(step, of) for stage, step, of, *_ in reporter.reported if stage == "Distance"] == steps
-    assert "Roughness and Metallic" in stages
+    sampled = "Distance, Normal, Albedo, Roughness, Metallic"
+    assert [(step, of) for stage, step, of, *_ in reporter.reported if stage == sampled] == steps
+    decoded = [stage for stage in stages if stage.startswith("Decoding ")]
+    assert decoded == [f"Decoding {maps}" for maps in ("Distance", "Normal", "Albedo", "Roughness and Metallic")]
     left = [seconds for *_, fraction, seconds in reporter.reported if fraction]
     assert all(seconds >= 0 for seconds in left)
     assert left[-1] == 0
@@ -201,8 +203,8 @@ def test_starter_processes_a_large_panorama_at_two_heights(engine, reporter):
 @pytest.mark.slow
 def test_previews_are_reported_during_sampling_and_at_the_end(engine, reporter):
     result = perceive(engine, reporter, ["distance", "normal"], num_inference_steps=7)
-    # After steps 6, 12, 18 and 24 of each map (7 steps in each of four passes), and both at the end.
-    assert [name for name, _ in reporter.previews] == ["distance"] * 4 + ["normal"] * 4 + ["distance", "normal"]
+    # After steps 3, 6, 9 and 12 (7 steps in each of two passes), and at the end.
+    assert [name for name, _ in reporter.previews] == ["distance", "normal"] * 5
     for _, picture in reporter.previews:
         assert picture.dtype == np.uint8
         assert picture.shape[1] <= 256
@@ -213,10 +215,30 @@ def test_previews_are_reported_during_sampling_and_at_the_end(engine, reporter):
 
 def test_cancel_takes_effect_within_one_step(engine, reporter, stopping_reporter):
     before = perceive(engine, reporter, ["distance"])
-    stopping = stopping_reporter(lambda stage, step: stage == "Distance" and step == 2)
+    stopping = stopping_reporter(lambda stage, step: stage == "Distance, Normal" and step == 2)
     with pytest.raises(Cancelled):
-        perceive(engine, stopping, num_inference_steps=50)
-    assert stopping.reported[-1][:3] == ("Distance", 2, 100)
+        perceive(engine, stopping, ["distance", "normal"], num_inference_steps=50)
+    assert stopping.reported[-1][:3] == ("Distance, Normal", 2, 100)
+    assert equal_maps(perceive(engine, reporter, ["distance"]), before)
+
+
+def test_cancel_takes_effect_within_a_step(engine, reporter, monkeypatch):
+    """Between two blocks of the transformer; nothing of the step stays."""
+    before = perceive(engine, reporter, ["distance"])
+    checks = []
+
+    def check_cancelled():
+        checks.append(len(reporter.reported))
+        if len(checks) == 12:
+            raise Cancelled("Stopped.")
+
+    reporter.reported.clear()
+    monkeypatch.setattr(reporter, "check_cancelled", check_cancelled)
+    with pytest.raises(Cancelled):
+        perceive(engine, reporter, ["distance", "normal"], num_inference_steps=50)
+    assert len(checks) == 12
+    assert checks[-1] == checks[0], "in the first step"
+    monkeypatch.undo()
     assert equal_maps(perceive(engine, reporter, ["distance"]), before)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -287,34 +288,29 @@ def test_invalid_arguments_are_rejected(plain, call, change, error, words):
         plain(**{**call, **change})
 
 
-class Smoother(torch.nn.Module):
-    """A transformer with predictable output: it predicts for each token the mean of its neighbours.
+@contextmanager
+def smoother(_transformer, _batches, timesteps, _guidance_scale, img_ids, **_):
+    """A denoiser with predictable output: it predicts for each token the mean of its neighbours.
 
     Noise that is smoothed step by step becomes a picture without edges, except where neighbours are missing. Real
     weights, which have the same effect, are too large for tests.
     """
-
-    config = SimpleNamespace(in_channels=64, guidance_embeds=False)
-    device = torch.device("cpu")
-
-    def forward(self, hidden_states, timestep, img_ids, **_):
-        positions = img_ids[:, 1:]
-        # The weights depend on the tokens' positions only.
-        weights = torch.exp(-((positions[:, None] - positions[None]) ** 2).sum(-1) / 8)
-        mean = (weights / weights.sum(-1, keepdim=True)) @ hidden_states
-        return ((hidden_states - mean) / timestep[:, None, None],)
+    positions = img_ids[:, 1:]
+    # The weights depend on the tokens' positions only.
+    weights = torch.exp(-((positions[:, None] - positions[None]) ** 2).sum(-1) / 8)
+    weights /= weights.sum(-1, keepdim=True)
+    yield lambda step, hidden_states: [(x - weights @ x) / (timesteps[step] / 1000) for x in hidden_states]
 
 
 def measure_seams(plain, **options) -> list[seam_metrics.Seam]:
-    """Return the seams of tokens generated with `Smoother`, for ten seeds."""
-    pipe = DiT360Pipeline(**{**plain.components, "transformer": None})
-    pipe.set_progress_bar_config(disable=True)
-    pipe.transformer, pipe.compute_dtype = Smoother(), torch.float32
+    """Return the seams of tokens generated with `smoother`, for ten seeds."""
     embeds = {"prompt_embeds": torch.zeros(1, 1, 1), "pooled_prompt_embeds": torch.zeros(1, 1)}
     generators = [torch.Generator().manual_seed(seed) for seed in range(10)]
-    latents = pipe(
-        **embeds, height=256, width=512, num_inference_steps=8, generator=generators, output_type="latent", **options
-    ).images
+    with mock.patch.object(dit360, "denoiser", smoother):
+        latents = plain(
+            **embeds, height=256, width=512, num_inference_steps=8, generator=generators, output_type="latent",
+            **options,
+        ).images  # fmt: skip
     tokens = torch.nn.functional.pixel_unshuffle(latents, 2)  # (N, 4C, rows, columns)
     return [seam_metrics.seam(one.permute(1, 2, 0).numpy()) for one in tokens]
 

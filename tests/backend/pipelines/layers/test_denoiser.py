@@ -1,0 +1,152 @@
+"""The transformer block by block compared with FluxTransformer2DModel.forward, bit by bit."""
+
+import copy
+from itertools import chain
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+from diffusers import FluxTransformer2DModel
+from peft import LoraConfig
+
+from panoform.backend.models.flux import stream_adapters
+from panoform.backend.models.residency import Residency
+from panoform.backend.pipelines.layers import modulation, shared_attention
+from panoform.backend.pipelines.layers.denoiser import Batch, denoiser
+
+CPU = torch.device("cpu")
+TIMESTEPS = torch.tensor([1000.0, 812.5, 333.3])
+GUIDANCE, TEXT, ROWS, COLUMNS = 3.5, 5, 2, 5
+CONFIG = {
+    "num_layers": 2, "num_single_layers": 3, "attention_head_dim": 32, "num_attention_heads": 2,
+    "axes_dims_rope": (4, 14, 14), "joint_attention_dim": 24, "pooled_projection_dim": 16, "guidance_embeds": True,
+}  # fmt: skip
+IDS = torch.tensor([[0.0, row, column] for row in range(ROWS) for column in range(COLUMNS)])
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16])
+def transformer(request) -> FluxTransformer2DModel:
+    torch.manual_seed(0)
+    return FluxTransformer2DModel(**CONFIG).to(request.param).eval().requires_grad_(False)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tokens(rows: int, step: int) -> torch.Tensor:
+    return random(rows, ROWS * COLUMNS, 64, seed=step)
+
+
+def prompts(rows: int, dtype: torch.dtype, different: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    count = rows if different else 1
+    embeds, pooled = random(count, TEXT, 24).to(dtype), random(count, 16, seed=1).to(dtype)
+    return embeds.expand(rows, -1, -1), pooled.expand(rows, -1)
+
+
+def adapters(transformer: FluxTransformer2DModel, rows: int, seed: int) -> dict:
+    generator, layers = torch.Generator().manual_seed(seed), {}
+    for name, (out, inner) in stream_adapters.targets(transformer.config).items():
+        A, B = (torch.randn(rows, *shape, generator=generator) * 0.2 for shape in ((3, inner), (out, 3)))
+        layers[name] = A.to(transformer.dtype), B.to(transformer.dtype)
+    return layers
+
+
+def forward(transformer: FluxTransformer2DModel, batch: Batch, step: int) -> torch.Tensor:
+    """Return the result of diffusers' own forward."""
+    rows = len(batch.prompt_embeds)
+    return transformer(
+        hidden_states=tokens(rows, step).to(transformer.dtype), encoder_hidden_states=batch.prompt_embeds,
+        pooled_projections=batch.pooled_prompt_embeds, timestep=(TIMESTEPS[step] / 1000).expand(rows),
+        guidance=torch.full([rows], GUIDANCE), txt_ids=torch.zeros(TEXT, 3), img_ids=IDS, return_dict=False,
+    )[0]  # fmt: skip
+
+
+def denoise(transformer: FluxTransformer2DModel, batches: list[Batch], **options) -> list[list[torch.Tensor]]:
+    """Return the velocities of each step and batch."""
+    options = {"dtype": transformer.dtype, "residency": Residency(CPU)} | options
+    with denoiser(transformer, batches, TIMESTEPS, GUIDANCE, IDS, **options) as predict:
+        rows = [len(batch.prompt_embeds) for batch in batches]
+        return [predict(step, [tokens(n, step).to(transformer.dtype) for n in rows]) for step in range(len(TIMESTEPS))]
+
+
+def assert_equal(found: list[list[torch.Tensor]], expected: list[list[torch.Tensor]]) -> None:
+    for a, b in zip(chain(*found), chain(*expected), strict=True):
+        assert torch.equal(a, b), (a - b).abs().max()
+
+
+@pytest.mark.parametrize("different", [False, True])
+def test_plain_batch_is_computed_as_by_diffusers(transformer, different):
+    batch = Batch(*prompts(2, transformer.dtype, different), {})
+    assert_equal(denoise(transformer, [batch]), [[forward(transformer, batch, step)] for step in range(3)])
+
+
+def test_each_of_several_batches_is_computed_as_alone(transformer):
+    """With two and three streams and adapters of their own, each bit-identical to diffusers' forward of it alone."""
+    batches = [
+        Batch(*prompts(rows, transformer.dtype), adapters(transformer, rows, seed))
+        for seed, rows in enumerate((2, 3, 2))
+    ]
+    expected = []
+    for batch in batches:
+        with shared_attention.together(transformer, batch.layers, CPU, transformer.dtype):
+            expected.append([forward(transformer, batch, step) for step in range(3)])
+    assert_equal(denoise(transformer, batches), [list(each) for each in zip(*expected, strict=True)])
+
+
+def test_lora_of_modulation_is_applied(transformer):
+    """LoRAs of other trainers adapt these layers too; OmniX's and DiT360's don't."""
+    batch = Batch(*prompts(2, transformer.dtype), {})
+    plain = denoise(transformer, [batch])
+    targets = [f"{name}.linear" for name in modulation.norms(transformer)]
+    torch.manual_seed(1)
+    transformer.add_adapter(LoraConfig(r=3, lora_alpha=9, target_modules=targets, init_lora_weights=False))
+    adapted = denoise(transformer, [batch])
+    assert not torch.equal(adapted[0][0], plain[0][0])
+    assert_equal(adapted, [[forward(transformer, batch, step)] for step in range(3)])
+
+
+def test_modulation_is_not_needed_while_denoising(transformer):
+    batch = Batch(*prompts(2, transformer.dtype), {})
+    expected, modules = denoise(transformer, [batch]), dict(transformer.named_modules())
+    broken = copy.deepcopy(transformer)
+    linears = [broken.get_submodule(name).linear for name in modulation.norms(broken)]
+    with denoiser(broken, [batch], TIMESTEPS, GUIDANCE, IDS, dtype=broken.dtype, residency=Residency(CPU)) as predict:
+        for linear in linears:
+            linear.weight.fill_(torch.nan)
+        found = [predict(step, [tokens(2, step).to(broken.dtype)]) for step in range(3)]
+    assert_equal(found, expected)
+    assert dict(transformer.named_modules()) == modules
+
+
+def test_table_holds_one_row_where_all_are_equal(transformer):
+    embeddings = [random(1, 64, seed=i).to(transformer.dtype).expand(2, -1) for i in range(3)]
+    other = [random(2, 64, seed=i).to(transformer.dtype) for i in range(3)]
+    one, both = modulation.tabulate(transformer, [embeddings, other])
+    assert {tuple(value.shape) for value in one.values()} == {(3, 1, n * 64) for n in (2, 3, 6)}
+    assert {tuple(value.shape) for value in both.values()} == {(3, 2, n * 64) for n in (2, 3, 6)}
+
+
+def test_full_size_needs_less_than_three_quarters_of_the_weights():
+    """FLUX.1-dev's parameters by its config: 11.90 G, of which 8.65 G are needed while denoising."""
+    with init_empty_weights():
+        transformer = FluxTransformer2DModel(guidance_embeds=True)
+    assert sum(x.numel() for x in transformer.parameters()) == pytest.approx(11.90e9, abs=5e6)
+    with modulation.replaced(transformer):
+        assert sum(x.numel() for x in transformer.parameters()) <= 8.66e9
+
+
+def test_check_stops_within_a_step_and_restores_the_transformer(transformer):
+    batches = [Batch(*prompts(2, transformer.dtype), adapters(transformer, 2, seed)) for seed in range(2)]
+    expected, modules = denoise(transformer, batches), dict(transformer.named_modules())
+    calls = []
+
+    def check() -> None:
+        calls.append(None)
+        if len(calls) == 14:  # two batches of five blocks a step
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        denoise(transformer, batches, check=check)
+    assert dict(transformer.named_modules()) == modules
+    assert_equal(denoise(transformer, batches), expected)
