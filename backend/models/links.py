@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -64,6 +65,10 @@ class CudaLink:
         with torch.cuda.device(self.device):
             if int(runtime.cudaHostRegister(buffer.data_ptr(), count, 0)) == 0:
                 self._locked.add(buffer.data_ptr())
+            else:
+                # CUDA keeps the error until a kernel has reported it.
+                with suppress(RuntimeError):
+                    torch.zeros(1, device=self.device)
         return buffer
 
     def free(self, buffer: Tensor) -> None:
@@ -98,10 +103,11 @@ class CudaLink:
 class ThreadLink:
     """Main memory as if it were a device's: a thread copies at `bytes_per_s`. For tests and simulations."""
 
-    def __init__(self, bytes_per_s: float = float("inf"), available: int = 2**62) -> None:
+    def __init__(self, bytes_per_s: float = float("inf"), memory: int = 2**62) -> None:
         self.device = torch.device("cpu")
-        self.copied = 0  # bytes
-        self._bytes_per_s, self._available = bytes_per_s, available
+        #: Bytes.
+        self.memory, self.copied = memory, 0
+        self._bytes_per_s = bytes_per_s
         self._thread = ThreadPoolExecutor(1)
 
     def host_buffer(self, count: int) -> Tensor:
@@ -123,7 +129,7 @@ class ThreadLink:
         self._thread.submit(lambda: None).result()
 
     def available(self) -> int:
-        return self._available
+        return self.memory
 
     def _copy(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         for source, target in pairs:

@@ -218,6 +218,11 @@ def attach(module: nn.Module, residency: Residency) -> None:
     module._residency = residency  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
 
+def detach(module: nn.Module) -> None:
+    """Undo `attach`; the blocks stay in main memory."""
+    module._residency = None  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+
 def choose(sizes: Sequence[int], budget: int) -> set[int]:
     """Return which blocks stay on the device: all, or as many as fit beside the two largest, spread evenly.
 

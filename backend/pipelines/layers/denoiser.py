@@ -16,6 +16,7 @@ import torch
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from torch import Tensor, nn
 
+from ...models.flux import memory
 from ...models.residency import Residency
 from . import modulation, shared_attention
 from .shared_attention import Layers, StreamLinear
@@ -128,7 +129,9 @@ def denoiser(
         for name, block in blocks:
             factors = [x for each in layers for key in _below(name, each) for x in each[key]]
             tensors.append([*block.parameters(), *block.buffers(), *factors])
-        stack.enter_context(residency.opened(tensors))
+        rows, length = [len(batch.prompt_embeds) for batch in batches], len(txt_ids) + len(img_ids)
+        need = memory.activations(rows, length, transformer.inner_dim, dtype)
+        stack.enter_context(residency.opened(tensors, need))
         yield Denoiser(
             transformer, blocks, texts, rotary, [tables[id(batch.pooled_prompt_embeds)] for batch in batches],
             lookups, layers, linears, residency, check,

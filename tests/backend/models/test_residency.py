@@ -119,7 +119,7 @@ def test_computing_hides_the_link():
 
 
 def test_too_small_a_budget_is_refused_before_anything_is_copied():
-    blocks, link = make_blocks(3), ThreadLink(available=20 * KIB)
+    blocks, link = make_blocks(3), ThreadLink(memory=20 * KIB)
     with pytest.raises(DeviceMemoryError, match=r"two blocks of the model need"):
         Streaming(link, 7 * KIB).opened(blocks).__enter__()
     with pytest.raises(DeviceMemoryError), Streaming(link).opened(blocks, need=13 * KIB):
