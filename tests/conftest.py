@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 _EXIT_STATUS = pytest.StashKey[int]()
@@ -39,6 +41,21 @@ def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert result.returncode == 0, result.stdout + result.stderr
             draft.rename(folder)
     return folder
+
+
+#: Their files run in one worker of pytest-xdist and share one backend process: each one's first job takes 7 s.
+_SHARING_A_BACKEND = tuple(f"tests/blender_addon/{folder}/" for folder in ("generate", "jobs", "perceive", "texture"))
+
+
+class _Scheduling(LoadFileScheduling):
+    """Each file runs in one worker, as with `--dist loadfile`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "sharing a backend" if nodeid.startswith(_SHARING_A_BACKEND) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return _Scheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)

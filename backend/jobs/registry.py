@@ -7,10 +7,6 @@ A module is imported by the first job that needs it, so that the server starts w
 
 from __future__ import annotations
 
-import gc
-from importlib import import_module
-from types import ModuleType
-
 from ...shared.jobs.edit import EditRequest
 from ...shared.jobs.generate import GenerateRequest
 from ...shared.jobs.perceive import PerceiveRequest
@@ -18,6 +14,7 @@ from ...shared.jobs.scene import SceneRequest
 from ...shared.jobs.texture import TextureRequest, ViewsRequest
 from ...shared.protocol.messages import JobReply, JobRequest
 from ..models.cache import ModelCache
+from .imports import import_job_module
 from .progress import ProgressReporter
 
 _BACKEND = __name__.removesuffix(".jobs.registry")
@@ -43,16 +40,4 @@ def register(request_type: type[JobRequest], module: str) -> None:
 
 def run(request: JobRequest, models: ModelCache, reporter: ProgressReporter) -> JobReply:
     """Run the job; the reply has the request's id. Raise PanoformError, and Cancelled from `reporter`."""
-    return _import(_MODULES[type(request)]).run(request, models, reporter)
-
-
-def _import(name: str) -> ModuleType:
-    """Import a module without collecting garbage: visiting all that torch and diffusers create, over and over, takes a
-    seventh of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        return import_module(name)
-    finally:
-        if was_enabled:
-            gc.enable()
+    return import_job_module(_MODULES[type(request)]).run(request, models, reporter)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from ...shared.protocol.messages import (
     PreviewEvent,
     ProgressEvent,
 )
+from ..jobs.imports import import_job_module
 from ..jobs.progress import ProgressReporter
 from ..models.cache import ModelCache
 
@@ -103,7 +103,7 @@ class Worker:
         try:
             for name in self._warm_up:
                 if self._jobs.empty():
-                    import_module(name)
+                    import_job_module(name)
         except Exception:
             log.exception("an import failed")  # the job that needs the module reports it
         self.is_warming_up = False

@@ -153,6 +153,16 @@ def addon(registered, scene, tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
+def stopped(addon):
+    """`addon` without a running backend. One that an earlier test started is kept for later tests, because the first
+    job in a backend takes seconds."""
+    kept, addon.session = addon.session, None
+    yield addon
+    addon.stop(wait=True)
+    addon.session = kept
+
+
+@pytest.fixture
 def blender(real_blender: RealBlender, zips: Path, monkeypatch) -> RealBlender:
     """`real_blender` with the zip for that version installed, whose backend runs on this Python."""
     (zip_path,) = zips.glob(f"*-blender-{'4.2' if real_blender.version < '5.1' else '5.1'}.zip")

@@ -14,6 +14,7 @@ import bpy
 import numpy as np
 import psutil
 import pytest
+import room_folder
 from mathutils import Matrix
 
 from panoform.backend.io import results
@@ -28,19 +29,22 @@ from panoform.blender_addon.jobs import timer
 from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
 from panoform.blender_addon.jobs.specs import Result
 from panoform.blender_addon.perceive.spec import NO_PIXELS, PerceiveSpec
+from panoform.blender_addon.scene import maps_folder
+from panoform.blender_addon.scene.spec import SceneSpec
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.perceive import Info, PerceiveReply, PerceiveRequest, PerceiveSettings
+from panoform.shared.jobs.scene import SceneRequest
 from panoform.shared.protocol.errors import BusyError, Cancelled
 
 
-def spec(scene, kind: type = PerceiveSpec, **settings) -> PerceiveSpec:
+def spec(scene, **settings) -> PerceiveSpec:
     pixels = np.random.default_rng(1).uniform(0.05, 1, (64, 128, 3)).astype(np.float32)
     capture = Capture(Pixels(pixels, "linear"), "noise", Matrix.Identity(4))
     given = {"maps": ("distance",), "num_inference_steps": 1, "height": 64} | settings
     request = PerceiveRequest(
         panorama=NO_PIXELS, encoding="linear", engine=EngineSettings(), settings=PerceiveSettings(**given)
     )
-    return kind(source=capture, name="noise", scene_uid=scene.session_uid, request=request)
+    return PerceiveSpec(source=capture, name="noise", scene_uid=scene.session_uid, request=request)
 
 
 def perceived() -> PerceiveReply:
@@ -62,8 +66,7 @@ def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_poll_runs_a_job_to_its_result(addon: Jobs, scene) -> None:
-    addon.stop()
+def test_poll_runs_a_job_to_its_result(addon: Jobs, stopped, scene) -> None:
     assert addon.state is State.STOPPED
     addon.begin(spec(scene))
     assert addon.state is State.STARTING
@@ -86,8 +89,7 @@ def test_one_job_at_a_time(addon: Jobs, scene) -> None:
     poll_until(addon, lambda: addon.job is None)
 
 
-def test_cancel_before_the_backend_is_ready(addon: Jobs, scene) -> None:
-    addon.stop()
+def test_cancel_before_the_backend_is_ready(addon: Jobs, stopped, scene) -> None:
     addon.begin(spec(scene))
     addon.cancel()
     assert addon.job is None
@@ -180,7 +182,7 @@ def test_oldest_built_results_are_removed_first(addon: Jobs, scene) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a signal that halts a process")
 @pytest.mark.slow
-def test_stop_does_not_block_on_a_backend_that_does_not_exit(addon: Jobs, scene) -> None:
+def test_stop_does_not_block_on_a_backend_that_does_not_exit(addon: Jobs, stopped, scene) -> None:
     addon.start()
     poll_until(addon, lambda: addon.state is State.READY)
     process = psutil.Process(addon.session.status.pid)
@@ -232,13 +234,14 @@ def test_no_setup_while_a_cancelled_one_ends(addon: Jobs, tmp_path: Path) -> Non
 # Unexpected errors: the timer keeps running
 
 
-class BrokenSpec(PerceiveSpec):
+class BrokenSpec(SceneSpec):
     def cost(self) -> int:
         return 1 // 0
 
 
-def test_unexpected_error_discards_the_job_and_is_reported(addon: Jobs, scene) -> None:
-    addon.begin(spec(scene, BrokenSpec))
+def test_unexpected_error_discards_the_job_and_is_reported(addon: Jobs, stopped, scene, tmp_path: Path) -> None:
+    files = maps_folder.files(room_folder.write(tmp_path / "room", room_folder.maps(32), room_folder.panorama(32)))
+    addon.begin(BrokenSpec(name="room", scene_uid=scene.session_uid, request=SceneRequest(files=files)))
     by = time.monotonic() + 60
     while addon.job is not None:
         assert timer._tick() is not None

@@ -280,23 +280,20 @@ def test_flux_without_weights(addon: Jobs, panorama: Path, tmp_path: Path) -> No
 # The backend
 
 
-def test_missing_backend(addon: Jobs, panorama: Path, monkeypatch, tmp_path: Path) -> None:
-    addon.stop()
+def test_missing_backend(addon: Jobs, stopped, panorama: Path, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", str(tmp_path / "python"))
     refused("can't be started", source="FILE", filepath=str(panorama))
     monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
     refused("is not set up", source="FILE", filepath=str(panorama))
 
 
-def test_python_without_panoform(addon: Jobs, panorama: Path, monkeypatch) -> None:
-    addon.stop()
+def test_python_without_panoform(addon: Jobs, stopped, panorama: Path, monkeypatch) -> None:
     monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", sys._base_executable)
     refused("has no Panoform installed", source="FILE", filepath=str(panorama))
 
 
 @posix_only
-def test_backend_version_mismatch(addon: Jobs, panorama: Path, monkeypatch, tmp_path: Path) -> None:
-    addon.stop()
+def test_backend_version_mismatch(addon: Jobs, stopped, panorama: Path, monkeypatch, tmp_path: Path) -> None:
     stand_in = tmp_path / "python"
     stand_in.write_text(
         f"#!{sys.executable}\nimport json, pathlib, sys, time\n"
@@ -325,8 +322,7 @@ def when_running(addon: Jobs, act) -> threading.Thread:
 
 @pytest.mark.slow
 @posix_only
-def test_killed_backend_is_reported_and_restarted(addon: Jobs, panorama: Path) -> None:
-    addon.stop()
+def test_killed_backend_is_reported_and_restarted(addon: Jobs, stopped, panorama: Path) -> None:
     thread = when_running(addon, lambda pid: os.kill(pid, signal.SIGKILL))
     refused("exited", source="FILE", filepath=str(panorama))
     thread.join()
@@ -337,8 +333,7 @@ def test_killed_backend_is_reported_and_restarted(addon: Jobs, panorama: Path) -
 
 @posix_only
 @pytest.mark.slow
-def test_unresponsive_backend_is_stopped(addon: Jobs, panorama: Path, monkeypatch) -> None:
-    addon.stop()
+def test_unresponsive_backend_is_stopped(addon: Jobs, stopped, panorama: Path, monkeypatch) -> None:
     monkeypatch.setattr(Client.__init__, "__kwdefaults__", {"ping_after_s": 0.2, "reply_timeout_s": 0.5})
     monkeypatch.setattr(BackendProcess.stop, "__defaults__", (0.2,))  # a suspended process only reacts to SIGKILL
     thread = when_running(addon, lambda pid: os.kill(pid, signal.SIGSTOP))
@@ -348,9 +343,8 @@ def test_unresponsive_backend_is_stopped(addon: Jobs, panorama: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_setup_operator_installs_the_backend(addon: Jobs, monkeypatch, tmp_path: Path, capsys) -> None:
+def test_setup_operator_installs_the_backend(addon: Jobs, stopped, monkeypatch, tmp_path: Path, capsys) -> None:
     """With a dummy wheel and no network."""
-    addon.stop()
     make_wheel(tmp_path / "backend_wheel")
     monkeypatch.setattr(backend_operators, "EXTENSION_FOLDER", tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -127,8 +127,7 @@ def spec(scene) -> RenderSpec:
     return RenderSpec(source=source, name="grey", scene_uid=scene.session_uid)
 
 
-def test_not_set_up(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
-    addon.stop()
+def test_not_set_up(addon: Jobs, stopped, drawn, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
     preferences.get().folder = str(tmp_path)
     assert addon.state is State.NOT_SET_UP
@@ -138,8 +137,7 @@ def test_not_set_up(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
     assert "online access" in operators._setup_disabled_reason() or bpy.app.online_access
 
 
-def test_version_mismatch(addon: Jobs, drawn, monkeypatch, tmp_path: Path) -> None:
-    addon.stop()
+def test_version_mismatch(addon: Jobs, stopped, drawn, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
     preferences.get().folder = str(tmp_path)
     monkeypatch.setattr(installer, "find", lambda _folder, _version: installer.Installed.OTHER_VERSION)
