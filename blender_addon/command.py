@@ -3,6 +3,7 @@
     perceive --panorama P --save OUT.blend [--maps distance,normal,…] [--quality …] [--engine …] [--seed N] [--out DIR]
     build --maps DIR --save OUT.blend [--kind MESH | OBJECTS | DOME] [--camera-height M | --scale S]
           [--triangles N] [--texture-width W] [--no-level-floor] [--align-walls] [--export OUT.glb] [--overwrite]
+    batch FOLDER --out DIR [--maps …] [--quality …] [--engine …] [--seed N] [--overwrite] [--repair]
     import --directory DIR --save OUT.blend
     generate PROMPT --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
     edit PANORAMA [PROMPT] --out OUT.exr [--mask M | --extend] [--strength S] …
@@ -28,6 +29,7 @@ from ..shared.engines import QUALITIES, engines_for
 from ..shared.jobs import scene
 from ..shared.protocol.errors import OutputError, PanoformError
 from .generate import command
+from .perceive import batch
 from .scene import export
 from .texture import command as texture_command
 
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="blender --background --command panoform", description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
 
+    batch.add(verbs)
     perceive = verbs.add_parser("perceive", help="perceive maps from a panorama and build the scene from them")
     perceive.add_argument("--panorama", required=True, type=Path, help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
     perceive.add_argument("--maps", default=",".join(maps.DEFAULT_MAPS), help="default: %(default)s")
@@ -85,6 +88,8 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:  # --help, or a usage error that argparse has printed
         return int(stop.code or 0)
     try:
+        if options.verb == "batch":
+            return batch.execute(options)
         _execute(options)
     except (PanoformError, RuntimeError) as error:
         text = str(error).strip()

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from ...shared.protocol.errors import Cancelled, PanoformError
-from . import doctor, edit, evaluate, generate, mesh, perceive, serve, texture
+from . import batch, doctor, edit, evaluate, generate, mesh, perceive, serve, texture
 
-COMMANDS = (perceive, mesh, generate, edit, texture, evaluate, doctor, serve)
+COMMANDS = (perceive, batch, mesh, generate, edit, texture, evaluate, doctor, serve)
 INTERRUPTED = 130
 
 

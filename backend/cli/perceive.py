@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+from ...shared.engines import EngineSettings
 from ...shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings, check_perceive
 from ...shared.maps import DEFAULT_MAPS, MAPS, check_names
 from . import options as shared_options
@@ -17,6 +18,13 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("perceive", help="write maps of a panorama to a folder")
     parser.add_argument("panorama", type=Path, metavar="PANORAMA", help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="result folder")
+    add_settings(parser)
+    parser.add_argument("--json", action="store_true", help="print the record of the result as JSON on stdout")
+    parser.set_defaults(run=run)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the engine and of perception."""
     add_maps(parser, f"any of {','.join(MAPS)} (default: the first five)")
     shared_options.add_engine(parser, "perceive")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
@@ -31,8 +39,6 @@ def add(commands: Any) -> None:
         "--overwrite", action="store_true", help="also replace files that aren't Panoform's (never the source)"
     )
     parser.add_argument("--repair", action="store_true", help="replace NaN, infinite and negative pixels")
-    parser.add_argument("--json", action="store_true", help="print the record of the result as JSON on stdout")
-    parser.set_defaults(run=run)
 
 
 def add_maps(parser: argparse.ArgumentParser, help: str) -> None:
@@ -44,10 +50,20 @@ def add_maps(parser: argparse.ArgumentParser, help: str) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from ..io import panoramas, results
-
     # First all checks that do not need torch.
     engine = shared_options.engine_settings(options)
+    job = request(options.panorama, options.out, engine, settings_of(options), overwrite=options.overwrite)
+    info = cast("PerceiveReply", shared_options.run(job)).info
+    if options.json:
+        shared_options.print_json(info)
+    if info.notice:
+        print(info.notice, file=sys.stderr)
+    print(f"Wrote {', '.join(info.maps)} to {options.out} in {info.seconds['all']:.0f} s.", file=sys.stderr)
+    return 0
+
+
+def settings_of(options: argparse.Namespace) -> PerceiveSettings:
+    """Return the settings from the options. Raise SettingError if they are invalid."""
     settings = PerceiveSettings(
         maps=check_names(options.maps),
         num_inference_steps=options.steps,
@@ -57,16 +73,18 @@ def run(options: argparse.Namespace) -> int:
         repair=options.repair,
     )
     check_perceive(settings)
-    panorama, encoding = panoramas.read(options.panorama, repair=options.repair)
-    results.check_folder(options.out, settings.maps, [options.panorama], options.overwrite)
-    request = PerceiveRequest(
-        panorama=panorama, encoding=encoding, source=options.panorama.name, engine=engine, settings=settings,
-        directory=str(options.out.absolute()), overwrite=options.overwrite,
+    return settings
+
+
+def request(
+    source: Path, directory: Path, engine: EngineSettings, settings: PerceiveSettings, *, overwrite: bool
+) -> PerceiveRequest:
+    """Return the request for a panorama file and a result folder. Raise PanoramaError, OutputError."""
+    from ..io import panoramas, results
+
+    panorama, encoding = panoramas.read(source, repair=settings.repair)
+    results.check_folder(directory, settings.maps, [source], overwrite)
+    return PerceiveRequest(
+        panorama=panorama, encoding=encoding, source=source.name, engine=engine, settings=settings,
+        directory=str(directory.absolute()), overwrite=overwrite,
     )  # fmt: skip
-    info = cast("PerceiveReply", shared_options.run(request)).info
-    if options.json:
-        shared_options.print_json(info)
-    if info.notice:
-        print(info.notice, file=sys.stderr)
-    print(f"Wrote {', '.join(info.maps)} to {options.out} in {info.seconds['all']:.0f} s.", file=sys.stderr)
-    return 0

@@ -10,9 +10,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 
 class Terminal:
-    """A ProgressReporter that draws on stderr. Use as a context manager."""
+    """A ProgressReporter that draws on stderr. Use as a context manager.
 
-    def __init__(self) -> None:
+    `stages`: whether stages are printed where stderr is no terminal.
+    """
+
+    def __init__(self, *, stages: bool = True) -> None:
+        self._stages = stages
         self._console = Console(stderr=True, highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}"),
@@ -32,7 +36,7 @@ class Terminal:
         text = f"{stage} {step}/{of}" if of else stage
         left = "" if seconds_left is None else f"{int(seconds_left) // 60}:{int(seconds_left) % 60:02} left"
         self._bar.update(self._task, completed=fraction, description=text, left=left)
-        if not self._console.is_terminal and stage != self._stage:
+        if self._stages and not self._console.is_terminal and stage != self._stage:
             print(f"{round(100 * fraction):3} % {stage}", file=sys.stderr, flush=True)
         self._stage = stage
 

@@ -63,7 +63,7 @@ class BackendProcess:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=folder,
-                    env=_environment(),
+                    env=environment(),
                     # Ctrl+C in Blender's terminal must not reach the backend.
                     start_new_session=True,
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
@@ -163,7 +163,7 @@ class BackendProcess:
         return f"Start it again; see the log {self.log_path}."
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return this process's environment without the variables for Blender's own Python."""
     environment = {
         name: value

@@ -155,16 +155,22 @@ class Jobs:
         """
         if self.session is None:
             self._was_started = True
-            settings = preferences.get()
-            folder = settings.environment_folder() / "run"
+            folder = preferences.get().environment_folder() / "run"
             try:
-                self.session = Session(settings.python() or self._own_python(), folder, warm_up=warm_up)
+                self.session = Session(self.python(), folder, warm_up=warm_up)
             except OSError as error:
                 raise OutputError(
                     f"{folder} can't be written: {error.strerror}.", "Choose another folder in the preferences."
                 ) from error
 
-    def _own_python(self) -> Path:
+    def python(self) -> Path:
+        """Return the backend's Python: the user's, else that of Panoform's environment.
+
+        Raise BackendMissingError, BackendVersionError.
+        """
+        own = preferences.get().python()
+        if own is not None:
+            return own
         folder = preferences.get().environment_folder()
         installed = installer.find(folder, VERSION)
         if installed is Installed.OTHER_VERSION:

@@ -13,6 +13,8 @@ import room_folder
 
 from panoform.blender_addon import command
 from panoform.blender_addon.jobs.manager import Jobs
+from panoform.shared import json_file
+from panoform.shared.jobs.perceive import Info
 
 
 @pytest.fixture
@@ -43,6 +45,22 @@ def test_perceive_and_import(addon: Jobs, panorama: Path, tmp_path: Path, capsys
     assert command.run(["import", "--directory", str(out), "--save", str(again), "--camera-height", "2"]) == 0
     bpy.ops.wm.open_mainfile(filepath=str(again))
     assert bpy.data.objects.get("maps dome") is not None
+
+
+@pytest.mark.slow
+def test_batch_writes_a_summary_and_tells_what_failed(addon: Jobs, panorama: Path, tmp_path: Path, capfd) -> None:
+    folder, out = panorama.parent / "panoramas", tmp_path / "out"
+    folder.mkdir()
+    panorama.rename(folder / panorama.name)
+    (folder / "broken.png").write_bytes(b"nothing")
+    given = ["batch", str(folder), "--out", str(out), "--maps", "distance", "--quality", "draft", "--seed", "3"]
+    assert command.run(given) == 1
+    printed = capfd.readouterr().out
+    assert "[1/2] broken.png: failed: " in printed
+    assert "[2/2] größe of a room.png: distance in " in printed
+    info = json_file.read(out / "größe of a room" / "maps.json", Info)
+    assert (info.seed, info.engine, info.size) == (3, "starter", (128, 256))
+    assert (out / "summary.html").is_file()
 
 
 @pytest.mark.slow
