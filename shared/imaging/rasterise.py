@@ -9,8 +9,6 @@ import numpy as np
 
 #: Number of pixels tested together: 80 bytes each.
 _TOGETHER = 2_000_000
-#: Smallest weight of a corner inside a triangle: rounding leaves less on an edge that two triangles share.
-_EDGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def rasterise(points: np.ndarray, height: int, width: int, depth: np.ndarray | N
     triangle = np.full(height * width, -1, np.int32)
     weights = np.zeros((height * width, 3))
     nearest = np.full(height * width, np.inf)
-    for pixel, part, own in _inside(points, height, width, 0.0):
+    for pixel, part, own in _inside(points, height, width):
         z = np.zeros(len(part)) if depth is None else (own * depth[part]).sum(-1)
         earlier = nearest[pixel]
         np.minimum.at(nearest, pixel, z)
@@ -54,22 +52,9 @@ def rasterise(points: np.ndarray, height: int, width: int, depth: np.ndarray | N
     return Fragments(triangle.reshape(height, width), weights.reshape(height, width, 3))
 
 
-def overlap(points: np.ndarray, height: int, width: int) -> float:
-    """Return the share of the covered pixels that more than one triangle covers; arguments as in `rasterise`.
-
-    Pixels on a triangle's edge are not counted for it.
-    """
-    count = np.zeros(height * width, np.int32)
-    for pixel, _, _ in _inside(points, height, width, _EDGE):
-        np.add.at(count, pixel, 1)
-    return float((count > 1).sum() / max((count > 0).sum(), 1))
-
-
-def _inside(
-    points: np.ndarray, height: int, width: int, edge: float
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _inside(points: np.ndarray, height: int, width: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield pixels with their centres inside triangles, many together: pixel (N,), triangle (N,), weights of its
-    corners (N, 3), which are at least `edge`. Triangles come in their order."""
+    corners (N, 3). Triangles come in their order."""
     points = points.astype(np.float64)
     low = np.ceil(points.min(axis=1) - 0.5).astype(np.int64).clip(0)
     high = np.minimum(np.floor(points.max(axis=1) - 0.5).astype(np.int64), (width - 1, height - 1))
@@ -91,6 +76,6 @@ def _inside(
         b = (x * ac[part, 1] - y * ac[part, 0]) / area[part]
         c = (y * ab[part, 0] - x * ab[part, 1]) / area[part]
         own = np.stack([1 - b - c, b, c], axis=-1)
-        inside = (own >= edge).all(axis=-1)
+        inside = (own >= 0).all(axis=-1)
         yield (row * width + column)[inside], part[inside], own[inside]
         start = end

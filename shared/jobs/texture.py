@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from ..engines import MAX_GUIDANCE, MAX_SEED, MAX_STEPS, EngineSettings, check_engine
-from ..imaging.rasterise import overlap
+from ..imaging.overlap import overlap
 from ..protocol.errors import InputError, SettingError
 from ..protocol.messages import JobReply, JobRequest
 from .checks import check_range

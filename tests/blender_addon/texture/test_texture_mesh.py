@@ -8,7 +8,7 @@ import pytest
 from mathutils import Matrix
 
 from panoform.blender_addon.texture import mesh, reference
-from panoform.shared.imaging.rasterise import overlap
+from panoform.shared.imaging.overlap import overlap
 from panoform.shared.protocol.errors import InputError, SceneError
 
 pytestmark = pytest.mark.usefixtures("addon")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from panoform.shared.imaging import rasterise as module
-from panoform.shared.imaging.rasterise import overlap, rasterise
+from panoform.shared.imaging.rasterise import rasterise
 
 
 def exhaustive(points: np.ndarray, depth: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -43,13 +43,3 @@ def test_adjacent_triangles_leave_no_gap():
     assert fragments.mask[:8, :8].all()
     assert fragments.mask.sum() == 64
     assert rasterise(np.zeros((0, 3, 2)), 4, 4).mask.sum() == 0
-
-
-def test_overlap_is_the_share_of_pixels_covered_twice():
-    square = np.array([[0.0, 0], [8, 0], [8, 8], [0, 8]])
-    whole = square[np.array([[0, 1, 2], [0, 2, 3]])]
-    assert overlap(whole, 16, 16) == 0  # their common edge goes through pixel centres
-    shifted = whole + np.array([4, 0])
-    assert overlap(np.concatenate([whole, shifted]), 16, 16) == pytest.approx(32 / 96, abs=0.1)
-    assert overlap(np.concatenate([whole, whole]), 16, 16) == 1
-    assert overlap(np.concatenate([whole, whole + np.array([8, 8])]), 16, 16) == 0
