@@ -96,3 +96,24 @@ def replace_linears(network: nn.Module, storages: dict[str, str], scaled: set[st
                 bias=linear.bias is not None, storage=storage, scaled=name in scaled,
             )  # fmt: skip
             network.set_submodule(name, new)
+
+
+def stored(linear: nn.Linear, storage: str, weight: Tensor, scale: Tensor | None = None) -> QuantisedLinear:
+    """Return a Linear with the bias of `linear`, and a weight and a scale as QuantisedLinear has them."""
+    new = QuantisedLinear(
+        linear.in_features, linear.out_features,
+        bias=linear.bias is not None, storage=storage, scaled=scale is not None,
+    )  # fmt: skip
+    found = {"weight": weight, "weight_scale": scale, "bias": linear.bias}
+    new.load_state_dict({name: tensor for name, tensor in found.items() if tensor is not None}, assign=True)
+    return new.requires_grad_(False)
+
+
+def round_to_int8(network: nn.Module) -> None:
+    """Round the weights of all Linears in `network` to 8-bit integers with a scale per row. Quantised ones stay."""
+    for name, linear in list(network.named_modules()):
+        if type(linear) is nn.Linear:
+            weight = linear.weight.float()
+            scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            integers = (weight / scale).round().to(torch.int8).view(torch.uint8)
+            network.set_submodule(name, stored(linear, "I8", integers, scale))
