@@ -6,11 +6,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from accelerate import cpu_offload
 from safetensors.torch import save_file
 
 from panoform.backend.models import quantised
 from panoform.backend.models.flux import checkpoints, single_file
+from panoform.backend.models.links import ThreadLink
 from panoform.backend.pipelines.omnix import OmniXPipeline
 from panoform.shared.protocol.errors import WeightsError
 
@@ -156,7 +156,7 @@ def arguments():
     }
 
 
-def test_streams_offload_and_loras_work_with_a_quantised_base(pair, tiny_adapters, tiny_lora):
+def test_adapters_streaming_and_loras_work_with_a_quantised_base(pair, tiny_adapters, tiny_lora):
     results = []
     for pipe in pair:
         pipe.load_adapters(tiny_adapters, "rgb_to_depth")
@@ -167,8 +167,7 @@ def test_streams_offload_and_loras_work_with_a_quantised_base(pair, tiny_adapter
         pipe.load_lora_weights(tiny_lora)
         both = pipe("rgb_to_depth", **arguments() | {"num_inference_steps": 1}).images
         pipe.unload_lora_weights()
-        for network in (pipe.transformer, pipe.vae):
-            cpu_offload(network, torch.device("cpu"))
+        pipe.stream(ThreadLink(), resident=False)
         assert torch.equal(pipe("rgb_to_depth", **arguments()).images, streams)
         results.append((streams, both))
     for ours, expected in zip(*results, strict=True):
