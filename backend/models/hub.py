@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -25,6 +27,8 @@ from ..jobs.progress import ProgressReporter
 _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _POLL_S = 0.5
+#: Time until the hub must have answered; its library would try again for minutes.
+CONTACT_S = 30.0
 _THREAD = "panoform-download"
 
 
@@ -64,8 +68,9 @@ def fetch(
 ) -> Path:
     """Return the folder, in the hub's cache, with the files of hub id `name` that match `patterns`.
 
-    Missing files are downloaded, unless `reporter` is None; `revision_of` returns the commit of the result. `instead`
-    is the folder into which the user may copy them instead. The token is that of HF_TOKEN or of `hf auth login`.
+    Missing files are downloaded, unless `reporter` is None; where the hub doesn't answer within CONTACT_S, the folder
+    is returned as it is on this computer. `revision_of` returns the commit of the result. `instead` is the folder into
+    which the user may copy them instead. The token is that of HF_TOKEN or of `hf auth login`.
 
     Raise `failure` where the download fails, and Cancelled from `reporter`.
     """
@@ -83,27 +88,44 @@ def fetch(
                 raise Cancelled("The download was stopped.")
             super().update(n)
 
+    def download(*, local_files_only: bool) -> str:
+        return snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=list(patterns),
+            tqdm_class=Bar,
+            local_files_only=local_files_only,
+        )
+
+    future: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(download(local_files_only=reporter is None))
+        except BaseException as error:
+            future.set_exception(error)
+
+    # A thread that is never joined, not even at exit: while the hub hangs, it can't be interrupted.
+    threading.Thread(target=run, name=_THREAD, daemon=True).start()
+    by_hand = f"Or download it in another way, and put it into {instead}."
     began = time.monotonic()
-    pool = ThreadPoolExecutor(1, _THREAD)
-    future = pool.submit(
-        snapshot_download,
-        repo,
-        revision=revision,
-        allow_patterns=list(patterns),
-        tqdm_class=Bar,
-        local_files_only=reporter is None,
-    )
-    # The thread of a cancelled download is not joined: while the hub hangs, it can't be interrupted.
-    pool.shutdown(wait=False)
     try:
+        if reporter:
+            reporter.progress(f"Contacting {urlsplit(constants.ENDPOINT).netloc}", 0, 0, 0.0, None)
         while reporter and not wait([future], timeout=_POLL_S).done:
+            if not bars:  # the hub has not listed the files yet
+                reporter.check_cancelled()
+                if time.monotonic() - began > CONTACT_S:
+                    stop = True
+                    with _translate_errors(name, failure, by_hand, online=True):
+                        return Path(download(local_files_only=True))
+                continue
             done, of = (sum(getattr(bar, name) for bar in bars if bar.unit == "B") / 1e6 for name in ("n", "total"))
             left = (time.monotonic() - began) / done * (of - done) if done else None
             reporter.progress(f"Downloading {repo} (MB)", round(done), round(of), 0.0, left)
     except (Cancelled, KeyboardInterrupt):
         stop = True
         raise
-    by_hand = f"Or download it in another way, and put it into {instead}."
     with _translate_errors(name, failure, by_hand, online=reporter is not None):
         return Path(future.result())
 

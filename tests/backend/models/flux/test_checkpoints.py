@@ -2,7 +2,9 @@ import json
 import re
 import shutil
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -421,6 +423,30 @@ def test_download_can_be_cancelled_while_the_hub_hangs(hub_server, stopping_repo
         Hub.released.set()
         for thread in download_threads():
             thread.join()
+
+
+def test_hub_that_does_not_answer_is_given_up_soon(hub_server, stopping_reporter, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(hub, "CONTACT_S", 0.2)
+    monkeypatch.setattr(Hub, "released", threading.Event())
+    watching = stopping_reporter(lambda _stage, _step: False)
+    began = time.monotonic()
+    try:
+        with pytest.raises(WeightsError, match="owner/hangs is not on this computer, and the hub can't be reached"):
+            checkpoints.locate(flux("owner/hangs"), watching)
+        assert time.monotonic() - began < 10
+        assert next(stage for stage, *_ in watching.reported).startswith("Contacting 127.0.0.1")
+
+        # What an earlier download left is used.
+        cached = Path(huggingface_hub.constants.HF_HUB_CACHE) / "models--owner--hangs"
+        folder = cached / "snapshots" / ("0" * 40)
+        folder.mkdir(parents=True)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0" * 40)
+        assert hub.fetch("owner/hangs", ["*.json"], tmp_path, watching) == folder
+    finally:
+        Hub.released.set()
 
 
 def test_missing_model_is_reported_offline(reporter, monkeypatch, tmp_path):
