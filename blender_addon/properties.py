@@ -5,7 +5,13 @@ from __future__ import annotations
 import bpy
 from bpy.props import PointerProperty
 
-from .capture.properties import filepath_property, repair_property, source_property
+from .capture.properties import (
+    filepath_property,
+    render_samples_property,
+    render_width_property,
+    repair_property,
+    source_property,
+)
 from .generate.properties import EditProperties, GenerateProperties
 from .perceive.properties import maps_property, seed_property
 from .scene.properties import (
@@ -26,6 +32,8 @@ class PanoformSettings(bpy.types.PropertyGroup):
     source: source_property()
     image: PointerProperty(name="Image", description="An equirectangular image, 2:1", type=bpy.types.Image)
     filepath: filepath_property()
+    render_width: render_width_property()
+    render_samples: render_samples_property()
     maps: maps_property()
     quality: quality_property()
     seed: seed_property()

@@ -30,6 +30,9 @@ class PANOFORM_PT_source(Section, bpy.types.Panel):
             case "RENDER_CAMERA" if context.scene.camera is None:
                 column.label(text="The scene has no camera", icon="INFO")
             case _:
+                row = column.row(align=True)
+                row.prop(settings, "render_width")
+                row.prop(settings, "render_samples")
                 button = column.operator("panoform.render_panorama", text="Render Panorama")
                 button.at_cursor = settings.source == "RENDER_CURSOR"
         column.prop(settings, "repair")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
+from ...shared.engines import MAX_PANORAMA_WIDTH
 from ..ui.path_properties import BLEND_RELATIVE
+
+#: Width of a rendered panorama: twice the largest input width of an engine; and its samples.
+RENDER_WIDTH_PX, RENDER_SAMPLES = 2048, 64
 
 SOURCES = (
     ("WORLD", "World HDRI", "The environment texture of the scene's world"),
@@ -25,6 +29,29 @@ def filepath_property() -> StringProperty:
         description="EXR, HDR, PNG, JPEG, TIFF or WebP with aspect ratio 2:1",
         subtype="FILE_PATH",
         options=BLEND_RELATIVE,
+    )
+
+
+def render_width_property() -> IntProperty:
+    return IntProperty(
+        name="Width",
+        description="Width of a rendered panorama, twice its height",
+        default=RENDER_WIDTH_PX,
+        min=2,
+        soft_min=512,
+        max=MAX_PANORAMA_WIDTH,
+        step=512,
+        subtype="PIXEL",
+    )
+
+
+def render_samples_property() -> IntProperty:
+    return IntProperty(
+        name="Samples",
+        description="Samples of a rendered panorama: more have less noise and take longer",
+        default=RENDER_SAMPLES,
+        min=1,
+        soft_max=4096,
     )
 
 

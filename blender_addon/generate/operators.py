@@ -19,13 +19,13 @@ from ...shared.jobs.generate import GenerateRequest, GenerateSettings, View
 from ...shared.protocol.errors import InputError, SceneError, SettingError, WeightsError
 from .. import preferences
 from ..capture import picture, pixels, sources
+from ..capture.properties import RENDER_SAMPLES
 from ..capture.render import ViewRender
 from ..capture.sources import Capture
 from ..jobs.manager import jobs
 from ..ui.operator_parts import (
     CANCELLED,
     FINISHED,
-    RENDER_SAMPLES,
     build_disabled_reason,
     job_disabled_reason,
     poll_unless,

@@ -14,7 +14,13 @@ from ...shared.protocol.errors import SceneError, SettingError
 from .. import preferences
 from ..capture import sources
 from ..capture.operators import render
-from ..capture.properties import filepath_property, repair_property, source_property
+from ..capture.properties import (
+    filepath_property,
+    render_samples_property,
+    render_width_property,
+    repair_property,
+    source_property,
+)
 from ..capture.render import Render
 from ..capture.sources import Capture
 from ..scene import maps_folder
@@ -43,6 +49,8 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     source: source_property()
     image: StringProperty(name="Image", description="Name of an image in this file")
     filepath: filepath_property()
+    render_width: render_width_property()
+    render_samples: render_samples_property()
     maps: properties.maps_property()
     quality: quality_property()
     seed: properties.seed_property()
@@ -113,9 +121,12 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
                     raise SceneError("No file is selected.", "Select a panorama on disk.")
                 return sources.from_file(path)
             case "RENDER_CAMERA":
-                return render(scene, at_cursor=False)
+                return self._render(scene, at_cursor=False)
             case _:
-                return render(scene, at_cursor=True)
+                return self._render(scene, at_cursor=True)
+
+    def _render(self, scene: bpy.types.Scene, *, at_cursor: bool) -> Capture | Render[Capture]:
+        return render(scene, at_cursor, self._get(scene, "render_width"), self._get(scene, "render_samples"))
 
 
 CLASSES = (PANOFORM_OT_perceive,)

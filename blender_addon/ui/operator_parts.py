@@ -22,9 +22,6 @@ FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
 #: Poll message of the operators that start a job.
 JOB_RUNNING = "Another Panoform job is running"
 
-#: Samples of a rendered panorama or picture.
-RENDER_SAMPLES = 64
-
 
 def poll_unless(disabled_reason: Callable[[], str]) -> classmethod:
     """Return a `poll` that fails, with a poll message, while `disabled_reason` returns one."""

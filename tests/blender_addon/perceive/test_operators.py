@@ -130,6 +130,26 @@ def test_render_becomes_the_source_image(addon: Jobs, scene) -> None:
     assert addon.results[0].built
 
 
+@pytest.mark.slow
+def test_render_has_the_size_and_samples_of_the_panel(addon: Jobs, scene, monkeypatch) -> None:
+    scene.world = bpy.data.worlds.new("Grey")
+    scene.cycles.use_denoising = False
+    prepared = []
+    prepare = render.Render._prepare
+
+    def recorded(self, source, camera, pose, size, samples):
+        prepared.append((size, samples))
+        return prepare(self, source, camera, pose, size, samples)
+
+    monkeypatch.setattr(render.Render, "_prepare", recorded)
+    scene.panoform.render_width, scene.panoform.render_samples = 96, 3
+    bpy.ops.panoform.render_panorama(at_cursor=True)
+    assert tuple(scene.panoform.image.size) == (96, 48)
+    bpy.ops.panoform.render_panorama(at_cursor=True, width=64, samples=2)
+    bpy.ops.panoform.perceive(source="RENDER_CURSOR", maps={"DISTANCE"}, quality="draft", kind="DOME")
+    assert prepared == [((96, 48), 3), ((64, 32), 2), ((96, 48), 3)]
+
+
 def test_render_stores_its_pose(addon: Jobs, scene, tmp_path: Path) -> None:
     """The pose is stored in the image, saved in the .blend and used for the dome."""
     scene.world = bpy.data.worlds.new("Grey")
