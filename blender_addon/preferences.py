@@ -66,10 +66,13 @@ class Preferences(bpy.types.AddonPreferences):
     offload: EnumProperty(
         name="Offload",
         items=(
-            ("none", "None", "All models stay in device memory: fastest"),
-            ("model", "Model", "Each model is in device memory only while it computes"),
-            ("sequential", "Sequential", "Each layer is in device memory only while it computes: slow, least memory"),
+            # The numbers are stored in the user's preferences.
+            ("auto", "Automatic", "What fits stays in device memory, and the rest arrives while it computes", 3),
+            ("none", "None", "All models stay in device memory", 0),
+            ("model", "Model", "Each model is in device memory only while it computes", 1),
+            ("sequential", "Sequential", "As little as possible is in device memory", 2),
         ),
+        default="auto",
     )
 
     def draw(self, _context: bpy.types.Context) -> None:

@@ -13,7 +13,8 @@ from .protocol.errors import SettingError
 #: reference picture or a prompt.
 Capability = Literal["perceive", "outpaint", "text_to_panorama", "edit", "refine", "texture"]
 
-OFFLOADS = ("none", "model", "sequential")
+#: auto: what fits stays on the device. none: everything. model: only what is in use. sequential: as little as possible.
+OFFLOADS = ("auto", "none", "model", "sequential")
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 
 MAX_SEED = 2**32 - 1
@@ -116,8 +117,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     device: str = "auto"
     #: One of DTYPES.
     dtype: str = "auto"
-    #: One of OFFLOADS: which weights stay in main memory while they are not in use (as in diffusers).
-    offload: str = "none"
+    #: One of OFFLOADS: which weights stay in main memory while they are not in use.
+    offload: str = "auto"
 
     @property
     def spec(self) -> EngineSpec:

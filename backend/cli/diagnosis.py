@@ -10,6 +10,8 @@ from ...shared.engines import ENGINES, EngineSettings
 from ...shared.protocol.errors import PanoformError
 from ..models import device, parts
 from ..models.flux import checkpoints, stream_adapters, text_encoding
+from ..models.flux import loader as flux_loader
+from ..models.flux.memory import Need
 from ..models.parts import Part
 from ..models.sd21 import adapter, loader
 from ..models.sd21 import checkpoints as sd21_checkpoints
@@ -63,7 +65,9 @@ class Diagnosis(msgspec.Struct, kw_only=True):
     #: In bytes.
     memory_free: int = 0
     memory_total: int = 0
+    #: At least, with the offload mode of the settings, and with all weights on the device.
     memory_needed: int = 0
+    memory_everything: int = 0
     #: Problems and their remedies; empty if the engine can run.
     problems: list[str] = []
 
@@ -77,16 +81,19 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
         found.device, found.dtype = device.name(torch_device), device.dtype_name(dtype)
         found.memory_free, found.memory_total = device.memory(torch_device)
         inspect = {"flux": _inspect_flux, "sd21": _inspect_sd21}[settings.spec.family]
-        networks = inspect(settings, found)
+        need = inspect(settings, found)
     except PanoformError as error:
         found.problems.append(str(error))
         return found
-    loaded = [part.bytes_in(dtype) for part in networks]
-    found.memory_needed = {"none": sum(loaded), "model": max(loaded), "sequential": 0}[settings.offload]
+    offload = settings.offload if torch_device.type == "cuda" else "none"
+    found.memory_everything = need.everything
+    modes = {"none": need.everything, "model": need.denoising, "auto": need.least, "sequential": need.least}
+    found.memory_needed = modes[offload]
     if found.memory_needed > found.memory_free:
+        advice = ", or use --offload auto" if offload in ("none", "model") and torch_device.type == "cuda" else ""
         found.problems.append(
-            f"The weights alone need {_size(found.memory_needed)}; {_size(found.memory_free)} are free on the device. "
-            "Close other programs, or use --offload model, then sequential."
+            f"This needs about {_size(found.memory_needed)}; {_size(found.memory_free)} are free on the device. "
+            f"Close other programs, or lower the height{advice}."
         )
     return found
 
@@ -98,8 +105,8 @@ def _part_lines(networks: dict[str, Part]) -> list[PartLine]:
     ]
 
 
-def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> list[Part]:
-    """Add what there is of FLUX, and return its networks. Raise WeightsError where there is no such base."""
+def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> Need:
+    """Add what there is of FLUX, and return what perception needs. Raise WeightsError where there is no such base."""
     checkpoint = checkpoints.locate(settings, None)
     found.model, found.adapters = checkpoint.name, checkpoint.adapters
     found.trained = checkpoint.config.trained
@@ -114,11 +121,12 @@ def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> list[Part]:
     for task in MAPS_OF_TASK:
         found.streams += [_inspect_adapter(checkpoint.adapters, task, stream, shapes) for stream in TASKS[task].streams]
     found.problems += [line.problem for line in found.streams if line.problem]
-    return [base.transformer, base.vae]
+    where = device.choose(settings)
+    return flux_loader.need(flux_loader.Source(settings, checkpoint, where, device.choose_dtype(settings, where)), base)
 
 
-def _inspect_sd21(settings: EngineSettings, found: Diagnosis) -> list[Part]:
-    """Add what there is of Stable Diffusion and MV-Adapter, and return the networks of the base.
+def _inspect_sd21(settings: EngineSettings, found: Diagnosis) -> Need:
+    """Add what there is of Stable Diffusion and MV-Adapter, and return what the weights of the base need.
 
     An adapter of one task is enough. Raise WeightsError where there is no such base.
     """
@@ -147,7 +155,9 @@ def _inspect_sd21(settings: EngineSettings, found: Diagnosis) -> list[Part]:
         line.problem = f"{file}: {problem}." if problem else ""
     if all(line.problem for line in found.streams):
         found.problems += [line.problem for line in found.streams]
-    return [base.unet, base.vae]
+    dtype = device.choose_dtype(settings, device.choose(settings))
+    loaded = [part.bytes_in(dtype) for part in (base.unet, base.vae)]
+    return Need(everything=sum(loaded), denoising=max(loaded), least=0)
 
 
 def _inspect_adapter(source: str, task: str, stream: str, shapes: stream_adapters.Shapes) -> AdapterLine:
@@ -184,7 +194,10 @@ def lines(found: Diagnosis) -> Iterator[str]:
         memory = f"{_size(found.memory_free)} of {_size(found.memory_total)} free"
         yield f"Device    {found.device}, {found.dtype}, {memory}"
     if found.memory_needed:
-        yield f"          the weights need {_size(found.memory_needed)}"
+        less = found.memory_needed < found.memory_everything
+        yield f"          needs {'at least ' if less else ''}about {_size(found.memory_needed)}" + (
+            f"; {_size(found.memory_everything)} with all weights on the device" if less else ""
+        )
     for problem in found.problems:
         yield f"Problem   {problem}"
     yield "This engine can't run." if found.problems else "This engine can run."

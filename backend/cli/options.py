@@ -44,7 +44,7 @@ def add_engine(
         "--dtype", default=defaults.dtype, metavar="T", help=f"one of {', '.join(DTYPES)} (default: auto)"
     )
     parser.add_argument(
-        "--offload", default=defaults.offload, metavar="M", help=f"{', '.join(OFFLOADS)} (default: none)"
+        "--offload", default=defaults.offload, metavar="M", help=f"{', '.join(OFFLOADS)} (default: auto)"
     )
 
 

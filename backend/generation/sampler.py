@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from torch import Tensor
 
 from ...shared.jobs.generate import GenerateSettings
@@ -44,8 +43,6 @@ class Sampler:
     #: Source of all noise, on the CPU, for the same noise on all devices.
     generator: torch.Generator
     progress: StagedProgress
-    #: Whether to report previews; under offload one takes longer than a step.
-    previews: bool
     #: Whether enlarged panoramas are refined.
     refines: bool
 
@@ -59,24 +56,19 @@ class Sampler:
 
     def text_to_picture(self, embeds: Embeds) -> Tensor:
         """Generate a perspective picture from the prompt, PICTURE_SIDE × PICTURE_SIDE pixels."""
-        flux = FluxPipeline(**self.pipeline.components)
-        flux.set_progress_bar_config(disable=True)
-
-        def on_step_end(_pipe: object, _step: int, _t: object, _tensors: object) -> dict[str, Tensor]:
-            self.progress.step_done()
-            return {}
-
-        assert self.settings.num_inference_steps is not None
-        return flux(
+        pipeline = self._plain_pipeline()
+        latents = pipeline(
             **embeds,
             height=PICTURE_SIDE,
             width=PICTURE_SIDE,
-            num_inference_steps=self.settings.num_inference_steps,
+            num_inference_steps=self.settings.num_inference_steps,  # pyright: ignore[reportArgumentType]
             guidance_scale=self.settings.guidance_scale,  # pyright: ignore[reportArgumentType]
             generator=self.generator,
-            output_type="pt",
-            callback_on_step_end=on_step_end,  # pyright: ignore[reportArgumentType]
-        ).images.float()  # pyright: ignore
+            padding=0,
+            output_type="latent",
+            callback_on_step_end=lambda *_: self.progress.step_done(),
+        ).images
+        return pipeline.decode_picture(latents)  # pyright: ignore[reportArgumentType]
 
     def outpaint(self, canvas: Tensor, embeds: Embeds) -> Tensor:
         """Outpaint a canvas that is mid-grey where nothing is known; the size is kept."""
@@ -107,10 +99,7 @@ class Sampler:
         return to_array(refined)
 
     def _dit360(self, embeds: Embeds, height: int, **options) -> Tensor:
-        pipeline = DiT360Pipeline(**self.pipeline.components)
-        pipeline.compute_dtype = self.pipeline.compute_dtype
-        pipeline.set_progress_bar_config(disable=True)
-        settings = self.settings
+        pipeline, settings = self._plain_pipeline(), self.settings
         own_lora = settings.method == "dit360" and settings.lora != ""
         return pipeline(
             **embeds,
@@ -127,12 +116,18 @@ class Sampler:
             **options,
         ).images.cpu()  # pyright: ignore
 
+    def _plain_pipeline(self) -> DiT360Pipeline:
+        pipeline = DiT360Pipeline(**self.pipeline.components)
+        pipeline.compute_dtype = self.pipeline.compute_dtype
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
     def _on_step_end(
         self, pipe: DiT360Pipeline | OmniXPipeline, step: int, _t: Tensor, tensors: dict[str, Tensor]
     ) -> None:
         self.progress.step_done()
         steps = self.settings.num_inference_steps or 1
-        if self.previews and (step + 1) % -(-steps // _PREVIEWS) == 0:
+        if (step + 1) % -(-steps // _PREVIEWS) == 0:
             denoised = tensors["denoised"]
             small = F.avg_pool2d(denoised, max(1, denoised.shape[-1] * pipe.vae_scale_factor // _PREVIEW_WIDTH))
             self.progress.reporter.preview("panorama", to_uint8(to_array(pipe.decode(small))))

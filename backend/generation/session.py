@@ -155,10 +155,9 @@ class Session:
                     Stage(f"Refining {label}", _steps(steps, sampler.REFINE_STRENGTH), 3 * settings.height**2)
                 )
         progress = StagedProgress(self._reporter, stages)
-        previews = self.model.source.settings.offload == "none"
         for seed in settings.seeds:
             generator = torch.Generator().manual_seed(seed)
-            yield seed, Sampler(self.model.pipeline, settings, generator, progress, previews, self.refines)
+            yield seed, Sampler(self.model.pipeline, settings, generator, progress, self.refines)
 
     def recipe(self, seed: int, began: float, kind: Literal["words", "picture", "edit"], source: str) -> Recipe:
         """Return the recipe of the panorama of `seed`, without the fields that belong to one kind of job."""
@@ -215,7 +214,7 @@ def _size_hint(where: torch.device, model: FluxModel, height: int) -> str:
     fits = int(math.sqrt(device.memory(where)[0] / per_pixel / 2)) // MULTIPLE * MULTIPLE
     if not MIN_HEIGHT <= fits < height:
         return ""
-    less = "" if where.type == "cpu" else "; or use the offload mode model, then sequential"
+    less = "" if where.type == "cpu" else "; or use the offload mode auto, then sequential"
     return f"About {2 * fits} × {fits} would fit{less}."
 
 

@@ -36,10 +36,9 @@ def choose(settings: EngineSettings) -> torch.device:
     if (device.index or 0) >= counts.get(device.type, 0):
         found = ", ".join(kind for kind, count in counts.items() if count)
         raise SettingError(f"The device {name} is not on this computer.", f"Use auto, or one of {found}.")
-    if device.type == "cpu" and settings.offload != "none":
-        raise SettingError(
-            "Offloading moves weights off a GPU, but the model runs on the CPU.", "Use the offload mode none."
-        )
+    if device.type != "cuda" and settings.offload not in ("auto", "none"):
+        where = "the model runs on the CPU" if device.type == "cpu" else f"{name} uses the computer's memory"
+        raise SettingError(f"Offloading moves weights off a GPU, but {where}.", "Use the offload mode auto.")
     return device
 
 
@@ -107,7 +106,7 @@ def translate_out_of_memory(what: str, device: torch.device, hint: str = "") -> 
 def _less_memory(device: torch.device) -> str:
     if device.type == "cpu":  # offloading needs a GPU
         return "Lower the height, and close other programs."
-    return "Lower the height, or use the offload mode model, then sequential; close other programs on the device."
+    return "Lower the height, or use the offload mode auto, then sequential; close other programs on the device."
 
 
 def _size(count: float) -> str:

@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 
+def to(device: torch.device) -> Link | None:
+    """Return the link to a device with memory of its own; None for one that uses main memory."""
+    return CudaLink(device) if device.type == "cuda" else None
+
+
 class Link(Protocol):
     """Carries tensors from main memory to a device. Buffers are one-dimensional, uint8."""
 

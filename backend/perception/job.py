@@ -263,7 +263,7 @@ def _sample(
     ) -> None:
         progress.step_done()
         done = index * steps + step + 1
-        if done % every == 0 and done < steps * len(shifts) and model.previews:
+        if done % every == 0 and done < steps * len(shifts):
             denoised = tensors["denoised"].roll(-shifts[index], -1)
             small = F.avg_pool2d(denoised, max(1, condition.shape[-1] * 8 // _PREVIEW_WIDTH))
             for i, task in enumerate(tasks):

@@ -100,6 +100,11 @@ class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
         assert pooled is not None
         return embeds, pooled
 
+    @torch.no_grad()
+    def decode_picture(self, latents: Tensor) -> Tensor:
+        """Decode latents (N, C, h, w) of a perspective picture into (N, 3, H, W) float32 in [0, 1]."""
+        return (self._vae_decode(self._denormalize(latents)) / 2 + 0.5).clamp(0, 1)
+
     def _vae_encode(self, image: Tensor) -> Tensor:
         """Encode (N, 3, H, W) in [-1, 1] as the posterior's mode, (N, C, h, w) float32, in the VAE's own scale."""
         posterior = self.vae.encode(image.to(self._execution_device, self.vae.dtype)).latent_dist  # pyright: ignore

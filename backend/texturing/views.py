@@ -163,7 +163,7 @@ class _Watch:
     def __init__(self, model: MultiViewModel, progress: StagedProgress, steps: int) -> None:
         self._progress, self._steps, self._every = progress, steps, -(-steps // _PREVIEWS)
         # With offload a preview would move the U-Net out and in again, which takes longer than a step.
-        self._previews = model.source.settings.offload == "none"
+        self._previews = not model.offloaded
 
     def __call__(self, pipeline: MultiViewPipeline, step: int, _: Any, tensors: dict[str, torch.Tensor]) -> None:
         self._progress.step_done()

@@ -89,16 +89,16 @@ class PANOFORM_OT_dismiss_error(bpy.types.Operator):
 
 
 class PANOFORM_OT_use_offload(bpy.types.Operator):
-    """Keep each model in device memory only while it computes: slower, but needs less memory"""
+    """Keep in device memory what fits, and let the rest arrive while it computes"""
 
     bl_idname = "panoform.use_offload"
-    bl_label = "Use Model Offload"
+    bl_label = "Use Automatic Offload"
     bl_options: ClassVar = {"INTERNAL"}
 
-    poll = poll_unless(lambda: "" if preferences.get().offload == "none" else "Offload is already enabled")
+    poll = poll_unless(lambda: "Offload is automatic already" if preferences.get().offload == "auto" else "")
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        preferences.get().offload = "model"
+        preferences.get().offload = "auto"
         jobs.failure = None
         return FINISHED
 

@@ -13,7 +13,7 @@ from ..ui.panel_parts import Section, characters, draw_text
 FIXES = {
     "backend_missing": ("panoform.setup_backend", "Set Up Backend"),
     "backend_version": ("panoform.setup_backend", "Update Backend"),
-    "device_memory": ("panoform.use_offload", "Use Model Offload"),
+    "device_memory": ("panoform.use_offload", "Use Automatic Offload"),
 }
 
 

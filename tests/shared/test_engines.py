@@ -28,7 +28,7 @@ def test_default_engine_has_the_capability(capability):
     [
         ({"engine": "dreams"}, "no engine called 'dreams'. Choose one of starter, flux, multiview"),
         ({"dtype": "int3"}, "no dtype called 'int3'. Choose one of auto, bf16, fp16, fp32"),
-        ({"offload": "moon"}, "no offload mode called 'moon'. Choose one of none, model, sequential"),
+        ({"offload": "moon"}, "no offload mode called 'moon'. Choose one of auto, none, model, sequential"),
     ],
 )
 def test_unknown_engine_settings_are_rejected(settings, words):

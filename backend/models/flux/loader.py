@@ -10,13 +10,13 @@ import msgspec
 import torch
 
 from ....shared.engines import EngineSettings
-from ....shared.protocol.errors import AdapterError, WeightsError
+from ....shared.protocol.errors import AdapterError, DeviceMemoryError, WeightsError
 from ...jobs.progress import ProgressReporter, report_loading
 from ...pipelines import dit360, omnix
 from ...pipelines.omnix import TASKS, OmniXPipeline
-from .. import device, hub, parts, quantised
+from .. import device, hub, links, parts, quantised
 from ..cache import ModelCache
-from . import checkpoints, stream_adapters, text_encoding
+from . import checkpoints, memory, stream_adapters, text_encoding
 
 FILL_EDITS = "FLUX.1-Fill makes and edits panoramas, but perceives nothing and completes no picture."
 
@@ -69,11 +69,6 @@ class FluxModel:
         return self.source.dtype
 
     @property
-    def previews(self) -> bool:
-        """Whether previews are worth their time: an intermediate state is decoded within a step's time."""
-        return self.source.settings.offload in ("none", "auto")
-
-    @property
     def perception_prompt(self) -> dict[str, torch.Tensor]:
         """The embeddings of perception's prompt, as `text_encoding.embeds` returns them."""
         return self.prompt_cache[omnix.TRIGGER]
@@ -100,7 +95,7 @@ def load(models: ModelCache, source: Source, tasks: list[str], reporter: Progres
 
     def fits() -> bool:
         needed = base().bytes_in(source.dtype)
-        if source.settings.offload != "none":
+        if source.settings.offload != "none" and links.to(source.device):
             return needed <= device.memory(torch.device("cpu"))[0]
         return needed + _HEADROOM <= device.memory(source.device)[0]
 
@@ -108,6 +103,7 @@ def load(models: ModelCache, source: Source, tasks: list[str], reporter: Progres
         _refuse_fill(base().is_fill, tasks)
         _refuse_float8(base(), source.device)
         _find_adapters(source.checkpoint.adapters, tasks, reporter)  # before gigabytes are read
+        _refuse_too_large(source, base())
         return _read(source, base(), reporter)
 
     model = models.get(source.key, from_disk, fits)
@@ -144,6 +140,31 @@ def _refuse_float8(base: checkpoints.Base, where: torch.device) -> None:
         )
 
 
+def need(source: Source, base: checkpoints.Base, height: int | None = None, tasks: int = len(TASKS) - 2) -> memory.Need:
+    """Return what perception of `tasks` tasks needs on the device, for maps of `height` (None: the model's own)."""
+    transformer, vae, dtype = base.transformer, base.vae, source.dtype
+    return memory.perception(
+        transformer.config, vae.config, transformer.bytes_in(dtype), vae.bytes_in(dtype), [2] * tasks,
+        height or source.checkpoint.config.height, dtype,
+    )  # fmt: skip
+
+
+def _fits(source: Source, base: checkpoints.Base) -> bool:
+    return need(source, base).everything <= device.memory(source.device)[0]
+
+
+def _refuse_too_large(source: Source, base: checkpoints.Base) -> None:
+    """Raise DeviceMemoryError where not even one task fits."""
+    link, free = links.to(source.device), device.memory(source.device)[0]
+    least = need(source, base, tasks=1).least
+    if link is not None and source.settings.offload != "none" and least > free:
+        raise DeviceMemoryError(
+            f"{source.checkpoint.config.name} needs at least {least / 2**30:.1f} GB of memory on "
+            f"{device.name(source.device)}, and {free / 2**30:.1f} GB are free.",
+            "Close other programs on the device, or lower the height.",
+        )
+
+
 def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) -> FluxModel:
     settings, checkpoint, where = source.settings, source.checkpoint, source.device
     report_loading(reporter, f"Loading {checkpoint.config.name}")
@@ -152,12 +173,11 @@ def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) ->
         pipeline = checkpoints.load(base, source.dtype)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.position_rows = checkpoint.config.position_rows
-        if settings.offload == "model":
-            pipeline.enable_model_cpu_offload(device=where)
-        elif settings.offload == "sequential":
-            pipeline.enable_sequential_cpu_offload(device=where)
-        else:
+        link = links.to(where)
+        if link is None or settings.offload == "none" or (settings.offload == "auto" and _fits(source, base)):
             pipeline.to(where)
+        else:
+            pipeline.stream(link, resident=settings.offload != "sequential")
     if where.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True

@@ -1,8 +1,10 @@
-"""The memory that FLUX needs on a device, by its config. Counts are in bytes."""
+"""The memory that FLUX needs on a device, by its configs. All counts are in bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,8 +13,24 @@ import torch
 _ALIVE = 17.3
 #: The same that each batch keeps between its turns.
 _WAITING = 1.05
+#: Feature maps of the VAE's second width at the panorama's size that are alive at once, traced likewise.
+_FEATURES = 3.8
 #: For buffers of the device's libraries, memory lost between allocations, and other programs that may want some.
 _MARGIN = 0.7 * 2**30
+#: Tokens of the prompt; columns of tokens beyond the seam; rank of OmniX's adapters; steps of the longest preset.
+_TEXT, _EXTENSION, _RANK, _STEPS = 512, 3, 64, 50
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a job needs on a device at its peak."""
+
+    #: With all weights on the device.
+    everything: int
+    #: With all weights that are used while denoising; those of modulation are used before, one by one.
+    denoising: int
+    #: With two blocks on the device, and the others streaming.
+    least: int
 
 
 def activations(rows: Sequence[int], tokens: int, width: int, dtype: torch.dtype) -> int:
@@ -22,3 +40,45 @@ def activations(rows: Sequence[int], tokens: int, width: int, dtype: torch.dtype
     """
     state = tokens * width * dtype.itemsize
     return int(state * (_ALIVE * max(rows) + _WAITING * sum(rows)) + _MARGIN)
+
+
+def decoding(vae: Mapping[str, Any], height: int, dtype: torch.dtype) -> int:
+    """Return what the VAE needs beside its weights to decode a panorama of `height`."""
+    return int(2 * height**2 * vae["block_out_channels"][1] * dtype.itemsize * _FEATURES + _MARGIN)
+
+
+def perception(
+    transformer: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    transformer_bytes: int,
+    vae_bytes: int,
+    rows: Sequence[int],
+    height: int,
+    dtype: torch.dtype,
+) -> Need:
+    """Return what tasks of `rows` streams each need in one pass, for maps of `height`.
+
+    `transformer` and `vae` are configs, the bytes those of their weights in memory.
+    """
+    width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    doubles, singles = transformer["num_layers"], transformer["num_single_layers"]
+    # Parameters of the weights of a block, in width²; biases and the rest are less than 1 %
+    double, single = 24, 12
+    modulation = 12 * doubles + 3 * singles + 2
+    counted = (double * doubles + single * singles + modulation) * width**2
+    other = transformer["in_channels"] + transformer["joint_attention_dim"] + transformer["pooled_projection_dim"]
+    per_parameter = transformer_bytes / (counted + (other + 4 * width) * width)
+    blocks = (double * doubles + single * singles) * width**2 * per_parameter
+    factors = sum(rows) * _RANK * width * dtype.itemsize
+    adapters = (18 * doubles + 6 * singles) * factors
+    tokens = height // 16 * (2 * height // 16 + _EXTENSION) + _TEXT
+    table = _STEPS * modulation * width * dtype.itemsize
+    step = activations(rows, tokens, width, dtype) + table
+    picture = decoding(vae, height, dtype)
+    rest = transformer_bytes - blocks - modulation * width**2 * per_parameter + vae_bytes
+    buffers = 2 * (double * width**2 * per_parameter + 18 * factors)
+    return Need(
+        everything=int(transformer_bytes + vae_bytes + max(adapters + step, picture)),
+        denoising=int(rest + max(blocks + adapters + step, picture)),
+        least=int(rest + max(buffers + step, picture)),
+    )

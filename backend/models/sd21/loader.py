@@ -52,6 +52,8 @@ class MultiViewModel:
 
     source: Source
     pipeline: MultiViewPipeline
+    #: Whether its networks are in main memory while they are not in use.
+    offloaded: bool
 
     @property
     def label(self) -> str:
@@ -103,7 +105,7 @@ def load(models: ModelCache, source: Source, reporter: ProgressReporter) -> Mult
 
     def fits() -> bool:
         needed = base.bytes_in(source.dtype) + source.adapter.stat().st_size
-        if source.settings.offload != "none":
+        if source.settings.offload in ("model", "sequential"):
             return needed <= device.memory(torch.device("cpu"))[0]
         return needed + _HEADROOM <= device.memory(source.device)[0]
 
@@ -112,6 +114,9 @@ def load(models: ModelCache, source: Source, reporter: ProgressReporter) -> Mult
 
 def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) -> MultiViewModel:
     label, where, offload = source.settings.spec.short_label, source.device, source.settings.offload
+    if offload == "auto":
+        needed = base.bytes_in(source.dtype) + source.adapter.stat().st_size
+        offload = "none" if where.type != "cuda" or needed + _HEADROOM <= device.memory(where)[0] else "model"
     report_loading(reporter, f"Loading {label}")
     with device.translate_out_of_memory(f"Loading {label}", where):
         pipeline = checkpoints.load(base, source.dtype, reporter)
@@ -126,4 +131,4 @@ def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) ->
     if where.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    return MultiViewModel(source, pipeline)
+    return MultiViewModel(source, pipeline, offload != "none")

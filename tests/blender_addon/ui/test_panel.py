@@ -195,17 +195,18 @@ def test_error_shows_hint_and_fix(addon: Jobs, drawn) -> None:
     addon.fail(DeviceMemoryError("Normal needs 1.3 GB more than cuda:0 has.", "Use model offload."), "the log")
     texts = " ".join(drawn())
     assert "Normal needs 1.3 GB more than cuda:0 has." in texts
-    assert "Use Model Offload" in texts
+    assert "Use Automatic Offload" in texts
     assert "Copy Details" in texts
     assert "the log" in addon.failure.details
+    preferences.get().offload = "none"
     assert bpy.ops.panoform.use_offload() == {"FINISHED"}
-    assert preferences.get().offload == "model"
+    assert preferences.get().offload == "auto"
     assert addon.failure is None
 
 
 def test_offload_is_not_offered_on_cpu(addon: Jobs, drawn) -> None:
     addon.fail(DeviceMemoryError("Normal ran out of memory on CPU.", "Lower the height, and close other programs."))
-    assert "Use Model Offload" not in drawn()
+    assert "Use Automatic Offload" not in drawn()
 
 
 def test_results_and_dome_controls(addon: Jobs, drawn, scene) -> None:

@@ -1,0 +1,103 @@
+"""Offload modes, with main memory in place of a GPU's: `links.to` is replaced by a simulated link."""
+
+import numpy as np
+import pytest
+import torch
+
+from panoform.backend.models import links
+from panoform.backend.models.cache import ModelCache
+from panoform.backend.models.flux import checkpoints, loader, memory
+from panoform.backend.models.links import ThreadLink
+from panoform.backend.perception import job
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings
+from panoform.shared.protocol.errors import DeviceMemoryError
+
+MAPS = ("distance", "normal", "albedo")
+
+
+@pytest.fixture
+def flux(tiny_flux, tiny_adapters):
+    return {"engine": "flux", "model": str(tiny_flux), "adapters": str(tiny_adapters), "dtype": "fp32"}
+
+
+@pytest.fixture
+def simulate(monkeypatch):
+    """Return a function that simulates a device with so many bytes free, and returns its link."""
+
+    def simulate(free: int) -> ThreadLink:
+        link = ThreadLink(memory=free)
+        monkeypatch.setattr(links, "to", lambda _: link)
+        monkeypatch.setattr("panoform.backend.models.device.memory", lambda _: (free, 2 * free))
+        monkeypatch.setattr("panoform.backend.models.device.choose", lambda _: torch.device("cpu"))
+        return link
+
+    return simulate
+
+
+def perceive(settings: EngineSettings, reporter, models: ModelCache | None = None) -> dict[str, np.ndarray]:
+    panorama = np.random.default_rng(0).random((32, 64, 3)).astype(np.float32)
+    request = PerceiveRequest(
+        panorama=panorama, encoding="srgb", source="noise", engine=settings,
+        settings=PerceiveSettings(maps=MAPS, height=64, num_inference_steps=2),
+    )  # fmt: skip
+    return job.perceive(request, models or ModelCache(), reporter).maps
+
+
+@pytest.mark.slow
+def test_all_offload_modes_give_the_same_maps(simulate, flux, reporter):
+    link = simulate(2**40)
+    expected = perceive(EngineSettings(**flux, offload="none"), reporter)
+    fetched = {}
+    for mode in ("auto", "model", "sequential"):
+        link.copied = 0
+        maps = perceive(EngineSettings(**flux, offload=mode), reporter)
+        fetched[mode] = link.copied
+        assert all(np.array_equal(maps[name], expected[name]) for name in MAPS)
+    assert fetched["auto"] == fetched["model"] == 0
+    assert fetched["sequential"] > 0
+
+
+@pytest.mark.slow
+def test_auto_streams_what_does_not_fit(simulate, flux, reporter, tiny_flux):
+    settings = EngineSettings(**flux)
+    assert settings.offload == "auto"
+    expected = perceive(settings, reporter)
+    source = loader.find(settings, reporter)
+    base = checkpoints.inspect(tiny_flux)
+    link = simulate(loader.need(source, base).least)
+    # The activations, and part of the blocks
+    tokens = 4 * (8 + 3) + 512
+    link.memory = memory.activations([2] * 3, tokens, 128, torch.float32) + base.bytes_in(torch.float32) // 2
+    models = ModelCache()
+    maps = perceive(settings, reporter, models)
+    assert 0 < link.copied < 3 * base.bytes_in(torch.float32)
+    assert all(np.array_equal(maps[name], expected[name]) for name in MAPS)
+    maps = perceive(settings, reporter, models)  # the model stays in main memory
+    assert all(np.array_equal(maps[name], expected[name]) for name in MAPS)
+
+
+def test_too_little_memory_is_refused_before_the_weights_are_read(simulate, flux, reporter, monkeypatch):
+    simulate(2**20)
+
+    def load(*_):
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(checkpoints, "load", load)
+    for mode in ("auto", "model", "sequential"):
+        with pytest.raises(DeviceMemoryError, match=r"needs at least [\d.]+ GB of memory on .* GB are free"):
+            perceive(EngineSettings(**flux, offload=mode), reporter)
+
+
+def test_need_of_flux_at_full_size():
+    """Between what the weights alone need and what cards have: by FLUX.1-dev's configs, in bfloat16."""
+    transformer = {
+        "num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 19, "num_single_layers": 38,
+        "in_channels": 64, "joint_attention_dim": 4096, "pooled_projection_dim": 768,
+    }  # fmt: skip
+    vae = {"block_out_channels": (128, 256, 512, 512)}
+    need = memory.perception(transformer, vae, 2 * 11_901_408_320, 2 * 83_819_683, [2] * 5, 512, torch.bfloat16)
+    gib = 2**30
+    assert 22.2 + 2.1 < need.everything / gib < 27
+    assert 16.1 + 0.16 + 2.1 < need.denoising / gib < 21.5
+    assert 0.9 < need.least / gib < 4
