@@ -54,9 +54,9 @@ def in_float8(dtype: torch.dtype, scale_of: Callable[[Tensor], Tensor] | None, l
 
 def in_int8(linear: nn.Linear) -> nn.Module:
     """Round to 8-bit integers, with a scale per row, as `--dtype int8`."""
-    box = nn.ModuleList([linear])
+    box = nn.ModuleDict({"blocks": nn.ModuleList([linear])})
     quantised.round_to_int8(box)
-    return box[0]
+    return box.get_submodule("blocks.0")
 
 
 def _tensor(weight: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ class Preferences(bpy.types.AddonPreferences):
             ("bf16", "bfloat16", "Half the memory of float32"),
             ("fp16", "float16", "Half the memory of float32, for older GPUs"),
             ("fp32", "float32", "Full precision, twice the memory of bfloat16"),
+            ("int8", "int8", "FLUX's weights rounded to 8 bit when they are loaded: half the memory of bfloat16"),
         ),
     )
     offload: EnumProperty(

@@ -78,7 +78,7 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
     try:
         torch_device = device.choose(settings)
         dtype = device.choose_dtype(settings, torch_device)
-        found.device, found.dtype = device.name(torch_device), device.dtype_name(dtype)
+        found.device, found.dtype = device.name(torch_device), device.dtype_name(settings, dtype)
         found.memory_free, found.memory_total = device.memory(torch_device)
         inspect = {"flux": _inspect_flux, "sd21": _inspect_sd21}[settings.spec.family]
         need = inspect(settings, found)
@@ -110,7 +110,7 @@ def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> Need:
     checkpoint = checkpoints.locate(settings, None)
     found.model, found.adapters = checkpoint.name, checkpoint.adapters
     found.trained = checkpoint.config.trained
-    base = checkpoints.inspect(checkpoint.path)
+    base = checkpoints.inspect(checkpoint.path, int8=settings.dtype == "int8")
     found.parts = _part_lines({"transformer": base.transformer, "vae": base.vae})
     found.prompt = text_encoding.origin(checkpoint, base)
     if not found.prompt:

@@ -173,7 +173,7 @@ class Session:
             size=(self.settings.height, 2 * self.settings.height),
             notices=tuple(self.notices),
             device=device.name(loaded.device),
-            dtype=device.dtype_name(loaded.dtype),
+            dtype=device.dtype_name(loaded.settings, loaded.dtype),
             seconds=round(time.monotonic() - began, 3),
             versions={"python": platform.python_version()}
             | {

@@ -43,12 +43,12 @@ def choose(settings: EngineSettings) -> torch.device:
 
 
 def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
-    """Return the precision of the weights.
+    """Return the precision of the products, and of weights that are not quantised.
 
-    "auto" is the engine's own; where it has none, float32 on CPUs (where bfloat16 took 50 times as long),
+    "auto", and "int8", is the engine's own; where it has none, float32 on CPUs (where bfloat16 took 50 times as long),
     else bfloat16, or float16 on GPUs without it.
     """
-    dtype = settings.spec.dtype if settings.dtype == "auto" else settings.dtype
+    dtype = settings.spec.dtype if settings.dtype in ("auto", "int8") else settings.dtype
     if dtype != "auto":
         return _DTYPES[dtype]
     if device.type == "cpu":
@@ -56,9 +56,9 @@ def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name of a dtype as `--dtype` takes it."""
-    return next(name for name, value in _DTYPES.items() if value == dtype)
+def dtype_name(settings: EngineSettings, dtype: torch.dtype) -> str:
+    """Return the name of the precision that was chosen, as `--dtype` takes it."""
+    return "int8" if settings.dtype == "int8" else next(name for name, value in _DTYPES.items() if value == dtype)
 
 
 def name(device: torch.device) -> str:

@@ -60,6 +60,8 @@ class Part:
     convert: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     #: Yields the tensors of a file that are named; those of GGUF's quantisations as bytes.
     read: Callable[[Path, Collection[str]], Iterator[tuple[str, torch.Tensor]]] = read_tensors
+    #: Whether the Linears of its blocks, nearly all weights, are rounded to 8 bit when they are loaded.
+    int8: bool = False
 
     @property
     def place(self) -> Path:
@@ -85,12 +87,17 @@ class Part:
 
     def bytes_in(self, dtype: torch.dtype) -> int:
         """Return the memory of its weights in that precision, in bytes; quantised ones stay as they are."""
-        return sum(
-            shape[0] * quantised.row_bytes(storage, shape[1])
-            if _is_kept(storage, shape)
-            else torch.Size(shape).numel() * dtype.itemsize
-            for storage, shape in self.tensors.values()
-        )
+        if not self.quantised and not self.int8:
+            return self.parameters * dtype.itemsize
+        count = 0
+        for name, tensor in self.network().state_dict().items():
+            if tensor.dtype == torch.uint8 or name.endswith(_SCALE):
+                count += tensor.nbytes
+            elif self.int8 and quantised.in_block(name) and tensor.ndim == 2:
+                count += tensor.numel() + 4 * len(tensor)  # with the scale of each row
+            else:
+                count += tensor.numel() * dtype.itemsize
+        return count
 
     def converted(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the tensors in the naming of the class."""
@@ -281,4 +288,7 @@ def load(part: Part, dtype: torch.dtype) -> Any:
     }
     model = part.network()
     model.load_state_dict(state, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    if part.int8:
+        quantised.round_to_int8(model)
+    return model

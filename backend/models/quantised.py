@@ -109,10 +109,15 @@ def stored(linear: nn.Linear, storage: str, weight: Tensor, scale: Tensor | None
     return new.requires_grad_(False)
 
 
+def in_block(name: str) -> bool:
+    """Return whether a module or tensor of this name is in one of the network's blocks."""
+    return "blocks." in name
+
+
 def round_to_int8(network: nn.Module) -> None:
-    """Round the weights of all Linears in `network` to 8-bit integers with a scale per row. Quantised ones stay."""
+    """Round the weights of the blocks' Linears to 8-bit integers with a scale per row. Quantised ones stay."""
     for name, linear in list(network.named_modules()):
-        if type(linear) is nn.Linear:
+        if in_block(name) and type(linear) is nn.Linear:
             weight = linear.weight.float()
             scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
             integers = (weight / scale).round().to(torch.int8).view(torch.uint8)

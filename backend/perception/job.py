@@ -224,7 +224,7 @@ def _info(
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,
         device=device.name(source.device),
-        dtype=device.dtype_name(source.dtype),
+        dtype=device.dtype_name(source.settings, source.dtype),
         seconds={name: round(value, 3) for name, value in seconds.items()},
         versions={"python": platform.python_version()}
         | {package: metadata.version(package) for package in ("torch", "diffusers", "numpy")},

@@ -79,7 +79,7 @@ def record(
         seen=round(seen, 4),
         notices=drawn.notices if drawn else (),
         device=device.name(source.device) if source else "",
-        dtype=device.dtype_name(source.dtype) if source else "",
+        dtype=device.dtype_name(source.settings, source.dtype) if source else "",
         seconds=round(time.monotonic() - began, 3),
         versions={"python": platform.python_version()}
         | {package: metadata.version(package) for package in ("torch", "diffusers", "numpy")},

@@ -8,7 +8,7 @@ tensors randomly.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -164,8 +164,11 @@ class Base:
         return config["in_channels"] == 2 * channels + pixels and config.get("out_channels") == channels
 
 
-def inspect(path: Path) -> Base:
-    """Check the headers of the base checkpoint at `path`. Raise WeightsError unless a complete FLUX.1-dev or Fill."""
+def inspect(path: Path, *, int8: bool = False) -> Base:
+    """Check the headers of the base checkpoint at `path`. Raise WeightsError unless a complete FLUX.1-dev or Fill.
+
+    `int8`: the transformer's blocks are rounded to 8 bit when they are loaded, where they are not quantised yet.
+    """
     base = _inspect_folder(path) if path.is_dir() else _inspect_file(path)
     config, channels = base.transformer.config, base.vae.config["latent_channels"]
     if config["in_channels"] != 4 * channels and not base.is_fill:
@@ -177,7 +180,7 @@ def inspect(path: Path) -> Base:
         raise WeightsError(f"{path} is not FLUX.1-dev: it has no guidance embedding (FLUX.1-schnell has none).", _AGAIN)
     for part in (base.transformer, base.vae):
         parts.check_tensors(part, _AGAIN)
-    return base
+    return replace(base, transformer=replace(base.transformer, int8=True)) if int8 else base
 
 
 def _inspect_folder(folder: Path) -> Base:

@@ -132,6 +132,9 @@ def test_models_stay_loaded_for_each_precision(reporter):
     assert models.latest.pipeline.transformer.dtype == torch.bfloat16
     perceive(models, reporter, ["distance"], settings=EngineSettings(dtype="fp32"))  # equals "auto" on a CPU
     assert models.latest is loaded, "both models fit in memory"
+    rounded = perceive(models, reporter, ["distance"], settings=EngineSettings(dtype="int8"))
+    assert models.latest is not loaded
+    assert rounded.info.dtype == "int8"
 
 
 @pytest.mark.slow

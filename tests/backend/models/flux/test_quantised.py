@@ -105,7 +105,10 @@ def test_raw_float8_stays_in_8_bit(tiny_states, tmp_path, dtype, layout):
 def test_every_spelling_of_scales_equals_the_decoded_weights(tiny_states, tmp_path, spelling, dtype, per_row):
     state, metadata, decoded = scaled(tiny_states, spelling, per_row, dtype)
     (tmp_path / "reference").mkdir()
-    loaded = load(write(tmp_path, tiny_states, state, metadata)).transformer
+    file = write(tmp_path, tiny_states, state, metadata)
+    loaded = load(file).transformer
+    memory = sum(tensor.nbytes for tensor in loaded.state_dict().values())
+    assert memory == checkpoints.inspect(file).transformer.bytes_in(torch.float32)
     assert_equal(loaded, load(write(tmp_path / "reference", tiny_states, decoded)).transformer)
 
 
@@ -128,6 +131,23 @@ def test_float8_folder_stays_in_8_bit(tiny_flux, tmp_path):
     save_file(state, file)
     linear = load(folder).transformer.transformer_blocks[1].ff.net[2]
     assert torch.equal(linear.decoded(torch.float32), state["transformer_blocks.1.ff.net.2.weight"].float())
+
+
+def test_int8_is_made_at_loading_and_keeps_what_is_quantised(tiny_flux, tiny_states, tmp_path):
+    base = checkpoints.inspect(tiny_flux, int8=True)
+    transformer, plain = checkpoints.load(base, torch.bfloat16).transformer, load(tiny_flux).transformer
+    memory = sum(tensor.nbytes for tensor in transformer.state_dict().values())
+    unrounded = checkpoints.inspect(tiny_flux).transformer.bytes_in(torch.bfloat16)
+    assert memory == base.transformer.bytes_in(torch.bfloat16) < 0.6 * unrounded
+    for name, linear in transformer.named_modules():
+        assert isinstance(linear, quantised.QuantisedLinear) == ("blocks." in name and hasattr(linear, "in_features"))
+        if isinstance(linear, quantised.QuantisedLinear):
+            weight = plain.get_submodule(name).weight
+            half_step = weight.abs().amax(1, keepdim=True) / 127 / 2
+            assert ((linear.decoded(torch.float32) - weight).abs() <= 1.001 * half_step).all()
+    state, _, _ = scaled(tiny_states, "comfy_quant", True)
+    loaded = checkpoints.load(checkpoints.inspect(write(tmp_path, tiny_states, state), int8=True), torch.bfloat16)
+    assert loaded.transformer.transformer_blocks[0].attn.to_q.storage == "F8_E4M3"
 
 
 # In use
