@@ -54,6 +54,10 @@ class Residency:
         """Have a module that is in no block on the device within the block."""
         yield
 
+    def shrink(self) -> bool:
+        """Use less of the device's memory from here on, where no block is present. Return False if there is no less."""
+        return False
+
 
 class Streaming(Residency):
     """Keeps as many blocks on the device as fit into its memory, and streams the others through two buffers."""
@@ -88,12 +92,7 @@ class Streaming(Residency):
             self._order = [i for i in range(len(blocks)) if i not in staying]
             for i in staying:
                 self._blocks[i].bind(torch.empty(sizes[i], dtype=torch.uint8, device=self.device), copy=True)
-            if self._order:
-                largest = max(self._blocks[i].size for i in self._order)
-                self._buffers = [torch.empty(largest, dtype=torch.uint8, device=self.device) for _ in range(2)]
-                self._link.drain()  # the memory of the buffers may still be in use by what was issued before
-                for place in range(2):
-                    self._fetch(place % len(self._order), place, None)
+            self._begin()
             yield
         finally:
             self._link.drain()
@@ -130,6 +129,28 @@ class Streaming(Residency):
         finally:
             for x, home in zip(tensors, homes, strict=True):
                 x.data = home
+
+    def shrink(self) -> bool:
+        leaving = [i for i, block in enumerate(self._blocks) if block.bound][::2]
+        if not leaving:
+            return False
+        self._link.drain()
+        self._coming.clear()
+        for i in self._order:
+            self._blocks[i].forget_buffers()
+        self._buffers = []
+        for i in leaving:
+            self._packs += self._blocks[i].pack(self._link)
+        self._order = sorted([*self._order, *leaving])
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        """Make the buffers, and let the first two blocks come that are streamed."""
+        if self._order:
+            largest = max(self._blocks[i].size for i in self._order)
+            self._buffers = [torch.empty(largest, dtype=torch.uint8, device=self.device) for _ in range(2)]
+            self._restart(0)  # drains: the memory of the buffers may still be in use by what was issued before
 
     def _fetch(self, place: int, number: int, after: Any) -> None:
         block = self._blocks[self._order[place]]
@@ -175,7 +196,7 @@ class _Block:
     """The tensors of a block: some packed, the others where they were."""
 
     def __init__(self, packs: list[_Pack], rest: list[Tensor]) -> None:
-        self._packs = packs
+        self._packs, self._rest = packs, rest
         self._tensors = [x for pack in packs for x in pack.tensors] + rest
         self.size = sum(_padded(x) for x in self._tensors)
         self._homes = [x.data for x in self._tensors]
@@ -200,6 +221,19 @@ class _Block:
                 view.copy_(x.data)
             x.data = view
         self.bound = True
+
+    def pack(self, link: Link) -> list[_Pack]:
+        """Bring all tensors into buffers of the link, for a block that has to stream; return the packs made."""
+        self.unbind()
+        made = [_Pack(self._rest, link)] if self._rest else []
+        self._packs, self._rest = [*self._packs, *made], []
+        self._homes = [x.data for x in self._tensors]
+        self.forget_buffers()
+        return made
+
+    def forget_buffers(self) -> None:
+        """Let go of the buffers on the device that the block was bound to."""
+        self._views.clear()
 
     def unbind(self) -> None:
         """Let the tensors be those in main memory again."""

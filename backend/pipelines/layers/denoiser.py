@@ -7,6 +7,8 @@ bit by bit.
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from ...models.flux import memory
 from ...models.residency import Residency
 from . import modulation, shared_attention
 from .shared_attention import Layers, StreamLinear
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,22 @@ class Denoiser:
         self._linears_of = {block: _below(block, linears) for block, _ in blocks}
 
     def __call__(self, step: int, hidden_states: Sequence[Tensor]) -> list[Tensor]:
-        """Return the velocity of each batch at timestep number `step`, from its tokens; both (rows, tokens, 4C)."""
+        """Return the velocity of each batch at timestep number `step`, from its tokens; both (rows, tokens, 4C).
+
+        Where the device has less memory than when it began, as another program uses it now, the step is computed again
+        with fewer weights on the device. Raise OutOfMemoryError where there are none left.
+        """
+        while True:
+            try:
+                return self._step(step, hidden_states)
+            except torch.OutOfMemoryError as error:
+                # The frames of the traceback refer to the tensors that filled the memory.
+                traceback.clear_frames(error.__traceback__)
+                if not self._residency.shrink():
+                    raise
+                _log.warning("The device ran out of memory: half of the weights that stayed on it stream now.")
+
+    def _step(self, step: int, hidden_states: Sequence[Tensor]) -> list[Tensor]:
         texts = list(self._texts)
         images = [self._transformer.x_embedder(x) for x in hidden_states]  # (rows, tokens, dim) each
         unused = texts[0].new_zeros(1)  # instead of the embedding that modulation was computed from

@@ -10,7 +10,8 @@ from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
 
 from panoform.backend.models.flux import stream_adapters
-from panoform.backend.models.residency import Residency
+from panoform.backend.models.links import ThreadLink
+from panoform.backend.models.residency import Residency, Streaming
 from panoform.backend.pipelines.layers import modulation, shared_attention
 from panoform.backend.pipelines.layers.denoiser import Batch, denoiser
 
@@ -149,4 +150,28 @@ def test_check_stops_within_a_step_and_restores_the_transformer(transformer):
     with pytest.raises(KeyboardInterrupt):
         denoise(transformer, batches, check=check)
     assert dict(transformer.named_modules()) == modules
+    assert_equal(denoise(transformer, batches), expected)
+
+
+def test_step_is_computed_again_where_another_program_takes_memory(transformer, caplog):
+    """The device runs out of memory twice in one step; results don't change, and fewer weights stay."""
+    batches = [Batch(*prompts(2, transformer.dtype), adapters(transformer, 2, seed)) for seed in range(2)]
+    expected = denoise(transformer, batches)
+    residency, calls, streamed = Streaming(ThreadLink()), [], []
+
+    def check() -> None:
+        calls.append(None)
+        streamed.append(residency.streamed)
+        if len(calls) in (13, 18):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert_equal(denoise(transformer, batches, residency=residency, check=check), expected)
+    assert streamed[0] == 0 < streamed[13] < streamed[18]
+    assert len(caplog.records) == 2
+
+    def always() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        denoise(transformer, batches, residency=residency, check=always)
     assert_equal(denoise(transformer, batches), expected)
