@@ -6,10 +6,10 @@ from .backend import panel as backend_panel
 from .capture import operators as capture_operators
 from .capture import panel as capture_panel
 from .capture import render
+from .generate import gallery_operators, world_preview
 from .generate import operators as generate_operators
 from .generate import panel as generate_panel
 from .generate import properties as generate_properties
-from .generate import world_preview
 from .jobs import manager, timer
 from .jobs import operators as jobs_operators
 from .jobs import panel as jobs_panel
@@ -38,6 +38,7 @@ FEATURES = (
     capture_operators,
     perceive_operators,
     generate_operators,
+    gallery_operators,
     scene_operators,
     scene_measure,
     scene_export_operators,

@@ -11,10 +11,20 @@ from ...shared.protocol.errors import InputError
 from .. import preferences
 from ..capture import picture
 from ..jobs.manager import jobs
+from ..ui import previews
 from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text
-from . import gallery, operators
+from . import gallery, gallery_operators, operators
 from .spec import EditSpec, GenerateSpec, cost, settings_from
 
+#: Number of panoramas that are listed; all others are in a grid.
+_LISTED = 4
+_ENTRY_BUTTONS = (
+    ("panoform.use_panorama", "WORLD"),
+    ("panoform.perceive_panorama", "SHADERFX"),
+    ("panoform.show_panorama_folder", "FILEBROWSER"),
+    ("panoform.generate_again", "FILE_REFRESH"),
+    ("panoform.delete_panorama", "TRASH"),
+)
 FLUX_URL = "https://huggingface.co/black-forest-labs/FLUX.1-dev"
 
 
@@ -36,7 +46,10 @@ class PANOFORM_PT_generate(Section, bpy.types.Panel):
             case "CAMERA":
                 _draw_camera(column, context.scene)
         placeholder = "Prompt" if settings.of == "WORDS" else "Prompt for the surroundings (optional)"
-        column.prop(settings, "prompt", text="", placeholder=placeholder)
+        row = column.row(align=True)
+        row.prop(settings, "prompt", text="", placeholder=placeholder)
+        if gallery_operators.prompts(context.scene):
+            row.menu("PANOFORM_MT_prompts", text="", icon="TIME")
         column.row().prop(settings, "quality", expand=True)
         row = column.row()
         row.prop(settings, "size", text="")
@@ -89,16 +102,18 @@ class PANOFORM_PT_panoramas(Section, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         column = self.layout.column()
-        column.template_icon_view(context.scene.panoform.generate, "gallery", show_labels=True, scale=6, scale_popup=5)
-        entry = gallery.active(context.scene)
-        if entry is None:
-            column.label(text="Select one to use as the world", icon="INFO")
-            return
-        height, width = entry.recipe.size
-        column.label(text=entry.path.stem, icon="WORLD")
-        column.label(text=f"{width} × {height} · seed {entry.recipe.settings.seeds[0]}", icon="BLANK1")
-        column.operator("panoform.perceive", text="Perceive This", icon="SHADERFX").source = "WORLD"
-        column.operator("panoform.split_sun", icon="LIGHT_SUN")
+        entries = gallery.entries(context.scene)
+        active = gallery.active(context.scene)
+        for entry in entries[:_LISTED]:
+            _draw_entry(column.box(), entry, is_active=entry == active)
+        if len(entries) > _LISTED:
+            column.label(text=f"All {len(entries)}")
+            settings = context.scene.panoform.generate
+            column.template_icon_view(settings, "gallery", show_labels=True, scale=4, scale_popup=5)
+            if active in entries[_LISTED:]:
+                _draw_entry(column.box(), active, is_active=True)
+        if active is not None:
+            column.operator("panoform.split_sun", icon="LIGHT_SUN")
 
 
 class PANOFORM_PT_edit(Section, bpy.types.Panel):
@@ -124,6 +139,19 @@ class PANOFORM_PT_edit(Section, bpy.types.Panel):
         needs_flux = "" if operators.engine_can(context.scene, "edit") else "Edits"
         disabled_reason = operators.edit_disabled_reason(context.scene)
         _draw_button(column, context, "panoform.edit", "WORLD", needs_flux, disabled_reason)
+
+
+def _draw_entry(layout: bpy.types.UILayout, entry: gallery.Entry, *, is_active: bool) -> None:
+    """Draw a panorama of the gallery and its buttons."""
+    row = layout.row()
+    row.template_icon(icon_value=previews.thumbnail(entry.path), scale=3)
+    column = row.column(align=True)
+    column.label(text=entry.path.stem, icon="WORLD" if is_active else "NONE")
+    height, width = entry.recipe.size
+    column.label(text=f"{width} × {height} · seed {entry.recipe.settings.seeds[0]}")
+    buttons = column.row(align=True)
+    for operator, icon in _ENTRY_BUTTONS:
+        buttons.operator(operator, text="", icon=icon).name = entry.path.name
 
 
 def _draw_camera(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:

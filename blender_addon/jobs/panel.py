@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bpy
 
+from ..ui import previews
 from ..ui.panel_parts import Section, characters, draw_text
 from .manager import find_scene, jobs
 
@@ -21,6 +22,11 @@ class PANOFORM_PT_results(Section, bpy.types.Panel):
         column = self.layout.column()
         for index, result in enumerate(jobs.results):
             row = column.row()
+            picture = None if previews.exists(result.preview) else result.spec.thumbnail()
+            if picture is not None:
+                previews.show(result.preview, picture)
+            if previews.exists(result.preview):
+                row.template_icon(icon_value=previews.icon(result.preview), scale=2)
             icon = "CHECKMARK" if result.built else "TIME"
             row.label(text=f"{result.spec.name} · {result.spec.summary(result.reply)}", icon=icon)
             row.operator("panoform.build_result", text="", icon="ADD").index = index

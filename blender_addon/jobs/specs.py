@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Hashable
 from typing import Any
 
 import bpy
+import numpy as np
 from mathutils import Matrix
 
 from ...shared.protocol.messages import JobReply, JobRequest
+from ..capture import pixels
 from ..capture.picture import Picture
 from ..capture.render import Render
 from ..capture.sources import Capture
+
+_THUMBNAIL_WIDTH_PX = 256
+_numbers = itertools.count()
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -70,6 +76,15 @@ class JobSpec(abc.ABC):
         """
         return None
 
+    def thumbnail(self) -> np.ndarray | None:
+        """Return a small picture of the source, (H, W, 3) uint8 sRGB, top row first; None if it isn't a panorama."""
+        if not isinstance(self.source, Capture):
+            return None
+        panorama = self.source.panorama
+        step = max(1, panorama.pixels.shape[1] // _THUMBNAIL_WIDTH_PX)
+        shown = pixels.display(panorama._replace(pixels=panorama.pixels[::step, ::step]))
+        return (np.nan_to_num(shown) * 255 + 0.5).astype(np.uint8)
+
     def summary(self, reply: Any) -> str:
         """Return a short summary of the reply, as in "5 maps"."""
         return ""
@@ -92,6 +107,8 @@ class Result:
     waits_for: str = ""
     #: Whether it was built in a scene.
     built: bool = False
+    #: Name of its thumbnail among the previews.
+    preview: str = dataclasses.field(default_factory=lambda: f"result {next(_numbers)}")
 
     def build(self, scene: bpy.types.Scene) -> str:
         """Build it in `scene` and return a report of it. Raise OutputError, InputError."""

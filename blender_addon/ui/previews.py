@@ -23,8 +23,13 @@ def show(name: str, picture: np.ndarray) -> None:
     preview.image_pixels_float.foreach_set(rgba.ravel())
 
 
+def exists(name: str) -> bool:
+    """Return whether `show` was called with this name."""
+    return name in _collection
+
+
 def icon(name: str) -> int:
-    """Return the icon id of the preview of map `name`."""
+    """Return the icon id of the preview `name`."""
     return _collection[name].icon_id
 
 

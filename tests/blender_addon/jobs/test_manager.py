@@ -171,6 +171,20 @@ def test_undo_during_a_job_keeps_the_scene(addon: Jobs, scene) -> None:
     assert addon.results[0].spec.scene_uid == bpy.context.scene.session_uid
 
 
+def test_thumbnail_is_the_panorama_in_srgb(scene) -> None:
+    pixels = np.zeros((1024, 2048, 3), np.float32)
+    pixels[:, 1024:] = (0.2140411, 5.0, np.nan)  # 0.5 in sRGB, clipped, repaired
+    job = spec(scene)
+    job.source = Capture(Pixels(pixels, "linear"), "two halves", Matrix.Identity(4))
+    picture = job.thumbnail()
+    assert picture is not None
+    assert (picture.shape, picture.dtype) == ((128, 256, 3), np.uint8)
+    assert (picture[:, :128] == 0).all()
+    assert (picture[:, 128:] == (128, 255, 0)).all()
+    job.source = None
+    assert job.thumbnail() is None
+
+
 def test_oldest_built_results_are_removed_first(addon: Jobs, scene) -> None:
     made = [Result(spec(scene), built=i != 0) for i in range(MAX_RESULTS + 2)]
     for result in made:

@@ -74,6 +74,10 @@ class Layout:
     def template_icon(self, *, icon_value: int, scale: float) -> None:
         self.texts.append("picture")
 
+    def menu(self, name: str, *, text: str, icon: str) -> None:
+        self._icon(icon)
+        self.texts.append(getattr(bpy.types, name).bl_label)
+
     def progress(self, *, factor: float, text: str) -> None:
         assert 0 <= factor <= 1
         self.texts.append(text)
@@ -355,19 +359,25 @@ def test_generate_progress_is_in_its_panel(addon: Jobs, drawn, scene) -> None:
 
 def test_gallery_is_hidden_while_empty(addon: Jobs, drawn, scene, tmp_path: Path) -> None:
     scene.panoform.generate.folder = str(tmp_path)
-    assert "gallery" not in drawn()
+    assert "picture" not in drawn()
     recipe = Recipe(
         panoform="0.1.0", kind="words", engine=EngineSettings(), model="m", adapters="",
         settings=GenerateSettings(prompt="a yard", seeds=(3,)), source="", size=(8, 16), notices=(), device="cpu",
         dtype="fp32", seconds=1.0, versions={},
     )  # fmt: skip
     panoramas.write(tmp_path / "a yard 3.exr", encode(Generated(np.zeros((8, 16, 3), np.float32), recipe)))
-    assert "Select one to use as the world" in drawn()
+    assert "a yard 3" in drawn()
     scene.panoform.generate.gallery = "a yard 3.exr"
     texts = drawn()
     assert "16 × 8 · seed 3" in texts
     assert texts.count("Extract Sun Lamp") == 2, "below the source, and below the panorama"
-    assert "Perceive This" in texts
+    assert "Past Prompts" in texts
+    assert "gallery" not in texts, "all are listed"
+    for index in range(5):
+        panoramas.write(tmp_path / f"{index}.exr", encode(Generated(np.zeros((8, 16, 3), np.float32), recipe)))
+    texts = drawn()
+    assert "gallery" in texts
+    assert texts.count("16 × 8 · seed 3") == 5, "the newest four, and the active one"
 
 
 # Texture
