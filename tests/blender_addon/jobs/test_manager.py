@@ -173,7 +173,7 @@ def test_undo_during_a_job_keeps_the_scene(addon: Jobs, scene) -> None:
 
 def test_thumbnail_is_the_panorama_in_srgb(scene) -> None:
     pixels = np.zeros((1024, 2048, 3), np.float32)
-    pixels[:, 1024:] = (0.2140411, 5.0, np.nan)  # 0.5 in sRGB, clipped, repaired
+    pixels[:, 1024:] = (0.2158605, 5.0, np.nan)  # 128 in sRGB, clipped, repaired
     job = spec(scene)
     job.source = Capture(Pixels(pixels, "linear"), "two halves", Matrix.Identity(4))
     picture = job.thumbnail()
