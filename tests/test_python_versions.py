@@ -56,9 +56,10 @@ def test_every_module_compiles_without_a_warning(python: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_shared_passes_its_tests(python: Path, tmp_path: Path) -> None:
-    run(python, "-m", "venv", tmp_path / "venv")
+    run(python, "-m", "venv", "--without-pip", tmp_path / "venv")
     own = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    run(own, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", *PACKAGES)
+    install = ("install", "--quiet", "--no-compile", "-c", "constraints.txt", *PACKAGES)
+    run(sys.executable, "-m", "pip", "--python", own, *install)
     # A copy, which neither pyproject.toml's options nor tests/conftest.py, both of the whole environment, reach.
     shutil.copytree(ROOT / "shared", tmp_path / "panoform" / "shared")
     shutil.copytree(ROOT / "tests" / "shared", tmp_path / "tests")
