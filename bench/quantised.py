@@ -52,10 +52,10 @@ def in_float8(dtype: torch.dtype, scale_of: Callable[[Tensor], Tensor] | None, l
     return quantised.stored(linear, storage, weight.to(dtype).view(torch.uint8), scale)
 
 
-def in_int8(linear: nn.Linear) -> nn.Module:
-    """Round to 8-bit integers, with a scale per row, as `--dtype int8`."""
+def rounded(storage: str, linear: nn.Linear) -> nn.Module:
+    """Round as `--dtype int8` and `--dtype nf4` do."""
     box = nn.ModuleDict({"blocks": nn.ModuleList([linear])})
-    quantised.round_to_int8(box)
+    quantised.round_linears(box, storage)
     return box.get_submodule("blocks.0")
 
 
@@ -70,7 +70,8 @@ def _row(weight: Tensor) -> Tensor:
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 METHODS: dict[str, Callable[[nn.Linear], nn.Module]] = {
     "bf16 weights": lambda linear: linear.to(torch.bfloat16).float(),
-    "int8, per row": in_int8,
+    "int8, per row": partial(rounded, "I8"),
+    "nf4": partial(rounded, "NF4"),
     "e4m3": partial(in_float8, E4M3, None),
     "e4m3, per tensor": partial(in_float8, E4M3, _tensor),
     "e4m3, per row": partial(in_float8, E4M3, _row),

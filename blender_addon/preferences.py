@@ -62,6 +62,7 @@ class Preferences(bpy.types.AddonPreferences):
             ("fp16", "float16", "Half the memory of float32, for older GPUs"),
             ("fp32", "float32", "Full precision, twice the memory of bfloat16"),
             ("int8", "int8", "FLUX's weights rounded to 8 bit when they are loaded: half the memory of bfloat16"),
+            ("nf4", "nf4", "FLUX's weights rounded to 4 bit when they are loaded: less than a third of bfloat16"),
         ),
     )
     offload: EnumProperty(

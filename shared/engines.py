@@ -15,8 +15,9 @@ Capability = Literal["perceive", "outpaint", "text_to_panorama", "edit", "refine
 
 #: auto: what fits stays on the device. none: everything. model: only what is in use. sequential: as little as possible.
 OFFLOADS = ("auto", "none", "model", "sequential")
-#: int8: computed as with auto, from FLUX's weights rounded to 8 bit when they are loaded.
-DTYPES = ("auto", "bf16", "fp16", "fp32", "int8")
+#: Computed as with auto, from FLUX's weights rounded to 8 or 4 bit when they are loaded.
+ROUNDINGS = ("int8", "nf4")
+DTYPES = ("auto", "bf16", "fp16", "fp32", *ROUNDINGS)
 
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 200
@@ -137,8 +138,8 @@ def check_engine(settings: EngineSettings, *capabilities: Capability) -> None:
         raise SettingError(f"The engine {settings.engine} can't do this.", f"Choose {' or '.join(able)}.")
     _check_choice("dtype", settings.dtype, DTYPES)
     _check_choice("offload mode", settings.offload, OFFLOADS)
-    if settings.dtype == "int8" and settings.spec.family != "flux":
-        raise SettingError(f"The engine {settings.engine} has no int8.", "Choose auto, bf16, fp16 or fp32.")
+    if settings.dtype in ROUNDINGS and settings.spec.family != "flux":
+        raise SettingError(f"The engine {settings.engine} has no {settings.dtype}.", "Choose auto, bf16, fp16 or fp32.")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

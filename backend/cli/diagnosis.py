@@ -110,7 +110,7 @@ def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> Need:
     checkpoint = checkpoints.locate(settings, None)
     found.model, found.adapters = checkpoint.name, checkpoint.adapters
     found.trained = checkpoint.config.trained
-    base = checkpoints.inspect(checkpoint.path, int8=settings.dtype == "int8")
+    base = checkpoints.inspect(checkpoint.path, dtype=settings.dtype)
     found.parts = _part_lines({"transformer": base.transformer, "vae": base.vae})
     found.prompt = text_encoding.origin(checkpoint, base)
     if not found.prompt:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psutil
 import torch
 
-from ...shared.engines import EngineSettings
+from ...shared.engines import ROUNDINGS, EngineSettings
 from ...shared.protocol.errors import DeviceMemoryError, SettingError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -45,10 +45,10 @@ def choose(settings: EngineSettings) -> torch.device:
 def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
     """Return the precision of the products, and of weights that are not quantised.
 
-    "auto", and "int8", is the engine's own; where it has none, float32 on CPUs (where bfloat16 took 50 times as long),
-    else bfloat16, or float16 on GPUs without it.
+    With "auto", "int8" and "nf4" it is the engine's own; where it has none, float32 on CPUs (where bfloat16 took 50
+    times as long), else bfloat16, or float16 on GPUs without it.
     """
-    dtype = settings.spec.dtype if settings.dtype in ("auto", "int8") else settings.dtype
+    dtype = settings.spec.dtype if settings.dtype in ("auto", *ROUNDINGS) else settings.dtype
     if dtype != "auto":
         return _DTYPES[dtype]
     if device.type == "cpu":
@@ -58,7 +58,9 @@ def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
 
 def dtype_name(settings: EngineSettings, dtype: torch.dtype) -> str:
     """Return the name of the precision that was chosen, as `--dtype` takes it."""
-    return "int8" if settings.dtype == "int8" else next(name for name, value in _DTYPES.items() if value == dtype)
+    if settings.dtype in ROUNDINGS:
+        return settings.dtype
+    return next(name for name, value in _DTYPES.items() if value == dtype)
 
 
 def name(device: torch.device) -> str:

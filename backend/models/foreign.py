@@ -8,12 +8,12 @@ from typing import Any
 
 from ...shared.protocol.errors import WeightsError
 
+#: Entry of a network's config in a diffusers folder.
+CONFIG = "quantization_config"
 #: Ending of a tensor's name → what writes it. The first that is found counts.
 _SIGNS = {
     ".wscales": "by Nunchaku (SVDQuant, 4 bit), which only its own CUDA kernels can run",
-    ".quant_state.bitsandbytes__nf4": "by bitsandbytes (nf4)",
     ".quant_state.bitsandbytes__fp4": "by bitsandbytes (fp4)",
-    ".SCB": "by bitsandbytes (int8)",
     ".weight._data": "by Quanto",
     "_weight_qdata": "by torchao",
     ".weight_scale_2": "as NVFP4",
@@ -32,7 +32,9 @@ def refuse(place: Path, names: Iterable[str], use: str) -> None:
 
 
 def refuse_config(place: Path, config: Mapping[str, Any], use: str) -> None:
-    """Raise WeightsError where a diffusers config names a quantisation."""
-    if found := config.get("quantization_config"):
+    """Raise WeightsError where a diffusers config names a quantisation that is not read."""
+    if found := config.get(CONFIG):
         method = found.get("quant_method") if isinstance(found, dict) else found
+        if method == "bitsandbytes":
+            return
         raise WeightsError(f"{place} is quantised by {method}, which isn't read.", use)

@@ -19,7 +19,7 @@ from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 
 from ...shared.protocol.errors import WeightsError
-from . import foreign, quantised
+from . import bitsandbytes_file, foreign, quantised
 
 #: Tensor name → (storage, shape). The storage is a dtype as in safetensors files, or a quantisation of GGUF; the shape
 #: is that of the decoded tensor.
@@ -60,8 +60,8 @@ class Part:
     convert: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
     #: Yields the tensors of a file that are named; those of GGUF's quantisations as bytes.
     read: Callable[[Path, Collection[str]], Iterator[tuple[str, torch.Tensor]]] = read_tensors
-    #: Whether the Linears of its blocks, nearly all weights, are rounded to 8 bit when they are loaded.
-    int8: bool = False
+    #: Storage that the Linears of its blocks, nearly all weights, are rounded to when they are loaded; "": none.
+    rounding: str = ""
 
     @property
     def place(self) -> Path:
@@ -87,14 +87,16 @@ class Part:
 
     def bytes_in(self, dtype: torch.dtype) -> int:
         """Return the memory of its weights in that precision, in bytes; quantised ones stay as they are."""
-        if not self.quantised and not self.int8:
+        if not self.quantised and not self.rounding:
             return self.parameters * dtype.itemsize
         count = 0
         for name, tensor in self.network().state_dict().items():
             if tensor.dtype == torch.uint8 or name.endswith(_SCALE):
                 count += tensor.nbytes
-            elif self.int8 and quantised.in_block(name) and tensor.ndim == 2:
-                count += tensor.numel() + 4 * len(tensor)  # with the scale of each row
+            elif self.rounding and quantised.rounds(name, tensor, self.rounding):
+                rows, columns = tensor.shape
+                scales = quantised.scales_in_row(self.rounding, columns)
+                count += rows * (quantised.row_bytes(self.rounding, columns) + 4 * scales)
             else:
                 count += tensor.numel() * dtype.itemsize
         return count
@@ -125,8 +127,12 @@ class Part:
             for key, storage in stored.items()
             if key in state and _is_kept(storage, tuple(state[key].shape))
         }
-        scales = {key for key in self.converted(self.meta()) if key.endswith(_SCALE)}
-        quantised.replace_linears(network, storages, {key.removesuffix(_SCALE) for key in scales})
+        scales = {
+            key.removesuffix(_SCALE): tensor.shape[1]
+            for key, tensor in self.converted(self.meta()).items()
+            if key.endswith(_SCALE)
+        }
+        quantised.replace_linears(network, storages, scales)
         return network
 
     def meta(self) -> dict[str, torch.Tensor]:
@@ -176,11 +182,16 @@ def part_of_folder(folder: Path, cls: Any, again: str = _AGAIN) -> Part:
     if config.get("_class_name") != cls.__name__:
         raise WeightsError(f"{folder} is a {config.get('_class_name')}, not a {cls.__name__}.", again)
     foreign.refuse_config(folder, config, again)
-    config = dict(built(cls, config, file, again).config)
+    config = dict(built(cls, {k: v for k, v in config.items() if k != foreign.CONFIG}, file, again).config)
     files = _weight_files(folder)
-    tensors = {key: value for file in files for key, value in read_header(file).items()}
+    headers = {file: read_header(file) for file in files}
+    tensors = {key: value for header in headers.values() for key, value in header.items()}
     foreign.refuse(folder, tensors, again)
-    return Part(cls, config, files, "", tensors)
+    if not bitsandbytes_file.is_in(tensors):
+        return Part(cls, config, files, "", tensors)
+    headers = {file: bitsandbytes_file.header(file, header, again) for file, header in headers.items()}
+    tensors = {key: value for header in headers.values() for key, value in header.items()}
+    return Part(cls, config, files, "", tensors, read=bitsandbytes_file.read)
 
 
 class _Shards(msgspec.Struct):
@@ -289,6 +300,6 @@ def load(part: Part, dtype: torch.dtype) -> Any:
     model = part.network()
     model.load_state_dict(state, strict=True, assign=True)
     model.eval().requires_grad_(False)
-    if part.int8:
-        quantised.round_to_int8(model)
+    if part.rounding:
+        quantised.round_linears(model, part.rounding)
     return model

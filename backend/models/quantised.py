@@ -12,11 +12,22 @@ import torch.nn.functional as F
 from diffusers.quantizers.gguf.utils import dequantize_functions
 from torch import Tensor, nn
 
-#: Name of a storage, as in a safetensors header → its dtype. A scale per row or per tensor may belong to it.
+#: Name of a storage, as in a safetensors header → its dtype. A scale for each row may belong to it.
 FLOAT8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 EIGHT_BIT = {**FLOAT8, "I8": torch.int8}
 #: Name of one of GGUF's types → that type. Its scales are in its blocks.
 GGUF = {kind.name: kind for kind in dequantize_functions if kind != gguf.GGMLQuantizationType.BF16}
+
+#: bitsandbytes' nf4: two weights in a byte, the first in its upper half, each one of NF4_VALUES (from arXiv 2305.14314)
+#: times the scale of its block in the row.
+NF4_BLOCK = 64
+NF4_VALUES = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+#: Name of a precision that weights can be rounded to when they are loaded → its storage.
+ROUNDINGS = {"int8": "I8", "nf4": "NF4"}
 
 #: Weights decoded at once: bounds the float32 copies.
 _CHUNK = 2**24
@@ -24,27 +35,30 @@ _CHUNK = 2**24
 
 def is_quantised(storage: str) -> bool:
     """Return whether weights of this storage are kept as they are."""
-    return storage in EIGHT_BIT or storage in GGUF
+    return storage in EIGHT_BIT or storage == "NF4" or storage in GGUF
 
 
 def row_bytes(storage: str, columns: int) -> int:
     """Return the bytes of a row of `columns` weights."""
     if storage in EIGHT_BIT:
         return columns
+    if storage == "NF4":
+        return columns // 2
     block, size = gguf.GGML_QUANT_SIZES[GGUF[storage]]
     return columns // block * size
 
 
 class QuantisedLinear(nn.Linear):
-    """A Linear that keeps its weight as bytes, (out_features, bytes of a row), with a scale (out_features, 1) or none.
+    """A Linear that keeps its weight as bytes, (out_features, bytes of a row), and its scales.
 
-    `storage` is the name of their format. Biases and inputs have the precision of the products. It is made without
+    `storage` is the name of their format. `scales` is the number of scales in a row, each for equally many columns:
+    (out_features, scales) float32; 0: none. Biases and inputs have the precision of the products. It is made without
     weights, on the meta device, for `load_state_dict(…, assign=True)`.
     """
 
     weight_scale: nn.Parameter | None
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool, storage: str, scaled: bool) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, storage: str, scales: int = 0) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.storage = in_features, out_features, storage
 
@@ -52,7 +66,9 @@ class QuantisedLinear(nn.Linear):
             return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
 
         self.weight = parameter(out_features, row_bytes(storage, in_features), dtype=torch.uint8)
-        self.register_parameter("weight_scale", parameter(out_features, 1, dtype=torch.float32) if scaled else None)
+        self.register_parameter(
+            "weight_scale", parameter(out_features, scales, dtype=torch.float32) if scales else None
+        )
         self.register_parameter("bias", parameter(out_features) if bias else None)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -66,7 +82,10 @@ class QuantisedLinear(nn.Linear):
         for begin in range(0, self.out_features, step):
             rows = slice(begin, begin + step)
             part = decode(self.weight[rows], self.storage)
-            weight[rows] = part if self.weight_scale is None else part * self.weight_scale[rows]
+            if self.weight_scale is not None:
+                scales = self.weight_scale[rows]
+                part = (part.unflatten(1, (scales.shape[1], -1)) * scales[:, :, None]).flatten(1)
+            weight[rows] = part
         return weight
 
     def extra_repr(self) -> str:
@@ -77,23 +96,26 @@ def decode(stored: Tensor, storage: str) -> Tensor:
     """Decode bytes (rows, bytes of a row) to float32 (rows, columns), without their scale."""
     if storage in EIGHT_BIT:
         return stored.view(EIGHT_BIT[storage]).to(torch.float32)
+    if storage == "NF4":
+        values = torch.tensor(NF4_VALUES, device=stored.device)
+        return torch.stack([values[(stored >> 4).int()], values[(stored & 15).int()]], dim=-1).flatten(1)
     kind = GGUF[storage]
     block, size = gguf.GGML_QUANT_SIZES[kind]
     # diffusers' own layers decode in float16, which differs by 3e-4.
     return dequantize_functions[kind](stored.reshape(-1, size), block, size, torch.float32).reshape(len(stored), -1)
 
 
-def replace_linears(network: nn.Module, storages: dict[str, str], scaled: set[str]) -> None:
+def replace_linears(network: nn.Module, storages: dict[str, str], scales: dict[str, int]) -> None:
     """Replace the Linears named by `storages` (module → storage of its weight) by QuantisedLinears without weights.
 
-    `scaled` names those that have a scale. Modules that are no Linear stay.
+    `scales` has the numbers of scales in their rows, where they have any. Modules that are no Linear stay.
     """
     for name, storage in storages.items():
         linear = network.get_submodule(name)
         if isinstance(linear, nn.Linear):
             new = QuantisedLinear(
                 linear.in_features, linear.out_features,
-                bias=linear.bias is not None, storage=storage, scaled=name in scaled,
+                bias=linear.bias is not None, storage=storage, scales=scales.get(name, 0),
             )  # fmt: skip
             network.set_submodule(name, new)
 
@@ -102,23 +124,41 @@ def stored(linear: nn.Linear, storage: str, weight: Tensor, scale: Tensor | None
     """Return a Linear with the bias of `linear`, and a weight and a scale as QuantisedLinear has them."""
     new = QuantisedLinear(
         linear.in_features, linear.out_features,
-        bias=linear.bias is not None, storage=storage, scaled=scale is not None,
+        bias=linear.bias is not None, storage=storage, scales=0 if scale is None else scale.shape[1],
     )  # fmt: skip
     found = {"weight": weight, "weight_scale": scale, "bias": linear.bias}
     new.load_state_dict({name: tensor for name, tensor in found.items() if tensor is not None}, assign=True)
     return new.requires_grad_(False)
 
 
-def in_block(name: str) -> bool:
-    """Return whether a module or tensor of this name is in one of the network's blocks."""
-    return "blocks." in name
+def rounds(name: str, tensor: Tensor, storage: str) -> bool:
+    """Return whether the tensor `name` of a network is rounded: the matrices of its blocks, nearly all weights."""
+    return "blocks." in name and tensor.ndim == 2 and (storage != "NF4" or tensor.shape[1] % NF4_BLOCK == 0)
 
 
-def round_to_int8(network: nn.Module) -> None:
-    """Round the weights of the blocks' Linears to 8-bit integers with a scale per row. Quantised ones stay."""
+def scales_in_row(storage: str, columns: int) -> int:
+    """Return the number of scales in a row of weights that are rounded."""
+    return columns // NF4_BLOCK if storage == "NF4" else 1
+
+
+def round_linears(network: nn.Module, storage: str) -> None:
+    """Round the weights of the blocks' Linears to "I8" or "NF4". Those that are quantised stay."""
+    encode = {"I8": _to_int8, "NF4": _to_nf4}[storage]
     for name, linear in list(network.named_modules()):
-        if in_block(name) and type(linear) is nn.Linear:
-            weight = linear.weight.float()
-            scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
-            integers = (weight / scale).round().to(torch.int8).view(torch.uint8)
-            network.set_submodule(name, stored(linear, "I8", integers, scale))
+        if type(linear) is nn.Linear and rounds(f"{name}.weight", linear.weight, storage):
+            network.set_submodule(name, stored(linear, storage, *encode(linear.weight.float())))
+
+
+def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return integers, as bytes, and their scales, one for each row."""
+    scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    return (weight / scale).round().to(torch.int8).view(torch.uint8), scale
+
+
+def _to_nf4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the nearest NF4_VALUES, two in a byte, and the scales of the blocks."""
+    blocks = weight.unflatten(1, (-1, NF4_BLOCK))
+    scale = blocks.abs().amax(2).clamp(min=torch.finfo(torch.float32).tiny)
+    values = torch.tensor(NF4_VALUES)
+    numbers = torch.bucketize(blocks / scale[:, :, None], (values[1:] + values[:-1]) / 2).to(torch.uint8).flatten(1)
+    return numbers[:, ::2] << 4 | numbers[:, 1::2], scale

@@ -27,7 +27,7 @@ def test_default_engine_has_the_capability(capability):
     ("settings", "words"),
     [
         ({"engine": "dreams"}, "no engine called 'dreams'. Choose one of starter, flux, multiview"),
-        ({"dtype": "int3"}, "no dtype called 'int3'. Choose one of auto, bf16, fp16, fp32, int8"),
+        ({"dtype": "int3"}, "no dtype called 'int3'. Choose one of auto, bf16, fp16, fp32, int8, nf4"),
         ({"dtype": "int8", "engine": "multiview"}, "multiview has no int8. Choose auto, bf16, fp16 or fp32"),
         ({"offload": "moon"}, "no offload mode called 'moon'. Choose one of auto, none, model, sequential"),
     ],

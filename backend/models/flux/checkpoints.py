@@ -24,7 +24,7 @@ from ....shared.protocol.errors import WeightsError
 from ...jobs.progress import ProgressReporter
 from ...perception import decode
 from ...pipelines.omnix import OmniXPipeline
-from .. import foreign, gguf_file, hub, parts
+from .. import bitsandbytes_file, foreign, gguf_file, hub, parts, quantised
 from ..parts import Header, Part
 from . import scales, single_file
 
@@ -164,10 +164,11 @@ class Base:
         return config["in_channels"] == 2 * channels + pixels and config.get("out_channels") == channels
 
 
-def inspect(path: Path, *, int8: bool = False) -> Base:
+def inspect(path: Path, *, dtype: str = "auto") -> Base:
     """Check the headers of the base checkpoint at `path`. Raise WeightsError unless a complete FLUX.1-dev or Fill.
 
-    `int8`: the transformer's blocks are rounded to 8 bit when they are loaded, where they are not quantised yet.
+    `dtype` is the setting: with "int8" and "nf4" the transformer's blocks are rounded when they are loaded, where they
+    are not quantised yet.
     """
     base = _inspect_folder(path) if path.is_dir() else _inspect_file(path)
     config, channels = base.transformer.config, base.vae.config["latent_channels"]
@@ -180,7 +181,7 @@ def inspect(path: Path, *, int8: bool = False) -> Base:
         raise WeightsError(f"{path} is not FLUX.1-dev: it has no guidance embedding (FLUX.1-schnell has none).", _AGAIN)
     for part in (base.transformer, base.vae):
         parts.check_tensors(part, _AGAIN)
-    return replace(base, transformer=replace(base.transformer, int8=True)) if int8 else base
+    return replace(base, transformer=replace(base.transformer, rounding=quantised.ROUNDINGS.get(dtype, "")))
 
 
 def _inspect_folder(folder: Path) -> Base:
@@ -204,12 +205,14 @@ def _inspect_file(file: Path) -> Base:
             f"{file.name} is not a .safetensors or .gguf file.", "Only these are loaded; others can run code."
         )
     foreign.refuse(file, header, scales.USE)
+    if bitsandbytes_file.is_in(header):
+        header, read = bitsandbytes_file.header(file, header, scales.USE), bitsandbytes_file.read
     prefix = single_file.TRANSFORMER_PREFIX if any(k.startswith(single_file.TRANSFORMER_PREFIX) for k in header) else ""
     inner = parts.within(header, prefix)
     config = single_file.transformer_config({key: shape for key, (_, shape) in inner.items()}, file)
     others = (*single_file.VAE_PREFIXES, "text_encoders.")
     tensors = {key: value for key, value in inner.items() if not key.startswith(others)}
-    if file.suffix == ".safetensors":
+    if read is parts.read_tensors:
         tensors = scales.weights(tensors, file, prefix)
     transformer = Part(FluxTransformer2DModel, config, (file,), prefix, tensors, _transformer_state, read)
     scheduler = FlowMatchEulerDiscreteScheduler(**single_file.SCHEDULER)

@@ -36,7 +36,7 @@ class Source:
     @property
     def key(self) -> tuple[object, ...]:
         """Key of the model in the ModelCache; it changes when a file is replaced."""
-        where = (str(self.device), self.dtype, self.settings.dtype == "int8", self.settings.offload)
+        where = (str(self.device), self.dtype, quantised.ROUNDINGS.get(self.settings.dtype), self.settings.offload)
         return (self.checkpoint.fingerprint(), self.checkpoint.config, *where)
 
 
@@ -91,7 +91,7 @@ def load(models: ModelCache, source: Source, tasks: list[str], reporter: Progres
 
     @functools.cache
     def base() -> checkpoints.Base:
-        return checkpoints.inspect(source.checkpoint.path, int8=source.settings.dtype == "int8")
+        return checkpoints.inspect(source.checkpoint.path, dtype=source.settings.dtype)
 
     def fits() -> bool:
         needed = base().bytes_in(source.dtype)

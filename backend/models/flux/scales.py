@@ -31,13 +31,15 @@ USE = "Use flux1-dev-fp8.safetensors, a GGUF file (Q8_0 to Q4_K_S) or flux1-dev.
 
 
 def canonical(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the scales to `X.weight_scale`, (rows, 1) float32, in a state of BFL names."""
+    """Rename the scales to `X.weight_scale`, (rows, scales in a row) float32, in a state of BFL names."""
     result = {}
     for key, tensor in state.items():
         module, _, ending = key.rpartition(".")
         if ending in _ENDINGS:
-            rows = len(state[f"{module}.weight"])
-            result[f"{module}.weight_scale"] = tensor.float().reshape(-1, 1).repeat(rows // tensor.numel(), 1)
+            rows, scale = len(state[f"{module}.weight"]), tensor.float()
+            if scale.ndim != 2 or len(scale) != rows:
+                scale = scale.reshape(-1, 1).repeat(rows // scale.numel(), 1)
+            result[f"{module}.weight_scale"] = scale
         else:
             result[key] = tensor
     return result

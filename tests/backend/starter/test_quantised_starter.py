@@ -14,7 +14,7 @@ assert _SPEC.loader
 bench_quantised = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(bench_quantised)
 
-LIMITS = {"Q8_0": 0.001, "int8, per row": 0.002, "e4m3, per tensor": 0.005, "Q4_0": 0.015}
+LIMITS = {"Q8_0": 0.001, "int8, per row": 0.002, "e4m3, per tensor": 0.005, "Q4_0": 0.015, "nf4": 0.015}
 
 
 def test_distance_changes_by_less_than_the_limits():

@@ -1,19 +1,22 @@
 """Quantised bases compared with files of the decoded weights, in the exact layouts that users have, at a tiny size."""
 
 import json
+import shutil
+from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from panoform.backend.models import quantised
+from panoform.backend.models import bitsandbytes_file, parts, quantised
 from panoform.backend.models.flux import checkpoints, single_file
 from panoform.backend.models.links import ThreadLink
 from panoform.backend.pipelines.omnix import OmniXPipeline
 from panoform.shared.protocol.errors import WeightsError
 
+GOLDEN = Path(__file__).parents[3] / "golden" / "bitsandbytes.safetensors"
 FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 QKV = "double_blocks.0.img_attn.qkv"
 SPELLINGS = ["scaled_fp8", "input_scale", "comfy_quant"]
@@ -64,13 +67,14 @@ def scaled(states, spelling, per_row, dtype=torch.float8_e4m3fn):
     return state, metadata if spelling == "input_scale" else None, decoded
 
 
-def assert_equal(loaded, reference):
+def assert_equal(loaded, reference, rtol=0.0):
     """Assert that both transformers have the same weights, decoded."""
     linears = {name: module for name, module in loaded.named_modules() if isinstance(module, torch.nn.Linear)}
     kept = [name for name, module in linears.items() if isinstance(module, quantised.QuantisedLinear)]
     assert kept
     for name in kept:
-        assert torch.equal(linears[name].decoded(torch.float32), reference.get_submodule(name).weight), name
+        expected = reference.get_submodule(name).weight
+        torch.testing.assert_close(linears[name].decoded(torch.float32), expected, rtol=rtol, atol=0)
     decoded = {f"{name}.{kind}" for name in kept for kind in ("weight", "weight_scale")}
     others = {key: tensor for key, tensor in loaded.state_dict().items() if key not in decoded}
     expected = {key: tensor for key, tensor in reference.state_dict().items() if key not in decoded}
@@ -121,10 +125,6 @@ def test_decoding_in_parts_changes_nothing(tiny_states, tmp_path, monkeypatch):
 
 
 def test_float8_folder_stays_in_8_bit(tiny_flux, tmp_path):
-    import shutil
-
-    from safetensors.torch import load_file
-
     folder = shutil.copytree(tiny_flux, tmp_path / "float8")
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     state = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in load_file(file).items()}
@@ -133,20 +133,24 @@ def test_float8_folder_stays_in_8_bit(tiny_flux, tmp_path):
     assert torch.equal(linear.decoded(torch.float32), state["transformer_blocks.1.ff.net.2.weight"].float())
 
 
-def test_int8_is_made_at_loading_and_keeps_what_is_quantised(tiny_flux, tiny_states, tmp_path):
-    base = checkpoints.inspect(tiny_flux, int8=True)
+@pytest.mark.parametrize(("dtype", "share"), [("int8", 0.6), ("nf4", 0.4)])
+def test_rounding_at_loading_keeps_what_is_quantised(tiny_flux, tiny_states, tmp_path, dtype, share):
+    base = checkpoints.inspect(tiny_flux, dtype=dtype)
     transformer, plain = checkpoints.load(base, torch.bfloat16).transformer, load(tiny_flux).transformer
     memory = sum(tensor.nbytes for tensor in transformer.state_dict().values())
     unrounded = checkpoints.inspect(tiny_flux).transformer.bytes_in(torch.bfloat16)
-    assert memory == base.transformer.bytes_in(torch.bfloat16) < 0.6 * unrounded
+    assert memory == base.transformer.bytes_in(torch.bfloat16) < share * unrounded
     for name, linear in transformer.named_modules():
         assert isinstance(linear, quantised.QuantisedLinear) == ("blocks." in name and hasattr(linear, "in_features"))
         if isinstance(linear, quantised.QuantisedLinear):
             weight = plain.get_submodule(name).weight
-            half_step = weight.abs().amax(1, keepdim=True) / 127 / 2
-            assert ((linear.decoded(torch.float32) - weight).abs() <= 1.001 * half_step).all()
+            blocks = weight if dtype == "int8" else weight.unflatten(1, (-1, 64))
+            # Half of the widest step: 1 / 127, and 1 - 0.696 between the first two of nf4's values.
+            half_step = blocks.abs().amax(-1, keepdim=True) * (1 / 127 if dtype == "int8" else 0.304) / 2
+            error = (linear.decoded(torch.float32) - weight).view(blocks.shape)
+            assert (error.abs() <= 1.001 * half_step).all()
     state, _, _ = scaled(tiny_states, "comfy_quant", True)
-    loaded = checkpoints.load(checkpoints.inspect(write(tmp_path, tiny_states, state), int8=True), torch.bfloat16)
+    loaded = checkpoints.load(checkpoints.inspect(write(tmp_path, tiny_states, state), dtype=dtype), torch.bfloat16)
     assert loaded.transformer.transformer_blocks[0].attn.to_q.storage == "F8_E4M3"
 
 
@@ -246,7 +250,7 @@ def test_other_formats_are_refused(tiny_states, tmp_path, settings, words, spell
     ("tensors", "words"),
     [
         (("transformer_blocks.0.qkv_proj.qweight", "transformer_blocks.0.qkv_proj.wscales"), "by Nunchaku"),
-        ((f"{QKV}.weight", f"{QKV}.weight.quant_state.bitsandbytes__nf4"), r"by bitsandbytes \(nf4\)"),
+        ((f"{QKV}.weight", f"{QKV}.weight.quant_state.bitsandbytes__fp4"), r"by bitsandbytes \(fp4\)"),
         ((f"{QKV}.weight", f"{QKV}.weight_scale", f"{QKV}.weight_scale_2"), "as NVFP4"),
         (("transformer_blocks.0.attn.to_q.weight._data",), "by Quanto"),
         ((f"{QKV}.qweight", f"{QKV}.qzeros"), "by GPTQ or AWQ"),
@@ -264,8 +268,6 @@ def test_integers_without_scales_are_refused(tiny_states, tmp_path, dtype):
 
 
 def test_quantised_folder_is_refused_by_its_method(tiny_flux, tmp_path):
-    import shutil
-
     folder = shutil.copytree(tiny_flux, tmp_path / "nf4")
     file = folder / "transformer" / "config.json"
     config = json.loads(file.read_text()) | {"quantization_config": {"quant_method": "quanto", "weights_dtype": "int8"}}
@@ -337,7 +339,7 @@ def test_gguf_types_are_decoded_as_by_llama_cpp(kind):
     for offset in SCALES_AT[kind]:
         data[..., offset : offset + 2] = generator.uniform(0.1, 1, (3, 2, 1)).astype(np.float16).view(np.uint8)
     data = data.reshape(3, -1)
-    linear = quantised.QuantisedLinear(2 * block, 3, bias=False, storage=kind, scaled=False)
+    linear = quantised.QuantisedLinear(2 * block, 3, bias=False, storage=kind)
     linear.load_state_dict({"weight": torch.from_numpy(data)}, assign=True)
     expected = torch.from_numpy(gguf.quants.dequantize(data, gguf.GGMLQuantizationType[kind]))
     torch.testing.assert_close(linear.decoded(torch.float32), expected, rtol=1e-6, atol=1e-6)
@@ -369,3 +371,94 @@ def test_gguf_cut_short_is_refused(tiny_states, tmp_path, size):
     file, _ = write_gguf(tmp_path, tiny_states, {})
     file.write_bytes(file.read_bytes()[:size])
     assert_rejected(file, "is no GGUF file, or incomplete")
+
+
+# bitsandbytes
+
+
+def in_bitsandbytes(state, kind):
+    """Return (a state as bitsandbytes stores it, the decoded state): nf4 by search for the nearest value."""
+    values = load_file(GOLDEN)["plain.weight.quant_map"]
+    stored, decoded = {}, {}
+    for key, tensor in state.items():
+        if tensor.ndim != 2 or tensor.shape[1] % 64 or "blocks." not in key:
+            stored[key] = decoded[key] = tensor
+        elif kind == "int8":
+            scale = tensor.float().abs().amax(1)
+            stored[key] = (tensor.float() / scale[:, None] * 127).round().to(torch.int8)
+            stored[key.removesuffix("weight") + "SCB"] = scale
+            stored[key.removesuffix("weight") + "weight_format"] = torch.tensor(0, dtype=torch.uint8)
+            decoded[key] = stored[key].float() * (scale[:, None] / 127)
+        else:
+            blocks = tensor.float().reshape(-1, 64)
+            absmax = blocks.abs().amax(1)
+            numbers = (blocks / absmax[:, None])[..., None].sub(values).abs().argmin(-1).flatten().to(torch.uint8)
+            stored[key] = (numbers[::2] * 16 + numbers[1::2])[:, None]
+            stored |= {f"{key}.absmax": absmax, f"{key}.quant_map": values.clone()}
+            text = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": list(tensor.shape)}
+            marker = torch.frombuffer(bytearray(json.dumps(text).encode()), dtype=torch.uint8)
+            stored[f"{key}.quant_state.bitsandbytes__nf4"] = marker
+            decoded[key] = (values[numbers.int()].reshape(-1, 64) * absmax[:, None]).reshape(tensor.shape)
+    return stored, decoded
+
+
+@pytest.mark.parametrize(("name", "storage"), [("plain", "NF4"), ("nested", "NF4"), ("int8", "I8")])
+def test_weights_are_decoded_as_by_bitsandbytes(name, storage):
+    """The golden file was written by bitsandbytes 0.50.2, with what it decodes."""
+    header = bitsandbytes_file.header(GOLDEN, parts.read_header(GOLDEN), "")
+    weight = f"{name}.weight"
+    assert header[weight][0] == storage
+    tensors = dict(bitsandbytes_file.read(GOLDEN, {weight, f"{weight}_scale"}))
+    (rows, columns), scale = header[weight][1], tensors[f"{weight}_scale"]
+    assert scale.shape == header[f"{weight}_scale"][1]
+    linear = quantised.QuantisedLinear(columns, rows, bias=False, storage=storage, scales=scale.shape[1])
+    linear.load_state_dict({"weight": tensors[weight].view(torch.uint8), "weight_scale": scale}, assign=True)
+    expected = load_file(GOLDEN)[f"{name}.decoded"]
+    torch.testing.assert_close(linear.decoded(torch.float32), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_nf4_is_rounded_as_by_bitsandbytes():
+    """To the same numbers and scales, from weights that it decoded: a value is nearest to itself."""
+    golden = load_file(GOLDEN)
+    network = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(128, 16, bias=False)])})
+    network.load_state_dict({"blocks.0.weight": golden["plain.decoded"]})
+    quantised.round_linears(network.requires_grad_(False), "NF4")
+    linear = network.get_submodule("blocks.0")
+    assert torch.equal(linear.weight, golden["plain.weight"].reshape(16, 64))
+    torch.testing.assert_close(linear.weight_scale.flatten(), golden["plain.weight.absmax"])
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("layout", ["folder", "single file"])
+def test_bitsandbytes_equals_the_decoded_weights(tiny_flux, tiny_states, tmp_path, kind, layout):
+    (tmp_path / "reference").mkdir()
+    if layout == "single file":
+        stored, decoded = in_bitsandbytes(tiny_states[0], kind)
+        file = write(tmp_path, tiny_states, stored)
+        reference = write(tmp_path / "reference", tiny_states, decoded)
+    else:
+        file, reference = (shutil.copytree(tiny_flux, tmp_path / name) for name in ("quantised", "decoded"))
+        weights = "transformer/diffusion_pytorch_model.safetensors"
+        stored, decoded = in_bitsandbytes(load_file(file / weights), kind)
+        save_file(stored, file / weights)
+        save_file(decoded, reference / weights)
+        config = json.loads((file / "transformer" / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "bitsandbytes", f"load_in_{kind[-1]}bit": True}
+        (file / "transformer" / "config.json").write_text(json.dumps(config))
+    assert_equal(load(file).transformer, load(reference).transformer, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ending", "change", "words"),
+    [
+        (".absmax", torch.zeros(5), "absmax is missing, or has 5 numbers instead of 768"),
+        (".absmax", None, "absmax is missing, or has 0 numbers"),
+        (".quant_state.bitsandbytes__nf4", torch.zeros(5, dtype=torch.uint8), "bitsandbytes__nf4 can't be read"),
+        ("", torch.zeros(5, 1, dtype=torch.uint8), "has 5 numbers"),
+    ],
+)
+def test_damaged_nf4_is_refused(tiny_states, tmp_path, ending, change, words):
+    stored, _ = in_bitsandbytes(tiny_states[0], "nf4")
+    stored[f"{QKV}.weight{ending}"] = change
+    file = write(tmp_path, tiny_states, {key: tensor for key, tensor in stored.items() if tensor is not None})
+    assert_rejected(file, words)

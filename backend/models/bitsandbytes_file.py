@@ -1,0 +1,121 @@
+"""Read weights as bitsandbytes stores them in safetensors files: nf4 and int8, without bitsandbytes.
+
+nf4 is in blocks of 64 weights, two in a byte, each block with a scale, `X.weight.absmax`, which may itself be quantised
+(`nested_…`). int8 has a scale for each row, `X.SCB`; its outliers concern 8-bit products only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ...shared.protocol.errors import WeightsError
+from . import quantised
+
+Header = dict[str, tuple[str, tuple[int, ...]]]
+
+_WEIGHT = ".weight"
+_STATE = ".quant_state.bitsandbytes__nf4"
+_SCALES = ".SCB"
+#: Endings of tensors that only describe others.
+_PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", _STATE, _SCALES, ".weight_format")
+_INT8 = 127
+
+
+class _State(msgspec.Struct):
+    """The JSON of a weight in nf4."""
+
+    blocksize: int
+    shape: tuple[int, int]
+    nested_blocksize: int = 0
+    nested_offset: float = 0.0
+
+
+def is_in(names: Iterable[str]) -> bool:
+    """Return whether tensors of these names are as bitsandbytes stores them."""
+    return any(name.endswith((_STATE, _SCALES)) for name in names)
+
+
+def header(file: Path, found: Header, use: str) -> Header:
+    """Return the header of what `read` yields: weights as they are stored, and their scales as `X.weight_scale`.
+
+    `found` is the file's own. Raise WeightsError, with the hint `use`, where parts are missing or don't fit.
+    """
+    result = {name: value for name, value in found.items() if not name.endswith(_PARTS)}
+    with safe_open(file, framework="pt") as tensors:
+        for name in found:
+            if name.endswith(_STATE):
+                weight = name.removesuffix(_STATE)
+                try:
+                    state = _state(tensors, weight)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    raise WeightsError(f"{file.name} is damaged: {name} can't be read ({error}).", use) from error
+                rows, columns = state.shape
+                _check(file, found, weight, state, use)
+                result[weight] = "NF4", state.shape
+                result[weight + "_scale"] = "F32", (rows, columns // quantised.NF4_BLOCK)
+            elif name.endswith(_SCALES):
+                weight = name.removesuffix(_SCALES) + _WEIGHT
+                rows = found.get(weight, ("missing", ()))[1][:1]
+                if found.get(weight, ("missing",))[0] != "I8" or found[name][1] != rows:
+                    raise WeightsError(f"{file.name} is damaged: {name} does not fit {weight}.", use)
+                result[weight + "_scale"] = "F32", (*rows, 1)
+    return result
+
+
+def _check(file: Path, found: Header, weight: str, state: _State, use: str) -> None:
+    rows, columns = state.shape
+    count = rows * columns // quantised.NF4_BLOCK
+    expected: dict[str, int] = {"": rows * columns // 2, ".absmax": count}
+    if state.nested_blocksize:
+        expected |= {".nested_absmax": -(-count // state.nested_blocksize), ".nested_quant_map": 256}
+    if state.blocksize != quantised.NF4_BLOCK or columns % quantised.NF4_BLOCK or rows * columns <= 0:
+        raise WeightsError(
+            f"{file.name} has {weight} in blocks of {state.blocksize} of {columns} columns, which isn't read.", use
+        )
+    for ending, size in expected.items():
+        shape = found.get(weight + ending, ("", (0,)))[1]
+        if torch.Size(shape).numel() != size:
+            raise WeightsError(
+                f"{file.name} is damaged: {weight}{ending} is missing, or has {torch.Size(shape).numel()} numbers "
+                f"instead of {size}.", use,
+            )  # fmt: skip
+
+
+def read(file: Path, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in `names`, which are of `header`: weights in nf4 as (rows, columns / 2) uint8."""
+    with safe_open(file, framework="pt") as tensors:
+        present = set(tensors.keys())
+        for name in names:
+            weight = name.removesuffix("_scale")
+            if weight + _STATE in present:
+                state = _state(tensors, weight)
+                rows, columns = state.shape
+                if name == weight:
+                    yield name, tensors.get_tensor(name).reshape(rows, columns // 2)
+                else:
+                    yield name, _absmax(tensors, weight, state).reshape(rows, columns // quantised.NF4_BLOCK)
+            elif name in present:
+                yield name, tensors.get_tensor(name)
+            elif (scales := weight.removesuffix(_WEIGHT) + _SCALES) in present:
+                yield name, tensors.get_tensor(scales).float()[:, None] / _INT8
+
+
+def _state(tensors: Any, weight: str) -> _State:
+    return msgspec.json.decode(tensors.get_tensor(weight + _STATE).numpy().tobytes(), type=_State)
+
+
+def _absmax(tensors: Any, weight: str, state: _State) -> Tensor:
+    """Return the scales of all blocks, one-dimensional float32."""
+    absmax = tensors.get_tensor(f"{weight}.absmax")
+    if not state.nested_blocksize:
+        return absmax.float()
+    numbers = tensors.get_tensor(f"{weight}.nested_quant_map").float()[absmax.int()]
+    outer = tensors.get_tensor(f"{weight}.nested_absmax").float().repeat_interleave(state.nested_blocksize)
+    return numbers * outer[: len(numbers)] + state.nested_offset
