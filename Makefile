@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One process per core, each with one thread of torch.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: setup demo check test lint types types-fast types-later fast coverage test-diffusers zip bench clean
+.PHONY: setup demo check test lint types types-fast types-later fast whole coverage test-diffusers zip bench clean
 
 setup: $(READY)
 
@@ -26,8 +26,8 @@ check: lint
 	$(MAKE) --no-print-directory -j2 types-fast fast
 
 # Before a merge: all checks and tests, under ten minutes on two cores.
-test: lint types types-later
-	$(PYTEST)
+test: lint
+	$(MAKE) --no-print-directory -j2 whole types types-later
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .
@@ -47,6 +47,9 @@ types-later: $(READY)
 
 fast: $(READY)
 	$(PYTEST) -q -m "not slow and not real_blender"
+
+whole: $(READY)
+	$(PYTEST)
 
 coverage: $(READY)
 	$(PYTEST) --cov

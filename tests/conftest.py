@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).resolve().parents[1]
 _EXIT_STATUS = pytest.StashKey[int]()
@@ -45,6 +46,13 @@ def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 #: Their files run in one worker of pytest-xdist and share one backend process: each one's first job takes 7 s.
 _SHARING_A_BACKEND = tuple(f"tests/blender_addon/{folder}/" for folder in ("generate", "jobs", "perceive", "texture"))
+#: What takes longest is started first, so that no worker waits for another at the end.
+_FIRST = (
+    "sharing a backend",
+    "tests/backend/starter/test_starter_accuracy.py",
+    "tests/backend/training/test_fit.py",
+    "tests/blender_addon/scene/test_relit.py",
+)
 
 
 class _Scheduling(LoadFileScheduling):
@@ -52,6 +60,12 @@ class _Scheduling(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return "sharing a backend" if nodeid.startswith(_SHARING_A_BACKEND) else super()._split_scope(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        for scope in reversed(_FIRST):
+            if scope in self.workqueue:
+                self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
