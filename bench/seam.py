@@ -35,7 +35,7 @@ from panoform.backend.lighting import exposure
 from panoform.backend.models import lora
 from panoform.backend.models.cache import ModelCache
 from panoform.backend.models.flux.checkpoints import STARTER
-from panoform.backend.pipelines import dit360
+from panoform.backend.pipelines import dit360, panorama_pipeline
 from panoform.backend.pipelines.layers import circular_padding, tiling
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.generate import GenerateRequest, GenerateSettings, View
@@ -64,7 +64,7 @@ def in_windows(pipe: dit360.DiT360Pipeline, picture: np.ndarray, *, closed: bool
     """Encode and decode a picture with the pipeline's VAE in windows of a quarter of the width."""
     starts = tiling._circular_starts if closed else tiling._starts
     with (
-        mock.patch.multiple(dit360, MAX_WHOLE=0, VAE_TILE=8, VAE_OVERLAP=4),
+        mock.patch.multiple(panorama_pipeline, MAX_WHOLE=0, VAE_TILE=8, VAE_OVERLAP=4),
         mock.patch.object(tiling, "_circular_starts", starts),
     ):
         return to_array(pipe.decode(pipe.encode(2 * to_tensor(picture) - 1)))

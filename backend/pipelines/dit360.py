@@ -24,7 +24,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ...shared.protocol.errors import PanoramaError, SettingError
-from .layers import circular_padding, tiling
+from .layers import tiling
 from .layers.denoiser import Batch, denoiser
 from .layers.latents import image_ids, pack, unpack
 from .panorama_pipeline import PanoramaPipeline
@@ -34,10 +34,6 @@ TRIGGER = "This is a panorama. The image shows"
 #: Hub repository of the LoRA, and its file.
 ADAPTER = "Insta360-Research/DiT360-Panorama-Image-Generation"
 ADAPTER_FILE = "adapter_model.safetensors"
-#: Side and overlap, in latents, of the tiles in which the VAE processes more than MAX_WHOLE latents.
-VAE_TILE, VAE_OVERLAP = 128, 32
-#: Maximum number of latents that the VAE processes at once: 2048 × 1024 pixels.
-MAX_WHOLE = 256 * 128
 #: The transformer's tiles overlap by their shorter side divided by this.
 TILE_OVERLAP = 4
 
@@ -52,25 +48,12 @@ class DiT360Pipeline(PanoramaPipeline):
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Encode images (N, 3, H, W) in [-1, 1] into seamless (N, C, h, w) float32 latents, the posterior's mode."""
-        scale = self.vae_scale_factor
-        if image.shape[-2] * image.shape[-1] > MAX_WHOLE * scale**2:
-            latents = tiling.blend(self._vae_encode, image, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_in=scale)
-        else:
-            with circular_padding.circular(self.vae):
-                latents = self._vae_encode(image)
-        return self._normalize(latents.to(self._execution_device))
+        return self._normalize(self._encode_seamless(image))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode (N, C, h, w) latents into seamless images (N, 3, H, W) float32 in [0, 1]."""
-        latents = self._denormalize(latents)
-        if latents.shape[-2] * latents.shape[-1] > MAX_WHOLE:
-            tile, scale = (VAE_TILE, VAE_TILE), self.vae_scale_factor
-            image = tiling.blend(self._vae_decode, latents, tile, VAE_OVERLAP, unit_out=scale)
-        else:
-            with circular_padding.circular(self.vae):
-                image = self._vae_decode(latents)
-        return (image / 2 + 0.5).clamp(0, 1)
+        return (self._decode_seamless(self._denormalize(latents)) / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]

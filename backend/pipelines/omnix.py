@@ -6,7 +6,6 @@ Paper: arXiv 2510.26800. Latents are (1, C, h, w) with h = H / scale, w = W / sc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,22 +83,19 @@ class OmniXPipeline(PanoramaPipeline):
     def encode(self, image: Tensor, circular: bool = True) -> Tensor:
         """Encode an image (1, 3, H, W) in [-1, 1] into (1, C, h, w) float32 latents, the posterior's mode.
 
-        With `circular` the VAE's convolutions read across the seam; otherwise it is an edge, as in the reference.
+        With `circular` it is read across the seam; otherwise that is an edge, as in the reference.
         """
-        with circular_padding.circular(self.vae) if circular else nullcontext():
-            return self._normalize(self._vae_encode(image))
+        return self._normalize(self._encode_seamless(image) if circular else self._vae_encode(image))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, circular: bool = True) -> Tensor:
         """Decode (1, C, h, w) latents into a seamless image (1, 3, H, W) float32 in [0, 1].
 
-        With `circular` the VAE's convolutions read across the seam; otherwise the decoded edges are blended, as in the
-        reference.
+        With `circular` it is read across the seam; otherwise the decoded edges are blended, as in the reference.
         """
         latents = self._denormalize(latents)
         if circular:
-            with circular_padding.circular(self.vae):
-                image = self._vae_decode(latents)
+            image = self._decode_seamless(latents)
         else:
             image = circular_padding.decode_blended(self._vae_decode, latents, self.vae_scale_factor)
         return (image / 2 + 0.5).clamp(0, 1)

@@ -12,7 +12,18 @@ from torch import Tensor
 from ...shared.protocol.errors import SettingError, WeightsError
 from ..models import lora, residency
 from ..models.links import Link
+from .layers import circular_padding, tiling
 from .safetensors_only import SafetensorsOnly
+
+#: Side and overlap, in latents, of the tiles in which the VAE processes more than MAX_WHOLE latents.
+VAE_TILE, VAE_OVERLAP = 128, 32
+#: Maximum number of latents that the VAE processes at once: 2048 × 1024 pixels.
+MAX_WHOLE = 256 * 128
+
+
+def latents_at_once(height: int, width: int) -> int:
+    """Return how many latents the VAE processes at once, of latents (N, C, height, width)."""
+    return height * width if height * width <= MAX_WHOLE else min(height, VAE_TILE) * VAE_TILE
 
 
 class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
@@ -104,6 +115,25 @@ class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
     def decode_picture(self, latents: Tensor) -> Tensor:
         """Decode latents (N, C, h, w) of a perspective picture into (N, 3, H, W) float32 in [0, 1]."""
         return (self._vae_decode(self._denormalize(latents)) / 2 + 0.5).clamp(0, 1)
+
+    def _encode_seamless(self, image: Tensor) -> Tensor:
+        """Encode as `_vae_encode`, across the seam: circular, or in tiles that wrap around."""
+        scale, image = self.vae_scale_factor, image.to(self._execution_device)
+        if image.shape[-2] * image.shape[-1] > MAX_WHOLE * scale**2:
+            latents = tiling.blend(self._vae_encode, image, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_in=scale)
+        else:
+            with circular_padding.circular(self.vae):
+                latents = self._vae_encode(image)
+        return latents
+
+    def _decode_seamless(self, latents: Tensor) -> Tensor:
+        """Decode as `_vae_decode`, across the seam: circular, or in tiles that wrap around."""
+        latents = latents.to(self._execution_device)
+        if latents.shape[-2] * latents.shape[-1] > MAX_WHOLE:
+            tile, scale = (VAE_TILE, VAE_TILE), self.vae_scale_factor
+            return tiling.blend(self._vae_decode, latents, tile, VAE_OVERLAP, unit_out=scale)
+        with circular_padding.circular(self.vae):
+            return self._vae_decode(latents)
 
     def _vae_encode(self, image: Tensor) -> Tensor:
         """Encode (N, 3, H, W) in [-1, 1] as the posterior's mode, (N, C, h, w) float32, in the VAE's own scale."""

@@ -14,6 +14,7 @@ from ....shared.protocol.errors import AdapterError, DeviceMemoryError, WeightsE
 from ...jobs.progress import ProgressReporter, report_loading
 from ...pipelines import dit360, omnix
 from ...pipelines.omnix import TASKS, OmniXPipeline
+from ...pipelines.panorama_pipeline import latents_at_once
 from .. import device, hub, links, parts, quantised
 from ..cache import ModelCache
 from . import checkpoints, memory, stream_adapters, text_encoding
@@ -143,9 +144,12 @@ def _refuse_float8(base: checkpoints.Base, where: torch.device) -> None:
 def need(source: Source, base: checkpoints.Base, height: int | None = None, tasks: int = len(TASKS) - 2) -> memory.Need:
     """Return what perception of `tasks` tasks needs on the device, for maps of `height` (None: the model's own)."""
     transformer, vae, dtype = base.transformer, base.vae, source.dtype
+    height = height or source.checkpoint.config.height
+    scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    decoded = latents_at_once(height // scale, 2 * height // scale) * scale**2
     return memory.perception(
         transformer.config, vae.config, transformer.bytes_in(dtype), vae.bytes_in(dtype), [2] * tasks,
-        height or source.checkpoint.config.height, dtype,
+        height, decoded, dtype,
     )  # fmt: skip
 
 

@@ -42,9 +42,9 @@ def activations(rows: Sequence[int], tokens: int, width: int, dtype: torch.dtype
     return int(state * (_ALIVE * max(rows) + _WAITING * sum(rows)) + _MARGIN)
 
 
-def decoding(vae: Mapping[str, Any], height: int, dtype: torch.dtype) -> int:
-    """Return what the VAE needs beside its weights to decode a panorama of `height`."""
-    return int(2 * height**2 * vae["block_out_channels"][1] * dtype.itemsize * _FEATURES + _MARGIN)
+def decoding(vae: Mapping[str, Any], pixels: int, dtype: torch.dtype) -> int:
+    """Return what the VAE needs beside its weights to decode so many pixels at once."""
+    return int(pixels * vae["block_out_channels"][1] * dtype.itemsize * _FEATURES + _MARGIN)
 
 
 def perception(
@@ -54,9 +54,10 @@ def perception(
     vae_bytes: int,
     rows: Sequence[int],
     height: int,
+    decoded: int,
     dtype: torch.dtype,
 ) -> Need:
-    """Return what tasks of `rows` streams each need in one pass, for maps of `height`.
+    """Return what tasks of `rows` streams each need in one pass, for maps of `height`, `decoded` pixels at once.
 
     `transformer` and `vae` are configs, the bytes those of their weights in memory.
     """
@@ -74,7 +75,7 @@ def perception(
     tokens = height // 16 * (2 * height // 16 + _EXTENSION) + _TEXT
     table = _STEPS * modulation * width * dtype.itemsize
     step = activations(rows, tokens, width, dtype) + table
-    picture = decoding(vae, height, dtype)
+    picture = decoding(vae, decoded, dtype)
     rest = transformer_bytes - blocks - modulation * width**2 * per_parameter + vae_bytes
     buffers = 2 * (double * width**2 * per_parameter + 18 * factors)
     return Need(

@@ -5,7 +5,7 @@ from generating import SIZE
 
 from panoform.backend.generation import session
 from panoform.backend.models.cache import ModelCache
-from panoform.backend.pipelines import dit360
+from panoform.backend.pipelines import panorama_pipeline
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.generate import GenerateSettings
 
@@ -32,4 +32,4 @@ def in_windows(monkeypatch):
         monkeypatch.setitem(session.NATIVE, method, 256)
     monkeypatch.setattr("panoform.backend.generation.sampler.WINDOW", (256, 256))
     for name, latents in (("MAX_WHOLE", 32 * 64), ("VAE_TILE", 32), ("VAE_OVERLAP", 8)):
-        monkeypatch.setattr(dit360, name, latents)
+        monkeypatch.setattr(panorama_pipeline, name, latents)

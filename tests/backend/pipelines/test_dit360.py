@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from panoform.backend.evaluation import seam_metrics
 from panoform.backend.models import lora
 from panoform.backend.models.flux.checkpoints import STARTER
-from panoform.backend.pipelines import dit360
+from panoform.backend.pipelines import dit360, panorama_pipeline
 from panoform.backend.pipelines.dit360 import DiT360Pipeline, is_fill
 from panoform.backend.pipelines.layers import tiling
 from panoform.shared.imaging import sphere
@@ -235,9 +235,9 @@ def test_tile_height_is_limited_to_the_panorama(plain, call):
 
 
 def test_large_panoramas_are_decoded_in_tiles(plain, monkeypatch):
-    monkeypatch.setattr(dit360, "MAX_WHOLE", 100)
-    monkeypatch.setattr(dit360, "VAE_TILE", 16)
-    monkeypatch.setattr(dit360, "VAE_OVERLAP", 8)
+    monkeypatch.setattr(panorama_pipeline, "MAX_WHOLE", 100)
+    monkeypatch.setattr(panorama_pipeline, "VAE_TILE", 16)
+    monkeypatch.setattr(panorama_pipeline, "VAE_OVERLAP", 8)
     latents = torch.randn(1, 16, 16, 32, generator=torch.Generator().manual_seed(6))
     image = plain.decode(latents)
     assert image.shape == (1, 3, 128, 256)
@@ -346,7 +346,7 @@ def test_vae_tiles_leave_no_seam(plain, monkeypatch):
     vae = AutoencoderKL.from_pretrained(STARTER / "vae")
     pipe = DiT360Pipeline(**{**plain.components, "vae": vae})
     for name, value in (("MAX_WHOLE", 100), ("VAE_TILE", 16), ("VAE_OVERLAP", 8)):
-        monkeypatch.setattr(dit360, name, value)
+        monkeypatch.setattr(panorama_pipeline, name, value)
     smooth = torch.from_numpy(0.4 * sphere.directions(128, 256)).permute(2, 0, 1)[None]
     grain = 0.02 * torch.randn(1, 3, 128, 256, generator=torch.Generator().manual_seed(7))
 

@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 
 from panoform.backend.models.flux import stream_adapters
 from panoform.backend.models.links import ThreadLink
-from panoform.backend.pipelines import omnix
+from panoform.backend.pipelines import omnix, panorama_pipeline
 from panoform.backend.pipelines.layers import circular_padding
 from panoform.backend.pipelines.omnix import TASKS, OmniXPipeline
 from panoform.shared.protocol.errors import AdapterError, Cancelled, PanoramaError, SettingError, WeightsError
@@ -226,6 +226,19 @@ def test_swapped_or_zero_adapter_changes_the_result(new_pipe, tmp_path, stream):
 
 def zeroed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: torch.zeros_like(value) if "lora_B" in key else value for key, value in state.items()}
+
+
+def test_large_panoramas_are_coded_in_tiles(pipe, monkeypatch):
+    """As DiT360's: the tiles wrap around, so that a half turn of the panorama only turns the result."""
+    for name, value in (("MAX_WHOLE", 100), ("VAE_TILE", 16), ("VAE_OVERLAP", 8)):
+        monkeypatch.setattr(panorama_pipeline, name, value)
+    latents = torch.randn(1, 16, 16, 32, generator=torch.Generator().manual_seed(6))
+    image = pipe.decode(latents)
+    torch.testing.assert_close(pipe.decode(latents.roll(16, -1)).roll(-128, -1), image, atol=1e-5, rtol=0)
+    encoded = pipe.encode(image * 2 - 1)
+    turned = pipe.encode(image.roll(128, -1) * 2 - 1).roll(-16, -1)
+    torch.testing.assert_close(turned, encoded, atol=1e-4, rtol=0)
+    assert panorama_pipeline.latents_at_once(16, 32) == 256
 
 
 def test_condition_latents_replace_conditions(pipe):

@@ -96,7 +96,9 @@ def test_need_of_flux_at_full_size():
         "in_channels": 64, "joint_attention_dim": 4096, "pooled_projection_dim": 768,
     }  # fmt: skip
     vae = {"block_out_channels": (128, 256, 512, 512)}
-    need = memory.perception(transformer, vae, 2 * 11_901_408_320, 2 * 83_819_683, [2] * 5, 512, torch.bfloat16)
+    need = memory.perception(
+        transformer, vae, 2 * 11_901_408_320, 2 * 83_819_683, [2] * 5, 512, 2 * 512**2, torch.bfloat16
+    )
     gib = 2**30
     assert 22.2 + 2.1 < need.everything / gib < 27
     assert 16.1 + 0.16 + 2.1 < need.denoising / gib < 21.5
