@@ -34,6 +34,7 @@ from ...shared.protocol.errors import (
     PanoformError,
     unexpected,
 )
+from .setup_progress import Needs, SetupProgress, free_space, gigabytes, needs
 
 MARKER = "panoform.json"
 _WHEEL = re.compile(r"panoform-([^-]+)-py3-none-any\.whl")
@@ -126,11 +127,25 @@ def has_nvidia_driver() -> bool:
     return (Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll").exists()
 
 
+def setup_needs() -> Needs:
+    """Return what a setup needs on this computer."""
+    return needs(nvidia=sys.platform == "win32" and has_nvidia_driver())
+
+
+def check_disk(folder: Path) -> None:
+    """Raise BackendError if the disk of `folder` has no space for a setup: its downloads, and the environment."""
+    needed, free = sum(setup_needs()), free_space(folder)
+    if free < needed:
+        raise BackendError(
+            f"The disk with {folder} has {gigabytes(free)} free, and about {gigabytes(needed)} are needed.",
+            "Free some space or choose another folder in the preferences, then set up again.",
+        )
+
+
 class Setup:
     """A setup of the environment on its own thread. When `done`, `error` is None or the reason of the failure.
 
-    `text` describes the current step; `fraction` is the progress of the current download in [0, 1], None if there is
-    none.
+    `progress` describes the current step, and how much is done.
     """
 
     def __init__(
@@ -148,8 +163,7 @@ class Setup:
         self.python = python
         self.pip_arguments = tuple(pip_arguments)
         self._before = before
-        self.text = "Starting"
-        self.fraction: float | None = None
+        self.progress = SetupProgress(folder, setup_needs())
         self.error: PanoformError | None = None
         self._cancelled = threading.Event()
         self._process: subprocess.Popen[str] | None = None
@@ -166,8 +180,8 @@ class Setup:
 
     @property
     def status(self) -> str:
-        """`text`, or "Cancelling"."""
-        return "Cancelling" if self.cancelling else self.text
+        """The current step, or "Cancelling"."""
+        return "Cancelling" if self.cancelling else self.progress.text
 
     @property
     def done(self) -> bool:
@@ -203,10 +217,12 @@ class Setup:
                 f"{environment} exists and is not a Python environment.",
                 "Choose another folder for the environment in the add-on's preferences.",
             )
+        if not environment.exists():  # an update fills the space of the old one again
+            check_disk(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         with _lock(self.folder / "setup.lock"), self.log.open("w", encoding="utf-8") as log:
             (environment / MARKER).unlink(missing_ok=True)
-            self.text = "Creating the Python environment"
+            self.progress.text = "Creating the Python environment"
             self._call(log, self.python, "-I", "-m", "venv", "--clear", environment)
             python = python_in(self.folder)
             self._pip(log, "--upgrade", "pip")
@@ -217,6 +233,7 @@ class Setup:
                 self._pip(log, "uv")
                 self._call(log, python.parent / "uv.exe", "pip", "install", "--color", "never", "--python", python,
                            "--torch-backend=auto", *pins, "torch")  # fmt: skip
+            self.progress.is_last_step = True
             self._pip(log, *pins, self.wheel)
             marker = _Marker(version_of(self.wheel))
             atomic_write(environment / MARKER, msgspec.json.encode(marker))
@@ -233,7 +250,7 @@ class Setup:
     def _call(self, log, *command: str | Path) -> str:
         """Run a program, follow its output and return it. Raise the error that the output indicates."""
         if self._cancelled.is_set():
-            raise Cancelled("The setup was cancelled.")
+            raise Cancelled("The setup was cancelled.", "Finished downloads are kept for the next one.")
         log.write(f"$ {' '.join(map(str, command))}\n")
         output: list[str] = []
         self._process = subprocess.Popen(
@@ -251,31 +268,15 @@ class Setup:
                 process.kill()
             assert process.stdout is not None
             for line in process.stdout:
-                if not self._parse_progress(line):
+                if not self.progress.parse(line):
                     output.append(line)
                     log.write(line)
                     log.flush()
-        self.fraction = None
         if self._cancelled.is_set():
-            raise Cancelled("The setup was cancelled.")
+            raise Cancelled("The setup was cancelled.", "Finished downloads are kept for the next one.")
         if process.returncode:
             raise error_from_output("".join(output), self.folder, self.log)
         return "".join(output)
-
-    def _parse_progress(self, line: str) -> bool:
-        """Update `text` and `fraction` from a line of pip or uv; return True for a line with only byte counts."""
-        if match := re.match(r"Progress (\d+) of (\d+)", line):
-            self.fraction = int(match[1]) / max(int(match[2]), 1)
-            return True
-        if match := re.match(r"\s*Collecting ([^\s<>=!~;@\[]+)", line):
-            self.text, self.fraction = f"Looking for {match[1]}", None
-        elif match := re.match(r"\s*Downloading (\S+) \(([^)]+)\)", line):
-            name = "-".join(match[1].rsplit("/", 1)[-1].split("-")[:2]).removesuffix(".metadata")
-            self.text, self.fraction = f"Downloading {name} ({match[2]})", None
-        elif match := re.match(r"\s*Installing collected packages: (.+)", line):
-            count = match[1].count(",") + 1
-            self.text, self.fraction = f"Installing {count} package{'s' if count > 1 else ''}", None
-        return False
 
 
 @contextlib.contextmanager

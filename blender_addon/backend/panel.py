@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import bpy
 
-from ...shared.protocol.errors import PanoformError
+from ...shared.protocol.errors import Cancelled, PanoformError
+from .. import preferences
 from ..jobs import timer
 from ..jobs.manager import State, jobs
 from ..ui.panel_parts import Section, characters, draw_text
+from . import installer
+from .setup_progress import free_space, gigabytes
 
 #: Errors with a button that fixes them: code → operator, label.
 FIXES = {
@@ -32,8 +35,9 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
     row = layout.row()
     match jobs.state:
         case State.SETTING_UP:
-            row.progress(factor=jobs.setup.fraction or 0.0, text=jobs.setup.status)
+            row.progress(factor=jobs.setup.progress.fraction, text=f"{jobs.setup.progress.fraction:.0%}")
             row.operator("panoform.cancel", text="", icon="X")
+            draw_text(layout, jobs.setup.status, width)
         case State.NOT_SET_UP:
             row.label(text="Not set up", icon="RADIOBUT_OFF")
             _draw_setup(layout, "Set Up Backend", width)
@@ -60,12 +64,29 @@ def _draw_setup(layout: bpy.types.UILayout, label: str, width: int) -> None:
     row = layout.row()
     row.scale_y = 1.4
     row.operator("panoform.setup_backend", text=label, icon="IMPORT")
+    draw_text(layout, _needs(), width, icon="INFO")
     if not bpy.app.online_access:
         draw_text(layout, "Setup downloads packages: allow online access first.", width, icon="INFO")
         layout.operator("screen.userpref_show", text="Open Preferences", icon="PREFERENCES").section = "SYSTEM"
 
 
+def _needs() -> str:
+    """Describe what a setup takes on this computer."""
+    folder, expected = preferences.get().environment_folder(), installer.setup_needs()
+    try:
+        free = f", where {gigabytes(free_space(folder))} are free"
+    except OSError:  # a disk that is not connected: the setup reports it
+        free = ""
+    return f"Downloads about {gigabytes(expected.download)}, and needs {gigabytes(sum(expected))} in {folder}{free}."
+
+
 def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) -> None:
+    if isinstance(error, Cancelled):
+        row = layout.row()
+        row.label(text=error.message, icon="INFO")
+        row.operator("panoform.dismiss_error", text="", icon="X")
+        draw_text(layout, error.hint, width - 4, icon="BLANK1")
+        return
     draw_text(layout, error.message, width - 4, icon="ERROR")
     draw_text(layout, error.hint, width - 4, icon="BLANK1")
     # Offload does not help on a CPU; the error's hint doesn't suggest it then.

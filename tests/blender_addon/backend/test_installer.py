@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from panoform.blender_addon.backend import installer
+from panoform.blender_addon.backend import installer, setup_progress
 from panoform.blender_addon.backend.installer import Installed, Setup
+from panoform.blender_addon.backend.setup_progress import Needs, SetupProgress
 from panoform.shared.protocol.errors import BackendError, BackendMissingError, BusyError, Cancelled
 
 OFFLINE = ("--no-index",)
@@ -204,21 +206,45 @@ def test_pip_output_becomes_an_error_with_a_hint(output: str, message: str, tmp_
     assert error.hint
 
 
-def test_pip_progress_is_parsed(tmp_path: Path) -> None:
-    setup = Setup(tmp_path, tmp_path / "panoform-0.1.0-py3-none-any.whl", Path(sys.executable))
+def test_progress_is_one_fraction_of_the_whole(tmp_path: Path, monkeypatch) -> None:
+    free = [100e9]
+    monkeypatch.setattr(setup_progress, "free_space", lambda _folder: free[0])
+    progress = SetupProgress(tmp_path, Needs(download=1e9, disk=4e9))
+    torch = "Downloading torch-2.13.0 (500.0 MB) · 0.0 GB of about 1.0 GB"
     for line, text, fraction in (
-        ("Collecting torch>=2.6 (from panoform==0.1.0)\n", "Looking for torch", None),
-        (
-            "  Downloading torch-2.13.0-cp311-none-win_amd64.whl (216.1 MB)\n",
-            "Downloading torch-2.13.0 (216.1 MB)",
-            None,
-        ),
-        ("Progress 54025000 of 216100000\n", "Downloading torch-2.13.0 (216.1 MB)", 0.25),
-        ("Installing collected packages: mpmath, sympy, torch\n", "Installing 3 packages", None),
-    ):
-        setup._parse_progress(line)
-        assert setup.text == text
-        assert setup.fraction == pytest.approx(fraction) if fraction else setup.fraction is None
+        ("Collecting torch>=2.6 (from panoform==0.1.0)\n", "Looking for torch", 0),
+        ("  Downloading torch-2.13.0-cp311-none-win_amd64.whl (500.0 MB)\n", torch, 0),
+        ("Progress 250000000 of 500000000\n", torch, 0.7 * 0.25),
+        ("Progress 500000000 of 500000000\n", torch, 0.7 * 0.5),
+        ("Installing collected packages: pip\n", "Installing 1 package", 0.7 * 0.5),
+        ("Collecting scipy\n", "Looking for scipy", 0.7 * 0.5),
+        ("Using cached scipy-1-cp311.whl (300 MB)\n",
+         "Downloading scipy-1 (300 MB) · 0.8 GB of about 1.0 GB", 0.7 * 0.8),
+    ):  # fmt: skip
+        progress.parse(line)
+        assert progress.text == text
+        assert progress.fraction == pytest.approx(fraction)
+    progress.is_last_step = True
+    progress.parse("Installing collected packages: mpmath, sympy, torch\n")
+    assert progress.text == "Installing 3 packages"
+    shares = []
+    for free[0] in (100e9, 98e9, 99e9, 96e9, 90e9):  # what other programs write or free counts, but never backwards
+        shares.append(progress.fraction)
+    assert shares == pytest.approx([0.7, 0.85, 0.85, 0.997, 0.997])
+
+
+def test_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(installer, "free_space", lambda _folder: 1e9)
+    monkeypatch.setattr(installer, "needs", lambda nvidia: Needs(3e9, 7e9))
+    setup = set_up(tmp_path / "data", make_wheel(tmp_path / "w"))
+    assert setup.error is not None
+    assert "has 1.0 GB free, and about 10.0 GB are needed" in setup.error.message
+    assert not (tmp_path / "data").exists()
+
+
+def test_free_space_is_that_of_the_disk_of_a_future_folder(tmp_path: Path) -> None:
+    free = setup_progress.free_space(tmp_path / "not" / "yet")
+    assert free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
 
 
 def test_bundled_wheel_and_its_version_are_found(tmp_path: Path) -> None:

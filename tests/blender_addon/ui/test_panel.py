@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +31,7 @@ from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.generate import GenerateRequest, GenerateSettings, Recipe
 from panoform.shared.jobs.scene import SceneRequest
 from panoform.shared.jobs.texture import TextureSettings
-from panoform.shared.protocol.errors import DeviceMemoryError
+from panoform.shared.protocol.errors import BusyError, Cancelled, DeviceMemoryError
 from panoform.shared.protocol.messages import StatusReply
 
 
@@ -138,7 +139,19 @@ def test_not_set_up(addon: Jobs, stopped, drawn, monkeypatch, tmp_path: Path) ->
     assert {"Not set up", "Set Up Backend", "The world has no HDRI."} & set(drawn()) >= {
         "Not set up", "Set Up Backend"
     }  # fmt: skip
+    text = " ".join(drawn())
+    assert re.search(r"Downloads about \d\.\d GB, and needs \d+\.\d GB in", text)
+    assert re.search(r"where \d+\.\d GB are free\.", text)
     assert "online access" in operators._setup_disabled_reason() or bpy.app.online_access
+
+
+def test_cancelled_job_is_told_neutrally(addon: Jobs, drawn) -> None:
+    addon.fail(Cancelled("The job was cancelled."))
+    texts = drawn()
+    assert "The job was cancelled." in texts
+    assert "Copy Details" not in texts
+    addon.fail(BusyError("Something is wrong."))
+    assert "Copy Details" in drawn()
 
 
 def test_version_mismatch(addon: Jobs, stopped, drawn, monkeypatch, tmp_path: Path) -> None:
@@ -150,9 +163,11 @@ def test_version_mismatch(addon: Jobs, stopped, drawn, monkeypatch, tmp_path: Pa
 
 def test_setting_up(addon: Jobs, drawn, tmp_path: Path) -> None:
     addon.setup = Setup(tmp_path, tmp_path / "panoform-0.1.0-py3-none-any.whl", tmp_path / "python")
-    addon.setup.text, addon.setup.fraction = "Downloading torch-2.13.0 (216 MB)", 0.5
+    addon.setup.progress.parse("  Downloading torch-2.13.0-cp311-none-win_amd64.whl (216 MB)")
     try:
-        assert "Downloading torch-2.13.0 (216 MB)" in drawn()
+        texts = drawn()
+        assert "Downloading torch-2.13.0 (216 MB)" in " ".join(texts)
+        assert "0%" in texts
         assert not bpy.ops.panoform.perceive.poll()
     finally:
         addon.setup = None

@@ -1,0 +1,94 @@
+"""What a setup of the backend needs on this computer, and how far it has come: one fraction of the whole."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+#: Of the whole, the share of the downloads; the rest is the installation.
+_DOWNLOAD_SHARE = 0.7
+_UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+
+
+class Needs(NamedTuple):
+    """Bytes that a setup downloads and that the environment then fills, to about 20 %."""
+
+    download: float
+    disk: float
+
+
+def needs(*, nvidia: bool) -> Needs:
+    """Return what this system needs; `nvidia`: whether a Windows computer has NVIDIA's driver.
+
+    With torch 2.13: the sizes of the wheels that pip chooses, and of the environment without CUDA. With CUDA (always in
+    PyPI's torch for Linux) the environment is taken as 2.2 times its wheels.
+    """
+    if sys.platform == "linux" or (sys.platform == "win32" and nvidia):
+        return Needs(3.1e9, 7.0e9)
+    return Needs(0.25e9, 1.4e9)
+
+
+def free_space(folder: Path) -> int:
+    """Return the free bytes on the disk of a folder that may not exist yet. Raise OSError."""
+    existing = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
+    return shutil.disk_usage(existing).free
+
+
+def gigabytes(count: float) -> str:
+    """Return "3.1 GB"; as disks and downloads are labelled, 1 GB is 10⁹ bytes."""
+    return f"{count / 1e9:.1f} GB"
+
+
+class SetupProgress:
+    """The progress of a setup, from the output of pip and, while that is silent, from the space that it fills."""
+
+    def __init__(self, folder: Path, expected: Needs) -> None:
+        self.text = "Starting"
+        #: Whether the packages of the backend are being installed, not pip itself.
+        self.is_last_step = False
+        self._folder = folder
+        self._expected = expected
+        #: Bytes of complete downloads, and of the current one.
+        self._downloaded, self._current = 0.0, 0.0
+        #: Free space when the installation began; None before.
+        self._free_before: int | None = None
+        self._largest = 0.0
+
+    @property
+    def fraction(self) -> float:
+        """The part that is done, in [0, 1]. It never falls."""
+        part = _DOWNLOAD_SHARE * min((self._downloaded + self._current) / self._expected.download, 1)
+        if self._free_before is not None:
+            filled = self._free_before - free_space(self._folder)
+            part = _DOWNLOAD_SHARE + (1 - _DOWNLOAD_SHARE) * min(max(filled / self._expected.disk, 0), 0.99)
+        self._largest = max(self._largest, part)
+        return self._largest
+
+    def parse(self, line: str) -> bool:
+        """Update the progress from a line of pip or uv; return True for a line with only byte counts."""
+        if match := re.match(r"Progress (\d+) of (\d+)", line):
+            self._current = float(match[1])
+            return True
+        if match := re.match(r"\s*Collecting ([^\s<>=!~;@\[]+)", line):
+            self._next_download()
+            self.text = f"Looking for {match[1]}"
+        elif match := re.match(r"\s*(Downloading|Using cached) (\S+) \(([\d.]+) (\w+)\)", line):
+            self._next_download()
+            name = "-".join(match[2].rsplit("/", 1)[-1].split("-")[:2]).removesuffix(".metadata")
+            if match[1] == "Using cached":
+                self._downloaded += float(match[3]) * _UNITS.get(match[4], 0)
+            done = f"{gigabytes(self._downloaded)} of about {gigabytes(self._expected.download)}"
+            self.text = f"Downloading {name} ({match[3]} {match[4]}) · {done}"
+        elif match := re.match(r"\s*Installing collected packages: (.+)", line):
+            self._next_download()
+            count = match[1].count(",") + 1
+            self.text = f"Installing {count} package{'s' if count > 1 else ''}"
+            if self.is_last_step:
+                self._free_before = free_space(self._folder)
+        return False
+
+    def _next_download(self) -> None:
+        self._downloaded, self._current = self._downloaded + self._current, 0.0
