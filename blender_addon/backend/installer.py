@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -165,6 +166,7 @@ class Setup:
         self._before = before
         self.progress = SetupProgress(folder, setup_needs())
         self.error: PanoformError | None = None
+        self._began = time.monotonic()
         self._cancelled = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._run, name="panoform-setup", daemon=True)
@@ -182,6 +184,12 @@ class Setup:
     def status(self) -> str:
         """The current step, or "Cancelling"."""
         return "Cancelling" if self.cancelling else self.progress.text
+
+    @property
+    def bar_text(self) -> str:
+        """The progress and the elapsed time, as in "42 % · 1:05"."""
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        return f"{self.progress.fraction:.0%} · {minutes}:{seconds:02}".replace("%", " %")
 
     @property
     def done(self) -> bool:

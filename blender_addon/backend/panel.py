@@ -35,7 +35,7 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
     row = layout.row()
     match jobs.state:
         case State.SETTING_UP:
-            row.progress(factor=jobs.setup.progress.fraction, text=f"{jobs.setup.progress.fraction:.0%}")
+            row.progress(factor=jobs.setup.progress.fraction, text=jobs.setup.bar_text)
             row.operator("panoform.cancel", text="", icon="X")
             draw_text(layout, jobs.setup.status, width)
         case State.NOT_SET_UP:

@@ -157,7 +157,7 @@ def _state() -> tuple:
     return (
         jobs.failure,
         session and (session, session.status),
-        setup and (setup.status, round(setup.progress.fraction, 3)),
+        setup and (setup.status, setup.bar_text),
         job and (job.text, job.fraction, tuple(map(id, job.previews.values()))),
         tuple((result.waits_for, result.built) for result in jobs.results),
     )

@@ -167,7 +167,7 @@ def test_setting_up(addon: Jobs, drawn, tmp_path: Path) -> None:
     try:
         texts = drawn()
         assert "Downloading torch-2.13.0 (216 MB)" in " ".join(texts)
-        assert "0%" in texts
+        assert "0 % · 0:00" in texts
         assert not bpy.ops.panoform.perceive.poll()
     finally:
         addon.setup = None
