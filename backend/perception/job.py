@@ -173,7 +173,8 @@ def _sample_tasks(
 
     every = -(-passes * sampling.num_inference_steps // _PREVIEWS)
     maps: dict[str, np.ndarray] = {}
-    with device.translate_out_of_memory(f"{label} at {size}", model.source.device):
+    hint = loader.advice(model, 8 * conditions[-1].shape[-2], len(tasks))
+    with device.translate_out_of_memory(f"{label} at {size}", model.source.device, hint):
         started = time.monotonic()
         samples = [_sample(model, tasks, condition, sampling, progress, every, show) for condition in conditions]
         seconds["sampling"], started = time.monotonic() - started, time.monotonic()

@@ -46,6 +46,7 @@ class FluxModel:
     """A model in memory (`cache.Model`)."""
 
     source: Source
+    base: checkpoints.Base
     pipeline: OmniXPipeline
     #: Text → its embeddings on the CPU, as `text_encoding.embeds` returns them; always includes perception's prompt.
     prompt_cache: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
@@ -153,6 +154,19 @@ def need(source: Source, base: checkpoints.Base, height: int | None = None, task
     )  # fmt: skip
 
 
+def advice(model: FluxModel, height: int, tasks: int) -> str:
+    """Return a hint for perception that ran out of memory: what it needs; "" for devices that use main memory."""
+    source = model.source
+    if links.to(source.device) is None:
+        return ""
+    found = need(source, model.base, height, tasks)
+    instead = "" if source.settings.offload == "auto" else ", or use the offload mode auto"
+    return (
+        f"This needs at least {found.least / 2**30:.1f} GB of free memory, and {found.everything / 2**30:.1f} GB with "
+        f"all weights on the device. Lower the height, close other programs on the device{instead}."
+    )
+
+
 def _fits(source: Source, base: checkpoints.Base) -> bool:
     return need(source, base).everything <= device.memory(source.device)[0]
 
@@ -185,7 +199,7 @@ def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) ->
     if where.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    return FluxModel(source, pipeline, {omnix.TRIGGER: embeds})
+    return FluxModel(source, base, pipeline, {omnix.TRIGGER: embeds})
 
 
 def _find_adapters(source: str, tasks: list[str], reporter: ProgressReporter) -> None:

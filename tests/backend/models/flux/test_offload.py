@@ -89,6 +89,20 @@ def test_too_little_memory_is_refused_before_the_weights_are_read(simulate, flux
             perceive(EngineSettings(**flux, offload=mode), reporter)
 
 
+def test_out_of_memory_tells_what_is_needed(simulate, flux, reporter, monkeypatch):
+    simulate(2**40)
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.30 GiB.")
+
+    monkeypatch.setattr("panoform.backend.pipelines.omnix.denoiser", fail)
+    for mode, advised in (("none", True), ("auto", False)):
+        with pytest.raises(DeviceMemoryError, match=r"Distance, Normal, Albedo at 128 × 64 ran out") as caught:
+            perceive(EngineSettings(**flux, offload=mode), reporter)
+        assert "needs at least 0.7 GB of free memory" in caught.value.hint
+        assert ("offload mode auto" in caught.value.hint) == advised
+
+
 def test_need_of_flux_at_full_size():
     """Between what the weights alone need and what cards have: by FLUX.1-dev's configs, in bfloat16."""
     transformer = {
