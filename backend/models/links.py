@@ -7,8 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Protocol
 
+import psutil
 import torch
 from torch import Tensor
+
+#: Main memory that is left to others, in bytes.
+_KEPT_FREE = 2 * 2**30
 
 
 def to(device: torch.device) -> Link | None:
@@ -23,6 +27,10 @@ class Link(Protocol):
 
     def host_buffer(self, count: int) -> Tensor:
         """Return a buffer of `count` bytes in main memory that copies are fastest from, until `free`."""
+        ...
+
+    def host_memory(self) -> int:
+        """Return how many bytes of main memory host buffers may take now."""
         ...
 
     def free(self, buffer: Tensor) -> None:
@@ -76,6 +84,9 @@ class CudaLink:
                     torch.zeros(1, device=self.device)
         return buffer
 
+    def host_memory(self) -> int:
+        return psutil.virtual_memory().available - _KEPT_FREE
+
     def free(self, buffer: Tensor) -> None:
         if buffer.data_ptr() in self._locked:
             self._locked.remove(buffer.data_ptr())
@@ -111,12 +122,15 @@ class ThreadLink:
     def __init__(self, bytes_per_s: float = float("inf"), memory: int = 2**62) -> None:
         self.device = torch.device("cpu")
         #: Bytes.
-        self.memory, self.copied = memory, 0
+        self.memory, self.main_memory, self.copied = memory, 2**62, 0
         self._bytes_per_s = bytes_per_s
         self._thread = ThreadPoolExecutor(1)
 
     def host_buffer(self, count: int) -> Tensor:
         return torch.empty(count, dtype=torch.uint8)
+
+    def host_memory(self) -> int:
+        return self.main_memory
 
     def free(self, buffer: Tensor) -> None:
         pass

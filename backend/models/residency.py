@@ -1,6 +1,6 @@
 """Blocks of tensors that are used in turn, on a device as far as a budget allows; the others stream through it.
 
-A block's tensors lie in main memory. Within `present(i)` their `data` is on the device: either it stays there while the
+A block's tensors are in main memory. Within `present(i)` their `data` is on the device: either it stays there while the
 blocks are `opened`, or it arrives in one of two buffers while the block before computes, and is replaced afterwards.
 """
 
@@ -172,7 +172,8 @@ class Streaming(Residency):
             tensors = unique(tensors)
             packs = list({id(packed[id(x)]): packed[id(x)] for x in tensors if id(x) in packed}.values())
             rest = [x for x in tensors if id(x) not in packed]
-            if rest and i not in staying:
+            # Where main memory is too small, tensors stay as they are, mapped from the file, and arrive more slowly.
+            if rest and i not in staying and sum(_padded(x) for x in rest) <= self._link.host_memory():
                 packs.append(_Pack(rest, self._link))
                 rest = []
             used |= {id(pack): pack for pack in packs}
@@ -210,6 +211,10 @@ class _Block:
         for pack in self._packs:
             pairs.append((pack.buffer, buffer[start : start + pack.buffer.numel()]))
             start += pack.buffer.numel()
+        for home in self._homes[len(self._homes) - len(self._rest) :]:
+            source = home.reshape(-1).view(torch.uint8)
+            pairs.append((source, buffer[start : start + source.numel()]))
+            start += _padded(home)
         return pairs
 
     def bind(self, buffer: Tensor, copy: bool = False) -> None:

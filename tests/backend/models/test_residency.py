@@ -43,6 +43,20 @@ def test_each_block_is_present_in_its_turn(budget_kib):
             assert x.shape == y.shape
 
 
+@pytest.mark.parametrize("main_memory_kib", [0, 4])
+def test_blocks_stream_from_where_they_are_in_too_little_main_memory(main_memory_kib):
+    blocks, link = make_blocks(4), ThreadLink()
+    homes = [x.data_ptr() for block in blocks for x in block]
+    link.main_memory = main_memory_kib * KIB - 1
+    residency = Streaming(link, 8 * KIB)
+    with residency.opened(blocks):
+        for _ in range(2):
+            for i, block in enumerate(blocks):
+                with residency.present(i):
+                    assert contents(block) == [[i]] * 3
+    assert [x.data_ptr() for block in blocks for x in block] == homes
+
+
 def test_blocks_are_right_after_a_step_was_left():
     tensors = make_blocks(5)
     residency = Streaming(ThreadLink(), 8 * KIB)
