@@ -136,10 +136,12 @@ class Preferences(bpy.types.AddonPreferences):
         )
 
     def texture_engine_settings(self) -> EngineSettings:
-        """Return the settings of the engine that textures meshes, from these preferences."""
+        """Return the settings of the engine that textures meshes: the one without a model until one is set here."""
+        if not self.multiview_model:
+            return EngineSettings(engine="projection")
         return EngineSettings(
             engine="multiview",
-            model=self.multiview_model or None,
+            model=self.multiview_model,
             adapters=self.multiview_adapters or None,
             device=self.device,
             dtype=self.dtype,

@@ -10,8 +10,10 @@ from .protocol.errors import SettingError
 
 #: perceive: maps of a panorama. outpaint: a panorama around a picture. text_to_panorama, edit: from a prompt.
 #: refine: add detail to an enlarged panorama, window by window. texture: views of an object, from its shape and a
-#: reference picture or a prompt.
-Capability = Literal["perceive", "outpaint", "text_to_panorama", "edit", "refine", "texture"]
+#: reference picture. texture_from_prompt: from a prompt alone. draw_views: those views without a mesh.
+Capability = Literal[
+    "perceive", "outpaint", "text_to_panorama", "edit", "refine", "texture", "texture_from_prompt", "draw_views"
+]  # fmt: skip
 
 #: auto: what fits stays on the device. none: everything. model: only what is in use. sequential: as little as possible.
 OFFLOADS = ("auto", "none", "model", "sequential")
@@ -43,8 +45,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     #: Shown in menus; the part in brackets is a description.
     label: str
-    #: Model architecture, which determines the code that loads it.
-    family: Literal["flux", "sd21"]
+    #: Model architecture, which determines the code that loads it; "projection": none.
+    family: Literal["flux", "sd21", "projection"]
     capabilities: frozenset[Capability]
     #: Presets "draft", "standard" and "best".
     qualities: dict[str, Quality]
@@ -83,10 +85,18 @@ ENGINES: dict[str, EngineSpec] = {
             qualities={"draft": Quality(8, 512, 8), "standard": Quality(28, 512, 28), "best": Quality(50, 720, 50)},
         ),
         EngineSpec(
+            name="projection",
+            label="Front projection (built in, no model)",
+            family="projection",
+            capabilities=frozenset({"texture"}),
+            qualities={"draft": Quality(1, 512), "standard": Quality(1, 1024), "best": Quality(1, 1024)},
+            bundled=True,
+        ),
+        EngineSpec(
             name="multiview",
             label="MV-Adapter (Stable Diffusion 2.1)",
             family="sd21",
-            capabilities=frozenset({"texture"}),
+            capabilities=frozenset({"texture", "texture_from_prompt", "draw_views"}),
             qualities={"draft": Quality(12, 512), "standard": Quality(30, 512), "best": Quality(50, 512)},
         ),
     )

@@ -75,6 +75,8 @@ class Diagnosis(msgspec.Struct, kw_only=True):
 def diagnose(settings: EngineSettings) -> Diagnosis:
     """Check everything, collecting all problems instead of stopping at the first."""
     found = Diagnosis(engine=settings.engine)
+    if settings.spec.family == "projection":
+        return found  # neither weights nor device
     try:
         torch_device = device.choose(settings)
         dtype = device.choose_dtype(settings, torch_device)

@@ -30,7 +30,7 @@ def add_engine(
     defaults = EngineSettings()
     names = engines_for(*capabilities) if capabilities else list(ENGINES)
     parser.set_defaults(capabilities=capabilities)
-    families = dict.fromkeys(ENGINES[name].family for name in names)
+    families = dict.fromkeys(ENGINES[name].family for name in names if ENGINES[name].family in _WEIGHTS)
     models, adapters = (" or ".join(_WEIGHTS[family][index] for family in families) for index in (0, 1))
     parser.add_argument(
         "--engine", default=default, metavar="E", help=f"{' or '.join(names)} (default: {help or default})"

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from ...shared import json_file
-from ...shared.engines import default_engine
+from ...shared.engines import Capability, EngineSettings, default_engine
 from ...shared.jobs import texture as contract
 from ...shared.jobs.texture import (
     DEFAULT_SIZE,
@@ -50,8 +50,14 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--front", choices=FRONTS, default="-Y", help="axis that the front faces, Z up (default: -Y, glTF's +Z)"
     )
-    parser.add_argument("--view-size", type=int, metavar="N", help="side of the views in pixels (default: 512)")
-    _add_drawing(parser, "result folder: texture, views, and the textured mesh as .glb")
+    parser.add_argument(
+        "--view-size", type=int, metavar="N", help="side of the views in pixels (default: the engine's)"
+    )
+    model = default_engine("texture_from_prompt")
+    _add_drawing(
+        parser, "result folder: texture, views, and the textured mesh as .glb", "texture", "texture_from_prompt",
+        engine_help=f"{default_engine('texture')}; {model} with --model, --adapters or without --reference",
+    )  # fmt: skip
     parser.set_defaults(run=run_texture)
 
     parser = commands.add_parser("multiview", help="draw six views of an object from control images")
@@ -59,16 +65,16 @@ def add(commands: Any) -> None:
         "--control", type=Path, required=True, metavar="DIR",
         help=f"folder with position_V and normal_V, an image each, for V of {', '.join(VIEWS)}",
     )  # fmt: skip
-    _add_drawing(parser, "result folder: the views")
+    _add_drawing(parser, "result folder: the views", "draw_views", engine_help=default_engine("draw_views"))
     parser.set_defaults(run=run_views)
 
 
-def _add_drawing(parser: argparse.ArgumentParser, out: str) -> None:
+def _add_drawing(parser: argparse.ArgumentParser, out: str, *capabilities: Capability, engine_help: str) -> None:
     parser.add_argument("--reference", type=Path, metavar="FILE", help="picture of the object, with alpha")
     parser.add_argument("--prompt", default="", metavar="TEXT", help="what the object is")
     parser.add_argument("--negative", metavar="TEXT", help="negative prompt (default: the model's)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=out)
-    shared_options.add_engine(parser, "texture", default=default_engine("texture"))
+    shared_options.add_engine(parser, *capabilities, default=None, help=engine_help)
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
     parser.add_argument("--guidance", type=float, metavar="G", help="guidance (default: 3, without picture 7)")
     for name, what in (("mv", "other views"), ("reference", "the reference picture"), ("control", "the shape")):
@@ -95,6 +101,12 @@ def _settings(options: argparse.Namespace, **more: Any) -> TextureSettings:
     return settings
 
 
+def _engine(options: argparse.Namespace) -> EngineSettings:
+    """Return the engine: without weights that the user names, the one that needs none, if it can."""
+    needs_model = options.model or options.adapters or options.reference is None
+    return shared_options.engine_settings(options, default_engine("texture_from_prompt" if needs_model else "texture"))
+
+
 def _reference(options: argparse.Namespace) -> dict[str, Any]:
     from ..io import photo
 
@@ -114,7 +126,7 @@ def run_texture(options: argparse.Namespace) -> int:
     views = None if options.views is None else _view_files(options.views)
     request = TextureRequest(
         corners=mesh.corners, normals=mesh.normals, uv=mesh.uv, views=views, **_reference(options),
-        engine=shared_options.engine_settings(options), settings=settings,
+        engine=_engine(options), settings=settings,
     )  # fmt: skip
     contract.check(request)
     reply = cast("TextureReply", shared_options.run(request))
@@ -129,7 +141,7 @@ def run_views(options: argparse.Namespace) -> int:
     _check_folder(options.out, [*_view_names(), INFO_FILENAME], [options.reference], options.overwrite)
     request = ViewsRequest(
         control={name: _control(options.control, name) for name in VIEWS}, **_reference(options),
-        engine=shared_options.engine_settings(options), settings=settings,
+        engine=shared_options.engine_settings(options, default_engine("draw_views")), settings=settings,
     )  # fmt: skip
     contract.check_views(request)
     reply = cast("ViewsReply", shared_options.run(request))

@@ -6,7 +6,7 @@ huanngzh/MV-Adapter, whose thresholds these are).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,17 +55,18 @@ def bake(
     views: np.ndarray,
     size: int,
     *,
+    numbers: Sequence[int] = range(6),
     others: Mesh | None = None,
     max_gradient: float | None = None,
     power: float = POWER,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> Baked:
-    """Bake the six views (6, H, H, C) into a texture of `size` pixels.
+    """Bake views (N, H, H, C) into a texture of `size` pixels.
 
-    Colours are averaged as they are: give linear light. `others` hide the mesh from the cameras, and get no texture.
-    `max_gradient` is per pixel of the views; by default that of the reference at 1024 pixels, scaled to their size.
-    Overlapping UVs: the first triangle has the texel. `check_cancelled` is called about every second; raise in it to
-    stop.
+    `numbers`: those of the cameras that the views are of. Colours are averaged as they are: give linear light.
+    `others` hide the mesh from the cameras, and get no texture. `max_gradient` is per pixel of the views; by default
+    that of the reference at 1024 pixels, scaled to their size. Overlapping UVs: the first triangle has the texel.
+    `check_cancelled` is called about every second; raise in it to stop.
     """
     side, channels = views.shape[1], views.shape[-1]
     if max_gradient is None:
@@ -77,15 +78,17 @@ def bake(
     weights = np.zeros((len(views), count), np.float32)
     colours = np.zeros((count, channels))
     whole = mesh if others is None else joined(mesh, others)
-    for number, picture in enumerate(views):
+    for index, (number, picture) in enumerate(zip(numbers, views, strict=True)):
         maps = _maps(whole, number, picture)
         facing = (mesh.normals @ cameras.AXES[number][2] > 0).any(axis=1)[triangle]
 
-        def add(start: int, number: int = number, maps: np.ndarray = maps, facing: np.ndarray = facing) -> None:
+        def add(
+            start: int, index: int = index, number: int = number, maps: np.ndarray = maps, facing: np.ndarray = facing
+        ) -> None:
             check_cancelled()
             part = start + np.flatnonzero(facing[start : start + _TOGETHER])
             texels = np.einsum("nk,nkc->nc", corners[part], mesh.corners[triangle[part]])
-            sampled = _sample(maps, cameras.project(texels, number, side)[0])
+            sampled = sample(maps, cameras.project(texels, number, side)[0])
             colour, cosine, point, gradient = np.split(sampled, np.cumsum([channels, 1, 3]), axis=-1)
             valid = (
                 (np.linalg.norm(point - texels, axis=-1) < POSITION_ERROR)
@@ -93,7 +96,7 @@ def bake(
                 & (gradient[:, 0] < max_gradient)
             )
             weight = np.where(valid, cosine[:, 0] ** power, 0)
-            weights[number, part] = weight
+            weights[index, part] = weight
             colours[part] += weight[:, None] * colour
 
         parallel.in_threads(add, range(0, count, _TOGETHER))
@@ -131,7 +134,7 @@ def _gradient(depth: np.ndarray) -> np.ndarray:
     return ndimage.maximum_filter(np.hypot(across, along), _DILATION, mode="constant")
 
 
-def _sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+def sample(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Sample an image with a border of one pixel, (H + 2, W + 2, C), linearly at points (N, 2) in its pixels."""
     height, width = image.shape[0] - 2, image.shape[1] - 2
     x, y = (points[:, 0] + 0.5).clip(0, width + 1), (points[:, 1] + 0.5).clip(0, height + 1)

@@ -1,11 +1,13 @@
-"""The job `texture`: six views of a mesh, drawn or given, baked into one texture."""
+"""The job `texture`: a texture from six views of a mesh, drawn or given, or from a picture projected onto it."""
 
 from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from importlib import metadata
 
+import msgspec
 import numpy as np
 
 from ...shared.jobs import texture as contract
@@ -15,7 +17,7 @@ from ..io.generated import sha256
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
 from ..models import device
 from ..models.cache import ModelCache
-from . import cameras, frame, texture, view_files, views
+from . import cameras, frame, projection, texture, view_files, views
 from .cameras import Mesh
 from .views import Drawn
 
@@ -32,22 +34,64 @@ def run(request: TextureRequest, models: ModelCache, reporter: ProgressReporter)
     began = time.monotonic()
     contract.check(request)
     mesh, others = frame.prepare(request)
-    size = request.settings.texture_size
-    if request.views is None:
-        task = views.task_of(request.reference)
-        settings = views.resolved(request.settings, request.engine, task)
-        control = _control_images(mesh, others, settings.view_size or 0, reporter)
-        drawn = views.draw(control, request.reference, request.engine, settings, models, reporter, [_BAKING])
-        pictures, files, progress = drawn.views, view_files.encode(drawn.views), drawn.progress
-    else:
-        drawn, files = None, request.views
-        pictures, progress = view_files.decode(files), StagedProgress(reporter, [_BAKING])
-        report_loading(reporter, _BAKING.label)
-    baked, seen = texture.make(mesh, others, pictures, size, reporter.check_cancelled)
-    data = encode_image("texture.png", baked, "sRGB", bits=8)
+    if request.views is not None:
+        return _bake(request, mesh, others, reporter, began)
+    if request.engine.spec.family == "projection":
+        return _project(request, mesh, others, reporter, began)
+    return _draw(request, mesh, others, models, reporter, began)
+
+
+def _draw(
+    request: TextureRequest, mesh: Mesh, others: Mesh | None, models: ModelCache, reporter: ProgressReporter,
+    began: float,
+) -> TextureReply:  # fmt: skip
+    """Draw six views and bake them."""
+    settings = views.resolved(request.settings, request.engine, views.task_of(request.reference))
+    control = _control_images(mesh, others, settings.view_size or 0, reporter)
+    drawn = views.draw(control, request.reference, request.engine, settings, models, reporter, [_BAKING])
+    files = view_files.encode(drawn.views)
+    baked, seen = texture.make(mesh, others, drawn.views, settings.texture_size, reporter.check_cancelled)
+    data = _encoded(baked)
+    drawn.progress.step_done()
+    return TextureReply(id=request.id, texture=data, views=files, info=record_drawn(request, drawn, seen, began))
+
+
+def _bake(
+    request: TextureRequest, mesh: Mesh, others: Mesh | None, reporter: ProgressReporter, began: float
+) -> TextureReply:
+    """Bake the given views."""
+    assert request.views is not None
+    report_loading(reporter, _BAKING.label)
+    pictures, progress = view_files.decode(request.views), StagedProgress(reporter, [_BAKING])
+    baked, seen = texture.make(mesh, others, pictures, request.settings.texture_size, reporter.check_cancelled)
+    data = _encoded(baked)
     progress.step_done()
-    info = record(request, drawn, pictures.shape[1], seen, began)
-    return TextureReply(id=request.id, texture=np.frombuffer(data, np.uint8), views=files, info=info)
+    info = _record(request, began, task="", settings=request.settings, view_size=pictures.shape[1], seen=seen)
+    return TextureReply(id=request.id, texture=data, views=request.views, info=info)
+
+
+def _project(
+    request: TextureRequest, mesh: Mesh, others: Mesh | None, reporter: ProgressReporter, began: float
+) -> TextureReply:
+    """Project the reference picture."""
+    assert request.reference is not None  # checked: the engine can't do without
+    report_loading(reporter, _BAKING.label)
+    progress = StagedProgress(reporter, [_BAKING])
+    side = request.settings.view_size or request.engine.spec.qualities["standard"].height
+    settings = msgspec.structs.replace(request.settings, view_size=side)
+    made = projection.project(
+        mesh, others, request.reference, side, settings.texture_size, reporter.check_cancelled
+    )  # fmt: skip
+    data, files = _encoded(made.texture), view_files.encode(made.views)
+    progress.step_done()
+    info = _record(
+        request, began, task="projection", settings=settings, view_size=side, seen=made.seen, notices=made.notices
+    )
+    return TextureReply(id=request.id, texture=data, views=files, info=info)
+
+
+def _encoded(baked: np.ndarray) -> np.ndarray:
+    return np.frombuffer(encode_image("texture.png", baked, "sRGB", bits=8), np.uint8)
 
 
 def _control_images(mesh: Mesh, others: Mesh | None, size: int, reporter: ProgressReporter) -> np.ndarray:
@@ -61,26 +105,29 @@ def _control_images(mesh: Mesh, others: Mesh | None, size: int, reporter: Progre
     return np.stack(images)
 
 
-def record(
-    request: TextureRequest | contract.ViewsRequest, drawn: Drawn | None, view_size: int, seen: float, began: float
+def record_drawn(
+    request: TextureRequest | contract.ViewsRequest, drawn: Drawn, seen: float, began: float
 ) -> TextureInfo:
-    """Return the record of a result; `drawn` is None for given views."""
-    source = drawn.source if drawn else None
+    """Return the record of drawn views."""
+    source = drawn.source
+    return _record(
+        request, began, task=source.task, engine=source.pinned, model=source.name, adapter=source.adapter_name,
+        settings=drawn.settings, view_size=drawn.views.shape[1], seen=seen, notices=drawn.notices,
+        device=device.name(source.device), dtype=device.dtype_name(source.settings, source.dtype),
+        packages=("torch", "diffusers"),
+    )  # fmt: skip
+
+
+def _record(
+    request: TextureRequest | contract.ViewsRequest, began: float, *, seen: float, packages: Sequence[str] = (), **more
+) -> TextureInfo:
     return TextureInfo(
+        **{"engine": request.engine, "model": "", "adapter": "", "notices": (), "device": "", "dtype": ""} | more,
         panoform=metadata.version("panoform"),
-        task=source.task if source else "",  # pyright: ignore[reportArgumentType]
-        engine=source.pinned if source else request.engine,
-        model=source.name if source else "",
-        adapter=source.adapter_name if source else "",
-        settings=drawn.settings if drawn else request.settings,
         source=request.source,
         source_sha256="" if request.reference is None else sha256(request.reference),
-        view_size=view_size,
         seen=round(seen, 4),
-        notices=drawn.notices if drawn else (),
-        device=device.name(source.device) if source else "",
-        dtype=device.dtype_name(source.settings, source.dtype) if source else "",
         seconds=round(time.monotonic() - began, 3),
         versions={"python": platform.python_version()}
-        | {package: metadata.version(package) for package in ("torch", "diffusers", "numpy")},
+        | {package: metadata.version(package) for package in (*packages, "numpy")},
     )

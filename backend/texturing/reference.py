@@ -10,7 +10,7 @@ from scipy import ndimage
 from ...shared.protocol.errors import InputError
 
 #: Longer side of the object, as a share of the picture's (MV-Adapter's inference scripts).
-_FILL = 0.9
+FILL = 0.9
 GREY = 0.5
 #: A picture with no alpha below this, of 255, is opaque.
 _OPAQUE = 250
@@ -20,11 +20,11 @@ KEYED = "The reference picture is opaque: its plain background was removed."
 _ASK = "Give a picture with a transparent background (PNG with alpha), or with a background of one colour."
 
 
-def prepare(picture: np.ndarray, size: int) -> tuple[np.ndarray, str]:
-    """Return the object of a picture (H, W, 4) uint8 on grey, (size, size, 3) float32 in [0, 1], and a notice or "".
+def cut(picture: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return the object of a picture (H, W, 4) uint8, cut out with its alpha, (h, w, 4) uint8, and a notice or "".
 
-    Alpha tells the object; of an opaque picture, it is what differs from a border of one colour. The object is cropped,
-    and fits into 0.9 of the square, at its centre. Raise InputError for a picture without an object.
+    Alpha tells the object; of an opaque picture, it is what differs from a border of one colour. Raise InputError for
+    a picture without an object.
     """
     notice = ""
     if picture[..., 3].min() >= _OPAQUE:
@@ -35,17 +35,33 @@ def prepare(picture: np.ndarray, size: int) -> tuple[np.ndarray, str]:
     height, width = picture.shape[:2]
     top, bottom = max(rows[0] - 1, 0), min(rows[-1] + 2, height)
     left, right = max(columns[0] - 1, 0), min(columns[-1] + 2, width)
-    cropped = torch.from_numpy(picture[top:bottom, left:right].astype(np.float32) / 255).permute(2, 0, 1)[None]
-    scale = _FILL * size / max(cropped.shape[2:])
-    inner = [max(1, round(side * scale)) for side in cropped.shape[2:]]
-    # Premultiplied, so that the colour of transparent pixels does not show at the outline.
-    alpha = cropped[:, 3:]
-    premultiplied = torch.cat([cropped[:, :3] * alpha, alpha], dim=1)
-    resized = F.interpolate(premultiplied, inner, mode="bicubic", antialias=True).clamp(0, 1)[0].permute(1, 2, 0)
+    return picture[top:bottom, left:right], notice
+
+
+def resize(cut_out: np.ndarray, height: int, width: int, mode: str = "bicubic") -> np.ndarray:
+    """Return an image (h, w, 4) uint8 in another size, (height, width, 4) float32, its colours premultiplied by alpha.
+
+    So the colour of transparent pixels does not show at the outline. `mode`: "bicubic", or "bilinear", which leaves
+    colour and alpha in their proportion, as nothing overshoots.
+    """
+    image = torch.from_numpy(cut_out.astype(np.float32) / 255).permute(2, 0, 1)[None]
+    premultiplied = torch.cat([image[:, :3] * image[:, 3:], image[:, 3:]], dim=1)
+    resized = F.interpolate(premultiplied, (height, width), mode=mode, antialias=True)
+    return resized.clamp(0, 1)[0].permute(1, 2, 0).numpy()
+
+
+def prepare(picture: np.ndarray, size: int) -> tuple[np.ndarray, str]:
+    """Return the object of a picture (H, W, 4) uint8 on grey, (size, size, 3) float32 in [0, 1], and a notice or "".
+
+    The object is cropped, and fits into 0.9 of the square, at its centre. Raise InputError as `cut`.
+    """
+    cropped, notice = cut(picture)
+    scale = FILL * size / max(cropped.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in cropped.shape[:2])
+    resized = resize(cropped, height, width)
     result = np.full((size, size, 3), GREY, np.float32)
-    y, x = (size - inner[0]) // 2, (size - inner[1]) // 2
-    colour, alpha = resized[..., :3].numpy(), resized[..., 3:].numpy()
-    result[y : y + inner[0], x : x + inner[1]] = (colour + (1 - alpha) * GREY).clip(0, 1)
+    y, x = (size - height) // 2, (size - width) // 2
+    result[y : y + height, x : x + width] = (resized[..., :3] + (1 - resized[..., 3:]) * GREY).clip(0, 1)
     return result, notice
 
 

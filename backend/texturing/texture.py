@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ...shared.imaging.colour import linear_from_srgb, srgb_from_linear
+from ...shared.imaging.rasterise import rasterise
+from ...shared.jobs.texture import VIEWS
 from ...shared.protocol.errors import InputError
-from .bake import bake
+from . import cameras
+from .bake import bake, sample, texel_points
 from .cameras import Mesh
 from .fill import fill, pad
+from .reference import GREY
 from .subdivide import subdivide
 
 #: Longest edge of a triangle, in units of the object's longest side: unseen colours are computed at the corners.
@@ -20,15 +24,21 @@ _MARGIN, _MIN_MARGIN = 1 / 64, 4
 
 
 def make(
-    mesh: Mesh, others: Mesh | None, views: np.ndarray, size: int, check_cancelled: Callable[[], None]
+    mesh: Mesh,
+    others: Mesh | None,
+    views: np.ndarray,
+    size: int,
+    check_cancelled: Callable[[], None],
+    numbers: Sequence[int] = range(len(VIEWS)),
 ) -> tuple[np.ndarray, float]:
     """Return the texture (size, size, 3) float32 sRGB in [0, 1], and the share of its area that a view shows.
 
-    `views`: (6, H, H, 3) sRGB in [0, 1]; they are averaged as linear light. `others` only hide the mesh. Beyond the
+    `views`: (N, H, H, 3) sRGB in [0, 1], by default all six; they are averaged as linear light. `numbers`: those of
+    their cameras. `others` only hide the mesh. Beyond the
     margins, the texture has its mean colour. Raise InputError where the UV map covers no texel.
     """
     fine = subdivide(mesh, _MAX_EDGE)
-    baked = bake(fine, linear_from_srgb(views), size, others=others, check_cancelled=check_cancelled)
+    baked = bake(fine, linear_from_srgb(views), size, numbers=numbers, others=others, check_cancelled=check_cancelled)
     if not baked.covered.any():
         raise InputError("The UV map covers no pixel of the texture.", "Make its islands larger.")
     check_cancelled()
@@ -37,3 +47,20 @@ def make(
     filled[~baked.covered] = filled[baked.covered].mean(axis=0)
     padded = pad(filled, baked.covered, max(_MIN_MARGIN, round(size * _MARGIN)))
     return srgb_from_linear(padded).clip(0, 1).astype(np.float32), float(baked.valid.sum() / baked.covered.sum())
+
+
+def views(mesh: Mesh, others: Mesh | None, texture: np.ndarray, size: int) -> np.ndarray:
+    """Return what the six cameras see of the textured mesh, (6, size, size, 3) sRGB; grey without it.
+
+    `texture`: (S, S, 3) sRGB. `others` hide the mesh.
+    """
+    whole = mesh if others is None else cameras.joined(mesh, others)
+    bordered = np.pad(texture, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    result = np.full((len(VIEWS), size, size, 3), GREY, np.float32)
+    for number in range(len(VIEWS)):
+        points, depth = cameras.project(whole.corners, number, size)
+        fragments = rasterise(points, size, size, depth)
+        shown = fragments.mask & (fragments.triangle < len(mesh.corners))
+        uv = fragments.interpolate(whole.uv)[shown]
+        result[number][shown] = sample(bordered, texel_points(uv, len(texture)))
+    return result

