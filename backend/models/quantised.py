@@ -30,7 +30,7 @@ NF4_VALUES = (
 ROUNDINGS = {"int8": "I8", "nf4": "NF4"}
 
 #: Weights decoded at once: bounds the float32 copies.
-_CHUNK = 2**24
+_CHUNK = 2**22
 
 
 def is_quantised(storage: str) -> bool:
@@ -77,6 +77,8 @@ class QuantisedLinear(nn.Linear):
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
         """Return the weight (out_features, in_features), computed in float32 and rounded to `dtype`."""
+        if self.storage in FLOAT8 and self.weight_scale is None:
+            return self.weight.view(FLOAT8[self.storage]).to(dtype)  # exact: all these dtypes have more bits
         weight = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.weight.device)
         step = max(1, _CHUNK // self.in_features)
         for begin in range(0, self.out_features, step):
@@ -98,7 +100,7 @@ def decode(stored: Tensor, storage: str) -> Tensor:
         return stored.view(EIGHT_BIT[storage]).to(torch.float32)
     if storage == "NF4":
         values = torch.tensor(NF4_VALUES, device=stored.device)
-        return torch.stack([values[(stored >> 4).int()], values[(stored & 15).int()]], dim=-1).flatten(1)
+        return torch.cartesian_prod(values, values)[stored.int()].flatten(1)  # both values of a byte
     kind = GGUF[storage]
     block, size = gguf.GGML_QUANT_SIZES[kind]
     # diffusers' own layers decode in float16, which differs by 3e-4.
