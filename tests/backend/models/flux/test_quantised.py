@@ -17,7 +17,6 @@ from panoform.backend.pipelines.omnix import OmniXPipeline
 from panoform.shared.protocol.errors import WeightsError
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "bitsandbytes.safetensors"
-FLOAT8 = [torch.float8_e4m3fn, torch.float8_e5m2]
 QKV = "double_blocks.0.img_attn.qkv"
 SPELLINGS = ["scaled_fp8", "input_scale", "comfy_quant"]
 
@@ -82,8 +81,10 @@ def assert_equal(loaded, reference, rtol=0.0):
     assert all(torch.equal(others[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("dtype", FLOAT8)
-@pytest.mark.parametrize("layout", ["flux1-dev-fp8 and ae beside it", "all in one file"])
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [(torch.float8_e4m3fn, "all in one file"), (torch.float8_e5m2, "flux1-dev-fp8 and ae beside it")],
+)
 def test_raw_float8_stays_in_8_bit(tiny_states, tmp_path, dtype, layout):
     state = raw(tiny_states, dtype)
     if layout == "all in one file":
@@ -308,12 +309,11 @@ SCALES_AT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "BF16", "F16", "mixed"])
-def test_gguf_equals_the_decoded_weights(tiny_states, tiny_adapters, tmp_path, kind):
-    """By numpy's decoding in the library of llama.cpp; the streams' results by 5e-5."""
-    mixed = ("Q8_0", "Q4_0", "Q5_1", "F16")
+@pytest.mark.parametrize("kinds", [("Q8_0",), ("Q5_1", "Q5_0", "Q4_1", "Q4_0", "BF16", "F16")])
+def test_gguf_equals_the_decoded_weights(tiny_states, tiny_adapters, tmp_path, kinds):
+    """By numpy's decoding in the library of llama.cpp; the streams' results by 5e-5. Files mix types."""
     matrices = [key for key, tensor in tiny_states[0].items() if tensor.ndim == 2]
-    types = {key: kind if kind != "mixed" else mixed[i % len(mixed)] for i, key in enumerate(matrices)}
+    types = {key: kinds[i % len(kinds)] for i, key in enumerate(matrices)}
     file, decoded = write_gguf(tmp_path, tiny_states, types)
     (tmp_path / "reference").mkdir()
     ours, reference = load(file), load(write(tmp_path / "reference", tiny_states, decoded))
@@ -322,12 +322,11 @@ def test_gguf_equals_the_decoded_weights(tiny_states, tiny_adapters, tmp_path, k
         weight = linear.decoded(torch.float32) if isinstance(linear, quantised.QuantisedLinear) else linear.weight
         expected = reference.transformer.get_submodule(name).weight
         torch.testing.assert_close(weight, expected, rtol=1e-6, atol=1e-7)
-    if kind in ("Q8_0", "mixed"):
-        results = []
-        for pipe in (ours, reference):
-            pipe.load_adapters(tiny_adapters, "rgb_to_depth")
-            results.append(pipe("rgb_to_depth", **arguments()).images)
-        assert (results[0] - results[1]).norm() <= 5e-5 * results[1].norm()
+    results = []
+    for pipe in (ours, reference):
+        pipe.load_adapters(tiny_adapters, "rgb_to_depth")
+        results.append(pipe("rgb_to_depth", **arguments()).images)
+    assert (results[0] - results[1]).norm() <= 5e-5 * results[1].norm()
 
 
 @pytest.mark.parametrize("kind", sorted(SCALES_AT))
@@ -428,8 +427,7 @@ def test_nf4_is_rounded_as_by_bitsandbytes():
     torch.testing.assert_close(linear.weight_scale.flatten(), golden["plain.weight.absmax"])
 
 
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
-@pytest.mark.parametrize("layout", ["folder", "single file"])
+@pytest.mark.parametrize(("kind", "layout"), [("nf4", "folder"), ("nf4", "single file"), ("int8", "folder")])
 def test_bitsandbytes_equals_the_decoded_weights(tiny_flux, tiny_states, tmp_path, kind, layout):
     (tmp_path / "reference").mkdir()
     if layout == "single file":
