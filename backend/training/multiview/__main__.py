@@ -1,0 +1,96 @@
+"""Train the multi-view starter: `python -m panoform.backend.training.multiview COMMAND` (see --help of each).
+
+train       train the VAE, then U-Net and adapter, on objects that are rendered meanwhile; an interrupted run resumes
+export      write the latest checkpoints as a model's folder
+evaluate    compare views of unseen objects with the truth, and write a contact sheet
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from ....shared.protocol.errors import PanoformError
+
+
+def _train(args: argparse.Namespace) -> None:
+    import torch
+
+    from . import fit
+
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    fit.train(
+        fit.Options(
+            folder=args.data, device=device, size=args.size, crop=min(args.crop, args.size), batch=args.batch,
+            vae_batch=args.vae_batch, vae_steps=args.vae_steps, views_steps=args.views_steps, pool=args.pool,
+            fresh=args.fresh, minutes=args.minutes, every_minutes=args.every, compiled=device.type == "cuda",
+        )
+    )  # fmt: skip
+
+
+def _export(args: argparse.Namespace) -> None:
+    from . import fit
+
+    fit.export(args.data, args.out)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from . import evaluate
+
+    print(evaluate.evaluate(args.model, args.out, args.objects, args.size, args.steps, args.guidance))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m panoform.backend.training.multiview", description="Train the multi-view starter."
+    )
+    data = user_cache_path("panoform-training", appauthor=False) / "multiview"
+    parser.add_argument("--data", type=Path, default=data, help=f"folder for checkpoints (default: {data})")
+    commands = parser.add_subparsers(required=True)
+
+    train = commands.add_parser("train", help="train both stages; resumes from their checkpoints")
+    train.add_argument("--vae-steps", type=int, default=3000, help="steps of the first stage")
+    train.add_argument("--views-steps", type=int, default=8000, help="steps of the second stage")
+    train.add_argument("--batch", type=int, default=16, help="objects per step of the second stage")
+    train.add_argument("--vae-batch", type=int, default=64, help="pictures per step of the first stage")
+    train.add_argument("--size", type=int, default=256, help="size of the views in pixels")
+    train.add_argument("--crop", type=int, default=128, help="size of the pictures of the first stage")
+    train.add_argument("--pool", type=int, default=2048, help="objects that are kept")
+    train.add_argument("--fresh", type=int, default=8, help="objects that are rendered at each step")
+    train.add_argument("--minutes", type=float, default=1e6, help="time limit")
+    train.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
+    train.add_argument("--device", help="default: cuda if available")
+    train.add_argument("--threads", type=int, default=1, help="threads on the CPU")
+    train.set_defaults(run=_train)
+
+    export = commands.add_parser("export", help="write a model's folder from the checkpoints")
+    export.add_argument("--out", type=Path, required=True)
+    export.set_defaults(run=_export)
+
+    evaluate = commands.add_parser("evaluate", help="compare views of unseen objects with the truth")
+    evaluate.add_argument("--model", type=Path, required=True, help="model's folder")
+    evaluate.add_argument("--out", type=Path, required=True, help="PNG file to write: a contact sheet")
+    evaluate.add_argument("--objects", type=int, default=8)
+    evaluate.add_argument("--size", type=int, default=256)
+    evaluate.add_argument("--steps", type=int, default=12)
+    evaluate.add_argument("--guidance", type=float, default=1.5)
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except PanoformError as error:
+        sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Rendered objects compared with a mesh that a rasteriser draws, and with their own colours."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from panoform.backend.texturing import cameras
+from panoform.backend.texturing.cameras import Mesh
+from panoform.backend.training.multiview import objects
+from panoform.backend.training.multiview.objects import Objects
+from panoform.backend.training.multiview.render import Renderer
+
+HALF = (0.5, 0.3, 0.2)
+COLOUR = (0.8, 0.4, 0.1)
+
+
+@pytest.fixture
+def one_box(monkeypatch):
+    """Objects are one box of one colour, off the origin."""
+
+    def create(count: int, seed: int) -> Objects:
+        drawn = original(count, seed)
+        return dataclasses.replace(
+            drawn,
+            kind=torch.zeros_like(drawn.kind),
+            exists=torch.arange(objects.PARTS).expand(count, -1) == 0,
+            size=torch.tensor(HALF).expand(count, objects.PARTS, 3).clone(),
+            centre=torch.full((count, objects.PARTS, 3), 0.1),
+            rounding=torch.full((count, objects.PARTS), 1e-3),
+            taper=torch.zeros(count, objects.PARTS),
+            axes=torch.eye(3).expand(count, objects.PARTS, 3, 3),
+            mirrored=torch.zeros_like(drawn.mirrored),
+            pattern=torch.zeros_like(drawn.pattern),
+            colours=torch.tensor(COLOUR).expand(count, objects.PARTS, 2, 3),
+            mark_radius=torch.zeros_like(drawn.mark_radius),
+            dip=torch.full((count,), -1e3),
+        )
+
+    original = objects.create
+    monkeypatch.setattr(objects, "create", create)
+
+
+@pytest.mark.slow
+def test_box_is_that_of_the_rasteriser(one_box):
+    torch.set_num_threads(1)
+    drawn = Renderer(torch.device("cpu")).render(1, 0, 48)
+    corners = trimesh.creation.box(np.array(HALF) * 2).triangles
+    faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.repeat((faces / np.linalg.norm(faces, axis=-1, keepdims=True))[:, None], 3, axis=1)
+    mesh = Mesh(corners / (2 * HALF[0]), normals, np.zeros((len(corners), 3, 2)))
+    for number in range(6):
+        view = cameras.render(mesh, number, 48)
+        control = drawn.control[0, number].permute(1, 2, 0).numpy()
+        mask = np.abs(control[..., 3:] - 0.5).max(axis=-1) > 0.01
+        both = mask & view.mask
+        assert both.sum() / (mask | view.mask).sum() > 0.93, "a row of pixels at an edge, at most"
+        expected = cameras.control_image(view)
+        error = np.abs(control - expected)[both]
+        assert error[:, :3].max() < 0.02
+        assert np.median(error[:, 3:]) < 0.01
+        colours = drawn.views[0, number].permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(colours[mask], np.broadcast_to(COLOUR, (mask.sum(), 3)), atol=1e-4)
+        np.testing.assert_allclose(colours[~mask], 0.5, atol=1e-6)
+    reference = drawn.reference[0].numpy()
+    assert np.abs(reference[:, 0] - 0.5).max() < 1e-6, "framed, with a margin"
+    assert 0.75 < (np.abs(reference - 0.5).max(axis=0) > 0.02).any(axis=0).mean() <= 0.95
+
+
+def test_objects_are_determined_by_the_seed_and_differ():
+    one, again, other = (objects.create(3, seed) for seed in (5, 5, 6))
+    for field in dataclasses.fields(Objects):
+        assert torch.equal(getattr(one, field.name), getattr(again, field.name))
+    assert not torch.equal(one.colours, other.colours)
+    assert not torch.equal(one.size[0], one.size[1])
+    assert one.colours.min() >= 0
+    assert one.colours.max() <= 1
