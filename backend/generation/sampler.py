@@ -67,6 +67,7 @@ class Sampler:
             padding=0,
             output_type="latent",
             callback_on_step_end=lambda *_: self.progress.step_done(),
+            check=self.progress.reporter.check_cancelled,
         ).images
         return pipeline.decode_picture(latents)  # pyright: ignore[reportArgumentType]
 
@@ -80,6 +81,7 @@ class Sampler:
             guidance_scale=self.settings.guidance_scale,  # pyright: ignore[reportArgumentType]
             generator=self.generator,
             callback_on_step_end=self._on_step_end,
+            check=self.progress.reporter.check_cancelled,
         ).images.cpu()  # pyright: ignore
 
     def upscale(self, picture: np.ndarray, mask: np.ndarray | None, embeds: Embeds) -> np.ndarray:
@@ -113,6 +115,7 @@ class Sampler:
             padding=1 if own_lora else FOREIGN_PADDING,
             continue_positions=not own_lora,
             callback_on_step_end=self._on_step_end,
+            check=self.progress.reporter.check_cancelled,
             **options,
         ).images.cpu()  # pyright: ignore
 

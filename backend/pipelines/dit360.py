@@ -82,6 +82,7 @@ class DiT360Pipeline(PanoramaPipeline):
         output_type: str = "pt",
         resync_padding: bool = True,
         callback_on_step_end: Callable[[DiT360Pipeline, int, Tensor, dict[str, Tensor]], Any] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> FluxPipelineOutput:
         """Generate N panoramas: one for each noise, else for each generator, else for each prompt.
 
@@ -104,6 +105,7 @@ class DiT360Pipeline(PanoramaPipeline):
             callback_on_step_end: called as `(pipe, step, timestep, {"latents", "denoised"})` after each step. `latents`
                 are tokens, (N, h/2 · (w/2 + 2 · padding), 4C); `denoised` the predicted clean latents,
                 (N, C, h, w). Raise in it to stop; its return value is ignored.
+            check: called many times in a step; raise in it to stop.
 
         Raises:
             SettingError: no prompt, or two; an unknown output type; strength out of range; a mask without an image.
@@ -159,7 +161,14 @@ class DiT360Pipeline(PanoramaPipeline):
         batch = Batch(embeds.to(device, dtype), pooled.to(device, dtype), {})
         with (
             denoiser(
-                self.transformer, [batch], timesteps, guidance_scale, ids, dtype=dtype, residency=self.residency
+                self.transformer,
+                [batch],
+                timesteps,
+                guidance_scale,
+                ids,
+                dtype=dtype,
+                residency=self.residency,
+                check=check,
             ) as predict,
             self.progress_bar(total=len(timesteps)) as progress_bar,  # pyright: ignore[reportCallIssue]
         ):

@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from panoform.backend.evaluation import seam_metrics
 from panoform.backend.models import lora
 from panoform.backend.models.flux.checkpoints import STARTER
+from panoform.backend.models.links import ThreadLink
 from panoform.backend.pipelines import dit360, panorama_pipeline
 from panoform.backend.pipelines.dit360 import DiT360Pipeline, is_fill
 from panoform.backend.pipelines.layers import tiling
 from panoform.shared.imaging import sphere
-from panoform.shared.protocol.errors import AdapterError, PanoramaError, SettingError, WeightsError
+from panoform.shared.protocol.errors import AdapterError, Cancelled, PanoramaError, SettingError, WeightsError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LORA = GOLDEN / "adapters" / "dit360" / "adapter_model.safetensors"
@@ -69,6 +70,38 @@ def test_latents_match_the_reference(pipe, golden, call):
     ).images
     assert (torch.stack(trace) - golden["trace_packed"]).abs().max() < 1e-4
     assert (final - golden["final_latents"]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_streamed_weights_with_a_lora_give_the_reference_trace(plain, golden, call, resident):
+    """The LoRA comes and goes between calls; without it the result is that of weights on the device, bit by bit."""
+    streamed, trace = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux"), []
+    streamed.set_progress_bar_config(disable=True)
+    blocks = [*streamed.transformer.transformer_blocks, *streamed.transformer.single_transformer_blocks]
+    largest = max(sum(x.numel() * x.element_size() for x in block.parameters()) for block in blocks)
+    link = ThreadLink()
+    streamed.stream(link, limit=3 * largest, resident=resident)
+    with lora.applied(streamed, LORA):
+        final = streamed(
+            **call, resync_padding=False, callback_on_step_end=lambda p, i, t, tensors: trace.append(tensors["latents"])
+        ).images
+    assert (torch.stack(trace) - golden["trace_packed"]).abs().max() < 1e-4
+    assert (final - golden["final_latents"]).abs().max() < 1e-4
+    assert link.copied > 0 or resident
+    assert torch.equal(streamed(**call).images, plain(**call).images)
+
+
+def test_check_stops_within_a_step(plain, call):
+    calls, expected = [], plain(**call).images
+
+    def check() -> None:
+        calls.append(None)
+        if len(calls) == 6:  # in the second of four blocks of the second step
+            raise Cancelled("Stopped.")
+
+    with pytest.raises(Cancelled):
+        plain(**call, check=check)
+    assert torch.equal(plain(**call).images, expected)
 
 
 def drift(pipe, call, **options) -> float:
