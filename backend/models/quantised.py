@@ -1,10 +1,14 @@
 """Linear layers whose weights stay in memory as a quantised file stores them, and are decoded for each product.
 
-Only memory is saved, not time: the products are those of the decoded weights. The weights are kept as bytes, so that
-nothing that casts a network, as PEFT does, changes them.
+Only memory is saved, not time; batches that are computed in turn can share what is decoded (`decoded_once`). The
+products are those of the decoded weights. The weights are kept as bytes, so that nothing that casts a network, as PEFT
+does, changes them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import gguf
 import torch
@@ -30,7 +34,7 @@ NF4_VALUES = (
 ROUNDINGS = {"int8": "I8", "nf4": "NF4"}
 
 #: Weights decoded at once: bounds the float32 copies.
-_CHUNK = 2**22
+_CHUNK = 2**23
 
 
 def is_quantised(storage: str) -> bool:
@@ -57,6 +61,9 @@ class QuantisedLinear(nn.Linear):
     """
 
     weight_scale: nn.Parameter | None
+    #: Whether the decoded weight is kept, and what is kept; see `decoded_once`.
+    _keeps = False
+    _kept: Tensor | None = None
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, storage: str, scales: int = 0) -> None:
         nn.Module.__init__(self)
@@ -73,7 +80,10 @@ class QuantisedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (…, in_features) to (…, out_features), in the precision of the input."""
-        return F.linear(input, self.decoded(input.dtype), self.bias)
+        weight = self.decoded(input.dtype) if self._kept is None else self._kept
+        if self._keeps:
+            self._kept = weight
+        return F.linear(input, weight, self.bias)
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
         """Return the weight (out_features, in_features), computed in float32 and rounded to `dtype`."""
@@ -92,6 +102,19 @@ class QuantisedLinear(nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, storage={self.storage}"
+
+
+@contextmanager
+def decoded_once(network: nn.Module) -> Iterator[None]:
+    """Keep the weights of the QuantisedLinears in `network`, once they are decoded, until the end of the block."""
+    linears = [module for module in network.modules() if isinstance(module, QuantisedLinear)]
+    for linear in linears:
+        linear._keeps = True
+    try:
+        yield
+    finally:
+        for linear in linears:
+            linear._keeps, linear._kept = False, None
 
 
 def decode(stored: Tensor, storage: str) -> Tensor:

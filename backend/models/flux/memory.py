@@ -15,6 +15,8 @@ _ALIVE = 17.3
 _WAITING = 1.05
 #: Feature maps of the VAE's second width at the panorama's size that are alive at once, traced likewise.
 _FEATURES = 3.8
+#: float32 copies of quantised weights while they are decoded, in parts of 2^23 weights.
+_DECODED_AT_ONCE = 2**27
 #: For buffers of the device's libraries, memory lost between allocations, and other programs that may want some.
 _MARGIN = 0.7 * 2**30
 #: Tokens of the prompt; columns of tokens beyond the seam; rank of OmniX's adapters; steps of the longest preset.
@@ -40,6 +42,14 @@ def activations(rows: Sequence[int], tokens: int, width: int, dtype: torch.dtype
     """
     state = tokens * width * dtype.itemsize
     return int(state * (_ALIVE * max(rows) + _WAITING * sum(rows)) + _MARGIN)
+
+
+def decoded_weights(batches: int, width: int, dtype: torch.dtype) -> int:
+    """Return what a quantised transformer needs for its decoded weights: of a Linear, or of a block for many batches.
+
+    `batches` share them (`quantised.decoded_once`).
+    """
+    return int((24 if batches > 1 else 5) * width**2 * dtype.itemsize + _DECODED_AT_ONCE)
 
 
 def decoding(vae: Mapping[str, Any], pixels: int, dtype: torch.dtype) -> int:
@@ -75,6 +85,8 @@ def perception(
     tokens = height // 16 * (2 * height // 16 + _EXTENSION) + _TEXT
     table = _STEPS * modulation * width * dtype.itemsize
     step = activations(rows, tokens, width, dtype) + table
+    if per_parameter < 0.9 * dtype.itemsize:
+        step += decoded_weights(len(rows), width, dtype)
     picture = decoding(vae, decoded, dtype)
     rest = transformer_bytes - blocks - modulation * width**2 * per_parameter + vae_bytes
     buffers = 2 * (double * width**2 * per_parameter + 18 * factors)

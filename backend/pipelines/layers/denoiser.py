@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from torch import Tensor, nn
 
+from ...models import quantised
 from ...models.flux import memory
 from ...models.residency import Residency
 from . import modulation, shared_attention
@@ -81,7 +82,8 @@ class Denoiser:
         images = [self._transformer.x_embedder(x) for x in hidden_states]  # (rows, tokens, dim) each
         unused = texts[0].new_zeros(1)  # instead of the embedding that modulation was computed from
         for number, (name, block) in enumerate(self._blocks):
-            with self._residency.present(number):
+            shared = quantised.decoded_once(block) if len(images) > 1 else nullcontext()
+            with self._residency.present(number), shared:
                 for i in range(len(images)):
                     self._check()
                     for norm in self._lookups_of[name]:
@@ -150,6 +152,8 @@ def denoiser(
             tensors.append([*block.parameters(), *block.buffers(), *factors])
         rows, length = [len(batch.prompt_embeds) for batch in batches], len(txt_ids) + len(img_ids)
         need = memory.activations(rows, length, transformer.inner_dim, dtype)
+        if any(isinstance(module, quantised.QuantisedLinear) for module in transformer.modules()):
+            need += memory.decoded_weights(len(batches), transformer.inner_dim, dtype)
         stack.enter_context(residency.opened(tensors, need))
         yield Denoiser(
             transformer, blocks, texts, rotary, [tables[id(batch.pooled_prompt_embeds)] for batch in batches],

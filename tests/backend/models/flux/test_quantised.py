@@ -200,6 +200,23 @@ def test_adapters_streaming_and_loras_work_with_a_quantised_base(pair, tiny_adap
     assert not torch.equal(results[0][0], results[0][1])
 
 
+def test_tasks_of_one_pass_share_what_is_decoded(pair, tiny_adapters, monkeypatch):
+    """Each weight of a block is decoded once a step, however many tasks there are, with the same results."""
+    pipe, tasks = pair[0], ["rgb_to_depth", "rgb_to_normal", "rgb_to_albedo"]
+    for task in tasks:
+        pipe.load_adapters(tiny_adapters, task)
+    one = arguments()
+    apart = torch.cat([pipe(task, **one).images for task in tasks])
+    count, decoded = [], quantised.QuantisedLinear.decoded
+    monkeypatch.setattr(quantised.QuantisedLinear, "decoded", lambda *args: count.append(args[0]) or decoded(*args))
+    together = pipe(tasks, **one | {"latents": one["latents"].expand(3, -1, -1, -1)}).images
+    assert torch.equal(together, apart)
+    blocks = [*pipe.transformer.transformer_blocks, *pipe.transformer.single_transformer_blocks]
+    linears = {id(x) for b in blocks for n, x in b.named_modules() if hasattr(x, "storage") and "norm" not in n}
+    assert sum(id(linear) in linears for linear in count) == len(linears) * one["num_inference_steps"]
+    assert not any(x._kept is not None for x in count)
+
+
 # Refusals
 
 
