@@ -134,7 +134,8 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
             raise SettingError("The model is offloaded already.", "Load the adapter before enabling offloading.")
         parts = adapter_parts(self.unet, task, self.vae_scale_factor)
         tensors = adapter.read(adapter.find(source, task, token=token), parts.shapes)
-        tensors = {name: tensor.to(self.unet.device, self.unet.dtype) for name, tensor in tensors.items()}
+        device, dtype = self.unet.device, self.unet.dtype  # diffusers searches all parameters for each of these
+        tensors = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
         for name, processor in parts.processors.items():
             prefix = f"{name}.processor."
             own = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
