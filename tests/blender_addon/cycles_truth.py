@@ -103,8 +103,16 @@ def camera(scene: bpy.types.Scene, pose: Matrix, *, panorama: bool, fov: float =
     scene.camera = obj
 
 
+def small_importance_map(scene: bpy.types.Scene) -> None:
+    """Sample the world's light by a map 1024 px wide: by default Cycles evaluates 8 million pixels of any picture, for
+    2 s of CPU time in each render."""
+    if scene.world is not None:
+        scene.world.cycles.sampling_method, scene.world.cycles.sample_map_resolution = "MANUAL", 1024
+
+
 def render(scene: bpy.types.Scene, path: Path) -> dict[str, np.ndarray]:
     """Render to a multilayer EXR; return channel name → (H, W) float32."""
+    small_importance_map(scene)
     image = scene.render.image_settings
     if bpy.app.version >= (5, 0):
         image.media_type = "MULTI_LAYER_IMAGE"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import bpy
+import cycles_truth
 import numpy as np
 import OpenImageIO as oiio
 import pytest
@@ -23,12 +24,13 @@ def render(camera: bpy.types.Object, path: Path) -> np.ndarray:
     """Render the scene from a camera as a panorama, (HEIGHT, 2·HEIGHT, 3) linear."""
     scene = bpy.context.scene
     scene.render.engine = "CYCLES"
-    scene.cycles.device, scene.cycles.samples, scene.cycles.use_denoising = "CPU", 64, True
+    scene.cycles.device, scene.cycles.samples, scene.cycles.use_denoising = "CPU", 16, True
     scene.render.threads_mode, scene.render.threads = "FIXED", 1
     scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = 2 * HEIGHT, HEIGHT, 100
     scene.render.image_settings.file_format, scene.render.image_settings.color_depth = "OPEN_EXR", "32"
     camera.data.type, camera.data.panorama_type = "PANO", "EQUIRECTANGULAR"
     scene.camera, scene.render.filepath = camera, str(path)
+    cycles_truth.small_importance_map(scene)
     bpy.ops.render.render(write_still=True)
     return np.asarray(oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT))[..., :3]
 
