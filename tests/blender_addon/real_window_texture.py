@@ -1,6 +1,6 @@
 """Run in Blender's window: texture the startup file's cube, without a UV map, from a reference picture, and undo it.
 
-Started with --enable-event-simulate and -- OUT BASE ADAPTERS, the last two being checkpoints. Writes its results to
+Started with --enable-event-simulate and -- OUT BASE ADAPTERS, the last two being checkpoints, or "" for no model. Writes its results to
 OUT/seen.json and, where it can, a picture of the window beside it.
 """
 
@@ -71,6 +71,8 @@ def steps():
             # Blender 4.3 doesn't let scripts choose the tab.
             with contextlib.suppress(AttributeError, TypeError):
                 region.active_panel_category = "Panoform"
+    # The panel shows its section Texture alone.
+    bpy.context.scene.panoform.texture.reference = image
     yield 4.0
     if shutil.which("import"):
         subprocess.run(["import", "-window", "root", str(Path(OUT) / "textured.png")], check=True)

@@ -8,10 +8,12 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.real_blender
-def test_a_press_textures_a_cube_and_undo_restores_it(in_window, tiny_sd21, multiview_adapters, tmp_path):
+@pytest.mark.parametrize("model", [True, False], ids=["with a model", "without"])
+def test_a_press_textures_a_cube_and_undo_restores_it(in_window, tiny_sd21, multiview_adapters, tmp_path, model):
     out = tmp_path / "out"
     out.mkdir()
-    arguments = (str(out), str(tiny_sd21), str(multiview_adapters))
+    weights = (str(tiny_sd21), str(multiview_adapters)) if model else ("", "")
+    arguments = (str(out), *weights)
     seen = in_window(out, "--enable-event-simulate", "--python", str(HERE / "real_window_texture.py"), "--", *arguments)
     assert "error" not in seen, seen["error"]
     assert seen["failure"] is None
