@@ -228,7 +228,9 @@ def read_header(file: Path) -> Header:
             raise WeightsError(
                 f"{file} is incomplete: it has {size:,} of {whole:,} bytes.", "Copy it again, or continue its download."
             ) from error
-        raise WeightsError(f"{file} is damaged or incomplete: {error}.", _AGAIN) from error
+        raise WeightsError(
+            f"{file} is damaged or incomplete: {error}.", "Copy it again, or continue its download."
+        ) from error
 
 
 def _whole_size(file: Path) -> int:
