@@ -1,7 +1,7 @@
 """Run in Blender's window: texture the startup file's cube, without a UV map, from a reference picture, and undo it.
 
-Started with --enable-event-simulate and -- OUT BASE ADAPTERS, the last two being checkpoints, or "" for no model. Writes its results to
-OUT/seen.json and, where it can, a picture of the window beside it.
+Started with --enable-event-simulate and -- OUT BASE ADAPTERS, the last two being checkpoints, or "" for no model.
+Writes its results to OUT/seen.json and, where it can, a picture of the window beside it.
 """
 
 import contextlib
