@@ -16,10 +16,11 @@ from ..ui.engine_properties import engine_property, quality_property
 from ..ui.path_properties import BLEND_RELATIVE
 from . import gallery
 
+#: What runs without FLUX comes first. The numbers are stored in .blend files.
 SOURCE_ITEMS = (
-    ("WORDS", "Prompt", "Generate the panorama from the prompt alone. Needs FLUX"),
-    ("PICTURE", "Picture", "Extend a photo to a panorama"),
-    ("CAMERA", "Camera", "Render the scene camera's view and extend it to a panorama"),
+    ("PICTURE", "Picture", "Extend a photo to a panorama", 1),
+    ("CAMERA", "Camera", "Render the scene camera's view and extend it to a panorama", 2),
+    ("WORDS", "Prompt", "Generate the panorama from the prompt alone. Needs FLUX", 0),
 )
 SIZE_ITEMS = tuple((str(height), f"{2 * height} × {height}", "Resolution in pixels") for height in (512, 1024, 2048))
 METHOD_ITEMS = tuple((name, label, "") for name, label in METHODS.items())
@@ -108,7 +109,7 @@ def _update_fov(settings: GenerateProperties, _context: bpy.types.Context) -> No
 
 
 class GenerateProperties(SamplingProperties, GenerateInputs, bpy.types.PropertyGroup):
-    of: EnumProperty(name="Source", description="Input of the generation", items=SOURCE_ITEMS)
+    of: EnumProperty(name="Source", description="Input of the generation", items=SOURCE_ITEMS, default="PICTURE")
     image: PointerProperty(
         name="Picture",
         description="A photo, or another picture in perspective",

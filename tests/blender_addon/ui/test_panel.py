@@ -291,6 +291,7 @@ def reasons(drawn) -> tuple[str, list[str]]:
 
 
 def test_prompt_without_flux_disables_the_button(drawn, scene) -> None:
+    scene.panoform.generate.of = "WORDS"
     texts, disabled = reasons(drawn)
     assert "Prompts need FLUX.1-dev" in texts
     assert {"Accept Licence", "Save Access Token", "Use FLUX"} <= set(drawn())
@@ -308,7 +309,8 @@ def test_prompt_without_flux_disables_the_button(drawn, scene) -> None:
 
 def test_picture_needs_a_field_of_view_but_not_flux(drawn, scene, tmp_path: Path) -> None:
     settings = scene.panoform.generate
-    settings.of = "PICTURE"
+    assert settings.of == "PICTURE", "what needs FLUX is not offered first"
+    assert "Prompts need FLUX.1-dev" not in " ".join(drawn())
     assert "Choose a picture." in drawn()
     settings.image = bpy.data.images.new("photo", 30, 20)
     assert settings.fov == 0
