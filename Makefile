@@ -21,7 +21,7 @@ $(READY): constraints.txt pyproject.toml
 demo: $(READY)
 	$(BIN)/python tests/demo.py $(if $(PANORAMA),--panorama "$(PANORAMA)")
 
-# For every change: about three minutes on two cores.
+# For every change: about two minutes on two cores (220 s of CPU time).
 check: lint
 	$(MAKE) --no-print-directory -j2 types-fast fast
 
