@@ -201,7 +201,7 @@ def test_camera_view_is_outpainted_in_its_direction(flux: Jobs, saved: Path, tin
 def test_unset_properties_come_from_the_panel(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     settings = bpy.context.scene.panoform.generate
     settings.prompt, settings.size, settings.quality, settings.lora = "fog", "512", "draft", str(tiny_lora)
-    settings.seed, settings.new_seed = 9, False
+    settings.of, settings.seed, settings.new_seed = "WORDS", 9, False
     assert bpy.ops.panoform.generate() == {"FINISHED"}
     recipe = gallery.active(bpy.context.scene).recipe
     assert (recipe.settings.prompt, recipe.settings.height) == ("fog", 512)
