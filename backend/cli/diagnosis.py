@@ -89,7 +89,9 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
         return found
     offload = settings.offload if torch_device.type == "cuda" else "none"
     found.memory_everything = need.everything
-    modes = {"none": need.everything, "model": need.denoising, "auto": need.least, "sequential": need.least}
+    # Blocks of FLUX stream in all modes; diffusers moves whole networks of the others.
+    model = need.least if settings.spec.family == "flux" else need.denoising
+    modes = {"none": need.everything, "model": model, "auto": need.least, "sequential": need.least}
     found.memory_needed = modes[offload]
     if found.memory_needed > found.memory_free:
         advice = ", or use --offload auto" if offload in ("none", "model") and torch_device.type == "cuda" else ""

@@ -70,6 +70,7 @@ class Session:
             self.settings = msgspec.structs.replace(self.settings, lora=hub.pinned(self.settings.lora, self._lora))
         self._tasks = ["image_to_pano"] if method == "omnix" else []
         self.model: FluxModel = loader.load(models, source, self._tasks, reporter)
+        loader.make_room(self.model, self.settings.height)
         if settings.guidance_scale is None:
             self.settings = msgspec.structs.replace(self.settings, guidance_scale=self._default_guidance(method))
 
@@ -214,8 +215,7 @@ def _size_hint(where: torch.device, model: FluxModel, height: int) -> str:
     fits = int(math.sqrt(device.memory(where)[0] / per_pixel / 2)) // MULTIPLE * MULTIPLE
     if not MIN_HEIGHT <= fits < height:
         return ""
-    less = "" if where.type == "cpu" else "; or use the offload mode auto, then sequential"
-    return f"About {2 * fits} × {fits} would fit{less}."
+    return f"About {2 * fits} × {fits} would fit."
 
 
 def _steps(steps: int, strength: float) -> int:

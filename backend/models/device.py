@@ -53,7 +53,7 @@ def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
         return _DTYPES[dtype]
     if device.type == "cpu":
         return torch.float32
-    return torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
+    return torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported(False) else torch.bfloat16
 
 
 def dtype_name(settings: EngineSettings, dtype: torch.dtype) -> str:
@@ -73,7 +73,9 @@ def name(device: torch.device) -> str:
 def memory(device: torch.device) -> tuple[int, int]:
     """Return (free, total) memory in bytes; for the CPU and Apple's GPUs that of the computer."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
+        # What torch has taken and doesn't use is free to us.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
     found = psutil.virtual_memory()
     return found.available, found.total
 
@@ -108,7 +110,7 @@ def translate_out_of_memory(what: str, device: torch.device, hint: str = "") -> 
 def _less_memory(device: torch.device) -> str:
     if device.type == "cpu":  # offloading needs a GPU
         return "Lower the height, and close other programs."
-    return "Lower the height, or use the offload mode auto, then sequential; close other programs on the device."
+    return "Lower the height, close other programs on the device, or use the offload mode auto or sequential."
 
 
 def _size(count: float) -> str:

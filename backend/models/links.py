@@ -15,9 +15,14 @@ from torch import Tensor
 _KEPT_FREE = 2 * 2**30
 
 
-def to(device: torch.device) -> Link | None:
-    """Return the link to a device with memory of its own; None for one that uses main memory."""
-    return CudaLink(device) if device.type == "cuda" else None
+def exist(device: torch.device) -> bool:
+    """Return whether a device has memory of its own, which weights reach over a link."""
+    return device.type == "cuda"
+
+
+def to(device: torch.device) -> Link:
+    """Return the link to a device with memory of its own."""
+    return CudaLink(device)
 
 
 class Link(Protocol):
@@ -58,6 +63,10 @@ class Link(Protocol):
 
     def available(self) -> int:
         """Return how many bytes of the device's memory could be allocated now."""
+        ...
+
+    def release(self) -> None:
+        """Give the device's memory that nothing uses back to it, for other programs."""
         ...
 
 
@@ -115,6 +124,9 @@ class CudaLink:
         unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return torch.cuda.mem_get_info(self.device)[0] + unused
 
+    def release(self) -> None:
+        torch.cuda.empty_cache()
+
 
 class ThreadLink:
     """Main memory as if it were a device's: a thread copies at `bytes_per_s`. For tests and simulations."""
@@ -149,6 +161,9 @@ class ThreadLink:
 
     def available(self) -> int:
         return self.memory
+
+    def release(self) -> None:
+        pass
 
     def _copy(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
         for source, target in pairs:

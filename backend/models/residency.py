@@ -84,6 +84,7 @@ class Streaming(Residency):
     @contextmanager
     def opened(self, blocks: Sequence[Sequence[Tensor]], need: int = 0) -> Iterator[None]:
         sizes = [sum(_padded(x) for x in unique(block)) for block in blocks]
+        self._link.release()
         available = self._link.available() - need
         budget = available if self._limit is None else min(self._limit, available)
         staying = choose(sizes, budget if self._keeps else min(budget, 2 * max(sizes)))
@@ -91,7 +92,9 @@ class Streaming(Residency):
             self._pack(blocks, staying)
             self._order = [i for i in range(len(blocks)) if i not in staying]
             for i in staying:
-                self._blocks[i].bind(torch.empty(sizes[i], dtype=torch.uint8, device=self.device), copy=True)
+                self._blocks[i].bind(
+                    torch.empty(self._blocks[i].size, dtype=torch.uint8, device=self.device), copy=True
+                )
             self._begin()
             yield
         finally:
@@ -100,6 +103,7 @@ class Streaming(Residency):
                 block.unbind()
             self._blocks, self._order, self._buffers = [], [], []
             self._coming.clear()
+            self._link.release()
 
     @contextmanager
     def present(self, index: int) -> Iterator[None]:
@@ -131,19 +135,22 @@ class Streaming(Residency):
                 x.data = home
 
     def shrink(self) -> bool:
-        leaving = [i for i, block in enumerate(self._blocks) if block.bound][::2]
-        if not leaving:
-            return False
-        self._link.drain()
-        self._coming.clear()
-        for i in self._order:
-            self._blocks[i].forget_buffers()
-        self._buffers = []
-        for i in leaving:
-            self._packs += self._blocks[i].pack(self._link)
-        self._order = sorted([*self._order, *leaving])
-        self._begin()
-        return True
+        while leaving := [i for i, block in enumerate(self._blocks) if block.bound][::2]:
+            self._link.drain()
+            self._coming.clear()
+            for i in self._order:
+                self._blocks[i].forget_buffers()
+            self._buffers = []
+            for i in leaving:
+                self._packs += self._blocks[i].leave(self._link)
+            self._order = sorted([*self._order, *leaving])
+            self._link.release()
+            try:
+                self._begin()
+            except torch.OutOfMemoryError:  # another program has taken what became free
+                continue
+            return True
+        return False
 
     def _begin(self) -> None:
         """Make the buffers, and let the first two blocks come that are streamed."""
@@ -163,22 +170,38 @@ class Streaming(Residency):
             self._fetch((place + number) % len(self._order), number, None)
 
     def _pack(self, blocks: Sequence[Sequence[Tensor]], staying: set[int]) -> None:
-        """Bring the tensors that are streamed together in buffers of the link, unless they are already."""
+        """Bring the tensors that are streamed together in buffers of the link, unless they are already.
+
+        Buffers of weights stay while any of them is used: they are never copied again for other adapters.
+        """
         wanted = {id(x) for block in blocks for x in block}
-        kept = [pack for pack in self._packs if all(id(x) in wanted for x in pack.tensors)]
+        kept = [pack for pack in self._packs if pack.fits(wanted)]
+        self._packs = kept  # the memory of the others is free from here on
         packed = {id(x): pack for pack in kept for x in pack.tensors}
         used: dict[int, _Pack] = {}
         for i, tensors in enumerate(blocks):
             tensors = unique(tensors)
             packs = list({id(packed[id(x)]): packed[id(x)] for x in tensors if id(x) in packed}.values())
             rest = [x for x in tensors if id(x) not in packed]
-            # Where main memory is too small, tensors stay as they are, mapped from the file, and arrive more slowly.
-            if rest and i not in staying and sum(_padded(x) for x in rest) <= self._link.host_memory():
-                packs.append(_Pack(rest, self._link))
-                rest = []
+            if i not in staying:
+                made, rest = _packed(rest, self._link)
+                packs += made
             used |= {id(pack): pack for pack in packs}
             self._blocks.append(_Block(packs, rest))
         self._packs = list(used.values())
+
+
+def _packed(tensors: list[Tensor], link: Link) -> tuple[list[_Pack], list[Tensor]]:
+    """Return packs of the tensors, and those that stay as they are.
+
+    Where main memory is too small for a copy, all do: mapped from their file, they arrive more slowly. Weights and the
+    factors of adapters, which are no parameters and change from job to job, are packed apart.
+    """
+    if not tensors or sum(_padded(x) for x in tensors) > link.host_memory():
+        return [], tensors
+    weights: list[Tensor] = [x for x in tensors if isinstance(x, nn.Parameter)]
+    factors = [x for x in tensors if not isinstance(x, nn.Parameter)]
+    return [_Pack(group, link) for group in (weights, factors) if group], []
 
 
 class _Pack:
@@ -191,6 +214,11 @@ class _Pack:
         for x, view in views(self.tensors, self.buffer):
             view.copy_(x.data)
             x.data = view
+
+    def fits(self, wanted: set[int]) -> bool:
+        """Return whether the pack serves where tensors of these ids are wanted; factors, only if all of them are."""
+        found = (id(x) in wanted for x in self.tensors)
+        return any(found) if isinstance(self.tensors[0], nn.Parameter) else all(found)
 
 
 class _Block:
@@ -227,13 +255,14 @@ class _Block:
             x.data = view
         self.bound = True
 
-    def pack(self, link: Link) -> list[_Pack]:
-        """Bring all tensors into buffers of the link, for a block that has to stream; return the packs made."""
+    def leave(self, link: Link) -> list[_Pack]:
+        """Leave the device, and bring all tensors into buffers of the link; return the packs made."""
         self.unbind()
-        made = [_Pack(self._rest, link)] if self._rest else []
-        self._packs, self._rest = [*self._packs, *made], []
-        self._homes = [x.data for x in self._tensors]
         self.forget_buffers()
+        made, self._rest = _packed(self._rest, link)
+        self._packs = [*self._packs, *made]
+        self._tensors = [x for pack in self._packs for x in pack.tensors] + self._rest
+        self._homes = [x.data for x in self._tensors]
         return made
 
     def forget_buffers(self) -> None:
@@ -275,7 +304,7 @@ def choose(sizes: Sequence[int], budget: int) -> set[int]:
         raise DeviceMemoryError(
             f"The memory for weights is {max(budget, 0) / 2**30:.2f} GiB, and two blocks of the model need "
             f"{buffers / 2**30:.2f} GiB.",
-            "Allow more memory, close other programs on the device, or lower the height.",
+            "Close other programs on the device, or lower the height.",
         )
     share, credit, staying = (budget - buffers) / sum(sizes), 0.0, set()
     for i, size in enumerate(sizes):

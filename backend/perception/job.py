@@ -117,6 +117,7 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
 
     tasks = [task for task, produced in MAPS_OF_TASK.items() if set(produced) & set(names)]
     model = loader.load(models, source, tasks, reporter)
+    loader.make_room(model, sampling.height, len(tasks))
     seconds = {"loading": time.monotonic() - began}
     with device.translate_out_of_memory(f"Encoding the panorama at {inputs.size}", source.device):
         conditions = [_encode(model, picture) for picture in inputs.pictures]  # (1, 16, H/8, W/8) each

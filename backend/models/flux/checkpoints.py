@@ -244,12 +244,16 @@ def _bfl_vae(file: Path, prefix: str, tensors: Header) -> Part:
 # Weights
 
 
+def vae_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the VAE's precision beside a transformer's: with fp16 it stays fp32, as it overflows."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def load(base: Base, dtype: torch.dtype) -> OmniXPipeline:
-    """Load the pipeline on the CPU, without text encoders and adapters. With fp16 the VAE stays fp32: it overflows."""
-    vae_dtype = torch.float32 if dtype == torch.float16 else dtype
+    """Load the pipeline on the CPU, without text encoders and adapters."""
     pipeline = OmniXPipeline(
         scheduler=base.scheduler,
-        vae=parts.load(base.vae, vae_dtype),
+        vae=parts.load(base.vae, vae_dtype(dtype)),
         text_encoder=None,  # pyright: ignore[reportArgumentType]
         tokenizer=None,  # pyright: ignore[reportArgumentType]
         text_encoder_2=None,  # pyright: ignore[reportArgumentType]

@@ -17,6 +17,7 @@ from ...pipelines.omnix import TASKS, OmniXPipeline
 from ...pipelines.panorama_pipeline import latents_at_once
 from .. import device, hub, links, parts, quantised
 from ..cache import ModelCache
+from ..residency import Streaming
 from . import checkpoints, memory, stream_adapters, text_encoding
 
 FILL_EDITS = "FLUX.1-Fill makes and edits panoramas, but perceives nothing and completes no picture."
@@ -97,8 +98,10 @@ def load(models: ModelCache, source: Source, tasks: list[str], reporter: Progres
 
     def fits() -> bool:
         needed = base().bytes_in(source.dtype)
-        if source.settings.offload != "none" and links.to(source.device):
-            return needed <= device.memory(torch.device("cpu"))[0]
+        if source.settings.offload != "none" and links.exist(source.device):
+            least = need(source, base(), tasks=1).least  # another model may be on the device
+            main, own = (device.memory(where)[0] for where in (torch.device("cpu"), source.device))
+            return needed <= main and least <= own
         return needed + _HEADROOM <= device.memory(source.device)[0]
 
     def from_disk() -> FluxModel:
@@ -145,19 +148,31 @@ def _refuse_float8(base: checkpoints.Base, where: torch.device) -> None:
 def need(source: Source, base: checkpoints.Base, height: int | None = None, tasks: int = len(TASKS) - 2) -> memory.Need:
     """Return what perception of `tasks` tasks needs on the device, for maps of `height` (None: the model's own)."""
     transformer, vae, dtype = base.transformer, base.vae, source.dtype
+    vae_dtype = checkpoints.vae_dtype(dtype)
     height = height or source.checkpoint.config.height
     scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
     decoded = latents_at_once(height // scale, 2 * height // scale) * scale**2
     return memory.perception(
-        transformer.config, vae.config, transformer.bytes_in(dtype), vae.bytes_in(dtype), [2] * tasks,
-        height, decoded, dtype,
+        transformer.config, vae.config, transformer.bytes_in(dtype), vae.bytes_in(vae_dtype), [2] * tasks,
+        height, decoded, dtype, vae_dtype,
     )  # fmt: skip
+
+
+def make_room(model: FluxModel, height: int, tasks: int = 1) -> None:
+    """Let the weights stream from here on, if the offload mode is auto and this job doesn't fit beside all of them."""
+    source = model.source
+    if source.settings.offload != "auto" or not links.exist(source.device):
+        return
+    beside = need(source, model.base, height, tasks).everything - model.base.bytes_in(source.dtype)
+    if not isinstance(model.pipeline.residency, Streaming) and beside > device.memory(source.device)[0]:
+        model.pipeline.to("cpu")
+        model.pipeline.stream(links.to(source.device))
 
 
 def advice(model: FluxModel, height: int, tasks: int) -> str:
     """Return a hint for perception that ran out of memory: what it needs; "" for devices that use main memory."""
     source = model.source
-    if links.to(source.device) is None:
+    if not links.exist(source.device):
         return ""
     found = need(source, model.base, height, tasks)
     instead = "" if source.settings.offload == "auto" else ", or use the offload mode auto"
@@ -173,13 +188,12 @@ def _fits(source: Source, base: checkpoints.Base) -> bool:
 
 def _refuse_too_large(source: Source, base: checkpoints.Base) -> None:
     """Raise DeviceMemoryError where not even one task fits."""
-    link, free = links.to(source.device), device.memory(source.device)[0]
-    least = need(source, base, tasks=1).least
-    if link is not None and source.settings.offload != "none" and least > free:
+    free, least = device.memory(source.device)[0], need(source, base, tasks=1).least
+    if links.exist(source.device) and source.settings.offload != "none" and least > free:
         raise DeviceMemoryError(
             f"{source.checkpoint.config.name} needs at least {least / 2**30:.1f} GB of memory on "
             f"{device.name(source.device)}, and {free / 2**30:.1f} GB are free.",
-            "Close other programs on the device, or lower the height.",
+            "Close other programs on the device.",
         )
 
 
@@ -191,11 +205,11 @@ def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) ->
         pipeline = checkpoints.load(base, source.dtype)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.position_rows = checkpoint.config.position_rows
-        link = links.to(where)
-        if link is None or settings.offload == "none" or (settings.offload == "auto" and _fits(source, base)):
+        whole = settings.offload == "none" or (settings.offload == "auto" and _fits(source, base))
+        if whole or not links.exist(where):
             pipeline.to(where)
         else:
-            pipeline.stream(link, resident=settings.offload != "sequential")
+            pipeline.stream(links.to(where), resident=settings.offload != "sequential")
     if where.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True

@@ -66,6 +66,7 @@ def perception(
     height: int,
     decoded: int,
     dtype: torch.dtype,
+    vae_dtype: torch.dtype,
 ) -> Need:
     """Return what tasks of `rows` streams each need in one pass, for maps of `height`, `decoded` pixels at once.
 
@@ -87,7 +88,7 @@ def perception(
     step = activations(rows, tokens, width, dtype) + table
     if per_parameter < 0.9 * dtype.itemsize:
         step += decoded_weights(len(rows), width, dtype)
-    picture = decoding(vae, decoded, dtype)
+    picture = decoding(vae, decoded, vae_dtype)
     rest = transformer_bytes - blocks - modulation * width**2 * per_parameter + vae_bytes
     buffers = 2 * (double * width**2 * per_parameter + 18 * factors)
     return Need(

@@ -1,9 +1,8 @@
-"""Blocks that stream over a simulated link: contents, budget, bytes and time."""
-
-import time
+"""Blocks that stream over a simulated link: contents, budget, bytes and order."""
 
 import pytest
 import torch
+from torch import nn
 
 from panoform.backend.models.links import ThreadLink
 from panoform.backend.models.residency import Streaming, choose
@@ -80,6 +79,62 @@ def test_tensors_may_come_and_go_between_uses():
     assert contents(extra) == [[100], [101], [102]]
 
 
+def test_weights_are_packed_once_whatever_adapters_come():
+    """Five tasks one after the other, each with factors of its own beside the weights: as a user asks for maps."""
+    weights = [[nn.Parameter(torch.full([KIB], float(i)), requires_grad=False)] for i in range(6)]
+    residency, addresses, factors = Streaming(ThreadLink(), 14 * KIB), [], []
+    for task in range(5):
+        factors.append([torch.full([64], 10.0 * task + i) for i in range(6)])
+        with residency.opened([[*block, x] for block, x in zip(weights, factors[task], strict=True)]):
+            for i in range(6):
+                with residency.present(i):
+                    assert contents([*weights[i], factors[task][i]]) == [[i], [10 * task + i]]
+        addresses.append([block[0].data_ptr() for block in weights])
+    assert all(found == addresses[0] for found in addresses)
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for f in factors for x in f}
+    assert sum(storages.values()) <= 5 * 6 * 256, "no factor keeps a copy of weights alive"
+
+
+class Crowded(ThreadLink):
+    """A device whose memory another program takes as soon as it is free, `times` times."""
+
+    times = 1
+
+    def fetch(self, pairs, after):
+        if self.times and self.shrinking:
+            self.times -= 1
+            raise torch.OutOfMemoryError
+        return super().fetch(pairs, after)
+
+    shrinking = False
+
+
+def test_shrinking_goes_on_where_the_memory_is_taken_at_once():
+    blocks, link = make_blocks(9), Crowded()
+    residency = Streaming(link)
+    with residency.opened(blocks):
+        assert residency.streamed == 0
+        link.shrinking = True
+        assert residency.shrink()
+        assert residency.streamed == 7 * 4 * KIB, "of nine five left, then two of four"
+        for i, block in enumerate(blocks):
+            with residency.present(i):
+                assert contents(block) == [[i]] * 3
+
+
+def test_what_leaves_the_device_stays_mapped_where_main_memory_is_too_small():
+    blocks, link = make_blocks(4), ThreadLink()
+    homes = [x.data_ptr() for block in blocks for x in block]
+    link.main_memory = 4 * KIB - 1
+    residency = Streaming(link)
+    with residency.opened(blocks):
+        assert residency.shrink()
+        for i, block in enumerate(blocks):
+            with residency.present(i):
+                assert contents(block) == [[i]] * 3
+    assert [x.data_ptr() for block in blocks for x in block] == homes
+
+
 def test_an_error_while_a_block_is_present_restores_all():
     blocks = make_blocks(4)
     homes = [x.data_ptr() for block in blocks for x in block]
@@ -117,19 +172,30 @@ def test_streamed_blocks_are_spread_evenly():
     assert choose(sizes, 4) == set()
 
 
-def test_computing_hides_the_link():
-    """A link as slow as the computation: a round takes about as long as either, not as both."""
-    blocks = make_blocks(12, kib=64)
-    link = ThreadLink(bytes_per_s=64 * KIB / 0.02)
-    residency = Streaming(link, 2 * 64 * KIB)
+class Recording(ThreadLink):
+    """Records when blocks of 4 KiB begin to come."""
+
+    def __init__(self, events: list) -> None:
+        super().__init__()
+        self.events = events
+
+    def fetch(self, pairs, after):
+        self.events.append(int(pairs[0][0][:4].view(torch.float32)))
+        return super().fetch(pairs, after)
+
+
+def test_two_blocks_are_on_their_way_while_one_computes():
+    events = []
+    blocks = make_blocks(6)
+    residency = Streaming(Recording(events), 2 * 4 * KIB)
     with residency.opened(blocks):
-        began = time.perf_counter()
-        for _ in range(2):
-            for i in range(12):
-                with residency.present(i):
-                    time.sleep(0.02)
-        seconds = time.perf_counter() - began
-    assert seconds < 1.4 * 2 * 12 * 0.02
+        for i in range(6):
+            with residency.present(i):
+                events.append(f"compute {i}")
+    computed = {i: events.index(f"compute {i}") for i in range(6)}
+    for i in range(1, 6):
+        assert events.index(i) < computed[i - 1], "it began to come before the block before was computed"
+    assert events[-1] == 1, "the next round's"
 
 
 def test_too_small_a_budget_is_refused_before_anything_is_copied():

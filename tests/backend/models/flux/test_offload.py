@@ -8,6 +8,7 @@ from panoform.backend.models import links
 from panoform.backend.models.cache import ModelCache
 from panoform.backend.models.flux import checkpoints, loader, memory
 from panoform.backend.models.links import ThreadLink
+from panoform.backend.models.residency import Streaming
 from panoform.backend.perception import job
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings
@@ -28,6 +29,7 @@ def simulate(monkeypatch):
     def simulate(free: int) -> ThreadLink:
         link = ThreadLink(memory=free)
         monkeypatch.setattr(links, "to", lambda _: link)
+        monkeypatch.setattr(links, "exist", lambda _: True)
         monkeypatch.setattr("panoform.backend.models.device.memory", lambda _: (free, 2 * free))
         monkeypatch.setattr("panoform.backend.models.device.choose", lambda _: torch.device("cpu"))
         return link
@@ -77,6 +79,39 @@ def test_auto_streams_what_does_not_fit(simulate, flux, reporter, tiny_flux):
     assert all(np.array_equal(maps[name], expected[name]) for name in MAPS)
 
 
+@pytest.mark.slow
+def test_auto_streams_once_a_job_does_not_fit_beside_the_weights(simulate, flux, reporter):
+    """Another program has taken memory meanwhile, or the job is larger than the one before."""
+    settings, models = EngineSettings(**flux), ModelCache()
+    link = simulate(2**40)
+    expected = perceive(settings, reporter, models)
+    assert link.copied == 0
+    assert not isinstance(models.latest.pipeline.residency, Streaming)
+    link = simulate(memory.activations([2] * 3, 4 * (8 + 3) + 512, 128, torch.float32) + 2**22)
+    maps = perceive(settings, reporter, models)
+    assert isinstance(models.latest.pipeline.residency, Streaming)
+    assert all(np.array_equal(maps[name], expected[name]) for name in MAPS)
+
+
+def test_another_model_on_the_device_is_released(simulate, flux, reporter):
+    """A device that the first model fills: it goes, before the second is refused for what it has taken."""
+    models = ModelCache()
+    simulate(2**40)
+    first = loader.load(models, loader.find(EngineSettings(**flux, offload="none"), reporter), [], reporter)
+    free = iter([2**20])  # while the first is there
+
+    def memory_of(where):
+        return (next(free, 2**40), 2**41)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("panoform.backend.models.device.memory", memory_of)
+        second = loader.load(models, loader.find(EngineSettings(**flux, offload="auto"), reporter), [], reporter)
+    assert models.latest is second
+    assert first is not second
+    models.release_unused()
+    assert len(models._models) == 1
+
+
 def test_too_little_memory_is_refused_before_the_weights_are_read(simulate, flux, reporter, monkeypatch):
     simulate(2**20)
 
@@ -111,8 +146,8 @@ def test_need_of_flux_at_full_size():
     }  # fmt: skip
     vae = {"block_out_channels": (128, 256, 512, 512)}
     need = memory.perception(
-        transformer, vae, 2 * 11_901_408_320, 2 * 83_819_683, [2] * 5, 512, 2 * 512**2, torch.bfloat16
-    )
+        transformer, vae, 2 * 11_901_408_320, 2 * 83_819_683, [2] * 5, 512, 2 * 512**2, torch.bfloat16, torch.bfloat16
+    )  # fmt: skip
     gib = 2**30
     assert 22.2 + 2.1 < need.everything / gib < 27
     assert 16.1 + 0.16 + 2.1 < need.denoising / gib < 21.5
