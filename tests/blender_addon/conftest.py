@@ -58,7 +58,7 @@ def scene(_factory_settings):
     """An empty file in Blender: bpy has one global state in each process. Tests must restore preferences they set."""
     import bpy
 
-    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True, load_ui=True)
     return bpy.context.scene
 
 
