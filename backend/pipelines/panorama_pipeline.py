@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
@@ -44,6 +44,13 @@ class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
             if name not in ("transformer_blocks", "single_transformer_blocks", "norm_out"):
                 module.to(link.device)
         self.vae.to(link.device)  # pyright: ignore[reportArgumentType]
+
+    def enable_model_cpu_offload(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Raise SettingError: the blocks are called one by one, which the hook on the whole transformer doesn't see."""
+        raise SettingError(
+            "diffusers' model offloading does not see the blocks of this pipeline.",
+            "Use stream(), or enable_sequential_cpu_offload().",
+        )
 
     @property
     def residency(self) -> residency.Residency:

@@ -13,10 +13,9 @@ from bpy.app.handlers import persistent
 from mathutils import Matrix
 
 from ..scene import world
+from ..scene.world import INSTEAD_OF, IS_PREVIEW
 
 NAME = "Panoform Preview"
-#: Custom properties of the preview world: its marker, and the scene's own world (absent if the scene had none).
-_IS_PREVIEW, _ORIGINAL_WORLD = "panoform_preview", "panoform_instead_of"
 
 
 def show(scene: bpy.types.Scene, picture: np.ndarray, world_from_panorama: Matrix) -> None:
@@ -31,28 +30,28 @@ def show(scene: bpy.types.Scene, picture: np.ndarray, world_from_panorama: Matri
     rgba[..., :3] = picture[::-1] / np.float32(255)
     image.pixels.foreach_set(rgba.ravel())
     image.update()
-    if scene.world is not None and _IS_PREVIEW in scene.world:
+    if scene.world is not None and IS_PREVIEW in scene.world:
         scene.world.update_tag()
         return
     preview = world.create(NAME, image, world_from_panorama)
-    preview[_IS_PREVIEW] = True
+    preview[IS_PREVIEW] = True
     if scene.world is not None:
-        preview[_ORIGINAL_WORLD] = scene.world
+        preview[INSTEAD_OF] = scene.world
     scene.world = preview
 
 
 def exists() -> bool:
     """Return whether the file holds a preview, used by a scene or not."""
-    return any(_IS_PREVIEW in world for world in bpy.data.worlds)
+    return any(IS_PREVIEW in world for world in bpy.data.worlds)
 
 
 @persistent
 def remove(*_: object) -> None:
     """Remove the preview and restore each scene's world. Also a handler for saving, undo, redo and loading."""
-    previews = [world for world in bpy.data.worlds if _IS_PREVIEW in world]
+    previews = [world for world in bpy.data.worlds if IS_PREVIEW in world]
     for scene in bpy.data.scenes:
         if scene.world in previews:
-            scene.world = scene.world.get(_ORIGINAL_WORLD)
+            scene.world = scene.world.get(INSTEAD_OF)
     if bpy.app.is_job_running("RENDER"):
         return  # the timer calls again
     if previews:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import bpy
+import numpy as np
 from mathutils import Matrix
 
 from ...shared.jobs.scene import SceneReply
 from ..capture import pixels
-from . import dome, environment, images, material, mesh, world
+from . import dome, environment, images, material, mesh, remove, world
 
 
 def build(
@@ -53,9 +55,11 @@ def build(
     if panorama is not None:
         _assign_world(scene, panorama, name, world_from_panorama, body)
     if body is not None:
-        body[environment.SOURCE] = name
+        body[environment.SOURCE] = _digest(panorama or maps.get("distance"), name)
     environment.mark(collection)
     scene.collection.children.link(collection)
+    if body is not None:
+        remove.remember(body)
     return collection
 
 
@@ -76,7 +80,7 @@ def build_mesh(
     for entry in bodies:
         entry.matrix_world = world_from_panorama @ Matrix.Translation(entry.location)
     body = bodies[-1]
-    body[environment.ENVIRONMENT], body[environment.SOURCE] = True, name
+    body[environment.ENVIRONMENT], body[environment.SOURCE] = True, _digest(panorama, name)
     lens = bpy.data.cameras.new(f"{name} camera")
     lens.angle, lens.clip_start, lens.display_size = math.pi / 2, 0.01, 0.1
     camera = bpy.data.objects.new(lens.name, lens)
@@ -90,9 +94,18 @@ def build_mesh(
         _assign_world(scene, panorama, name, world_from_panorama, body, lit)
     environment.mark(collection)
     scene.collection.children.link(collection)
+    remove.remember(body)
     if scene.camera is None:
         scene.camera = camera
     return collection
+
+
+def _digest(image: bpy.types.Image | None, name: str) -> str:
+    """Return a digest of an image's content, by which environments of one panorama are known; `name` without one."""
+    if image is None:
+        return name
+    data = image.packed_file.data if image.packed_file else np.array(image.pixels, np.float32)
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _assign_world(

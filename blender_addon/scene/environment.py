@@ -15,9 +15,10 @@ from . import world
 
 #: Custom property of objects whose origin is the centre of a panorama, their X axis its centre.
 ENVIRONMENT = "panoform_environment"
-#: Of these: the world that was made with it, and the name of the source that it was built from.
+#: Of these: the world that was made with it, and a digest of the panorama that it was built from.
 WORLD, SOURCE = "panoform_world", "panoform_source"
-#: Custom property of all objects that were built for an environment, its camera too.
+#: Custom property of all objects that were built for an environment, its camera too: their name, which copies of them
+#: don't have.
 PART = "panoform_part"
 #: Custom property of a screen: index of the area → its former view.
 _VIEWS = "panoform_views"
@@ -57,7 +58,12 @@ def disabled_reason() -> str:
 def mark(collection: bpy.types.Collection) -> None:
     """Mark all objects of a built collection as parts of an environment."""
     for entry in collection.objects:
-        entry[PART] = True
+        entry[PART] = entry.name
+
+
+def is_built(entry: bpy.types.Object) -> bool:
+    """Return whether an object was built as a part of an environment, and is no copy that the user made of one."""
+    return entry.get(PART) in (entry.name, True)  # True: by an earlier version
 
 
 def of(collection: bpy.types.Collection) -> bpy.types.Object | None:

@@ -1,4 +1,4 @@
-"""Remove an environment with everything that was made for it, or let a new one take its place."""
+"""Remove environments with everything that was made for them, or let a new one take their place."""
 
 from __future__ import annotations
 
@@ -9,31 +9,51 @@ import bpy
 from . import environment, world
 
 _NUMBER = re.compile(r"\.\d{3}$")
+#: Custom property of datablocks other than objects that were made for an environment.
+_MADE = "panoform_made"
 
 
-def remove(body: bpy.types.Object) -> str:
-    """Remove an environment and return the name of its collection.
+def remember(body: bpy.types.Object) -> None:
+    """Mark what was made for an environment that has just been built, so that what is added later stays."""
+    for block in _belonging([body]):
+        if not isinstance(block, bpy.types.Object):
+            block[_MADE] = True
 
-    What the user has added, to its collection or by using its materials elsewhere, stays. Scenes that its world lights
-    get their own world back.
+
+def remove(*bodies: bpy.types.Object) -> str:
+    """Remove environments and return the name of the last one's collection.
+
+    What the user has added stays: in its collection, as a child, as a copy, or by using its materials elsewhere. Scenes
+    that its world lights get their own world back.
     """
-    shown = body.get(environment.WORLD)
-    for scene in bpy.data.scenes if shown is not None else ():
-        if scene.world == shown:
-            world.restore(scene)
-    collections = [one for one in body.users_collection if one in set(bpy.data.collections)]
-    name = collections[0].name if collections else body.name
-    doomed = made_for(body)
+    for body in bodies:
+        shown = body.get(environment.WORLD)
+        for scene in bpy.data.scenes if shown is not None else ():
+            if scene.world == shown:
+                world.restore(scene)
+    collections = {one for body in bodies for one in body.users_collection} & set(bpy.data.collections)
+    name = next((one.name for one in bodies[-1].users_collection if one in collections), bodies[-1].name)
+    belonging = _belonging(bodies)
+    doomed = {block for block in belonging if isinstance(block, bpy.types.Object) or block.get(_MADE)}
+    for block in belonging - doomed:  # the user's own, that only the environment used
+        block.use_fake_user = True
+    for child in bpy.data.objects:
+        if child.parent in doomed and child not in doomed:
+            place = child.matrix_world.copy()
+            child.parent = None
+            child.matrix_world = place
     doomed |= {one for one in collections if not one.children and set(one.objects) <= doomed}
     bpy.data.batch_remove(doomed)
     return name
 
 
-def made_for(body: bpy.types.Object) -> set[bpy.types.ID]:
-    """Return the objects and the world of an environment, and what nothing else uses: their data, materials, images."""
-    found: set[bpy.types.ID] = set(environment.parts(body))
-    if body.get(environment.WORLD) is not None:
-        found.add(body[environment.WORLD])
+def _belonging(bodies: list[bpy.types.Object] | tuple[bpy.types.Object, ...]) -> set[bpy.types.ID]:
+    """Return the objects and worlds of environments, and what nothing else uses: their data, materials, images."""
+    found: set[bpy.types.ID] = set(bodies)
+    for body in bodies:
+        found |= {part for part in environment.parts(body) if environment.is_built(part)}
+        if body.get(environment.WORLD) is not None:
+            found.add(body[environment.WORLD])
     users = bpy.data.user_map()
     size = 0
     while size < len(found):
@@ -43,17 +63,25 @@ def made_for(body: bpy.types.Object) -> set[bpy.types.ID]:
 
 
 def replace_earlier(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
-    """Remove the environments in `scene` that were built from the source of the new one in `collection`, before it.
+    """Remove the environments in `scene` that were built from the panorama of the new one in `collection`, before it.
 
-    The new datablocks take over the names.
+    The new datablocks take over the names, and the new camera the place of a camera that goes.
     """
     body = environment.of(collection)
     if body is None:
         return
     source = body[environment.SOURCE]
-    earlier = [one for one in environment.all_in(scene) if one != body and one.get(environment.SOURCE) == source]
-    for one in earlier:
-        remove(one)
-    if earlier:
-        for block in (*made_for(body), collection):
-            block.name = _NUMBER.sub("", block.name)
+    earlier = [
+        one
+        for one in environment.all_in(scene)
+        if one != body and one.get(environment.SOURCE) == source and environment.is_built(one)
+    ]
+    if not earlier:
+        return
+    had_camera = scene.camera is not None
+    remove(*earlier)
+    if had_camera and scene.camera is None:
+        scene.camera = next((entry for entry in collection.objects if entry.type == "CAMERA"), None)
+    for block in (*_belonging([body]), collection):
+        block.name = _NUMBER.sub("", block.name)
+    environment.mark(collection)

@@ -12,6 +12,8 @@ from ..capture import sources
 ROTATION = 'node_tree.nodes["Rotation"].inputs["Rotation"].default_value'
 #: Custom property of worlds that `create` made, and of scenes: the world before these, absent if there was none.
 _MADE, _OWN = "panoform_made", "panoform_own_world"
+#: Custom properties of a world that is shown for a moment: its marker, and the world in whose place it is.
+IS_PREVIEW, INSTEAD_OF = "panoform_preview", "panoform_instead_of"
 #: Custom property of an object: the only world in which it is visible.
 ONLY_IN = "panoform_only_in"
 
@@ -95,12 +97,15 @@ def assign(scene: bpy.types.Scene, world: bpy.types.World | None) -> None:
 
     Objects that belong to one world (ONLY_IN, such as its sun) are hidden unless it is this one.
     """
-    if scene.world is not None:
-        scene.world.use_fake_user = True
-    if not is_made(scene.world):
+    former = scene.world
+    if former is not None and IS_PREVIEW in former:
+        former = former.get(INSTEAD_OF)
+    if former is not None:
+        former.use_fake_user = True
+    if not is_made(former):
         scene.pop(_OWN, None)
-        if scene.world is not None:
-            scene[_OWN] = scene.world
+        if former is not None:
+            scene[_OWN] = former
     scene.world = world
     for found in scene.objects:
         if ONLY_IN in found:
@@ -108,8 +113,8 @@ def assign(scene: bpy.types.Scene, world: bpy.types.World | None) -> None:
 
 
 def is_made(world: bpy.types.World | None) -> bool:
-    """Return whether `create` made this world."""
-    return world is not None and _MADE in world
+    """Return whether `create` made this world, and not as a preview."""
+    return world is not None and _MADE in world and IS_PREVIEW not in world
 
 
 def restore(scene: bpy.types.Scene) -> None:

@@ -279,7 +279,7 @@ def test_compute_dtype_is_not_guessed_from_the_first_weight(new_pipe):
 
 
 def test_offloading_does_not_change_the_result(pipe):
-    """With accelerate's hooks, which `--offload sequential` installs."""
+    """With accelerate's hooks, which `enable_sequential_cpu_offload` installs; those of whole models are refused."""
     offloaded = OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux")
     for model in (offloaded.transformer, offloaded.vae):
         cpu_offload(model, torch.device("cpu"))
@@ -288,6 +288,8 @@ def test_offloading_does_not_change_the_result(pipe):
     for options in ({}, {"circular_encode": False}):
         expected = pipe(**arguments("rgb_to_depth"), **options).images
         torch.testing.assert_close(offloaded(**arguments("rgb_to_depth"), **options).images, expected)
+    with pytest.raises(SettingError, match=r"Use stream\(\)"):
+        pipe.enable_model_cpu_offload()
 
 
 def test_callback_receives_the_denoised_target(pipe):

@@ -12,8 +12,9 @@ import room_folder
 from mathutils import Matrix, Vector
 
 from panoform.blender_addon.capture import sources
+from panoform.blender_addon.generate import world_preview
 from panoform.blender_addon.jobs.manager import Jobs
-from panoform.blender_addon.scene import environment, images, world
+from panoform.blender_addon.scene import environment, images, remove, world
 from panoform.blender_addon.scene.build import build
 
 
@@ -73,6 +74,28 @@ def test_what_the_user_added_to_the_collection_stays(addon: Jobs, scene, folder:
     assert all(image.name in bpy.data.images for image in textures)
 
 
+def test_copies_children_and_materials_of_the_user_stay(addon: Jobs, scene, folder: Path) -> None:
+    build_scene(folder, "MESH")
+    body = environment.find(bpy.context)
+    collection = environment.collection(body, scene)
+    copy = body.copy()  # as Shift D and Separate: with all custom properties
+    copy.data = body.data.copy()
+    collection.objects.link(copy)
+    child = bpy.data.objects.new("child", None)
+    scene.collection.objects.link(child)
+    child.parent = body
+    child.location = (0, 0, 1)
+    bpy.context.view_layer.update()
+    place = child.matrix_world.copy()
+    own = bpy.data.materials.new("my paint")
+    body.data.materials.append(own)
+    bpy.ops.panoform.remove_environment()
+    assert copy.name in bpy.data.objects
+    assert own.name in bpy.data.materials
+    assert own.use_fake_user
+    np.testing.assert_allclose(child.matrix_world, place, atol=1e-6)
+
+
 def test_second_environment_keeps_the_first_and_the_own_world(addon: Jobs, scene, folder: Path) -> None:
     own = mine(scene)
     build_scene(folder, "MESH")
@@ -104,8 +127,43 @@ def test_building_again_replaces_what_was_built_from_the_same_maps(addon: Jobs, 
     build_scene(folder, "MESH")
     assert everything() == first, "names without numbers, and nothing left behind"
     assert environment.find(bpy.context).data.as_pointer() != old
+    assert scene.camera is not None, "the new one's, as the old one's is gone"
     assert len(environment.all_in(scene)) == 1
     bpy.ops.panoform.restore_world()
+    assert scene.world == own
+
+
+def test_another_panorama_of_the_same_name_replaces_nothing(addon: Jobs, scene) -> None:
+    scene.panoform.replace_earlier = True
+    for value in (1.0, 0.5, 0.5):
+        panorama = images.create_float("room", np.full((4, 8, 3), value, np.float32), "Linear Rec.709")
+        maps = {"distance": images.create_float("distance", np.ones((4, 8, 1), np.float32), "Non-Color")}
+        remove.replace_earlier(scene, build(scene, maps, panorama, "room"))
+    assert len(environment.all_in(scene)) == 2
+
+
+def test_environment_copied_by_the_user_is_not_replaced(addon: Jobs, scene, folder: Path) -> None:
+    scene.panoform.replace_earlier = True
+    build_scene(folder, "DOME")
+    body = environment.find(bpy.context)
+    copy = body.copy()
+    environment.collection(body, scene).objects.link(copy)
+    build_scene(folder, "DOME")
+    assert copy.name in bpy.data.objects
+    assert len(environment.all_in(scene)) == 2
+
+
+def test_own_world_stays_while_a_preview_is_shown(addon: Jobs, scene) -> None:
+    """Another world is chosen while a panorama is generated."""
+    own = mine(scene)
+    world_preview.show(scene, np.zeros((4, 8, 3), np.uint8), Matrix())
+    assert not world.is_made(scene.world)
+    panorama = images.create_float("sky", np.ones((4, 8, 3), np.float32), "Linear Rec.709")
+    world.assign(scene, world.create("sky", panorama, Matrix()))
+    world_preview.remove()
+    assert scene.world.name == "sky"
+    assert own.use_fake_user
+    world.restore(scene)
     assert scene.world == own
 
 
