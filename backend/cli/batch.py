@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,6 +54,11 @@ def run(options: argparse.Namespace) -> int:
     settings = perceive.settings_of(options)
     sources = find(options.folder)
     summary.check(options.out, overwrite=options.overwrite)
+    from ..models.flux import loader  # after the checks, as torch takes seconds
+    from ..perception.job import identity
+
+    with Terminal(stages=False) as terminal:
+        wanted = identity(engine, settings, loader.find(engine, terminal))
     models = ModelCache()
     rows: list[summary.Row] = []
     try:
@@ -61,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             row = summary.Row(panorama=source.name, status="written", folder=name, engine=engine.engine)
             rows.append(row)
             try:
-                info = finished(options.out / name, source, engine, settings)
+                info = finished(options.out / name, source, wanted, settings.maps)
                 row.status = "finished earlier" if info else "written"
                 info = info or _perceive(source, options.out / name, engine, settings, options.overwrite, models)
                 row.maps, row.seconds = tuple(info.maps), info.seconds["all"]
@@ -96,8 +102,10 @@ def find(folder: Path) -> dict[Path, str]:
     return {file: file.stem if stems[file.stem.lower()] == 1 else file.name for file in files}
 
 
-def finished(directory: Path, source: Path, engine: EngineSettings, settings: PerceiveSettings) -> Info | None:
-    """Return the record of the result in `directory` if it is of this panorama and these settings, and complete.
+def finished(directory: Path, source: Path, wanted: Mapping[str, Any], maps: Sequence[str]) -> Info | None:
+    """Return the record of the result in `directory` if it is of this panorama, as `wanted`, and complete.
+
+    `wanted`: fields of the record (`job.identity`).
 
     Raise OutputError for the result of another panorama.
     """
@@ -108,15 +116,8 @@ def finished(directory: Path, source: Path, engine: EngineSettings, settings: Pe
         return None  # writing a result there reports what is wrong
     if info.source != source.name:
         raise OutputError(f"{directory} holds the result of {info.source}.", "Choose another folder, or move it away.")
-    used = {
-        "seed": info.seed,
-        "num_inference_steps": info.num_inference_steps,
-        "guidance_scale": info.guidance_scale,
-        "height": info.size[0],
-    }
-    asked = {name: getattr(settings, name) for name in used}
-    same = info.engine == engine.engine and all(value in (None, used[name]) for name, value in asked.items())
-    complete = all(name in info.maps and (directory / MAPS[name].filename).exists() for name in settings.maps)
+    same = all(getattr(info, name) == value for name, value in wanted.items())
+    complete = all(name in info.maps and (directory / MAPS[name].filename).exists() for name in maps)
     newer = path.stat().st_mtime >= source.stat().st_mtime
     return info if same and complete and newer else None
 

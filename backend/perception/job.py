@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...shared.engines import EngineSettings
 from ...shared.jobs import perceive as contract
 from ...shared.jobs.perceive import Info, PerceiveReply, PerceiveRequest, PerceiveSettings
 from ...shared.maps import MAPS, check_names
@@ -128,7 +130,7 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
     for name in names:
         reporter.preview(name, preview(name, maps[name]))
     seconds["all"] = time.monotonic() - began
-    info = _info(request, source, sampling, meanings, inputs.exposure, seconds)
+    info = _info(request, source, meanings, inputs.exposure, seconds)
     return Perceived({name: maps[name] for name in names}, inputs.picture, info)
 
 
@@ -201,10 +203,24 @@ def _align_normals(maps: dict[str, np.ndarray], config: ModelConfig) -> dict[str
     return meanings
 
 
+def identity(engine: EngineSettings, settings: PerceiveSettings, source: Source) -> dict[str, Any]:
+    """Return the fields of `Info` that say by what and how maps are made, with all defaults resolved."""
+    sampling = _sampling(settings, source.checkpoint.config)
+    return {
+        "engine": engine.engine,
+        "model": source.checkpoint.name,
+        "adapters": source.checkpoint.adapters_name,
+        "dtype": device.dtype_name(source.settings, source.dtype),
+        "size": (sampling.height, 2 * sampling.height),
+        "seed": sampling.seed,
+        "num_inference_steps": sampling.num_inference_steps,
+        "guidance_scale": sampling.guidance_scale,
+    }
+
+
 def _info(
     request: PerceiveRequest,
     source: Source,
-    sampling: _Sampling,
     meanings: dict[str, str],
     exposed: dict[str, float | str] | None,
     seconds: dict[str, float],
@@ -212,21 +228,14 @@ def _info(
     checkpoint = source.checkpoint
     return Info(
         panoform=metadata.version("panoform"),
-        engine=request.engine.engine,
-        model=checkpoint.name,
-        adapters=checkpoint.adapters_name,
+        **identity(request.engine, request.settings, source),
         notice="" if checkpoint.config.trained else UNTRAINED,
         maps=meanings,
         frame=FRAME,
         source=request.source,
         source_size=request.source_size or (request.panorama.shape[0], request.panorama.shape[1]),
-        size=(sampling.height, 2 * sampling.height),
         exposure=exposed,
-        seed=sampling.seed,
-        num_inference_steps=sampling.num_inference_steps,
-        guidance_scale=sampling.guidance_scale,
         device=device.name(source.device),
-        dtype=device.dtype_name(source.settings, source.dtype),
         seconds={name: round(value, 3) for name, value in seconds.items()},
         versions={"python": platform.python_version()}
         | {package: metadata.version(package) for package in ("torch", "diffusers", "numpy")},

@@ -20,7 +20,7 @@ from .cameras import Mesh
 #: Number of the front view.
 _FRONT = 0
 #: Alpha from which a pixel shows the object alone; the outline is mixed with what is behind it.
-_SOLID = 0.99
+_SOLID = 0.9
 #: Alpha of the outline, of 255.
 _OUTLINE = 128
 #: Intersection over union of the outlines below which the user is told.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,8 +63,9 @@ class SetupProgress:
         """The part that is done, in [0, 1]. It never falls."""
         part = _DOWNLOAD_SHARE * min((self._downloaded + self._current) / self._expected.download, 1)
         if self._free_before is not None:
-            filled = self._free_before - free_space(self._folder)
-            part = _DOWNLOAD_SHARE + (1 - _DOWNLOAD_SHARE) * min(max(filled / self._expected.disk, 0), 0.99)
+            with suppress(OSError):  # the folder may be replaced meanwhile; the part stays what it was
+                filled = self._free_before - free_space(self._folder)
+                part = _DOWNLOAD_SHARE + (1 - _DOWNLOAD_SHARE) * min(max(filled / self._expected.disk, 0), 0.99)
         self._largest = max(self._largest, part)
         return self._largest
 

@@ -11,7 +11,14 @@ from bpy.props import StringProperty
 from ...shared.atomic_write import translate_errors
 from ...shared.protocol.errors import InputError, SettingError
 from ..capture.sources import image_file
-from ..ui.operator_parts import FINISHED, build_disabled_reason, job_disabled_reason, poll_unless, reporting
+from ..ui.operator_parts import (
+    FINISHED,
+    build_disabled_reason,
+    job_disabled_reason,
+    poll_unless,
+    relay,
+    reporting,
+)
 from . import gallery, panoramas
 from .gallery import Entry
 from .properties import SIZE_ITEMS
@@ -65,7 +72,8 @@ class PANOFORM_OT_perceive_panorama(_PanoramaOperator, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         entry = self.entry(context.scene)
         panoramas.show(context.scene, entry.path, panoramas.world_from_panorama(entry.recipe))
-        return bpy.ops.panoform.perceive(source="WORLD")
+        relay(self, lambda: bpy.ops.panoform.perceive(source="WORLD"))
+        return FINISHED  # the world is another, whatever became of the job
 
 
 class PANOFORM_OT_show_panorama_folder(_PanoramaOperator, bpy.types.Operator):
@@ -85,13 +93,17 @@ class PANOFORM_OT_generate_again(_PanoramaOperator, bpy.types.Operator):
 
     bl_idname = "panoform.generate_again"
     bl_label = "Generate Again"
+    bl_options: ClassVar = {"UNDO"}
 
     poll = poll_unless(job_disabled_reason)
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
-        use_recipe(context.scene, self.entry(context.scene))
-        return bpy.ops.panoform.generate()
+        entry = self.entry(context.scene)
+        use_recipe(context.scene, entry)
+        steps = entry.recipe.settings.num_inference_steps or 0
+        relay(self, lambda: bpy.ops.panoform.generate(num_inference_steps=steps))
+        return FINISHED
 
 
 class PANOFORM_OT_delete_panorama(_PanoramaOperator, bpy.types.Operator):
@@ -99,6 +111,7 @@ class PANOFORM_OT_delete_panorama(_PanoramaOperator, bpy.types.Operator):
 
     bl_idname = "panoform.delete_panorama"
     bl_label = "Delete Panorama"
+    bl_options: ClassVar = {"UNDO"}  # so that the file, which keeps it packed, is to be saved
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         text = f'Delete "{self.name}" from the disk?'
