@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
     model = default_engine("texture_from_prompt")
     _add_drawing(
         parser, "result folder: texture, views, and the textured mesh as .glb", "texture", "texture_from_prompt",
-        engine_help=f"{default_engine('texture')}; {model} with --model, --adapters or without --reference",
+        engine_help=f"{default_engine('texture')}; {model} with --model, --adapters or --prompt",
     )  # fmt: skip
     parser.set_defaults(run=run_texture)
 
@@ -103,7 +103,7 @@ def _settings(options: argparse.Namespace, **more: Any) -> TextureSettings:
 
 def _engine(options: argparse.Namespace) -> EngineSettings:
     """Return the engine: without weights that the user names, the one that needs none, if it can."""
-    needs_model = options.model or options.adapters or options.reference is None
+    needs_model = options.model or options.adapters or options.prompt or options.reference is None
     return shared_options.engine_settings(options, default_engine("texture_from_prompt" if needs_model else "texture"))
 
 

@@ -6,7 +6,7 @@ import gc
 import platform
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -81,10 +81,10 @@ def memory(device: torch.device) -> tuple[int, int]:
 
 
 @contextmanager
-def translate_out_of_memory(what: str, device: torch.device, hint: str = "") -> Iterator[None]:
+def translate_out_of_memory(what: str, device: torch.device, hint: str | Callable[[], str] = "") -> Iterator[None]:
     """Raise a DeviceMemoryError, with the amounts requested and free, where the block runs out of memory.
 
-    `what` names the work in the message; `hint` replaces the general advice.
+    `what` names the work in the message; `hint`, or what it returns, replaces the general advice.
     """
     try:
         yield
@@ -103,7 +103,7 @@ def translate_out_of_memory(what: str, device: torch.device, hint: str = "") -> 
             torch.cuda.empty_cache()
         raise DeviceMemoryError(
             f"{what} ran out of memory on {name(device)}{amount}: {_size(free)} of {_size(total)} are free.",
-            hint or _less_memory(device),
+            (hint if isinstance(hint, str) else hint()) or _less_memory(device),
         ) from None
 
 

@@ -35,14 +35,8 @@ class Residency:
         `need` bytes of the device's memory stay free. Raise DeviceMemoryError where that doesn't fit.
         """
         moved = [x for block in blocks for x in block if x.device != self.device and not x.is_meta]
-        homes = [x.data for x in moved]
-        try:
-            for tensor in moved:
-                tensor.data = tensor.data.to(self.device)
+        with _moved(moved, self.device):
             yield
-        finally:
-            for tensor, home in zip(moved, homes, strict=True):
-                tensor.data = home
 
     @contextmanager
     def present(self, index: int) -> Iterator[None]:
@@ -124,15 +118,8 @@ class Streaming(Residency):
 
     @contextmanager
     def borrowed(self, module: nn.Module) -> Iterator[None]:
-        tensors = unique([*module.parameters(), *module.buffers()])
-        homes = [x.data for x in tensors]
-        try:
-            for x in tensors:
-                x.data = x.data.to(self.device)
+        with _moved(unique([*module.parameters(), *module.buffers()]), self.device):
             yield
-        finally:
-            for x, home in zip(tensors, homes, strict=True):
-                x.data = home
 
     def shrink(self) -> bool:
         while leaving := [i for i, block in enumerate(self._blocks) if block.bound][::2]:
@@ -274,6 +261,19 @@ class _Block:
         for x, home in zip(self._tensors, self._homes, strict=True):
             x.data = home
         self.bound = False
+
+
+@contextmanager
+def _moved(tensors: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """Have copies of the tensors on the device within the block."""
+    homes = [x.data for x in tensors]
+    try:
+        for x in tensors:
+            x.data = x.data.to(device)
+        yield
+    finally:
+        for x, home in zip(tensors, homes, strict=True):
+            x.data = home
 
 
 def of(module: nn.Module, device: torch.device) -> Residency:

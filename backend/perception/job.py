@@ -176,7 +176,7 @@ def _sample_tasks(
 
     every = -(-passes * sampling.num_inference_steps // _PREVIEWS)
     maps: dict[str, np.ndarray] = {}
-    hint = loader.advice(model, 8 * conditions[-1].shape[-2], len(tasks))
+    hint = partial(loader.advice, model, 8 * conditions[-1].shape[-2], len(tasks))
     with device.translate_out_of_memory(f"{label} at {size}", model.source.device, hint):
         started = time.monotonic()
         samples = [_sample(model, tasks, condition, sampling, progress, every, show) for condition in conditions]

@@ -121,6 +121,22 @@ def _init_random_signs(module: nn.Module, generator: torch.Generator) -> None:
             parameter.data = signs * parameter[0].numel() ** -0.5
 
 
+def zero_residuals(module: nn.Module) -> None:
+    """Let the residual branches of a VAE or U-Net start from zero."""
+    for part in module.modules():
+        if type(part).__name__ == "ResnetBlock2D":
+            nn.init.zeros_(part.get_submodule("conv2").get_parameter("weight"))
+
+
+def prepare_vae(vae: AutoencoderKL) -> None:
+    """Let a VAE's training start from zero residuals, and from a small variance of the posterior (log −6), so that it
+    carries information from the start."""
+    zero_residuals(vae)
+    bias = vae.encoder.conv_out.bias
+    assert bias is not None
+    nn.init.constant_(bias[len(bias) // 2 :], -6.0)
+
+
 def create(seed: int = 0) -> tuple[FluxTransformer2DModel, AutoencoderKL]:
     """Create an untrained transformer and VAE in float32, determined by the seed."""
     generator = torch.Generator().manual_seed(seed)

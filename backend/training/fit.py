@@ -26,6 +26,7 @@ from ..pipelines.layers import circular_padding
 from . import architecture, checkpoint, dataset, fast_decoder, latents, losses
 from .model import END_LAYERS, Perceiver
 from .muon import Muon
+from .precision import autocast
 from .run import Options, Run, prepare
 from .scenes.render_io import write_image
 from .workers import Workers
@@ -91,11 +92,6 @@ def _loop(
     return step >= steps
 
 
-def psnr(shown: Tensor, wanted: Tensor) -> Tensor:
-    """Return the PSNR of pictures in [0, 1] in dB."""
-    return -10 * torch.log10((shown.clamp(0, 1) - wanted).square().mean())
-
-
 def train_vae(run: Run, steps: int) -> bool:
     """Train stage 1 on crops of pictures of all streams, with L1, edge and weak KL losses.
 
@@ -103,13 +99,7 @@ def train_vae(run: Run, steps: int) -> bool:
     """
     torch.manual_seed(0)
     vae = architecture.create()[1]
-    for module in vae.modules():
-        # Initialise residual branches with zero.
-        if type(module).__name__ == "ResnetBlock2D":
-            nn.init.zeros_(module.conv2.weight)
-    # Initialise the posterior with a small variance (log variance −6), so that it carries information from the start.
-    assert vae.encoder.conv_out.bias is not None
-    nn.init.constant_(vae.encoder.conv_out.bias[architecture.VAE["latent_channels"] :], -6.0)
+    architecture.prepare_vae(vae)
     vae.to(run.device).to(memory_format=torch.channels_last)
     size = 128 if run.device.type == "cuda" else 64
 
@@ -127,18 +117,7 @@ def train_vae(run: Run, steps: int) -> bool:
             y, x = places[index]
             crops.append(maps[names[kind]][index, :, y : y + size, x : x + size])
         wanted = (torch.stack(crops) * 2 - 1).contiguous(memory_format=torch.channels_last)
-        with run.autocast():
-            posterior = vae.encode(wanted).latent_dist
-            sample = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-            shown = vae.decode(sample).sample
-        kl = posterior.kl().mean() / sample[0].numel()
-        loss = losses.picture_loss(shown.float(), wanted) + 3e-4 * kl
-        loss.backward()
-        return {
-            "loss": loss.detach(),
-            "kl": kl.detach(),
-            "psnr": psnr(shown.detach() / 2 + 0.5, wanted / 2 + 0.5),
-        }
+        return losses.vae_loss(vae, wanted)
 
     @torch.no_grad()
     def validate(step: int) -> str:
@@ -147,7 +126,7 @@ def train_vae(run: Run, steps: int) -> bool:
         with circular_padding.circular(vae):
             for name, picture in wanted.items():
                 shown = vae.decode(vae.encode(picture * 2 - 1).latent_dist.mode()).sample / 2 + 0.5
-                figures.append(f"{name} {psnr(shown, picture):.1f}")
+                figures.append(f"{name} {losses.psnr(shown, picture):.1f}")
                 rows.append(torch.stack([picture[:3], shown[:3].clamp(0, 1)], 1).flatten(0, 1))
         contact_sheet(run.checkpoints / "pictures" / f"vae-{step:06d}.png", torch.stack(rows))
         return "held-out dB: " + ", ".join(figures)
@@ -252,7 +231,7 @@ def _cached_steps(
 
     def step_loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         drawn = latents.random_batch(known, run.batch, generator)
-        with run.autocast():
+        with autocast(run.device):
             figures = _cached_step(perceiver, drawing, _ALWAYS, drawn)
             if step % 2 == 0:
                 return figures
@@ -282,7 +261,7 @@ def _pixel_step(
 ) -> dict[str, Tensor]:
     pictures = dataset.pictures(dataset.augment(run.random_batch(generator), generator, height))
     solid, figures = losses.solid(pictures["depth"]), {}
-    with run.autocast():
+    with autocast(run.device):
         with torch.no_grad():
             rgb = latents.encode(vae, pictures["rgb"])
         for task in tasks:

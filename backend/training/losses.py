@@ -1,14 +1,19 @@
 """Losses of pictures, maps and latents."""
 
+# diffusers declares unions of outputs and tuples.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from .architecture import DISTANCE_RATIO
+from .precision import autocast
 
 #: Error of log distance above which AbsRel is continued linearly, so that a few pixels at edges don't dominate.
 _LINEAR_FROM = 1.5
@@ -77,3 +82,20 @@ def _distance_loss(shown: Tensor, wanted: Tensor, solid: Tensor) -> Tensor:
 def solid(grey: Tensor) -> Tensor:
     """Return 1 where the encoded distance is not the sky's, else 0: (N, 1, H, W)."""
     return (grey[:, :1] < 0.999).float()
+
+
+def psnr(shown: Tensor, wanted: Tensor) -> Tensor:
+    """Return the PSNR of pictures in [0, 1] in dB."""
+    return -10 * torch.log10((shown.clamp(0, 1) - wanted).square().mean())
+
+
+def vae_loss(vae: AutoencoderKL, wanted: Tensor) -> dict[str, Tensor]:
+    """Call backward on the loss of pictures (N, 3, H, W) in [-1, 1]: L1, edges and a weak KL; return figures."""
+    with autocast(wanted.device):
+        posterior = vae.encode(wanted).latent_dist
+        sample = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
+        shown = vae.decode(sample).sample
+    kl = posterior.kl().mean() / sample[0].numel()
+    loss = picture_loss(shown.float(), wanted) + 3e-4 * kl
+    loss.backward()
+    return {"loss": loss.detach(), "kl": kl.detach(), "psnr": psnr(shown.detach() / 2 + 0.5, wanted / 2 + 0.5)}

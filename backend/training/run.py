@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +73,6 @@ class Run:
     def generator(self, step: int) -> torch.Generator:
         """Return the generator of this process's batch in a step."""
         return torch.Generator(self.device).manual_seed(step * self.workers.count + self.workers.rank)
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        """Return the autocast context of the device: bfloat16 on CUDA, none on the CPU."""
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
 
 
 def prepare(options: Options, workers: Workers) -> Run:

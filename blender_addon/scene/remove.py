@@ -10,7 +10,7 @@ from . import environment, world
 
 _NUMBER = re.compile(r"\.\d{3}$")
 #: Custom property of datablocks other than objects that were made for an environment.
-_MADE = "panoform_made"
+_MADE = "panoform_made_for"
 
 
 def remember(body: bpy.types.Object) -> None:

@@ -56,6 +56,10 @@ class PANOFORM_PT_texture_options(Section, bpy.types.Panel):
     bl_parent_id = "PANOFORM_PT_texture"
     bl_options: ClassVar = {"DEFAULT_CLOSED"}
 
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return operators.has_model()  # a projection has none of these
+
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform.texture
         layout = self.layout

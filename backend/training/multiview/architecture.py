@@ -19,10 +19,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...models.sd21.adapter import filename
 from ...models.sd21.checkpoints import PROMPT_EMBEDS
+from ..architecture import prepare_vae, zero_residuals
 
 TASK = "ig2mv"
 PROMPT_TOKENS, TEXT_DIM = 2, 64
@@ -82,25 +83,15 @@ def create_vae(seed: int = 0) -> AutoencoderKL:
     """Create an untrained VAE in float32, determined by the seed."""
     torch.manual_seed(seed)
     vae = AutoencoderKL(**VAE)
-    _zero_residuals(vae)
-    # A small variance of the posterior (log −6), so that it carries information from the start.
-    assert vae.encoder.conv_out.bias is not None
-    nn.init.constant_(vae.encoder.conv_out.bias[VAE["latent_channels"] :], -6.0)
+    prepare_vae(vae)
     return vae
-
-
-def _zero_residuals(module: nn.Module) -> None:
-    """Let residual branches start from zero."""
-    for part in module.modules():
-        if type(part).__name__ == "ResnetBlock2D":
-            nn.init.zeros_(part.get_submodule("conv2").get_parameter("weight"))
 
 
 def create_unet(seed: int = 0) -> Any:
     """Create an untrained U-Net in float32, without adapter, determined by the seed."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(**UNET)
-    _zero_residuals(unet)
+    zero_residuals(unet)
     return unet
 
 

@@ -9,7 +9,6 @@ stages resume from their checkpoints. Computation is in bfloat16 on CUDA, and in
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from ...pipelines.layers.snr_shift import shifted_betas
 from .. import checkpoint, losses
 from ..muon import Muon
+from ..precision import autocast
 from . import architecture, model
 from .model import Views
 from .render import Renderer, Sample
@@ -121,10 +121,6 @@ def _log(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
-def _autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
-
-
 def _loop(
     options: Options, pool: Pool, name: str, module: nn.Module, optimizer: Muon, steps: int, rate: float, until: float,
     step_loss: Callable[[torch.Generator], dict[str, Tensor]],
@@ -171,15 +167,7 @@ def train_vae(options: Options, pool: Pool, until: float) -> bool:
         pictures = torch.cat([drawn.reference, drawn.views[torch.arange(half, device=options.device), of]])
         y, x = torch.randint(options.size - options.crop + 1, (2,), generator=generator, device=options.device).tolist()
         wanted = pictures[..., y : y + options.crop, x : x + options.crop] * 2 - 1
-        with _autocast(options.device):
-            posterior = vae.encode(wanted).latent_dist
-            sample = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-            shown = vae.decode(sample).sample
-        kl = posterior.kl().mean() / sample[0].numel()
-        loss = losses.picture_loss(shown.float(), wanted) + 3e-4 * kl
-        loss.backward()
-        error = (shown.detach().float() - wanted) / 2
-        return {"loss": loss.detach(), "kl": kl.detach(), "psnr": -10 * torch.log10(error.square().mean())}
+        return losses.vae_loss(vae, wanted)
 
     return _loop(options, pool, "vae", vae, Muon(vae), options.vae_steps, 2e-3, until, step_loss)
 
@@ -216,7 +204,7 @@ def train_views(options: Options, pool: Pool, until: float) -> bool:
     def step_loss(generator: torch.Generator) -> dict[str, Tensor]:
         drawn = pool.batch(options.batch, generator)
         device, count = options.device, options.batch
-        with _autocast(device):
+        with autocast(device):
             with torch.no_grad():
                 pictures = torch.cat([drawn.views.flatten(0, 1), drawn.reference]) * 2 - 1
                 latents = vae.encode(pictures).latent_dist.mode().float() * scaling
