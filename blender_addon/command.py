@@ -24,7 +24,7 @@ from typing import Any
 
 import bpy
 
-from ..shared import maps
+from ..shared import maps, overwriting
 from ..shared.engines import QUALITIES, engines_for
 from ..shared.jobs import scene
 from ..shared.protocol.errors import OutputError, PanoformError
@@ -58,7 +58,6 @@ def _parser() -> argparse.ArgumentParser:
         "--export", action="append", default=[], type=Path, metavar="FILE",
         help="also export it: .glb, .gltf, .usd, .usda, .usdc, .usdz, .obj or .fbx (repeatable)",
     )  # fmt: skip
-    build.add_argument("--overwrite", action="store_true", help="replace existing files when exporting")
 
     import_ = verbs.add_parser("import", help="build a dome from a folder of maps")
     import_.add_argument("--directory", required=True, type=Path, help="folder of distance.exr, normal.exr …")
@@ -78,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--save", required=True, type=Path, help="the .blend to write")
     command.add(verbs)
     texture_command.add(verbs)
+    for name, verb in verbs.choices.items():
+        if name != "batch":  # has it
+            verb.add_argument("--overwrite", action="store_true", help="replace existing files of --save and --export")
     return parser
 
 
@@ -103,6 +105,7 @@ def _execute(options: argparse.Namespace) -> None:
     save = options.save and options.save.resolve()
     if save and not save.parent.is_dir():
         raise OutputError(f"There is no folder {save.parent}.", "Create it, or choose another folder.")
+    _check_save(save, options)
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     match options.verb:
         case "perceive":
@@ -133,8 +136,15 @@ def _execute(options: argparse.Namespace) -> None:
         case _:
             command.execute(options)
     if save:
+        _check_save(save, options)  # again: the job takes a while
         bpy.ops.wm.save_as_mainfile(filepath=str(save))
         print(f"panoform: wrote {save}")
+
+
+def _check_save(save: Path | None, options: argparse.Namespace) -> None:
+    """Raise OutputError where the .blend would replace a file: even Panoform's own may hold the user's work."""
+    if save:
+        overwriting.check([save], lambda _: False, [getattr(options, "blend", None)], options.overwrite)
 
 
 def _scene_properties(options: argparse.Namespace) -> dict[str, Any]:

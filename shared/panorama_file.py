@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from . import json_file
-from .jobs.generate import Recipe
+from . import json_file, overwriting
+from .jobs.generate import PanoramaFile, Recipe
 from .protocol.errors import OutputError
 
 #: Attribute of the image file's header that holds the recipe as JSON (`recipe_json`).
 ATTRIBUTE = "panoform"
-_HINT = "Choose another file name, or move that file (panoform's --overwrite replaces it)."
+
+
+class _Sidecar(msgspec.Struct, kw_only=True):
+    """What the file beside a panorama of any version tells about it."""
+
+    panoform: str
+    kind: str
+    settings: dict[str, Any]
+    #: Of the panorama's file; earlier versions didn't record it.
+    file_sha256: str = ""
 
 
 def with_seed(path: Path, seed: int, seeds: Sequence[int]) -> Path:
@@ -31,27 +42,32 @@ def check_path(
     """Raise OutputError where writing the panoramas and their recipes would replace files that must be kept.
 
     `sources` are the input files: they are never replaced. Other files are replaced only if they are generated
-    panoramas, identified by the recipe beside them (or inside: `has_recipe`), or if `overwrite` is set.
+    panoramas that are as they were written, by the record beside them (or by a recipe inside: `has_recipe`), or if
+    `overwrite` is set.
     """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder.", "Give a file name.")
     for target in (with_seed(path, seed, seeds) for seed in seeds):
         sidecar = target.with_suffix(".json")
-        for file in (target, sidecar):
-            if file.exists() and any(source and source.exists() and file.samefile(source) for source in sources):
-                raise OutputError(
-                    f"{file} is a source of the panorama, and would be replaced.", "Choose another file name."
-                )
-        if overwrite:
-            continue
-        if sidecar.exists() and not _is_recipe(sidecar):
-            raise OutputError(f"{sidecar} exists, but holds no recipe: it would be lost.", _HINT)
-        if target.exists() and not sidecar.exists() and not has_recipe(target):
-            raise OutputError(f"{target} exists, but has no recipe of a generated panorama: it would be lost.", _HINT)
+        own = _read_sidecar(sidecar)
+
+        def is_own(file: Path, target: Path = target, own: _Sidecar | None = own) -> bool:
+            if file != target:
+                return own is not None
+            if own is None or not own.file_sha256:
+                return own is not None or has_recipe(file)
+            return overwriting.sha256(file) == own.file_sha256
+
+        overwriting.check((target, sidecar), is_own, sources, overwrite)
+
+
+def sidecar_json(panorama: PanoramaFile) -> bytes:
+    """Return the content of the file beside a panorama: its recipe, and the SHA-256 of the panorama's file."""
+    digest = {"file_sha256": hashlib.sha256(panorama.data.tobytes()).hexdigest()}
+    recipe = msgspec.to_builtins(panorama.recipe)
+    return msgspec.json.format(msgspec.json.encode(recipe | digest), indent=2) + b"\n"
 
 
 def recipe_json(recipe: Recipe) -> str:
-    """Return the recipe as it is stored in the header of a panorama, and, with a line break, in the file beside it."""
+    """Return the recipe as it is stored in the header of a panorama."""
     return msgspec.json.format(msgspec.json.encode(recipe), indent=2).decode()
 
 
@@ -63,9 +79,8 @@ def read_recipe(path: Path) -> Recipe:
         raise OutputError(f"{path} holds no recipe: {error}.", "Give the .json beside a generated panorama.") from error
 
 
-def _is_recipe(path: Path) -> bool:
+def _read_sidecar(path: Path) -> _Sidecar | None:
     try:
-        read_recipe(path)
-    except OutputError:
-        return False
-    return True
+        return json_file.read(path, _Sidecar)
+    except (OSError, ValueError):
+        return None

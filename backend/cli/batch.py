@@ -69,7 +69,9 @@ def run(options: argparse.Namespace) -> int:
             try:
                 info = finished(options.out / name, source, wanted, settings.maps)
                 row.status = "finished earlier" if info else "written"
-                info = info or _perceive(source, options.out / name, engine, settings, options.overwrite, models)
+                if info is None:
+                    folder = options.out / name
+                    info = _perceive(source, folder, engine, settings, list(sources), options.overwrite, models)
                 row.maps, row.seconds = tuple(info.maps), info.seconds["all"]
             except (Cancelled, KeyboardInterrupt):
                 rows.remove(row)
@@ -82,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
                     models.release_unused()
             print(f"[{index}/{len(sources)}] {source.name}: {_line(row, time.monotonic() - began)}", flush=True)
     finally:
-        summary.write(options.out, rows)
+        summary.write(options.out, rows, overwrite=options.overwrite)
     count = Counter(row.status for row in rows)
     print(", ".join(f"{number} {status}" for status, number in count.items()), file=sys.stderr)
     return 1 if count["failed"] else 0
@@ -127,10 +129,12 @@ def _perceive(
     directory: Path,
     engine: EngineSettings,
     settings: PerceiveSettings,
+    sources: Sequence[Path],
     overwrite: bool,
     models: ModelCache,
 ) -> Info:
-    request: PerceiveRequest = perceive.request(source, directory, engine, settings, overwrite=overwrite)
+    """Write the result of one of the `sources`, of which it replaces none."""
+    request: PerceiveRequest = perceive.request(source, directory, engine, settings, sources, overwrite=overwrite)
     with Terminal(stages=False) as terminal:
         terminal.progress(source.name, 0, 0, 0.0, None)
         return cast("PerceiveReply", registry.run(request, models, terminal)).info

@@ -26,7 +26,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from ..io import generated, panoramas, photo
 
-    generated.check_path(options.out, options.seed, options.panorama, options.mask, overwrite=options.overwrite)
+    sources = (options.panorama, options.mask)
+    generated.check_path(options.out, options.seed, *sources, overwrite=options.overwrite)
     settings, engine = settings_of(options), shared_options.engine_settings(options, default_engine("edit"))
     if options.extend and options.mask:
         raise SettingError("Both --mask and --extend are given.", "Omit one of them.")
@@ -44,4 +45,4 @@ def run(options: argparse.Namespace) -> int:
         strength=options.strength, extend=options.extend, source=options.panorama.name,
         file_format=file_format(options.out), engine=engine, settings=settings,
     )  # fmt: skip
-    return run_and_write(request, options, options.seed)
+    return run_and_write(request, options, options.seed, sources)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,8 +73,9 @@ def run(options: argparse.Namespace) -> int:
 
     request = _request_from_recipe(options) if options.recipe else _request(options)
     seeds = request.settings.seeds
-    generated.check_path(options.out, seeds, options.image, overwrite=options.overwrite)
-    return run_and_write(request, options, seeds)
+    sources = (options.image, options.recipe)
+    generated.check_path(options.out, seeds, *sources, overwrite=options.overwrite)
+    return run_and_write(request, options, seeds, sources)
 
 
 def _request(options: argparse.Namespace) -> GenerateRequest:
@@ -127,14 +129,16 @@ def _request_from_recipe(options: argparse.Namespace) -> GenerateRequest:
     return request
 
 
-def run_and_write(request: JobRequest, options: argparse.Namespace, seeds: tuple[int, ...]) -> int:
-    """Run the job, and write a panorama and its recipe for each seed."""
+def run_and_write(
+    request: JobRequest, options: argparse.Namespace, seeds: tuple[int, ...], sources: Sequence[Path | None]
+) -> int:
+    """Run the job, and write a panorama and its recipe for each seed; they replace none of the `sources`."""
     from ..io import generated
 
     reply = cast("GenerateReply", shared_options.run(request))
     paths = [panorama_file.with_seed(options.out, seed, seeds) for seed in seeds]
     for path, panorama in zip(paths, reply.panoramas, strict=True):
-        generated.write(path, panorama, overwrite=options.overwrite)
+        generated.write(path, panorama, *sources, overwrite=options.overwrite)
     recipes = [panorama.recipe for panorama in reply.panoramas]
     if options.json:
         shared_options.print_json(recipes)

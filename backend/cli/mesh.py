@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,8 +72,9 @@ def run(options: argparse.Namespace) -> int:
         objects=options.objects,
     )
     check_scene(settings)
-    check_path(options.out, overwrite=options.overwrite)
     files = maps.find_in(options.directory)
+    sources = list(files.values())
+    check_path(options.out, sources, overwrite=options.overwrite)
     picture = files.pop("panorama", None)
     panorama, encoding = panoramas.read(picture) if picture else (None, "srgb")
     try:
@@ -90,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
         height = min(len(panorama), settings.texture_width // 2)
         sky, _ = exposure.expose(panoramas.resize(panorama, height), encoding)
     data = gltf.encode(reply, sky)
-    check_path(options.out, overwrite=options.overwrite)  # again: the job takes a while
+    check_path(options.out, sources, overwrite=options.overwrite)  # again: the job takes a while
     atomic_write(options.out, data, make_folders=True)
     count = len(reply.triangles)
     if options.json:
@@ -104,23 +106,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_path(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where the file isn't a .glb, can't be written, or would replace one that isn't Panoform's."""
+def check_path(path: Path, sources: Sequence[Path], *, overwrite: bool) -> None:
+    """Raise OutputError where the file isn't a .glb, can't be written, or would replace a source or a user's file."""
+    from ...shared import overwriting
     from ..io import atomic
     from ..scene import gltf
 
     if path.suffix.lower() != ".glb":
         raise OutputError(f"{path.name} is not a .glb file.", "Name it .glb: binary glTF is the format written.")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder.", "Give a file name.")
-    if path.exists() and not overwrite:
-        try:
-            own = gltf.generator(path).startswith(gltf.GENERATOR)
-        except OSError as error:
-            raise OutputError(f"{path} can't be read: {error.strerror}.", "Choose another file name.") from error
-        if not own:
-            raise OutputError(
-                f"{path} exists, and was not written by Panoform.",
-                "Choose another file name, or allow overwriting (--overwrite).",
-            )
+    overwriting.check([path], lambda found: gltf.generator(found).startswith(gltf.GENERATOR), sources, overwrite)
     atomic.check_writable(path.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,7 +53,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     # First all checks that do not need torch.
     engine = shared_options.engine_settings(options)
-    job = request(options.panorama, options.out, engine, settings_of(options), overwrite=options.overwrite)
+    job = request(
+        options.panorama, options.out, engine, settings_of(options), [options.panorama], overwrite=options.overwrite
+    )
     info = cast("PerceiveReply", shared_options.run(job)).info
     if options.json:
         shared_options.print_json(info)
@@ -77,13 +80,22 @@ def settings_of(options: argparse.Namespace) -> PerceiveSettings:
 
 
 def request(
-    source: Path, directory: Path, engine: EngineSettings, settings: PerceiveSettings, *, overwrite: bool
+    source: Path,
+    directory: Path,
+    engine: EngineSettings,
+    settings: PerceiveSettings,
+    sources: Sequence[Path],
+    *,
+    overwrite: bool,
 ) -> PerceiveRequest:
-    """Return the request for a panorama file and a result folder. Raise PanoramaError, OutputError."""
+    """Return the request for a panorama file and a result folder, which replaces none of the `sources`.
+
+    Raise PanoramaError, OutputError.
+    """
     from ..io import panoramas, results
 
     panorama, encoding = panoramas.read(source, repair=settings.repair)
-    results.check_folder(directory, settings.maps, [source], overwrite)
+    results.check_folder(directory, settings.maps, sources, overwrite)
     return PerceiveRequest(
         panorama=panorama, encoding=encoding, source=source.name, engine=engine, settings=settings,
         directory=str(directory.absolute()), overwrite=overwrite,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import numpy as np
 
-from ...shared import json_file
+from ...shared import json_file, overwriting
 from ...shared.engines import Capability, EngineSettings, default_engine
 from ...shared.jobs import texture as contract
 from ...shared.jobs.texture import (
@@ -27,12 +28,21 @@ from ...shared.jobs.texture import (
     ViewsRequest,
     check_texture,
 )
-from ...shared.protocol.errors import InputError, OutputError
+from ...shared.protocol.errors import InputError
 from . import options as shared_options
 
 #: Record of a result folder; it tells which files are Panoform's.
 INFO_FILENAME = "texture.json"
 _DEFAULTS = TextureSettings()
+
+
+class _Record(msgspec.Struct, kw_only=True):
+    """What the record of any version tells about the files of a result."""
+
+    panoform: str
+    task: str
+    #: Name → SHA-256 of its content; earlier versions didn't record them.
+    files: dict[str, str] = {}
 
 
 def add(commands: Any) -> None:
@@ -120,10 +130,14 @@ def run_texture(options: argparse.Namespace) -> int:
     from ..io import mesh_files
 
     settings = _settings(options, texture_size=options.size, view_size=options.view_size, front=options.front)
-    names = [f"{options.mesh.stem}.glb", "texture.png", *_view_names(), INFO_FILENAME]
-    _check_folder(options.out, names, [options.mesh, options.reference], options.overwrite)
-    mesh = mesh_files.read(options.mesh)
     views = None if options.views is None else _view_files(options.views)
+    # Given views that are in the result folder stay as they are.
+    keeps_views = options.views is not None and options.out.is_dir() and options.views.samefile(options.out)
+    names = [f"{options.mesh.stem}.glb", "texture.png", *([] if keeps_views else _view_names()), INFO_FILENAME]
+    given = [] if options.views is None else [_only(options.views, name) for name in VIEWS]
+    sources = [*mesh_files.files(options.mesh), options.reference, *given]
+    _check_folder(options.out, names, sources, options.overwrite)
+    mesh = mesh_files.read(options.mesh)
     request = TextureRequest(
         corners=mesh.corners, normals=mesh.normals, uv=mesh.uv, views=views, **_reference(options),
         engine=_engine(options), settings=settings,
@@ -132,20 +146,22 @@ def run_texture(options: argparse.Namespace) -> int:
     reply = cast("TextureReply", shared_options.run(request))
     texture = reply.texture.tobytes()
     files = {names[0]: mesh_files.encode_glb(mesh, texture, options.mesh.stem), names[1]: texture}
-    return _write(options, files, reply.views, reply.info, [options.mesh, options.reference])
+    return _write(options, files, {} if keeps_views else reply.views, reply.info, sources)
 
 
 def run_views(options: argparse.Namespace) -> int:
     """Run the command `multiview`."""
     settings = _settings(options)
-    _check_folder(options.out, [*_view_names(), INFO_FILENAME], [options.reference], options.overwrite)
+    controls = [_only(options.control, f"{kind}_{view}") for view in VIEWS for kind in ("position", "normal")]
+    sources = [options.reference, *controls]
+    _check_folder(options.out, [*_view_names(), INFO_FILENAME], sources, options.overwrite)
     request = ViewsRequest(
         control={name: _control(options.control, name) for name in VIEWS}, **_reference(options),
         engine=shared_options.engine_settings(options, default_engine("draw_views")), settings=settings,
     )  # fmt: skip
     contract.check_views(request)
     reply = cast("ViewsReply", shared_options.run(request))
-    return _write(options, {}, reply.views, reply.info, [options.reference])
+    return _write(options, {}, reply.views, reply.info, sources)
 
 
 def _view_names() -> list[str]:
@@ -176,28 +192,30 @@ def _only(folder: Path, stem: str) -> Path:
     return found[0]
 
 
-def _check_folder(folder: Path, names: list[str], sources: list[Path | None], overwrite: bool) -> None:
+def _check_folder(folder: Path, names: Iterable[str], sources: Iterable[Path | None], overwrite: bool) -> None:
     """Raise OutputError where results would replace a source, or files that aren't Panoform's, or can't be written."""
     from ..io import atomic
+    from ..scene import gltf
 
-    existing = [folder / name for name in names if (folder / name).exists()]
-    for path in existing:
-        if any(source and source.exists() and path.samefile(source) for source in sources):
-            raise OutputError(f"{path} is a source, and the result would replace it.", "Choose another folder.")
-    if existing and not overwrite and not _is_own(folder):
-        raise OutputError(
-            f"{folder} has files that are not a result of Panoform: {', '.join(path.name for path in existing)}.",
-            "Choose another folder, or allow overwriting (--overwrite).",
-        )
+    record = _record(folder)
+
+    def is_own(path: Path) -> bool:
+        if record is None or path.name == INFO_FILENAME:
+            return record is not None
+        if record.files:
+            return record.files.get(path.name) == overwriting.sha256(path)
+        return path.suffix != ".glb" or gltf.generator(path).startswith(gltf.GENERATOR)
+
+    overwriting.check((folder / name for name in names), is_own, sources, overwrite)
     atomic.check_writable(folder)
 
 
-def _is_own(folder: Path) -> bool:
+def _record(folder: Path) -> _Record | None:
+    """Return the record of the result in a folder; None if there is none."""
     try:
-        json_file.read(folder / INFO_FILENAME, TextureInfo)
+        return json_file.read(folder / INFO_FILENAME, _Record)
     except (OSError, ValueError):
-        return False
-    return True
+        return None
 
 
 def _write(
@@ -205,19 +223,21 @@ def _write(
     files: Mapping[str, bytes],
     views: Mapping[str, np.ndarray],
     info: TextureInfo,
-    sources: list[Path | None],
+    sources: Sequence[Path | None],
 ) -> int:
     """Write the result folder, all files or none, and report it."""
     from ..io import atomic
 
-    names = [*files, *_view_names(), INFO_FILENAME]
-    _check_folder(options.out, names, sources, options.overwrite)  # again: the job takes a while
+    contents = {**files, **{f"{name}.png": data.tobytes() for name, data in views.items()}}
+    earlier = _record(options.out)
+    digests = {} if earlier is None else dict(earlier.files)  # of files that are not written again
+    digests |= {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    record = msgspec.to_builtins(info) | {"files": digests}
+    contents[INFO_FILENAME] = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    _check_folder(options.out, contents, sources, options.overwrite)  # again: the job takes a while
     with atomic.writing(options.out, last=INFO_FILENAME) as draft:
-        for name, data in files.items():
+        for name, data in contents.items():
             (draft / name).write_bytes(data)
-        for name, data in views.items():
-            (draft / f"{name}.png").write_bytes(data.tobytes())
-        (draft / INFO_FILENAME).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
     if options.json:
         shared_options.print_json(info)
     for notice in info.notices:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import OpenImageIO as oiio
 
-from ...shared.atomic_write import MAKE_ROOM
+from ...shared.atomic_write import MAKE_ROOM, drafts
 from ...shared.maps import SEMANTIC
 from ...shared.protocol.errors import OutputError
 
@@ -33,8 +32,8 @@ def encode_image(
     Raise OutputError if it can't be written.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True) as folder:
-            path = Path(folder) / filename
+        with drafts() as folder:
+            path = folder / filename
             _write(path, pixels, colorspace, attributes or {}, bits)
             return path.read_bytes()
     except OSError as error:

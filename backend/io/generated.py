@@ -13,11 +13,11 @@ import numpy as np
 import OpenImageIO as oiio
 
 from ...shared import panorama_file
+from ...shared.atomic_write import atomic_write_all, check_writable
 from ...shared.imaging.colour import linear_from_srgb
 from ...shared.jobs.generate import FileFormat, PanoramaFile, Recipe, check_format
 from ...shared.panorama_file import ATTRIBUTE, recipe_json
 from ...shared.protocol.errors import OutputError
-from . import atomic
 from .encoding import encode_image
 
 FORMATS = tuple(f".{name}" for name in get_args(FileFormat))
@@ -37,7 +37,7 @@ def check_path(path: Path, seeds: Sequence[int], *sources: Path | None, overwrit
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"{path.name} is neither an EXR nor a PNG.", "Name it .exr for light, .png for a picture.")
     panorama_file.check_path(path, seeds, sources, overwrite, _has_recipe)
-    atomic.check_writable(path.parent)
+    check_writable(path.parent)
 
 
 def encode(generated: Generated, file_format: FileFormat = "exr") -> PanoramaFile:
@@ -54,10 +54,8 @@ def encode(generated: Generated, file_format: FileFormat = "exr") -> PanoramaFil
 def write(path: Path, panorama: PanoramaFile, *sources: Path | None, overwrite: bool = False) -> None:
     """Write the panorama and its recipe, "name.json", both or neither. Raise OutputError (also `check_path`)."""
     check_path(path, panorama.recipe.settings.seeds[:1], *sources, overwrite=overwrite)
-    sidecar = path.with_suffix(".json").name
-    with atomic.writing(path.parent, last=sidecar) as draft:
-        (draft / path.name).write_bytes(panorama.data.tobytes())
-        (draft / sidecar).write_text(recipe_json(panorama.recipe) + "\n", "utf-8", newline="\n")
+    sidecar = path.with_suffix(".json")
+    atomic_write_all({path: panorama.data.tobytes(), sidecar: panorama_file.sidecar_json(panorama)}, make_folders=True)
 
 
 def _has_recipe(path: Path) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import re
 import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 import numpy as np
 import trimesh
@@ -63,6 +66,30 @@ def read(path: Path) -> MeshFile:
     if FORMATS[path.suffix.lower()]:
         corners, normals = _z_up(corners), _z_up(normals)
     return MeshFile(corners, normals, np.ascontiguousarray(coordinates))
+
+
+def files(path: Path) -> list[Path]:
+    """Return a mesh's file and those that it names: buffers, materials, images. They may be missing.
+
+    The content is not checked: `read` does.
+    """
+    found = [path]
+    if path.suffix.lower() == ".gltf" and path.is_file():
+        with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
+            tree = json.loads(path.read_bytes())
+            named = [entry.get("uri", "") for kind in ("buffers", "images") for entry in tree.get(kind, [])]
+            found += [path.parent / unquote(name) for name in named if name and not name.startswith("data:")]
+    elif path.suffix.lower() == ".obj" and path.is_file():
+        found += (materials := _named(path, "mtllib"))
+        found += [image for file in materials if file.is_file() for image in _named(file, r"(?:map_|bump|disp|refl)")]
+    return found
+
+
+def _named(path: Path, keyword: str) -> list[Path]:
+    """Return the files that lines of an OBJ or MTL file name after a keyword, and its options."""
+    text = path.read_bytes().decode("utf-8", "replace")
+    lines = re.findall(rf"^\s*{keyword}\w*\s+(.+?)\s*$", text, re.MULTILINE | re.IGNORECASE)
+    return [path.parent / name for line in lines for name in dict.fromkeys((line, line.split()[-1]))]
 
 
 def _load(path: Path) -> trimesh.Scene:

@@ -8,16 +8,16 @@ which files are Panoform's own: no other file is ever replaced unless `overwrite
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from ...shared import json_file
+from ...shared import result_folder
 from ...shared.jobs.perceive import Info
 from ...shared.maps import INFO_FILENAME, MAPS, PANORAMA_FILENAME
-from ...shared.protocol.errors import OutputError
 from . import atomic
 from .atomic import check_writable
 from .encoding import encode_image
@@ -40,24 +40,9 @@ def check_folder(
     """Raise OutputError if a result of these maps can't be written to `directory`, or would replace other files.
 
     `sources` are the files that the maps are made from: they are never replaced or removed. Other files are only if
-    they belong to an earlier result, by its `maps.json`, or if `overwrite` is set.
+    they belong to an earlier result, by its `maps.json`, and are as it was written, or if `overwrite` is set.
     """
-    earlier = _earlier(directory)
-    written = _filenames(maps)
-    own = _filenames(earlier.maps) if earlier else set()
-    # Files that the new result replaces, and files of an earlier one that it removes.
-    replaced = sorted(name for name in written | own if (directory / name).exists())
-    for path in (directory / name for name in replaced):
-        if any(source and source.exists() and path.samefile(source) for source in sources):
-            raise OutputError(
-                f"{path} is the source, and the result would replace it.", "Choose another folder for the maps."
-            )
-    foreign = [name for name in replaced if name not in own]
-    if foreign and not overwrite:
-        raise OutputError(
-            f"{directory} has files that are not a result of Panoform: {', '.join(foreign)}.",
-            "Choose another folder, move them away, or allow overwriting (--overwrite).",
-        )
+    result_folder.check_files(directory, maps, sources, overwrite)
     check_writable(directory)
 
 
@@ -79,30 +64,15 @@ def write(
     `encoded`: its maps as `encode_maps` returns them, if already encoded.
     Raise OutputError as `check_folder` does, and if the disk is full; the folder is then unchanged.
     """
-    check_folder(directory, perceived.maps, sources, overwrite)
     maps = encode_maps(perceived.maps) if encoded is None else encoded
     files = {MAPS[name].filename: data for name, data in maps.items()}
     files[PANORAMA_FILENAME] = encode_image(PANORAMA_FILENAME, perceived.panorama, "sRGB")
-    files[INFO_FILENAME] = msgspec.json.format(msgspec.json.encode(perceived.info), indent=2) + b"\n"
-    earlier = _earlier(directory)
-    outdated = (_filenames(earlier.maps) if earlier else set()) - files.keys()
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    record = msgspec.to_builtins(perceived.info) | {"files": digests}
+    files[INFO_FILENAME] = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+    outdated = result_folder.check_files(
+        directory, perceived.maps, sources, overwrite
+    )  # again: the job and encoding take a while
     with atomic.writing(directory, last=INFO_FILENAME, remove=sorted(outdated)) as draft:
         for name, data in files.items():
             (draft / name).write_bytes(data)
-
-
-def _filenames(maps: Iterable[str]) -> set[str]:
-    """Return the names of the files of a result with these maps."""
-    return {MAPS[name].filename for name in maps if name in MAPS} | {PANORAMA_FILENAME, INFO_FILENAME}
-
-
-def _earlier(directory: Path) -> Info | None:
-    """Return the record of the result in this folder; None if there is none."""
-    try:
-        return json_file.read(directory / INFO_FILENAME, Info)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
-        return None
-    except OSError as error:
-        raise OutputError(
-            f"{directory / INFO_FILENAME} can't be read: {error.strerror}.", "Choose another folder."
-        ) from error

@@ -14,9 +14,10 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
+from ...shared import overwriting
 from ...shared.atomic_write import atomic_write_all
 from ...shared.maps import DISTANCE, NORMAL
-from ...shared.protocol.errors import InputError, OutputError
+from ...shared.protocol.errors import InputError
 from . import maps, panoramas
 from .encoding import encode_image
 
@@ -51,22 +52,17 @@ class Row(msgspec.Struct, kw_only=True):
 def check(directory: Path, *, overwrite: bool) -> None:
     """Raise OutputError where a summary would replace files that are not one, unless `overwrite` is set."""
     marks = {CSV_FILENAME: ",".join(Row.__struct_fields__), HTML_FILENAME: _GENERATOR}
-    for name, mark in marks.items():
-        path = directory / name
-        try:
-            own = overwrite or not path.exists() or mark in path.read_text("utf-8", "replace")[:1000]
-        except OSError as error:
-            raise OutputError(f"{path} can't be read: {error.strerror}.", "Choose another folder.") from error
-        if not own:
-            raise OutputError(
-                f"{path} is not a summary of Panoform, and would be replaced.",
-                "Choose another folder, move it away, or allow overwriting (--overwrite).",
-            )
+    overwriting.check(
+        (directory / name for name in marks),
+        lambda path: marks[path.name] in path.read_text("utf-8", "replace")[:1000],
+        overwrite=overwrite,
+    )
 
 
-def write(directory: Path, rows: Sequence[Row]) -> None:
-    """Write both tables to `directory`, which holds the result folders. Raise OutputError."""
+def write(directory: Path, rows: Sequence[Row], *, overwrite: bool = False) -> None:
+    """Write both tables to `directory`, which holds the result folders. Raise OutputError (also `check`)."""
     files = {CSV_FILENAME: _csv(rows), HTML_FILENAME: _html(directory, rows)}
+    check(directory, overwrite=overwrite)
     atomic_write_all({directory / name: text.encode() for name, text in files.items()}, make_folders=True)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import struct
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from ...shared import VERSION
+from ...shared.atomic_write import drafts
 from ...shared.imaging.colour import srgb_from_linear
 from ...shared.jobs.scene import Part, SceneReply, Texture
 from ...shared.protocol.errors import OutputError
@@ -268,8 +268,8 @@ def _material(name: str, part: Part) -> tuple[PBRMaterial, float]:
 
 def _pixels(texture: Texture) -> np.ndarray:
     """Decode a texture, (H, W, C) float32."""
-    with tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / texture.filename
+    with drafts() as folder:
+        path = folder / texture.filename
         path.write_bytes(texture.data.tobytes())
         image = oiio.ImageBuf(str(path))
         pixels = image.get_pixels(oiio.FLOAT)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from ...shared.atomic_write import MAKE_ROOM
+from ...shared.atomic_write import MAKE_ROOM, drafts
 from ...shared.imaging import sphere
 from ...shared.jobs import scene as contract
 from ...shared.jobs.scene import SceneInfo, SceneReply, SceneRequest, SceneSettings, Thing, rotation_rows
@@ -55,11 +54,11 @@ def _read(files: dict[str, np.ndarray], chosen: dict[str, str]) -> Maps:
             f"Maps are named {', '.join(kind.filename for kind in MAPS.values())}.",
         )
     try:
-        with tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True) as folder:
+        with drafts() as folder:
             for filename in chosen.values():
-                (Path(folder) / Path(filename).name).write_bytes(files[filename].tobytes())
+                (folder / Path(filename).name).write_bytes(files[filename].tobytes())
             try:
-                return map_files.read(Path(folder))
+                return map_files.read(folder)
             except PanoramaError as error:
                 raise PanoramaError(error.message.replace(f"{folder}{os.sep}", ""), error.hint) from error
     except OSError as error:

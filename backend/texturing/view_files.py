@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from ...shared.atomic_write import MAKE_ROOM
+from ...shared.atomic_write import MAKE_ROOM, drafts
 from ...shared.jobs.texture import VIEWS
 from ...shared.protocol.errors import InputError, OutputError, PanoramaError
 from ..io import photo
@@ -35,9 +33,9 @@ def decode(files: Mapping[str, np.ndarray]) -> np.ndarray:
     """
     views = []
     try:
-        with tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True) as folder:
+        with drafts() as folder:
             for name in VIEWS:
-                path = Path(folder) / name
+                path = folder / name
                 path.write_bytes(files[name].tobytes())
                 try:
                     views.append(photo.read(path).pixels)

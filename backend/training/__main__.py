@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from platformdirs import user_cache_path
 
 from ...shared.protocol.errors import PanoformError
+from . import output
 
 if TYPE_CHECKING:
     from . import run
@@ -63,19 +64,23 @@ def _train(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from . import export, run, workers
 
-    export.export(run.prepare(_options(args), workers.Workers()), args.out, trained=args.trained)
+    output.check(args.out, overwrite=args.overwrite)
+    made = run.prepare(_options(args), workers.Workers())
+    export.export(made, args.out, trained=args.trained, overwrite=args.overwrite)
 
 
 def _mean_maps(args: argparse.Namespace) -> None:
     from . import export
 
-    export.write_mean_maps(args.data / str(args.height) / "train", args.height, args.out)
+    output.check(args.out, overwrite=args.overwrite)
+    export.write_mean_maps(args.data / str(args.height) / "train", args.height, args.out, overwrite=args.overwrite)
 
 
 def _look(args: argparse.Namespace) -> None:
     from . import look
 
-    look.look(args.starter, args.out, args.height)
+    output.check(args.out, overwrite=args.overwrite)
+    look.look(args.starter, args.out, args.height, overwrite=args.overwrite)
 
 
 def _add_run(parser: argparse.ArgumentParser, run) -> None:
@@ -140,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--out", type=Path, required=True, help="PNG file to write")
     look.add_argument("--height", type=int, default=256)
     look.set_defaults(run=_look)
+    for command in (export, mean, look):
+        output.add_overwrite(command)
     return parser
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from ..evaluation import ground_truth
 from ..evaluation.evaluate import MEAN_FILE, mean_by_latitude
-from . import architecture, fit
+from . import architecture, fit, output
 from .architecture import TASKS
 from .model import Perceiver
 from .run import Run
 
 
-def export(run: Run, folder: Path, *, trained: bool) -> None:
+def export(run: Run, folder: Path, *, trained: bool, overwrite: bool = False) -> None:
     """Write the averaged weights of both stages as a starter folder, and the training scenes' mean maps beside them.
 
-    Raise WeightsError for a damaged checkpoint, FileNotFoundError for a missing one.
+    Existing files are replaced only if `overwrite` is set. Raise WeightsError for a damaged checkpoint,
+    FileNotFoundError for a missing one, OutputError.
     """
     vae = fit.load_trained_vae(run)
     perceiver = Perceiver(architecture.create()[0])
@@ -33,11 +34,17 @@ def export(run: Run, folder: Path, *, trained: bool) -> None:
     transformer = architecture.create()[0]
     transformer.load_state_dict(perceiver.base_state())
     panoform = architecture.PANOFORM | {"trained": trained, "heights": [run.height // 2, run.height]}
-    architecture.save(folder, transformer, vae.cpu(), adapters, prompt, panoform)
-    write_mean_maps(run.data[0].folder, run.data[0].height, folder / MEAN_FILE.name)
+    with output.folder(folder, overwrite=overwrite) as draft:
+        architecture.save(draft, transformer, vae.cpu(), adapters, prompt, panoform)
+        write_mean_maps(run.data[0].folder, run.data[0].height, draft / MEAN_FILE.name)
 
 
-def write_mean_maps(data: Path, height: int, file: Path) -> None:
-    """Write the mean maps of a folder of training scenes, in the format of evaluate.py's baselines."""
+def write_mean_maps(data: Path, height: int, file: Path, *, overwrite: bool = False) -> None:
+    """Write the mean maps of a folder of training scenes, in the format of evaluate.py's baselines.
+
+    An existing file is replaced only if `overwrite` is set. Raise OutputError.
+    """
     scenes = (ground_truth.read_scene(scene) for scene in ground_truth.scenes(data, height))
-    file.write_text(json.dumps(mean_by_latitude(scenes)) + "\n", encoding="utf-8")
+    text = json.dumps(mean_by_latitude(scenes)) + "\n"
+    with output.file(file, overwrite=overwrite) as draft:
+        draft.write_text(text, encoding="utf-8")

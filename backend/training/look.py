@@ -15,11 +15,15 @@ from ..evaluation.evaluate import Silent
 from ..io import panoramas
 from ..models.cache import ModelCache
 from ..perception.job import perceive, preview
+from . import output
 from .scenes.render_io import write_image
 
 
-def look(starter: Path | None, file: Path, height: int) -> None:
-    """Write a PNG with a row per panorama: the model's input, then its maps in the order of shared.maps.MAPS."""
+def look(starter: Path | None, file: Path, height: int, *, overwrite: bool = False) -> None:
+    """Write a PNG with a row per panorama: the model's input, then its maps in the order of shared.maps.MAPS.
+
+    An existing file is replaced only if `overwrite` is set. Raise OutputError.
+    """
     world = Path(bpy.utils.resource_path("LOCAL")) / "datafiles" / "studiolights" / "world"  # pyright: ignore[reportAttributeAccessIssue]
     engine = EngineSettings(engine="starter", model=str(starter) if starter else None)
     settings = PerceiveSettings(maps=tuple(MAPS), height=height)
@@ -34,4 +38,5 @@ def look(starter: Path | None, file: Path, height: int) -> None:
             made = perceive(request, models, Silent(reporter))
             shown = [made.panorama, *(preview(name, pixels) / np.float32(255) for name, pixels in made.maps.items())]
             rows.append(np.concatenate([panoramas.resize(picture, 112) for picture in shown], 1))
-    write_image(file, np.concatenate(rows), "uint8")
+    with output.file(file, overwrite=overwrite) as draft:
+        write_image(draft, np.concatenate(rows), "uint8")

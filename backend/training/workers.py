@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+
+from ...shared.atomic_write import drafts
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def run(count: int, work: Callable[[Workers, Any], None], argument: Any) -> None
     """Call `work(workers, argument)`, both picklable, in `count` processes; for one, in this process."""
     if count == 1:
         return work(Workers(), argument)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        rendezvous = (Path(folder) / "rendezvous").as_posix().lstrip("/")
+    with drafts() as folder:
+        rendezvous = (folder / "rendezvous").as_posix().lstrip("/")
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         spawn(_run_worker, (count, rendezvous, work, argument), nprocs=count)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
-import tempfile
-from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 import bpy
 from bpy.app.handlers import persistent
 from mathutils import Euler, Matrix
 
+from ...shared.atomic_write import drafts
 from ...shared.engines import MAX_PANORAMA_WIDTH
 from ...shared.protocol.errors import BusyError, Cancelled, PanoramaError, SceneError
 from . import distances, picture, pixels
@@ -49,8 +49,8 @@ class Render(abc.ABC, Generic[ResultT]):
     ) -> None:
         """Take ownership of `camera_data`, which is removed at the end. `size`: width and height in pixels."""
         self._source = scene.name
-        self._folder = tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True)
-        self._file = Path(self._folder.name) / "render.exr"
+        self._folder = contextlib.ExitStack()
+        self._file = self._folder.enter_context(drafts()) / "render.exr"
         self._started = False
         self._uids = self._prepare(scene, camera_data, pose, size, samples)
         self._in_use.update(self._uids)
@@ -150,7 +150,7 @@ class Render(abc.ABC, Generic[ResultT]):
         """Remove the copy; while Blender renders, return the seconds until the next try (for `bpy.app.timers`)."""
         if bpy.app.is_job_running("RENDER") and self._started:
             return 0.5
-        self._folder.cleanup()
+        self._folder.close()
         for camera in [camera for camera in bpy.data.objects if camera.session_uid == self._uids[1]]:
             bpy.data.cameras.remove(camera.data)
         scene = self._scene()

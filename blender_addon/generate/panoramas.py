@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from ..scene import world
 _NAME_LENGTH = 40
 #: Characters that some system forbids in file names. (Blender's `clean_name` also replaces ä and é.)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+#: Names of devices, which files can't have on Windows, whatever their suffix.
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
 
 
 def folder(scene: bpy.types.Scene) -> Path:
@@ -37,9 +40,11 @@ def folder(scene: bpy.types.Scene) -> Path:
 
 def free_path(folder: Path, prompt: str) -> Path:
     """Return "a stone courtyard.exr" for that prompt, or "a stone courtyard 2.exr" if that exists, and so on."""
-    stem = _FORBIDDEN.sub(" ", prompt[:_NAME_LENGTH]).strip() or "panorama"
+    stem = _FORBIDDEN.sub(" ", prompt[:_NAME_LENGTH]).strip(" .") or "panorama"
+    if _RESERVED.fullmatch(stem.split(".")[0].strip()):
+        stem = f"panorama {stem}"
     path, count = folder / f"{stem}.exr", 1
-    while path.exists() or path.with_suffix(".json").exists():
+    while os.path.lexists(path) or os.path.lexists(path.with_suffix(".json")):
         count += 1
         path = folder / f"{stem} {count}.exr"
     return path
@@ -56,8 +61,8 @@ def check_path(path: Path, seeds: Sequence[int], sources: Iterable[bpy.types.Ima
 
 def write(path: Path, panorama: PanoramaFile) -> None:
     """Write the panorama and its sidecar file, both or neither; reload its image datablocks. Raise OutputError."""
-    sidecar = panorama_file.recipe_json(panorama.recipe) + "\n"
-    atomic_write_all({path: panorama.data.tobytes(), path.with_suffix(".json"): sidecar.encode()}, make_folders=True)
+    sidecar = panorama_file.sidecar_json(panorama)
+    atomic_write_all({path: panorama.data.tobytes(), path.with_suffix(".json"): sidecar}, make_folders=True)
     for image in bpy.data.images:
         if image_file(image) == path:
             image.reload()

@@ -7,6 +7,7 @@ from pathlib import Path
 import bpy
 from bpy.props import StringProperty
 
+from ...shared import result_folder
 from ...shared.engines import check_engine
 from ...shared.jobs.perceive import PerceiveRequest
 from ...shared.maps import SEMANTIC
@@ -23,7 +24,6 @@ from ..capture.properties import (
 )
 from ..capture.render import Render
 from ..capture.sources import Capture
-from ..scene import maps_folder
 from ..scene.properties import (
     align_walls_property,
     camera_height_property,
@@ -81,10 +81,10 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
             raise SettingError("Objects need a semantic map.", "Perceive Semantic too.")
         directory = bpy.path.abspath(self.out_directory) if self.out_directory else ""
         if directory:
-            maps_folder.check_overwrite(Path(directory), settings.maps)  # before a render starts
+            result_folder.check_files(Path(directory), settings.maps)  # before a render starts
         source = self._source(scene)
         if directory and isinstance(source, Capture):
-            maps_folder.check_overwrite(Path(directory), settings.maps, source.file)
+            result_folder.check_files(Path(directory), settings.maps, [source.file])
         name = source.source if isinstance(source, Capture) else scene.name
         request = PerceiveRequest(
             panorama=NO_PIXELS,

@@ -7,22 +7,23 @@ The files appear together, or not at all.
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import bpy
 
-from ...shared.atomic_write import translate_errors
+from ...shared.atomic_write import translate_errors, writing
 from ...shared.protocol.errors import OutputError, SceneError
 from . import environment
 from .datablocks import temporary_scene
 from .dome import MODIFIER_NAME
 from .portable import Copier, world_light
 
-#: Folders in that of a draft: textures that the exporter stores itself, and what is replaced.
-_SOURCES, _REPLACED = "sources", "replaced"
+#: Folder beside the drafts, of textures that the exporter stores itself.
+_SOURCES = "sources"
 
 
 class Format(NamedTuple):
@@ -88,8 +89,11 @@ FORMATS = {
 }
 
 
-def check_path(path: Path, *, overwrite: bool) -> Format:
-    """Return the format of a file. Raise OutputError for another one, or if files would be overwritten."""
+def check_path(path: Path, *, overwrite: bool, confirmed: bool = False) -> Format:
+    """Return the format of a file. Raise OutputError for another one, or if files would be overwritten.
+
+    `confirmed`: the user wants to replace the file, and those that it names.
+    """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise OutputError(f"{path.name} has no format that can be written.", f"Name it {', '.join(FORMATS)}.")
@@ -97,20 +101,29 @@ def check_path(path: Path, *, overwrite: bool) -> Format:
     if not path.parent.is_dir():
         raise OutputError(f"There is no folder {path.parent}.", "Create it, or choose another folder.")
     for target in _targets(path, form):
-        if target.exists() and target.is_dir() != (target == _textures(path)):
+        is_folder = target == _textures(path)
+        if os.path.lexists(target) and target.is_dir() != is_folder:
             raise OutputError(f"{target} is in the way.", "Choose another file name.")
-        if target.exists() and not overwrite:
+        # In the folder, only files of the names of the textures are replaced.
+        wanted = overwrite or (confirmed and (target == path or is_folder or _names(path, target)))
+        if os.path.lexists(target) and not wanted:
             raise OutputError(f"{target} exists.", "Choose another file name, or allow overwriting (--overwrite).")
     return form
 
 
-def export(body: bpy.types.Object, path: Path, *, overwrite: bool = False) -> str:
+def _names(path: Path, beside: Path) -> bool:
+    """Return whether a text file, a .gltf or .obj, names a file beside it, which then belongs to it."""
+    with translate_errors(path):
+        return path.is_file() and beside.name.encode() in path.read_bytes()
+
+
+def export(body: bpy.types.Object, path: Path, *, overwrite: bool = False, confirmed: bool = False) -> str:
     """Write the environment that `body` belongs to, and return a report of it.
 
     It is the objects of its collection, with the light of the scene's world; nothing else of the scene. Raise
-    OutputError, SceneError, PanoramaError.
+    OutputError (`check_path`), SceneError, PanoramaError.
     """
-    form = check_path(path, overwrite=overwrite)
+    form = check_path(path, overwrite=overwrite, confirmed=confirmed)
     scene = bpy.context.scene
     objects = _objects(body, scene)
     light, notice = None, ""
@@ -119,8 +132,9 @@ def export(body: bpy.types.Object, path: Path, *, overwrite: bool = False) -> st
             light = world_light(scene)
         except SceneError as error:
             notice = f"There is no sky in it: {error.message}"
-    with _draft(path, form) as draft, _progress() as progress:
-        folder = _textures(draft) if form.refers_to_textures else draft.parent / _SOURCES
+    with writing(path.parent, last=path.name) as drafts, _progress() as progress:
+        draft = drafts / path.name
+        folder = _textures(draft) if form.refers_to_textures else drafts / _SOURCES
         folder.mkdir()
         with temporary_scene("Panoform Export") as temporary:
             copier = Copier(temporary, folder, has_strength=form.label != "USD")
@@ -133,6 +147,10 @@ def export(body: bpy.types.Object, path: Path, *, overwrite: bool = False) -> st
             elif light is not None and MODIFIER_NAME not in body.modifiers:  # a dome shows the sky itself
                 copier.add_sky(light, body.matrix_world)
             _run(form, draft)
+        for entry in drafts.iterdir():
+            if entry not in _targets(draft, form):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        check_path(path, overwrite=overwrite, confirmed=confirmed)  # again: exporting takes a while
     return f"Wrote {path} ({_size(path, form) / 1e6:.1f} MB). {notice}".strip()
 
 
@@ -176,36 +194,6 @@ def _size(path: Path, form: Format) -> int:
     """Return the size of all files, in bytes."""
     files = [file for target in _targets(path, form) for file in (target, *target.rglob("*"))]
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-@contextlib.contextmanager
-def _draft(path: Path, form: Format) -> Iterator[Path]:
-    """Yield a path in a folder beside `path`; at the end, move what was written for it to its place, all or nothing."""
-    with translate_errors(path), tempfile.TemporaryDirectory(prefix=".panoform-", dir=path.parent) as folder:
-        draft = Path(folder) / path.name
-        yield draft
-        aside = Path(folder) / _REPLACED
-        aside.mkdir()
-        moves = [(target, aside / target.name) for target in _targets(path, form) if target.exists()]
-        moves += [
-            (source, target)
-            for source, target in zip(_targets(draft, form), _targets(path, form), strict=True)
-            if source.exists()
-        ]
-        _move(moves)
-
-
-def _move(moves: list[tuple[Path, Path]]) -> None:
-    """Move each to its target; if one fails, move all back."""
-    done: list[tuple[Path, Path]] = []
-    try:
-        for source, target in moves:
-            source.rename(target)
-            done.append((source, target))
-    except OSError:
-        for source, target in reversed(done):
-            target.rename(source)
-        raise
 
 
 @contextlib.contextmanager

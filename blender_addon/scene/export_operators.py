@@ -75,8 +75,10 @@ class PANOFORM_OT_export_scene(bpy.types.Operator, ExportHelper):
     def execute(self, context: bpy.types.Context) -> set[str]:
         path = Path(bpy.path.abspath(self.filepath))
         # The selector asks for the file only, not for others of the same name.
-        overwrite = self.overwrite or (self.is_confirmed and path.exists())
-        self.report({"INFO"}, export.export(environment.find(context), path, overwrite=overwrite))
+        done = export.export(
+            environment.find(context), path, overwrite=self.overwrite, confirmed=self.is_confirmed and path.exists()
+        )
+        self.report({"INFO"}, done)
         return FINISHED
 
 

@@ -13,7 +13,6 @@ A file that holds these values is packed as it is; of others, the values are pac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ import numpy as np
 from ...shared import json_file
 from ...shared.jobs.perceive import Info
 from ...shared.maps import DISTANCE, INFO_FILENAME, MAPS, NORMAL, PANORAMA_FILENAME
-from ...shared.protocol.errors import InputError, OutputError, PanoramaError
+from ...shared.protocol.errors import InputError, PanoramaError
 from ..capture import pixels
 from . import images
 
@@ -85,38 +84,6 @@ def _paths(directory: Path) -> tuple[dict[str, Path], Path | None]:
             f"{directory} contains no map.", f"Maps are named {', '.join(kind.filename for kind in MAPS.values())}."
         )
     return maps, _find(directory, "panorama", PANORAMA_FILENAME)
-
-
-def check_overwrite(directory: Path, names: Iterable[str], source: Path | None = None) -> None:
-    """Raise OutputError if writing these maps to `directory` would overwrite the user's files.
-
-    These are `source`, and all files that are not of an earlier result as recorded in its maps.json.
-    """
-    earlier: set[str] = set()
-    record = directory / INFO_FILENAME
-    if record.is_file():
-        try:
-            earlier = _filenames(json_file.read(record, Info).maps)
-        except (OSError, ValueError) as error:
-            raise OutputError(
-                f"{record} was not written by Panoform and would be overwritten.", "Choose another folder for the maps."
-            ) from error
-    existing = sorted(name for name in _filenames(names) | earlier if (directory / name).exists())
-    if source is not None and source.exists() and any((directory / name).samefile(source) for name in existing):
-        raise OutputError(
-            f"{source} is the source and would be overwritten by the maps.", "Choose another folder for the maps."
-        )
-    foreign = [name for name in existing if name not in earlier]
-    if foreign:
-        raise OutputError(
-            f"{directory} has files that were not written by Panoform: {', '.join(foreign)}.",
-            "Choose another folder for the maps, or move them away.",
-        )
-
-
-def _filenames(names: Iterable[str]) -> set[str]:
-    """Return the file names of a result with these maps."""
-    return {MAPS[name].filename for name in names if name in MAPS} | {PANORAMA_FILENAME, INFO_FILENAME}
 
 
 def _find(directory: Path, name: str, filename: str) -> Path | None:

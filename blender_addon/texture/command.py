@@ -10,7 +10,7 @@ import bpy
 
 from ...shared.engines import QUALITIES
 from ...shared.jobs.texture import DEFAULT_SIZE, FRONTS, UPSCALES
-from ...shared.protocol.errors import InputError, OutputError, PanoramaError, SceneError
+from ...shared.protocol.errors import InputError, PanoramaError, SceneError
 from ..generate.command import check_seeds
 
 
@@ -44,8 +44,6 @@ def execute(options: argparse.Namespace) -> None:
     for path in (options.blend, options.reference):
         if path and not path.is_file():
             raise InputError(f"There is no file {path}.", "Check the path.")
-    if options.save.exists() and options.save.samefile(options.blend):
-        raise OutputError(f"{options.save} is the source, and the result would replace it.", "Choose another name.")
     bpy.ops.wm.open_mainfile(filepath=str(options.blend.resolve()), load_ui=False)
     _select(options.object)
     bpy.ops.panoform.texture(

@@ -74,7 +74,12 @@ def test_build(addon: Jobs, tmp_path: Path, capsys) -> None:
     bpy.ops.wm.open_mainfile(filepath=str(saved))
     body = bpy.data.objects["zimmer mesh"]
     assert body.matrix_world.translation.z == pytest.approx(3.2)
-    assert command.run(["build", "--maps", str(folder), "--kind", "DOME", "--save", str(saved), "--scale", "2"]) == 0
+    again = ["build", "--maps", str(folder), "--kind", "DOME", "--save", str(saved), "--scale", "2"]
+    work = saved.read_bytes()
+    assert command.run(again) == 1
+    assert "not a result of Panoform: room.blend" in capsys.readouterr().err
+    assert saved.read_bytes() == work  # it may hold the user's work since
+    assert command.run([*again, "--overwrite"]) == 0
     bpy.ops.wm.open_mainfile(filepath=str(saved))
     # The maps are in metres, with the camera 1.6 m over the floor.
     assert bpy.data.objects["zimmer dome"].matrix_world.translation.z == pytest.approx(3.2, rel=0.01)

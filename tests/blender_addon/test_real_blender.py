@@ -42,7 +42,7 @@ def test_command_line(blender: Callable, panorama: Path, tmp_path: Path) -> None
         again.unlink()
 
     with pytest.raises(AssertionError, match="There is no file"):  # the exit code is not 0
-        blender(*command, "perceive", "--panorama", "nope.exr", "--save", str(saved))
+        blender(*command, "perceive", "--panorama", "nope.exr", "--save", str(again))
     with pytest.raises(AssertionError, match=r"Prompts need FLUX\.1-dev"):
         blender(*command, "generate", "a yard", "--engine", "starter", "--out", str(tmp_path / "out.exr"))
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from panoform.shared import json_file
-from panoform.shared.atomic_write import atomic_write, atomic_write_all
+from panoform.shared.atomic_write import atomic_write, atomic_write_all, writing
 from panoform.shared.protocol.errors import OutputError
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions, links and limits")
@@ -118,3 +118,75 @@ def test_invalid_json_raises_value_error(tmp_path: Path, damaged: bytes) -> None
 def test_valid_json_is_decoded(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"name": "é", "new": 1}', encoding="utf-8")
     assert json_file.read(tmp_path / "x.json", Kind) == Kind("é")
+
+
+_KILLED = """
+import os, pathlib, sys
+from panoform.shared import atomic_write
+
+at, moves = int(sys.argv[2]), 0
+
+def count(move):
+    def counted(*arguments):
+        global moves
+        moves += 1
+        if moves > at:
+            os.kill(os.getpid(), 9)
+        return move(*arguments)
+    return counted
+
+pathlib.Path.replace, pathlib.Path.rename = count(pathlib.Path.replace), count(pathlib.Path.rename)
+with atomic_write.writing(pathlib.Path(sys.argv[1]), last="record", remove=["outdated"]) as draft:
+    (draft / "inner").mkdir()
+    for name in ("a", "inner/b", "record"):
+        (draft / name).write_text("new")
+"""
+
+
+@posix_only
+@pytest.mark.slow
+def test_what_a_killed_process_began_is_finished_or_undone(tmp_path: Path) -> None:
+    """Kill the process before each of the moves; three files and one that is removed move aside, three into place."""
+    old = {"a": "old", "inner/b": "old", "record": "old", "outdated": "old", "mine": "mine"}
+    new = {"a": "new", "inner/b": "new", "record": "new", "mine": "mine"}
+    for at in range(8):
+        folder = tmp_path / str(at)
+        (folder / "inner").mkdir(parents=True)
+        for name, text in old.items():
+            (folder / name).write_text(text)
+        assert subprocess.run([sys.executable, "-c", _KILLED, str(folder), str(at)], check=False).returncode == -9
+        atomic_write(folder / "next", b"")  # by the next process
+        (folder / "next").unlink()
+        found = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+        assert found == (old if at < 5 else new)
+
+
+def test_drafts_of_a_living_process_and_the_users_files_stay(tmp_path: Path) -> None:
+    name = ".panoform-0123456789abcdef"
+    (tmp_path / f"{name}.old").mkdir()
+    (tmp_path / f"{name}.old" / "mine").write_text("mine")
+    (tmp_path / f"{name}.part").write_text("mine")
+    with writing(tmp_path) as draft:
+        (draft / "a").write_text("1")
+        atomic_write(tmp_path / "b", b"2")
+        assert (draft / "a").exists()
+    assert content(tmp_path) == {"a": b"1", "b": b"2", f"{name}.part": b"mine"}
+    assert (tmp_path / f"{name}.old" / "mine").read_text() == "mine"  # without a lock it is nobody's draft
+
+
+@posix_only
+def test_planted_drafts_reach_nothing_outside(tmp_path: Path) -> None:
+    """Links in a folder from elsewhere, as those of a killed process, are not followed."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a").write_text("mine")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for number, kind in enumerate(("", ".old", ".moving")):
+        name = f".panoform-{number:016x}"
+        (folder / f"{name}.lock").touch()
+        (folder / f"{name}{kind}").symlink_to(tmp_path / "mine")
+    (folder / f".panoform-{9:016x}.lock").symlink_to(tmp_path / "mine" / "a")
+    atomic_write(folder / "b", b"1")
+    assert (tmp_path / "mine" / "a").read_text() == "mine"
+    assert content(folder)["b"] == b"1"
+    assert not (folder / "a").exists()

@@ -14,6 +14,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from ....shared.protocol.errors import PanoformError
+from .. import output
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -37,13 +38,16 @@ def _train(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from . import fit
 
-    fit.export(args.data, args.out)
+    output.check(args.out, overwrite=args.overwrite)
+    fit.export(args.data, args.out, overwrite=args.overwrite)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from . import evaluate
 
-    print(evaluate.evaluate(args.model, args.out, args.objects, args.size, args.steps, args.guidance))
+    output.check(args.out, overwrite=args.overwrite)
+    with output.file(args.out, overwrite=args.overwrite) as sheet:
+        print(evaluate.evaluate(args.model, sheet, args.objects, args.size, args.steps, args.guidance))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--steps", type=int, default=12)
     evaluate.add_argument("--guidance", type=float, default=1.5)
     evaluate.set_defaults(run=_evaluate)
+    for command in (export, evaluate):
+        output.add_overwrite(command)
     return parser
 
 

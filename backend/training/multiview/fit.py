@@ -20,7 +20,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from ...pipelines.layers.snr_shift import shifted_betas
-from .. import checkpoint, losses
+from .. import checkpoint, losses, output
 from ..muon import Muon
 from ..precision import autocast
 from . import architecture, model
@@ -225,8 +225,11 @@ def train_views(options: Options, pool: Pool, until: float) -> bool:
     return _loop(options, pool, "views", views, optimizer, options.views_steps, 2e-3, until, step_loss)
 
 
-def export(checkpoints: Path, folder: Path) -> None:
-    """Write the model's folder from the checkpoints. Raise FileNotFoundError if one is missing."""
+def export(checkpoints: Path, folder: Path, *, overwrite: bool = False) -> None:
+    """Write the model's folder from the checkpoints. Raise FileNotFoundError if one is missing.
+
+    Existing files are replaced only if `overwrite` is set. Raise OutputError.
+    """
     vae = load_vae(checkpoints, None, torch.device("cpu"))
     scaling = AutoencoderKL.load_config(checkpoints / "vae_config")["scaling_factor"]
     vae.register_to_config(scaling_factor=scaling)
@@ -235,4 +238,5 @@ def export(checkpoints: Path, folder: Path) -> None:
     if checkpoint.load(checkpoints / "views.safetensors", views, average, Muon(views)) == 0:
         raise FileNotFoundError(checkpoints / "views.safetensors")
     views.load_state_dict(average.weights)
-    architecture.save(folder, vae, *views.parts(), views.prompts)
+    with output.folder(folder, overwrite=overwrite) as draft:
+        architecture.save(draft, vae, *views.parts(), views.prompts)

@@ -128,7 +128,7 @@ def test_files_of_the_user_are_kept(tmp_path, capsys):
     assert (out / "yard" / "distance.exr").read_text() == "mine"
     (out / "summary.csv").write_text("my table")
     assert run(one, out) == 1
-    assert "is not a summary of Panoform" in capsys.readouterr().err
+    assert "not a result of Panoform: summary.csv" in capsys.readouterr().err
     assert (out / "summary.csv").read_text() == "my table"
     assert run(one, out, "--overwrite") == 0
 

@@ -334,7 +334,7 @@ def test_files_of_others_are_kept_and_own_ones_replaced(distance_only, tmp_path,
     for content in (b"mine", b"", foreign):
         out.write_bytes(content)
         assert main(command) == 1
-        assert "was not written by Panoform" in capsys.readouterr().err
+        assert "not a result of Panoform: scene.glb" in capsys.readouterr().err
         assert out.read_bytes() == content
     assert main([*command, "--overwrite"]) == 0
     first = out.read_bytes()

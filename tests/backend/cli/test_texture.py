@@ -100,6 +100,10 @@ def test_mesh_is_textured_and_baked_again(ball, reference, engine, tmp_path, cap
     blue = np.broadcast_to([0, 0, 1], (64, 64, 3)).astype(np.float32)
     (out / "front.png").write_bytes(encode_image("front.png", blue, "sRGB", bits=8))
     assert main([*options, "--size", "256", "--views", str(out)]) == 0
+    painted = (out / "front.png").read_bytes()
+    assert main([*options, *sizes, "--reference", str(reference), *engine]) == 1
+    assert "not a result of Panoform: front.png" in capsys.readouterr().err
+    assert (out / "front.png").read_bytes() == painted
     baked = np.array(Image.open(out / "texture.png"))
     assert baked.shape == (256, 256, 3)
     centre = MESH.corners.mean(axis=1)[:, 1].argmin()  # the triangle nearest to the front

@@ -88,7 +88,7 @@ def test_invalid_path_or_format_is_rejected(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(OutputError, match="no recipe"):
         panorama_file.read_recipe(tmp_path / "x.json")
-    with pytest.raises(OutputError, match=r"no recipe.*lost"):
+    with pytest.raises(OutputError, match=r"not a result of Panoform: x.json"):
         generated.check_path(tmp_path / "x.exr", (0,))
     (tmp_path / "folder.exr").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
@@ -99,7 +99,7 @@ def test_invalid_path_or_format_is_rejected(tmp_path):
         generated.check_path(tmp_path / "p.exr", (0,), None, tmp_path / "folder.exr" / ".." / "p.exr")
     generated.check_path(tmp_path / "p.exr", (0, 1), tmp_path / "p.exr")  # the files would be p-0 and p-1
     (tmp_path / "p-1.json").write_text("{}")
-    with pytest.raises(OutputError, match=r"p-1.json exists"):
+    with pytest.raises(OutputError, match=r"not a result of Panoform: p-1.json"):
         generated.check_path(tmp_path / "p.exr", (0, 1))
 
 
@@ -120,7 +120,7 @@ def test_user_file_is_not_replaced_without_overwrite(tmp_path, name):
     path = tmp_path / "p.exr"
     (tmp_path / name).write_bytes(b"mine")
     for call in (lambda: generated.check_path(path, (7,)), lambda: generated.write(path, black())):
-        with pytest.raises(OutputError, match=f"{name} exists") as caught:
+        with pytest.raises(OutputError, match=f"not a result of Panoform: {name}") as caught:
             call()
         assert "--overwrite" in caught.value.hint
     assert contents(tmp_path) == {name: b"mine"}
@@ -140,9 +140,19 @@ def test_panorama_with_a_recipe_in_its_header_may_be_replaced(tmp_path, format):
     assert (tmp_path / "p.json").exists()
 
 
+def test_panorama_that_was_changed_since_is_not_replaced(tmp_path):
+    path = tmp_path / "p.exr"
+    generated.write(path, black())
+    write_image(path, np.ones((8, 16, 3), np.float32), "Linear")
+    with pytest.raises(OutputError, match=r"not a result of Panoform: p.exr"):
+        generated.write(path, black())
+    generated.write(path, black(), overwrite=True)
+    generated.write(path, black())
+
+
 def test_image_without_a_recipe_is_not_replaced(tmp_path):
     write_image(tmp_path / "p.exr", np.zeros((8, 16, 3), np.float32), "Linear")
-    with pytest.raises(OutputError, match=r"p.exr exists, but has no recipe"):
+    with pytest.raises(OutputError, match=r"not a result of Panoform: p.exr"):
         generated.check_path(tmp_path / "p.exr", (7,))
 
 

@@ -204,7 +204,7 @@ def test_maps_do_not_overwrite_user_files(addon: Jobs, scene, tmp_path: Path) ->
     other = write_picture(tmp_path / "other.png", np.full((64, 128, 3), 0.5))
     for source in ({"source": "FILE", "filepath": str(mine)}, {"source": "IMAGE", "image": image.name},
                    {"source": "FILE", "filepath": str(other)}):  # fmt: skip
-        refused(r"not written by Panoform: panorama\.png", **source, out_directory=str(out))
+        refused(r"not a result of Panoform: panorama\.png", **source, out_directory=str(out))
     assert [path.name for path in out.iterdir()] == ["panorama.png"]
     assert mine.read_bytes() == before
 
@@ -213,14 +213,14 @@ def test_maps_do_not_overwrite_user_files(addon: Jobs, scene, tmp_path: Path) ->
     for _ in range(2):
         perceive(other, out_directory=str(result))
     made = (result / "panorama.png").read_bytes()
-    refused("is the source", source="FILE", filepath=str(result / "panorama.png"), out_directory=str(result))
+    refused("is a source", source="FILE", filepath=str(result / "panorama.png"), out_directory=str(result))
     shown = bpy.data.images.load(str(result / "panorama.png"))
-    refused("is the source", source="IMAGE", image=shown.name, out_directory=str(result))
+    refused("is a source", source="IMAGE", image=shown.name, out_directory=str(result))
     assert (result / "panorama.png").read_bytes() == made
     (result / "albedo.png").write_text("mine")
     refused(r"Panoform: albedo\.png", source="FILE", filepath=str(other), maps={"ALBEDO"}, out_directory=str(result))
     (result / "maps.json").write_bytes(b'{"mine": "\xff"}')
-    refused("was not written by Panoform", source="FILE", filepath=str(other), out_directory=str(result))
+    refused(r"not a result of Panoform: .*maps\.json", source="FILE", filepath=str(other), out_directory=str(result))
 
 
 # Errors are reported and leave the scene unchanged

@@ -202,8 +202,14 @@ def test_existing_files_are_kept(addon: Jobs, scene, folder, tmp_path) -> None:
     assert "newmtl" in (tmp_path / "room.mtl").read_text()
     with pytest.raises(RuntimeError, match=r"room\.obj exists"):
         bpy.ops.panoform.export_scene(filepath=str(out))
+    (tmp_path / "room_obj_textures" / "mine.txt").write_text("mine")
     bpy.ops.panoform.export_scene(filepath=str(out), is_confirmed=True)
+    assert (tmp_path / "room_obj_textures" / "mine.txt").read_text() == "mine"
     assert state() == before
+    out.write_text("another program's, without materials")
+    (tmp_path / "room.mtl").write_text("mine")
+    with pytest.raises(RuntimeError, match=r"room\.mtl exists"):
+        bpy.ops.panoform.export_scene(filepath=str(out), is_confirmed=True)
     assert {entry.name for entry in tmp_path.iterdir()} == {"room.obj", "room.mtl", "room_obj_textures"}
 
 

@@ -53,7 +53,7 @@ def test_mesh_of_a_blend_is_textured(blend: Path, tmp_path: Path, capsys) -> Non
         (["--blend", "würfel.blend", "--object", "Ball", "--save", "x.blend"], 1, "Its mesh objects: Cube."),
         (["--blend", "würfel.blend", "--object", "Camera", "--save", "x.blend"], 1, "no mesh object 'Camera'"),
         (["--blend", "würfel.blend", "--object", "Cube", "--save", "x.blend"], 1, "neither a reference picture nor"),
-        (["--blend", "würfel.blend", "--object", "Cube", "--save", "würfel.blend"], 1, "is the source"),
+        (["--blend", "würfel.blend", "--object", "Cube", "--save", "würfel.blend"], 1, "is a source"),
         (["--blend", "würfel.blend", "--object", "Cube", "--reference", "no.png", "--save", "x.blend"], 1, "no.png"),
         (["--blend", "würfel.blend", "--save", "x.blend"], 2, "--object"),
     ],

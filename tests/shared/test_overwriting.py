@@ -1,0 +1,76 @@
+"""Files that are not Panoform's own are never replaced, under whatever name they are met."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from panoform.shared import overwriting, result_folder
+from panoform.shared.protocol.errors import OutputError
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="links need a privilege")
+
+
+def refused(path: Path, *sources: Path, overwrite: bool = False) -> bool:
+    try:
+        overwriting.check([path], lambda _: True, sources, overwrite)
+    except OutputError:
+        return True
+    return False
+
+
+def test_free_names_and_own_files_are_allowed(tmp_path: Path) -> None:
+    assert not refused(tmp_path / "new")
+    (tmp_path / "own").touch()
+    assert not refused(tmp_path / "own", tmp_path / "missing")
+    (tmp_path / "folder").mkdir()
+    assert refused(tmp_path / "folder", overwrite=True)
+
+
+@posix_only
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_source_is_known_by_every_name(tmp_path: Path, overwrite: bool) -> None:
+    source, link, hard = tmp_path / "source", tmp_path / "link", tmp_path / "hard"
+    source.write_text("mine")
+    link.symlink_to(source)
+    os.link(source, hard)
+    for path in (source, link, hard, tmp_path / "." / ".." / tmp_path.name / "source"):
+        for given in (source, link, hard):
+            assert refused(path, given, overwrite=overwrite)
+
+
+@posix_only
+def test_links_of_the_user_are_kept(tmp_path: Path) -> None:
+    """Also those that lead nowhere now, as to a disk that isn't mounted."""
+    for name, target in (("broken", "none"), ("file", "own")):
+        (tmp_path / "own").touch()
+        (tmp_path / name).symlink_to(target)
+        assert refused(tmp_path / name)
+        assert not refused(tmp_path / name, overwrite=True)
+    assert refused(tmp_path / "broken", tmp_path / "broken", overwrite=True)
+
+
+@pytest.mark.parametrize("record", [b"", b"{}", b'{"maps": {"distance": ""}}', b"[" * 100_000, b"\xff\xfe{\x00}\x00"])
+def test_records_of_others_prove_nothing(tmp_path: Path, record: bytes) -> None:
+    (tmp_path / "maps.json").write_bytes(record)
+    (tmp_path / "distance.exr").write_text("mine")
+    with pytest.raises(OutputError, match=r"distance\.exr, maps\.json"):
+        result_folder.check_files(tmp_path, ["distance"])
+
+
+def test_what_changed_since_is_the_users(tmp_path: Path) -> None:
+    """The SHA-256 of "made" in the record is by another program."""
+    digest = "ea0890697a77af0a2e054cccec587c8a42feb5cf38e778c6c6e2a96bfb945c0b"
+    record = '{"panoform": "9", "frame": "", "maps": {"distance": "", "albedo": ""}, "unknown": 1, "files": %s}'
+    (tmp_path / "maps.json").write_text(record % f'{{"distance.exr": "{digest}", "albedo.png": "{digest}"}}')
+    for name in ("distance.exr", "albedo.png"):
+        (tmp_path / name).write_text("made")
+    assert result_folder.check_files(tmp_path, ["distance"]) == {"albedo.png"}
+    (tmp_path / "albedo.png").write_text("painted by hand")
+    with pytest.raises(OutputError, match=r"not a result of Panoform: albedo\.png\."):
+        result_folder.check_files(tmp_path, ["distance"])
+    assert result_folder.check_files(tmp_path, ["distance"], overwrite=True) == set()
+    (tmp_path / "maps.json").write_text(record % "{}")  # an earlier version recorded no digests
+    assert result_folder.check_files(tmp_path, ["distance"]) == {"albedo.png"}
