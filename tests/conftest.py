@@ -15,6 +15,13 @@ from xdist.workermanage import WorkerController
 ROOT = Path(__file__).resolve().parents[1]
 _EXIT_STATUS = pytest.StashKey[int]()
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-blender", action="store_true", help="run all tests with the Blender application in every version of it"
+    )
+
+
 # Collecting garbage while torch, diffusers and all tests are imported takes 3 s of CPU time in each worker, and each
 # later visit to their objects half a second.
 gc.disable()
@@ -56,13 +63,17 @@ _FIRST = (
 
 
 class _Scheduling(LoadFileScheduling):
-    """Each file runs in one worker, as with `--dist loadfile`."""
+    """Each file runs in one worker, as with `--dist loadfile`; a test with the Blender application shares nothing with
+    others of its file, and runs where there is time."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if "test_real_blender" in nodeid:
+            return nodeid
         return "sharing a backend" if nodeid.startswith(_SHARING_A_BACKEND) else super()._split_scope(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        for scope in reversed(_FIRST):
+        real = [scope for scope in self.workqueue if "test_real_blender" in scope]
+        for scope in reversed([*_FIRST, *real]):
             if scope in self.workqueue:
                 self.workqueue.move_to_end(scope, last=False)
         super()._assign_work_unit(node)

@@ -34,6 +34,21 @@ def _can_denoise() -> bool:
     return _cycles.with_openimagedenoise
 
 
+def _show_no_samples(on: bool) -> None:
+    """Tell Cycles not to show renders while it samples, in Blenders where that can end Blender.
+
+    Before 5.0, Blender frees the GPU context of a scene that no window shows even while it renders: the main thread
+    looks at shown scenes only (`RE_FreeUnusedGPUResources` in render/intern/pipeline.cc). Cycles then shows its samples
+    in a context that is gone; with GLX that ends the process. Without a window to show them in, it needs no context.
+    """
+    if bpy.app.version < (5, 0):
+        import _cycles
+        import cycles
+
+        settings = Path(bpy.utils.user_resource("CONFIG")).absolute().parent
+        _cycles.init(str(Path(cycles.__file__).parent), str(settings), on)
+
+
 class Render(abc.ABC, Generic[ResultT]):
     """A render of a scene from one camera.
 
@@ -115,9 +130,13 @@ class Render(abc.ABC, Generic[ResultT]):
             raise BusyError("Blender is rendering.", "Wait until it finishes, or cancel it with Esc.")
         view = bpy.context.preferences.view
         display, view.render_display_type = view.render_display_type, "NONE"
+        _show_no_samples(True)
+        self._started = True
         try:
             bpy.ops.render.render("INVOKE_DEFAULT", scene=self._scene().name, write_still=True)
-            self._started = True
+        except RuntimeError as error:
+            self.close()
+            raise SceneError(f"Blender can't render the scene: {error}", "See Blender's console.") from error
         finally:
             view.render_display_type = display
 
@@ -150,6 +169,8 @@ class Render(abc.ABC, Generic[ResultT]):
         """Remove the copy; while Blender renders, return the seconds until the next try (for `bpy.app.timers`)."""
         if bpy.app.is_job_running("RENDER") and self._started:
             return 0.5
+        if self._started:
+            _show_no_samples(bpy.app.background)
         self._folder.close()
         for camera in [camera for camera in bpy.data.objects if camera.session_uid == self._uids[1]]:
             bpy.data.cameras.remove(camera.data)

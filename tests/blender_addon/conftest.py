@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REAL_BLENDER = ROOT.parent / "shared" / "tools" / "real-blender"
 #: Blender version → its Python version.
 REAL_PYTHON = {"4.3": "3.13", "5.2": "3.14"}
+NEWEST = "5.2"
 #: Timeout of a script in a window, and of its error report after a failure, in seconds.
 WINDOW_S, GRACE_S = 600, 10
 
@@ -37,12 +38,20 @@ def _installed(version: str) -> bool:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m evaluates the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests with the Blender application as slow, with a longer timeout."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests with the Blender application as slow, with a longer timeout. In versions before the newest one, only
+    those marked `every_blender` run, unless --every-blender asks for all."""
+    left_out = []
     for item in items:
         if item.get_closest_marker("real_blender"):
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.timeout(2 * WINDOW_S))
+            older = NEWEST not in item.name
+            if older and not (item.get_closest_marker("every_blender") or config.getoption("--every-blender")):
+                left_out.append(item)
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +110,32 @@ class RealBlender:
         output = log.read_text("utf-8", "replace")
         assert code == 0, output
         return output
+
+    def in_window(self, out: Path, *script: str) -> dict:
+        """Run a script in a window until it writes out/seen.json, and return its content.
+
+        It fails, with Blender's output, soon after the script did: where there is a traceback, or Blender has ended.
+        """
+        seen = out / "seen.json"
+        window, log = self.start(str(out / "end.png"), str(WINDOW_S), *script, verb="gui")
+        children = psutil.Process(window.pid).children
+        came_up, failed_since = False, None
+        while window.poll() is None and not seen.exists():
+            up = any(child.name() == "blender" and child.status() != "zombie" for child in children(recursive=True))
+            came_up = came_up or up
+            if failed_since is None and ((came_up and not up) or b"Traceback (most recent call" in log.read_bytes()):
+                failed_since = time.monotonic()
+            if failed_since is not None and time.monotonic() - failed_since > GRACE_S:
+                break
+            time.sleep(0.5)
+        time.sleep(3)  # Blender quits
+        # The tool that gives the window only waits for a time, then ends what it started.
+        for child in children(recursive=True):
+            if child.name() == "sleep":
+                child.terminate()
+        window.wait(60)
+        assert seen.exists(), log.read_text("utf-8", "replace")
+        return json.loads(seen.read_text())
 
 
 @pytest.fixture(params=sorted(REAL_PYTHON))
@@ -175,31 +210,5 @@ def blender(real_blender: RealBlender, zips: Path, monkeypatch) -> RealBlender:
 
 @pytest.fixture
 def in_window(blender: RealBlender):
-    """`run(out, *script)` runs a script in a window until it writes out/seen.json, and returns its content.
-
-    It fails, with Blender's output, soon after the script did: where there is a traceback, or Blender has ended.
-    """
-
-    def run(out: Path, *script: str) -> dict:
-        seen = out / "seen.json"
-        window, log = blender.start(str(out / "end.png"), str(WINDOW_S), *script, verb="gui")
-        children = psutil.Process(window.pid).children
-        came_up, failed_since = False, None
-        while window.poll() is None and not seen.exists():
-            up = any(child.name() == "blender" and child.status() != "zombie" for child in children(recursive=True))
-            came_up = came_up or up
-            if failed_since is None and ((came_up and not up) or b"Traceback (most recent call" in log.read_bytes()):
-                failed_since = time.monotonic()
-            if failed_since is not None and time.monotonic() - failed_since > GRACE_S:
-                break
-            time.sleep(0.5)
-        time.sleep(3)  # Blender quits
-        # The tool that gives the window only waits for a time, then ends what it started.
-        for child in children(recursive=True):
-            if child.name() == "sleep":
-                child.terminate()
-        window.wait(60)
-        assert seen.exists(), log.read_text("utf-8", "replace")
-        return json.loads(seen.read_text())
-
-    return run
+    """`RealBlender.in_window` of a Blender with the extension."""
+    return blender.in_window

@@ -13,7 +13,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 
-pytestmark = pytest.mark.real_blender
+pytestmark = [pytest.mark.real_blender, pytest.mark.every_blender]
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Scenes in the Blender application: `real_scene.py` and `real_render.py` run inside it."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.real_blender
+@pytest.mark.every_blender
 def test_build_save_reload_and_capture(real_blender, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -31,12 +31,10 @@ def test_build_save_reload_and_capture(real_blender, tmp_path):
 
 
 @pytest.mark.real_blender
+@pytest.mark.every_blender
 def test_a_window_renders_a_panorama_without_blocking(real_blender, tmp_path):
-    out = tmp_path / "seen.json"
-    script = ("--factory-startup", "--python", str(HERE / "real_render.py"), "--", str(out))
-    output = real_blender(str(tmp_path / "shot.png"), "45", *script, verb="gui")
-    assert out.exists(), output
-    seen = json.loads(out.read_text())
+    script = ("--factory-startup", "--python", str(HERE / "real_render.py"), "--", str(tmp_path))
+    seen = real_blender.in_window(tmp_path, *script)
     assert "error" not in seen, seen["error"]
     assert seen["running"]  # when `start` had returned
     assert seen["shape"] == [32, 64, 3]
