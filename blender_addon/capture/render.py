@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import math
+from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 import bpy
