@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...shared.engines import EngineSettings
+from ...shared.file_errors import display_name
 from ...shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings, check_perceive
 from ...shared.maps import DEFAULT_MAPS, MAPS, check_names
 from . import options as shared_options
@@ -94,9 +95,10 @@ def request(
     """
     from ..io import panoramas, results
 
-    panorama, encoding = panoramas.read(source, repair=settings.repair)
+    height = settings.height or max(quality.height for quality in engine.spec.qualities.values())
+    panorama, encoding, source_size = panoramas.read_reduced(source, height, repair=settings.repair)
     results.check_folder(directory, settings.maps, sources, overwrite)
     return PerceiveRequest(
-        panorama=panorama, encoding=encoding, source=source.name, engine=engine, settings=settings,
-        directory=str(directory.absolute()), overwrite=overwrite,
+        panorama=panorama, encoding=encoding, source_size=source_size, source=display_name(source.name),
+        engine=engine, settings=settings, directory=str(directory.absolute()), overwrite=overwrite,
     )  # fmt: skip

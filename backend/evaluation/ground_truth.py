@@ -16,10 +16,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import OpenImageIO as oiio
 
 from ...shared.protocol.errors import InputError
+from ..io import image_input
 
+_AGAIN = "Render that scene again."
 #: File → channels.
 FILES = {
     "panorama.exr": 3, "distance.exr": 1, "normal.exr": 3, "albedo.png": 3,
@@ -44,11 +45,8 @@ def scenes(folder: Path, height: int | None = None) -> list[Path]:
             path = scene / name
             if not path.is_file():
                 raise InputError(f"{path} is missing.", "Add it, or choose a folder of complete scenes.")
-            image = oiio.ImageInput.open(str(path))
-            if image is None:
-                raise InputError(f"{path} can't be read: {oiio.geterror()}.", "Render that scene again.")
-            spec = image.spec()
-            image.close()
+            with image_input.opened(path, str(path), failure=InputError, hint=_AGAIN) as image:
+                spec = image.spec()
             expected = expected or spec.height
             if (spec.height, spec.width, spec.nchannels) != (expected, 2 * expected, channels):
                 raise InputError(
@@ -61,12 +59,8 @@ def scenes(folder: Path, height: int | None = None) -> list[Path]:
 
 def read(path: Path) -> np.ndarray:
     """Read an image as (H, W, C) float32. Raise InputError if the file can't be read."""
-    image = oiio.ImageInput.open(str(path))
-    pixels = image.read_image("float") if image else None
-    if pixels is None:
-        raise InputError(f"{path} is damaged: {image.geterror() if image else oiio.geterror()}.", "Render it again.")
-    image.close()
-    return pixels
+    with image_input.opened(path, str(path), failure=InputError, hint=_AGAIN) as image:
+        return image_input.read_all(image, str(path), InputError, _AGAIN)
 
 
 def read_scene(scene: Path) -> dict[str, np.ndarray]:

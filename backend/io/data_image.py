@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import OpenImageIO as oiio
 
+from ...shared.file_errors import display_name
 from ...shared.protocol.errors import InputError
+from . import image_input
 
 
 def read(path: Path) -> np.ndarray:
@@ -15,11 +16,9 @@ def read(path: Path) -> np.ndarray:
 
     Raise InputError for a damaged file, or one with fewer channels.
     """
-    image = oiio.ImageBuf(str(path))
-    if not image.read(force=True, convert=oiio.FLOAT):
-        reason = " ".join(image.geterror().split()).rstrip(".") or "its content is not an image"
-        raise InputError(f"{path.name} can't be read: {reason}.", "Save it again.")
-    pixels = np.asarray(image.get_pixels(oiio.FLOAT))
+    name = display_name(path.name)
+    with image_input.opened(path, failure=InputError, hint="Save it again.") as source:
+        pixels = image_input.read_all(source, name, InputError, "Save it again.")
     if pixels.shape[2] < 3:
-        raise InputError(f"{path.name} has {pixels.shape[2]} channels, not 3.", "Save it as RGB.")
+        raise InputError(f"{name} has {pixels.shape[2]} channels, not 3.", "Save it as RGB.")
     return np.ascontiguousarray(pixels[..., :3])

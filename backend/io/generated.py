@@ -10,14 +10,14 @@ from typing import get_args
 
 import msgspec
 import numpy as np
-import OpenImageIO as oiio
 
 from ...shared import panorama_file
 from ...shared.atomic_write import atomic_write_all, check_writable
 from ...shared.imaging.colour import linear_from_srgb
 from ...shared.jobs.generate import FileFormat, PanoramaFile, Recipe, check_format
 from ...shared.panorama_file import ATTRIBUTE, recipe_json
-from ...shared.protocol.errors import OutputError
+from ...shared.protocol.errors import OutputError, PanoramaError
+from . import image_input
 from .encoding import encode_image
 
 FORMATS = tuple(f".{name}" for name in get_args(FileFormat))
@@ -60,15 +60,11 @@ def write(path: Path, panorama: PanoramaFile, *sources: Path | None, overwrite: 
 
 def _has_recipe(path: Path) -> bool:
     """Return whether an image file has a recipe in its header."""
-    image = oiio.ImageInput.open(str(path))
-    if image is None:
-        oiio.geterror()  # clears it
-        return False
-    text = image.spec().getattribute(ATTRIBUTE)
-    image.close()
     try:
-        msgspec.json.decode(text or "", type=Recipe)
-    except msgspec.MsgspecError:
+        with image_input.opened(path, channels=4) as source:
+            text = source.spec().getattribute(ATTRIBUTE)
+            msgspec.json.decode(text or "", type=Recipe)
+    except (PanoramaError, msgspec.MsgspecError, RecursionError):
         return False
     return True
 

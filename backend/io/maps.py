@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import OpenImageIO as oiio
 
+from ...shared.file_errors import display_name
 from ...shared.imaging.colour import srgb_from_linear
 from ...shared.maps import DISTANCE, MAPS, NORMAL, PANORAMA_FILENAME
 from ...shared.panorama_size import check_size
 from ...shared.protocol.errors import InputError, PanoramaError
-from . import panoramas, parallel
+from . import image_input, panoramas, parallel
 from .panoramas import Encoding
 
 #: Lengths of a stored normal between which it is one: 0 in 8 bits has a length of 0.007, black is (−1, −1, −1).
@@ -89,11 +89,8 @@ def read(folder: Path) -> Maps:
 
 def _values(path: Path, channels: int) -> np.ndarray:
     """Read the first channels of a file, (H, W, channels) float32."""
-    source = oiio.ImageInput.open(str(path))
-    if source is None:
-        reason = " ".join(oiio.geterror().split()).rstrip(".")
-        raise PanoramaError(f"{path.name} can't be read: {reason}.", "Export it again.")
-    try:
+    name = display_name(path.name)
+    with image_input.opened(path, hint="Export it again.") as source:
         spec = source.spec()
         names = list(spec.channelnames)
         check_size(spec.height, spec.width)
@@ -104,12 +101,8 @@ def _values(path: Path, channels: int) -> np.ndarray:
         if len(wanted) < channels:
             wanted = list(range(len(names)))
         if len(wanted) < channels:
-            raise PanoramaError(f"{path.name} has {len(names)} channels, not {channels}.", "Export it again.")
-        pixels = source.read_image("float")
-        if pixels is None or source.has_error:
-            raise PanoramaError(f"{path.name} is damaged: {source.geterror()}.", "Export it again.")
-    finally:
-        source.close()
+            raise PanoramaError(f"{name} has {len(names)} channels, not {channels}.", "Export it again.")
+        pixels = image_input.read_all(source, name, hint="Export it again.")
     if len(names) != channels or wanted[:channels] != list(range(channels)):
         pixels = pixels[..., wanted[:channels]]
     return np.ascontiguousarray(pixels, dtype=np.float32)

@@ -1,21 +1,30 @@
-"""Read panoramas from files, check them, and resize them to the model's input.
+"""Read panoramas from files, and check them.
 
 The encoding follows from the file type: floating-point files (EXR, HDR, float TIFF) are linear Rec.709 light,
 integer files (PNG, JPEG, TIFF, WebP) are sRGB. EXIF orientation, colour profiles and EXR chromaticities are not
 used.
+
+Files are read and checked some rows at a time, and reduced meanwhile to the size that is needed: a panorama of
+16384 × 8192 takes 1.6 GB as floats.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import OpenImageIO as oiio
-from scipy import sparse
 
+from ...shared.file_errors import display_name
 from ...shared.panorama_size import check_size
 from ...shared.protocol.errors import PanoramaError
+from . import image_input
+from .resample import reduction, resample, resize
+
+__all__ = ["OPAQUE", "Encoding", "Read", "check", "load", "read", "read_reduced", "resize"]
 
 Encoding = Literal["linear", "srgb"]
 
@@ -24,6 +33,21 @@ OPAQUE = 0.999
 #: How negative a channel of a colour outside Rec.709 may be, as a share of the pixel's largest channel. Of the eight
 #: HDRIs that come with Blender, seven have such pixels; the largest share is 0.195.
 OUT_OF_GAMUT = 0.25
+#: Rows that are read and checked together.
+_ROWS = 128
+_FLOATS = (oiio.HALF, oiio.FLOAT, oiio.DOUBLE)
+_READABLE = "Panoramas are read from EXR, HDR, PNG, JPEG, TIFF and WebP."
+_COLOUR = "A panorama needs red, green and blue: save it as an RGB image."
+
+
+class Read(NamedTuple):
+    """A panorama that was read from a file."""
+
+    #: (H, W, 3) float32 with W = 2·H, valid as `check` returns it.
+    pixels: np.ndarray
+    encoding: Encoding
+    #: Height and width in the file.
+    source_size: tuple[int, int]
 
 
 def read(path: Path, *, repair: bool = False) -> tuple[np.ndarray, Encoding]:
@@ -31,8 +55,24 @@ def read(path: Path, *, repair: bool = False) -> tuple[np.ndarray, Encoding]:
 
     Raise PanoramaError (`load`, `check`).
     """
-    pixels, encoding = load(path)
-    return check(pixels, encoding, repair=repair), encoding
+    pixels, encoding, _ = read_reduced(path, None, repair=repair)
+    return pixels, encoding
+
+
+def read_reduced(path: Path, height: int | None, *, repair: bool = False) -> Read:
+    """Read a panorama file, checked as `check` does, in the size that a model's input of `height` needs.
+
+    At least MARGIN times that height is kept (resample.reduction); None: all. Raise PanoramaError (`load`, `check`).
+    """
+    largest = _largest(path) if repair else None
+    with _opened(path) as source:
+        rows, columns = source.size
+        reduced, tally = reduction(rows, columns, height), _Tally(repair)
+        for block in source.blocks():
+            tally.add(block)
+            reduced.add(_valid(block, largest))
+        tally.finish(source.encoding)
+        return Read(reduced.result(), source.encoding, source.size)
 
 
 def load(path: Path) -> tuple[np.ndarray, Encoding]:
@@ -42,38 +82,43 @@ def load(path: Path) -> tuple[np.ndarray, Encoding]:
     channels R, G, B; a layer called Combined; any layer with R, G, B.
     Raise PanoramaError if it can't be read, is too large, or not 2:1 to within 1 %.
     """
-    if not path.is_file():
-        raise PanoramaError(f"There is no file {path}.", "Check the path.")
-    if path.stat().st_size == 0:
-        raise PanoramaError(f"{path.name} is empty (0 bytes).", "Save or download it again.")
-    source = oiio.ImageInput.open(str(path))
-    if source is None:
-        raise PanoramaError(f"{path.name} can't be read: {_reason(oiio.geterror())}.", _READABLE)
-    try:
-        subimage, channels = _colour_channels(source, path.name)
+    with _opened(path) as source:
+        pixels, top = np.empty((*source.size, len(source.channels)), np.float32), 0
+        for block in source.blocks():
+            pixels[top : top + len(block)] = block
+            top += len(block)
+        return pixels, source.encoding
+
+
+class _Source(NamedTuple):
+    """An open panorama file."""
+
+    name: str
+    input: oiio.ImageInput
+    subimage: int
+    #: Indices of red, green, blue, and of alpha if it exists.
+    channels: list[int]
+    size: tuple[int, int]
+    encoding: Encoding
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield rows from the top, (h, W, 3 or 4) float32."""
+        first, last = min(self.channels), max(self.channels)
+        order = [channel - first for channel in self.channels]
+        for block in image_input.read_rows(self.input, self.name, self.subimage, (first, last + 1), _ROWS):
+            yield block if order == list(range(block.shape[2])) else block[..., order]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Source]:
+    name = display_name(path.name)
+    with image_input.opened(path, channels=4, hint=_READABLE) as source:
+        subimage, channels = _colour_channels(source, name)
         source.seek_subimage(subimage, 0)
         spec = source.spec()
         check_size(spec.height, spec.width)
-        first, last = min(channels), max(channels)
-        pixels = source.read_image(subimage, 0, first, last + 1, "float")
-        if pixels is None or source.has_error:
-            raise PanoramaError(f"{path.name} is damaged: {_reason(source.geterror())}.", "Save or download it again.")
         encoding: Encoding = "linear" if spec.format.basetype in _FLOATS else "srgb"
-    finally:
-        source.close()
-    if list(channels) != list(range(first, last + 1)):
-        pixels = pixels[..., [channel - first for channel in channels]]
-    return pixels, encoding
-
-
-_FLOATS = (oiio.HALF, oiio.FLOAT, oiio.DOUBLE)
-_READABLE = "Panoramas are read from EXR, HDR, PNG, JPEG, TIFF and WebP."
-_COLOUR = "A panorama needs red, green and blue: save it as an RGB image."
-
-
-def _reason(error: str) -> str:
-    """Return OpenImageIO's message on one line, without a full stop."""
-    return " ".join(error.split()).rstrip(".") or "its content is not an image"
+        yield _Source(name, source, subimage, channels, (spec.height, spec.width), encoding)
 
 
 def _colour_channels(source: oiio.ImageInput, name: str) -> tuple[int, list[int]]:
@@ -108,76 +153,99 @@ def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> 
     check_size(height, width)
     if channels not in (3, 4):
         raise PanoramaError(f"The panorama has {channels} channel{'s' * (channels != 1)} per pixel, not 3.", _COLOUR)
-    if channels == 4:
-        transparent = int(np.count_nonzero(~(panorama[..., 3] >= OPAQUE)))
-        if transparent:
+    panorama, tally = panorama.astype(np.float32, copy=False), _Tally(repair)
+    blocks = [panorama[top : top + _ROWS] for top in range(0, height, _ROWS)]
+    for block in blocks:
+        tally.add(block)
+    tally.finish(encoding)
+    if channels == 4 or tally.smallest < 0 or not tally.is_finite:
+        largest = max((_finite_maximum(block) for block in blocks), default=0.0) if repair else None
+        valid = np.empty((height, width, 3), np.float32)
+        for index, block in enumerate(blocks):
+            valid[index * _ROWS : index * _ROWS + len(block)] = _valid(block, largest)
+        panorama = valid
+    panorama = np.ascontiguousarray(panorama)
+    return panorama if width == 2 * height else resample(panorama, width // 2, width // 2 * 2)
+
+
+class _Tally:
+    """Counts the invalid pixels of a panorama while its rows pass."""
+
+    def __init__(self, repair: bool) -> None:
+        self._repair = repair
+        self._counts: dict[str, int] = dict.fromkeys(("transparent", "not a number", "infinite", "negative"), 0)
+        self._pixels, self._top = 0, 0
+        #: Column and row of the first invalid pixel.
+        self._first: tuple[int, int] | None = None
+        self._largest = 0.0
+        #: Of all values that are numbers; whether all are finite.
+        self.smallest, self.is_finite = 0.0, True
+
+    def add(self, block: np.ndarray) -> None:
+        """Count those of the next rows, (h, W, 3 or 4)."""
+        if block.shape[2] == 4:
+            self._counts["transparent"] += int(np.count_nonzero(~(block[..., 3] >= OPAQUE)))
+        colour = block[..., :3]
+        smallest, largest = float(colour.min()), float(colour.max())  # NaN if any is
+        finite = bool(np.isfinite(smallest) and np.isfinite(largest))
+        self.is_finite &= finite
+        if not finite or smallest < 0:
+            self._count(colour)
+        self.smallest = min(self.smallest, 0.0 if np.isnan(smallest) else smallest)
+        self._largest = max(self._largest, 0.0 if np.isnan(largest) else largest)
+        self._pixels += block.shape[0] * block.shape[1]
+        self._top += len(block)
+
+    def _count(self, colour: np.ndarray) -> None:
+        invalid = {
+            "not a number": np.isnan(colour).any(-1),
+            "infinite": np.isinf(colour).any(-1),
+            "negative": colour.min(-1) < -OUT_OF_GAMUT * np.maximum(colour.max(-1), 0),
+        }
+        for name, mask in invalid.items():
+            self._counts[name] += int(np.count_nonzero(mask))
+        bad = np.logical_or.reduce(list(invalid.values()))
+        if self._first is None and bad.any():
+            row, column = np.argwhere(bad)[0]
+            self._first = int(column), int(row) + self._top
+
+    def finish(self, encoding: Encoding) -> None:
+        """Raise PanoramaError if the panorama is invalid."""
+        if transparent := self._counts.pop("transparent"):
             raise PanoramaError(
-                f"{transparent} of {height * width} pixels are transparent.",
+                f"{transparent} of {self._pixels} pixels are transparent.",
                 "Fill the background, or render with film transparency off.",
             )
-    panorama = np.ascontiguousarray(panorama[..., :3], dtype=np.float32)
-    if repair:
-        panorama = _repaired(panorama)
-    else:
-        _reject_invalid(panorama)
-        panorama = np.maximum(panorama, 0)
-    if encoding == "srgb" and (largest := float(panorama.max())) > 1:
-        raise PanoramaError(f"The picture is sRGB, but its largest value is {largest:g}, not 1.", "Give it as linear.")
-    if width != 2 * height:
-        panorama = _resample(panorama, width // 2, width // 2 * 2)
-    return panorama
+        if self._first is not None and not self._repair:
+            found = ", ".join(f"{count} {name}" for name, count in self._counts.items() if count)
+            column, row = self._first
+            raise PanoramaError(
+                f"The panorama has bad pixels: {found}; the first is at column {column}, row {row} (from the top "
+                "left).",
+                "Repair it (--repair, or Repair Pixels in the panel), or render it again.",
+            )
+        if encoding == "srgb" and self._largest > 1 and (np.isfinite(self._largest) or not self._repair):
+            raise PanoramaError(
+                f"The picture is sRGB, but its largest value is {self._largest:g}, not 1.", "Give it as linear."
+            )
 
 
-def _reject_invalid(panorama: np.ndarray) -> None:
-    if np.isfinite(panorama).all() and panorama.min() >= 0:
-        return
-    invalid = {
-        "not a number": np.isnan(panorama).any(-1),
-        "infinite": np.isinf(panorama).any(-1),
-        "negative": panorama.min(-1) < -OUT_OF_GAMUT * np.maximum(panorama.max(-1), 0),
-    }
-    counts = {name: int(np.count_nonzero(mask)) for name, mask in invalid.items()}
-    if any(counts.values()):
-        row, column = np.argwhere(np.logical_or.reduce(list(invalid.values())))[0]
-        found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        raise PanoramaError(
-            f"The panorama has bad pixels: {found}; the first is at column {column}, row {row} (from the top left).",
-            "Repair it (--repair, or Repair Pixels in the panel), or render it again.",
-        )
+def _valid(block: np.ndarray, largest: float | None) -> np.ndarray:
+    """Return the colours of rows, (h, W, 3), without negative values; with `largest`, which replaces infinity,
+    repaired."""
+    colour = block[..., :3]
+    if largest is not None:
+        colour = np.nan_to_num(colour, nan=0.0, posinf=largest, neginf=0.0)
+    return np.maximum(colour, 0)
 
 
-def _repaired(panorama: np.ndarray) -> np.ndarray:
-    finite = panorama[np.isfinite(panorama)]
-    largest = max(float(finite.max()), 0.0) if finite.size else 0.0
-    return np.maximum(np.nan_to_num(panorama, nan=0.0, posinf=largest, neginf=0.0), 0.0)
+def _finite_maximum(block: np.ndarray) -> float:
+    """Return the largest finite value of the colours, at least 0."""
+    colour = block[..., :3]
+    return float(np.max(colour, where=np.isfinite(colour), initial=0.0))
 
 
-def resize(panorama: np.ndarray, height: int) -> np.ndarray:
-    """Resample a panorama, (H, W, C) float32, to (height, 2·height, C).
-
-    Each new pixel is a mean of the old ones under a tent as wide as two new pixels (two old ones when enlarging), so
-    that a sun of one pixel keeps its light, without ringing or aliasing. Columns wrap around.
-    """
-    return panorama if panorama.shape[:2] == (height, 2 * height) else _resample(panorama, height, 2 * height)
-
-
-def _resample(panorama: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows, columns, channels = panorama.shape
-    tall = _tent(rows, height, wrap=False) @ panorama.reshape(rows, -1)  # (height, columns · C)
-    tall = tall.reshape(height, columns, channels).swapaxes(0, 1)
-    wide = _tent(columns, width, wrap=True) @ tall.reshape(columns, -1)  # (width, height · C)
-    return np.ascontiguousarray(wide.reshape(width, height, channels).swapaxes(0, 1), dtype=np.float32)
-
-
-def _tent(old: int, new: int, *, wrap: bool) -> sparse.csr_array:
-    """Return the (new, old) float32 matrix of tent weights; each row sums to 1."""
-    reach = max(old / new, 1.0)
-    centres = (np.arange(new) + 0.5) * old / new - 0.5
-    taps = np.floor(centres - reach)[:, None] + np.arange(int(np.ceil(2 * reach)) + 2)  # (new, taps)
-    weights = np.maximum(1 - np.abs(taps - centres[:, None]) / reach, 0)
-    if not wrap:
-        weights *= (taps >= 0) & (taps < old)
-    weights /= weights.sum(axis=1, keepdims=True)
-    row = np.broadcast_to(np.arange(new)[:, None], taps.shape)
-    matrix = sparse.coo_array((weights.ravel(), (row.ravel(), (taps.astype(int) % old).ravel())), shape=(new, old))
-    return sparse.csr_array(matrix, dtype=np.float32)
+def _largest(path: Path) -> float:
+    """Return the largest finite value in a panorama file, at least 0. Raise PanoramaError (`load`)."""
+    with _opened(path) as source:
+        return max((_finite_maximum(block) for block in source.blocks()), default=0.0)

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import OpenImageIO as oiio
 
+from ...shared.file_errors import display_name
 from ...shared.imaging import exif
 from ...shared.imaging.colour import srgb_from_linear
-from ...shared.protocol.errors import PanoramaError
-
-#: Longest side that is read, in pixels.
-MAX_SIDE = 16384
+from . import image_input
 
 
 @dataclass(frozen=True)
@@ -52,21 +50,15 @@ def _read(path: Path, *, straight: bool) -> tuple[np.ndarray, np.ndarray | None,
 
     Colour is premultiplied by alpha, as OpenImageIO reads it, unless `straight`.
     """
-    if not path.is_file():
-        raise PanoramaError(f"There is no file {path}.", "Check the path.")
     config = oiio.ImageSpec()
     config.attribute("oiio:UnassociatedAlpha", int(straight))
-    image = oiio.ImageBuf(str(path), 0, 0, config)
-    if max(image.nativespec().width, image.nativespec().height) > MAX_SIDE:
-        raise PanoramaError(f"{path.name} has more than {MAX_SIDE} pixels per side.", "Scale it down first.")
-    if not image.read(force=True, convert=oiio.FLOAT):
-        reason = " ".join(image.geterror().split()).rstrip(".") or "its content is not an image"
-        raise PanoramaError(f"{path.name} can't be read: {reason}.", "Save or download it again.")
-    spec = image.spec()
-    orientation = spec.getattribute("Orientation") or 1
-    linear = image.nativespec().format.basetype in (oiio.HALF, oiio.FLOAT, oiio.DOUBLE)
+    with image_input.opened(path, config=config) as source:
+        spec = source.spec()
+        orientation = _orientation(spec)
+        stored = image_input.read_all(source, display_name(path.name))
+    linear = spec.format.basetype in (oiio.HALF, oiio.FLOAT, oiio.DOUBLE)
     # OpenImageIO's own `reorient` takes 5 for 7 and 7 for 5 (3.0.21).
-    pixels = exif.upright(np.asarray(image.get_pixels(oiio.FLOAT)), orientation)
+    pixels = exif.upright(stored, orientation)
     names = list(spec.channelnames)
     colour = [names.index(name) for name in "RGB" if name in names] if set("RGB") <= set(names) else [0, 0, 0]
     rgb, alpha = np.nan_to_num(pixels[..., colour], nan=0.0), None
@@ -76,6 +68,12 @@ def _read(path: Path, *, straight: bool) -> tuple[np.ndarray, np.ndarray | None,
             rgb = rgb / np.maximum(alpha, 1e-6)
     rgb = rgb.clip(0, 1)
     return np.ascontiguousarray(srgb_from_linear(rgb) if linear else rgb, dtype=np.float32), alpha, spec, orientation
+
+
+def _orientation(spec: oiio.ImageSpec) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where it is missing or another number."""
+    value = spec.getattribute("Orientation")
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _fov(spec: oiio.ImageSpec, orientation: int) -> float | None:

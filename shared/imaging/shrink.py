@@ -8,16 +8,27 @@ import numpy as np
 MARGIN = 4
 
 
+def block_side(rows: int, columns: int, height: int) -> int:
+    """Return the side of the blocks of pixels that `shrink` averages, the largest whole number that divides both sides
+    of the panorama; 1 where it stays unchanged."""
+    most = rows // (MARGIN * height)
+    return max((side for side in range(1, most + 1) if rows % side == 0 and columns % side == 0), default=1)
+
+
+def block_means(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Return (H, W, C) averaged over blocks of side × side pixels, float32; `side` divides H and W."""
+    rows, columns, channels = pixels.shape
+    blocks = pixels.reshape(rows // side, side, columns // side, side, channels)
+    return blocks.mean(axis=(1, 3), dtype=np.float32)
+
+
 def shrink(panorama: np.ndarray, height: int) -> np.ndarray:
     """Return (H, W, C) averaged over square blocks of pixels, at least `MARGIN * height` high, or unchanged.
 
-    The block's side is the largest whole number that divides both sides of the panorama. A panorama that isn't finite
-    is returned as it is: the backend reports or repairs its pixels at their positions.
+    A panorama that isn't finite is returned as it is: the backend reports or repairs its pixels at their positions.
     """
-    rows, columns, channels = panorama.shape
-    most = rows // (MARGIN * height)
-    side = max((side for side in range(1, most + 1) if rows % side == 0 and columns % side == 0), default=1)
+    rows, columns, _ = panorama.shape
+    side = block_side(rows, columns, height)
     if side == 1 or not np.isfinite(panorama).all():
         return panorama
-    blocks = panorama.reshape(rows // side, side, columns // side, side, channels)
-    return blocks.mean(axis=(1, 3), dtype=np.float32)
+    return block_means(panorama, side)

@@ -1,0 +1,296 @@
+"""Headers are checked before pixels are read: against OpenImageIO for whole files, and with files that ask for much."""
+
+import contextlib
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+
+from panoform.backend.io import data_image, image_input, maps, panoramas, photo
+from panoform.shared.imaging import headers
+from panoform.shared.protocol.errors import InputError, PanoramaError
+
+FORMATS = [
+    ("a.png", "uint8", {}),
+    ("a.png", "uint16", {"png:interlace": 1}),
+    ("a.jpg", "uint8", {"compression": "jpeg:90"}),
+    ("a.exr", "half", {"compression": "zip"}),
+    ("a.exr", "float", {"compression": "dwaa"}),
+    ("a.hdr", "float", {}),
+    ("a.tif", "float", {}),
+    ("a.webp", "uint8", {"compression": "lossless:100"}),
+    ("a.webp", "uint8", {"compression": "jpeg:90"}),
+    ("a.bmp", "uint8", {}),
+    ("a.tga", "uint8", {}),
+]
+
+
+def save(path, depth="uint8", attributes=(), size=(24, 48), channels=3, tile=0, names=()):
+    spec = oiio.ImageSpec(size[1], size[0], channels, depth)
+    for name, value in dict(attributes).items():
+        spec.attribute(name, value)
+    if names:
+        spec.channelnames = names
+    spec.tile_width = spec.tile_height = tile
+    output = oiio.ImageOutput.create(str(path))
+    assert output.open(str(path), spec), output.geterror()
+    assert output.write_image(np.full((*size, channels), 0.5, np.float32)), output.geterror()
+    output.close()
+    return path
+
+
+def patched(path, old, new, count=1):
+    """Replace bytes in a file."""
+    data = path.read_bytes()
+    assert data.count(old) >= 1
+    path.write_bytes(data.replace(old, new, count))
+    return path
+
+
+def chunk(kind, content):
+    return struct.pack(">I4s", len(content), kind) + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width, height, *chunks):
+    """Return a PNG with one short IDAT chunk."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"".join((b"\x89PNG\r\n\x1a\n", header, *chunks, chunk(b"IDAT", zlib.compress(b"\0")), chunk(b"IEND", b"")))
+
+
+@pytest.mark.parametrize(("name", "depth", "attributes"), FORMATS)
+def test_headers_agree_with_openimageio(tmp_path, name, depth, attributes):
+    path = save(tmp_path / name, depth, attributes)
+    source = oiio.ImageInput.open(str(path))
+    found = headers.check_file(path)
+    assert (found.format, found.width, found.height) == (
+        source.format_name(),
+        source.spec().width,
+        source.spec().height,
+    )
+    assert found.samples >= 3 * 24 * 48
+    source.close()
+
+
+@pytest.mark.parametrize("name", ["a.exr", "a.tif"])
+def test_tiles_and_channels_are_counted(tmp_path, name):
+    found = headers.check_file(save(tmp_path / name, "float", tile=64, channels=7, size=(100, 200)))
+    assert (found.width, found.height, found.samples) == (200, 100, 7 * 100 * 200)
+    assert found.buffers >= 256 * 64 * 7 * 4
+
+
+def exr_tile(path):
+    return patched(save(path, "float", tile=16), struct.pack("<II", 16, 16), struct.pack("<II", 16, 30_000_000))
+
+
+def exr_window(path):
+    window = b"dataWindow\0box2i\0" + struct.pack("<i", 16)
+    return patched(
+        save(path, "half"), window + struct.pack("<4i", 0, 0, 47, 23), window + struct.pack("<4i", 0, 0, 47, 2**30)
+    )
+
+
+def exr_offset_window(path):
+    window = b"dataWindow\0box2i\0" + struct.pack("<i", 16)
+    far = struct.pack("<4i", -(2**31), 0, 2**31 - 1, 23)
+    return patched(save(path, "half"), window + struct.pack("<4i", 0, 0, 47, 23), window + far)
+
+
+def exr_channels(path):
+    names = [f"layer{index}.{letter}" for index in range(300) for letter in "RGB"] + list("RGB")
+    save(path, "half", {"compression": "zip"}, channels=len(names), names=names)
+    zip_, dwab = (b"compression\0compression\0" + struct.pack("<iB", 1, kind) for kind in (3, 9))
+    patched(path, zip_, dwab)  # in blocks of 256 rows
+    windows = struct.pack("<4i", 0, 0, 47, 23)
+    return patched(path, windows, struct.pack("<4i", 0, 0, 16383, 8191), 2)
+
+
+def tiff_tile(path):
+    """A tile as high as 2^30 rows: tag 323, TileLength."""
+    save(path, "uint8", tile=16)
+    tag = struct.pack("<HHI", 323, 4, 1) if struct.pack("<HHI", 323, 4, 1) in path.read_bytes() else None
+    short = struct.pack("<HHIHH", 323, 3, 1, 16, 0)
+    return patched(path, short, struct.pack("<HHII", 323, 4, 1, 2**30)) if tag is None else patched(
+        path, tag + struct.pack("<I", 16), tag + struct.pack("<I", 2**30)
+    )  # fmt: skip
+
+
+def tiff_second_page(path):
+    """A first page of one channel, and a second of 60000 × 30000."""
+
+    def page(width, height, channels, following):
+        tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (277, 3, 1, channels)]
+        entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        return struct.pack("<H", len(tags)) + entries + struct.pack("<I", following)
+
+    first = page(4, 2, 1, 8 + 2 + 4 * 12 + 4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + first + page(60000, 30000, 3, 0))
+    return path
+
+
+def tiff_loop(path):
+    path.write_bytes(
+        b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 2)
+        + struct.pack("<HHII", 256, 4, 1, 64) + struct.pack("<HHII", 257, 4, 1, 32) + struct.pack("<I", 8)
+    )  # fmt: skip
+    return path
+
+
+def png_size(path):
+    path.write_bytes(png(40000, 20000))
+    return path
+
+
+def png_text(path):
+    """1000 chunks of compressed text, each of 8 MB."""
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(7_900_000)))
+    path.write_bytes(png(64, 32, *[text] * 1000))
+    return path
+
+
+def hdr_size(path):
+    path.write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 100000 +X 200000\n" + bytes(100))
+    return path
+
+
+def webp_size(path):
+    content = struct.pack("<I", 0) + (2**24 - 1).to_bytes(3, "little") * 2
+    path.write_bytes(b"RIFF" + struct.pack("<I", 40) + b"WEBPVP8X" + struct.pack("<I", 10) + content + bytes(20))
+    return path
+
+
+def bmp_size(path):
+    path.write_bytes(b"BM" + bytes(12) + struct.pack("<Iii", 40, 2**30, -(2**30)) + bytes(40))
+    return path
+
+
+def tga_size(path):
+    path.write_bytes(struct.pack("<BBB5x4xHHBB", 0, 0, 2, 65535, 65535, 24, 0))
+    return path
+
+
+def jpeg_empty(path):
+    data = save(path).read_bytes()
+    at = data.index(b"\xff\xc0") + 5
+    path.write_bytes(data[:at] + bytes(4) + data[at + 4 :])
+    return path
+
+
+BOMBS = {
+    "tile.exr": exr_tile, "window.exr": exr_window, "far.exr": exr_offset_window, "channels.exr": exr_channels,
+    "tile.tif": tiff_tile, "pages.tif": tiff_second_page, "loop.tif": tiff_loop, "size.png": png_size,
+    "text.png": png_text, "size.hdr": hdr_size, "size.webp": webp_size, "size.bmp": bmp_size, "size.tga": tga_size,
+    "empty.jpg": jpeg_empty,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_files_that_ask_for_much_are_refused_before_they_are_decoded(tmp_path, name, monkeypatch):
+    path = BOMBS[name](tmp_path / name)
+    with pytest.raises(PanoramaError) as caught:
+        headers.check_file(path)
+    assert caught.value.hint
+
+    monkeypatch.setattr(oiio.ImageInput, "open", lambda *_: pytest.fail("a decoder has seen the file"))
+    for read in (panoramas.read, panoramas.load, photo.read, photo.read_rgba, data_image.read):
+        with pytest.raises(InputError):
+            read(path)
+    (tmp_path / "maps").mkdir()
+    path.rename(tmp_path / "maps" / f"distance{path.suffix}")
+    with pytest.raises(InputError):
+        maps.read(tmp_path / "maps")
+
+
+def test_no_header_raises_another_error(tmp_path):
+    """Headers cut short at each byte, and with each byte changed."""
+    paths = [save(tmp_path / f"{index}{name}", depth, attributes) for index, (name, depth, attributes) in
+             enumerate(FORMATS)] + [exr_channels(tmp_path / "c.exr"), tiff_second_page(tmp_path / "p.tif")]  # fmt: skip
+    random = np.random.default_rng(0)
+    tried = 0
+    for path in paths:
+        whole = path.read_bytes()[:1500]
+        for at in range(0, len(whole), 3):
+            changed = bytearray(whole)
+            changed[at] = random.integers(256)
+            for data in (whole[:at], bytes(changed)):
+                tried += 1
+                with contextlib.suppress(PanoramaError):
+                    headers.check_bytes(data, path.name)
+    assert tried > 3000
+
+
+def test_extensions_of_other_formats_are_refused(tmp_path):
+    """OpenImageIO chooses by the extension first: its format "null" makes pictures of any size from a name alone."""
+    path = save(tmp_path / "a.png").rename(tmp_path / "a.png.null")
+    with pytest.raises(PanoramaError, match="extension of another format"):
+        panoramas.read(path)
+    plain = save(tmp_path / "b.png").rename(tmp_path / "b")
+    assert panoramas.read(plain)[0].shape == (24, 48, 3)
+
+
+def test_names_and_texts_that_are_no_utf8_are_told(tmp_path):
+    names = save(tmp_path / "a.exr", "half", names=["Rr", "Gg", "Bb"])
+    patched(names, b"Bb\0", b"B\xff\0")
+    with pytest.raises(PanoramaError, match="channel's name is not UTF-8"):
+        panoramas.read(names)
+    long = tmp_path / ("n" * 300 + ".png")
+    for read in (panoramas.read, photo.read, data_image.read):
+        with pytest.raises(InputError, match="no file"):
+            read(long)
+    if sys.platform == "linux":
+        strange = save(tmp_path / "c.png").rename(tmp_path / b"c\xff.png".decode("utf-8", "surrogateescape"))
+        with pytest.raises(PanoramaError, match="not UTF-8") as caught:
+            panoramas.read(strange)
+        str(caught.value).encode()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("x"),
+        ValueError("x"),
+        TypeError("x"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "x"),
+    ],
+)
+def test_what_openimageio_raises_is_translated(error):
+    with pytest.raises(PanoramaError) as caught, image_input.translated("a.png"):
+        raise error
+    assert caught.value.__cause__ is error
+    assert caught.value.hint
+
+
+def test_its_advice_to_programmers_is_not_shown():
+    text = (
+        'OpenEXR exceeds "limits:imagesize_MB" 24105. Possible corrupt input?\n'
+        "If you're sure this is a valid file, raise the OIIO attribute."
+    )
+    assert "attribute" not in image_input.reason(text)
+    assert image_input.reason("") == "its content is not an image"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
+def test_the_largest_panorama_is_read_in_less_than_a_gigabyte(tmp_path):
+    path = tmp_path / "large.png"
+    spec = oiio.ImageSpec(16384, 8192, 3, "uint8")
+    spec.attribute("png:compressionLevel", 1)
+    output = oiio.ImageOutput.create(str(path))
+    assert output.open(str(path), spec)
+    for top in range(0, 8192, 512):
+        output.write_scanlines(top, top + 512, 0, np.full((512, 16384, 3), 0.5, np.float32))
+    output.close()
+    script = (
+        "import sys; from pathlib import Path; from panoform.backend.io import panoramas\n"
+        "found = panoramas.read_reduced(Path(sys.argv[1]), 512)\n"
+        "peak = Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]\n"
+        "print(found.pixels.shape, found.source_size, peak)"
+    )
+    printed = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    *_, kilobytes = printed.stdout.split()
+    assert printed.stdout.startswith("(2048, 4096, 3) (8192, 16384)")
+    assert int(kilobytes) < 1_000_000
