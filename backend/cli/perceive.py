@@ -96,7 +96,7 @@ def request(
     from ..io import panoramas, results
 
     height = settings.height or max(quality.height for quality in engine.spec.qualities.values())
-    panorama, encoding, source_size = panoramas.read_reduced(source, height, repair=settings.repair)
+    panorama, encoding, source_size, _notes = panoramas.read_reduced(source, height, repair=settings.repair)
     results.check_folder(directory, settings.maps, sources, overwrite)
     return PerceiveRequest(
         panorama=panorama, encoding=encoding, source_size=source_size, source=display_name(source.name),

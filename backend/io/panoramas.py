@@ -1,8 +1,8 @@
 """Read panoramas from files, and check them.
 
-The encoding follows from the file type: floating-point files (EXR, HDR, float TIFF) are linear Rec.709 light,
-integer files (PNG, JPEG, TIFF, WebP) are sRGB. EXIF orientation, colour profiles and EXR chromaticities are not
-used.
+What a file says of its pixels (colours, orientation, layers, windows, crops) is read by `shared/picture_files`, as the
+add-on does. Where it says nothing, floating-point files (EXR, HDR, float TIFF) are linear Rec.709 light, and integer
+files (PNG, JPEG, TIFF, WebP) are sRGB.
 
 Files are read and checked some rows at a time, and reduced meanwhile to the size that is needed: a panorama of
 16384 × 8192 takes 1.6 GB as floats.
@@ -20,6 +20,8 @@ import OpenImageIO as oiio
 
 from ...shared.file_errors import display_name
 from ...shared.panorama_size import check_size
+from ...shared.picture_files import assemble, reading
+from ...shared.picture_files.header import Header
 from ...shared.protocol.errors import PanoramaError
 from . import image_input
 from .resample import reduction, resample, resize
@@ -36,7 +38,6 @@ OUT_OF_GAMUT = 0.25
 #: Rows that are read and checked together.
 _ROWS = 128
 _FLOATS = (oiio.HALF, oiio.FLOAT, oiio.DOUBLE)
-_READABLE = "Panoramas are read from EXR, HDR, PNG, JPEG, TIFF and WebP."
 _COLOUR = "A panorama needs red, green and blue: save it as an RGB image."
 
 
@@ -48,46 +49,44 @@ class Read(NamedTuple):
     encoding: Encoding
     #: Height and width in the file.
     source_size: tuple[int, int]
+    #: What a user should know of how it was read.
+    notes: tuple[str, ...]
 
 
-def read(path: Path, *, repair: bool = False) -> tuple[np.ndarray, Encoding]:
+def read(path: Path, *, repair: bool = False, layer: str = "") -> tuple[np.ndarray, Encoding]:
     """Read a panorama file as ((H, W, 3) float32 with W = 2·H, "linear" or "srgb"), checked as `check` does.
 
     Raise PanoramaError (`load`, `check`).
     """
-    pixels, encoding, _ = read_reduced(path, None, repair=repair)
+    pixels, encoding, *_ = read_reduced(path, None, repair=repair, layer=layer)
     return pixels, encoding
 
 
-def read_reduced(path: Path, height: int | None, *, repair: bool = False) -> Read:
+def read_reduced(path: Path, height: int | None, *, repair: bool = False, layer: str = "") -> Read:
     """Read a panorama file, checked as `check` does, in the size that a model's input of `height` needs.
 
-    At least MARGIN times that height is kept (resample.reduction); None: all. Raise PanoramaError (`load`, `check`).
+    At least MARGIN times that height is kept (resample.reduction); None: all. `layer` of an EXR; "": the one that shows
+    light. Raise PanoramaError (`load`, `check`), with the reason where pixels are transparent or missing.
     """
-    largest = _largest(path) if repair else None
-    with _opened(path) as source:
+    largest = _largest(path, layer) if repair else None
+    with _opened(path, layer) as source:
         rows, columns = source.size
-        reduced, tally = reduction(rows, columns, height), _Tally(repair)
+        reduced, tally = reduction(rows, columns, height), _Tally(repair, source.header)
         for block in source.blocks():
             tally.add(block)
             reduced.add(_valid(block, largest))
         tally.finish(source.encoding)
-        return Read(reduced.result(), source.encoding, source.size)
+        return Read(reduced.result(), source.encoding, source.size, tuple(assemble.notes(source.header)))
 
 
-def load(path: Path) -> tuple[np.ndarray, Encoding]:
-    """Read a panorama file unchanged: ((H, W, 3 or, with alpha, 4) float32, "linear" or "srgb").
+def load(path: Path, layer: str = "") -> tuple[np.ndarray, Encoding]:
+    """Read a panorama file: ((H, W, 3 or, with alpha, 4) float32, "linear" or "srgb"), upright and whole.
 
-    Of a file with several parts or layers, the first part with colour is read, and in it the first of these:
-    channels R, G, B; a layer called Combined; any layer with R, G, B.
+    Alpha is 0 where the file shows nothing. `layer` of an EXR; "": the one that shows light.
     Raise PanoramaError if it can't be read, is too large, or not 2:1 to within 1 %.
     """
-    with _opened(path) as source:
-        pixels, top = np.empty((*source.size, len(source.channels)), np.float32), 0
-        for block in source.blocks():
-            pixels[top : top + len(block)] = block
-            top += len(block)
-        return pixels, source.encoding
+    with _opened(path, layer) as source:
+        return np.concatenate(list(source.blocks())), source.encoding
 
 
 class _Source(NamedTuple):
@@ -98,11 +97,25 @@ class _Source(NamedTuple):
     subimage: int
     #: Indices of red, green, blue, and of alpha if it exists.
     channels: list[int]
+    #: Height and width of the panorama, upright and whole.
     size: tuple[int, int]
-    encoding: Encoding
+    header: Header
+
+    @property
+    def encoding(self) -> Encoding:
+        return "linear" if self.header.is_float else "srgb"
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield rows from the top, (h, W, 3 or 4) float32."""
+        """Yield rows of the panorama from the top, (h, W, 3 or 4) float32."""
+        if self.header.is_placed:
+            yield from (assemble.coloured(block, self.header) for block in self._stored())
+            return
+        whole = assemble.placed(np.concatenate(list(self._stored())), self.header, self.name)
+        for top in range(0, len(whole), _ROWS):
+            yield assemble.coloured(whole[top : top + _ROWS], self.header)
+
+    def _stored(self) -> Iterator[np.ndarray]:
+        """Yield the rows that the file stores."""
         first, last = min(self.channels), max(self.channels)
         order = [channel - first for channel in self.channels]
         for block in image_input.read_rows(self.input, self.name, self.subimage, (first, last + 1), _ROWS):
@@ -110,33 +123,27 @@ class _Source(NamedTuple):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Source]:
+def _opened(path: Path, layer: str = "") -> Iterator[_Source]:
     name = display_name(path.name)
-    with image_input.opened(path, channels=4, hint=_READABLE) as source:
-        subimage, channels = _colour_channels(source, name)
+    header = reading.read_file(path, layer, channels=4)
+    config = oiio.ImageSpec()
+    config.attribute("oiio:UnassociatedAlpha", 1)
+    with image_input.opened(path, config=config, channels=4, hint=reading.READABLE) as source:
+        subimage = header.layer.part if header.layer else 0
         source.seek_subimage(subimage, 0)
         spec = source.spec()
-        check_size(spec.height, spec.width)
-        encoding: Encoding = "linear" if spec.format.basetype in _FLOATS else "srgb"
-        yield _Source(name, source, subimage, channels, (spec.height, spec.width), encoding)
+        header.is_float = spec.format.basetype in _FLOATS
+        size = assemble.size(header, (spec.height, spec.width), name)
+        check_size(*size)
+        yield _Source(name, source, subimage, _channels(list(spec.channelnames), header, name), size, header)
 
 
-def _colour_channels(source: oiio.ImageInput, name: str) -> tuple[int, list[int]]:
-    """Return (part, [channel index of red, green, blue, and of alpha if it exists])."""
-    subimage = 0
-    found: list[str] = []
-    while source.seek_subimage(subimage, 0):
-        names = list(source.spec().channelnames)
-        layers = [channel[:-1] for channel in names if channel.endswith("R")]
-        complete = [layer for layer in layers if layer + "G" in names and layer + "B" in names]
-        if complete:
-            layer = min(complete, key=lambda layer: (layer != "", not layer.endswith("Combined.")))
-            return subimage, [names.index(layer + c) for c in "RGBA" if layer + c in names]
-        found += names
-        subimage += 1
-    if len(found) == 1:
-        raise PanoramaError(f"{name} has one channel ({found[0]}) and no colour.", _COLOUR)
-    raise PanoramaError(f"{name} has no colour: its channels are {', '.join(found)}.", _COLOUR)
+def _channels(names: list[str], header: Header, name: str) -> list[int]:
+    """Return the indices of red, green, blue, and of alpha if it exists."""
+    wanted = header.layer.channels if header.layer else [channel for channel in "RGBA" if channel in names]
+    if len(wanted) < 3 or not set(wanted) <= set(names):
+        raise PanoramaError(f"{name} has no colour: its channels are {', '.join(names)}.", _COLOUR)
+    return [names.index(channel) for channel in wanted]
 
 
 def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> np.ndarray:
@@ -171,8 +178,9 @@ def check(panorama: np.ndarray, encoding: Encoding, *, repair: bool = False) -> 
 class _Tally:
     """Counts the invalid pixels of a panorama while its rows pass."""
 
-    def __init__(self, repair: bool) -> None:
-        self._repair = repair
+    def __init__(self, repair: bool, header: Header | None = None) -> None:
+        """`header` of the file, where there is one."""
+        self._repair, self._header = repair, header
         self._counts: dict[str, int] = dict.fromkeys(("transparent", "not a number", "infinite", "negative"), 0)
         self._pixels, self._top = 0, 0
         #: Column and row of the first invalid pixel.
@@ -212,10 +220,7 @@ class _Tally:
     def finish(self, encoding: Encoding) -> None:
         """Raise PanoramaError if the panorama is invalid."""
         if transparent := self._counts.pop("transparent"):
-            raise PanoramaError(
-                f"{transparent} of {self._pixels} pixels are transparent.",
-                "Fill the background, or render with film transparency off.",
-            )
+            raise assemble.missing(self._header, transparent, self._pixels)
         if self._first is not None and not self._repair:
             found = ", ".join(f"{count} {name}" for name, count in self._counts.items() if count)
             column, row = self._first
@@ -245,7 +250,7 @@ def _finite_maximum(block: np.ndarray) -> float:
     return float(np.max(colour, where=np.isfinite(colour), initial=0.0))
 
 
-def _largest(path: Path) -> float:
+def _largest(path: Path, layer: str) -> float:
     """Return the largest finite value in a panorama file, at least 0. Raise PanoramaError (`load`)."""
-    with _opened(path) as source:
+    with _opened(path, layer) as source:
         return max((_finite_maximum(block) for block in source.blocks()), default=0.0)

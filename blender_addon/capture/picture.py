@@ -14,7 +14,7 @@ from mathutils import Matrix, Vector
 from ...shared.imaging.exif import upright
 from ...shared.jobs.generate import View, check_view
 from ...shared.protocol.errors import SceneError, SettingError
-from . import exif, pixels
+from . import exif, picture_file, pixels
 
 
 class Picture(NamedTuple):
@@ -31,15 +31,18 @@ class Picture(NamedTuple):
 def from_image(image: bpy.types.Image, view: View) -> Picture:
     """Read an image datablock, upright. If `view.fov` is None, it is read from the EXIF data.
 
-    Raise SettingError if it has none, or for an angle out of range; PanoramaError (`pixels.read`).
+    Raise SettingError if it has none, or for an angle out of range; PanoramaError (`picture_file.read_image`).
     """
     metadata = read_exif(image)
+    reading = picture_file.read_image(image, is_panorama=False)
     if view.fov is None:
         view = msgspec.structs.replace(view, fov=metadata.fov)
     check_view(view)
     if view.fov is None:
         raise SettingError(f"The EXIF data of {image.name} has no field of view.", "Enter the field of view.")
-    picture = upright(pixels.display(pixels.read(image)), metadata.orientation)
+    picture = pixels.display(reading.opaque(image.name))
+    if reading.header is None:  # Blender doesn't turn what it displays
+        picture = upright(picture, metadata.orientation)
     return Picture(np.ascontiguousarray(picture), view, Path(image.name).name)
 
 

@@ -1,7 +1,7 @@
 """Blender image → array.
 
 Blender stores the bottom row first and always four channels. Byte images hold the values of the file; float images
-(EXR, HDR, 16-bit PNG …) are converted to linear Rec.709 on loading, from the colour space set for the image.
+(EXR, HDR, 16-bit PNG …) are converted to the working space on loading, from the colour space set for the image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from ...shared.engines import MAX_PANORAMA_WIDTH
 from ...shared.imaging.colour import srgb_from_linear
 from ...shared.protocol.errors import PanoramaError
+from . import colour_management
 
 
 class Pixels(NamedTuple):
@@ -48,7 +49,7 @@ def raw(image: bpy.types.Image) -> np.ndarray:
 
 
 def read(image: bpy.types.Image) -> Pixels:
-    """Read a colour image: sRGB-encoded if its colour space is sRGB, else linear.
+    """Read a colour image as Blender displays it: sRGB-encoded if its colour space is sRGB, else linear.
 
     Raise PanoramaError if it can't be read or has transparent pixels.
     """
@@ -61,11 +62,12 @@ def read(image: bpy.types.Image) -> Pixels:
     return colours
 
 
-def read_file(path: Path) -> Pixels:
-    """Read an image file as `read` does. Raise PanoramaError."""
+def read_render(path: Path) -> Pixels:
+    """Read an EXR that Blender has just rendered, whose values are in the working space, as linear Rec.709."""
     image = bpy.data.images.load(str(path))
     try:
-        return read(image)
+        image.colorspace_settings.is_data = True
+        return Pixels(colour_management.rec709(np.ascontiguousarray(raw(image)[..., :3])), "linear")
     finally:
         bpy.data.images.remove(image)
 
@@ -77,10 +79,30 @@ def read_with_alpha(image: bpy.types.Image) -> tuple[Pixels, np.ndarray | None]:
         raise PanoramaError(f"The image {image.name!r} has no colour channels.", "Use an RGB image.")
     alpha = array[..., 3] if array.shape[-1] == 4 and not np.all(array[..., 3] == 1) else None
     colour = np.ascontiguousarray(array[..., :3])
-    if image.colorspace_settings.name != "sRGB" or colour.max() > 1.001:
-        return Pixels(colour, "linear"), alpha
+    if colour_management.is_srgb(image) and not image.is_float:
+        return Pixels(colour, "srgb"), alpha
+    if not image.is_float and not image.colorspace_settings.is_data:
+        colour = _decoded(colour, image.colorspace_settings.name)
+    linear = colour_management.rec709(colour)
+    if not colour_management.is_srgb(image) or linear.max() > 1.001:
+        return Pixels(linear, "linear"), alpha
     # Blender's conversion to linear and back turns the maximum of a 16-bit file into 1.00001.
-    return Pixels(np.minimum(srgb_from_linear(colour), 1) if image.is_float else colour, "srgb"), alpha
+    return Pixels(np.minimum(srgb_from_linear(linear), 1), "srgb"), alpha
+
+
+def _decoded(values: np.ndarray, colorspace: str) -> np.ndarray:
+    """Convert (H, W, 3) values from a colour space of images to the working space, as Blender does on loading."""
+    height, width, _ = values.shape
+    image = bpy.data.images.new("Panoform", width, height, alpha=False, float_buffer=True, is_data=True)
+    try:
+        rgba = np.ones((height, width, 4), np.float32)
+        rgba[..., :3] = values[::-1]
+        image.pixels.foreach_set(rgba.ravel())
+        image.pack()
+        image.colorspace_settings.name = colorspace  # what was packed as data is read again, from this space
+        return np.ascontiguousarray(raw(image)[..., :3])
+    finally:
+        bpy.data.images.remove(image)
 
 
 def display(colours: Pixels) -> np.ndarray:

@@ -118,7 +118,7 @@ class Render(abc.ABC, Generic[ResultT]):
         """Render and return the result. Raise SceneError if Blender can't."""
         try:
             bpy.ops.render.render(scene=self._scene().name, write_still=True)
-            return self._read(pixels.read_file(self._file))
+            return self._read(pixels.read_render(self._file))
         except RuntimeError as error:
             raise SceneError(f"Blender can't render the scene: {error}", "See Blender's console.") from error
         finally:
@@ -148,7 +148,7 @@ class Render(abc.ABC, Generic[ResultT]):
         try:
             if not self._file.exists():
                 raise Cancelled("The render was stopped.")
-            return self._read(pixels.read_file(self._file))
+            return self._read(pixels.read_render(self._file))
         finally:
             self.close()
 

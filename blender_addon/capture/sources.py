@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import bpy
 import numpy as np
 from mathutils import Euler, Matrix, Vector
 
-from ...shared.panorama_size import check_size
-from ...shared.protocol.errors import PanoramaError, SceneError
+from ...shared.protocol.errors import SceneError
 from ..scene import images
-from . import pixels
+from . import picture_file, pixels
+from .picture_file import Reading
 
 #: Custom property of a rendered image: its `world_from_panorama`, 16 numbers, row by row.
 POSE_PROPERTY = "panoform_world_from_panorama"
@@ -40,6 +40,10 @@ class Capture(NamedTuple):
     file: Path | None = None
     #: Of a render: SceneRequest.known_distances.
     known_distances: np.ndarray | None = None
+    #: Whether Blender displays the image or file as it was read.
+    is_plain: bool = True
+    #: What a user should know of how its file was read.
+    notes: tuple[str, ...] = ()
 
     def pose(self, camera_height_m: float) -> Matrix:
         """Return the pose, 4 × 4. Without a known position, it is `camera_height_m` above the world's origin, which
@@ -50,14 +54,14 @@ class Capture(NamedTuple):
 
     def world_picture(self) -> bpy.types.Image:
         """Create the packed image that `scene.build` shows as the world: a copy of the image or file that the panorama
-        was read from, if that still exists with this size, else one from the pixels."""
+        was read from, if that still exists with this size and looks the same, else one from the pixels."""
         height, width = self.panorama.pixels.shape[:2]
-        for image in bpy.data.images:
+        for image in bpy.data.images if self.is_plain else ():
             if image.session_uid == self.image_uid and image.source == "FILE" and not image.is_dirty:
                 path = bpy.path.abspath(image.filepath, library=image.library)
                 if image.packed_file or Path(path).is_file():
                     return images.copy_packed(image)
-        if self.image_uid is None and self.file is not None and self.file.is_file():
+        if self.is_plain and self.image_uid is None and self.file is not None and self.file.is_file():
             image = bpy.data.images.load(str(self.file))
             if tuple(image.size) == (width, height):
                 image.pack()
@@ -177,20 +181,20 @@ def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
 
 
 def from_world(scene: bpy.types.Scene) -> Capture:
-    """Read the HDRI of the scene's world. Raise SceneError (`world_image`) or PanoramaError (`_read`)."""
+    """Read the HDRI of the scene's world, as Blender displays it. Raise SceneError (`world_image`), PanoramaError."""
     image, world_from_panorama = world_image(scene)
-    return Capture(_read(image), stem(image), world_from_panorama, image.session_uid, file=image_file(image))
+    reading = picture_file.displayed(image)
+    return _capture(reading, stem(image), world_from_panorama, image_uid=image.session_uid, file=image_file(image))
 
 
 # Image, file
 
 
-def _read(image: bpy.types.Image) -> pixels.Pixels:
-    """Read a panorama. Raise PanoramaError for another size than a panorama's (`check_size`), and as `pixels.read`."""
-    width, height = image.size  # loads the file; 0 if it can't be read, which `pixels.read` reports
-    if width and height:
-        check_size(height, width)
-    return pixels.read(image)
+def _capture(reading: Reading, name: str, world_from_panorama: Matrix, **more: Any) -> Capture:
+    """Return the capture of a reading. Raise PanoramaError where pixels are transparent or missing."""
+    return Capture(
+        reading.opaque(name), name, world_from_panorama, is_plain=reading.is_plain, notes=tuple(reading.notes), **more
+    )
 
 
 def image_file(image: bpy.types.Image) -> Path | None:
@@ -210,15 +214,14 @@ def stem(image: bpy.types.Image) -> str:
     return Path(image.name).stem or image.name
 
 
-def from_image(image: bpy.types.Image) -> Capture:
-    """Read an image datablock and the pose stored in it. Raise PanoramaError (`_read`), SceneError."""
+def from_image(image: bpy.types.Image, layer: str = "") -> Capture:
+    """Read an image datablock (of an EXR, `layer`) and the pose stored in it. Raise PanoramaError, SceneError."""
     pose = stored_pose(image)
-    world_from_panorama = Matrix.Identity(4) if pose is None else pose
-    return Capture(
-        _read(image),
+    return _capture(
+        picture_file.read_image(image, layer),
         stem(image),
-        world_from_panorama,
-        image.session_uid,
+        Matrix.Identity(4) if pose is None else pose,
+        image_uid=image.session_uid,
         has_position=pose is not None,
         file=image_file(image),
         known_distances=None if pose is None else _stored_distances(image),
@@ -261,16 +264,10 @@ def stored_pose(image: bpy.types.Image) -> Matrix | None:
     return Matrix(pose.tolist())
 
 
-def from_file(path: str | Path) -> Capture:
-    """Read an image file in any format that Blender reads. Raise PanoramaError if it is missing or damaged."""
+def from_file(path: str | Path, layer: str = "") -> Capture:
+    """Read an image file (of an EXR, `layer`). Raise PanoramaError if it is missing, damaged, or no panorama."""
     path = Path(bpy.path.abspath(str(path)))
-    if not path.is_file():
-        raise PanoramaError(f"There is no file {path}.", "Check the path.")
-    image = bpy.data.images.load(str(path))
-    try:
-        return Capture(_read(image), path.stem, Matrix.Identity(4), file=path)
-    finally:
-        bpy.data.images.remove(image)
+    return _capture(picture_file.read(path, layer), path.stem, Matrix.Identity(4), file=path)
 
 
 # Pose of a render

@@ -19,6 +19,7 @@ from ...shared.atomic_write import atomic_write_all
 from ...shared.jobs.generate import PanoramaFile, Recipe
 from ...shared.protocol.errors import OutputError
 from .. import preferences
+from ..capture import colour_management
 from ..capture.sources import image_file
 from ..scene import world
 
@@ -84,7 +85,7 @@ def show(scene: bpy.types.Scene, path: Path, world_from_panorama: Matrix) -> bpy
     shown = next((candidate for candidate in bpy.data.worlds if path in _files(candidate)), None)
     if shown is None:
         image = bpy.data.images.load(str(path), check_existing=True)
-        image.colorspace_settings.name = "Linear Rec.709"
+        colour_management.assign(image, "Linear Rec.709")
         blend = Path(bpy.data.filepath).parent
         if bpy.data.filepath and path.is_relative_to(blend):
             image.filepath = bpy.path.relpath(str(path))

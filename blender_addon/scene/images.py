@@ -1,19 +1,17 @@
 """Image datablocks with a packed file, so that they save and reload without loss.
 
-Files of images are packed byte for byte. Arrays are packed as float32 EXR by Blender, which writes the right values
-for images in a linear space only. (Measured on 4.3, 4.5 and 5.2.)
+Files of images are packed byte for byte. Arrays are packed as float32 EXR by Blender, as data, since it writes the
+right values only for these and for the working space. (Measured on 4.3, 4.5 and 5.2.)
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import bpy
 import numpy as np
 
 from ...shared.protocol.errors import PanoramaError
-
-ColorSpace = Literal["Non-Color", "Linear Rec.709", "sRGB"]
+from ..capture import colour_management
+from ..capture.colour_management import ColorSpace
 
 
 def create_from_file(name: str, data: np.ndarray, colorspace: ColorSpace) -> bpy.types.Image:
@@ -24,7 +22,7 @@ def create_from_file(name: str, data: np.ndarray, colorspace: ColorSpace) -> bpy
     image = bpy.data.images.new(name, 1, 1)
     image.pack(data=data.tobytes(), data_len=data.nbytes)
     image.source = "FILE"
-    image.colorspace_settings.name = colorspace
+    colour_management.assign(image, colorspace)
     if not image.size[0]:
         bpy.data.images.remove(image)
         raise PanoramaError(f"The image {name!r} is damaged.", "Make it again.")
@@ -35,14 +33,11 @@ def create_float(name: str, array: np.ndarray, colorspace: ColorSpace) -> bpy.ty
     """Create a packed float32 image from (H, W, 1 or 3) values in `colorspace`, top row first."""
     height, width, _ = array.shape
     image = bpy.data.images.new(name, width, height, alpha=False, float_buffer=True, is_data=True)
-    if colorspace != "sRGB":
-        image.colorspace_settings.name = colorspace
     rgba = np.ones((height, width, 4), np.float32)
     rgba[..., :3] = array[::-1]
     image.pixels.foreach_set(rgba.ravel())
     image.pack()
-    if colorspace == "sRGB":
-        image.colorspace_settings.name = colorspace  # what was packed as data is read as sRGB from now on
+    colour_management.assign(image, colorspace)  # what was packed as data is read in it from now on
     return image
 
 

@@ -23,7 +23,7 @@ from ...shared import json_file
 from ...shared.jobs.perceive import Info
 from ...shared.maps import DISTANCE, INFO_FILENAME, MAPS, NORMAL, PANORAMA_FILENAME
 from ...shared.protocol.errors import InputError, PanoramaError
-from ..capture import pixels
+from ..capture import colour_management, picture_file, pixels
 from . import images
 
 #: Distances from here on mean "no hit" (Cycles writes 1e10).
@@ -103,7 +103,7 @@ def _find(directory: Path, name: str, filename: str) -> Path | None:
 def _load(path: Path) -> tuple[bpy.types.Image, np.ndarray]:
     """Load the file as data: an image and its values, (H, W, 4) float32; the alpha channel is ignored."""
     image = bpy.data.images.load(str(path))
-    image.colorspace_settings.name = "Non-Color"
+    image.colorspace_settings.is_data = True
     image.alpha_mode = "NONE"
     try:
         array = pixels.raw(image)
@@ -131,7 +131,7 @@ def _packed(
     """
     if image.type == "IMAGE" and (array[..., :3] == values).all() and (array[..., 3] == 1).all():
         image.pack()
-        image.colorspace_settings.name = colorspace
+        colour_management.assign(image, colorspace)
         return image
     name = image.name
     bpy.data.images.remove(image)
@@ -169,6 +169,12 @@ def _normals(stored: np.ndarray) -> np.ndarray:
 
 
 def _panorama(path: Path) -> bpy.types.Image:
+    reading = picture_file.read(path)
+    if not reading.is_plain:
+        colours = reading.opaque(path.name)
+        _check_finite(colours.pixels, path)
+        space = "sRGB" if colours.encoding == "srgb" else "Linear Rec.709"
+        return images.create_float(path.name, colours.pixels, space)
     image, array = _load(path)
     _check_finite(array[..., :3], path)
     return _packed(image, array, array[..., :3], "Linear Rec.709" if _is_light(image) else "sRGB")

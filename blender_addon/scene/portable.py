@@ -17,7 +17,8 @@ from mathutils import Matrix
 
 from ...shared.imaging.colour import linear_from_srgb, srgb_from_linear
 from ...shared.protocol.errors import SceneError
-from ..capture import pixels, sources
+from ..capture import colour_management, pixels, sources
+from ..capture.colour_management import ColorSpace
 from . import dome, environment, images, mesh, rays, tangents
 from .datablocks import take_name
 
@@ -192,7 +193,8 @@ class Copier:
         if key not in self._files:
             colorspace = "sRGB" if is_colour else "Non-Color"
             suffix = _PLAIN.get(image.file_format) if image.packed_file and not image.is_float else None
-            if suffix and image.colorspace_settings.name == colorspace:
+            has_space = colour_management.is_srgb(image) if is_colour else image.colorspace_settings.is_data
+            if suffix and has_space:
                 shown = self._store(image.name, suffix, image.packed_file.data, colorspace)
             elif is_colour:
                 shown = self._write(image.name, pixels.display(pixels.read(image)), colorspace)
@@ -233,7 +235,7 @@ class Copier:
         baked = tangents.bake(parts, pixels.raw(normals.image)[..., :3], strength)
         return self._write(normals.image.name, baked * 0.5 + 0.5, "Non-Color")
 
-    def _write(self, name: str, values: np.ndarray, colorspace: str) -> bpy.types.Image:
+    def _write(self, name: str, values: np.ndarray, colorspace: ColorSpace) -> bpy.types.Image:
         """Write (H, W, 3) values in [0, 1], as stored, to a PNG of 8 bit, and return its image."""
         height, width, _ = values.shape
         path = self._path(name, ".png")
@@ -246,7 +248,7 @@ class Copier:
         bpy.data.images.remove(image)
         return self._load(path, colorspace)
 
-    def _store(self, name: str, suffix: str, data: bytes, colorspace: str) -> bpy.types.Image:
+    def _store(self, name: str, suffix: str, data: bytes, colorspace: ColorSpace) -> bpy.types.Image:
         """Write the content of an image file, and return its image."""
         path = self._path(name, suffix)
         path.write_bytes(data)
@@ -258,10 +260,10 @@ class Copier:
         names = [stem, *(f"{stem}_{number}" for number in range(2, 1000))]
         return next(path for path in (self._folder / f"{name}{suffix}" for name in names) if not path.exists())
 
-    def _load(self, path: Path, colorspace: str) -> bpy.types.Image:
+    def _load(self, path: Path, colorspace: ColorSpace) -> bpy.types.Image:
         image = bpy.data.images.load(str(path))
         image.name = path.stem
-        image.colorspace_settings.name = colorspace
+        colour_management.assign(image, colorspace)
         return image
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...shared.imaging.colour import srgb_from_linear
 from ...shared.imaging.exif import upright
-from ..capture import picture, pixels
+from ..capture import picture, picture_file
 
 
 def read(image: bpy.types.Image) -> np.ndarray:
@@ -15,13 +15,14 @@ def read(image: bpy.types.Image) -> np.ndarray:
 
     Raise PanoramaError if it can't be read.
     """
-    stored = pixels.raw(image)
-    alpha = stored[..., 3:] if stored.shape[-1] == 4 else np.ones_like(stored[..., :1])
-    colour = stored[..., :3] if stored.shape[-1] >= 3 else np.repeat(stored[..., :1], 3, axis=-1)
-    if image.is_float:  # Blender keeps floats premultiplied and linear
-        colour = colour / np.maximum(alpha, 1e-6)
-    if image.is_float or image.colorspace_settings.name != "sRGB":
+    reading = picture_file.read_image(image, is_panorama=False)
+    colour = reading.colours.pixels
+    alpha = np.ones_like(colour[..., :1]) if reading.alpha is None else reading.alpha[..., None]
+    if reading.colours.encoding == "linear" and reading.alpha is not None:
+        colour = colour / np.maximum(alpha, 1e-6)  # files of floats store it premultiplied
+    if reading.colours.encoding == "linear":
         colour = srgb_from_linear(colour.clip(0, 1))
     values = np.nan_to_num(np.concatenate([colour, alpha], axis=-1)).clip(0, 1)
-    turned = upright(values, picture.read_exif(image).orientation)
-    return np.ascontiguousarray(np.round(turned * 255).astype(np.uint8))
+    if reading.header is None:  # Blender doesn't turn what it displays
+        values = upright(values, picture.read_exif(image).orientation)
+    return np.ascontiguousarray(np.round(values * 255).astype(np.uint8))

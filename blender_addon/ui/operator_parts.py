@@ -12,6 +12,7 @@ from collections.abc import Callable
 import bpy
 
 from ...shared.protocol.errors import PanoformError
+from ..capture import colour_management
 from ..capture.render import Render, ResultT
 from ..jobs import timer
 from ..jobs.manager import State, find_scene, jobs
@@ -78,7 +79,11 @@ def build_disabled_reason() -> str:
 
 
 def run_job(operator: bpy.types.Operator, spec: JobSpec) -> set[str]:
-    """Start a job; in background mode also wait for it and build its result."""
+    """Start a job; in background mode also wait for it and build its result.
+
+    Raise SceneError where its result could not be built with Blender's colour management.
+    """
+    colour_management.check()
     jobs.begin(spec)
     if not bpy.app.background:
         timer.start()

@@ -1,0 +1,140 @@
+"""Picture file, or image datablock of one → array, as its header says (shared/picture_files), decoded by Blender.
+
+Blender decodes the stored values; colours, orientation, windows and crops are applied as the backend does. Layers and
+parts of an EXR, which Blender's Python can't read, are taken out as a file of their own first.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import bpy
+import numpy as np
+
+from ...shared.panorama_size import check_size
+from ...shared.picture_files import assemble, exr, reading
+from ...shared.picture_files.header import Header
+from ...shared.protocol.errors import PanoramaError
+from . import pixels
+from .pixels import Pixels
+
+#: Below this alpha a pixel counts as transparent, as in the backend.
+OPAQUE = 0.999
+
+
+class Reading(NamedTuple):
+    """A picture as its file shows it, or as Blender displays it."""
+
+    colours: Pixels
+    #: (H, W) float32; None where all of it is opaque.
+    alpha: np.ndarray | None
+    #: Whether Blender displays the file so by itself.
+    is_plain: bool
+    #: None where Blender's display was read.
+    header: Header | None = None
+
+    def opaque(self, name: str) -> Pixels:
+        """Return the colours. Raise PanoramaError, with the reason, where pixels are transparent or missing."""
+        if self.alpha is None:
+            return self.colours
+        count = int(np.count_nonzero(~(self.alpha >= OPAQUE)))
+        if not count:
+            return self.colours
+        raise assemble.missing(self.header or Header(name), count, self.alpha.size)
+
+    @property
+    def notes(self) -> list[str]:
+        return assemble.notes(self.header) if self.header else []
+
+
+def read(path: Path, layer: str = "", *, is_panorama: bool = True) -> Reading:
+    """Read a picture's file; `layer` of an EXR. Raise PanoramaError where it isn't read, or no panorama."""
+    header = reading.read_file(path, layer, is_panorama=is_panorama)
+    if header.width and is_panorama:
+        check_size(*assemble.size(header, (header.height, header.width), path.name))
+    with _loaded(path, header) as image:
+        return _read(image, header, path.name, is_panorama)
+
+
+def read_image(image: bpy.types.Image, layer: str = "", *, is_panorama: bool = True) -> Reading:
+    """Read an image datablock: as its file says where the user has not chosen a colour space, else as displayed.
+
+    Raise PanoramaError where it can't be read, or is no panorama.
+    """
+    with _file(image) as path:
+        if path is None:
+            return displayed(image, is_panorama=is_panorama)
+        header = reading.read_file(path, layer, is_panorama=is_panorama)
+        with _loaded(path) as fresh:
+            _ = fresh.size[:]  # loading sets the colour space that Blender chooses for the file
+            chosen = image.colorspace_settings.name
+            is_default = chosen == fresh.colorspace_settings.name
+        if is_default:
+            return read(path, layer, is_panorama=is_panorama)
+        if image.type != "MULTILAYER":
+            return displayed(image, is_panorama=is_panorama)
+        with _loaded(path, header) as single:
+            single.colorspace_settings.name = chosen
+            return displayed(single, is_panorama=is_panorama)._replace(is_plain=False)
+
+
+def displayed(image: bpy.types.Image, *, is_panorama: bool = True) -> Reading:
+    """Read an image datablock as Blender displays it. Raise PanoramaError."""
+    width, height = image.size  # loads the file; 0 if it can't be read, which `pixels.raw` reports
+    if is_panorama and width and height:
+        check_size(height, width)
+    colours, alpha = pixels.read_with_alpha(image)
+    return Reading(colours, alpha, is_plain=True)
+
+
+def _read(image: bpy.types.Image, header: Header, name: str, is_panorama: bool) -> Reading:
+    image.colorspace_settings.is_data = True
+    image.alpha_mode = "CHANNEL_PACKED"
+    width, height = image.size
+    if not (width and height):
+        raise PanoramaError(f"{name} is damaged: Blender can't read its pixels.", "Save or download it again.")
+    if is_panorama:
+        check_size(*assemble.size(header, (height, width), name))
+    stored = pixels.raw(image)
+    is_default = header.format == "TIFF" and header.is_float  # Blender takes a TIFF's floats for sRGB
+    picture, encoding = assemble.assemble(stored, header, name)
+    alpha = None if np.all(picture[..., 3] == 1) else picture[..., 3]
+    colours = Pixels(np.ascontiguousarray(picture[..., :3]), encoding)
+    return Reading(colours, alpha, header.is_plain and not is_default, header)
+
+
+@contextmanager
+def _loaded(path: Path, header: Header | None = None) -> Iterator[bpy.types.Image]:
+    """Load a file as an image that is removed in the end; of an EXR only the layer of `header`, where it needs that."""
+    if header and header.layer and header.needs_extraction:
+        with reading.mapped(path) as data:
+            content = exr.extract(data, header.layer)
+        image = bpy.data.images.new(path.name, 1, 1, float_buffer=True)
+        image.pack(data=content, data_len=len(content))
+        image.source = "FILE"
+    else:
+        image = bpy.data.images.load(str(path))
+    try:
+        yield image
+    finally:
+        bpy.data.images.remove(image)
+
+
+@contextmanager
+def _file(image: bpy.types.Image) -> Iterator[Path | None]:
+    """Give the file that an image shows unchanged, packed or on disk; None where there is none."""
+    path = Path(bpy.path.abspath(image.filepath, library=image.library)) if image.filepath else None
+    if image.source != "FILE" or image.is_dirty:
+        yield None
+    elif image.packed_file:
+        with tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True) as folder:
+            suffix = path.suffix if path else ""
+            copy = Path(folder) / (Path(image.name).stem + suffix)
+            copy.write_bytes(image.packed_file.data)
+            yield copy
+    else:
+        yield path if path is not None and path.is_file() else None
