@@ -1,8 +1,9 @@
 """The server: a message loop, and a worker thread for jobs.
 
-    main thread     polls three sockets, manages the queue, replies at once; never uses torch
+    main thread     polls four sockets, manages the queue, replies at once; never uses torch
       router          ROUTER on 127.0.0.1, encrypted with keys generated at startup
       zap             authenticates clients by the key in the connection file (ZeroMQ RFC 27)
+      monitor         tells of connections, which connections.py limits
       wake            signals that the worker has a message for a client
     worker thread   worker.py: runs one job at a time, and reports its progress
 
@@ -45,15 +46,22 @@ from ...shared.protocol.messages import (
 )
 from ..jobs import registry
 from . import parent
+from .connections import Connections
 from .worker import Job, Run, Worker, error_reply
 
 MAX_JOBS = 8
 MAX_QUEUED_BYTES = 4 * 2**30
 #: Unread messages after which a client counts as disconnected; a job sends about a thousand.
 MAX_UNREAD = 10_000
+#: Time in which a connection must have shown the key, in ms.
+HANDSHAKE_MS = 5000
+#: Frames from here on are counted until they are sent; ZeroMQ copies smaller ones.
+_COUNTED_BYTES = 2**16
 #: Time for a running job to stop when the backend shuts down.
 GRACE_S = 3.0
 _TICK_MS = 200
+#: Time between checks of messages that arrive: 0.1 s of loopback, encrypted, are about 40 MB.
+_LIMIT_S = 0.1
 _WAKE = "inproc://wake"
 
 log = logging.getLogger("panoform.server")
@@ -90,6 +98,9 @@ class Server:
         self._router.maxmsgsize = wire.MAX_FRAME_BYTES
         self._router.rcvhwm = 2 * MAX_JOBS
         self._router.sndhwm = MAX_UNREAD
+        self._router.handshake_ivl = HANDSHAKE_MS
+        self._router.backlog = 512
+        self._connections = Connections(self._router)
         self._router.bind("tcp://127.0.0.1:*")
         self.connection = connection.Connection(
             endpoint=self._router.get_string(zmq.LAST_ENDPOINT),
@@ -109,13 +120,22 @@ class Server:
     def run(self) -> bool:
         """Serve until ShutdownRequest or `end`. Return False if a job did not stop within GRACE_S: it then ends only
         with the process."""
-        handlers = {self._router: self._receive, self._zap: self._authenticate, self._wake: self._deliver}
+        handlers = {
+            self._connections.monitor: self._connections.watch,
+            self._router: self._receive,
+            self._zap: self._authenticate,
+            self._wake: self._deliver,
+        }
         poller = zmq.Poller()
         for socket in handlers:
             poller.register(socket, zmq.POLLIN)
+        limit_at = 0.0
         while not self._ending.is_set():
             for socket, _ in poller.poll(_TICK_MS):
                 handlers[socket]()
+            if time.monotonic() > limit_at:
+                self._connections.limit()
+                limit_at = time.monotonic() + _LIMIT_S
 
         for job in (*self._queued, *([self._running] if self._running else [])):
             if job in self._jobs():  # a failed reply may have removed others of the same client
@@ -135,6 +155,7 @@ class Server:
     def close(self) -> None:
         """Close the sockets, after sending the last messages (at most a second). While a job does not stop, or modules
         are imported, close only the router: the rest ends with the process."""
+        self._connections.close()
         self._router.close()
         if self._running or self._worker.is_warming_up:
             time.sleep(_TICK_MS / 1000)
@@ -148,6 +169,7 @@ class Server:
 
     def _receive(self) -> None:
         client, *frames = self._router.recv_multipart(copy=False)
+        self._connections.received(client.bytes, frames[-1] if frames else client)
         try:
             self._handle(client.bytes, wire.decode_request(frames))
         except PanoformError as error:
@@ -242,9 +264,18 @@ class Server:
         return self._send_frames(client, wire.encode(message))
 
     def _send_frames(self, client: bytes, frames: list[wire.Buffer]) -> bool:
-        """Return False if the client is gone; its jobs are then cancelled."""
+        """Return False if the client is gone, or leaves too much unread; its jobs are then cancelled."""
+        sizes = [memoryview(frame).nbytes for frame in frames]
+        parts = [
+            zmq.Frame(frame, track=True, copy=False) if size >= _COUNTED_BYTES else frame
+            for frame, size in zip(frames, sizes, strict=True)
+        ]
+        counted = [part.tracker for part in parts if isinstance(part, zmq.Frame)]
         try:
-            self._router.send_multipart([client, *frames], zmq.DONTWAIT, copy=False)
+            if counted and not self._connections.may_send(client, sum(sizes)):
+                raise zmq.ZMQError(zmq.EHOSTUNREACH)
+            self._router.send_multipart([client, *parts], zmq.DONTWAIT, copy=False)
+            self._connections.sent(client, counted, sum(sizes))
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
