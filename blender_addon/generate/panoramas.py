@@ -22,6 +22,7 @@ from .. import preferences
 from ..capture import colour_management
 from ..capture.sources import image_file
 from ..scene import world
+from ..scene.datablocks import all_or_nothing
 
 #: Most characters of a file name that come from the prompt.
 _NAME_LENGTH = 40
@@ -82,15 +83,16 @@ def world_from_panorama(recipe: Recipe) -> Matrix:
 
 def show(scene: bpy.types.Scene, path: Path, world_from_panorama: Matrix) -> bpy.types.World:
     """Make the panorama the scene's world: reuse a world of this .blend that shows it, or create one."""
-    shown = next((candidate for candidate in bpy.data.worlds if path in _files(candidate)), None)
-    if shown is None:
-        image = bpy.data.images.load(str(path), check_existing=True)
-        colour_management.assign(image, "Linear Rec.709")
-        blend = Path(bpy.data.filepath).parent
-        if bpy.data.filepath and path.is_relative_to(blend):
-            image.filepath = bpy.path.relpath(str(path))
-        shown = world.create(f"Panoform {path.stem}", image, world_from_panorama)
-    world.assign(scene, shown)
+    with all_or_nothing(scene):
+        shown = next((candidate for candidate in bpy.data.worlds if path in _files(candidate)), None)
+        if shown is None:
+            image = bpy.data.images.load(str(path), check_existing=True)
+            colour_management.assign(image, "Linear Rec.709")
+            blend = Path(bpy.data.filepath).parent
+            if bpy.data.filepath and path.is_relative_to(blend):
+                image.filepath = bpy.path.relpath(str(path))
+            shown = world.create(f"Panoform {path.stem}", image, world_from_panorama)
+        world.assign(scene, shown)
     return shown
 
 

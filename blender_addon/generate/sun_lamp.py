@@ -11,6 +11,7 @@ from ...shared.imaging.sun import split_sun
 from ...shared.protocol.errors import PanoramaError
 from ..capture import pixels, sources
 from ..scene import images, world
+from ..scene.datablocks import all_or_nothing
 
 NAME = "Panoform Sun"
 #: Custom property of the lamp object: the image that the sun comes from.
@@ -41,18 +42,19 @@ def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
     if sun is None:
         return None
     name = f"{sources.stem(image)} without sun"
-    shown = world.create(f"Panoform {name}", images.create_float(name, rest, "Linear Rec.709"), world_from_panorama)
-    world.assign(scene, shown)
-    shown.node_tree.nodes["Strength"].inputs["Strength"].default_value = strength
+    with all_or_nothing(scene):
+        shown = world.create(f"Panoform {name}", images.create_float(name, rest, "Linear Rec.709"), world_from_panorama)
+        world.assign(scene, shown)
+        shown.node_tree.nodes["Strength"].inputs["Strength"].default_value = strength
 
-    lamp = next((found for found in scene.objects if found.get(_SUN_IMAGE) == image), None) or _new(scene, image)
-    lamp[world.ONLY_IN] = shown
-    lamp.hide_viewport = lamp.hide_render = False
-    direction = world_from_panorama.to_3x3() @ Vector(sun.direction)
-    lamp.location = direction * _LAMP_DISTANCE_M
-    _aim(lamp, direction, shown)
-    lamp.data.energy = sun.irradiance * strength
-    lamp.data.color, lamp.data.angle = sun.colour, sun.diameter_rad
+        lamp = next((found for found in scene.objects if found.get(_SUN_IMAGE) == image), None) or _new(scene, image)
+        lamp[world.ONLY_IN] = shown
+        lamp.hide_viewport = lamp.hide_render = False
+        direction = world_from_panorama.to_3x3() @ Vector(sun.direction)
+        lamp.location = direction * _LAMP_DISTANCE_M
+        _aim(lamp, direction, shown)
+        lamp.data.energy = sun.irradiance * strength
+        lamp.data.color, lamp.data.angle = sun.colour, sun.diameter_rad
     return lamp
 
 

@@ -349,7 +349,7 @@ class Jobs:
         while len(self.results) > MAX_RESULTS and any(old.built for old in self.results):
             self.results.remove(next(old for old in reversed(self.results) if old.built))
 
-    def fail(self, error: Exception, log: str = "") -> None:
+    def fail(self, error: BaseException, log: str = "") -> None:
         """Store an error for the panel; the details of an unexpected one include its traceback."""
         if not isinstance(error, PanoformError):
             error = errors.unexpected(error)

@@ -7,26 +7,80 @@ from collections.abc import Iterator
 
 import bpy
 
+from . import environment, world
+
 #: Collections of bpy.data that a build or an export adds to, users before what they use.
 _KINDS = (
-    "collections", "objects", "worlds", "meshes", "cameras", "lights", "materials", "node_groups", "images", "actions",
+    "collections", "objects", "worlds", "meshes", "cameras", "lights", "materials", "node_groups", "images", "textures",
+    "actions",
 )  # fmt: skip
 
 
 @contextlib.contextmanager
 def all_or_nothing(scene: bpy.types.Scene) -> Iterator[None]:
-    """On an exception, remove all datablocks created inside, give `scene` its world and camera back, and re-raise."""
+    """On any exception in the block, give the file the state from before, and re-raise.
+
+    All datablocks created inside are removed. Of those that existed, names and fake users, the worlds and cameras of
+    scenes, parents, visibility, the selection in `scene` and the 3D Views are restored. What the block removes can't
+    be: it does so by one call, the last one, after which it has succeeded.
+    """
     before = _existing()
-    world, camera = scene.world, scene.camera
-    kept = world is not None and world.use_fake_user
+    state = _State(scene, before)
     try:
         yield
     except BaseException:
-        scene.world, scene.camera = world, camera
-        if world is not None:
-            world.use_fake_user = kept
-        _remove_others(before)
+        now = _existing()
+        if all(blocks <= now[kind] for kind, blocks in before.items()):
+            state.restore()
+            _remove_others(before)
+            state.restore_names()
         raise
+
+
+class _State:
+    """What a build may change in a file, besides adding datablocks."""
+
+    def __init__(self, scene: bpy.types.Scene, before: dict[str, set[bpy.types.ID]]) -> None:
+        self._names = [(block, block.name, block.use_fake_user) for blocks in before.values() for block in blocks]
+        self._scenes = [(one, one.world, one.camera, world.own(one)) for one in bpy.data.scenes]
+        self._shown = [(thing, thing.hide_viewport, thing.hide_render) for thing in bpy.data.objects]
+        self._parts = [(thing, thing[environment.PART]) for thing in bpy.data.objects if environment.PART in thing]
+        self._children = [
+            (thing, thing.parent, thing.matrix_parent_inverse.copy(), thing.matrix_basis.copy())
+            for thing in bpy.data.objects
+            if thing.parent is not None
+        ]
+        self._layers = [(layer, layer.objects.active, set(layer.objects.selected)) for layer in scene.view_layers]
+        self._views = environment.views()
+
+    def restore(self) -> None:
+        for scene, shown, camera, own in self._scenes:
+            if (scene.world, scene.camera, world.own(scene)) != (shown, camera, own):
+                scene.world, scene.camera = shown, camera
+                world.set_own(scene, own)
+        for thing, in_view, in_render in self._shown:
+            if (thing.hide_viewport, thing.hide_render) != (in_view, in_render):
+                thing.hide_viewport, thing.hide_render = in_view, in_render
+        for thing, part in self._parts:
+            if thing.get(environment.PART) != part:
+                thing[environment.PART] = part
+        for thing, parent, inverse, basis in self._children:
+            if thing.parent != parent:
+                thing.parent, thing.matrix_parent_inverse, thing.matrix_basis = parent, inverse, basis
+        for layer, active, selected in self._layers:
+            for thing in layer.objects:
+                if thing.select_get(view_layer=layer) != (thing in selected):
+                    thing.select_set(thing in selected, view_layer=layer)
+            layer.objects.active = active
+        environment.restore_views(self._views)
+
+    def restore_names(self) -> None:
+        """Restore names, which datablocks created since may have had, and fake users."""
+        for block, name, kept in self._names:
+            if block.name != name:
+                block.name = name
+            if block.use_fake_user != kept:
+                block.use_fake_user = kept
 
 
 @contextlib.contextmanager

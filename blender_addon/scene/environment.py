@@ -153,6 +153,30 @@ def leave_screen(screen: bpy.types.Screen) -> None:
             _restore(space, region, former[str(index)])
 
 
+def views() -> list[tuple[bpy.types.Screen, dict | None, dict[str, dict]]]:
+    """Return the state of the 3D Views of all windows, for `restore_views`."""
+    screens = {window.screen for window in bpy.context.window_manager.windows}
+    return [
+        (
+            screen,
+            screen[_VIEWS].to_dict() if _VIEWS in screen else None,
+            {str(index): _view(space, region) for index, space, region in _views(screen)},
+        )
+        for screen in screens
+    ]
+
+
+def restore_views(state: list[tuple[bpy.types.Screen, dict | None, dict[str, dict]]]) -> None:
+    """Give the 3D Views the state that `views` returned."""
+    for screen, former, shown in state:
+        screen.pop(_VIEWS, None)
+        if former is not None:
+            screen[_VIEWS] = former
+        for index, space, region in _views(screen):
+            if str(index) in shown:
+                _restore(space, region, shown[str(index)])
+
+
 def _views(
     screen: bpy.types.Screen,
 ) -> Iterator[tuple[int, bpy.types.SpaceView3D, bpy.types.RegionView3D]]:

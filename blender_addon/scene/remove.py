@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import bpy
 
@@ -26,13 +27,23 @@ def remove(*bodies: bpy.types.Object) -> str:
     What the user has added stays: in its collection, as a child, as a copy, or by using its materials elsewhere. Scenes
     that its world lights get their own world back.
     """
+    collections = _collections(bodies)
+    name = next((one.name for one in bodies[-1].users_collection if one in collections), bodies[-1].name)
+    bpy.data.batch_remove(_doomed(bodies))
+    return name
+
+
+def _collections(bodies: Iterable[bpy.types.Object]) -> set[bpy.types.Collection]:
+    return {one for body in bodies for one in body.users_collection} & set(bpy.data.collections)
+
+
+def _doomed(bodies: tuple[bpy.types.Object, ...]) -> set[bpy.types.ID]:
+    """Return what is removed with environments, after nothing that stays depends on it any more."""
     for body in bodies:
         shown = body.get(environment.WORLD)
         for scene in bpy.data.scenes if shown is not None else ():
             if scene.world == shown:
                 world.restore(scene)
-    collections = {one for body in bodies for one in body.users_collection} & set(bpy.data.collections)
-    name = next((one.name for one in bodies[-1].users_collection if one in collections), bodies[-1].name)
     belonging = _belonging(bodies)
     doomed = {block for block in belonging if isinstance(block, bpy.types.Object) or block.get(_MADE)}
     for block in belonging - doomed:  # the user's own, that only the environment used
@@ -42,9 +53,7 @@ def remove(*bodies: bpy.types.Object) -> str:
             place = child.matrix_world.copy()
             child.parent = None
             child.matrix_world = place
-    doomed |= {one for one in collections if not one.children and set(one.objects) <= doomed}
-    bpy.data.batch_remove(doomed)
-    return name
+    return doomed | {one for one in _collections(bodies) if not one.children and set(one.objects) <= doomed}
 
 
 def _belonging(bodies: list[bpy.types.Object] | tuple[bpy.types.Object, ...]) -> set[bpy.types.ID]:
@@ -78,10 +87,12 @@ def replace_earlier(scene: bpy.types.Scene, collection: bpy.types.Collection) ->
     ]
     if not earlier:
         return
-    had_camera = scene.camera is not None
-    remove(*earlier)
-    if had_camera and scene.camera is None:
+    doomed = _doomed(tuple(earlier))
+    if scene.camera in doomed:
         scene.camera = next((entry for entry in collection.objects if entry.type == "CAMERA"), None)
+    for block in doomed:
+        block.name = f"{block.name} replaced"
     for block in (*_belonging([body]), collection):
         block.name = _NUMBER.sub("", block.name)
     environment.mark(collection)
+    bpy.data.batch_remove(doomed)

@@ -82,8 +82,9 @@ class SceneSpec(MapsSpec):
             scale.store(
                 environment.of(collection), self.maps_digest(), info.scale, floor, measured=self.has_measured_scale
             )
+            notice = self.notice(reply)
             _finish(scene, collection)
-        return f"Built {collection.name!r}. {self.notice(reply)}".strip()
+            return f"Built {collection.name!r}. {notice}".strip()
 
     def build_dome(self, scene: bpy.types.Scene) -> str:
         """Build a dome from the same maps, without the backend, and return a report of it.
@@ -198,7 +199,10 @@ def _dome(
 
 
 def _finish(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
-    """Let the built collection replace an earlier one, if the user wants that, and step inside."""
+    """Step inside the built collection, and let it replace an earlier one, if the user wants that.
+
+    That comes last: what it removes could not be restored (`all_or_nothing`).
+    """
+    show(scene, collection)
     if scene.panoform.replace_earlier:
         remove.replace_earlier(scene, collection)
-    show(scene, collection)

@@ -103,13 +103,24 @@ def assign(scene: bpy.types.Scene, world: bpy.types.World | None) -> None:
     if former is not None:
         former.use_fake_user = True
     if not is_made(former):
-        scene.pop(_OWN, None)
-        if former is not None:
-            scene[_OWN] = former
+        set_own(scene, former)
     scene.world = world
     for found in scene.objects:
         if ONLY_IN in found:
             found.hide_viewport = found.hide_render = found[ONLY_IN] != world
+
+
+def own(scene: bpy.types.Scene) -> bpy.types.World | None:
+    """Return the world that `restore` returns to; None if there is none."""
+    return scene.get(_OWN)
+
+
+def set_own(scene: bpy.types.Scene, world: bpy.types.World | None) -> None:
+    """Set the world that `restore` returns to."""
+    if world is None:
+        scene.pop(_OWN, None)
+    else:
+        scene[_OWN] = world
 
 
 def is_made(world: bpy.types.World | None) -> bool:
@@ -119,7 +130,7 @@ def is_made(world: bpy.types.World | None) -> bool:
 
 def restore(scene: bpy.types.Scene) -> None:
     """Return from a world made by `create` to the scene's own, or to none if it had none."""
-    assign(scene, scene.get(_OWN))
+    assign(scene, own(scene))
 
 
 def strength(world: bpy.types.World) -> bpy.types.NodeSocket | None:

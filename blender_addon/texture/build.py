@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import bpy
 import msgspec
 from mathutils import Matrix
@@ -34,11 +37,41 @@ def build(
         for view in VIEWS:
             # The property is a user of the image, so that it is saved with the material.
             material[VIEW.format(view)] = images.create_from_file(f"{name} view {view}", reply.views[view], "sRGB")
-    for thing, uv in zip(objects, mesh.new_uv or [None] * len(objects), strict=True):
-        if uv is not None:
-            add_uv(thing, mesh.uv_name, uv)
-        _assign(thing, material)
+        with _restored_slots(objects, mesh.uv_name):
+            for thing, uv in zip(objects, mesh.new_uv or [None] * len(objects), strict=True):
+                if uv is not None:
+                    add_uv(thing, mesh.uv_name, uv)
+                _assign(thing, material)
     return material
+
+
+@contextlib.contextmanager
+def _restored_slots(objects: list[bpy.types.Object], uv_name: str) -> Iterator[None]:
+    """On an exception, give objects the materials from before the block, without a new UV map `uv_name`."""
+    before = [
+        (
+            thing,
+            [(slot.link, slot.material) for slot in thing.material_slots],
+            uv_name in thing.data.uv_layers,
+            thing.data.uv_layers.active_index,
+            next((layer.name for layer in thing.data.uv_layers if layer.active_render), None),
+        )
+        for thing in objects
+    ]
+    try:
+        yield
+    except BaseException:
+        for thing, slots, had_uv, active, render in before:
+            if not slots:
+                thing.data.materials.clear()
+            for slot, (link, material) in zip(thing.material_slots, slots, strict=False):
+                slot.link, slot.material = link, material
+            layers = thing.data.uv_layers
+            if not had_uv and uv_name in layers:
+                layers.remove(layers[uv_name])
+            if render is not None:
+                layers.active_index, layers[render].active_render = active, True
+        raise
 
 
 def pose(material: bpy.types.Material) -> Matrix:

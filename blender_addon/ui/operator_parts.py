@@ -7,6 +7,7 @@ module) they block until the job is done and raise on failure, as bpy's own oper
 from __future__ import annotations
 
 import functools
+import traceback
 from collections.abc import Callable
 
 import bpy
@@ -37,16 +38,20 @@ def poll_unless(disabled_reason: Callable[[], str]) -> classmethod:
 
 
 def reporting(execute: Callable) -> Callable:
-    """Wrap `execute` to report a PanoformError; called from Python, the operator then raises RuntimeError."""
+    """Wrap `execute` to report an exception; called from Python, the operator then raises RuntimeError."""
 
     @functools.wraps(execute)
     def reported(self: bpy.types.Operator, context: bpy.types.Context) -> set[str]:
         try:
             return execute(self, context)
-        except PanoformError as error:
+        except BaseException as error:
             jobs.fail(error)
             timer.start()  # redraws the panel
-            self.report({"ERROR"}, str(error))
+            if not isinstance(error, Exception):  # Ctrl+C, or the end of Blender
+                raise
+            if not isinstance(error, PanoformError):
+                traceback.print_exception(error)
+            self.report({"ERROR"}, str(jobs.failure.error))
             return CANCELLED
 
     return reported

@@ -327,11 +327,11 @@ def test_user_files_are_not_overwritten(flux: Jobs, saved: Path, tiny_lora: Path
     before = panorama.read_bytes()
     change = {"image": "world", "mask": "mask", "prompt": "x", "lora": str(tiny_lora)}
     for out in (panorama, saved / "mask.exr"):
-        check_rejected("would be replaced", bpy.ops.panoform.edit, **change, out=str(out))
-    check_rejected("would be replaced", prompt="", image="world", fov=1.0, out=str(panorama))
-    check_rejected("no recipe", prompt="x", out=str(saved / "notes.exr"))
+        check_rejected("would replace", bpy.ops.panoform.edit, **change, out=str(out))
+    check_rejected("would replace", prompt="", image="world", fov=1.0, out=str(panorama))
+    check_rejected("not a result of Panoform", prompt="x", out=str(saved / "notes.exr"))
     (saved / "other.exr").write_bytes(b"mine")
-    check_rejected("no recipe", prompt="x", out=str(saved / "other.exr"))
+    check_rejected("not a result of Panoform", prompt="x", out=str(saved / "other.exr"))
     assert (saved / "other.exr").read_bytes() == b"mine"
     assert panorama.read_bytes() == before
     assert own.read_text() == "[]"
