@@ -6,7 +6,6 @@ parts of an EXR, which Blender's Python can't read, are taken out as a file of t
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import bpy
 import numpy as np
 
+from ...shared.atomic_write import drafts
 from ...shared.panorama_size import check_size
 from ...shared.picture_files import assemble, exr, reading
 from ...shared.picture_files.header import Header
@@ -131,9 +131,9 @@ def _file(image: bpy.types.Image) -> Iterator[Path | None]:
     if image.source != "FILE" or image.is_dirty:
         yield None
     elif image.packed_file:
-        with tempfile.TemporaryDirectory(prefix="panoform-", ignore_cleanup_errors=True) as folder:
+        with drafts() as folder:
             suffix = path.suffix if path else ""
-            copy = Path(folder) / (Path(image.name).stem + suffix)
+            copy = folder / (Path(image.name).stem + suffix)
             copy.write_bytes(image.packed_file.data)
             yield copy
     else:
