@@ -26,6 +26,7 @@ import bpy
 
 from ..shared import maps, overwriting
 from ..shared.engines import QUALITIES, engines_for
+from ..shared.jobs import options as job_options
 from ..shared.jobs import scene
 from ..shared.protocol.errors import OutputError, PanoformError
 from .generate import command
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     batch.add(verbs)
     perceive = verbs.add_parser("perceive", help="perceive maps from a panorama and build the scene from them")
     perceive.add_argument("--panorama", required=True, type=Path, help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
+    job_options.add_layer(perceive)
     perceive.add_argument("--maps", default=",".join(maps.DEFAULT_MAPS), help="default: %(default)s")
     perceive.add_argument("--quality", choices=QUALITIES, default="standard")
     perceive.add_argument("--engine", choices=engines_for("perceive"), help="default: as set in the preferences")
@@ -113,6 +115,7 @@ def _execute(options: argparse.Namespace) -> None:
             bpy.ops.panoform.perceive(
                 source="FILE",
                 filepath=str(options.panorama.resolve()),
+                layer=options.layer,
                 maps={name.upper() for name in maps.check_names(options.maps.split(","))},
                 quality=options.quality,
                 engine=options.engine.upper() if options.engine else "AUTO",

@@ -7,6 +7,7 @@ from bpy.props import PointerProperty
 
 from .capture.properties import (
     filepath_property,
+    layer_property,
     render_samples_property,
     render_width_property,
     repair_property,
@@ -32,6 +33,7 @@ class PanoformSettings(bpy.types.PropertyGroup):
     source: source_property()
     image: PointerProperty(name="Image", description="An equirectangular image, 2:1", type=bpy.types.Image)
     filepath: filepath_property()
+    layer: layer_property()
     render_width: render_width_property()
     render_samples: render_samples_property()
     maps: maps_property()

@@ -31,8 +31,8 @@ def run(options: argparse.Namespace) -> int:
     settings, engine = settings_of(options), shared_options.engine_settings(options, default_engine("edit"))
     if options.extend and options.mask:
         raise SettingError("Both --mask and --extend are given.", "Omit one of them.")
-    panorama, encoding = panoramas.load(options.panorama)
-    mask = photo.read(options.mask).pixels.mean(axis=-1, keepdims=True) > 0.5 if options.mask else None
+    panorama, encoding = panoramas.load(options.panorama, options.layer)
+    mask = photo.read_mask(options.mask) if options.mask else None
     if options.extend:
         mask = panorama[..., 3:].min(axis=-1, initial=1, keepdims=True) < panoramas.OPAQUE
         if not mask.any():

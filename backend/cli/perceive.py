@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from ...shared.engines import EngineSettings
 from ...shared.file_errors import display_name
+from ...shared.jobs import options as job_options
 from ...shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings, check_perceive
 from ...shared.maps import DEFAULT_MAPS, MAPS, check_names
 from . import options as shared_options
@@ -21,6 +22,7 @@ def add(commands: Any) -> None:
     parser.add_argument("panorama", type=Path, metavar="PANORAMA", help="EXR, HDR, PNG, JPEG, TIFF or WebP, 2:1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="result folder")
     add_settings(parser)
+    job_options.add_layer(parser)
     parser.add_argument("--json", action="store_true", help="print the record of the result as JSON on stdout")
     parser.set_defaults(run=run)
 
@@ -55,13 +57,14 @@ def run(options: argparse.Namespace) -> int:
     # First all checks that do not need torch.
     engine = shared_options.engine_settings(options)
     job = request(
-        options.panorama, options.out, engine, settings_of(options), [options.panorama], overwrite=options.overwrite
-    )
+        options.panorama, options.out, engine, settings_of(options), [options.panorama],
+        overwrite=options.overwrite, layer=options.layer,
+    )  # fmt: skip
     info = cast("PerceiveReply", shared_options.run(job)).info
     if options.json:
         shared_options.print_json(info)
-    if info.notice:
-        print(info.notice, file=sys.stderr)
+    for notice in filter(None, (*info.source_notes, info.notice)):
+        print(notice, file=sys.stderr)
     print(f"Wrote {', '.join(info.maps)} to {options.out} in {info.seconds['all']:.0f} s.", file=sys.stderr)
     return 0
 
@@ -88,17 +91,19 @@ def request(
     sources: Sequence[Path],
     *,
     overwrite: bool,
+    layer: str = "",
 ) -> PerceiveRequest:
-    """Return the request for a panorama file and a result folder, which replaces none of the `sources`.
+    """Return the request for a panorama file (of an EXR, `layer`) and a result folder, which replaces no `sources`.
 
     Raise PanoramaError, OutputError.
     """
     from ..io import panoramas, results
 
     height = settings.height or max(quality.height for quality in engine.spec.qualities.values())
-    panorama, encoding, source_size, _notes = panoramas.read_reduced(source, height, repair=settings.repair)
+    panorama, encoding, source_size, notes = panoramas.read_reduced(source, height, repair=settings.repair, layer=layer)
     results.check_folder(directory, settings.maps, sources, overwrite)
     return PerceiveRequest(
         panorama=panorama, encoding=encoding, source_size=source_size, source=display_name(source.name),
+        source_notes=notes,
         engine=engine, settings=settings, directory=str(directory.absolute()), overwrite=overwrite,
     )  # fmt: skip

@@ -74,10 +74,11 @@ def translated(name: str, failure: type[InputError] = PanoramaError, hint: str =
 
 
 def read_all(
-    source: oiio.ImageInput, name: str, failure: type[InputError] = PanoramaError, hint: str = AGAIN
+    source: oiio.ImageInput, name: str, failure: type[InputError] = PanoramaError, hint: str = AGAIN, subimage: int = 0
 ) -> np.ndarray:
-    """Read all channels of the first part, (H, W, C) float32; integers are scaled to [0, 1]. Raise `failure`."""
-    pixels = source.read_image("float")
+    """Read all channels of a part, (H, W, C) float32; integers are scaled to [0, 1]. Raise `failure`."""
+    source.seek_subimage(subimage, 0)
+    pixels = source.read_image(subimage, 0, 0, source.spec().nchannels, "float")
     if pixels is None or source.has_error:
         raise failure(f"{name} is damaged: {reason(source.geterror())}.", hint)
     return np.asarray(pixels)

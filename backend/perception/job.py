@@ -233,6 +233,7 @@ def _info(
         maps=meanings,
         frame=FRAME,
         source=request.source,
+        source_notes=request.source_notes,
         source_size=request.source_size or (request.panorama.shape[0], request.panorama.shape[1]),
         exposure=exposed,
         device=device.name(source.device),

@@ -7,6 +7,7 @@ import bpy
 from ...shared.protocol.errors import SceneError
 from ..ui.panel_parts import Section, characters, draw_text
 from . import sources
+from .properties import layers
 
 
 class PANOFORM_PT_source(Section, bpy.types.Panel):
@@ -25,8 +26,10 @@ class PANOFORM_PT_source(Section, bpy.types.Panel):
                 column.template_ID(settings, "image", open="image.open")
                 if settings.image is not None:
                     column.label(text=_size(settings.image))
+                _draw_layer(column, settings)
             case "FILE":
                 column.prop(settings, "filepath", text="")
+                _draw_layer(column, settings)
             case "RENDER_CAMERA" if context.scene.camera is None:
                 column.label(text="The scene has no camera", icon="INFO")
             case _:
@@ -36,6 +39,11 @@ class PANOFORM_PT_source(Section, bpy.types.Panel):
                 button = column.operator("panoform.render_panorama", text="Render Panorama")
                 button.at_cursor = settings.source == "RENDER_CURSOR"
         column.prop(settings, "repair")
+
+
+def _draw_layer(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+    if layers(settings) or settings.layer:
+        layout.prop(settings, "layer")
 
 
 def _draw_world(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) -> None:

@@ -6,6 +6,7 @@ parts of an EXR, which Blender's Python can't read, are taken out as a file of t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,24 @@ def read(path: Path, layer: str = "", *, is_panorama: bool = True) -> Reading:
         check_size(*assemble.size(header, (header.height, header.width), path.name))
     with _loaded(path, header) as image:
         return _read(image, header, path.name, is_panorama)
+
+
+def layer_names(path: Path) -> list[str]:
+    """Return the names of the layers with colour in an EXR; none for another file, or one that can't be read."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return []
+    return list(_layer_names(path, stat.st_mtime_ns, stat.st_size))
+
+
+@functools.lru_cache(maxsize=8)  # panels ask at each redraw
+def _layer_names(path: Path, _modified_ns: int, _size: int) -> tuple[str, ...]:
+    try:
+        with reading.mapped(path) as data:
+            return tuple(exr.layer_names(data))
+    except PanoramaError:
+        return ()
 
 
 def read_image(image: bpy.types.Image, layer: str = "", *, is_panorama: bool = True) -> Reading:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from ...shared.engines import MAX_PANORAMA_WIDTH
 from ..ui.path_properties import BLEND_RELATIVE
+from .picture_file import layer_names
+from .sources import image_file
 
 #: Width of a rendered panorama: twice the largest input width of an engine; and its samples.
 RENDER_WIDTH_PX, RENDER_SAMPLES = 2048, 64
@@ -30,6 +35,26 @@ def filepath_property() -> StringProperty:
         subtype="FILE_PATH",
         options=BLEND_RELATIVE,
     )
+
+
+def layer_property() -> StringProperty:
+    return StringProperty(
+        name="Layer",
+        description="Layer or part of an EXR. Empty: the one that shows light (Combined, beauty, RGBA)",
+        search=lambda settings, _context, _text: layers(settings),
+        search_options={"SUGGESTION"},
+    )
+
+
+def layers(settings: bpy.types.PropertyGroup) -> list[str]:
+    """Return the names of the layers with colour in the source's file; none where it has only one."""
+    path = None
+    if settings.source == "FILE" and settings.filepath:
+        path = Path(bpy.path.abspath(settings.filepath))
+    elif settings.source == "IMAGE" and settings.image is not None and not settings.image.packed_file:
+        path = image_file(settings.image)
+    names = layer_names(path) if path is not None else []
+    return names if len(names) > 1 else []
 
 
 def render_width_property() -> IntProperty:

@@ -18,7 +18,8 @@ from ...shared.jobs.edit import EditRequest, check_strength
 from ...shared.jobs.generate import GenerateRequest, GenerateSettings, View
 from ...shared.protocol.errors import InputError, SceneError, SettingError, WeightsError
 from .. import preferences
-from ..capture import picture, pixels, sources
+from ..capture import picture, picture_file, sources
+from ..capture.pixels import Pixels
 from ..capture.properties import RENDER_SAMPLES
 from ..capture.render import ViewRender
 from ..capture.sources import Capture
@@ -222,8 +223,12 @@ class PANOFORM_OT_edit(_SamplingOperator, EditInputs, bpy.types.Operator):
         image, world_from_panorama = self._panorama(scene)
         mask_image = None if vary else self._mask(scene)
         path = self._path(settings, image, mask_image)
-        colours, painted = _read(image, mask_image, mode)
-        source = Capture(colours, Path(image.name).stem, world_from_panorama, image.session_uid)
+        read = picture_file.read_image if self.image else picture_file.displayed  # the world as it is displayed
+        reading = read(image)
+        colours, painted = _read(reading, image.name, mask_image, mode)
+        source = Capture(
+            colours, Path(image.name).stem, world_from_panorama, image.session_uid, is_plain=reading.is_plain
+        )
         request = EditRequest(
             panorama=colours.pixels, encoding=colours.encoding, mask=painted, strength=strength,
             extend=mode == "EXTEND", engine=engine, settings=settings,
@@ -247,20 +252,20 @@ class PANOFORM_OT_edit(_SamplingOperator, EditInputs, bpy.types.Operator):
 
 
 def _read(
-    image: bpy.types.Image, mask_image: bpy.types.Image | None, mode: str
-) -> tuple[pixels.Pixels, np.ndarray | None]:
+    reading: picture_file.Reading, name: str, mask_image: bpy.types.Image | None, mode: str
+) -> tuple[Pixels, np.ndarray | None]:
     """Return the panorama, and its mask, (H, W, 1) uint8: as painted, and in mode EXTEND where it is transparent.
 
     None stands for everywhere. Raise SceneError without a mask.
     """
     if mode == "VARY":
-        return pixels.read(image), None
+        return reading.opaque(name), None
     masks = [mask.from_image(mask_image)] if mask_image else []
     if mode == "EXTEND":
-        colours, alpha = pixels.read_with_alpha(image)
+        colours, alpha = reading.colours, reading.alpha
         masks += [mask.from_alpha(alpha)] if alpha is not None else []
     else:
-        colours = pixels.read(image)
+        colours = reading.opaque(name)
     if not masks:
         raise SceneError("No mask is selected.", "Paint one, white where the panorama is edited.")
     return colours, functools.reduce(np.bitwise_or, masks)

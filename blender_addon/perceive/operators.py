@@ -49,6 +49,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     source: source_property()
     image: StringProperty(name="Image", description="Name of an image in this file")
     filepath: filepath_property()
+    layer: StringProperty(name="Layer", description="Layer or part of an EXR. Empty: the one that shows light")
     render_width: render_width_property()
     render_samples: render_samples_property()
     maps: properties.maps_property()
@@ -114,12 +115,12 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
                 image = sources.named_image(self.image) if self.image else scene.panoform.image
                 if image is None:
                     raise SceneError("No image is selected.", "Select an image of this file.")
-                return sources.from_image(image)
+                return sources.from_image(image, self._get(scene, "layer"))
             case "FILE":
                 path = self._get(scene, "filepath")
                 if not path:
                     raise SceneError("No file is selected.", "Select a panorama on disk.")
-                return sources.from_file(path)
+                return sources.from_file(path, self._get(scene, "layer"))
             case "RENDER_CAMERA":
                 return self._render(scene, at_cursor=False)
             case _:

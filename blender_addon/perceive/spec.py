@@ -36,6 +36,7 @@ class PerceiveSpec(MapsSpec):
         super().set_source(source)
         pixels, self.request.encoding = source.panorama
         self.request.source_size = pixels.shape[:2]
+        self.request.source_notes = source.notes
         height = self.request.settings.height
         self.request.panorama = pixels if height is None else shrink(pixels, height)
 
@@ -52,19 +53,19 @@ class PerceiveSpec(MapsSpec):
             source=self.source,
             name=self.name,
             scene_uid=scene_uid,
-            maps_notice=reply.info.notice,
+            maps_notice=self.notice(reply),
             request=SceneRequest(files=_files(reply), settings=settings),
         )
 
     def build(self, reply: PerceiveReply, scene: bpy.types.Scene) -> str:
         report = dome_from_files(scene, self.name, _files(reply), self.source, self.scene_settings)
-        return f"{report} {reply.info.notice}".strip()
+        return f"{report} {self.notice(reply)}".strip()
 
     def summary(self, reply: PerceiveReply) -> str:
         return counted(len(reply.maps), "map")
 
     def notice(self, reply: PerceiveReply) -> str:
-        return reply.info.notice
+        return " ".join(filter(None, (*reply.info.source_notes, reply.info.notice)))
 
 
 def _files(reply: PerceiveReply) -> dict[str, np.ndarray]:

@@ -52,6 +52,7 @@ def add_edit(commands: Any) -> argparse.ArgumentParser:
         "panorama", type=Path, metavar="PANORAMA", help="EXR, HDR, PNG, JPEG, TIFF or WebP, exactly 2:1"
     )
     parser.add_argument("prompt", nargs="?", default="", metavar="PROMPT", help="what the changed area shows")
+    add_layer(parser)
     parser.add_argument("--mask", type=Path, metavar="FILE", help="white where it changes (default: everywhere)")
     parser.add_argument("--extend", action="store_true", help="fill the transparent area")
     parser.add_argument(
@@ -59,6 +60,13 @@ def add_edit(commands: Any) -> argparse.ArgumentParser:
     )
     _add_sampling(parser)
     return parser
+
+
+def add_layer(parser: argparse.ArgumentParser) -> None:
+    """Add the option --layer."""
+    parser.add_argument(
+        "--layer", default="", metavar="NAME", help="layer or part of an EXR (default: the one that shows light)"
+    )
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -44,6 +44,8 @@ class PerceiveRequest(JobRequest, kw_only=True):
     source_size: tuple[int, int] | None = None
     #: Name of the source, stored in the result ("interior.exr").
     source: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    #: How its file was read (colours that were converted, the layer, the camera's pose), stored in the result.
+    source_notes: Annotated[tuple[str, ...], msgspec.Meta(max_length=16)] = ()
     engine: EngineSettings
     settings: PerceiveSettings
     #: Absolute path of a result folder that the backend also writes; "": none.
@@ -69,6 +71,8 @@ class Info(msgspec.Struct, kw_only=True):
     #: Name of the source; its (height, width) in pixels; that of the maps.
     source: str
     source_size: tuple[int, int]
+    #: How its file was read, where that isn't plain: colours that were converted, the layer, the camera's pose.
+    source_notes: tuple[str, ...] = ()
     size: tuple[int, int]
     #: How HDR was exposed to the model's [0, 1] input (backend/lighting/exposure.py); None for an sRGB source.
     exposure: dict[str, float | str] | None

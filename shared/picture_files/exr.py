@@ -125,6 +125,17 @@ def read(data: Data, name: str, wanted: str = "") -> Header:
     return header
 
 
+def layer_names(data: Data) -> list[str]:
+    """Return the names of the layers with colour; none for what isn't a whole EXR header."""
+    if data[:4] != b"v/1\x01":
+        return []
+    try:
+        parts, _, _ = _parts(data)
+    except (KeyError, struct.error, IndexError):
+        return []
+    return [layer.name for i, part in enumerate(parts) for layer in _layers(i, part)]
+
+
 def _layers(index: int, part: Part) -> list[Layer]:
     """Return the layers of a part that have red, green and blue, in the order of the file."""
     found: dict[tuple[str, int], dict[str, str]] = {}

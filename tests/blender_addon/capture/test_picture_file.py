@@ -5,7 +5,8 @@ import numpy as np
 import picture_cases
 import pytest
 
-from panoform.blender_addon.capture import sources
+from panoform.backend.io import panoramas
+from panoform.blender_addon.capture import properties, sources
 from panoform.shared.protocol.errors import PanoramaError
 
 
@@ -46,3 +47,42 @@ def test_world_of_a_converted_file_shows_what_was_read(tmp_path):
             assert image.packed_file
             np.testing.assert_allclose(shown.pixels, case.pixels, atol=2e-3, err_msg=case.what)
             bpy.data.images.remove(image)
+
+
+def test_multilayer_image_offers_its_layers(addon, scene, tmp_path):
+    (case,) = (case for case in picture_cases.cases() if case.what == "EXR of several parts, `--layer albedo`")
+    settings = scene.panoform
+    settings.source, settings.filepath = "FILE", str(case.write(tmp_path))
+    assert properties.layers(settings) == ["albedo", "beauty"]
+    image = bpy.data.images.load(settings.filepath)
+    assert image.size[:] and image.type == "MULTILAYER"
+    np.testing.assert_array_equal(sources.from_image(image, "albedo").panorama.pixels, case.pixels)
+    settings.filepath = str(picture_cases.write_png(tmp_path / "plain.png", [], picture_cases.picture() * 255))
+    assert properties.layers(settings) == []
+
+
+def test_multilayer_file_of_blender_is_read(scene, tmp_path):
+    world = bpy.data.worlds.new("colour")
+    if bpy.app.version < (5, 0):
+        world.use_nodes = True
+    world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.2, 0.4, 0.6, 1)
+    scene.world = world
+    camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
+    scene.collection.objects.link(camera)
+    scene.camera = camera
+    scene.render.engine, scene.cycles.samples, scene.cycles.use_denoising = "CYCLES", 1, False
+    scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = 32, 16, 100
+    scene.view_layers[0].use_pass_normal = scene.view_layers[0].use_pass_diffuse_color = True
+    settings = scene.render.image_settings
+    if bpy.app.version >= (5, 0):
+        settings.media_type = "MULTI_LAYER_IMAGE"
+    settings.file_format = "OPEN_EXR_MULTILAYER"
+    scene.render.filepath = str(tmp_path / "layers.exr")
+    bpy.ops.render.render(write_still=True)
+    for pixels, encoding in (
+        panoramas.read(tmp_path / "layers.exr"),
+        sources.from_file(tmp_path / "layers.exr").panorama,
+        sources.from_image(bpy.data.images.load(str(tmp_path / "layers.exr"))).panorama,
+    ):
+        assert encoding == "linear"
+        np.testing.assert_allclose(pixels, np.broadcast_to((0.2, 0.4, 0.6), (16, 32, 3)), atol=2e-3)
