@@ -55,7 +55,8 @@ def test_multilayer_image_offers_its_layers(addon, scene, tmp_path):
     settings.source, settings.filepath = "FILE", str(case.write(tmp_path))
     assert properties.layers(settings) == ["albedo", "beauty"]
     image = bpy.data.images.load(settings.filepath)
-    assert image.size[:] and image.type == "MULTILAYER"
+    assert image.size[:]
+    assert image.type == "MULTILAYER"
     np.testing.assert_array_equal(sources.from_image(image, "albedo").panorama.pixels, case.pixels)
     settings.filepath = str(picture_cases.write_png(tmp_path / "plain.png", [], picture_cases.picture() * 255))
     assert properties.layers(settings) == []
