@@ -13,7 +13,7 @@ FOLDERS = ("shared", "backend", "blender_addon")
 #: Heavy, and not in Blender's Python.
 TORCH = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "torchvision", "gguf"}
 #: Only inside Blender; rendering the training data needs it too.
-BPY = {"bpy", "bmesh", "mathutils", "gpu", "gpu_extras", "bl_ext", "bpy_extras", "_cycles"}
+BPY = {"bpy", "bmesh", "mathutils", "gpu", "gpu_extras", "bl_ext", "bpy_extras", "_cycles", "cycles"}
 #: What the extension brings, beside Python and Blender's own numpy.
 ADDON_MAY = {"numpy", "zmq", "msgspec", *BPY}
 NO_BPY = {"blender_addon/backend/client.py", "blender_addon/backend/process.py"}

@@ -64,7 +64,7 @@ def test_shared_passes_its_tests(python: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "shared", tmp_path / "panoform" / "shared")
     shutil.copytree(ROOT / "tests" / "shared", tmp_path / "tests")
     (tmp_path / "pytest.ini").write_text(
-        "[pytest]\nfilterwarnings = error\naddopts = --import-mode=importlib\n", "utf-8"
+        "[pytest]\nfilterwarnings = error\naddopts = --import-mode=importlib\nmarkers = slow\n", "utf-8"
     )
     said = run(own, "-m", "pytest", "-q", "--rootdir", tmp_path, tmp_path / "tests", PYTHONPATH=str(tmp_path))
     assert " passed" in said

@@ -31,21 +31,24 @@ SWAP = {
     "rgb_to_semantic": "rgb_to_depth",
 }
 FILE = "pytorch_lora_weights.safetensors"
-#: Height of drafts, which also show the effect of the adapters and of circular padding, in a fifth of the time.
+#: Height and scenes of drafts, which also show the effect of the adapters, in a tenth of the time.
 DRAFT = 128
+ONE_OF_EACH = ("room", "second-arcade")
 
 
 @pytest.fixture(scope="module")
 def measure(stopping_reporter) -> Callable[..., dict[str, dict[str, float]]]:
     """Return a function that evaluates the starter: column → metric → value.
 
-    It takes a folder of adapters and a height; by default the starter's own.
+    It takes a folder of adapters and a height, by default the starter's own, and a folder of scenes.
     """
 
-    def measure(adapters: Path | None = None, height: int | None = None) -> dict[str, dict[str, float]]:
+    def measure(
+        adapters: Path | None = None, height: int | None = None, scenes: Path = SCENES
+    ) -> dict[str, dict[str, float]]:
         engine = EngineSettings(device="cpu", adapters=str(adapters) if adapters else None)
         settings = PerceiveSettings(maps=tuple(MAPS), height=height)
-        return evaluate.evaluate(SCENES, engine, settings, stopping_reporter()).columns
+        return evaluate.evaluate(scenes, engine, settings, stopping_reporter()).columns
 
     return measure
 
@@ -94,9 +97,22 @@ def test_distance_is_continuous_at_the_seam(stopping_reporter):
 
 
 @pytest.fixture(scope="module")
-def drafts(measure) -> dict[str, float]:
-    """Return the metrics of the starter's drafts."""
-    return measure(height=DRAFT)["starter"]
+def draft(measure, tmp_path_factory) -> Callable[[Path | None], dict[str, float]]:
+    """Return a function that measures the starter's drafts of one scene of each generator, by a folder of adapters."""
+    scenes = tmp_path_factory.mktemp("scenes")
+    for name in ONE_OF_EACH:
+        shutil.copytree(SCENES / name, scenes / name)
+
+    def draft(adapters: Path | None) -> dict[str, float]:
+        return measure(adapters, DRAFT, scenes)["starter"]
+
+    return draft
+
+
+@pytest.fixture(scope="module")
+def drafts(draft) -> dict[str, float]:
+    """Return the metrics with the starter's own adapters."""
+    return draft(None)
 
 
 def assert_degraded(figures: dict[str, float], whole: dict[str, float]) -> None:
@@ -106,21 +122,21 @@ def assert_degraded(figures: dict[str, float], whole: dict[str, float]) -> None:
     assert figures["semantic accuracy"] < 0.5 * whole["semantic accuracy"]
 
 
-def test_adapters_of_another_task_degrade_the_maps(measure, drafts, tmp_path):
+def test_adapters_of_another_task_degrade_the_maps(draft, drafts, tmp_path):
     for task, other in SWAP.items():
         for stream, file in zip(weights_of(task), weights_of(other).values(), strict=True):
             (tmp_path / task / stream).mkdir(parents=True)
             shutil.copy(file, tmp_path / task / stream / FILE)
-    assert_degraded(measure(tmp_path, DRAFT)["starter"], drafts)
+    assert_degraded(draft(tmp_path), drafts)
 
 
-def test_zero_adapters_degrade_the_maps(measure, drafts, tmp_path):
+def test_zero_adapters_degrade_the_maps(draft, drafts, tmp_path):
     for task in SWAP:
         for stream, file in weights_of(task).items():
             state = {key: value * 0 if "lora_B" in key else value for key, value in load_file(file).items()}
             (tmp_path / task / stream).mkdir(parents=True)
             save_file(state, tmp_path / task / stream / FILE)
-    assert_degraded(measure(tmp_path, DRAFT)["starter"], drafts)
+    assert_degraded(draft(tmp_path), drafts)
 
 
 def weights_of(task: str) -> dict[str, Path]:

@@ -1,0 +1,3 @@
+# The Cycles add-on, which comes with Blender.
+
+__file__: str
