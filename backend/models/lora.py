@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
+from diffusers.loaders.lora_base import _fetch_state_dict
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ...shared.protocol.errors import AdapterError
-from . import hub
+from . import hub, lora_file
 
 if TYPE_CHECKING:
     from ..pipelines.panorama_pipeline import PanoramaPipeline
@@ -29,35 +32,83 @@ def load(
     weight_name: str | None = None,
     token: str | None = None,
 ) -> None:
-    """Add a LoRA, in any naming that diffusers knows, from a file, a folder, a hub repository or a state dict.
+    """Add a LoRA from a file, a folder, a hub repository or a state dict: in the namings of `lora_file`, or XLabs'.
 
     Raise AdapterError, naming keys, where it can't be read or any of it does not fit this pipeline's transformer.
     """
     name = "The state dict" if isinstance(source, dict) else str(source)
-    given: Any = dict(source) if isinstance(source, dict) else str(source)
-    if not isinstance(source, dict) and weight_name is None and Path(source).is_dir():
-        weight_name = _only_file(Path(source))
-    revision = None
-    if isinstance(given, str) and hub.is_id(given) and not Path(given).exists():
-        given, revision = hub.split_id(given)
-    try:
-        state, alphas, written = pipeline.lora_state_dict(
-            given, return_alphas=True, return_lora_metadata=True,
-            weight_name=weight_name, revision=revision, token=token, use_safetensors=True,
-        )  # fmt: skip
-    except Exception as error:  # diffusers' converters raise exceptions of any class
-        raise AdapterError(
-            f"{name} can't be read as a FLUX LoRA: {error}",
-            "Name a .safetensors file, a folder that holds one, or a hub repository.",
-        ) from error
+    raw, config = _read(source, weight_name, token)
+    if any("processor" in key for key in raw):
+        state = _by_diffusers(pipeline, raw, name)
+    else:
+        state = lora_file.convert(raw, config, pipeline.transformer, name)
     if problem := misfit(state, pipeline.transformer):
         raise AdapterError(f"{name} is not a LoRA of this model: {problem}.", "Use one made for this base model.")
     # PEFT takes the precision of the base's weights, which quantised ones don't have.
     state = {key: tensor.to(pipeline.compute_dtype) for key, tensor in state.items()}
     with _without_offload(pipeline):
-        pipeline.load_lora_into_transformer(
-            state, alphas, pipeline.transformer, adapter_name, written, low_cpu_mem_usage=True
-        )
+        pipeline.load_lora_into_transformer(state, None, pipeline.transformer, adapter_name, low_cpu_mem_usage=True)
+
+
+def _read(
+    source: str | Path | dict[str, Tensor], weight_name: str | None, token: str | None
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Return the tensors as they are stored, and PEFT's configuration, from the header or beside the file, if any.
+
+    Raise AdapterError.
+    """
+    if isinstance(source, dict):
+        return dict(source), None
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path /= weight_name or _only_file(path)
+    elif hub.is_id(str(source)) and not path.exists():
+        return _read_hub(str(source), weight_name, token)
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            written = (tensors.metadata() or {}).get("lora_adapter_metadata")
+            state = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(str(path), error) from error
+    return state, lora_file.read_config(written, str(path)) if written else lora_file.config_beside(path)
+
+
+def _read_hub(name: str, weight_name: str | None, token: str | None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    repository, revision = hub.split_id(name)
+    try:
+        state, written = _fetch_state_dict(
+            repository, weight_name, use_safetensors=True, local_files_only=None, cache_dir=None, force_download=False,
+            proxies=None, token=token, revision=revision, subfolder=None, allow_pickle=False,
+            user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
+        )  # fmt: skip
+    except Exception as error:  # of the hub's library, of requests, and of safetensors
+        raise _unreadable(name, error) from error
+    if written:
+        return state, lora_file.read_config(json.dumps(written), name)
+    file = hub.fetch_first(name, [lora_file.CONFIG], token=token, local_files_only=False, failure=AdapterError)
+    return state, lora_file.config_beside(file) if file else None
+
+
+def _unreadable(name: str, error: Exception) -> AdapterError:
+    return AdapterError(
+        f"{name} can't be read as a FLUX LoRA: {error}",
+        "Name a .safetensors file, a folder that holds one, or a hub repository.",
+    )
+
+
+def _by_diffusers(pipeline: PanoramaPipeline, raw: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Convert XLabs' naming, which has no alpha. Raise AdapterError."""
+    if key := lora_file.kind(list(raw))[0]:
+        raise AdapterError(f"{name} is {lora_file.kind([key])[1]} ({key}).", "Use a LoRA.")
+    lora_file.check_finite(raw, name)
+    given: Any = dict(raw)
+    try:
+        return dict(pipeline.lora_state_dict(given, use_safetensors=True))  # type: ignore[arg-type]
+    except Exception as error:  # diffusers' converters raise exceptions of any class
+        raise AdapterError(
+            f"{name} can't be read as a FLUX LoRA of XLabs: {error} (its keys are {', '.join(sorted(raw)[:3])}, …).",
+            "Convert it to the names of diffusers or ComfyUI.",
+        ) from error
 
 
 @contextmanager
@@ -111,7 +162,7 @@ def misfit(state: Mapping[str, Tensor], transformer: nn.Module) -> str:
     for key, value in state.items():
         match = _KEY.fullmatch(key)
         linear = linears.get(match["module"]) if match else None
-        if key.startswith("text_encoder"):
+        if key.startswith(("text_encoder", "lora_te", "te1", "te2")):
             others.append(key)
         elif match is None or linear is None:
             unexpected.append(key)

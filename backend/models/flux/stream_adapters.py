@@ -8,7 +8,6 @@ all.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,14 +20,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ....shared.protocol.errors import AdapterError
-from .. import hub
+from .. import hub, lora_file
 
 #: Module of the transformer → (out_features, in_features).
 Shapes = Mapping[str, tuple[int, int]]
 
 _KEY = re.compile(
     r"(?:base_model\.model\.|transformer\.|diffusion_model\.|lora_transformer_|lora_unet_)*"
-    r"(?P<module>.+?)\.(?:(?P<factor>lora_A|lora_B|lora_down|lora_up)(?:\.default)?\.weight|(?P<alpha>alpha))"
+    r"(?P<module>.+?)\.(?:(?P<factor>lora_A|lora_B|lora_down|lora_up)(?:\.\w+)??\.weight|(?P<alpha>alpha))"
 )
 _FACTOR = {"lora_A": "A", "lora_down": "A", "lora_B": "B", "lora_up": "B"}
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -106,19 +105,21 @@ def find(
 def read(file: Path, shapes: Shapes) -> Adapter:
     """Load one adapter. Raise AdapterError, naming keys and file, unless it fills exactly the modules of `shapes`."""
     with _opened(file) as tensors:
-        survey = _survey(tensors, shapes)
+        survey = _survey(file, tensors, shapes)
         if survey.problem:
             raise _refusal(file, survey.problem)
+        used = {key: tensors.get_tensor(key) for keys in survey.groups.values() for key in keys.values()}
+        lora_file.check_finite(used, str(file))
         layers: dict[str, tuple[Tensor, Tensor]] = {}
         for modules, keys in survey.groups.items():
-            A, B = tensors.get_tensor(keys["A"]), tensors.get_tensor(keys["B"])
+            A, B = used[keys["A"]], used[keys["B"]]
             if len(modules) > 1:
                 factors = _split(file, keys["B"], A, B, [shapes[name][0] for name in modules])
             else:
                 factors = [(A, B)]
             scale = survey.scale
             if "alpha" in keys:
-                scale = float(tensors.get_tensor(keys["alpha"])) / A.shape[0]
+                scale = float(used[keys["alpha"]]) / A.shape[0]
             for name, (a, b) in zip(modules, factors, strict=True):
                 layers[name] = a, b if scale == 1 else (b.float() * scale).to(b.dtype)
     return Adapter(file, survey.rank, layers)
@@ -127,7 +128,7 @@ def read(file: Path, shapes: Shapes) -> Adapter:
 def inspect(file: Path, shapes: Shapes) -> Report:
     """Report the content of `file` without loading it. Raise AdapterError only where it can't be read at all."""
     with _opened(file) as tensors:
-        survey = _survey(tensors, shapes)
+        survey = _survey(file, tensors, shapes)
     return Report(file, survey.filled, len(shapes), survey.rank, survey.dtype, file.stat().st_size, survey.problem)
 
 
@@ -179,8 +180,12 @@ class _Survey:
     problem: str = ""
 
 
-def _survey(tensors: Any, shapes: Shapes) -> _Survey:
+def _survey(file: Path, tensors: Any, shapes: Shapes) -> _Survey:
     survey, problems = _Survey(), []
+    key, what = lora_file.kind(tensors.keys())
+    if key:
+        survey.problem = f"it is {what} ({key})"
+        return survey
     aliases, rows = _aliases(shapes)
     survey.groups, unexpected = _match(tensors.keys(), aliases)
     absent = shapes.keys() - {name for modules in survey.groups for name in modules}
@@ -203,7 +208,7 @@ def _survey(tensors: Any, shapes: Shapes) -> _Survey:
         if items:
             problems.append(f"{len(items)} {what}: {', '.join(items[:3])}{', …' if len(items) > 3 else ''}")
     survey.rank = next(iter(ranks), 0)
-    claimed, survey.scale, unsupported = _claims(tensors.metadata() or {})
+    claimed, survey.scale, unsupported = _claims(file, tensors.metadata() or {})
     if len(ranks) > 1:
         problems.append("its ranks differ: " + ", ".join(f"{rank} at {key}" for rank, key in list(ranks.items())[:3]))
     elif ranks and claimed not in (None, survey.rank):
@@ -282,17 +287,17 @@ def _aliases(shapes: Shapes) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str
     return names, rows
 
 
-def _claims(metadata: Mapping[str, str]) -> tuple[int | None, float, str]:
-    """Return rank, scale and unsupported settings of PEFT's config, where the file's header holds it."""
+def _claims(file: Path, metadata: Mapping[str, str]) -> tuple[int | None, float, str]:
+    """Return rank, scale and unsupported settings of PEFT's config, where the file's header or the folder holds it."""
     try:
-        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        config = {key.removeprefix("transformer."): value for key, value in config.items()}
-        rank, alpha = config.get("r"), config.get("lora_alpha")
-        scale = float(alpha) / rank if rank and alpha else 1.0
-    except (ValueError, AttributeError, TypeError):
-        return None, 1.0, "lora_adapter_metadata is damaged"
-    others = ("rank_pattern", "alpha_pattern", "use_dora", "use_rslora", "lora_bias")
-    return rank, scale, ", ".join(name for name in others if config.get(name))
+        written = metadata.get("lora_adapter_metadata")
+        config = lora_file.read_config(written, str(file)) if written else lora_file.config_beside(file) or {}
+        lora_file.check_config(config, str(file))
+    except AdapterError as error:
+        return None, 1.0, error.message
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    scale = float(alpha) / rank if rank and alpha else 1.0
+    return rank, scale, ", ".join(name for name in ("rank_pattern", "alpha_pattern", "use_rslora") if config.get(name))
 
 
 def _split(file: Path, key: str, A: Tensor, B: Tensor, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
