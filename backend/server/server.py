@@ -307,7 +307,7 @@ def serve(connection_file: Path, parent_pipe: bool, run: Run = registry.run, war
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: server.end())
             if parent_pipe:
-                parent.when_parent_exits(server.end, exit_after_s=GRACE_S + 2)
+                parent.when_parent_exits(server.end, exit_after_s=GRACE_S + 2, connection_file=connection_file)
             log.info("Panoform %s listens on %s", server.connection.version, server.connection.endpoint)
             idle = server.run()
         finally:

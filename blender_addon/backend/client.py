@@ -105,7 +105,8 @@ class Client:
             self._lost = BackendLostError("The backend exited or refused the connection.", "Start it again.")
         elif self._pinged is not None and now - self._pinged > self._reply_timeout_s:
             self._lost = BackendLostError(
-                f"The backend has not responded for {now - self._pinged:.0f} s.", "Restart it."
+                f"The backend has not responded for {now - self._pinged:.0f} s, and was stopped.",
+                "Start the job again: the backend starts with it.",
             )
         if self._lost is not None:
             raise self._lost
@@ -113,6 +114,16 @@ class Client:
             self._pinged = now
             self.status()
         return []
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds for which the backend has owed an answer; 0 if it owes none."""
+        return 0.0 if self._pinged is None else time.monotonic() - self._pinged
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds of silence after which the connection counts as lost."""
+        return self._reply_timeout_s
 
     def close(self) -> None:
         """Close the connection; the backend cancels this client's jobs."""

@@ -58,6 +58,7 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
             if status.memory_total:
                 free, total = status.memory_free / 2**30, status.memory_total / 2**30
                 layout.label(text=f"{status.device}: {free:.1f} of {total:.0f} GB free", icon="BLANK1")
+    draw_text(layout, jobs.patience, width, icon="TIME")
 
 
 def _draw_setup(layout: bpy.types.UILayout, label: str, width: int) -> None:

@@ -26,6 +26,20 @@ STOP_TIMEOUT_S = 6.0
 _TAIL_BYTES = 8192
 
 
+_MEMORY = (
+    "it was ended by the system, most likely for lack of memory",
+    "Close other programs, or choose a lower quality or size, then start the job again.",
+)
+_CRASH = (
+    "it crashed in a library or a driver",
+    "Start the job again. If it crashes again, update the graphics driver, or choose another device.",
+)
+#: Exit code, as unsigned → why, and what to do. On POSIX minus the signal's number; on Windows a status code.
+_REASONS = {code & 0xFFFFFFFF: _MEMORY for code in (-9, 0xC0000017, 0xC000012D)} | {
+    code & 0xFFFFFFFF: _CRASH for code in (-4, -6, -7, -8, -10, -11, 0xC0000005, 0xC0000409, 0xC000001D, 0xC00000FD)
+}
+
+
 class BackendProcess:
     """A backend process, started on construction. Call `poll` until it returns the connection, then to detect the exit.
 
@@ -155,6 +169,10 @@ class BackendProcess:
             )
         when = "while starting" if self._connection is None else "unexpectedly"
         last_line = next(reversed(tail.splitlines()), "none")
+        known = _REASONS.get(exit_code & 0xFFFFFFFF)
+        if known is not None:
+            reason, hint = known
+            return BackendLostError(f"The backend exited {when}: {reason} (exit code {exit_code}).", hint)
         return BackendLostError(
             f"The backend exited {when} (exit code {exit_code}). Last log line: {last_line}", self._hint()
         )

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import sys
+import time
 from pathlib import Path
 
-from ...shared.protocol.errors import BackendLostError
+from ...shared.protocol import connection
+from ...shared.protocol.errors import BackendLostError, PanoformError
 from ...shared.protocol.messages import Event, Reply, StatusReply
 from .client import Client
-from .process import BackendProcess
+from .process import STOP_TIMEOUT_S, BackendProcess
 
 #: Number of logs that are kept.
 MAX_LOGS = 10
+#: Seconds that an ended process may take to be known as such, after its connection was lost.
+_EXIT_S = 1.0
+_CONNECTION = re.compile(r"backend-[0-9a-f]{12}\.json")
 
 
 class Session:
@@ -26,33 +34,39 @@ class Session:
         `warm_up`: import what the first job needs at once.
         """
         _delete_old_logs(folder)
+        _delete_stale_connections(folder)
         self.process = BackendProcess((str(python), "-m", "panoform.backend"), folder, warm_up=warm_up)
         self.client: Client | None = None
         self.status: StatusReply | None = None
+        #: When the connection was lost.
+        self._lost_at: float | None = None
 
     def poll(self) -> list[Event | Reply]:
         """Return the messages received since the last call. Raise the errors of BackendProcess and Client."""
         if self.client is None:
-            connection = self.process.poll()
-            if connection is None:
+            found = self.process.poll()
+            if found is None:
                 return []
-            self.client = Client(connection)
+            self.client = Client(found)
             self.client.status()
         try:
             messages = self.client.poll()
         except BackendLostError:
+            self._lost_at = self._lost_at or time.monotonic()
             self.process.poll()  # raises a better error if the process has exited
+            if time.monotonic() - self._lost_at < _EXIT_S:
+                return []
             raise
         for message in messages:
             if isinstance(message, StatusReply):
                 self.status = message
         return messages
 
-    def close(self, *, wait: bool) -> None:
-        """Close the connection and stop the backend; `wait` until it has exited."""
+    def close(self, *, wait: bool, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Close the connection and stop the backend, by force after `timeout_s`; `wait` until it has exited."""
         if self.client is not None:
             self.client.close()
-        self.process.stop(wait=wait)
+        self.process.stop(wait=wait, timeout_s=timeout_s)
 
 
 def _delete_old_logs(folder: Path) -> None:
@@ -61,3 +75,33 @@ def _delete_old_logs(folder: Path) -> None:
     for log in logs[MAX_LOGS:]:
         with contextlib.suppress(OSError):  # another Blender deleted it, or its backend has it open (Windows)
             log.unlink()
+
+
+def _delete_stale_connections(folder: Path) -> None:
+    """Delete the connection files, with keys, of backends that no longer run: they were killed, and their Blenders."""
+    for path in folder.glob("backend-*.json"):
+        if not _CONNECTION.fullmatch(path.name):
+            continue
+        with contextlib.suppress(OSError, PanoformError):  # of another version, or deleted meanwhile
+            if not _is_running(connection.read(path).pid):
+                path.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    if sys.platform == "win32":
+        import _winapi
+
+        try:
+            handle = _winapi.OpenProcess(0x00100000, False, pid)  # SYNCHRONIZE
+        except OSError:
+            return False
+        running = _winapi.WaitForSingleObject(handle, 0) == 258  # WAIT_TIMEOUT
+        _winapi.CloseHandle(handle)
+        return running
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's process has its number
+        return False
+    return True

@@ -23,17 +23,32 @@ import numpy as np
 
 from ...shared import VERSION
 from ...shared.protocol import errors
-from ...shared.protocol.errors import BackendMissingError, BackendVersionError, BusyError, OutputError, PanoformError
+from ...shared.protocol.errors import (
+    BackendMissingError,
+    BackendVersionError,
+    BusyError,
+    Cancelled,
+    OutputError,
+    PanoformError,
+)
 from ...shared.protocol.messages import ErrorReply, Event, JobReply, PreviewEvent, ProgressEvent, QueuedEvent, Reply
 from .. import preferences
 from ..backend import installer
 from ..backend.installer import Installed, Setup
-from ..backend.process import BackendProcess
+from ..backend.process import STOP_TIMEOUT_S, BackendProcess
 from ..backend.session import Session
 from .specs import JobSpec, Result
 
 #: Most results kept in memory; the oldest built one is removed first.
 MAX_RESULTS = 8
+#: Seconds that a cancelled job may take to stop, until the backend is restarted.
+CANCEL_PATIENCE_S = 10.0
+#: A job without a step for this many times its longest one, and for at least this many seconds, may be stuck.
+_SLOW_FACTOR, _SLOW_S = 10, 60.0
+#: Seconds without an answer from the backend, until the panel says so.
+_SILENCE_S = 5.0
+#: Seconds that a backend, whose job did not stop, gets to exit by itself.
+_RESTART_TIMEOUT_S = 1.0
 
 
 class State(Enum):
@@ -62,8 +77,18 @@ class Job:
     #: Latest preview of each map, (H, W, 3) uint8; the newest is the last entry.
     previews: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     cancelling: bool = False
+    #: When it was cancelled, and when it last reported anything (`time.monotonic`).
+    cancelled_at: float = 0.0
+    reported_at: float = dataclasses.field(default_factory=time.monotonic)
+    #: The longest time between two reports, in seconds.
+    longest_s: float = 0.0
     #: What is kept if the job fails: the result of the job that it follows. None if it follows none.
     kept: Result | None = None
+
+    def report(self) -> None:
+        """Note that it has reported something."""
+        now = time.monotonic()
+        self.longest_s, self.reported_at = max(self.longest_s, now - self.reported_at), now
 
     @property
     def text(self) -> str:
@@ -72,8 +97,7 @@ class Job:
         if self.cancelling:
             parts = ["Cancelling"]
         elif self.seconds_left is not None:
-            minutes, seconds = divmod(round(self.seconds_left), 60)
-            parts.append(f"{minutes}:{seconds:02} left")
+            parts.append(f"{_clock(self.seconds_left)} left")
         return " · ".join(parts)
 
 
@@ -180,12 +204,12 @@ class Jobs:
             raise BackendMissingError(f"The backend {state}.", 'Press "Set Up Backend".')
         return installer.python_in(folder)
 
-    def stop(self, *, wait: bool = bpy.app.background) -> None:
-        """Stop the backend and its job; `wait` until its process has exited."""
+    def stop(self, *, wait: bool = bpy.app.background, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Stop the backend and its job, by force after `timeout_s`; `wait` until its process has exited."""
         session, self.session = self.session, None
         if session is not None:
             self._stopping.append(session.process)
-            session.close(wait=wait)
+            session.close(wait=wait, timeout_s=timeout_s)
         self._drop()
 
     def close(self) -> None:
@@ -221,7 +245,8 @@ class Jobs:
         if self.setup is not None:
             self.setup.cancel()
         if self.job is not None and self.job.id is not None:
-            self.job.cancelling = True
+            if not self.job.cancelling:
+                self.job.cancelling, self.job.cancelled_at = True, time.monotonic()
             self.session.client.cancel(self.job.id)
         elif self.job is not None:
             self._drop()
@@ -285,9 +310,35 @@ class Jobs:
                 self._handle(message)
             if self.job is not None and self.job.id is None and self.session.status is not None:
                 self._send(self.job)
+            if self.job is not None and self.job.cancelling and _left(self.job) < 0:
+                self._restart()
         except Exception as error:
             self.fail(error, self.session.process.log_tail())
             self.stop()
+
+    def _restart(self) -> None:
+        """Restart the backend, whose job does not stop."""
+        self.stop(timeout_s=_RESTART_TIMEOUT_S)
+        message = f"The job was cancelled. It did not stop within {CANCEL_PATIENCE_S:.0f} s: the backend was restarted."
+        self.fail(Cancelled(message))
+        self.start()
+
+    @property
+    def patience(self) -> str:
+        """What the panel says of a backend or a job that takes long; "" for nothing."""
+        job, client = self.job, self.session.client if self.session is not None else None
+        if job is not None and job.cancelling:
+            return f"If the job does not stop, the backend is restarted in {max(_left(job), 0):.0f} s."
+        if client is not None and client.silence_s > _SILENCE_S:
+            left = max(client.patience_s - client.silence_s, 0)
+            return f"The backend has not answered for {_clock(client.silence_s)}. It is stopped in {_clock(left)}."
+        if job is None or job.id is None:
+            return ""
+        silent = time.monotonic() - job.reported_at
+        if silent < max(_SLOW_S, _SLOW_FACTOR * job.longest_s):
+            return ""
+        usual = f" (the longest took {_clock(job.longest_s)})" if job.longest_s >= 1 else ""
+        return f"No step for {_clock(silent)}{usual}. Wait, or cancel the job if it is stuck."
 
     def _finish_setup(self, setup: Setup) -> None:
         self.setup = self._installed = None
@@ -310,12 +361,13 @@ class Jobs:
         if job.spec.is_rendering:
             return
         job.id = self.session.client.submit(job.spec.request)
-        job.stage = "Sent to the backend"
+        job.stage, job.reported_at = "Sent to the backend", time.monotonic()
 
     def _handle(self, message: Event | Reply) -> None:
         job = self.job
         if job is None or message.id != job.id:
             return  # a status, or a message of a discarded job
+        job.report()
         match message:
             case QueuedEvent():
                 job.stage = f"Queued behind {message.ahead}" if message.ahead else "Starting"
@@ -364,6 +416,17 @@ def _close(spec: JobSpec) -> None:
     """Stop the render of the job's source, if it is running."""
     if spec.is_rendering:
         spec.source.close()
+
+
+def _left(job: Job) -> float:
+    """Return the seconds until the backend of a cancelled job is restarted."""
+    return CANCEL_PATIENCE_S - (time.monotonic() - job.cancelled_at)
+
+
+def _clock(seconds: float) -> str:
+    """Return "0:05"."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
 
 
 def find_scene(uid: int) -> bpy.types.Scene | None:

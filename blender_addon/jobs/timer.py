@@ -159,6 +159,7 @@ def _state() -> tuple:
         session and (session, session.status),
         setup and (setup.status, setup.bar_text),
         job and (job.text, job.fraction, tuple(map(id, job.previews.values()))),
+        jobs.patience,
         tuple((result.waits_for, result.built) for result in jobs.results),
     )
 

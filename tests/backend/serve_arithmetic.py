@@ -3,6 +3,7 @@
 In its replies the maps are not image files, but the bytes of the arrays.
 """
 
+import ctypes
 import sys
 import time
 from pathlib import Path
@@ -44,6 +45,10 @@ def run(request, models, reporter):
     if source == "stuck":
         reporter.progress("Stuck", 0, 1, 0.0, None)
         time.sleep(1000)
+    if source == "locked":
+        reporter.progress("Locked", 0, 1, 0.0, None)
+        time.sleep(0.3)  # until it is sent
+        ctypes.PyDLL(None).sleep(1000)  # a PyDLL keeps Python's lock
     steps = request.settings.num_inference_steps or 1
     for step in range(1, steps + 1):
         time.sleep(STEP_S)

@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
 
+from panoform.blender_addon.backend import session
 from panoform.blender_addon.backend.client import Client
 from panoform.blender_addon.backend.process import BackendProcess
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings
+from panoform.shared.protocol import connection
 from panoform.shared.protocol.connection import Connection
 from panoform.shared.protocol.errors import BackendLostError, BackendMissingError, BackendVersionError, OutputError
 from panoform.shared.protocol.messages import ProgressEvent, StatusReply
@@ -76,15 +79,15 @@ def parent_command(folder: Path, source: str) -> list[str]:
 
 def test_starts_answers_and_stops(start, folder):
     process = start()
-    connection = connected(process)
-    client = Client(connection)
+    found = connected(process)
+    client = Client(found)
     client.status()
     (status,) = until(client.poll)
     assert isinstance(status, StatusReply)
-    assert status.pid == connection.pid
+    assert status.pid == found.pid
     client.close()
     process.stop(wait=True)
-    assert has_exited(connection.pid)
+    assert has_exited(found.pid)
     assert [file.suffix for file in folder.iterdir()] == [".log"]
     assert "listens on tcp://127.0.0.1:" in process.log_tail()
 
@@ -120,8 +123,8 @@ def test_stop_kills_a_process_that_does_not_exit(start):
 @pytest.mark.slow
 def test_stop_does_not_block_on_a_stuck_process(start, folder):
     process = start()
-    connection = connected(process)
-    client = Client(connection)
+    found = connected(process)
+    client = Client(found)
     settings = PerceiveSettings(maps=("distance",))
     panorama = np.ones((4, 8, 3), np.float32)
     client.submit(
@@ -133,8 +136,8 @@ def test_stop_does_not_block_on_a_stuck_process(start, folder):
     client.close()
     process.stop()
     process.stop()
-    assert not has_exited(connection.pid), "stop() waited for the process"
-    until(lambda: has_exited(connection.pid))
+    assert not has_exited(found.pid), "stop() waited for the process"
+    until(lambda: has_exited(found.pid))
     process.stop(wait=True)
     assert [file.suffix for file in folder.iterdir()] == [".log"]
 
@@ -195,8 +198,8 @@ def test_backend_of_another_version_is_reported(start, protocol, update):
 
 def test_killed_backend_is_reported(start, folder):
     process = start()
-    connection = connected(process)
-    psutil.Process(connection.pid).kill()
+    found = connected(process)
+    psutil.Process(found.pid).kill()
     with pytest.raises(BackendLostError, match="exited unexpectedly"):
         until(lambda: process.poll() and None)
     # Later calls raise it again; the connection file with the keys is deleted.
@@ -222,6 +225,24 @@ def test_backend_exits_when_its_parent_is_killed(tmp_path, source):
     assert list((tmp_path / "folder").glob("*.json")) == []
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="stops a process, and sleeps in the C library")
+@pytest.mark.parametrize("source", ["", "locked"], ids=["stopped", "locked"])
+def test_backend_in_which_python_does_not_run_ends_with_its_parent(tmp_path, source):
+    """It is stopped, or a native call that never returns holds the lock of Python."""
+    with subprocess.Popen(parent_command(tmp_path / "folder", source), stdout=subprocess.PIPE, text=True) as parent:
+        backend = psutil.Process(int(parent.stdout.readline()))
+        until(lambda: backend.children())
+        (guardian,) = backend.children()
+        time.sleep(0.6)
+        if not source:
+            backend.suspend()
+        parent.kill()
+    assert not has_exited(backend.pid)
+    until(lambda: has_exited(backend.pid) and has_exited(guardian.pid))
+    assert list((tmp_path / "folder").glob("*.json")) == []
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such process groups")
 def test_ctrl_c_in_the_terminal_does_not_reach_the_backend(tmp_path):
     command = parent_command(tmp_path / "folder", "")
@@ -231,3 +252,18 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_backend(tmp_path):
         assert os.getpgid(backend) != parent.pid
         parent.kill()
     until(lambda: has_exited(backend))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the number of a process may be taken again at once")
+def test_connection_files_of_killed_backends_are_deleted(start, folder):
+    alive = connected(start())
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stale, mine = folder / "backend-0123456789ab.json", folder / "backend-mine.json"
+    for path in (stale, mine):
+        connection.write(path, msgspec.structs.replace(alive, pid=dead.pid))
+    (folder / "backend-ba9876543210.json").write_text("damaged")
+    session.Session(Path(sys.executable), folder).close(wait=True, timeout_s=0)
+    names = {path.name for path in folder.glob("*.json")}
+    assert stale.name not in names
+    assert len(names) == 3, "that of a living backend, and files that aren't a backend's"

@@ -25,7 +25,7 @@ from panoform.blender_addon.backend.session import MAX_LOGS
 from panoform.blender_addon.capture.pixels import Pixels
 from panoform.blender_addon.capture.sources import Capture
 from panoform.blender_addon.generate import world_preview
-from panoform.blender_addon.jobs import timer
+from panoform.blender_addon.jobs import manager, timer
 from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
 from panoform.blender_addon.jobs.specs import Result
 from panoform.blender_addon.perceive.spec import NO_PIXELS, PerceiveSpec
@@ -349,3 +349,74 @@ def test_backend_exits_with_blender(end: str, tmp_path: Path) -> None:
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < by, "the backend is still there"
         time.sleep(0.05)
+
+
+SERVER = Path(__file__).parents[2] / "backend" / "serve_arithmetic.py"
+
+
+@pytest.fixture
+def arithmetic(stopped: Jobs, monkeypatch) -> Jobs:
+    """Jobs whose backend is serve_arithmetic.py."""
+    start = session.BackendProcess
+    command = (sys.executable, str(SERVER))
+    monkeypatch.setattr(session, "BackendProcess", lambda _, folder, **options: start(command, folder))
+    return stopped
+
+
+def begin(jobs: Jobs, scene, source: str, **settings) -> psutil.Process:
+    """Start a job, and return the backend's process when the job has reported a step."""
+    made = spec(scene, **settings)
+    made.request.source = source
+    jobs.begin(made)
+    poll_until(jobs, lambda: jobs.job.stage in ("Stuck", "Locked", "Adding"))
+    return psutil.Process(jobs.session.process._process.pid)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["stuck", "locked"])
+def test_backend_of_a_cancelled_job_that_does_not_stop_is_restarted(arithmetic, scene, monkeypatch, source) -> None:
+    monkeypatch.setattr(manager, "CANCEL_PATIENCE_S", 1.0)
+    process = begin(arithmetic, scene, source)
+    arithmetic.cancel()
+    arithmetic.cancel()  # an impatient user
+    assert "restarted in 1 s" in arithmetic.patience
+    poll_until(arithmetic, lambda: arithmetic.job is None)
+    assert isinstance(arithmetic.failure.error, Cancelled)
+    assert "the backend was restarted" in arithmetic.failure.error.message
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    begin(arithmetic, scene, "next", num_inference_steps=2)
+    poll_until(arithmetic, lambda: arithmetic.job is None)
+    assert len(arithmetic.results) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="on Windows a killed process has no reason")
+def test_killed_backend_is_told_at_once_and_the_next_job_works(arithmetic, scene) -> None:
+    process = begin(arithmetic, scene, "", num_inference_steps=200)
+    process.kill()
+    began = time.monotonic()
+    poll_until(arithmetic, lambda: arithmetic.failure is not None)
+    assert time.monotonic() - began < 2
+    assert "ended by the system, most likely for lack of memory" in arithmetic.failure.error.message
+    assert "Close other programs" in arithmetic.failure.error.hint
+    begin(arithmetic, scene, "next", num_inference_steps=2)
+    poll_until(arithmetic, lambda: arithmetic.job is None)
+    assert len(arithmetic.results) == 1
+
+
+def test_panel_tells_of_silence(arithmetic, scene, monkeypatch) -> None:
+    """The process and the job have patiences of their own, and neither is killed for a slow step."""
+    monkeypatch.setattr(manager, "_SLOW_S", 0.5)
+    process = begin(arithmetic, scene, "stuck")
+    job = arithmetic.job
+    job.longest_s = 0.0
+    assert arithmetic.patience == ""
+    poll_until(arithmetic, lambda: "No step for 0:0" in arithmetic.patience)
+    job.longest_s = 3.0
+    assert arithmetic.patience == "", "a tenth of the usual time"
+    assert arithmetic.job is job
+    assert process.is_running()
+    job.longest_s = 0.01
+    monkeypatch.setattr(manager, "_SILENCE_S", 0.3)
+    monkeypatch.setattr(type(arithmetic.session.client), "silence_s", 20.0)
+    assert arithmetic.patience == "The backend has not answered for 0:20. It is stopped in 0:40."
+    arithmetic.stop(timeout_s=0)
