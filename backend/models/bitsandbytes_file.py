@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from ...shared import json_file
 from ...shared.protocol.errors import WeightsError
-from . import quantised
+from . import quantised, weights
 
 Header = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -48,13 +48,13 @@ def header(file: Path, found: Header, use: str) -> Header:
     `found` is the file's own. Raise WeightsError, with the hint `use`, where parts are missing or don't fit.
     """
     result = {name: value for name, value in found.items() if not name.endswith(_PARTS)}
-    with safe_open(file, framework="pt") as tensors:
+    with weights.opened(file) as tensors:
         for name in found:
             if name.endswith(_STATE):
                 weight = name.removesuffix(_STATE)
                 try:
                     state = _state(tensors, weight)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                except ValueError as error:
                     raise WeightsError(f"{file.name} is damaged: {name} can't be read ({error}).", use) from error
                 rows, columns = state.shape
                 _check(file, found, weight, state, use)
@@ -90,7 +90,7 @@ def _check(file: Path, found: Header, weight: str, state: _State, use: str) -> N
 
 def read(file: Path, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in `names`, which are of `header`: weights in nf4 as (rows, columns / 2) uint8."""
-    with safe_open(file, framework="pt") as tensors:
+    with weights.opened(file) as tensors:
         present = set(tensors.keys())
         for name in names:
             weight = name.removesuffix("_scale")
@@ -108,7 +108,7 @@ def read(file: Path, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _state(tensors: Any, weight: str) -> _State:
-    return msgspec.json.decode(tensors.get_tensor(weight + _STATE).numpy().tobytes(), type=_State)
+    return json_file.decode(tensors.get_tensor(weight + _STATE).numpy().tobytes(), _State)
 
 
 def _absmax(tensors: Any, weight: str, state: _State) -> Tensor:

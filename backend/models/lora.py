@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
 from diffusers.loaders.lora_base import _fetch_state_dict
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ...shared.protocol.errors import AdapterError
-from . import hub, lora_file
+from . import hub, lora_file, weights
 
 if TYPE_CHECKING:
     from ..pipelines.panorama_pipeline import PanoramaPipeline
 
+_NAMED = "Name a .safetensors file, a folder that holds one, or a hub repository."
 _KEY = re.compile(r"transformer\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
@@ -64,12 +64,9 @@ def _read(
         path /= weight_name or _only_file(path)
     elif hub.is_id(str(source)) and not path.exists():
         return _read_hub(str(source), weight_name, token)
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            written = (tensors.metadata() or {}).get("lora_adapter_metadata")
-            state = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(str(path), error) from error
+    with weights.opened(path, AdapterError, _NAMED, "can't be read as a FLUX LoRA") as tensors:
+        written = (tensors.metadata() or {}).get("lora_adapter_metadata")
+        state = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
     return state, lora_file.read_config(written, str(path)) if written else lora_file.config_beside(path)
 
 
@@ -90,10 +87,7 @@ def _read_hub(name: str, weight_name: str | None, token: str | None) -> tuple[di
 
 
 def _unreadable(name: str, error: Exception) -> AdapterError:
-    return AdapterError(
-        f"{name} can't be read as a FLUX LoRA: {error}",
-        "Name a .safetensors file, a folder that holds one, or a hub repository.",
-    )
+    return AdapterError(f"{name} can't be read as a FLUX LoRA: {error}", _NAMED)
 
 
 def _by_diffusers(pipeline: PanoramaPipeline, raw: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ A fused projection (q, k and v; the single blocks' also with the MLP) is split b
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...shared import json_file
 from ...shared.protocol.errors import AdapterError
 
 CONFIG = "adapter_config.json"
@@ -175,7 +175,7 @@ def _pattern(patterns: Any, names: Sequence[str], default: Any) -> Any:
 def read_config(text: str, name: str) -> dict[str, Any]:
     """Return PEFT's configuration from JSON, without diffusers' "transformer." before its keys. Raise AdapterError."""
     try:
-        config = json.loads(text)
+        config = json_file.decode(text, dict[str, Any])
         config = {key.removeprefix("transformer."): value for key, value in config.items()}
         for key in ("r", "lora_alpha"):
             value = config.get(key)

@@ -16,18 +16,18 @@ import msgspec
 import platformdirs
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError, safe_open
 
+from ...shared import json_file
 from ...shared.protocol.errors import WeightsError
-from . import bitsandbytes_file, foreign, quantised
+from . import bitsandbytes_file, config_bounds, foreign, quantised, weights
 
 #: Tensor name → (storage, shape). The storage is a dtype as in safetensors files, or a quantisation of GGUF; the shape
 #: is that of the decoded tensor.
 Header = dict[str, tuple[str, tuple[int, ...]]]
 
 _AGAIN = "Download it again."
-#: Of a safetensors file, in bytes.
-_MAX_HEADER = 100_000_000
+#: Files of a network.
+_MAX_SHARDS = 1000
 #: Storages of weights that are numbers themselves.
 _FLOATS = ("F64", "F32", "F16", "BF16", *quantised.FLOAT8)
 #: Ending of the names of scales, as QuantisedLinear has them.
@@ -38,7 +38,7 @@ STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16")
 
 def read_tensors(file: Path, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors of a safetensors file in `names`, mapped, not read."""
-    with safe_open(file, framework="pt") as tensors:
+    with weights.opened(file) as tensors:
         for name in tensors.keys():  # noqa: SIM118
             if name in names:
                 yield name, tensors.get_tensor(name)
@@ -167,6 +167,7 @@ def built(cls: Any, config: dict[str, Any], file: Path, again: str = _AGAIN) -> 
 
     Raise WeightsError, with the hint `again`.
     """
+    config_bounds.check(config, file, again, cls.__name__)
     try:
         with init_empty_weights():
             return cls.from_config(config)
@@ -202,6 +203,8 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     stem = f"{STEMS[0]}.safetensors"
     if (folder / f"{stem}.index.json").is_file():
         names = sorted(set(read_json(folder / f"{stem}.index.json", _Shards).weight_map.values()))
+        if not names or len(names) > _MAX_SHARDS or any(Path(name).name != name for name in names):
+            raise WeightsError(f"{folder / stem}.index.json names no files, too many, or others' files.", _AGAIN)
     else:
         names = [next((f"{name}.safetensors" for name in STEMS if (folder / f"{name}.safetensors").is_file()), stem)]
     for name in names:
@@ -219,30 +222,9 @@ def within(header: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def read_header(file: Path) -> Header:
     """Read a header: tensor name → (safetensors dtype, shape). Raise WeightsError for a damaged or incomplete file."""
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
-            return {key: (found.get_dtype(), tuple(found.get_shape())) for key, found in slices.items()}
-    except (SafetensorError, OSError) as error:
-        if (whole := _whole_size(file)) > (size := file.stat().st_size if file.is_file() else 0):
-            raise WeightsError(
-                f"{file} is incomplete: it has {size:,} of {whole:,} bytes.", "Copy it again, or continue its download."
-            ) from error
-        raise WeightsError(
-            f"{file} is damaged or incomplete: {error}.", "Copy it again, or continue its download."
-        ) from error
-
-
-def _whole_size(file: Path) -> int:
-    """Return the size that a safetensors file should have by its header, in bytes; 0 where its header is damaged."""
-    try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            header = msgspec.json.decode(opened.read(min(length, _MAX_HEADER)), type=dict[str, dict[str, Any]])
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        return 8 + length + max(ends, default=0)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
-        return 0
+    with weights.opened(file) as tensors:
+        slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
+        return {key: (found.get_dtype(), tuple(found.get_shape())) for key, found in slices.items()}
 
 
 def check_tensors(part: Part, again: str = _AGAIN) -> None:
@@ -280,10 +262,10 @@ def check_tensors(part: Part, again: str = _AGAIN) -> None:
 def read_json(file: Path, kind: Any = dict[str, Any], expected: str = "") -> Any:
     """Read a JSON file as a `kind`. Raise WeightsError; `expected` is the hint where the file is missing."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=kind)
+        return json_file.read(file, kind)
     except FileNotFoundError:
         raise WeightsError(f"{file} is missing.", expected or _AGAIN) from None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{file} can't be read: {error}.", _AGAIN) from error
 
 

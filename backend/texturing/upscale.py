@@ -11,12 +11,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_latent_upscale import (
     StableDiffusionLatentUpscalePipeline,
 )
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ...shared.protocol.errors import WeightsError
 from ..jobs.progress import ProgressReporter
-from ..models import hub, parts
+from ..models import config_bounds, hub, parts
 from ..pipelines.multiview import MultiViewPipeline
 
 UPSCALER_ID = "stabilityai/sd-x2-latent-upscaler"
@@ -42,12 +41,13 @@ def load(folder: Path, base: MultiViewPipeline, device: torch.device) -> StableD
     """Load the latent upscaler in the precision of `base`, whose VAE it shares. Raise WeightsError."""
     part = parts.part_of_folder(folder / "unet", UNet2DConditionModel, _AGAIN)
     parts.check_tensors(part, _AGAIN)
+    config_bounds.check_folder(folder, _AGAIN)
     try:
         pipeline = StableDiffusionLatentUpscalePipeline.from_pretrained(
             folder, unet=parts.load(part, base.unet.dtype), vae=base.vae, dtype=base.unet.dtype,
             use_safetensors=True, local_files_only=True,
         )  # fmt: skip
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # transformers checks no configs: one can make it raise anything
         raise WeightsError(f"The latent upscaler in {folder} can't be loaded: {error}", _AGAIN) from error
     pipeline.set_progress_bar_config(disable=True)
     for module in (pipeline.unet, pipeline.text_encoder):

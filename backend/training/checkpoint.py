@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...shared.protocol.errors import WeightsError
 from ..io import atomic
+from ..models import weights
 
 
 class Average:
@@ -48,12 +49,9 @@ def load(path: Path, module: nn.Module, average: Average, optimizer: torch.optim
     """Load a checkpoint in place; return its step, 0 where there is none. Raise WeightsError if it is damaged."""
     if not path.exists():
         return 0
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            step = int(file.metadata()["step"])
-    except SafetensorError as error:
-        raise WeightsError(f"The checkpoint {path} is damaged: {error}.", "Delete it to start again.") from error
+    with weights.opened(path, WeightsError, "Delete it to start again.", "is damaged") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        step = int(file.metadata()["step"])
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..io import atomic
+from ..models import weights
 from ..pipelines.layers import circular_padding
 from . import dataset
 from .workers import Workers
@@ -72,7 +73,7 @@ def encode_scenes(
             with atomic.writing(file.parent) as draft:
                 save_file({name: torch.cat([part[name] for part in made]) for name in made[0]}, draft / file.name)
     workers.barrier()
-    parts = [load_file(file) for file in files]
+    parts = [weights.load(file) for file in files]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

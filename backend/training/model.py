@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..models import weights
 from ..models.flux import stream_adapters
 from ..pipelines.layers import circular_padding
 from ..pipelines.layers.latents import image_ids, pack, unpack
@@ -195,7 +195,7 @@ class Perceiver(nn.Module):
                 [stream_adapters.read(file, shapes) for file in files], torch.float32
             ).items():
                 state |= {f"transformer.{name}.{part}.{task}": x for part, x in zip("AB", pair, strict=True)}
-        self.load_state_dict(state | load_file(folder / "prompt_embeds.safetensors"))
+        self.load_state_dict(state | weights.load(folder / "prompt_embeds.safetensors"))
 
     def adapter_state(self, task: str, stream: int) -> dict[str, Tensor]:
         """Return the adapter of one stream, under PEFT's names."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import torch
@@ -19,7 +19,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-from ....shared.engines import ENGINES, EngineSettings
+from ....shared import json_file
+from ....shared.engines import ENGINES, MAX_GUIDANCE, MAX_STEPS, EngineSettings
+from ....shared.jobs.perceive import MAX_HEIGHT
 from ....shared.protocol.errors import WeightsError
 from ...jobs.progress import ProgressReporter
 from ...perception import decode
@@ -38,25 +40,28 @@ _FORMS = "Give a diffusers folder of FLUX.1-dev, a single .safetensors or .gguf 
 _AGAIN = f"FLUX.1-dev is needed. {scales.USE}"
 
 
+_Height = Annotated[int, msgspec.Meta(ge=1, le=MAX_HEIGHT)]
+
+
 class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model is used: the content of `panoform.json` beside it."""
 
     name: str
     trained: bool
     #: Default height of the maps in pixels.
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
+    height: _Height
+    num_inference_steps: Annotated[int, msgspec.Meta(ge=1, le=MAX_STEPS)]
+    guidance_scale: Annotated[float, msgspec.Meta(ge=0, le=MAX_GUIDANCE)]
     #: What the target stream starts from.
     start: Literal["noise", "condition"]
     decode: decode.Decode = decode.Decode()
     #: Heights that it was trained at, ascending, if it works at no others. Larger maps are enlarged; a panorama is also
     #: processed at all smaller heights, and the results are merged (postprocess.py).
-    heights: tuple[int, ...] = ()
+    heights: Annotated[tuple[_Height, ...], msgspec.Meta(max_length=16)] = ()
     #: See OmniXPipeline.
-    position_rows: int | None = None
+    position_rows: _Height | None = None
     #: Passes over a panorama, each rotated further about the vertical axis; their results are averaged.
-    num_passes: int = msgspec.field(default=1, name="turns")
+    num_passes: Annotated[int, msgspec.Meta(ge=1, le=64)] = msgspec.field(default=1, name="turns")
     #: Amplitude of the noise from token to token in its pictures of distance, which a filter removes (postprocess.py).
     token_noise: float = msgspec.field(default=0.0, name="waves")
     #: False where the yaw of its normals is not reliable (OmniX).
@@ -137,8 +142,8 @@ def _model_config(path: Path) -> ModelConfig:
     if not file.is_file():
         return FLUX_CONFIG
     try:
-        return msgspec.json.decode(file.read_bytes(), type=ModelConfig)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return json_file.read(file, ModelConfig)
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{file} can't be read: {error}.", "Restore the model's folder.") from error
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from ....shared import json_file
 from ....shared.protocol.errors import WeightsError
 from ..parts import Header
+from ..weights import opened as open_weights
 
 _ENDINGS = ("weight_scale", "scale_weight")
 #: Tensors that say how the file is quantised, or scale inputs.
@@ -80,14 +81,14 @@ def weights(tensors: Header, file: Path, prefix: str) -> Header:
 def _formats(file: Path, tensors: Header, prefix: str) -> list[dict[str, Any]]:
     """Return the formats that the file declares. Raise WeightsError for one that is not read."""
     markers = [prefix + key for key in tensors if key.endswith(".comfy_quant")]
-    with safe_open(file, framework="pt") as opened:
+    with open_weights(file) as opened:
         texts = [opened.get_tensor(key).numpy().tobytes() for key in markers]
         metadata = (opened.metadata() or {}).get(_METADATA, "{}")
     try:
-        formats = [msgspec.json.decode(text, type=dict[str, Any]) for text in texts]
-        layers = msgspec.json.decode(metadata, type=_Metadata).layers
+        formats = [json_file.decode(text, dict[str, Any]) for text in texts]
+        layers = json_file.decode(metadata, _Metadata).layers
         formats += [found for name, found in layers.items() if f"{name.removeprefix(prefix)}.weight" in tensors]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise WeightsError(f"{file.name} is damaged: its quantisation can't be read ({error}).", USE) from error
     for found in formats:
         name = str(found.get("format"))

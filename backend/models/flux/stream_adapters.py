@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ....shared.protocol.errors import AdapterError
-from .. import hub, lora_file
+from .. import hub, lora_file, weights
 
 #: Module of the transformer → (out_features, in_features).
 Shapes = Mapping[str, tuple[int, int]]
@@ -151,13 +150,9 @@ def stack(adapters: Sequence[Adapter], dtype: torch.dtype) -> dict[str, tuple[Te
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(
-            f"{file} is not a whole safetensors file: {error}.", "Download it again, or check the path."
-        ) from error
+    again = "Download it again, or check the path."
+    with weights.opened(file, AdapterError, again, "is not a whole safetensors file") as tensors:
+        yield tensors
 
 
 def _refusal(file: Path, problem: str) -> AdapterError:

@@ -14,15 +14,14 @@ import platformdirs
 import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from transformers.utils import logging as transformers_logging
 
 from ....shared.protocol.errors import SettingError, WeightsError
 from ...io import atomic
 from ...jobs.progress import ProgressReporter
 from ...pipelines.omnix import TRIGGER
-from .. import hub
+from .. import config_bounds, hub, weights
 from .checkpoints import Base, Checkpoint
 
 #: File in a model's folder with the embedding, as `embeds` returns it.
@@ -45,10 +44,7 @@ def embeds(checkpoint: Checkpoint, base: Base, reporter: ProgressReporter) -> di
         with atomic.writing(kept.parent) as draft:
             (draft / kept.name).write_bytes(save(encoded))
         file = kept
-    try:
-        found = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file} is damaged: {error}.", "Delete it; it is made again.") from error
+    found = weights.load(file, WeightsError, "Delete it; it is made again.")
     dims = [base.transformer.config[name] for name in ("joint_attention_dim", "pooled_projection_dim")]
     if sorted(found) != sorted(_NAMES) or [found[name].shape[-1] for name in _NAMES] != dims:
         raise WeightsError(f"{file} was not made for this model.", "Delete it; it is made again.")
@@ -95,6 +91,7 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressRepor
                 f"{folder / part} has no .safetensors file; a pickle (pytorch_model.bin) can run code and is not read.",
                 "Download the safetensors files of FLUX.1-dev's text encoders.",
             )
+    config_bounds.check_folder(folder, "Download the text encoders again.")
     # Their progress bars would overwrite ours.
     for logging in (diffusers_logging, transformers_logging):
         logging.disable_progress_bar()
@@ -104,7 +101,7 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressRepor
             folder, transformer=None, vae=None, scheduler=None,
             dtype=torch.bfloat16, local_files_only=True, use_safetensors=True,
         )  # fmt: skip
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # transformers checks no configs: one can make it raise anything
         raise WeightsError(f"The text encoders in {folder} can't be loaded: {error}", "Download them again.") from error
     found = []
     for text in texts:

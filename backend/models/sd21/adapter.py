@@ -8,14 +8,15 @@ own (`adapter.conv_in.weight`). Source: huanngzh/MV-Adapter, `mvadapter/utils/me
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ....shared.protocol.errors import AdapterError
-from .. import hub
+from .. import hub, weights
 
 #: Name of a tensor → its shape.
 Shapes = Mapping[str, tuple[int, ...]]
@@ -63,19 +64,14 @@ def read(file: Path, shapes: Shapes) -> dict[str, Tensor]:
 
     The header is checked before any tensor is read.
     """
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            problem = _problem(tensors, shapes)
-            if problem:
-                raise AdapterError(
-                    f"{file} is not an adapter for this model and task: {problem}.",
-                    "Use the adapter made for Stable Diffusion 2.1 and for this task, or download it again.",
-                )
-            return {name: tensors.get_tensor(name) for name in shapes}
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(
-            f"{file} is not a complete safetensors file: {error}.", "Download it again, or check the path."
-        ) from error
+    with _opened(file) as tensors:
+        problem = _problem(tensors, shapes)
+        if problem:
+            raise AdapterError(
+                f"{file} is not an adapter for this model and task: {problem}.",
+                "Use the adapter made for Stable Diffusion 2.1 and for this task, or download it again.",
+            )
+        return {name: tensors.get_tensor(name) for name in shapes}
 
 
 def inspect(file: Path, shapes: Shapes) -> tuple[int, str]:
@@ -83,16 +79,18 @@ def inspect(file: Path, shapes: Shapes) -> tuple[int, str]:
 
     Raise AdapterError for a damaged file.
     """
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            names = set(tensors.keys()) & shapes.keys()
-            fits = [name for name in names if tuple(tensors.get_slice(name).get_shape()) == shapes[name]]
-            return len(fits), _problem(tensors, shapes)
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{file} is not a complete safetensors file: {error}.", "Download it again.") from error
+    with _opened(file) as tensors:
+        names = set(tensors.keys()) & shapes.keys()
+        fits = [name for name in names if tuple(tensors.get_slice(name).get_shape()) == shapes[name]]
+        return len(fits), _problem(tensors, shapes)
 
 
-def _problem(tensors: safe_open, shapes: Shapes) -> str:
+def _opened(file: Path) -> AbstractContextManager[Any]:
+    again = "Download it again, or check the path."
+    return weights.opened(file, AdapterError, again, "is not a complete safetensors file")
+
+
+def _problem(tensors: Any, shapes: Shapes) -> str:
     """Return what is wrong with a file by its header, "" if nothing."""
     names = set(tensors.keys())
     found = {name: tensors.get_slice(name) for name in names & shapes.keys()}

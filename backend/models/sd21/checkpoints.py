@@ -11,14 +11,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ....shared.protocol.errors import WeightsError
 from ...jobs.progress import ProgressReporter
 from ...pipelines.multiview import MultiViewPipeline
-from .. import hub, parts
+from .. import config_bounds, hub, parts, weights
 from ..parts import Part
 from . import single_file
 
@@ -146,6 +145,9 @@ def _text(base: Base, dtype: torch.dtype, reporter: ProgressReporter) -> tuple[A
         logging.disable_progress_bar()
     (file,) = base.text_encoder
     folder = base.path if base.path.is_dir() else base.path.parent
+    if base.path.is_dir():
+        config_bounds.check_folder(folder, _AGAIN)
+        weights.refuse_pickle(file)
     try:
         if base.path.is_dir():
             variant = "fp16" if ".fp16" in file.name else None
@@ -157,13 +159,15 @@ def _text(base: Base, dtype: torch.dtype, reporter: ProgressReporter) -> tuple[A
             if missing := sorted(info["missing_keys"]):
                 raise WeightsError(f"{file} lacks {len(missing)} tensors ({missing[0]}).", _AGAIN)
         else:
-            with safe_open(file, framework="pt") as tensors:
+            with weights.opened(file) as tensors:
                 names = [key for key in tensors.keys() if key.startswith(single_file.TEXT_PREFIX)]  # noqa: SIM118
                 state = {key.removeprefix(single_file.TEXT_PREFIX): tensors.get_tensor(key).to(dtype) for key in names}
             model = single_file.text_encoder(state, file)
             if not (folder / "tokenizer").is_dir():
                 folder = hub.fetch(BASE_ID, [_TOKENIZER], folder, reporter)
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except (OSError, ValueError, SafetensorError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # transformers checks no configs: one can make it raise anything
         raise WeightsError(f"The text encoder of {base.path} can't be loaded: {error}", _AGAIN) from error
     return model.eval().requires_grad_(False), tokenizer

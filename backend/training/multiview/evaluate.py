@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from ...models import weights
 from ...models.sd21.checkpoints import PROMPT_EMBEDS
 from ...pipelines.multiview import MultiViewPipeline
 from ..fit import contact_sheet
@@ -33,7 +33,7 @@ def evaluate(folder: Path, sheet: Path, objects: int, size: int, steps: int, gui
     )
     pipeline.load_adapter(folder, TASK)
     pipeline.set_progress_bar_config(disable=True)
-    prompts = load_file(folder / PROMPT_EMBEDS)
+    prompts = weights.load(folder / PROMPT_EMBEDS)
     drawn = Renderer(device, compiled=device.type == "cuda").render(objects, _SEED, size)
     rows, scores = [], []
     for index in range(objects):
