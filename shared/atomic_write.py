@@ -147,10 +147,10 @@ def _moved(draft: Path) -> tuple[Path, Path]:
 
 def _sweep(directory: Path) -> None:
     """Finish or undo the moves of processes that were killed while they wrote to `directory`; remove their drafts."""
-    for entry in list(directory.iterdir()):
-        match = _DRAFT.fullmatch(entry.name)
-        if match is None:
-            continue
+    with os.scandir(directory) as entries:  # a folder of temporary files may hold thousands
+        matches = [match for entry in entries if (match := _DRAFT.fullmatch(entry.name))]
+    for match in matches:
+        entry = directory / match[0]
         with contextlib.suppress(OSError):  # another process, or another user, has it: what is left there harms nobody
             flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
             lock = os.open(entry, flags)

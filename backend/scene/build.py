@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from ...shared.protocol.errors import InputError
 from ..io import panoramas
 from . import behind, floor, grid, layers, objects, planes, regularise, sky, skyline, solids, surface
 from .floor import Floor
-from .layers import Layer
+from .layers import Layer, Links
+from .objects import Things
 from .planes import Planes
 from .solids import Solid
 from .surface import Surface
@@ -40,11 +42,9 @@ _WITHOUT_FLOOR = 0.5
 
 
 @dataclass(frozen=True)
-class Built:
-    """A mesh, and how it was made."""
+class Layered:
+    """The surfaces of a mesh, pixel by pixel, before they are triangles."""
 
-    #: In metres.
-    surface: Surface
     layers: list[Layer]
     planes: Planes
     #: Where there is sky, (H, W) bool; of the size of the layers, which is not that of large maps.
@@ -55,6 +55,19 @@ class Built:
     is_guess: bool
     #: None if there is none.
     floor: Floor | None
+    #: Links of each pair of layers, by their indices.
+    links: dict[tuple[int, int], Links]
+    #: Things that get a mesh of their own, and what fills the room behind them; None without any.
+    found_things: Things | None
+    filling: Layer | None
+
+
+@dataclass(frozen=True)
+class Built(Layered):
+    """A mesh, and how it was made."""
+
+    #: In metres.
+    surface: Surface
     #: Largest relative distance between mesh and planes where pixels are merged.
     flatness: float
     #: Things with a mesh of their own, in metres; see `solids.close` for their triangles.
@@ -62,6 +75,13 @@ class Built:
 
 
 def build(
+    distance: np.ndarray, normal: np.ndarray | None, *, max_triangles: int = DEFAULT_TRIANGLES, **options: Any
+) -> Built:
+    """Build the mesh of a distance map (H, W) with unit normals (H, W, 3). `options`: see `find_layers`."""
+    return mesh(find_layers(distance, normal, max_triangles=max_triangles, **options), max_triangles)
+
+
+def find_layers(
     distance: np.ndarray,
     normal: np.ndarray | None,
     *,
@@ -73,8 +93,8 @@ def build(
     known_distances: np.ndarray | None = None,
     world_from_panorama: np.ndarray | None = None,
     max_triangles: int = DEFAULT_TRIANGLES,
-) -> Built:
-    """Build the mesh of a distance map (H, W) with unit normals (H, W, 3).
+) -> Layered:
+    """Find the surfaces that a distance map (H, W) with unit normals (H, W, 3) shows, and those behind them.
 
     `sky_candidates`: see `sky.find`. `picture`: the panorama, sRGB, of any size: see `skyline.refine`. `classes`: see
     `objects.find`; None: no thing has a mesh of its own. `scale`: metres per unit of distance (None: by
@@ -133,20 +153,29 @@ def build(
             links[one, other] = layers.link(
                 stack[one] if one else rest, stack[other] if other else rest, found.rays, allowed
             )
-    welded = surface.weld(stack, links, found.rays, found.noise)
+    return Layered(
+        layers=stack, planes=found, sky=open_sky, scale=scale, is_guess=is_guess, floor=ground, links=links,
+        found_things=things, filling=filling[0] if filling else None,
+    )  # fmt: skip
+
+
+def mesh(found: Layered, max_triangles: int) -> Built:
+    """Build the mesh of layers, of about `max_triangles` at most."""
+    noise = found.planes.noise
+    welded = surface.weld(found.layers, found.links, found.planes.rays, noise)
     blocks = surface.Blocks(welded)
-    flatness, shift = max(FLATNESS, found.noise / 2), surface.MAX_UV_ERROR_PX
+    flatness, shift = max(FLATNESS, noise / 2), surface.MAX_UV_ERROR_PX
     while True:
         most = None if flatness > _COARSEST else max_triangles
-        mesh = surface.triangulate(welded, blocks, flatness, shift, most)
-        if mesh is not None:
+        made = surface.triangulate(welded, blocks, flatness, shift, most)
+        if made is not None:
             break
         flatness, shift = 2 * flatness, 1.5 * shift
     closed: list[Solid] = []
-    if things is not None and filling:
-        mesh, closed = solids.close(mesh, things, filling[0])
-    mesh = dataclasses.replace(mesh, positions=mesh.positions * scale)
-    return Built(mesh, stack, found, open_sky, scale, is_guess, ground, flatness, tuple(closed))
+    if found.found_things is not None and found.filling is not None:
+        made, closed = solids.close(made, found.found_things, found.filling)
+    made = dataclasses.replace(made, positions=made.positions * found.scale)
+    return Built(**vars(found), surface=made, flatness=flatness, things=tuple(closed))
 
 
 def _rows(max_triangles: int) -> int:

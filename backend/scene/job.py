@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ...shared.atomic_write import MAKE_ROOM, drafts
 from ...shared.imaging import sphere
 from ...shared.jobs import scene as contract
-from ...shared.jobs.scene import SceneInfo, SceneReply, SceneRequest, SceneSettings, Thing, rotation_rows
+from ...shared.jobs.scene import SceneInfo, SceneReply, SceneRequest, SceneSettings, Texture, Thing, rotation_rows
 from ...shared.maps import MAPS
 from ...shared.protocol.errors import InputError, OutputError, PanoramaError
 from ..io import maps as map_files
@@ -25,7 +25,7 @@ from ..models.cache import ModelCache
 from ..perception import palette
 from ..perception.palette import PALETTE
 from . import build, light, normals, parts, placement, sky, solids, textures
-from .build import Built
+from .build import Built, Layered
 from .solids import Solid
 
 NO_FLOOR = "No floor was found in the maps: the scale of the scene is a guess."
@@ -91,10 +91,10 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
     classes = None if "semantic" not in found else palette.classes(found["semantic"])
     if settings.objects and classes is None:
         raise InputError("There is no semantic map.", "Objects need one: perceive Semantic too.")
+    limit = settings.texture_width // 2
     with ThreadPoolExecutor(1) as beside:  # the mesh takes one processor only
-        limit = settings.texture_width // 2
         visible = beside.submit(parts.visible, maps, limit)
-        built = build.build(
+        layered = build.find_layers(
             distance,
             normal,
             sky_candidates=_shows(classes, "unlabelled", "window"),
@@ -106,19 +106,11 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
             world_from_panorama=np.array(request.world_from_panorama),
             max_triangles=settings.max_triangles,
         )
+        looks = beside.submit(_looks, maps, found, layered, classes, visible, limit)
+        built = build.mesh(layered, settings.max_triangles)
     progress.step_done()
-    lights = (
-        None
-        if maps.panorama is None
-        else light.find(maps.panorama, found.get("albedo"), built, _shows(classes, "floor"))
-    )
-    confidence = mean_confidence = None
-    if normal is not None:
-        confidence = normals.confidence(panoramas.resize(normal, len(built.sky)), built.planes)
-        weight = built.planes.solid * sphere.solid_angles(*confidence.shape)
-        mean_confidence = float(np.average(confidence, weights=weight))
-    made = parts.parts(built, visible.result(), found, lights, confidence, limit)
-    environment = None if lights is None else parts.encoded("environment", lights.environment)
+    encoded, environment, mean_confidence = looks.result()
+    made = parts.parts(built, encoded)
     progress.step_done()
     surface = built.surface
     place = placement.place(built.planes, built.floor, np.array(request.world_from_panorama), settings)
@@ -143,6 +135,31 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
         environment=environment,
         info=info,
     )
+
+
+def _looks(
+    maps: Maps,
+    found: dict[str, np.ndarray],
+    layered: Layered,
+    classes: np.ndarray | None,
+    visible: Future[dict[str, np.ndarray]],
+    limit: int,
+) -> tuple[list[dict[str, Texture]], Texture | None, float | None]:
+    """Return the textures of each layer and of the environment, and the mean confidence of the normals.
+
+    `found`: the maps at the size of the distance map. `visible`: `parts.visible`. `limit`: most rows of a texture.
+    """
+    lights = None
+    if maps.panorama is not None:
+        lights = light.find(maps.panorama, found.get("albedo"), layered, _shows(classes, "floor"))
+    confidence = mean_confidence = None
+    if "normal" in found:
+        confidence = normals.confidence(panoramas.resize(found["normal"], len(layered.sky)), layered.planes)
+        weight = layered.planes.solid * sphere.solid_angles(*confidence.shape)
+        mean_confidence = float(np.average(confidence, weights=weight))
+    encoded = parts.encode(layered, visible.result(), found, lights, confidence, limit)
+    environment = None if lights is None else parts.encoded("environment", lights.environment)
+    return encoded, environment, mean_confidence
 
 
 def _picture(panorama: tuple[np.ndarray, Encoding], height: int) -> np.ndarray:

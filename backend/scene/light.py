@@ -13,7 +13,7 @@ from ..io import panoramas
 from ..io.panoramas import Encoding
 from ..lighting import exposure, inverse_tonemapping
 from . import sky as regions
-from .build import Built
+from .build import Layered
 from .textures import nearest
 
 #: A surface is a source of light if it is this many times as bright as the light around can make it.
@@ -39,24 +39,24 @@ class Lights:
 
 
 def find(
-    panorama: tuple[np.ndarray, Encoding], albedo: np.ndarray | None, built: Built, floor: np.ndarray | None = None
+    panorama: tuple[np.ndarray, Encoding], albedo: np.ndarray | None, layered: Layered, floor: np.ndarray | None = None
 ) -> Lights:
     """Find what lights the scene. Clipped light of an sRGB panorama is reconstructed.
 
     `albedo`: sRGB; None: the panorama's own colours. `floor`: where the semantic map shows it, (h, 2·h) bool.
     """
     pixels, encoding = panorama
-    height = len(built.sky)
+    height = len(layered.sky)
     light = panoramas.resize(pixels, height)
     own, _ = exposure.expose(light, encoding)
     grey = linear_from_srgb(panoramas.resize(own if albedo is None else albedo, height))
     if encoding == "srgb":
         light = inverse_tonemapping.reconstruct(light)
-    ground = built.planes.normal[..., 2] > _LEVEL
+    ground = layered.planes.normal[..., 2] > _LEVEL
     if floor is not None:
         ground |= nearest(floor, height)
-    shining = lamps(light, built.sky, built.planes.normal, grey, ground)
-    return Lights(shining, np.where(shining[..., None], light, 0), environment(light, built.sky))
+    shining = lamps(light, layered.sky, layered.planes.normal, grey, ground)
+    return Lights(shining, np.where(shining[..., None], light, 0), environment(light, layered.sky))
 
 
 def lamps(light: np.ndarray, sky: np.ndarray, normal: np.ndarray, albedo: np.ndarray, ground: np.ndarray) -> np.ndarray:

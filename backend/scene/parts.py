@@ -11,7 +11,7 @@ from ..io.encoding import encode_image
 from ..io.maps import Maps
 from ..lighting import exposure
 from . import textures
-from .build import Built
+from .build import Built, Layered
 from .light import Lights
 
 #: The maps that become textures.
@@ -39,21 +39,21 @@ def visible(maps: Maps, limit: int) -> dict[str, np.ndarray]:
     }
 
 
-def parts(
-    built: Built,
+def encode(
+    layered: Layered,
     visible: dict[str, np.ndarray],
     small: dict[str, np.ndarray],
     lights: Lights | None,
     confidence: np.ndarray | None,
     limit: int,
-) -> tuple[Part, ...]:
-    """Return the parts with their textures, of at most `limit` rows.
+) -> list[dict[str, Texture]]:
+    """Return the textures of each layer, of at most `limit` rows.
 
     `visible`: see above. `small`: the maps at the size of the distance map. `confidence`: of the normals, (H, W).
     """
     shown = dict(visible)
     hidden = {
-        name: panoramas.resize(small.get(name, pixels), len(built.sky))
+        name: panoramas.resize(small.get(name, pixels), len(layered.sky))
         for name, pixels in visible.items()
         if name != "normal"
     }
@@ -63,15 +63,27 @@ def parts(
             shown["albedo"] = shown["albedo"] * ~textures.nearest(lights.lamps[..., None], len(shown["albedo"]))
     if confidence is not None and (confidence < 1).mean() > _AGREE:
         shown["confidence"] = panoramas.resize(confidence[..., None], len(visible["normal"]))
-    found = [Part(name="visible", triangles=built.surface.counts[0], textures=_encoded(shown))]
-    for layer, count in zip(built.layers[1:], built.surface.counts[1:], strict=True):
+    found = [_encoded(shown)]
+    for layer in layered.layers[1:]:
+        if not layer.solid.any():
+            found.append({})
+            continue
+        continued = parallel.in_threads(lambda name, layer=layer: textures.continued(hidden[name], layer), hidden)
+        shrunk = {
+            name: panoramas.resize(pixels, min(len(pixels), limit))
+            for name, pixels in zip(hidden, continued, strict=True)
+        }
+        found.append(_encoded(shrunk))
+    return found
+
+
+def parts(built: Built, encoded: list[dict[str, Texture]]) -> tuple[Part, ...]:
+    """Return the parts of a mesh, with the textures of its layers."""
+    counts = built.surface.counts
+    found = [Part(name="visible", triangles=counts[0], textures=encoded[0])]
+    for count, layer in zip(counts[1:], encoded[1:], strict=True):
         if count:
-            continued = parallel.in_threads(lambda name, layer=layer: textures.continued(hidden[name], layer), hidden)
-            shrunk = {
-                name: panoramas.resize(pixels, min(len(pixels), limit))
-                for name, pixels in zip(hidden, continued, strict=True)
-            }
-            found.append(Part(name="hidden", triangles=count, textures=_encoded(shrunk)))
+            found.append(Part(name="hidden", triangles=count, textures=layer))
     if built.things:
         found.append(Part(name="back", triangles=sum(solid.back for solid in built.things), textures={}))
     return tuple(found)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from ...shared.imaging.colour import LUMINANCE
+from ..io import parallel
 from . import planes, sky
 from .planes import Planes
 
@@ -49,9 +50,14 @@ def outlined(open_sky: np.ndarray, picture: np.ndarray, reach: int) -> np.ndarra
         inside, outside = ~sky.dilated(~open_sky, reach), ~sky.dilated(open_sky, reach)
         if not inside.any() or not outside.any():
             break
-        preference = _misfit(colour, outside, 3 * reach) - _misfit(colour, inside, 3 * reach)
-        certain = ~inside & ~outside & (np.abs(preference) > _CERTAIN)  # not where it is NaN
-        open_sky = np.where(certain, (preference > 0) & (above | open_sky), open_sky)
+        between = ~inside & ~outside
+        rows = np.flatnonzero(between.any(axis=1))
+        some = slice(max(0, rows[0] - 3 * reach), rows[-1] + 1 + 3 * reach)
+        misfits = parallel.in_threads(lambda side: _misfit(colour[some], side[some], 3 * reach), (outside, inside))  # noqa: B023
+        preference = misfits[0] - misfits[1]
+        certain = between[some] & (np.abs(preference) > _CERTAIN)  # not where it is NaN
+        moved = np.where(certain, (preference > 0) & (above[some] | open_sky[some]), open_sky[some])
+        open_sky = np.concatenate([open_sky[: some.start], moved, open_sky[some.stop :]])
     smallest = _SPECK * open_sky.size
     open_sky = open_sky & ~_specks(open_sky, smallest)
     return open_sky | _specks(~open_sky, smallest)
