@@ -6,7 +6,7 @@ import bpy
 
 from ...shared.protocol.errors import SceneError
 from ..ui.panel_parts import Section, characters, draw_text
-from . import sources
+from . import image_limits, sources
 from .properties import layers
 
 
@@ -57,7 +57,7 @@ def _draw_world(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) 
 
 
 def _size(image: bpy.types.Image) -> str:
-    width, height = image.size
+    width, height = image_limits.size(image)
     return f"{width} × {height}" if width else "Can't be read"
 
 

@@ -16,11 +16,12 @@ import bpy
 import numpy as np
 
 from ...shared.atomic_write import drafts
+from ...shared.imaging.shrink import block_side
 from ...shared.panorama_size import check_size
 from ...shared.picture_files import assemble, exr, reading
 from ...shared.picture_files.header import Header
 from ...shared.protocol.errors import PanoramaError
-from . import pixels
+from . import image_limits, pixels
 from .pixels import Pixels
 
 #: Below this alpha a pixel counts as transparent, as in the backend.
@@ -37,6 +38,8 @@ class Reading(NamedTuple):
     is_plain: bool
     #: None where Blender's display was read.
     header: Header | None = None
+    #: Height and width before it was reduced; None where it was not.
+    source_size: tuple[int, int] | None = None
 
     def opaque(self, name: str) -> Pixels:
         """Return the colours. Raise PanoramaError, with the reason, where pixels are transparent or missing."""
@@ -52,13 +55,16 @@ class Reading(NamedTuple):
         return assemble.notes(self.header) if self.header else []
 
 
-def read(path: Path, layer: str = "", *, is_panorama: bool = True) -> Reading:
-    """Read a picture's file; `layer` of an EXR. Raise PanoramaError where it isn't read, or no panorama."""
+def read(path: Path, layer: str = "", *, is_panorama: bool = True, height: int | None = None) -> Reading:
+    """Read a picture's file; `layer` of an EXR. Raise PanoramaError where it isn't read, or no panorama.
+
+    `height` of a model's input: a panorama is reduced to what that needs (`_side`). None: it keeps its size.
+    """
     header = reading.read_file(path, layer, is_panorama=is_panorama)
     if header.width and is_panorama:
         check_size(*assemble.size(header, (header.height, header.width), path.name))
     with _loaded(path, header) as image:
-        return _read(image, header, path.name, is_panorama)
+        return _read(image, header, path.name, is_panorama, height)
 
 
 def layer_names(path: Path) -> list[str]:
@@ -79,38 +85,54 @@ def _layer_names(path: Path, _modified_ns: int, _size: int) -> tuple[str, ...]:
         return ()
 
 
-def read_image(image: bpy.types.Image, layer: str = "", *, is_panorama: bool = True) -> Reading:
+def read_image(
+    image: bpy.types.Image, layer: str = "", *, is_panorama: bool = True, height: int | None = None
+) -> Reading:
     """Read an image datablock: as its file says where the user has not chosen a colour space, else as displayed.
 
-    Raise PanoramaError where it can't be read, or is no panorama.
+    `height` as in `read`. Raise PanoramaError where it can't be read, or is no panorama.
     """
     with _file(image) as path:
         if path is None:
-            return displayed(image, is_panorama=is_panorama)
+            return displayed(image, is_panorama=is_panorama, height=height)
         header = reading.read_file(path, layer, is_panorama=is_panorama)
         with _loaded(path) as fresh:
             _ = fresh.size[:]  # loading sets the colour space that Blender chooses for the file
             chosen = image.colorspace_settings.name
             is_default = chosen == fresh.colorspace_settings.name
         if is_default:
-            return read(path, layer, is_panorama=is_panorama)
+            return read(path, layer, is_panorama=is_panorama, height=height)
         if image.type != "MULTILAYER":
-            return displayed(image, is_panorama=is_panorama)
+            return displayed(image, is_panorama=is_panorama, height=height)
         with _loaded(path, header) as single:
             single.colorspace_settings.name = chosen
-            return displayed(single, is_panorama=is_panorama)._replace(is_plain=False)
+            return displayed(single, is_panorama=is_panorama, height=height)._replace(is_plain=False)
 
 
-def displayed(image: bpy.types.Image, *, is_panorama: bool = True) -> Reading:
-    """Read an image datablock as Blender displays it. Raise PanoramaError."""
-    width, height = image.size  # loads the file; 0 if it can't be read, which `pixels.raw` reports
-    if is_panorama and width and height:
-        check_size(height, width)
-    colours, alpha = pixels.read_with_alpha(image)
-    return Reading(colours, alpha, is_plain=True)
+def displayed(image: bpy.types.Image, *, is_panorama: bool = True, height: int | None = None) -> Reading:
+    """Read an image datablock as Blender displays it; `height` as in `read`. Raise PanoramaError."""
+    image_limits.check(image)
+    columns, rows = image.size  # loads the file; 0 if it can't be read, which `pixels.raw` reports
+    if is_panorama and rows and columns:
+        check_size(rows, columns)
+    side = _side(rows, columns, height)
+    colours, alpha = pixels.read_with_alpha(image, side)
+    if side > 1 and not np.isfinite(colours.pixels).all():
+        return displayed(image, is_panorama=is_panorama)
+    return Reading(colours, alpha, is_plain=True, source_size=(rows, columns))
 
 
-def _read(image: bpy.types.Image, header: Header, name: str, is_panorama: bool) -> Reading:
+def _side(rows: int, columns: int, height: int | None) -> int:
+    """Return the side of the blocks of pixels that a panorama is averaged over (imaging/shrink), as the backend does.
+
+    Where a mean isn't finite, all pixels are read instead: the backend reports or repairs them at their places.
+    """
+    return block_side(rows, columns, height) if height and rows and columns else 1
+
+
+def _read(
+    image: bpy.types.Image, header: Header, name: str, is_panorama: bool, for_height: int | None = None
+) -> Reading:
     image.colorspace_settings.is_data = True
     image.alpha_mode = "CHANNEL_PACKED"
     width, height = image.size
@@ -118,12 +140,17 @@ def _read(image: bpy.types.Image, header: Header, name: str, is_panorama: bool) 
         raise PanoramaError(f"{name} is damaged: Blender can't read its pixels.", "Save or download it again.")
     if is_panorama:
         check_size(*assemble.size(header, (height, width), name))
-    stored = pixels.raw(image)
+    side = _side(height, width, for_height) if is_panorama and header.is_placed else 1
+    stored = pixels.raw(image, side, in_place=True)
+    if side > 1 and not np.isfinite(stored).all():
+        image.reload()
+        stored = pixels.raw(image)
     is_default = header.format == "TIFF" and header.is_float  # Blender takes a TIFF's floats for sRGB
     picture, encoding = assemble.assemble(stored, header, name)
     alpha = None if np.all(picture[..., 3] == 1) else picture[..., 3]
     colours = Pixels(np.ascontiguousarray(picture[..., :3]), encoding)
-    return Reading(colours, alpha, header.is_plain and not is_default, header)
+    plain = header.is_plain and not is_default
+    return Reading(colours, alpha, plain, header, (height, width) if side > 1 else None)
 
 
 @contextmanager
@@ -136,7 +163,7 @@ def _loaded(path: Path, header: Header | None = None) -> Iterator[bpy.types.Imag
         image.pack(data=content, data_len=len(content))
         image.source = "FILE"
     else:
-        image = bpy.data.images.load(str(path))
+        image = image_limits.load(path)
     try:
         yield image
     finally:

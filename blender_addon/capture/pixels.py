@@ -6,6 +6,8 @@ Blender stores the bottom row first and always four channels. Byte images hold t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,9 +15,16 @@ import bpy
 import numpy as np
 
 from ...shared.engines import MAX_PANORAMA_WIDTH
+from ...shared.imaging import headers
 from ...shared.imaging.colour import srgb_from_linear
+from ...shared.imaging.shrink import block_means
 from ...shared.protocol.errors import PanoramaError
-from . import colour_management
+from . import colour_management, image_limits
+
+#: Rows of the result that are averaged together.
+_ROWS = 32
+#: Of all pixels as floats: beyond this, Blender first halves pictures of 8 bits, which rounds them once more.
+_LARGE_BYTES = 2**30
 
 
 class Pixels(NamedTuple):
@@ -27,11 +36,14 @@ class Pixels(NamedTuple):
     encoding: Literal["linear", "srgb"]
 
 
-def raw(image: bpy.types.Image) -> np.ndarray:
-    """Return `image.pixels` as (H, W, 4) float32, top row first.
+def raw(image: bpy.types.Image, side: int = 1, *, in_place: bool = False) -> np.ndarray:
+    """Return `image.pixels` as (H, W, 4) float32, top row first, averaged over blocks of side × side pixels.
 
-    Raise PanoramaError if the image has no data (missing or damaged file) or is too wide.
+    Blender gives all pixels of an image at once or none. So it averages floats itself, to a hundredth of a pixel, and
+    halves very large pictures of 8 bits: of a copy, or `in_place`, which leaves `image` smaller.
+    Raise PanoramaError if the image has no data (missing or damaged file) or is too large (`image_limits.check`).
     """
+    image_limits.check(image)
     width, height = image.size  # loads the file
     if not (width and height):
         where = f" ({bpy.path.abspath(image.filepath)})" if image.filepath else ""
@@ -43,9 +55,35 @@ def raw(image: bpy.types.Image) -> np.ndarray:
         raise PanoramaError(
             f"The image {image.name!r} is {width} px wide.", f"Scale it to at most {MAX_PANORAMA_WIDTH} px."
         )
+    headers.check_pixels(width, height, image.name)
+    if side > 1 and (image.is_float or (side % 2 == 0 and 16 * width * height > _LARGE_BYTES)):
+        by_blender = side if image.is_float else 2
+        with _scaled(image, by_blender, in_place) as scaled:
+            return raw(scaled, side // by_blender)
     flat = np.empty(width * height * image.channels, np.float32)
     image.pixels.foreach_get(flat)
-    return flat.reshape(height, width, image.channels)[::-1]
+    whole = flat.reshape(height, width, image.channels)[::-1]
+    if side == 1:
+        return whole
+    means = np.empty((height // side, width // side, image.channels), np.float32)
+    for top in range(0, len(means), _ROWS):
+        means[top : top + _ROWS] = block_means(whole[top * side : (top + _ROWS) * side], side)
+    return means
+
+
+@contextmanager
+def _scaled(image: bpy.types.Image, side: int, in_place: bool) -> Iterator[bpy.types.Image]:
+    """Give the image, or a copy that is removed in the end, scaled down by Blender."""
+    width, height = (length // side for length in image.size)
+    scaled = image if in_place else image.copy()
+    try:
+        if not in_place and image.source == "FILE" and not image.is_dirty:
+            image.buffers_free()  # read again when needed; both at once would take twice the memory
+        scaled.scale(width, height)
+        yield scaled
+    finally:
+        if not in_place:
+            bpy.data.images.remove(scaled)
 
 
 def read(image: bpy.types.Image) -> Pixels:
@@ -72,9 +110,9 @@ def read_render(path: Path) -> Pixels:
         bpy.data.images.remove(image)
 
 
-def read_with_alpha(image: bpy.types.Image) -> tuple[Pixels, np.ndarray | None]:
-    """Read a colour image as `read` does, and its alpha, (H, W) float32; None if all of it is 1."""
-    array = raw(image)
+def read_with_alpha(image: bpy.types.Image, side: int = 1) -> tuple[Pixels, np.ndarray | None]:
+    """Read a colour image as `read` does, and its alpha, (H, W) float32; None if all of it is 1. `side` as in `raw`."""
+    array = raw(image, side)
     if array.shape[-1] < 3:
         raise PanoramaError(f"The image {image.name!r} has no colour channels.", "Use an RGB image.")
     alpha = array[..., 3] if array.shape[-1] == 4 and not np.all(array[..., 3] == 1) else None

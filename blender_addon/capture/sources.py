@@ -12,7 +12,7 @@ from mathutils import Euler, Matrix, Vector
 
 from ...shared.protocol.errors import SceneError
 from ..scene import images
-from . import picture_file, pixels
+from . import image_limits, picture_file, pixels
 from .picture_file import Reading
 
 #: Custom property of a rendered image: its `world_from_panorama`, 16 numbers, row by row.
@@ -40,10 +40,18 @@ class Capture(NamedTuple):
     file: Path | None = None
     #: Of a render: SceneRequest.known_distances.
     known_distances: np.ndarray | None = None
+    #: Height and width of its source, where it was reduced when it was read.
+    source_size: tuple[int, int] | None = None
     #: Whether Blender displays the image or file as it was read.
     is_plain: bool = True
     #: What a user should know of how its file was read.
     notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return height and width of the source."""
+        height, width = self.panorama.pixels.shape[:2]
+        return self.source_size or (height, width)
 
     def pose(self, camera_height_m: float) -> Matrix:
         """Return the pose, 4 × 4. Without a known position, it is `camera_height_m` above the world's origin, which
@@ -55,14 +63,14 @@ class Capture(NamedTuple):
     def world_picture(self) -> bpy.types.Image:
         """Create the packed image that `scene.build` shows as the world: a copy of the image or file that the panorama
         was read from, if that still exists with this size and looks the same, else one from the pixels."""
-        height, width = self.panorama.pixels.shape[:2]
+        height, width = self.size
         for image in bpy.data.images if self.is_plain else ():
             if image.session_uid == self.image_uid and image.source == "FILE" and not image.is_dirty:
                 path = bpy.path.abspath(image.filepath, library=image.library)
                 if image.packed_file or Path(path).is_file():
                     return images.copy_packed(image)
         if self.is_plain and self.image_uid is None and self.file is not None and self.file.is_file():
-            image = bpy.data.images.load(str(self.file))
+            image = image_limits.load(self.file)
             if tuple(image.size) == (width, height):
                 image.pack()
                 return image
@@ -180,10 +188,13 @@ def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
     return rotation.inverted().to_4x4()
 
 
-def from_world(scene: bpy.types.Scene) -> Capture:
-    """Read the HDRI of the scene's world, as Blender displays it. Raise SceneError (`world_image`), PanoramaError."""
+def from_world(scene: bpy.types.Scene, height: int | None = None) -> Capture:
+    """Read the HDRI of the scene's world, as Blender displays it; `height` as in picture_file.read.
+
+    Raise SceneError (`world_image`), PanoramaError.
+    """
     image, world_from_panorama = world_image(scene)
-    reading = picture_file.displayed(image)
+    reading = picture_file.displayed(image, height=height)
     return _capture(reading, stem(image), world_from_panorama, image_uid=image.session_uid, file=image_file(image))
 
 
@@ -193,8 +204,9 @@ def from_world(scene: bpy.types.Scene) -> Capture:
 def _capture(reading: Reading, name: str, world_from_panorama: Matrix, **more: Any) -> Capture:
     """Return the capture of a reading. Raise PanoramaError where pixels are transparent or missing."""
     return Capture(
-        reading.opaque(name), name, world_from_panorama, is_plain=reading.is_plain, notes=tuple(reading.notes), **more
-    )
+        reading.opaque(name), name, world_from_panorama, is_plain=reading.is_plain, notes=tuple(reading.notes),
+        source_size=reading.source_size, **more,
+    )  # fmt: skip
 
 
 def image_file(image: bpy.types.Image) -> Path | None:
@@ -214,11 +226,14 @@ def stem(image: bpy.types.Image) -> str:
     return Path(image.name).stem or image.name
 
 
-def from_image(image: bpy.types.Image, layer: str = "") -> Capture:
-    """Read an image datablock (of an EXR, `layer`) and the pose stored in it. Raise PanoramaError, SceneError."""
+def from_image(image: bpy.types.Image, layer: str = "", height: int | None = None) -> Capture:
+    """Read an image datablock (of an EXR, `layer`) and the pose stored in it; `height` as in picture_file.read.
+
+    Raise PanoramaError, SceneError.
+    """
     pose = stored_pose(image)
     return _capture(
-        picture_file.read_image(image, layer),
+        picture_file.read_image(image, layer, height=height),
         stem(image),
         Matrix.Identity(4) if pose is None else pose,
         image_uid=image.session_uid,
@@ -264,10 +279,13 @@ def stored_pose(image: bpy.types.Image) -> Matrix | None:
     return Matrix(pose.tolist())
 
 
-def from_file(path: str | Path, layer: str = "") -> Capture:
-    """Read an image file (of an EXR, `layer`). Raise PanoramaError if it is missing, damaged, or no panorama."""
+def from_file(path: str | Path, layer: str = "", height: int | None = None) -> Capture:
+    """Read an image file (of an EXR, `layer`); `height` as in picture_file.read.
+
+    Raise PanoramaError if it is missing, damaged, or no panorama.
+    """
     path = Path(bpy.path.abspath(str(path)))
-    return _capture(picture_file.read(path, layer), path.stem, Matrix.Identity(4), file=path)
+    return _capture(picture_file.read(path, layer, height=height), path.stem, Matrix.Identity(4), file=path)
 
 
 # Pose of a render

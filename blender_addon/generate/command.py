@@ -13,7 +13,8 @@ from ...shared.engines import engines_for
 from ...shared.jobs import options
 from ...shared.jobs.generate import METHODS, GenerateSettings, View, check_view
 from ...shared.panorama_file import check_path, with_seed
-from ...shared.protocol.errors import PanoramaError, SettingError
+from ...shared.protocol.errors import SettingError
+from ..capture import image_limits
 
 MAX_BLENDER_INT = 2**31 - 1
 
@@ -90,7 +91,5 @@ def _edit(options: argparse.Namespace) -> tuple[Any, dict]:
 
 
 def _open(path: Path) -> str:
-    """Load an image and return its name."""
-    if not path.is_file():
-        raise PanoramaError(f"There is no file {path}.", "Check the path.")
-    return bpy.data.images.load(str(path.resolve())).name
+    """Load an image and return its name. Raise PanoramaError."""
+    return image_limits.load(path.resolve()).name

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import bpy
 from bpy.props import EnumProperty
 
+from ...shared.imaging import headers
 from ...shared.jobs.generate import Recipe
 from ...shared.panorama_file import read_recipe
-from ...shared.protocol.errors import OutputError
+from ...shared.protocol.errors import OutputError, PanoramaError
 from ..ui import previews
 from . import panoramas
 
@@ -53,8 +54,10 @@ def _entry(sidecar: Path) -> tuple[int, Entry] | None:
     path = sidecar.with_suffix(".exr")
     try:
         path.name.encode()  # Blender can't show names that aren't valid Unicode
+        if path.is_file():
+            headers.check_file(path)  # Blender decodes it for its thumbnail
         return (sidecar.stat().st_mtime_ns, Entry(path, read_recipe(sidecar))) if path.is_file() else None
-    except (OSError, OutputError, UnicodeEncodeError):
+    except (OSError, OutputError, PanoramaError, UnicodeEncodeError):
         return None
 
 

@@ -9,7 +9,9 @@ from bpy.props import StringProperty
 
 from ...shared import result_folder
 from ...shared.engines import check_engine
-from ...shared.jobs.perceive import PerceiveRequest
+from ...shared.imaging.shrink import MARGIN
+from ...shared.jobs.perceive import PerceiveRequest, PerceiveSettings
+from ...shared.jobs.scene import SceneSettings
 from ...shared.maps import SEMANTIC
 from ...shared.protocol.errors import SceneError, SettingError
 from .. import preferences
@@ -83,7 +85,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
         directory = bpy.path.abspath(self.out_directory) if self.out_directory else ""
         if directory:
             result_folder.check_files(Path(directory), settings.maps)  # before a render starts
-        source = self._source(scene)
+        source = self._source(scene, self._needed_height(scene, settings, scene_settings))
         if directory and isinstance(source, Capture):
             result_folder.check_files(Path(directory), settings.maps, [source.file])
         name = source.source if isinstance(source, Capture) else scene.name
@@ -107,20 +109,28 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     def _get(self, scene: bpy.types.Scene, name: str):
         return property_or_setting(self, name, scene.panoform)
 
-    def _source(self, scene: bpy.types.Scene) -> Capture | Render[Capture]:
+    def _needed_height(
+        self, scene: bpy.types.Scene, settings: PerceiveSettings, scene_settings: SceneSettings
+    ) -> int | None:
+        """Return the height of a model's input for which the panorama is read: the larger of two jobs'."""
+        if settings.height is None or self._get(scene, "kind") == "DOME":
+            return settings.height
+        return max(settings.height, -(-scene_settings.texture_width // (2 * MARGIN)))
+
+    def _source(self, scene: bpy.types.Scene, height: int | None) -> Capture | Render[Capture]:
         match self._get(scene, "source"):
             case "WORLD":
-                return sources.from_world(scene)
+                return sources.from_world(scene, height)
             case "IMAGE":
                 image = sources.named_image(self.image) if self.image else scene.panoform.image
                 if image is None:
                     raise SceneError("No image is selected.", "Select an image of this file.")
-                return sources.from_image(image, self._get(scene, "layer"))
+                return sources.from_image(image, self._get(scene, "layer"), height)
             case "FILE":
                 path = self._get(scene, "filepath")
                 if not path:
                     raise SceneError("No file is selected.", "Select a panorama on disk.")
-                return sources.from_file(path, self._get(scene, "layer"))
+                return sources.from_file(path, self._get(scene, "layer"), height)
             case "RENDER_CAMERA":
                 return self._render(scene, at_cursor=False)
             case _:

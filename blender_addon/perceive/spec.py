@@ -35,7 +35,7 @@ class PerceiveSpec(MapsSpec):
     def set_source(self, source: Capture) -> None:
         super().set_source(source)
         pixels, self.request.encoding = source.panorama
-        self.request.source_size = pixels.shape[:2]
+        self.request.source_size = source.size
         self.request.source_notes = source.notes
         height = self.request.settings.height
         self.request.panorama = pixels if height is None else shrink(pixels, height)

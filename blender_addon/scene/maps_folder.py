@@ -23,7 +23,7 @@ from ...shared import json_file
 from ...shared.jobs.perceive import Info
 from ...shared.maps import DISTANCE, INFO_FILENAME, MAPS, NORMAL, PANORAMA_FILENAME
 from ...shared.protocol.errors import InputError, PanoramaError
-from ..capture import colour_management, picture_file, pixels
+from ..capture import colour_management, image_limits, picture_file, pixels
 from . import images
 
 #: Distances from here on mean "no hit" (Cycles writes 1e10).
@@ -102,7 +102,7 @@ def _find(directory: Path, name: str, filename: str) -> Path | None:
 
 def _load(path: Path) -> tuple[bpy.types.Image, np.ndarray]:
     """Load the file as data: an image and its values, (H, W, 4) float32; the alpha channel is ignored."""
-    image = bpy.data.images.load(str(path))
+    image = image_limits.load(path)
     image.colorspace_settings.is_data = True
     image.alpha_mode = "NONE"
     try:

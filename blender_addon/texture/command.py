@@ -10,7 +10,8 @@ import bpy
 
 from ...shared.engines import QUALITIES
 from ...shared.jobs.texture import DEFAULT_SIZE, FRONTS, UPSCALES
-from ...shared.protocol.errors import InputError, PanoramaError, SceneError
+from ...shared.protocol.errors import InputError, SceneError
+from ..capture import image_limits
 from ..generate.command import check_seeds
 
 
@@ -76,7 +77,4 @@ def _select(names: list[str]) -> None:
 
 def _open(path: Path) -> str:
     """Load an image and return its name. Raise PanoramaError."""
-    try:
-        return bpy.data.images.load(str(path.resolve())).name
-    except RuntimeError as error:
-        raise PanoramaError(f"{path.name} can't be read: {error}", "Choose another picture.") from error
+    return image_limits.load(path.resolve()).name

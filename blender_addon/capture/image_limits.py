@@ -1,0 +1,70 @@
+"""Check images before Blender decodes them: accessing an image's size or pixels reads its file.
+
+The rule is that of the backend (shared/imaging/headers).
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import bpy
+
+from ...shared.file_errors import is_file
+from ...shared.imaging import headers
+from ...shared.protocol.errors import PanoramaError
+
+
+def load(path: Path) -> bpy.types.Image:
+    """Load an image file as a new datablock. Raise PanoramaError where it is missing, no image, or too large."""
+    headers.check_file(path)
+    try:
+        return bpy.data.images.load(str(path))
+    except (RuntimeError, UnicodeError, ValueError, TypeError) as error:
+        raise PanoramaError(f"{path.name} can't be read: {error}", "Choose another file.") from error
+
+
+def check(image: bpy.types.Image) -> None:
+    """Raise PanoramaError where decoding an image takes too much memory, or its file is not an image of known format.
+
+    Images that are in memory already pass, and those without a file, whose reader reports that.
+    """
+    if image.has_data or image.is_dirty or image.source == "VIEWER":
+        return
+    if image.source == "GENERATED":
+        headers.check_pixels(image.generated_width, image.generated_height, image.name)
+    elif image.source != "FILE":
+        raise PanoramaError(f"The image {image.name!r} is a movie, a sequence or tiled.", "Choose a single image.")
+    elif image.packed_file:
+        name = Path(image.filepath.replace("\\", "/")).name or image.name
+        headers.check_bytes(image.packed_file.data, name if Path(name).suffix else image.name)
+    elif image.filepath:
+        path = Path(bpy.path.abspath(image.filepath, library=image.library))
+        if is_file(path):
+            headers.check_file(path)
+
+
+def size(image: bpy.types.Image) -> tuple[int, int]:
+    """Return width and height of an image for the panel, without decoding a file that is too large: then (0, 0)."""
+    if not image.has_data and image.source == "FILE" and not image.packed_file and image.filepath:
+        path = Path(bpy.path.abspath(image.filepath, library=image.library))
+        try:
+            stat = path.stat()
+        except (OSError, ValueError):
+            return 0, 0
+        return _file_size(path, stat.st_mtime_ns, stat.st_size)
+    try:
+        check(image)
+    except PanoramaError:
+        return 0, 0
+    width, height = image.size
+    return width, height
+
+
+@functools.lru_cache(maxsize=8)  # panels ask at each redraw
+def _file_size(path: Path, _modified_ns: int, _bytes: int) -> tuple[int, int]:
+    try:
+        header = headers.check_file(path)
+    except PanoramaError:
+        return 0, 0
+    return header.width, header.height
