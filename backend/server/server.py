@@ -45,7 +45,7 @@ from ...shared.protocol.messages import (
     StatusRequest,
 )
 from ..jobs import registry
-from . import parent
+from . import log_limit, parent
 from .connections import Connections
 from .worker import Job, Run, Worker, error_reply
 
@@ -135,6 +135,7 @@ class Server:
                 handlers[socket]()
             if time.monotonic() > limit_at:
                 self._connections.limit()
+                log_limit.limit()
                 limit_at = time.monotonic() + _LIMIT_S
 
         for job in (*self._queued, *([self._running] if self._running else [])):

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -35,9 +36,12 @@ from ...shared.protocol.errors import (
     PanoformError,
     unexpected,
 )
+from .log_file import BoundedLog
 from .setup_progress import Needs, SetupProgress, free_space, gigabytes, needs
 
 MARKER = "panoform.json"
+#: Lines of a program's output that are searched for the reason of its failure.
+_KEPT_LINES = 10_000
 _WHEEL = re.compile(r"panoform-([^-]+)-py3-none-any\.whl")
 
 
@@ -228,7 +232,7 @@ class Setup:
         if not environment.exists():  # an update fills the space of the old one again
             check_disk(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(self.folder / "setup.lock"), self.log.open("w", encoding="utf-8") as log:
+        with _lock(self.folder / "setup.lock"), BoundedLog(self.log) as log:
             (environment / MARKER).unlink(missing_ok=True)
             self.progress.text = "Creating the Python environment"
             self._call(log, self.python, "-I", "-m", "venv", "--clear", environment)
@@ -260,7 +264,7 @@ class Setup:
         if self._cancelled.is_set():
             raise Cancelled("The setup was cancelled.", "Finished downloads are kept for the next one.")
         log.write(f"$ {' '.join(map(str, command))}\n")
-        output: list[str] = []
+        output: deque[str] = deque(maxlen=_KEPT_LINES)
         self._process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,

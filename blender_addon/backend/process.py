@@ -18,6 +18,7 @@ from ...shared.atomic_write import output_error
 from ...shared.protocol import connection
 from ...shared.protocol.connection import Connection
 from ...shared.protocol.errors import BackendLostError, BackendMissingError, PanoformError
+from . import log_file
 
 #: Timeout for starting: a cold start reads Python and numpy from a slow disk, through a virus scanner.
 START_TIMEOUT_S = 60.0
@@ -63,7 +64,7 @@ class BackendProcess:
         self._start_deadline = time.monotonic() + start_timeout_s
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            log = self.log_path.open("wb")
+            log = log_file.create(self.log_path)
         except OSError as error:
             raise output_error(folder, error) from error
         options = ["--connection-file", str(self._connection_path.absolute()), "--parent-pipe"]
