@@ -131,6 +131,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     dtype: str = "auto"
     #: One of OFFLOADS: which weights stay in main memory while they are not in use.
     offload: str = "auto"
+    #: Whether records hold the paths of weights on this computer, which name its folders and user.
+    record_paths: bool = False
 
     @property
     def spec(self) -> EngineSpec:

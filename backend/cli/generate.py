@@ -19,6 +19,7 @@ from ...shared.jobs.generate import (
     GenerateReply,
     GenerateRequest,
     GenerateSettings,
+    Recipe,
     View,
     check_generate,
     check_view,
@@ -115,9 +116,14 @@ def _request_from_recipe(options: argparse.Namespace) -> GenerateRequest:
         )
     if recipe.encoding == "linear" and options.out.suffix.lower() != ".exr":
         raise OutputError("The recipe's panorama is linear, which a PNG can't store.", "Use an .exr output file.")
+    given = {name: _weights(options, recipe, name) for name in ("model", "adapters", "lora")}
     request = GenerateRequest(
-        view=recipe.view or View(), file_format=file_format(options.out), engine=recipe.engine, settings=recipe.settings
-    )
+        view=recipe.view or View(), file_format=file_format(options.out),
+        engine=msgspec.structs.replace(
+            recipe.engine, model=given["model"], adapters=given["adapters"], record_paths=options.record_paths
+        ),
+        settings=msgspec.structs.replace(recipe.settings, lora=given["lora"]),
+    )  # fmt: skip
     if recipe.kind == "picture":
         if not options.image:
             raise SettingError(
@@ -127,6 +133,21 @@ def _request_from_recipe(options: argparse.Namespace) -> GenerateRequest:
         if generated.sha256(request.picture) != recipe.source_sha256:
             raise SettingError(f"{options.image.name} is not the picture {recipe.source} of the recipe.")
     return request
+
+
+def _weights(options: argparse.Namespace, recipe: Recipe, name: str) -> str | None:
+    """Return the recipe's model, adapters or LoRA; where it only names them, those of the option, if they are them."""
+    from ..models import records
+
+    recorded = getattr(recipe.settings if name == "lora" else recipe.engine, name)
+    digest, given = recipe.weights.get(Path(recorded).name) if recorded else None, getattr(options, name)
+    if given is None and (digest is None or Path(recorded).exists()):
+        return recorded
+    if given is None:
+        raise SettingError(f"The recipe names {recorded}, but not where it is.", f"Give its path (--{name}).")
+    if digest is not None and not (Path(given).exists() and records.digest(Path(given)) == digest):
+        raise SettingError(f"{given} is not the {recorded} of the recipe.", "Give the same weights.")
+    return given
 
 
 def run_and_write(

@@ -44,6 +44,11 @@ def add_engine(
         "--dtype", default=defaults.dtype, metavar="T", help=f"one of {', '.join(DTYPES)} (default: auto)"
     )
     parser.add_argument(
+        "--record-paths",
+        action="store_true",
+        help="name local weights by their paths in records, not by name and SHA-256",
+    )
+    parser.add_argument(
         "--offload", default=defaults.offload, metavar="M", help=f"{', '.join(OFFLOADS)} (default: auto)"
     )
 
@@ -53,8 +58,8 @@ def engine_settings(options: argparse.Namespace, default: str = "") -> EngineSet
 
     Raise SettingError if they are invalid.
     """
-    fields = {name: getattr(options, name) for name in EngineSettings.__struct_fields__}
-    settings = EngineSettings(**fields | {"engine": options.engine or default})
+    fields: dict[str, Any] = {name: getattr(options, name) for name in EngineSettings.__struct_fields__}
+    settings = EngineSettings(**{**fields, "engine": options.engine or default})
     check_engine(settings, *options.capabilities)
     return settings
 

@@ -18,7 +18,7 @@ from ...shared.engines import Capability, EngineSettings
 from ...shared.jobs.generate import MIN_HEIGHT, MULTIPLE, GenerateSettings, Recipe, rounded
 from ...shared.protocol.errors import AdapterError, WeightsError
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress
-from ..models import device, hub, lora, parts
+from ..models import device, hub, lora, parts, records
 from ..models.cache import ModelCache
 from ..models.flux import checkpoints, loader, text_encoding
 from ..models.flux.loader import FluxModel
@@ -162,14 +162,18 @@ class Session:
 
     def recipe(self, seed: int, began: float, kind: Literal["words", "picture", "edit"], source: str) -> Recipe:
         """Return the recipe of the panorama of `seed`, without the fields that belong to one kind of job."""
-        loaded = self.model.source
+        loaded, own_lora = self.model.source, self.settings.lora
+        adapters = loaded.checkpoint.adapters_name if self._tasks else ""
         return Recipe(
             panoform=metadata.version("panoform"),
             kind=kind,
-            engine=loader.pinned(loaded, self._tasks),
-            model=loaded.checkpoint.name,
-            adapters=loaded.checkpoint.adapters_name if self._tasks else "",
-            settings=msgspec.structs.replace(self.settings, seeds=(seed,)),
+            engine=records.engine(loader.pinned(loaded, self._tasks)),
+            model=records.name(loaded.checkpoint.name, loaded.settings),
+            adapters=records.name(adapters, loaded.settings),
+            weights=records.digests(loaded.checkpoint.name, adapters, own_lora),
+            settings=msgspec.structs.replace(
+                self.settings, seeds=(seed,), lora=own_lora and records.name(own_lora, loaded.settings)
+            ),
             source=source,
             size=(self.settings.height, 2 * self.settings.height),
             notices=tuple(self.notices),

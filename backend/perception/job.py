@@ -24,7 +24,7 @@ from ..io import panoramas, results
 from ..io.results import Perceived
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress
 from ..lighting import exposure
-from ..models import device
+from ..models import device, records
 from ..models.cache import ModelCache
 from ..models.flux import loader
 from ..models.flux.checkpoints import ModelConfig
@@ -208,8 +208,9 @@ def identity(engine: EngineSettings, settings: PerceiveSettings, source: Source)
     sampling = _sampling(settings, source.checkpoint.config)
     return {
         "engine": engine.engine,
-        "model": source.checkpoint.name,
-        "adapters": source.checkpoint.adapters_name,
+        "model": records.name(source.checkpoint.name, engine),
+        "adapters": records.name(source.checkpoint.adapters_name, engine),
+        "weights": records.digests(source.checkpoint.name, source.checkpoint.adapters_name),
         "dtype": device.dtype_name(source.settings, source.dtype),
         "size": (sampling.height, 2 * sampling.height),
         "seed": sampling.seed,

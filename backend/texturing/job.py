@@ -15,7 +15,7 @@ from ...shared.jobs.texture import VIEWS, TextureInfo, TextureReply, TextureRequ
 from ..io.encoding import encode_image
 from ..io.generated import sha256
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
-from ..models import device
+from ..models import device, records
 from ..models.cache import ModelCache
 from . import cameras, frame, projection, texture, view_files, views
 from .cameras import Mesh
@@ -111,7 +111,9 @@ def record_drawn(
     """Return the record of drawn views."""
     source = drawn.source
     return _record(
-        request, began, task=source.task, engine=source.pinned, model=source.name, adapter=source.adapter_name,
+        request, began, task=source.task, engine=source.pinned, model=records.name(source.name, source.settings),
+        adapter=records.name(source.adapter_name, source.settings),
+        weights=records.digests(source.name, source.adapter_name),
         settings=drawn.settings, view_size=drawn.views.shape[1], seen=seen, notices=drawn.notices,
         device=device.name(source.device), dtype=device.dtype_name(source.settings, source.dtype),
         packages=("torch", "diffusers"),
@@ -121,8 +123,9 @@ def record_drawn(
 def _record(
     request: TextureRequest | contract.ViewsRequest, began: float, *, seen: float, packages: Sequence[str] = (), **more
 ) -> TextureInfo:
+    more["engine"] = records.engine(more.get("engine", request.engine))
     return TextureInfo(
-        **{"engine": request.engine, "model": "", "adapter": "", "notices": (), "device": "", "dtype": ""} | more,
+        **{"model": "", "adapter": "", "notices": (), "device": "", "dtype": ""} | more,
         panoform=metadata.version("panoform"),
         source=request.source,
         source_sha256="" if request.reference is None else sha256(request.reference),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import ClassVar
 
 import bpy
@@ -172,7 +173,10 @@ def use_recipe(scene: bpy.types.Scene, entry: Entry) -> None:
     sizes = [item[0] for item in SIZE_ITEMS]
     if str(recipe.size[0]) not in sizes:
         raise SettingError(f"{entry.path.name} is {recipe.size[0]} high.", f"The panel has {', '.join(sizes)}.")
-    for name in _SETTINGS:
+    lora = recipe.settings.lora
+    if lora in recipe.weights and Path(panel.lora).name != lora:
+        raise SettingError(f"The recipe names the LoRA {lora}, but not where it is.", "Choose its file as LoRA first.")
+    for name in (name for name in _SETTINGS if name != "lora" or lora not in recipe.weights):
         value = getattr(recipe.settings, name)
         panel.property_unset(name) if value is None else setattr(panel, name, value)
     panel.of, panel.size, panel.new_seed, panel.count = "WORDS", str(recipe.size[0]), True, 1

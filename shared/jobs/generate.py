@@ -100,6 +100,8 @@ class Recipe(msgspec.Struct, kw_only=True):
     #: Checkpoint and, where OmniX was used, adapters, as named in the settings.
     model: str
     adapters: str
+    #: Weights on this computer: name → SHA-256 (backend/models/records.py).
+    weights: dict[str, str] = {}
     #: Without open defaults, and with the seed of this panorama only.
     settings: GenerateSettings
     #: Only around a picture.

@@ -58,10 +58,12 @@ class Info(msgspec.Struct, kw_only=True):
     """Record of a result, its source and settings; stored as JSON in `maps.json` of a result folder."""
 
     panoform: str
-    #: Name of the engine; checkpoint and adapters, as named in the settings.
+    #: Name of the engine; checkpoint and adapters, by hub id or name.
     engine: str
     model: str
     adapters: str
+    #: Weights on this computer: name → SHA-256 (backend/models/records.py).
+    weights: dict[str, str] = {}
     #: A message for the user (an untrained model), else "".
     notice: str
     #: Maps in this result: name → meaning of the values.

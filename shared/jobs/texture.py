@@ -113,6 +113,8 @@ class TextureInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     #: Base model and adapter, as named in the settings; "" where the views were given.
     model: str
     adapter: str
+    #: Weights on this computer: name → SHA-256 (backend/models/records.py).
+    weights: dict[str, str] = {}
     #: Without open defaults, where the views were drawn.
     settings: TextureSettings
     #: The reference picture: name and SHA-256 of its pixels.

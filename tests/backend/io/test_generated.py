@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -219,6 +220,17 @@ def test_command_line_outpaints_a_photo_and_extends_a_panorama(flux, tmp_path, c
     assert panorama_file.read_recipe(tmp_path / "around.json").view == View(fov=65, yaw=30)
 
     again = ["generate", "--recipe", str(tmp_path / "around.json"), "--out", str(tmp_path / "again.png")]
+    # The recipe names the weights, not the folders of this computer.
+    for written in ("around.png", "around.json"):
+        assert str(Path(flux[3]).parent).encode() not in (tmp_path / written).read_bytes()
+    assert main.main([*again, "--image", str(tmp_path / "photo.png")]) == 1
+    assert "Give its path (--model)" in capsys.readouterr().err
+    other = tmp_path / Path(flux[7]).name
+    other.write_bytes(b"another LoRA")
+    again += flux[2:6]
+    assert main.main([*again, "--lora", str(other), "--image", str(tmp_path / "photo.png")]) == 1
+    assert "not the" in capsys.readouterr().err
+    again += flux[6:8]
     assert main.main([*again, "--image", str(tmp_path / "photo.png")]) == 0
     assert np.array_equal(panoramas.read(tmp_path / "again.png")[0], around)
     assert main.main(again) == 1

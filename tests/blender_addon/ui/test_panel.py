@@ -204,7 +204,7 @@ def test_ready_with_memory(addon: Jobs, drawn, monkeypatch) -> None:
         id="x", version="0.1.0", pid=1, running=None, queued=0, engine="Starter (built in, preview quality)",
         device="cuda:0", memory_free=7 * 2**30, memory_total=12 * 2**30,
     )  # fmt: skip
-    monkeypatch.setattr(addon, "session", SimpleNamespace(status=status, close=lambda: None))
+    monkeypatch.setattr(addon, "session", SimpleNamespace(status=status, client=None, close=lambda: None))
     texts = drawn()
     assert "Ready · Starter" in texts
     assert "cuda:0: 7.0 of 12 GB free" in texts
