@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from ...shared.protocol.errors import SceneError
+from ...shared.protocol.errors import PanoramaError, SceneError
 from ..ui.panel_parts import Section, characters, draw_text
 from . import image_limits, sources
 from .properties import layers
@@ -50,7 +50,12 @@ def _draw_world(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) 
     try:
         image, _rotation = sources.world_image(scene)
     except SceneError as error:
-        draw_text(layout, error.message, width, icon="INFO")
+        try:
+            sources.check_world(scene)
+        except (SceneError, PanoramaError):
+            draw_text(layout, error.message, width, icon="INFO")
+        else:
+            layout.label(text=f"{scene.world.name} · rendered", icon="WORLD")
     else:
         layout.label(text=f"{image.name} · {_size(image)}", icon="WORLD")
         layout.operator("panoform.split_sun", icon="LIGHT_SUN")

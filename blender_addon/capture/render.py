@@ -15,12 +15,15 @@ from mathutils import Euler, Matrix
 from ...shared.atomic_write import drafts
 from ...shared.engines import MAX_PANORAMA_WIDTH
 from ...shared.protocol.errors import BusyError, Cancelled, PanoramaError, SceneError
-from . import distances, picture, pixels
+from . import distances, picture, pixels, sources
 from .picture import Picture
 from .sources import Capture
 
 #: Longest side of a rendered camera view in pixels: the resolution of 90° in a panorama 4096 px wide.
 VIEW_SIDE_PX = 1024
+
+#: Least and largest width of a rendered world, so that its poles and edges stay, and its samples: it has no noise.
+_WORLD_WIDTHS, _WORLD_SAMPLES = (2048, 4096), 2
 
 #: Custom property of the copied scenes and their cameras.
 _IS_COPY = "panoform_render"
@@ -74,7 +77,7 @@ class Render(abc.ABC, Generic[ResultT]):
     def _prepare(
         self, scene: bpy.types.Scene, camera_data: bpy.types.Camera, pose: Matrix, size: tuple[int, int], samples: int
     ) -> tuple[int, int]:
-        copy = scene.copy()
+        copy = self._copied(scene)
         copy.name = "Panoform Render"
         camera_data.name = "Panoform Render"
         camera = bpy.data.objects.new("Panoform Render", camera_data)
@@ -106,6 +109,10 @@ class Render(abc.ABC, Generic[ResultT]):
         for layer in layers:
             layer.use = layer == rendered
         return copy.session_uid, camera.session_uid
+
+    def _copied(self, scene: bpy.types.Scene) -> bpy.types.Scene:
+        """Return the scene that is rendered, which is removed at the end."""
+        return scene.copy()
 
     @abc.abstractmethod
     def _read(self, light: pixels.Pixels) -> ResultT:
@@ -192,15 +199,66 @@ class PanoramaRender(Render[Capture]):
         _check_cycles()
         self._pose = pose.copy()
         self._known_distances = distances.measure(scene, self._pose)
-        camera_data = bpy.data.cameras.new("Panoform Render")
-        camera_data.type = "PANO"
-        camera_data.panorama_type = "EQUIRECTANGULAR"
-        camera_data.clip_start, camera_data.clip_end = 1e-3, 1e9
-        ahead = self._pose @ Euler((math.pi / 2, 0, -math.pi / 2)).to_matrix().to_4x4()
-        super().__init__(scene, camera_data, ahead, (width, width // 2), samples)
+        super().__init__(scene, *_panorama_camera(self._pose), (width, width // 2), samples)
 
     def _read(self, light: pixels.Pixels) -> Capture:
         return Capture(light, self._source, self._pose, has_position=True, known_distances=self._known_distances)
+
+
+class WorldRender(Render[Capture]):
+    """An equirectangular render of the scene's world alone, as Cycles' camera sees it, in linear light."""
+
+    def __init__(self, scene: bpy.types.Scene) -> None:
+        """Raise SceneError if the world shows no texture, PanoramaError if an image that it shows can't be read."""
+        sources.check_world(scene)
+        _check_cycles()
+        self._world = ""
+        images = [getattr(node, "image", None) for node in sources.world_textures(scene.world.node_tree)]
+        widths = [image.size[0] for image in images if image is not None]
+        width = min(max(widths, default=_WORLD_WIDTHS[0]) // 2 * 2, _WORLD_WIDTHS[1])
+        width = max(width, _WORLD_WIDTHS[0])
+        name = scene.world.name
+        super().__init__(scene, *_panorama_camera(Matrix.Identity(4)), (width, width // 2), _WORLD_SAMPLES)
+        self._source = name
+
+    def _copied(self, scene: bpy.types.Scene) -> bpy.types.Scene:
+        world = scene.world.copy()
+        self._world = world.name
+        engine = "CYCLES" if scene.render.engine == "CYCLES" else "EEVEE"  # whose output the user sees
+        output = world.node_tree.get_output_node(engine) or world.node_tree.get_output_node("ALL")
+        if output is not None:
+            for node in [node for node in world.node_tree.nodes if node.bl_idname == output.bl_idname]:
+                if node != output:
+                    world.node_tree.nodes.remove(node)
+            output.target, output.is_active_output = "ALL", True
+        world.cycles_visibility.camera = True
+        world.cycles.sampling_method = "NONE"  # nothing is lit
+        copy = bpy.data.scenes.new("Panoform Render")
+        copy.world = world
+        copy.frame_set(scene.frame_current, subframe=scene.frame_subframe)
+        copy.cycles.use_denoising = copy.cycles.use_adaptive_sampling = False
+        copy.cycles.pixel_filter_type = "BOX"
+        return copy
+
+    def _clean_up(self) -> float | None:
+        later = super()._clean_up()
+        world = bpy.data.worlds.get(self._world)
+        if later is None and world is not None:
+            bpy.data.worlds.remove(world)
+        return later
+
+    def _read(self, light: pixels.Pixels) -> Capture:
+        notes = ("The world was rendered, because its nodes do more than show an HDRI.",)
+        return Capture(light, self._source, Matrix.Identity(4), is_plain=False, notes=notes)
+
+
+def _panorama_camera(pose: Matrix) -> tuple[bpy.types.Camera, Matrix]:
+    """Return an equirectangular camera and its pose, for a panorama's `pose`."""
+    camera_data = bpy.data.cameras.new("Panoform Render")
+    camera_data.type = "PANO"
+    camera_data.panorama_type = "EQUIRECTANGULAR"
+    camera_data.clip_start, camera_data.clip_end = 1e-3, 1e9
+    return camera_data, pose @ Euler((math.pi / 2, 0, -math.pi / 2)).to_matrix().to_4x4()
 
 
 class ViewRender(Render[Picture]):

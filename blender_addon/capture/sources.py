@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import bpy
 import numpy as np
 from mathutils import Euler, Matrix, Vector
 
+from ...shared.imaging.colour import linear_from_srgb
 from ...shared.protocol.errors import SceneError
 from ..scene import images
 from . import image_limits, picture_file, pixels
@@ -83,7 +85,7 @@ class Capture(NamedTuple):
 
 
 def _upstream(socket: bpy.types.NodeSocket) -> list[bpy.types.Node]:
-    """Return the nodes upstream of a socket, nearest first, each once."""
+    """Return the nodes upstream of a socket, nearest first, each once; without reroutes."""
     nodes: list[bpy.types.Node] = []
     queue = [link.from_node for link in socket.links if not link.is_muted]
     while queue:
@@ -91,7 +93,20 @@ def _upstream(socket: bpy.types.NodeSocket) -> list[bpy.types.Node]:
         if node not in nodes:
             nodes.append(node)
             queue += [link.from_node for entry in node.inputs for link in entry.links if not link.is_muted]
-    return nodes
+    return [node for node in nodes if node.bl_idname != "NodeReroute"]
+
+
+def _source_of(socket: bpy.types.NodeSocket) -> bpy.types.NodeSocket | None:
+    """Return the output that a socket shows: past reroutes and muted Mapping nodes; None where it isn't linked."""
+    link = next((link for link in socket.links if not link.is_muted), None)
+    if link is None:
+        return None
+    node = link.from_node
+    if node.bl_idname == "NodeReroute":
+        return _source_of(node.inputs[0])
+    if node.bl_idname == "ShaderNodeMapping" and node.mute:
+        return _source_of(node.inputs["Vector"])
+    return link.from_socket
 
 
 def world_image(scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
@@ -106,15 +121,15 @@ def world_image(scene: bpy.types.Scene) -> tuple[bpy.types.Image, Matrix]:
 def world_strength(scene: bpy.types.Scene) -> float:
     """Return the Strength of the world's Background. Raise SceneError if other nodes change the HDRI."""
     texture = _texture(scene)
-    background, *behind = _upstream(_output(scene.world).inputs["Surface"])
-    behind = [node for node in behind if not node.name.startswith(LIGHT)]
-    if background.bl_idname == "ShaderNodeBackground" and behind[0] == texture:
-        strength = background.inputs["Strength"]
-        if not strength.is_linked:
-            return strength.default_value
-        source = strength.links[0].from_socket
-        if source.node.name.startswith(LIGHT):  # the one value of both backgrounds
-            return source.default_value
+    shader = _source_of(_output(scene.world).inputs["Surface"])
+    background = None if shader is None else shader.node
+    if background is not None and background.bl_idname == "ShaderNodeBackground" and not background.mute:
+        colour, strength = (_source_of(background.inputs[name]) for name in ("Color", "Strength"))
+        if colour is not None and colour.node == texture and colour.name == "Color" and not texture.mute:
+            if strength is None:
+                return background.inputs["Strength"].default_value
+            if strength.node.name.startswith(LIGHT):  # the one value of both backgrounds
+                return strength.default_value
     raise SceneError(
         f"Other nodes of the world {scene.world.name!r} change its HDRI.",
         "Connect the Environment Texture to a Background, and that to the output.",
@@ -155,16 +170,22 @@ def _texture(scene: bpy.types.Scene) -> bpy.types.Node:
 
 def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
     """Return the inverse of the rotation by the Mapping node before `texture`."""
+    if not _is_unmapped(texture):
+        raise SceneError(
+            f"The HDRI of {world.name!r} is mapped by its node's own texture mapping.",
+            "Reset that, or use the image itself as the source.",
+        )
     rotation = Matrix.Identity(3)
-    socket = texture.inputs["Vector"]
-    node = socket.links[0].from_node if socket.links else None
-    if node is not None and node.bl_idname == "ShaderNodeMapping":
+    source = _source_of(texture.inputs["Vector"])
+    if source is not None and source.node.bl_idname == "ShaderNodeMapping":
+        node = source.node
         plain = not any(
             node.inputs[name].is_linked for name in ("Location", "Rotation", "Scale") if name in node.inputs
         )
         scale = Vector(node.inputs["Scale"].default_value)
         moved = node.vector_type in {"POINT", "TEXTURE"} and any(node.inputs["Location"].default_value)
-        if not plain or moved or (scale - Vector((1, 1, 1))).length > 1e-5:
+        source = _source_of(node.inputs["Vector"])
+        if not plain or moved or (scale - Vector((1, 1, 1))).length > 1e-5 or source is None:
             raise SceneError(
                 f"The HDRI of {world.name!r} is moved, scaled or driven by its Mapping node.",
                 "Keep only its rotation, or use the image itself as the source.",
@@ -172,30 +193,107 @@ def _rotation(world: bpy.types.World, texture: bpy.types.Node) -> Matrix:
         rotation = Euler(node.inputs["Rotation"].default_value).to_matrix()
         if node.vector_type == "TEXTURE":
             rotation.invert()
-        source = node.inputs["Vector"]
-        node = source.links[0].from_node if source.links else None
-        output = source.links[0].from_socket.name if source.links else ""
-    else:
-        output = socket.links[0].from_socket.name if socket.links else ""
-    if node is not None and (node.bl_idname, output) not in {
-        ("ShaderNodeTexCoord", "Generated"),
-        ("ShaderNodeTexCoord", "Object"),
-    }:
+    coordinates = None if source is None else (source.node.bl_idname, source.name)
+    plain = {None, ("ShaderNodeTexCoord", "Generated"), ("ShaderNodeTexCoord", "Object")}
+    if coordinates not in plain or (source is not None and (source.node.object is not None or source.node.mute)):
         raise SceneError(
-            f"The HDRI of {world.name!r} is mapped by the node {node.name!r}.",
+            f"The HDRI of {world.name!r} is mapped by the node {source.node.name!r}.",
             "Map it by Texture Coordinate (Generated) and Mapping, or use the image itself as the source.",
         )
     return rotation.inverted().to_4x4()
 
 
-def from_world(scene: bpy.types.Scene, height: int | None = None) -> Capture:
-    """Read the HDRI of the scene's world, as Blender displays it; `height` as in picture_file.read.
+def _is_unmapped(texture: bpy.types.Node) -> bool:
+    """Return whether the mapping that Blender keeps in texture nodes, without a panel, changes nothing."""
+    own, colour = texture.texture_mapping, texture.color_mapping
+    return (
+        not any(own.translation)
+        and not any(own.rotation)
+        and all(abs(value - 1) < 1e-6 for value in own.scale)
+        and (own.mapping_x, own.mapping_y, own.mapping_z) == ("X", "Y", "Z")
+        and own.mapping == "FLAT"
+        and not (own.use_min or own.use_max)
+        and (colour.brightness, colour.contrast, colour.saturation) == (1, 1, 1)
+        and not colour.use_color_ramp
+        and colour.blend_factor == 0
+    )
 
-    Raise SceneError (`world_image`), PanoramaError.
+
+def from_world(scene: bpy.types.Scene, height: int | None = None) -> Capture:
+    """Read the scene's world as Blender displays it: its HDRI where it is shown plainly, else a render of the world.
+
+    `height` as in picture_file.read. Raise SceneError if the world shows no texture, PanoramaError.
     """
-    image, world_from_panorama = world_image(scene)
+    from .render import WorldRender  # which imports this module
+
+    return from_plain_world(scene, height) or WorldRender(scene).run()
+
+
+def from_plain_world(scene: bpy.types.Scene, height: int | None = None) -> Capture | None:
+    """Read the HDRI of the scene's world where nothing but a rotation and a strength change it; else None.
+
+    `height` as in picture_file.read. Raise SceneError if the world shows no texture, PanoramaError for an image without its file.
+    """
+    check_world(scene)
+    try:
+        image, world_from_panorama = world_image(scene)
+        strength = world_strength(scene)
+    except SceneError:
+        return None  # it is rendered, which shows the same
+    if not _is_pure(scene) or image.source not in {"FILE", "GENERATED"}:
+        return None
     reading = picture_file.displayed(image, height=height)
-    return _capture(reading, stem(image), world_from_panorama, image_uid=image.session_uid, file=image_file(image))
+    found = _capture(reading, stem(image), world_from_panorama, image_uid=image.session_uid, file=image_file(image))
+    if strength == 1:
+        return found
+    light = linear_from_srgb(found.panorama.pixels) if found.panorama.encoding == "srgb" else found.panorama.pixels
+    return found._replace(panorama=pixels.Pixels(light * np.float32(strength), "linear"), is_plain=False)
+
+
+def _is_pure(scene: bpy.types.Scene) -> bool:
+    """Return whether only the plain chain is between the HDRI and the outputs: nothing muted, no volume, no group."""
+    world = scene.world
+    outputs = [node for node in world.node_tree.nodes if node.bl_idname == "ShaderNodeOutputWorld"]
+    nodes = [node for output in outputs for node in _upstream(output.inputs["Surface"])]
+    ours = [node for node in nodes if not node.name.startswith(LIGHT)]
+    textures = {node for node in ours if node.bl_idname == "ShaderNodeTexEnvironment"}
+    chain = {"ShaderNodeTexEnvironment", "ShaderNodeBackground", "ShaderNodeMapping", "ShaderNodeTexCoord"}
+    return (
+        len(textures) == 1
+        and all(node.bl_idname in chain for node in ours)
+        and not any(node.mute for node in nodes if node.bl_idname != "ShaderNodeMapping")
+        and not any(output.inputs["Volume"].is_linked for output in outputs)
+        and sum(node.bl_idname == "ShaderNodeBackground" for node in ours) == 1
+        and sum(node.bl_idname == "ShaderNodeMapping" for node in ours) <= 1
+    )
+
+
+def check_world(scene: bpy.types.Scene) -> None:
+    """Raise SceneError if the scene's world shows no texture, PanoramaError if an image that it shows can't be read."""
+    output = _output(scene.world)
+    if output is None:
+        raise SceneError("The scene's world has no HDRI.", _NO_HDRI_HINT)
+    textures = world_textures(output.id_data, _upstream(output.inputs["Surface"]))
+    shown = [node for node in textures if getattr(node, "image", node) is not None]
+    if not shown:
+        raise SceneError(f"The world {scene.world.name!r} has no HDRI.", _NO_HDRI_HINT)
+    for node in shown:
+        image = getattr(node, "image", None)
+        if image is not None:
+            image_limits.check(image)
+        if image is not None and not image.size[0]:
+            pixels.raw(image)  # raises the error that names its file
+
+
+def world_textures(tree: bpy.types.NodeTree, nodes: Iterable[bpy.types.Node] | None = None) -> list[bpy.types.Node]:
+    """Return the texture nodes among `nodes`, all of the tree by default, and in the groups among them."""
+    found = []
+    for node in tree.nodes if nodes is None else nodes:
+        if node.bl_idname == "ShaderNodeGroup" and node.node_tree is not None:
+            found += world_textures(node.node_tree)
+        elif node.bl_idname.startswith("ShaderNodeTex") and node.bl_idname != "ShaderNodeTexCoord":
+            found.append(node)
+    return found
 
 
 # Image, file

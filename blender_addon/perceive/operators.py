@@ -24,7 +24,7 @@ from ..capture.properties import (
     repair_property,
     source_property,
 )
-from ..capture.render import Render
+from ..capture.render import Render, WorldRender
 from ..capture.sources import Capture
 from ..scene.properties import (
     align_walls_property,
@@ -36,7 +36,14 @@ from ..scene.properties import (
 )
 from ..scene.properties import settings_from as scene_settings_from
 from ..ui.engine_properties import engine_property, quality_property
-from ..ui.operator_parts import job_disabled_reason, poll_unless, property_or_setting, reporting, run_job
+from ..ui.operator_parts import (
+    job_disabled_reason,
+    poll_unless,
+    property_or_setting,
+    reporting,
+    run_job,
+    start_render,
+)
 from ..ui.path_properties import BLEND_RELATIVE
 from . import properties
 from .spec import NO_PIXELS, PerceiveSpec, settings_from
@@ -120,7 +127,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     def _source(self, scene: bpy.types.Scene, height: int | None) -> Capture | Render[Capture]:
         match self._get(scene, "source"):
             case "WORLD":
-                return sources.from_world(scene, height)
+                return sources.from_plain_world(scene, height) or start_render(WorldRender(scene))
             case "IMAGE":
                 image = sources.named_image(self.image) if self.image else scene.panoform.image
                 if image is None:

@@ -184,7 +184,7 @@ def test_missing_hdri_file_is_rejected(scene, tmp_path):
 
 
 @pytest.mark.parametrize("node", ["Scale", "Location", "driven", "Normal", "MIRROR_BALL", "two"])
-def test_world_with_other_nodes_is_rejected(scene, node):
+def test_world_with_other_nodes_has_no_image_to_edit(scene, node):
     image = bpy.data.images.new("sky", 8, 4)
     tree = hdri_world(scene, image)
     environment = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeTexEnvironment")
@@ -203,7 +203,7 @@ def test_world_with_other_nodes_is_rejected(scene, node):
         other.image = image
         tree.links.new(other.outputs["Color"], tree.nodes["Background"].inputs["Strength"])
     with pytest.raises(SceneError):
-        sources.from_world(scene)
+        sources.world_image(scene)
 
 
 def state(scene: bpy.types.Scene) -> dict[str, object]:

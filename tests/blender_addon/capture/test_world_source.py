@@ -1,0 +1,239 @@
+"""The world as a source: whatever its nodes, a render of it equals one of the world built from what was captured.
+
+Truth is Cycles: both worlds are rendered alone, 64 × 32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import bpy
+import numpy as np
+import pytest
+
+from panoform.blender_addon.capture import pixels, sources
+from panoform.blender_addon.scene import images
+from panoform.blender_addon.scene import world as worlds
+from panoform.shared.imaging import sphere
+from panoform.shared.protocol.errors import SceneError
+
+
+class Nodes:
+    """A world with Texture Coordinate → Mapping (turned) → Environment Texture → Background → output."""
+
+    def __init__(self, scene: bpy.types.Scene) -> None:
+        world = bpy.data.worlds.new("HDRI")
+        if bpy.app.version < (5, 0):
+            world.use_nodes = True
+        scene.world = world
+        self.tree = world.node_tree
+        self.tree.nodes.clear()
+        self.texture = self.add("TexEnvironment")
+        self.texture.image = picture("sky")
+        self.background, self.output = self.add("Background"), self.add("OutputWorld")
+        self.mapping, self.coordinates = self.add("Mapping"), self.add("TexCoord")
+        self.mapping.inputs["Rotation"].default_value = (0, 0, 0.7)
+        self.link(self.coordinates.outputs["Generated"], self.mapping.inputs["Vector"])
+        self.link(self.mapping.outputs["Vector"], self.texture.inputs["Vector"])
+        self.link(self.texture.outputs["Color"], self.background.inputs["Color"])
+        self.link(self.background.outputs["Background"], self.output.inputs["Surface"])
+
+    def add(self, kind: str) -> bpy.types.Node:
+        return self.tree.nodes.new(kind if kind.startswith("Node") else f"ShaderNode{kind}")
+
+    def link(self, source, target) -> None:
+        self.tree.links.new(source, target)
+
+    def reroute(self, target: bpy.types.NodeSocket) -> None:
+        """Put a Reroute before a socket."""
+        node, source = self.add("NodeReroute"), target.links[0].from_socket
+        self.link(source, node.inputs[0])
+        self.link(node.outputs[0], target)
+
+    def by_light_path(self, image: bpy.types.Image) -> None:
+        """Show the world to the camera, and light the scene with another texture node."""
+        texture, background, mix = self.add("TexEnvironment"), self.add("Background"), self.add("MixShader")
+        texture.image = image
+        self.link(texture.outputs["Color"], background.inputs["Color"])
+        self.link(self.add("LightPath").outputs["Is Camera Ray"], mix.inputs[0])
+        self.link(background.outputs[0], mix.inputs[1])
+        self.link(self.background.outputs[0], mix.inputs[2])
+        self.link(mix.outputs[0], self.output.inputs["Surface"])
+
+
+def picture(name: str, shift: float = 0.0) -> bpy.types.Image:
+    values = 0.5 + 0.45 * sphere.directions(32, 64)
+    return images.create_float(name, (values + shift).astype(np.float32), "Linear Rec.709")
+
+
+def in_group(nodes: Nodes) -> None:
+    group = bpy.data.node_groups.new("HDRI", "ShaderNodeTree")
+    group.interface.new_socket("Color", in_out="OUTPUT", socket_type="NodeSocketColor")
+    texture, output = group.nodes.new("ShaderNodeTexEnvironment"), group.nodes.new("NodeGroupOutput")
+    texture.image = nodes.texture.image
+    group.links.new(texture.outputs["Color"], output.inputs[0])
+    nodes.tree.nodes.remove(nodes.texture)
+    node = nodes.add("Group")
+    node.node_tree = group
+    nodes.link(node.outputs[0], nodes.background.inputs["Color"])
+
+
+def reroutes(nodes: Nodes) -> None:
+    for socket in (nodes.texture.inputs["Vector"], nodes.background.inputs["Color"], nodes.output.inputs["Surface"]):
+        nodes.reroute(socket)
+
+
+def muted_mapping(nodes: Nodes) -> None:
+    nodes.mapping.mute = True
+
+
+def muted_link(nodes: Nodes) -> None:
+    nodes.texture.inputs["Vector"].links[0].is_muted = True
+
+
+def mapping_without_coordinates(nodes: Nodes) -> None:
+    nodes.tree.links.remove(nodes.mapping.inputs["Vector"].links[0])
+
+
+def own_texture_mapping(nodes: Nodes) -> None:
+    nodes.texture.texture_mapping.rotation = (0, 0, 1)
+
+
+def same_image_by_light_path(nodes: Nodes) -> None:
+    nodes.by_light_path(nodes.texture.image)
+
+
+def other_image_by_light_path(nodes: Nodes) -> None:
+    nodes.by_light_path(picture("other", 2.0))
+
+
+def strength(nodes: Nodes) -> None:
+    nodes.background.inputs["Strength"].default_value = 2.5
+
+
+def saturation(nodes: Nodes) -> None:
+    node = nodes.add("HueSaturation")
+    node.inputs["Saturation"].default_value = 0.2
+    nodes.link(nodes.texture.outputs["Color"], node.inputs["Color"])
+    nodes.link(node.outputs["Color"], nodes.background.inputs["Color"])
+
+
+def mirror_ball(nodes: Nodes) -> None:
+    nodes.texture.projection = "MIRROR_BALL"
+
+
+def mirrored(nodes: Nodes) -> None:
+    nodes.mapping.inputs["Scale"].default_value = (1, 1, -1)
+
+
+def driven(nodes: Nodes) -> None:
+    node = nodes.add("CombineXYZ")
+    node.inputs["Z"].default_value = 1.2
+    nodes.link(node.outputs[0], nodes.mapping.inputs["Rotation"])
+
+
+def gradient(nodes: Nodes) -> None:
+    node = nodes.add("TexGradient")
+    nodes.link(nodes.coordinates.outputs["Generated"], node.inputs["Vector"])
+    nodes.link(node.outputs["Color"], nodes.background.inputs["Color"])
+
+
+def output_of_cycles(nodes: Nodes) -> None:
+    output, background = nodes.add("OutputWorld"), nodes.add("Background")
+    background.inputs["Color"].default_value = (1, 0, 0, 1)
+    nodes.link(background.outputs[0], output.inputs["Surface"])
+    output.target, nodes.output.target = "CYCLES", "EEVEE"
+    bpy.context.scene.render.engine = "CYCLES"
+
+
+def colour_space(nodes: Nodes) -> None:
+    nodes.texture.image.colorspace_settings.name = "Linear Rec.2020"
+
+
+PLAIN = (reroutes, muted_mapping, muted_link, colour_space)
+RENDERED = (in_group, same_image_by_light_path)
+OTHERS = (
+    own_texture_mapping,
+    mirror_ball,
+    mapping_without_coordinates,
+    other_image_by_light_path,
+    saturation,
+    mirrored,
+    driven,
+    gradient,
+    output_of_cycles,
+)
+
+
+def shown(scene: bpy.types.Scene, path) -> np.ndarray:
+    """Render the world alone, (32, 64, 3), as values of the working space."""
+    alone = bpy.data.scenes.new("world alone")
+    alone.world, alone.render.engine = scene.world, "CYCLES"
+    alone.world.cycles.sampling_method = "NONE"  # nothing is lit
+    alone.cycles.samples, alone.cycles.use_denoising = 64, False
+    data = bpy.data.cameras.new("world alone")
+    data.type, data.panorama_type = "PANO", "EQUIRECTANGULAR"
+    alone.camera = bpy.data.objects.new("world alone", data)
+    alone.camera.rotation_euler = (math.pi / 2, 0, -math.pi / 2)
+    alone.collection.objects.link(alone.camera)
+    render = alone.render
+    render.resolution_x, render.resolution_y, render.resolution_percentage = 64, 32, 100
+    if bpy.app.version >= (5, 0):
+        render.image_settings.media_type = "IMAGE"
+    render.image_settings.file_format, render.image_settings.color_depth = "OPEN_EXR", "32"
+    render.filepath = str(path)
+    bpy.ops.render.render(scene=alone.name, write_still=True)
+    image = bpy.data.images.load(str(path))
+    image.colorspace_settings.is_data = True
+    values = pixels.raw(image)[..., :3].copy()
+    bpy.data.images.remove(image)
+    bpy.data.scenes.remove(alone)
+    return values
+
+
+@pytest.mark.parametrize(
+    "change",
+    [*PLAIN, strength, *RENDERED, *(pytest.param(change, marks=pytest.mark.slow) for change in OTHERS)],
+    ids=lambda change: change.__name__,
+)
+def test_built_world_shows_what_the_world_showed(scene, tmp_path, change):
+    change(Nodes(scene))
+    before = shown(scene, tmp_path / "before.exr")
+    scenes, own = len(bpy.data.scenes), len(bpy.data.worlds)
+    found = sources.from_world(scene)
+    assert (len(bpy.data.scenes), len(bpy.data.worlds)) == (scenes, own)
+    assert bool(found.notes) == (change not in (*PLAIN, strength)), "rendered only where it must be"
+    assert found.is_plain == (change in PLAIN)
+    scene.world = worlds.create("built", found.world_picture(), found.world_from_panorama)
+    np.testing.assert_allclose(shown(scene, tmp_path / "after.exr"), before, atol=0.01)
+    assert np.ptp(before) > 0.1 or change is mapping_without_coordinates
+
+
+@pytest.mark.parametrize("colorspace", ["Non-Color", "Linear Rec.2020", "AgX Base sRGB", "Display P3", "Rec.1886"])
+def test_image_of_any_colour_space_is_read_as_it_is_displayed(scene, tmp_path, colorspace):
+    """Of 8-bit files, whose values Blender keeps as they are stored."""
+    nodes = Nodes(scene)
+    image = bpy.data.images.new("bytes", 64, 32)
+    values = np.ones((32, 64, 4), np.float32)
+    values[..., :3] = picture_values()
+    image.pixels.foreach_set(values[::-1].ravel())
+    image.pack()
+    nodes.texture.image = image
+    image.colorspace_settings.name = colorspace
+    nodes.mapping.mute = True
+    before = shown(scene, tmp_path / "before.exr")
+    found, read = sources.from_world(scene), sources.from_image(image)
+    np.testing.assert_array_equal(found.panorama.pixels, read.panorama.pixels)
+    assert found.panorama.encoding == "linear"
+    np.testing.assert_allclose(read.panorama.pixels[2:-2], before[2:-2], atol=0.02, rtol=0.04)
+
+
+def picture_values() -> np.ndarray:
+    return (0.5 + 0.4 * sphere.directions(32, 64)).astype(np.float32)
+
+
+def test_world_that_shows_no_texture_is_refused(scene):
+    nodes = Nodes(scene)
+    nodes.tree.links.remove(nodes.background.inputs["Color"].links[0])
+    with pytest.raises(SceneError, match="no HDRI"):
+        sources.from_world(scene)
