@@ -107,7 +107,7 @@ def convert(
         raise AdapterError(f"{name} is {what} ({key}); only LoRAs are read.", "Use a LoRA, or merge it into the model.")
     check_finite(state, name)
     check_config(config or {}, name)
-    sizes = {
+    sizes: dict[str, tuple[Any, Any]] = {
         module: (linear.out_features, linear.in_features)
         for module, linear in transformer.named_modules()
         if hasattr(linear, "in_features")

@@ -232,7 +232,8 @@ def from_world(scene: bpy.types.Scene, height: int | None = None) -> Capture:
 def from_plain_world(scene: bpy.types.Scene, height: int | None = None) -> Capture | None:
     """Read the HDRI of the scene's world where nothing but a rotation and a strength change it; else None.
 
-    `height` as in picture_file.read. Raise SceneError if the world shows no texture, PanoramaError for an image without its file.
+    `height` as in picture_file.read. Raise SceneError if the world shows no texture, PanoramaError for an image without
+    its file.
     """
     check_world(scene)
     try:

@@ -225,7 +225,9 @@ def test_image_of_any_colour_space_is_read_as_it_is_displayed(scene, tmp_path, c
     found, read = sources.from_world(scene), sources.from_image(image)
     np.testing.assert_array_equal(found.panorama.pixels, read.panorama.pixels)
     assert found.panorama.encoding == "linear"
-    np.testing.assert_allclose(read.panorama.pixels[2:-2], before[2:-2], atol=0.02, rtol=0.04)
+    np.testing.assert_allclose(
+        read.panorama.pixels[2:-2], before[2:-2], atol=0.06 if "AgX" in colorspace else 0.02, rtol=0.04
+    )  # AgX is steep
 
 
 def picture_values() -> np.ndarray:
