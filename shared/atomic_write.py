@@ -33,7 +33,7 @@ MAKE_ROOM = "Make room on the disk, or choose another folder."
 _CHOOSE = "Choose a folder that you may write to."
 _DRAFT = re.compile(r"(\.panoform-[0-9a-f]{16})\.lock")
 #: Errors of a full disk, a quota, a file size limit.
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Errors of file systems that can't flush a folder.
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
@@ -294,7 +294,7 @@ def flush_folder(folder: Path) -> None:
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """Return the OutputError for an OSError raised while `path` was written."""
-    if error.errno in _DISK_FULL:
+    if error.errno in DISK_FULL:
         return OutputError(f"The disk is full: {path} could not be written.", MAKE_ROOM)
     return OutputError(f"{path} can't be written: {error.strerror or error}.", _CHOOSE)
 

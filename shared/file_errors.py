@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .protocol.errors import InputError
+
+_NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.ELOOP)
+_SHOWN = 200
 
 
 def display_name(name: str | os.PathLike[str]) -> str:
@@ -24,6 +28,21 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def name_error(error: BaseException) -> InputError | None:
+    """Return the error to tell where a system doesn't allow a file's name; None for any other error."""
+    if isinstance(error, OSError) and error.errno in _NAME_ERRORS:
+        name = display_name(str(error.filename or ""))
+        shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
+        return InputError(
+            f"The system doesn't allow the name {shown} ({error.strerror}).", "Use a shorter, plain name."
+        )
+    if isinstance(error, UnicodeEncodeError):
+        return InputError("A file's name is not UTF-8.", "Rename the file.")
+    if isinstance(error, ValueError) and "null byte" in str(error):
+        return InputError("A file's name has a zero character.", "Use another name.")
+    return None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from ...shared import json_file
 from ...shared.engines import EngineSettings
+from ...shared.file_errors import display_name
 from ...shared.jobs.perceive import Info, PerceiveReply, PerceiveRequest, PerceiveSettings
 from ...shared.maps import INFO_FILENAME, MAPS
 from ...shared.protocol.errors import (
@@ -64,7 +65,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         for index, (source, name) in enumerate(sources.items(), start=1):
             began = time.monotonic()
-            row = summary.Row(panorama=source.name, status="written", folder=name, engine=engine.engine)
+            row = summary.Row(
+                panorama=display_name(source.name), status="written", folder=display_name(name), engine=engine.engine
+            )
             rows.append(row)
             try:
                 info = finished(options.out / name, source, wanted, settings.maps)
@@ -116,7 +119,7 @@ def finished(directory: Path, source: Path, wanted: Mapping[str, Any], maps: Seq
         info = json_file.read(path, Info)
     except (OSError, ValueError):
         return None  # writing a result there reports what is wrong
-    if info.source != source.name:
+    if info.source != display_name(source.name):
         raise OutputError(f"{directory} holds the result of {info.source}.", "Choose another folder, or move it away.")
     same = all(getattr(info, name) == value for name, value in wanted.items())
     complete = all(name in info.maps and (directory / MAPS[name].filename).exists() for name in maps)
@@ -136,7 +139,7 @@ def _perceive(
     """Write the result of one of the `sources`, of which it replaces none."""
     request: PerceiveRequest = perceive.request(source, directory, engine, settings, sources, overwrite=overwrite)
     with Terminal(stages=False) as terminal:
-        terminal.progress(source.name, 0, 0, 0.0, None)
+        terminal.progress(display_name(source.name), 0, 0, 0.0, None)
         return cast("PerceiveReply", registry.run(request, models, terminal)).info
 
 

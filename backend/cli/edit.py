@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...shared.engines import default_engine
+from ...shared.file_errors import display_name
 from ...shared.jobs import options as job_options
 from ...shared.jobs.edit import EditRequest
 from ...shared.protocol.errors import OutputError, PanoramaError, SettingError
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         raise OutputError(f"{options.panorama.name} is linear, which a PNG can't store.", "Use an .exr output file.")
     request = EditRequest(
         panorama=panorama, encoding=encoding, mask=None if mask is None else mask.astype(np.uint8),
-        strength=options.strength, extend=options.extend, source=options.panorama.name,
+        strength=options.strength, extend=options.extend, source=display_name(options.panorama.name),
         file_format=file_format(options.out), engine=engine, settings=settings,
     )  # fmt: skip
     return run_and_write(request, options, options.seed, sources)

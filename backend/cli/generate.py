@@ -12,6 +12,7 @@ import msgspec
 
 from ...shared import panorama_file
 from ...shared.engines import default_engine
+from ...shared.file_errors import display_name
 from ...shared.jobs import options as job_options
 from ...shared.jobs.generate import (
     METHODS,
@@ -99,8 +100,8 @@ def _request(options: argparse.Namespace) -> GenerateRequest:
             f"The EXIF data of {options.image.name} has no field of view.", "Give it in degrees (--fov)."
         )
     return GenerateRequest(
-        picture=picture.pixels, view=view, source=options.image.name, file_format=file_format(options.out),
-        engine=engine, settings=settings,
+        picture=picture.pixels, view=view, source=display_name(options.image.name),
+        file_format=file_format(options.out), engine=engine, settings=settings,
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def _request_from_recipe(options: argparse.Namespace) -> GenerateRequest:
             raise SettingError(
                 f"The panorama was generated around the picture {recipe.source}.", "Give that picture (--image)."
             )
-        request.picture, request.source = photo.read(options.image).pixels, options.image.name
+        request.picture, request.source = photo.read(options.image).pixels, display_name(options.image.name)
         if generated.sha256(request.picture) != recipe.source_sha256:
             raise SettingError(f"{options.image.name} is not the picture {recipe.source} of the recipe.")
     return request

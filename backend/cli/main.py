@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
+from ...shared.file_errors import name_error
 from ...shared.protocol.errors import Cancelled, PanoformError
 from . import batch, doctor, edit, evaluate, generate, mesh, perceive, serve, texture
 
@@ -29,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except PanoformError as error:
         print(f"panoform: {error}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError) as error:
+        if (told := name_error(error)) is None:
+            raise
+        print(f"panoform: {told}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("panoform: stopped", file=sys.stderr)

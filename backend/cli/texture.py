@@ -14,6 +14,7 @@ import numpy as np
 
 from ...shared import json_file, overwriting
 from ...shared.engines import Capability, EngineSettings, default_engine
+from ...shared.file_errors import display_name
 from ...shared.jobs import texture as contract
 from ...shared.jobs.texture import (
     DEFAULT_SIZE,
@@ -122,7 +123,7 @@ def _reference(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.reference is None:
         return {}
-    return {"reference": photo.read_rgba(options.reference), "source": options.reference.name}
+    return {"reference": photo.read_rgba(options.reference), "source": display_name(options.reference.name)}
 
 
 def run_texture(options: argparse.Namespace) -> int:

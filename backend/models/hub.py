@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm
 
+from ...shared.atomic_write import DISK_FULL, MAKE_ROOM
 from ...shared.protocol.errors import Cancelled, ModelError, WeightsError
 from ..jobs.progress import ProgressReporter
 
@@ -29,6 +30,17 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _POLL_S = 0.5
 #: Time until the hub must have answered; its library would try again for minutes.
 CONTACT_S = 30.0
+_MAX_CAUSES = 10
+_TOKEN = "Check your access token (HF_TOKEN, or `hf auth login`)."
+#: HTTP status → what it means, and what to do.
+_ANSWERS = {
+    401: ("a refusal: the access token is missing or invalid", _TOKEN),
+    403: ("a refusal: the access token doesn't allow it", _TOKEN),
+    404: ("that it has no such file", "Check the name."),
+    407: ("a refusal of the proxy", "Check the proxy's settings."),
+    429: ("that there were too many requests", "Wait some minutes."),
+    451: ("that it may not give it to you", "Use another copy."),
+}
 _THREAD = "panoform-download"
 
 
@@ -175,6 +187,8 @@ def _translate_errors(name: str, failure: type[ModelError], by_hand: str, *, onl
             "Check the name; for a private repository set HF_TOKEN or run `hf auth login`.",
         ) from error
     except LocalEntryNotFoundError as error:
+        if online and (status := _status(error)):
+            raise failure(*_refused(name, status, by_hand)) from error
         raise failure(
             f"{name} is not on this computer, and the hub can't be reached."
             if online
@@ -183,7 +197,29 @@ def _translate_errors(name: str, failure: type[ModelError], by_hand: str, *, onl
         ) from error
     # Which exceptions a broken connection or a full disk raise depends on the version of the hub's library.
     except Exception as error:
+        if status := _status(error):
+            raise failure(*_refused(name, status, by_hand)) from error
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise failure(f"The disk is full: {name} could not be downloaded.", MAKE_ROOM) from error
         raise failure(f"The hub did not deliver {name}: {error}", f"Try again. {by_hand}") from error
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Return the HTTP status with which the hub refused, by an error or one of its causes; None where none did."""
+    for _ in range(_MAX_CAUSES):
+        if error is None:
+            return None
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(status, int) and status >= 400:
+            return status
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _refused(name: str, status: int, by_hand: str) -> tuple[str, str]:
+    """Return message and hint for a request that the hub answered with an error."""
+    reason, remedy = _ANSWERS.get(status, ("an error of its own" if status >= 500 else "an error", "Try again later."))
+    return f"The hub answers a request for {name} with {reason} (HTTP {status}).", f"{remedy} {by_hand}"
 
 
 class _Bar(tqdm):

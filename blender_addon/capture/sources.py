@@ -11,6 +11,7 @@ import bpy
 import numpy as np
 from mathutils import Euler, Matrix, Vector
 
+from ...shared.file_errors import display_name
 from ...shared.imaging.colour import linear_from_srgb
 from ...shared.protocol.errors import SceneError
 from ..scene import images
@@ -384,7 +385,9 @@ def from_file(path: str | Path, layer: str = "", height: int | None = None) -> C
     Raise PanoramaError if it is missing, damaged, or no panorama.
     """
     path = Path(bpy.path.abspath(str(path)))
-    return _capture(picture_file.read(path, layer, height=height), path.stem, Matrix.Identity(4), file=path)
+    return _capture(
+        picture_file.read(path, layer, height=height), display_name(path.stem), Matrix.Identity(4), file=path
+    )
 
 
 # Pose of a render

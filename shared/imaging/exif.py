@@ -10,6 +10,8 @@ from .fov import MAX_FOV, MIN_FOV
 
 #: Diagonal of the 35 mm film frame (36 × 24 mm), the reference of equivalent focal lengths (CIPA DCG-001).
 _FILM_DIAGONAL_MM = math.hypot(36, 24)
+#: No length or count in EXIF is larger.
+_LARGEST = 1e9
 #: FocalPlaneResolutionUnit → millimetres.
 _UNIT_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 
@@ -47,7 +49,10 @@ def fov(
         focal_mm, per_unit, unit: FocalLength, FocalPlaneXResolution and FocalPlaneResolutionUnit.
         sensor_width: PixelXDimension, the width of the original picture; None: `width`.
     """
-    unit_mm = _UNIT_MM.get(unit or 2)
+    numbers = (film_mm, focal_mm, per_unit, sensor_width)
+    if width < 1 or height < 1 or not all(_is_valid(number) for number in numbers):
+        return None
+    unit_mm = _UNIT_MM.get(unit if isinstance(unit, int) and unit else 2)
     if film_mm:
         half = _FILM_DIAGONAL_MM / 2 / film_mm * width / math.hypot(width, height)
     elif focal_mm and per_unit and unit_mm:
@@ -56,5 +61,12 @@ def fov(
         return None
     if orientation >= 5:  # rotated by 90°: the stored height is the picture's width
         half *= height / width
+    if not math.isfinite(half):
+        return None
     degrees = math.degrees(2 * math.atan(half))
     return degrees if MIN_FOV <= degrees <= MAX_FOV else None
+
+
+def _is_valid(number: object) -> bool:
+    """Return whether a value from EXIF is missing, or a number that can be a length or a count."""
+    return number is None or (isinstance(number, int | float) and math.isfinite(number) and 0 <= number < _LARGEST)

@@ -80,7 +80,12 @@ def encode(message: Message) -> list[Buffer]:
         frames.append(np.ascontiguousarray(value).data.cast("B"))
         return _ArrayRef(len(frames) - 1, value.dtype.name, value.shape)  # pyright: ignore[reportArgumentType]
 
-    body = msgspec.msgpack.encode(message, enc_hook=extract_array)
+    try:
+        body = msgspec.msgpack.encode(message, enc_hook=extract_array)
+    except (UnicodeError, OverflowError, RecursionError) as error:
+        raise ProtocolError(
+            f"The message can't be sent: {error}.", "Rename files whose names are not UTF-8."
+        ) from error
     frames[0] = msgspec.msgpack.encode(_Header(PROTOCOL_VERSION, msgspec.Raw(body)))
     _check_sizes(frames)
     return frames
