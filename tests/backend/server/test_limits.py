@@ -80,6 +80,7 @@ def test_messages_within_the_limit_are_taken(server):
 def test_a_client_that_does_not_read_is_dropped(server):
     # With a receive buffer of one message, libzmq stops reading from the network.
     peer = Peer(server.connection, rcvhwm=1, rcvbuf=4096)
+    monitor = peer.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     other = Peer(server.connection)
     for index in range(8):
         peer.perceive(str(index))
@@ -87,7 +88,6 @@ def test_a_client_that_does_not_read_is_dropped(server):
     other.status()
     held = sum(connection.unread_bytes() for connection in server._connections._open.values())
     assert held <= 50 * MIB
-    monitor = peer.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     while peer.socket.poll(500):
         peer.socket.recv_multipart()
     assert monitor.poll(2000)
