@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import bpy
 
 from ..jobs.specs import JobSpec
@@ -11,6 +13,8 @@ from . import sources
 
 class RenderSpec(JobSpec):
     """Render a panorama, without the backend."""
+
+    label: ClassVar = "Render Panorama"
 
     def build(self, reply: None, scene: bpy.types.Scene) -> str:
         source = self.source

@@ -12,7 +12,7 @@ from .. import preferences
 from ..capture import picture
 from ..jobs.manager import jobs
 from ..ui import previews
-from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text
+from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text, start_label
 from . import gallery, gallery_operators, operators
 from .spec import EditSpec, GenerateSpec, cost, settings_from
 
@@ -57,7 +57,6 @@ class PANOFORM_PT_generate(Section, bpy.types.Panel):
         _draw_seed(column, settings)
         if jobs.job is not None and type(jobs.job.spec) is GenerateSpec:
             draw_job(column, jobs.job)
-            return
         supported = settings.of != "WORDS" or operators.engine_can(context.scene, "text_to_panorama")
         needs_flux = "" if supported else "Prompts"
         disabled_reason = operators.generate_disabled_reason(context.scene)
@@ -135,7 +134,6 @@ class PANOFORM_PT_edit(Section, bpy.types.Panel):
         _draw_seed(column, context.scene.panoform.generate)
         if jobs.job is not None and isinstance(jobs.job.spec, EditSpec):
             draw_job(column, jobs.job)
-            return
         needs_flux = "" if operators.engine_can(context.scene, "edit") else "Edits"
         disabled_reason = operators.edit_disabled_reason(context.scene)
         _draw_button(column, context, "panoform.edit", "WORLD", needs_flux, disabled_reason)
@@ -187,7 +185,7 @@ def _draw_button(
     row = layout.row()
     row.scale_y = 1.4
     row.enabled = not (needs_flux or disabled_reason)
-    row.operator(operator, icon=icon)
+    row.operator(operator, text=start_label(), icon=icon)
     if needs_flux:
         _draw_get_flux(layout.box(), context, needs_flux)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import bpy
 import msgspec
@@ -24,6 +24,8 @@ from . import panoramas
 @dataclasses.dataclass(eq=False, kw_only=True)
 class GenerateSpec(JobSpec):
     """Generate a panorama for each seed, from a prompt or by outpainting a picture."""
+
+    label: ClassVar = "Generate"
 
     request: GenerateRequest | EditRequest
     #: File to write (`with_seed`). None: unused names in the panoramas' folder.
@@ -71,6 +73,8 @@ class GenerateSpec(JobSpec):
 @dataclasses.dataclass(eq=False, kw_only=True)
 class EditSpec(GenerateSpec):
     """Edit a panorama, once for each seed."""
+
+    label: ClassVar = "Edit"
 
     request: EditRequest
 

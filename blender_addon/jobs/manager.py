@@ -1,6 +1,6 @@
-"""The state of the add-on: the backend session, the current job, the results, the last failure.
+"""The state of the add-on: the backend session, the current job and those that wait, the results, the last failure.
 
-    operators → jobs.set_up / begin / cancel / stop          the panel draws the state of `jobs`
+    operators → jobs.set_up / submit / cancel / stop         the panel draws the state of `jobs`
     backend   → jobs.poll → job (progress) → results → built by an operator
 
 In a window, timer.py calls `poll` from a timer; in background mode, `wait` calls it in a loop. `jobs` outlives files,
@@ -41,6 +41,8 @@ from .specs import JobSpec, Result
 
 #: Most results kept in memory; the oldest built one is removed first.
 MAX_RESULTS = 8
+#: Most jobs that wait: each may hold a panorama in memory.
+MAX_WAITING = 32
 #: Seconds that a cancelled job may take to stop, until the backend is restarted.
 CANCEL_PATIENCE_S = 10.0
 #: A job without a step for this many times its longest one, and for at least this many seconds, may be stuck.
@@ -117,6 +119,9 @@ class Jobs:
         self.session: Session | None = None
         self.setup: Setup | None = None
         self.job: Job | None = None
+        #: Jobs to run after it, the next one first, and whether they wait until the user lets them go on.
+        self.waiting: list[JobSpec] = []
+        self.held = False
         #: Newest first.
         self.results: list[Result] = []
         self.failure: Failure | None = None
@@ -146,7 +151,8 @@ class Jobs:
     @property
     def busy(self) -> bool:
         """Whether a job, the setup or the start of the backend is in progress."""
-        return self.job is not None or self.state in {State.SETTING_UP, State.STARTING}
+        waiting = bool(self.waiting) and not self.held
+        return self.job is not None or waiting or self.state in {State.SETTING_UP, State.STARTING}
 
     def _find_installed(self) -> Installed:
         """Return the state of the environment, cached for a second because the panel reads it on each redraw."""
@@ -205,7 +211,11 @@ class Jobs:
         return installer.python_in(folder)
 
     def stop(self, *, wait: bool = bpy.app.background, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """Stop the backend and its job, by force after `timeout_s`; `wait` until its process has exited."""
+        """Stop the backend and its job, by force after `timeout_s`; `wait` until its process has exited.
+
+        Jobs that wait are held.
+        """
+        self.held = bool(self.waiting)
         session, self.session = self.session, None
         if session is not None:
             self._stopping.append(session.process)
@@ -213,7 +223,10 @@ class Jobs:
         self._drop()
 
     def close(self) -> None:
-        """Stop the setup and the backend and wait for both; keep the results."""
+        """Stop the setup and the backend and wait for both; keep the results. Jobs that wait are removed."""
+        for spec in self.waiting:
+            _close(spec)
+        self.waiting.clear()
         if self.setup is not None:
             self.setup.cancel(wait=True)
             self.setup = None
@@ -227,18 +240,52 @@ class Jobs:
 
     # Jobs
 
+    def submit(self, spec: JobSpec) -> int:
+        """Start a job, or let it wait for those before it, and return their number.
+
+        Jobs that were held go on. Raise BusyError where too many wait, and the errors of `start`.
+        """
+        self.held = False
+        if self.job is None and not self.waiting:
+            self.begin(spec)
+            return 0
+        if len(self.waiting) >= MAX_WAITING:
+            _close(spec)
+            raise BusyError(f"{MAX_WAITING} jobs are waiting already.", "Wait until some have ended, or remove some.")
+        self.waiting.append(spec)
+        return len(self.waiting) - (self.job is None)
+
     def begin(self, spec: JobSpec) -> None:
         """Start a job. Raise BusyError and the errors of `start`."""
         if self.job is not None:
             raise BusyError("Another Panoform job is running.", "Wait until it finishes, or cancel it.")
         self.failure = None
         try:
-            if spec.request is not None:
-                self.start()
+            self._begin(spec)
         except PanoformError:
             _close(spec)
             raise
+
+    def _begin(self, spec: JobSpec) -> None:
+        if spec.request is not None:
+            self.start()
         self.job = Job(spec)
+
+    def _begin_next(self) -> None:
+        """Start the next job if none runs. If the backend can't start, all that wait are held."""
+        if self.job is not None or self.setup is not None or self.held or not self.waiting:
+            return
+        try:
+            self._begin(self.waiting[0])
+            del self.waiting[0]
+        except PanoformError as error:
+            self.held = True
+            self.fail(error)
+
+    def remove_waiting(self, spec: JobSpec) -> None:
+        """Remove a job that waits."""
+        self.waiting.remove(spec)
+        _close(spec)
 
     def cancel(self) -> None:
         """Cancel the setup or the job."""
@@ -303,8 +350,12 @@ class Jobs:
         except Exception as error:
             self.fail(error)
             self._drop()
-        if self.session is None:
-            return
+        self._poll_waiting_renders()
+        if self.session is not None:
+            self._poll_session()
+        self._begin_next()
+
+    def _poll_session(self) -> None:
         try:
             for message in self.session.poll():
                 self._handle(message)
@@ -322,6 +373,7 @@ class Jobs:
         message = f"The job was cancelled. It did not stop within {CANCEL_PATIENCE_S:.0f} s: the backend was restarted."
         self.fail(Cancelled(message))
         self.start()
+        self.held = False
 
     @property
     def patience(self) -> str:
@@ -356,6 +408,17 @@ class Jobs:
         if job.spec.request is None:
             self.job = None
             self._add_result(Result(job.spec))
+
+    def _poll_waiting_renders(self) -> None:
+        """Keep what was rendered for jobs that wait, and remove those whose render failed or was stopped."""
+        for spec in [spec for spec in self.waiting if spec.is_rendering]:
+            try:
+                source = spec.source.poll()
+                if source is not None:
+                    spec.set_source(source)
+            except Exception as error:
+                self.fail(error)
+                self.waiting.remove(spec)
 
     def _send(self, job: Job) -> None:
         if job.spec.is_rendering:

@@ -7,8 +7,10 @@ from typing import ClassVar
 import bpy
 from bpy.props import IntProperty
 
-from ..ui.operator_parts import FINISHED, build_and_report, build_disabled_reason, poll_unless, reporting
+from ..ui.operator_parts import CANCELLED, FINISHED, build_and_report, build_disabled_reason, poll_unless, reporting
+from . import timer
 from .manager import find_scene, jobs
+from .specs import JobSpec
 
 
 class PANOFORM_OT_build_result(bpy.types.Operator):
@@ -57,6 +59,76 @@ class PANOFORM_OT_cancel(bpy.types.Operator):
         return FINISHED
 
 
-CLASSES = (PANOFORM_OT_build_result, PANOFORM_OT_forget_result, PANOFORM_OT_cancel)
+class _WaitingJob:
+    """An operator on a job that waits. If it has started since its button was drawn, nothing happens."""
+
+    bl_options: ClassVar = {"INTERNAL"}
+
+    number: IntProperty()
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        spec = next((spec for spec in jobs.waiting if spec.number == self.number), None)
+        if spec is None:
+            return CANCELLED
+        self.change(spec)
+        return FINISHED
+
+
+class PANOFORM_OT_remove_waiting_job(_WaitingJob, bpy.types.Operator):
+    """Remove this job from the queue"""
+
+    bl_idname = "panoform.remove_waiting_job"
+    bl_label = "Remove Job"
+
+    def change(self, spec: JobSpec) -> None:
+        jobs.remove_waiting(spec)
+
+
+class PANOFORM_OT_move_waiting_job(_WaitingJob, bpy.types.Operator):
+    """Run this job one place earlier"""
+
+    bl_idname = "panoform.move_waiting_job"
+    bl_label = "Move Job Up"
+
+    def change(self, spec: JobSpec) -> None:
+        place = jobs.waiting.index(spec)
+        jobs.waiting.insert(max(place - 1, 0), jobs.waiting.pop(place))
+
+
+class PANOFORM_OT_clear_queue(bpy.types.Operator):
+    """Remove all jobs that wait. The running job goes on"""
+
+    bl_idname = "panoform.clear_queue"
+    bl_label = "Clear Queue"
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        for spec in list(jobs.waiting):
+            jobs.remove_waiting(spec)
+        return FINISHED
+
+
+class PANOFORM_OT_resume_queue(bpy.types.Operator):
+    """Run the jobs that wait"""
+
+    bl_idname = "panoform.resume_queue"
+    bl_label = "Resume"
+
+    poll = poll_unless(lambda: "" if jobs.waiting else "No job waits")
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        jobs.held = False
+        timer.start()
+        return FINISHED
+
+
+CLASSES = (
+    PANOFORM_OT_build_result,
+    PANOFORM_OT_forget_result,
+    PANOFORM_OT_cancel,
+    PANOFORM_OT_remove_waiting_job,
+    PANOFORM_OT_move_waiting_job,
+    PANOFORM_OT_clear_queue,
+    PANOFORM_OT_resume_queue,
+)
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -1,4 +1,4 @@
-"""The panel that lists results."""
+"""The panels that list the jobs that wait, and results."""
 
 from __future__ import annotations
 
@@ -9,10 +9,36 @@ from ..ui.panel_parts import Section, characters, draw_text
 from .manager import find_scene, jobs
 
 
+class PANOFORM_PT_queue(Section, bpy.types.Panel):
+    bl_label = "Queue"
+    bl_parent_id = "PANOFORM_PT_main"
+    bl_order = 7
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return bool(jobs.waiting)
+
+    def draw(self, context: bpy.types.Context) -> None:
+        column = self.layout.column()
+        if jobs.held:
+            draw_text(column, "The backend was stopped: these jobs wait.", characters(context), icon="PAUSE")
+            column.operator("panoform.resume_queue", icon="PLAY")
+        for place, spec in enumerate(jobs.waiting):
+            row = column.row(align=True)
+            rendering = " · rendering" if spec.is_rendering else ""
+            row.label(text=f"{place + 1}. {spec.label}: {spec.name}{rendering}")
+            up = row.row(align=True)
+            up.enabled = place > 0
+            up.operator("panoform.move_waiting_job", text="", icon="TRIA_UP").number = spec.number
+            row.operator("panoform.remove_waiting_job", text="", icon="X").number = spec.number
+        if len(jobs.waiting) > 1:
+            column.operator("panoform.clear_queue", icon="TRASH")
+
+
 class PANOFORM_PT_results(Section, bpy.types.Panel):
     bl_label = "Results"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 7
+    bl_order = 8
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
@@ -41,6 +67,6 @@ class PANOFORM_PT_results(Section, bpy.types.Panel):
         draw_text(column, next((notice for notice in notices if notice), ""), characters(context), icon="INFO")
 
 
-CLASSES = (PANOFORM_PT_results,)
+CLASSES = (PANOFORM_PT_queue, PANOFORM_PT_results)
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

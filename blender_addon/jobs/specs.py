@@ -11,7 +11,7 @@ import abc
 import dataclasses
 import itertools
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import bpy
 import numpy as np
@@ -31,6 +31,9 @@ _numbers = itertools.count()
 class JobSpec(abc.ABC):
     """A job for one scene."""
 
+    #: What the job does, as on the button that starts it.
+    label: ClassVar[str] = "Job"
+
     #: Name of the result, for datablocks, files and the record.
     name: str
     scene_uid: int
@@ -40,6 +43,8 @@ class JobSpec(abc.ABC):
     request: JobRequest | None = None
     #: Whether the result is removed once it is built, because it is on disk.
     remove_when_built: bool = False
+    #: What the panel's buttons call it by while it waits.
+    number: int = dataclasses.field(default_factory=lambda: next(_numbers))
 
     def __post_init__(self) -> None:
         if self.source is not None and not self.is_rendering:

@@ -160,6 +160,7 @@ def _state() -> tuple:
         setup and (setup.status, setup.bar_text),
         job and (job.text, job.fraction, tuple(map(id, job.previews.values()))),
         jobs.patience,
+        (jobs.held, [(spec.number, spec.is_rendering) for spec in jobs.waiting]),
         tuple((result.waits_for, result.built) for result in jobs.results),
     )
 

@@ -9,7 +9,7 @@ from ...shared.protocol.errors import SettingError
 from .. import preferences
 from ..capture.spec import RenderSpec
 from ..jobs.manager import jobs
-from ..ui.panel_parts import Section, draw_job, draw_last_duration
+from ..ui.panel_parts import Section, draw_job, draw_last_duration, start_label
 from .spec import PerceiveSpec, cost, settings_from
 
 
@@ -31,10 +31,9 @@ class PANOFORM_PT_perceive(Section, bpy.types.Panel):
         job = jobs.job
         if job is not None and (isinstance(job.spec, PerceiveSpec | RenderSpec) or job.kept is not None):
             draw_job(column, job)
-            return
         row = column.row()
         row.scale_y = 1.4
-        row.operator("panoform.perceive", icon="SHADERFX")
+        row.operator("panoform.perceive", text=start_label(), icon="SHADERFX")
         engine = preferences.get().engine_settings(settings.engine)
         try:
             draw_last_duration(column, cost(engine, settings_from(lambda name: getattr(settings, name), engine)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import bpy
 import msgspec
@@ -26,6 +26,8 @@ NO_PIXELS = np.empty((0, 0, 3), np.float32)
 @dataclasses.dataclass(eq=False, kw_only=True)
 class PerceiveSpec(MapsSpec):
     """Perceive maps of a panorama and build the scene from them: a mesh, by a job that follows, or a dome."""
+
+    label: ClassVar = "Perceive"
 
     request: PerceiveRequest
     #: How the scene is built, and whether it is a mesh or objects; else a dome.

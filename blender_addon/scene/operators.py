@@ -13,7 +13,6 @@ from ...shared.protocol.errors import InputError
 from ..jobs.manager import jobs
 from ..ui.operator_parts import (
     FINISHED,
-    JOB_RUNNING,
     build_disabled_reason,
     poll_unless,
     property_or_setting,
@@ -58,7 +57,7 @@ class PANOFORM_OT_build_scene(bpy.types.Operator):
     choose_folder: BoolProperty(options={"HIDDEN", "SKIP_SAVE"})
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})
 
-    poll = poll_unless(lambda: build_disabled_reason() or (JOB_RUNNING if jobs.job is not None else ""))
+    poll = poll_unless(build_disabled_reason)
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         if not self.choose_folder:

@@ -31,10 +31,9 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
             column.label(text="Objects need Semantic: tick it in Perceive", icon="INFO")
         if jobs.job is not None and isinstance(jobs.job.spec, SceneSpec) and jobs.job.kept is None:
             draw_job(column, jobs.job)
-        else:
-            column.operator("panoform.build_scene", text="Build from Folder", icon="FILE_FOLDER").choose_folder = True
-            if any(isinstance(result.spec, MapsSpec) for result in jobs.results):
-                column.operator("panoform.build_scene", text="Rebuild from Last Maps", icon="FILE_REFRESH")
+        column.operator("panoform.build_scene", text="Build from Folder", icon="FILE_FOLDER").choose_folder = True
+        if any(isinstance(result.spec, MapsSpec) for result in jobs.results):
+            column.operator("panoform.build_scene", text="Rebuild from Last Maps", icon="FILE_REFRESH")
         row = column.row(align=True)
         row.operator("panoform.enter_environment", icon="HIDE_OFF")
         row.operator("panoform.leave_environment", icon="LOOP_BACK")

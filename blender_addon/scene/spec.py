@@ -6,7 +6,7 @@ import abc
 import dataclasses
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import bpy
 import msgspec
@@ -37,6 +37,8 @@ class MapsSpec(JobSpec):
 @dataclasses.dataclass(eq=False, kw_only=True)
 class SceneSpec(MapsSpec):
     """Build a mesh from maps. Without a source, they are those of a folder."""
+
+    label: ClassVar = "Build"
 
     request: SceneRequest
     #: The folder of the maps.

@@ -9,7 +9,7 @@ import bpy
 from ...shared.protocol.errors import SettingError
 from .. import preferences
 from ..jobs.manager import jobs
-from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text
+from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text, start_label
 from . import mesh, operators
 from .spec import TextureSpec, cost, settings_from
 
@@ -40,7 +40,6 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
             column.prop(settings, "seed")
         if jobs.job is not None and isinstance(jobs.job.spec, TextureSpec):
             draw_job(column, jobs.job)
-            return
         _draw_button(column, context)
         if not model:
             box = column.box()
@@ -76,7 +75,7 @@ def _draw_button(column: bpy.types.UILayout, context: bpy.types.Context) -> None
     row = column.row()
     row.scale_y = 1.4
     row.enabled = not reason
-    row.operator("panoform.texture", icon="TEXTURE")
+    row.operator("panoform.texture", text=start_label(), icon="TEXTURE")
     draw_text(column, reason, characters(context), icon="INFO")
     engine = preferences.get().texture_engine_settings()
     try:

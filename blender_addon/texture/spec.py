@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import bpy
 import msgspec
@@ -20,6 +20,8 @@ from .mesh import TexturedMesh
 @dataclasses.dataclass(eq=False, kw_only=True)
 class TextureSpec(JobSpec):
     """Texture objects. Building gives them a new material."""
+
+    label: ClassVar = "Texture"
 
     request: TextureRequest
     mesh: TexturedMesh

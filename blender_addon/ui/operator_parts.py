@@ -17,11 +17,11 @@ from ..capture import colour_management
 from ..capture.render import Render, ResultT
 from ..jobs import timer
 from ..jobs.manager import State, find_scene, jobs
-from ..jobs.specs import JobSpec, Result
+from ..jobs.specs import JobSpec, Result, counted
 
 FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
 
-#: Poll message of the operators that start a job.
+#: Poll message of the operators that can't wait for a job.
 JOB_RUNNING = "Another Panoform job is running"
 
 
@@ -65,9 +65,7 @@ def property_or_setting(operator: bpy.types.Operator, name: str, *settings: bpy.
 
 
 def job_disabled_reason() -> str:
-    """Return why no job can start now; "" if one can."""
-    if jobs.job is not None:
-        return JOB_RUNNING
+    """Return why no job can be started or wait for others now; "" if one can."""
     match jobs.state:
         case State.SETTING_UP:
             return "The backend is being set up"
@@ -84,15 +82,18 @@ def build_disabled_reason() -> str:
 
 
 def run_job(operator: bpy.types.Operator, spec: JobSpec) -> set[str]:
-    """Start a job; in background mode also wait for it and build its result.
+    """Start a job or let it wait for others; in background mode also wait for it and build its result.
 
     Raise SceneError where its result could not be built with Blender's colour management.
     """
     colour_management.check()
-    jobs.begin(spec)
     if not bpy.app.background:
+        ahead = jobs.submit(spec)
+        if ahead:
+            operator.report({"INFO"}, f"Waiting for {counted(ahead, 'job')}")
         timer.start()
         return FINISHED
+    jobs.begin(spec)
     build_and_report(operator, jobs.wait(), find_scene(spec.scene_uid))
     return FINISHED
 

@@ -51,6 +51,11 @@ def draw_job(layout: bpy.types.UILayout, job: Job) -> None:
         layout.template_icon(icon_value=previews.icon(newest), scale=8)
 
 
+def start_label() -> str | None:
+    """Return the text of buttons that start a job: None, for that of the operator, unless the job would wait."""
+    return "Add to Queue" if jobs.job is not None else None
+
+
 def draw_last_duration(layout: bpy.types.UILayout, cost: Hashable) -> None:
     """Draw the duration of the last job with that cost, if there was one."""
     if cost in jobs.seconds:

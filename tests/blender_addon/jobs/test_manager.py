@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import bpy
@@ -16,6 +15,7 @@ import psutil
 import pytest
 import room_folder
 from mathutils import Matrix
+from noise_jobs import poll_until, spec
 
 from panoform.backend.io import results
 from panoform.blender_addon import preferences
@@ -28,23 +28,11 @@ from panoform.blender_addon.generate import world_preview
 from panoform.blender_addon.jobs import manager, timer
 from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
 from panoform.blender_addon.jobs.specs import Result
-from panoform.blender_addon.perceive.spec import NO_PIXELS, PerceiveSpec
 from panoform.blender_addon.scene import maps_folder
 from panoform.blender_addon.scene.spec import SceneSpec
-from panoform.shared.engines import EngineSettings
-from panoform.shared.jobs.perceive import Info, PerceiveReply, PerceiveRequest, PerceiveSettings
+from panoform.shared.jobs.perceive import Info, PerceiveReply
 from panoform.shared.jobs.scene import SceneRequest
 from panoform.shared.protocol.errors import BusyError, Cancelled
-
-
-def spec(scene, **settings) -> PerceiveSpec:
-    pixels = np.random.default_rng(1).uniform(0.05, 1, (64, 128, 3)).astype(np.float32)
-    capture = Capture(Pixels(pixels, "linear"), "noise", Matrix.Identity(4))
-    given = {"maps": ("distance",), "num_inference_steps": 1, "height": 64} | settings
-    request = PerceiveRequest(
-        panorama=NO_PIXELS, encoding="linear", engine=EngineSettings(), settings=PerceiveSettings(**given)
-    )
-    return PerceiveSpec(source=capture, name="noise", scene_uid=scene.session_uid, request=request)
 
 
 def perceived() -> PerceiveReply:
@@ -55,14 +43,6 @@ def perceived() -> PerceiveReply:
     )  # fmt: skip
     data = results.encode_maps({"distance": np.ones((8, 16, 1), np.float32)})["distance"]
     return PerceiveReply(id="1", maps={"distance": np.frombuffer(data, np.uint8)}, info=info)
-
-
-def poll_until(jobs: Jobs, met: Callable[[], bool]) -> None:
-    by = time.monotonic() + 120
-    while not met():
-        jobs.poll()
-        assert time.monotonic() < by, "it never came"
-        time.sleep(0.01)
 
 
 @pytest.mark.slow
@@ -79,14 +59,6 @@ def test_poll_runs_a_job_to_its_result(addon: Jobs, stopped, scene) -> None:
     assert addon.results[0].reply.maps["distance"].dtype == np.uint8
     assert addon.seconds
     poll_until(addon, lambda: addon.session.status.engine is not None)
-
-
-def test_one_job_at_a_time(addon: Jobs, scene) -> None:
-    addon.begin(spec(scene))
-    with pytest.raises(BusyError):
-        addon.begin(spec(scene))
-    addon.cancel()
-    poll_until(addon, lambda: addon.job is None)
 
 
 def test_cancel_before_the_backend_is_ready(addon: Jobs, stopped, scene) -> None:
@@ -349,18 +321,6 @@ def test_backend_exits_with_blender(end: str, tmp_path: Path) -> None:
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < by, "the backend is still there"
         time.sleep(0.05)
-
-
-SERVER = Path(__file__).parents[2] / "backend" / "serve_arithmetic.py"
-
-
-@pytest.fixture
-def arithmetic(stopped: Jobs, monkeypatch) -> Jobs:
-    """Jobs whose backend is serve_arithmetic.py."""
-    start = session.BackendProcess
-    command = (sys.executable, str(SERVER))
-    monkeypatch.setattr(session, "BackendProcess", lambda _, folder, **options: start(command, folder))
-    return stopped
 
 
 def begin(jobs: Jobs, scene, source: str, **settings) -> psutil.Process:
