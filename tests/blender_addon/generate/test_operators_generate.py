@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -104,7 +105,9 @@ def test_prompt_generates_the_world_and_a_file_with_recipe(flux: Jobs, saved: Pa
     # Other programs read the file, it has the recipe, and its pixels equal those in Blender.
     buffer = oiio.ImageBuf(str(path))
     assert buffer.nativespec().format.basetype == oiio.FLOAT
-    assert json.loads(buffer.spec().getattribute("panoform")) == json.loads(path.with_suffix(".json").read_text())
+    beside = json.loads(path.with_suffix(".json").read_text())
+    assert beside.pop("file_sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert json.loads(buffer.spec().getattribute("panoform")) == beside
     assert read(path).shape == (256, 512, 3)
     np.testing.assert_array_equal(pixels.read(image).pixels, read(path))
     assert not flux.results, "results on disk are not kept in memory"
