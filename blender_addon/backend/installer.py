@@ -27,7 +27,8 @@ from pathlib import Path
 import msgspec
 
 from ...shared import json_file
-from ...shared.atomic_write import atomic_write
+from ...shared.atomic_write import atomic_write, drafts
+from ...shared.file_lock import try_lock
 from ...shared.protocol.errors import (
     BackendError,
     BackendMissingError,
@@ -36,10 +37,19 @@ from ...shared.protocol.errors import (
     PanoformError,
     unexpected,
 )
+from . import tied_process
 from .log_file import BoundedLog
 from .setup_progress import Needs, SetupProgress, free_space, gigabytes, needs
 
-MARKER = "panoform.json"
+#: In the environment, written last; and beside it, locked by who writes to the environment.
+MARKER, LOCK = "panoform.json", "setup.lock"
+#: Print the installed version of Panoform, or the first file of a package that is missing.
+_CHECK = """
+from importlib import metadata
+files = (file for found in metadata.distributions() for file in found.files or () if file.suffix != ".pyc")
+missing = next((file for file in files if not file.locate().exists()), None)
+print(f"{missing} is missing" if missing else metadata.version("panoform"))
+"""
 #: Lines of a program's output that are searched for the reason of its failure.
 _KEPT_LINES = 10_000
 _WHEEL = re.compile(r"panoform-([^-]+)-py3-none-any\.whl")
@@ -163,8 +173,8 @@ class Setup:
     ) -> None:
         """`python` makes the venv; `pip_arguments` are added to each `pip install` (e.g. an index). `before` is called
         first, on the thread (to wait for a backend that uses the environment)."""
-        self.folder = folder
-        self.wheel = wheel
+        # Absolute, as programs run in a folder of their own.
+        self.folder, self.wheel = folder.absolute(), wheel.absolute()
         self.python = python
         self.pip_arguments = tuple(pip_arguments)
         self._before = before
@@ -173,6 +183,7 @@ class Setup:
         self._began = time.monotonic()
         self._cancelled = threading.Event()
         self._process: subprocess.Popen[str] | None = None
+        self._lock = -1
         self._thread = threading.Thread(target=self._run, name="panoform-setup", daemon=True)
 
     @property
@@ -206,7 +217,7 @@ class Setup:
         """Cancel the setup; `wait` until it has ended. Downloads stay in pip's cache for the next one."""
         self._cancelled.set()
         if self._process is not None:
-            self._process.kill()
+            _end(self._process)
         if wait:
             self._thread.join()
 
@@ -224,15 +235,18 @@ class Setup:
 
     def _set_up(self) -> None:
         environment = self.folder / "environment"
-        if environment.exists() and not (environment / "pyvenv.cfg").exists():
+        # Panoform's own has a marker, or, where its set-up was interrupted, the lock is beside it.
+        is_own = (environment / MARKER).exists() or (self.folder / LOCK).exists()
+        is_used = environment.exists() and (environment.is_symlink() or any(environment.iterdir()))
+        if is_used and (environment.is_symlink() or not is_own):
             raise BackendError(
-                f"{environment} exists and is not a Python environment.",
+                f"{environment} exists and is not a Python environment that Panoform made.",
                 "Choose another folder for the environment in the add-on's preferences.",
             )
         if not environment.exists():  # an update fills the space of the old one again
             check_disk(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(self.folder / "setup.lock"), BoundedLog(self.log) as log:
+        with _lock(self.folder / LOCK) as self._lock, BoundedLog(self.log) as log:
             (environment / MARKER).unlink(missing_ok=True)
             self.progress.text = "Creating the Python environment"
             self._call(log, self.python, "-I", "-m", "venv", "--clear", environment)
@@ -243,10 +257,17 @@ class Setup:
             if sys.platform == "win32" and has_nvidia_driver():
                 # PyPI's torch for Windows is CPU-only; uv selects the build for this driver.
                 self._pip(log, "uv")
-                self._call(log, python.parent / "uv.exe", "pip", "install", "--color", "never", "--python", python,
-                           "--torch-backend=auto", *pins, "torch")  # fmt: skip
+                self._call(log, python.parent / "uv.exe", "--no-config", "pip", "install", "--color", "never",
+                           "--python", python, "--torch-backend=auto", *pins, "torch")  # fmt: skip
             self.progress.is_last_step = True
             self._pip(log, *pins, self.wheel)
+            self.progress.text = "Checking the packages"
+            checked = self._call(log, python, "-I", "-X", "utf8", "-c", _CHECK).strip()
+            if checked != version_of(self.wheel):
+                raise BackendError(
+                    f"The environment is not complete: {checked.splitlines()[-1] if checked else 'no version'}",
+                    "Set up again.",
+                )
             marker = _Marker(version_of(self.wheel))
             atomic_write(environment / MARKER, msgspec.json.encode(marker))
 
@@ -265,19 +286,14 @@ class Setup:
             raise Cancelled("The setup was cancelled.", "Finished downloads are kept for the next one.")
         log.write(f"$ {' '.join(map(str, command))}\n")
         output: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._process = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        with self._process as process:
+        with drafts(self.folder) as empty:  # a folder of our own, in which no program finds a configuration
+            self._process = tied_process.start(self.python, command, empty, self._lock)
+            return self._follow(log, self._process, output)
+
+    def _follow(self, log, process: subprocess.Popen[str], output: deque[str]) -> str:
+        with process:
             if self._cancelled.is_set():  # cancelled between the check above and the start
-                process.kill()
+                _end(process)
             assert process.stdout is not None
             for line in process.stdout:
                 if not self.progress.parse(line):
@@ -292,21 +308,22 @@ class Setup:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Lock `path`; the system releases it when the process exits. Raise BusyError if another Blender holds it."""
+def _lock(path: Path) -> Iterator[int]:
+    """Lock `path`, and yield the open file; the system releases it when all that inherited it have ended.
+
+    Raise BusyError if another Blender, or a program that it started, holds it.
+    """
     with path.open("a+b") as handle:
-        try:
-            if os.name == "nt":
-                import msvcrt
+        if not try_lock(handle.fileno()):
+            raise BusyError("Another Blender is setting up the backend.", "Wait until it has finished.")
+        yield handle.fileno()
 
-                msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
 
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BusyError("Another Blender is setting up the backend.", "Wait until it has finished.") from None
-        yield
+def _end(process: subprocess.Popen[str]) -> None:
+    """Have a program of `tied_process` killed, without waiting for it."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):  # it has ended
+        process.stdin.close()
 
 
 def _error_from_os_error(error: OSError, folder: Path) -> BackendError:

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from panoform.blender_addon.backend import installer, setup_progress
@@ -278,3 +279,88 @@ def test_environment_with_a_damaged_config_is_broken(ready: Path) -> None:
         assert installer.find(ready, "0.1.0") is Installed.BROKEN
     finally:
         config.write_bytes(before)
+
+
+_BLENDER = """
+import sys, time, types
+from pathlib import Path
+import panoform.shared
+addon = types.ModuleType("panoform.blender_addon")
+addon.__path__ = [str(Path(panoform.shared.__file__).parents[1] / "blender_addon")]
+sys.modules[addon.__name__] = addon
+from panoform.blender_addon.backend import installer, tied_process
+folder = Path(sys.argv[1])
+with installer._lock(folder / installer.LOCK) as lock:
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(1000)'])"
+    process = tied_process.start(Path(sys.executable), [sys.executable, "-c", code], folder, lock)
+    print(process.pid, flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="on Windows the lock is not inherited")
+def test_what_a_killed_blender_started_ends_and_holds_the_lock_until_then(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _BLENDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as blender:
+        assert blender.stdout is not None
+        between = psutil.Process(int(blender.stdout.readline()))
+        end = time.monotonic() + 20
+        while len(between.children(recursive=True)) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        writers = [between, *between.children(recursive=True)]
+        for writer in writers:
+            writer.suspend()
+        blender.kill()
+        blender.wait()
+        with pytest.raises(BusyError), installer._lock(tmp_path / installer.LOCK):
+            pass  # they would still write
+        for writer in writers:
+            writer.resume()
+        while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in writers):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    with installer._lock(tmp_path / installer.LOCK):
+        pass
+
+
+def test_programs_find_no_configuration_in_their_folder(tmp_path: Path) -> None:
+    for name in ("uv.toml", "pip.conf", "pyproject.toml", "setup.cfg"):
+        (tmp_path / name).write_text("[global]\nindex-url = http://evil.example")
+    setup = Setup(tmp_path, tmp_path / "wheel", Path(sys.executable))
+    with installer._lock(tmp_path / installer.LOCK) as setup._lock, (tmp_path / "log").open("w") as log:
+        code = "import os, pathlib; print(os.listdir(), os.stat('.').st_mode & 0o777)"
+        assert setup._call(log, sys.executable, "-c", code).strip() == f"[] {0o700 if os.name == 'posix' else 0o777}"
+        with pytest.raises(BackendError):
+            setup._call(log, tmp_path / "no program")
+    assert not list(tmp_path.glob(".panoform-*"))
+
+
+def test_environment_of_the_user_is_not_cleared(tmp_path: Path) -> None:
+    """Also one that Panoform could have made, and one that is reached by a link."""
+    environment = tmp_path / "data" / "environment"
+    environment.mkdir(parents=True)
+    (environment / "pyvenv.cfg").write_text("home = /usr/bin")
+    for folder in (tmp_path / "data", tmp_path / "linked"):
+        if folder.name == "linked":
+            folder.mkdir()
+            (folder / installer.LOCK).touch()
+            (folder / "environment").symlink_to(environment)
+        setup = set_up(folder, make_wheel(tmp_path / "w"))
+        assert setup.error is not None
+        assert "not a Python environment that Panoform made" in setup.error.message
+    assert [path.name for path in environment.iterdir()] == ["pyvenv.cfg"]
+
+
+@pytest.mark.slow
+def test_incomplete_environment_is_told(ready: Path) -> None:
+    """What runs after pip, right before the environment is marked as ready."""
+    check = [installer.python_in(ready), "-I", "-c", installer._CHECK]
+    assert subprocess.run(check, capture_output=True, text=True, check=True).stdout == "0.1.0\n"
+    module = next((ready / "environment").rglob("panoform/__init__.py"))
+    module.rename(module.with_suffix(".away"))
+    try:
+        found = subprocess.run(check, capture_output=True, text=True, check=True).stdout
+        assert found.strip() == f"{Path('panoform') / '__init__.py'} is missing"
+    finally:
+        module.with_suffix(".away").rename(module)
