@@ -135,6 +135,11 @@ class BackendProcess:
             )
             self._stop_thread.start()
 
+    def release(self) -> None:
+        """Close the backend's pipe: it exits, or its guardian kills it (backend/server/guardian.py). Doesn't wait, and
+        starts no thread, which can't be while Python exits."""
+        self._pipe.close()
+
     def _end(self, timeout_s: float) -> None:
         """Wait for the process to exit, terminating and then killing it; its pipe is closed."""
         for end in (self._process.terminate, self._process.kill):

@@ -68,6 +68,12 @@ class Session:
             self.client.close()
         self.process.stop(wait=wait, timeout_s=timeout_s)
 
+    def release(self) -> None:
+        """Close the connection and let the backend exit by itself."""
+        if self.client is not None:
+            self.client.close()
+        self.process.release()
+
 
 def _delete_old_logs(folder: Path) -> None:
     """Delete all but the newest logs."""

@@ -222,16 +222,25 @@ class Jobs:
             session.close(wait=wait, timeout_s=timeout_s)
         self._drop()
 
-    def close(self) -> None:
-        """Stop the setup and the backend and wait for both; keep the results. Jobs that wait are removed."""
+    def close(self, *, wait: bool = bpy.app.background) -> None:
+        """Stop the setup and the backend; `wait` for both. Keep the results. Jobs that wait are removed.
+
+        Without waiting, they end by themselves: the setup's programs and the backend are tied to this process.
+        """
         for spec in self.waiting:
             _close(spec)
         self.waiting.clear()
+        self.held = False
         if self.setup is not None:
-            self.setup.cancel(wait=True)
+            self.setup.cancel(wait=wait)
             self.setup = None
-        self.stop(wait=True)
-        self._wait_until_stopped()
+        session, self.session = self.session, None
+        if session is not None:
+            self._stopping.append(session.process)
+            session.release()
+        self._drop()
+        if wait:
+            self._wait_until_stopped()
 
     def _wait_until_stopped(self) -> None:
         for process in list(self._stopping):

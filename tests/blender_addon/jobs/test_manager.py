@@ -380,3 +380,20 @@ def test_panel_tells_of_silence(arithmetic, scene, monkeypatch) -> None:
     monkeypatch.setattr(type(arithmetic.session.client), "silence_s", 20.0)
     assert arithmetic.patience == "The backend has not answered for 0:20. It is stopped in 0:40."
     arithmetic.stop(timeout_s=0)
+
+
+@pytest.mark.slow
+def test_nothing_waits_for_a_backend_that_hangs(arithmetic, scene) -> None:
+    """In a window, stopping it, closing the add-on and the exit of Blender take no time, and it ends nevertheless."""
+    for end in (arithmetic.stop, arithmetic.close):
+        process = begin(arithmetic, scene, "locked")
+        time.sleep(0.5)  # until it holds Python's lock
+        began = time.perf_counter()
+        end(wait=False)
+        assert time.perf_counter() - began < 0.5
+        assert process.is_running()
+        by = time.monotonic() + 30
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < by
+            time.sleep(0.05)
+    arithmetic.close(wait=True)
