@@ -15,7 +15,8 @@ from ...shared.file_errors import display_name
 from ...shared.imaging.colour import linear_from_srgb
 from ...shared.protocol.errors import SceneError
 from ..scene import images
-from . import image_limits, picture_file, pixels
+from . import colour_management, image_limits, picture_file, pixels
+from .colour_management import ColorSpace
 from .picture_file import Reading
 
 #: Custom property of a rendered image: its `world_from_panorama`, 16 numbers, row by row.
@@ -47,6 +48,8 @@ class Capture(NamedTuple):
     source_size: tuple[int, int] | None = None
     #: Whether Blender displays the image or file as it was read.
     is_plain: bool = True
+    #: Whether it was read as its file says, not as Blender displays it.
+    is_by_file: bool = False
     #: What a user should know of how its file was read.
     notes: tuple[str, ...] = ()
 
@@ -71,15 +74,24 @@ class Capture(NamedTuple):
             if image.session_uid == self.image_uid and image.source == "FILE" and not image.is_dirty:
                 path = bpy.path.abspath(image.filepath, library=image.library)
                 if image.packed_file or Path(path).is_file():
-                    return images.copy_packed(image)
+                    return self._as_read(images.copy_packed(image))
         if self.is_plain and self.image_uid is None and self.file is not None and self.file.is_file():
             image = image_limits.load(self.file)
             if tuple(image.size) == (width, height):
                 image.pack()
-                return image
+                return self._as_read(image)
             bpy.data.images.remove(image)
-        colorspace = "sRGB" if self.panorama.encoding == "srgb" else "Linear Rec.709"
-        return images.create_float(f"{self.source} panorama", self.panorama.pixels, colorspace)
+        return images.create_float(f"{self.source} panorama", self.panorama.pixels, self._colorspace)
+
+    @property
+    def _colorspace(self) -> ColorSpace:
+        return "sRGB" if self.panorama.encoding == "srgb" else "Linear Rec.709"
+
+    def _as_read(self, image: bpy.types.Image) -> bpy.types.Image:
+        """Give an image of the file the colour space that it was read in, which need not be Blender's choice."""
+        if self.is_by_file:
+            colour_management.assign(image, self._colorspace)
+        return image
 
 
 # World
@@ -304,7 +316,8 @@ def world_textures(tree: bpy.types.NodeTree, nodes: Iterable[bpy.types.Node] | N
 def _capture(reading: Reading, name: str, world_from_panorama: Matrix, **more: Any) -> Capture:
     """Return the capture of a reading. Raise PanoramaError where pixels are transparent or missing."""
     return Capture(
-        reading.opaque(name), name, world_from_panorama, is_plain=reading.is_plain, notes=tuple(reading.notes),
+        reading.opaque(name), name, world_from_panorama, is_plain=reading.is_plain,
+        is_by_file=reading.header is not None, notes=tuple(reading.notes),
         source_size=reading.source_size, **more,
     )  # fmt: skip
 
