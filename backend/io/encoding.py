@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import OpenImageIO as oiio
 
 from ...shared.atomic_write import DISK_FULL, MAKE_ROOM, drafts
+from ...shared.imaging.colour_space import REC709
 from ...shared.maps import SEMANTIC
+from ...shared.picture_files import gpano
 from ...shared.protocol.errors import OutputError
 
 _PROBE_BYTES = 2**20
@@ -26,18 +29,22 @@ def encode_image(
     attributes: Mapping[str, str] | None = None,
     *,
     bits: int | None = None,
+    is_panorama: bool = False,
 ) -> bytes:
     """Return the content of the image file `filename` for (H, W, C) pixels.
 
     EXR has floats of 32 (default) or 16 `bits`, other formats 16 (default) or 8 (JPEG and the semantic map always 8);
-    `attributes` are stored in the header. OpenImageIO's Python module writes files only, so a temporary one is read.
+    `attributes` are stored in the header. A panorama says by GPano's metadata that it shows all directions; an EXR
+    says its colour space. OpenImageIO's Python module writes files only, so a temporary one is read.
     Raise OutputError if it can't be written.
     """
     try:
         with drafts() as folder:
             path = folder / filename
-            _write(path, pixels, colorspace, attributes or {}, bits)
-            return path.read_bytes()
+            packet = gpano.write(pixels.shape[1], pixels.shape[0]) if is_panorama else ""
+            _write(path, pixels, colorspace, attributes or {}, bits, packet)
+            data = path.read_bytes()
+            return _with_xmp(data, packet) if packet and path.suffix.lower() == ".png" else data
     except OSError as error:
         if error.errno in DISK_FULL:
             raise OutputError(f"The disk is full: {filename} could not be written.", MAKE_ROOM) from error
@@ -68,13 +75,31 @@ def _check_disk(probe: Path, count: int) -> None:
         os.fsync(file.fileno())
 
 
-def _write(path: Path, pixels: np.ndarray, colorspace: str, attributes: Mapping[str, str], bits: int | None) -> None:
+def _with_xmp(png: bytes, packet: str) -> bytes:
+    """Return a PNG with an XMP packet after its header (PNG 3, 11.3.3.4), which OpenImageIO doesn't write."""
+    chunk = b"iTXtXML:com.adobe.xmp\0\0\0\0\0" + packet.encode()
+    header_end = 33  # the signature and IHDR
+    length, checksum = struct.pack(">I", len(chunk) - 4), struct.pack(">I", zlib.crc32(chunk))
+    return png[:header_end] + length + chunk + checksum + png[header_end:]
+
+
+def _write(
+    path: Path, pixels: np.ndarray, colorspace: str, attributes: Mapping[str, str], bits: int | None, packet: str
+) -> None:
     height, width, channels = pixels.shape
-    if path.suffix.lower() == ".exr":
+    is_exr = path.suffix.lower() == ".exr"
+    if is_exr:
         depth = "half" if bits == 16 else "float"
     else:
         depth = "uint8" if path.name == SEMANTIC.filename else f"uint{bits or 16}"
     spec = oiio.ImageSpec(width, height, channels, depth)
+    if is_exr and colorspace == "Non-Color":
+        spec.attribute("colorInteropID", "data")
+    elif is_exr:
+        spec.attribute("colorInteropID", "lin_rec709_scene")
+        spec.attribute("chromaticities", oiio.TypeDesc("float[8]"), list(REC709))
+        if packet:
+            spec.attribute("xmp", packet)
     if colorspace == "sRGB":
         spec.attribute("oiio:ColorSpace", "sRGB")
     if path.suffix.lower() == ".png":

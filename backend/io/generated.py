@@ -47,7 +47,9 @@ def encode(generated: Generated, file_format: FileFormat = "exr") -> PanoramaFil
     if file_format == "exr" and recipe.encoding == "srgb":
         pixels = linear_from_srgb(pixels)
     colorspace = "Linear" if file_format == "exr" else "sRGB"
-    data = encode_image(f"panorama.{file_format}", pixels, colorspace, {ATTRIBUTE: recipe_json(recipe)})
+    data = encode_image(
+        f"panorama.{file_format}", pixels, colorspace, {ATTRIBUTE: recipe_json(recipe)}, is_panorama=True
+    )
     return PanoramaFile(data=np.frombuffer(data, np.uint8), recipe=recipe)
 
 

@@ -66,7 +66,7 @@ def write(
     """
     maps = encode_maps(perceived.maps) if encoded is None else encoded
     files = {MAPS[name].filename: data for name, data in maps.items()}
-    files[PANORAMA_FILENAME] = encode_image(PANORAMA_FILENAME, perceived.panorama, "sRGB")
+    files[PANORAMA_FILENAME] = encode_image(PANORAMA_FILENAME, perceived.panorama, "sRGB", is_panorama=True)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     record = msgspec.to_builtins(perceived.info) | {"files": digests}
     files[INFO_FILENAME] = msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"

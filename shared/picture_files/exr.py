@@ -118,6 +118,7 @@ def read(data: Data, name: str, wanted: str = "") -> Header:
     part = parts[layer.part]
     _set_windows(header, part, name)
     _set_colour(header, part, name)
+    header.xmp = part.text("xmp").encode()
     has_layers = any("." in channel for channel in part.channels) or "BlenderMultiChannel" in part.attributes
     header.needs_extraction = len(parts) > 1 or has_layers or layer.channels[:3] != ("R", "G", "B")
     if len(header.layers) > 1:
