@@ -13,7 +13,7 @@ from .properties import layers
 class PANOFORM_PT_source(Section, bpy.types.Panel):
     bl_label = "Source"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 0
+    bl_order = 1
 
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform

@@ -31,7 +31,7 @@ FLUX_URL = "https://huggingface.co/black-forest-labs/FLUX.1-dev"
 class PANOFORM_PT_generate(Section, bpy.types.Panel):
     bl_label = "Generate"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 2
+    bl_order = 3
 
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform.generate
@@ -93,7 +93,7 @@ class PANOFORM_PT_generate_options(Section, bpy.types.Panel):
 class PANOFORM_PT_panoramas(Section, bpy.types.Panel):
     bl_label = "Panoramas"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 3
+    bl_order = 4
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -118,7 +118,7 @@ class PANOFORM_PT_panoramas(Section, bpy.types.Panel):
 class PANOFORM_PT_edit(Section, bpy.types.Panel):
     bl_label = "Edit"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 4
+    bl_order = 5
     bl_options: ClassVar = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:

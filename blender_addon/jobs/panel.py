@@ -12,7 +12,7 @@ from .manager import find_scene, jobs
 class PANOFORM_PT_queue(Section, bpy.types.Panel):
     bl_label = "Queue"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 7
+    bl_order = 0
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
@@ -38,7 +38,7 @@ class PANOFORM_PT_queue(Section, bpy.types.Panel):
 class PANOFORM_PT_results(Section, bpy.types.Panel):
     bl_label = "Results"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 8
+    bl_order = 9
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:

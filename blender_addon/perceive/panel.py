@@ -16,7 +16,7 @@ from .spec import PerceiveSpec, cost, settings_from
 class PANOFORM_PT_perceive(Section, bpy.types.Panel):
     bl_label = "Perceive"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 1
+    bl_order = 2
 
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform

@@ -16,7 +16,7 @@ from .spec import MapsSpec, SceneSpec
 class PANOFORM_PT_scene(Section, bpy.types.Panel):
     bl_label = "Scene"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 5
+    bl_order = 6
 
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform

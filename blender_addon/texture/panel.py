@@ -17,7 +17,7 @@ from .spec import TextureSpec, cost, settings_from
 class PANOFORM_PT_texture(Section, bpy.types.Panel):
     bl_label = "Texture"
     bl_parent_id = "PANOFORM_PT_main"
-    bl_order = 6
+    bl_order = 7
     bl_options: ClassVar = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
