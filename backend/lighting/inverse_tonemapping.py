@@ -67,21 +67,26 @@ def reconstruct(ldr: np.ndarray, *, sun_strength: float = 1.0, threshold: float 
     grey disc.
     Raise SettingError, or PanoramaError where everything is clipped.
     """
+    linear, mask = clipped(ldr, sun_strength, threshold)
+    if not mask.any():
+        return linear.astype(np.float32)
+    lights = clipped_regions.find(linear, mask)
+    glow, discs = lost_radiance(lights)  # [P], [P]
+    gain = glow[:, None] + sun_strength * discs[:, None] * warmth(lights)[lights.region]  # [P, 3]
+    linear[mask] += gain
+    return linear.astype(np.float32)
+
+
+def clipped(ldr: np.ndarray, sun_strength: float, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the linear light (H, W, 3) float64, and where it is clipped, (H, W) bool. See `reconstruct`."""
     if not (np.isfinite(sun_strength) and sun_strength >= 0):
         raise SettingError(f"Sun strength is {sun_strength:g}.", "Give 0 or more; 1 is the estimate.")
     if not 0 < threshold <= 1:
         raise SettingError(f"The threshold is {threshold:g}.", "Give more than 0 and at most 1.")
-    linear = linear_from_srgb(ldr.astype(np.float64))
     mask = (ldr >= np.float32(threshold)).all(axis=-1)  # (H, W)
-    if not mask.any():
-        return linear.astype(np.float32)
     if mask.all():
         raise PanoramaError("The panorama is white everywhere.", "Raise the threshold, or choose another image.")
-    lights = clipped_regions.find(linear, mask)
-    glow, discs = lost_radiance(lights)  # [P], [P]
-    gain = glow[:, None] + sun_strength * discs[:, None] * _warmth(lights)[lights.region]  # [P, 3]
-    linear[mask] += gain
-    return linear.astype(np.float32)
+    return linear_from_srgb(ldr.astype(np.float64)), mask
 
 
 def features(lights: Clipped) -> dict[str, np.ndarray]:
@@ -117,7 +122,7 @@ def lost_radiance(lights: Clipped) -> tuple[np.ndarray, np.ndarray]:
     return glow, _discs(lights, roundness * _evaluate(LAMP, values))
 
 
-def _warmth(lights: Clipped) -> np.ndarray:
+def warmth(lights: Clipped) -> np.ndarray:
     """Return (R, 3) colours of the discs, of luminance 1: the nearby colour with green ≤ red and blue ≤ green."""
     colour = np.minimum.accumulate(lights.nearby, axis=-1)
     return colour / (colour @ LUMINANCE)[:, None]

@@ -11,7 +11,7 @@ from ...shared.imaging import sphere
 from ...shared.imaging.colour import LUMINANCE, linear_from_srgb
 from ..io import panoramas
 from ..io.panoramas import Encoding
-from ..lighting import exposure, inverse_tonemapping
+from ..lighting import exposure, solve
 from . import sky as regions
 from .build import Layered
 from .textures import nearest
@@ -41,7 +41,7 @@ class Lights:
 def find(
     panorama: tuple[np.ndarray, Encoding], albedo: np.ndarray | None, layered: Layered, floor: np.ndarray | None = None
 ) -> Lights:
-    """Find what lights the scene. Clipped light of an sRGB panorama is reconstructed.
+    """Find what lights the scene. Clipped light of an sRGB panorama is reconstructed by the maps.
 
     `albedo`: sRGB; None: the panorama's own colours. `floor`: where the semantic map shows it, (h, 2·h) bool.
     """
@@ -51,7 +51,9 @@ def find(
     own, _ = exposure.expose(light, encoding)
     grey = linear_from_srgb(panoramas.resize(own if albedo is None else albedo, height))
     if encoding == "srgb":
-        light = inverse_tonemapping.reconstruct(light)
+        distance = np.where(layered.sky, np.inf, layered.planes.distance)
+        maps = None if albedo is None else solve.Maps(grey, distance, layered.planes.normal)
+        light = solve.reconstruct(light, maps).light
     ground = layered.planes.normal[..., 2] > _LEVEL
     if floor is not None:
         ground |= nearest(floor, height)

@@ -1,0 +1,127 @@
+"""The light that a clipped panorama lost, on scenes whose light is known in closed form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from panoform.backend.lighting import inverse_tonemapping, solve
+from panoform.shared.imaging.colour import LUMINANCE, linear_from_srgb, srgb_from_linear
+from panoform.shared.imaging.sphere import directions, solid_angles
+from panoform.shared.protocol.errors import PanoramaError
+
+HEIGHT, RADIUS = 256, 0.8
+RAYS = directions(HEIGHT, 2 * HEIGHT).astype(np.float64)
+SOLID = solid_angles(HEIGHT, 2 * HEIGHT).astype(np.float64)
+
+
+class Scene(NamedTuple):
+    """True light, the clipped 8-bit picture, and exact maps."""
+
+    light: np.ndarray
+    picture: np.ndarray
+    maps: solve.Maps
+
+
+def scene(
+    light: np.ndarray, distance: np.ndarray, normal: np.ndarray, albedo: np.ndarray, irradiance: np.ndarray
+) -> Scene:
+    """Return a scene whose surfaces (finite `distance`) reflect `irradiance` (H, W, 3), as `solve` models them."""
+    lit = np.isfinite(distance)[..., None] & (light.max(-1, keepdims=True) < 1)
+    light = np.where(lit, (albedo + solve.SPECULAR) / np.pi * irradiance, light)
+    picture = np.round(srgb_from_linear(np.clip(light, 0, 1)) * 65535) / 65535
+    return Scene(light, picture.astype(np.float32), solve.Maps(albedo, distance, normal))
+
+
+def spheres(sun_strength: float) -> Scene:
+    """Two dark spheres on both sides of the camera under an even sky of radiance 0.1 and a warm sun of 3°.
+
+    Convex bodies don't light themselves, and small ones hide nothing from each other: the irradiance is known exactly.
+    """
+    sun = np.array([0.5, 0.3, 0.8]) / np.linalg.norm([0.5, 0.3, 0.8])
+    colour, distance, normal = np.array([1.0, 0.8, 0.6]), np.full((HEIGHT, 2 * HEIGHT), np.inf), np.zeros_like(RAYS)
+    for azimuth in (0.3, 0.3 + np.pi):
+        centre = 4 * np.array([np.cos(azimuth), np.sin(azimuth), -0.2])
+        along = RAYS @ centre
+        under = along**2 - centre @ centre + RADIUS**2
+        hit = (under > 0) & (along > 0)
+        distance = np.where(hit, along - np.sqrt(np.maximum(under, 0)), distance)
+        normal[hit] = ((RAYS * distance[..., None] - centre) / RADIUS)[hit]
+    disc = RAYS @ sun > np.cos(np.radians(1.5))
+    sky = np.full((*distance.shape, 3), 0.1)
+    sky[disc] += sun_strength / (SOLID * disc).sum() * colour
+    # An even sky lights every side alike.
+    irradiance = np.pi * 0.1 + sun_strength * colour * np.maximum(normal @ sun, 0)[..., None]
+    return scene(sky, distance, normal, np.full(RAYS.shape, 0.04), irradiance)
+
+
+def energy(light: np.ndarray) -> float:
+    """Return the lost light: irradiance of all that is above white."""
+    return float((np.maximum(light - 1, 0) @ LUMINANCE * SOLID).sum())
+
+
+@pytest.mark.parametrize("sun_strength", [2.0, 8.0, 40.0])
+def test_a_sun_over_spheres_is_solved(sun_strength: float) -> None:
+    """The estimate from the picture is 2 to 40 times too dim. What a sphere's back hides of the sky is unknown."""
+    truth = spheres(sun_strength)
+    assert energy(inverse_tonemapping.reconstruct(truth.picture)) < 0.5 * energy(truth.light)
+    solution = solve.reconstruct(truth.picture, truth.maps)
+    assert energy(solution.light) == pytest.approx(energy(truth.light), rel=0.05)
+    assert solution.confidence > 0.95
+    assert solution.spread < 1.01
+
+
+def test_the_sun_has_its_colour() -> None:
+    light = np.maximum(solve.reconstruct(*picture_and_maps(spheres(8.0))).light - 1, 0) * SOLID[..., None]
+    colour = light.sum((0, 1))
+    np.testing.assert_allclose(colour / colour[0], [1, 0.8, 0.6], atol=0.02)
+
+
+def picture_and_maps(truth: Scene) -> tuple[np.ndarray, solve.Maps]:
+    return truth.picture, truth.maps
+
+
+def test_light_is_unchanged_where_nothing_is_clipped() -> None:
+    truth = spheres(8.0)
+    picture = truth.picture * np.float32(0.9)
+    solution = solve.reconstruct(picture, truth.maps)
+    np.testing.assert_array_equal(solution.light, linear_from_srgb(picture.astype(np.float64)).astype(np.float32))
+    assert solution.confidence == 1
+
+
+def test_pixels_that_are_not_clipped_are_unchanged() -> None:
+    truth = spheres(8.0)
+    light = solve.reconstruct(truth.picture, truth.maps).light
+    kept = ~(truth.picture >= np.float32(inverse_tonemapping.THRESHOLD)).all(-1)
+    np.testing.assert_array_equal(light[kept], linear_from_srgb(truth.picture.astype(np.float64))[kept].astype("f4"))
+
+
+def test_a_white_panorama_is_refused() -> None:
+    with pytest.raises(PanoramaError, match="white everywhere"):
+        solve.reconstruct(np.ones((64, 128, 3), np.float32), None)
+
+
+@pytest.mark.parametrize("case", ["no maps", "all sky", "black albedo", "NaN albedo", "NaN normals"])
+def test_without_measurements_the_estimate_stays(case: str) -> None:
+    picture, maps = picture_and_maps(spheres(8.0))
+    changed = {
+        "no maps": None,
+        "all sky": maps._replace(distance=np.full_like(maps.distance, np.inf)),
+        "black albedo": maps._replace(albedo=np.zeros_like(maps.albedo)),
+        "NaN albedo": maps._replace(albedo=np.full_like(maps.albedo, np.nan)),
+        "NaN normals": maps._replace(normal=np.full_like(maps.normal, np.nan)),
+    }
+    solution = solve.reconstruct(picture, changed[case])
+    np.testing.assert_allclose(solution.light, inverse_tonemapping.reconstruct(picture), rtol=1e-6)
+    assert (solution.confidence, solution.points) == (0, 0)
+
+
+def test_the_strength_of_suns_is_applied_after_the_solution() -> None:
+    picture, maps = picture_and_maps(spheres(8.0))
+    whole, half, none = (
+        energy(solve.reconstruct(picture, maps, sun_strength=strength).light) for strength in (1.0, 0.5, 0.0)
+    )
+    assert half - none == pytest.approx((whole - none) / 2, rel=1e-3)
+    assert none < 0.2 * whole
