@@ -43,7 +43,13 @@ def load(
     else:
         state = lora_file.convert(raw, config, pipeline.transformer, name)
     if problem := misfit(state, pipeline.transformer):
-        raise AdapterError(f"{name} is not a LoRA of this model: {problem}.", "Use one made for this base model.")
+        known = any(_KEY.fullmatch(key) for key in state)
+        raise AdapterError(
+            f"{name} is not a LoRA of this model: {problem}.",
+            "Use one made for FLUX.1-dev."
+            if known
+            else "Its keys are in no naming that is known: convert it to the names of diffusers or ComfyUI.",
+        )
     # PEFT takes the precision of the base's weights, which quantised ones don't have.
     state = {key: tensor.to(pipeline.compute_dtype) for key, tensor in state.items()}
     with _without_offload(pipeline):

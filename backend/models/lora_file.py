@@ -292,4 +292,4 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _misfit(name: str, problem: str) -> AdapterError:
-    return AdapterError(f"{name} is not a LoRA of this model: {problem}.", "Use one made for this base model.")
+    return AdapterError(f"{name} is not a LoRA of this model: {problem}.", "Use one made for FLUX.1-dev.")

@@ -18,6 +18,7 @@ from .header import Data, Header, Layer, Window
 _TILED, _LONG_NAMES, _DEEP, _MULTIPART = 1 << 9, 1 << 10, 1 << 11, 1 << 12
 #: Scanlines in a chunk, by compression.
 _LINES = {0: 1, 1: 1, 2: 1, 3: 16, 4: 32, 5: 16, 6: 32, 7: 32, 8: 32, 9: 256}
+_DWA = (8, 9)
 #: Attributes that say how chunks are decoded.
 _KEPT = ("channels", "compression", "dataWindow", "lineOrder", "pixelAspectRatio", "tiles")
 _COLOURS = ({"r": "R", "g": "G", "b": "B", "a": "A"}, {"red": "R", "green": "G", "blue": "B", "alpha": "A"})
@@ -254,6 +255,12 @@ def extract(data: Data, layer: Layer) -> bytes:
         tables.append((at, count))
         at += 8 * count
     part = parts[layer.part]
+    if part.attributes["compression"].data[0] in _DWA and len(part.channels) > len(layer.channels):
+        # Its decoder tells from the names of all channels how each is compressed.
+        raise PanoramaError(
+            f"One layer can't be taken out of an EXR with several that is compressed by DWAA or DWAB ({layer.name}).",
+            "Save it with another compression (ZIP), or that layer alone; or use the command line, which reads it.",
+        )
     at, count = tables[layer.part]
     is_tiled = "tiles" in part.attributes
     prefix = 4 if version & _MULTIPART else 0  # the part's number before each chunk

@@ -7,6 +7,7 @@ or from LittleCMS (ICC) and OpenColorIO (primaries of EXR).
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -535,3 +536,24 @@ def cases() -> list[Case]:
 
 def identifier(case: Case) -> str:
     return f"{case.what}: {case.result}"
+
+
+_FORMATS = ("EXR", "Radiance HDR", "PNG", "JPEG", "TIFF", "WebP", "BMP", "TGA")
+
+
+def table() -> str:
+    """Return the list as the table of docs/files.md: what a file is, and what becomes of it."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for case in cases():
+        kind, _, rest = case.what.partition(", ")
+        if kind not in _FORMATS:
+            kind, rest = case.what, ""
+        rest = re.sub(r"^`[-+][XY] [-+][XY]`$", "turned or mirrored", rest)
+        rest = re.sub(r"orientation \d", "orientation 2 to 8", rest)
+        kinds = rows.setdefault((rest, case.result), [])
+        if kind not in kinds:
+            kinds.append(kind)
+    lines = ["| File | What becomes of it |", "|---|---|"]
+    for (rest, result), kinds in rows.items():
+        lines.append(f"| {', '.join(kinds)}{f': {rest}' if rest else ''} | {result} |")
+    return "\n".join(lines)

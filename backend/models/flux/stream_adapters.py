@@ -158,7 +158,7 @@ def _opened(file: Path) -> Iterator[Any]:
 def _refusal(file: Path, problem: str) -> AdapterError:
     return AdapterError(
         f"{file} is not an adapter of this model: {problem}.",
-        "Use the adapter that was made for this base model, or download it again.",
+        "Use the adapter of this task that was made for this base model (OmniX's for FLUX.1-dev).",
     )
 
 

@@ -1,5 +1,7 @@
 """Panorama files as people have them, read by the command line: pixels and encoding, or the reason of the refusal."""
 
+from pathlib import Path
+
 import numpy as np
 import picture_cases
 import pytest
@@ -59,3 +61,9 @@ def test_photo_with_transparent_pixels_is_refused_but_not_a_mask(tmp_path):
         photo.read(path)
     assert not photo.read_mask(path)[:, 16:].any()
     assert photo.read_rgba(path)[..., 3].tolist() == [[255] * 16 + [0] * 16] * 16
+
+
+def test_docs_tell_what_is_read():
+    """After a change of the list, put its new table (`picture_cases.table()`) into docs/files.md."""
+    text = (Path(__file__).parents[3] / "docs" / "files.md").read_text("utf-8")
+    assert picture_cases.table() in text

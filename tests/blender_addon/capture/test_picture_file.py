@@ -87,3 +87,14 @@ def test_multilayer_file_of_blender_is_read(scene, tmp_path):
     ):
         assert encoding == "linear"
         np.testing.assert_allclose(pixels, np.broadcast_to((0.2, 0.4, 0.6), (16, 32, 3)), atol=2e-3)
+
+
+def test_layers_compressed_by_dwa_are_read_or_refused_with_the_reason(tmp_path):
+    picture = picture_cases.linear(picture_cases.picture())
+    one = [("", [f"Pano.{c}" for c in "RGB"], picture)]
+    pixels, _ = sources.from_file(picture_cases.write_exr(tmp_path / "one.exr", one, "dwaa")).panorama
+    np.testing.assert_allclose(pixels, panoramas.read(tmp_path / "one.exr")[0], atol=2e-3)
+    two = [("", [f"{name}.{c}" for name in ("albedo", "beauty") for c in "RGB"], np.concatenate([picture] * 2, -1))]
+    with pytest.raises(PanoramaError, match=r"DWAA or DWAB \(beauty\)"):
+        sources.from_file(picture_cases.write_exr(tmp_path / "two.exr", two, "dwaa"))
+    assert panoramas.read(tmp_path / "two.exr")[0].shape == (16, 32, 3)
