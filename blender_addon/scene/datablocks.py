@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import bpy
 
@@ -17,12 +17,12 @@ _KINDS = (
 
 
 @contextlib.contextmanager
-def all_or_nothing(scene: bpy.types.Scene) -> Iterator[None]:
+def all_or_nothing(scene: bpy.types.Scene, undo: Callable[[], None] | None = None) -> Iterator[None]:
     """On any exception in the block, give the file the state from before, and re-raise.
 
     All datablocks created inside are removed. Of those that existed, names and fake users, the worlds and cameras of
     scenes, parents, visibility, the selection in `scene` and the 3D Views are restored. What the block removes can't
-    be: it does so by one call, the last one, after which it has succeeded.
+    be: it does so by one call, the last one, after which it has succeeded. `undo` restores what else the block changes.
     """
     before = _existing()
     state = _State(scene, before)
@@ -31,6 +31,8 @@ def all_or_nothing(scene: bpy.types.Scene) -> Iterator[None]:
     except BaseException:
         now = _existing()
         if all(blocks <= now[kind] for kind, blocks in before.items()):
+            if undo is not None:
+                undo()
             state.restore()
             _remove_others(before)
             state.restore_names()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import bpy
 import msgspec
@@ -28,7 +27,7 @@ def build(
     PanoramaError for a damaged texture; nothing is changed then.
     """
     objects = _find(mesh)
-    with all_or_nothing(scene):
+    with all_or_nothing(scene, _restoring(objects, mesh.uv_name)):
         texture = images.create_from_file(f"{name} texture", reply.texture, "sRGB")
         material = _material(name, texture, mesh.uv_name)
         material[RECORD] = msgspec.json.encode(record).decode()
@@ -37,17 +36,15 @@ def build(
         for view in VIEWS:
             # The property is a user of the image, so that it is saved with the material.
             material[VIEW.format(view)] = images.create_from_file(f"{name} view {view}", reply.views[view], "sRGB")
-        with _restored_slots(objects, mesh.uv_name):
-            for thing, uv in zip(objects, mesh.new_uv or [None] * len(objects), strict=True):
-                if uv is not None:
-                    add_uv(thing, mesh.uv_name, uv)
-                _assign(thing, material)
+        for thing, uv in zip(objects, mesh.new_uv or [None] * len(objects), strict=True):
+            if uv is not None:
+                add_uv(thing, mesh.uv_name, uv)
+            _assign(thing, material)
     return material
 
 
-@contextlib.contextmanager
-def _restored_slots(objects: list[bpy.types.Object], uv_name: str) -> Iterator[None]:
-    """On an exception, give objects the materials from before the block, without a new UV map `uv_name`."""
+def _restoring(objects: list[bpy.types.Object], uv_name: str) -> Callable[[], None]:
+    """Return what gives the objects the materials that they have now, without a new UV map `uv_name`."""
     before = [
         (
             thing,
@@ -58,9 +55,8 @@ def _restored_slots(objects: list[bpy.types.Object], uv_name: str) -> Iterator[N
         )
         for thing in objects
     ]
-    try:
-        yield
-    except BaseException:
+
+    def restore() -> None:
         for thing, slots, had_uv, active, render in before:
             if not slots:
                 thing.data.materials.clear()
@@ -71,7 +67,8 @@ def _restored_slots(objects: list[bpy.types.Object], uv_name: str) -> Iterator[N
                 layers.remove(layers[uv_name])
             if render is not None:
                 layers.active_index, layers[render].active_render = active, True
-        raise
+
+    return restore
 
 
 def pose(material: bpy.types.Material) -> Matrix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import bpy
@@ -15,10 +15,13 @@ from mathutils import Matrix
 from panoform.backend.io.encoding import encode_image
 from panoform.blender_addon.capture import pixels
 from panoform.blender_addon.capture.sources import Capture
+from panoform.blender_addon.generate import sun_lamp
 from panoform.blender_addon.jobs.specs import Result
-from panoform.blender_addon.scene import environment, images, spec
+from panoform.blender_addon.scene import environment, images, spec, world
+from panoform.blender_addon.texture import build as texture
 from panoform.shared.imaging import sphere
 from panoform.shared.jobs.scene import Part, SceneInfo, SceneReply, SceneRequest, SceneSettings, Texture
+from panoform.shared.jobs.texture import VIEWS
 from panoform.shared.maps import MAPS
 
 ERRORS = (MemoryError, TypeError, KeyboardInterrupt, RuntimeError, SystemExit)
@@ -187,3 +190,26 @@ def test_unexpected_errors_are_told(addon, mine: bpy.types.Scene, monkeypatch) -
         bpy.ops.panoform.build_result(index=0)
     assert "MemoryError" in addon.failure.details
     assert state() == before
+
+
+def test_texture(mine: bpy.types.Scene) -> None:
+    """Also the slots and the UV maps of the user's mesh are as they were."""
+    cube = bpy.context.object
+    corners = np.zeros((len(cube.data.loops), 2), np.float32)
+    mesh = SimpleNamespace(objects=[cube.session_uid], new_uv=[corners], uv_name="Panoform", pose=np.eye(4).tolist())
+    file = encoded("a.png", picture() / 2, "sRGB")
+    reply = SimpleNamespace(texture=file, views=dict.fromkeys(VIEWS, file))
+    layers = [layer.name for layer in cube.data.uv_layers]
+
+    def run() -> None:
+        assert [layer.name for layer in cube.data.uv_layers] == layers
+        texture.build(mine, reply, {}, mesh, "cube")  # pyright: ignore[reportArgumentType]
+
+    every_call_is_undone(run, every=7)
+
+
+def test_sun_lamp(mine: bpy.types.Scene) -> None:
+    sky = 0.2 * picture(64)
+    sky[20:22, 40:43] = 5000
+    mine.world = world.create("sky", images.create_float("sky", sky, "Linear Rec.709"), Matrix.Identity(4))
+    every_call_is_undone(lambda: sun_lamp.split(mine), every=7)
