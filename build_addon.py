@@ -11,6 +11,7 @@ validator, which is part of the bpy module; without bpy the check is skipped wit
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import shutil
 import subprocess
@@ -116,6 +117,7 @@ def build(target: Target, backend: Path, out: Path) -> Path:
         "blender_manifest.toml": text.encode(),
         "__init__.py": b'from .blender_addon import register, unregister\n\n__all__ = ["register", "unregister"]\n',
         f"backend_wheel/{backend.name}": backend.read_bytes(),
+        "backend_wheel/SHA256SUMS": f"{hashlib.sha256(backend.read_bytes()).hexdigest()}  {backend.name}\n".encode(),
         "backend_wheel/constraints.txt": (ROOT / "constraints.txt").read_bytes(),
     }
     for package in ("blender_addon", "shared"):

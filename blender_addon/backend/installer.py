@@ -29,6 +29,7 @@ import msgspec
 from ...shared import json_file
 from ...shared.atomic_write import atomic_write, drafts
 from ...shared.file_lock import try_lock
+from ...shared.overwriting import sha256
 from ...shared.protocol.errors import (
     BackendError,
     BackendMissingError,
@@ -116,6 +117,14 @@ def bundled_wheel(extension: Path) -> Path:
         "This copy of Panoform does not include the backend.",
         "Install a zip made by build_addon.py, or set the backend's Python in the add-on's preferences.",
     )
+
+
+def _check_wheel(wheel: Path) -> None:
+    """Raise BackendMissingError if the wheel isn't the one that the extension was built with, by its SHA-256."""
+    sums = wheel.with_name("SHA256SUMS")
+    known = sums.read_text("utf-8").split() if sums.exists() else []
+    if wheel.name in known and sha256(wheel) != known[known.index(wheel.name) - 1]:
+        raise BackendMissingError(f"{wheel} is damaged, or was changed.", "Install the extension again.")
 
 
 def version_of(wheel: Path) -> str:
@@ -243,6 +252,7 @@ class Setup:
                 f"{environment} exists and is not a Python environment that Panoform made.",
                 "Choose another folder for the environment in the add-on's preferences.",
             )
+        _check_wheel(self.wheel)
         if not environment.exists():  # an update fills the space of the old one again
             check_disk(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)

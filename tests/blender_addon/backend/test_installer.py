@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -364,3 +365,15 @@ def test_incomplete_environment_is_told(ready: Path) -> None:
         assert found.strip() == f"{Path('panoform') / '__init__.py'} is missing"
     finally:
         module.with_suffix(".away").rename(module)
+
+
+def test_wheel_that_was_changed_is_refused(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "w")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (tmp_path / "w" / "SHA256SUMS").write_text(f"{digest}  {wheel.name}\n")
+    installer._check_wheel(wheel)
+    wheel.write_bytes(wheel.read_bytes() + b"more")
+    setup = set_up(tmp_path / "data", wheel)
+    assert isinstance(setup.error, BackendMissingError)
+    assert "is damaged" in setup.error.message
+    assert not (tmp_path / "data").exists()
