@@ -28,6 +28,9 @@ assert hasattr(bpy.types.Scene, "panoform"), "the add-on did not register"
 print("installed")
 """
 
+#: The backend's wheel, whose bytes differ, and its SHA-256.
+WHEEL = ("backend_wheel/panoform-", "backend_wheel/SHA256SUMS")
+
 # These tests run where pyzmq and msgspec are installed, as Blender never does: look first where it unpacked the wheels.
 OWN_WHEELS = """
 import sys
@@ -111,8 +114,8 @@ def test_same_tree_same_bytes(built, tmp_path):
         [sys.executable, str(ROOT / "build_addon.py"), "--out", str(tmp_path)], check=True, capture_output=True
     )
     with zipfile.ZipFile(built[0]) as first, zipfile.ZipFile(tmp_path / built[0].name) as again:
-        own = [name for name in first.namelist() if not name.startswith("backend_wheel/panoform-")]
-        assert own == [name for name in again.namelist() if not name.startswith("backend_wheel/panoform-")]
+        own = [name for name in first.namelist() if not name.startswith(WHEEL)]
+        assert own == [name for name in again.namelist() if not name.startswith(WHEEL)]
         assert all(first.read(name) == again.read(name) for name in own)
 
 
