@@ -19,6 +19,7 @@ def create_from_file(name: str, data: np.ndarray, colorspace: ColorSpace) -> bpy
 
     Raise PanoramaError if it isn't an image.
     """
+    colour_management.check()  # nothing is left where there is no such colour space
     image = bpy.data.images.new(name, 1, 1)
     image.pack(data=data.tobytes(), data_len=data.nbytes)
     image.source = "FILE"
@@ -31,6 +32,7 @@ def create_from_file(name: str, data: np.ndarray, colorspace: ColorSpace) -> bpy
 
 def create_float(name: str, array: np.ndarray, colorspace: ColorSpace) -> bpy.types.Image:
     """Create a packed float32 image from (H, W, 1 or 3) values in `colorspace`, top row first."""
+    colour_management.check()
     height, width, _ = array.shape
     image = bpy.data.images.new(name, width, height, alpha=False, float_buffer=True, is_data=True)
     rgba = np.ones((height, width, 4), np.float32)

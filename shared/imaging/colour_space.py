@@ -78,7 +78,10 @@ def from_chromaticities(
     name: str = "",
 ) -> ColourSpace:
     """Return the colour space of these primaries and white. Raise ValueError where they span no colours."""
-    matrix = rec709_from_xyz(_white_xyz(chromaticities[6:8])) @ xyz_from_rgb(chromaticities)
+    xyz = xyz_from_rgb(chromaticities)
+    matrix = rec709_from_xyz(_white_xyz(chromaticities[6:8])) @ xyz
+    if not np.isfinite(matrix).all():
+        raise ValueError("the white point is no colour")
     return ColourSpace(name or known_name(chromaticities), matrix, decode)
 
 

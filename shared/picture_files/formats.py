@@ -201,7 +201,7 @@ def _cicp(primaries: int, transfer: int, name: str) -> ColourSpace | None:
 #: The last bytes of a file of an Insta360 camera.
 _INSTA360 = b"8db42d694ccc418790edff439fe026bf"
 #: Cameras whose own files show two fisheye circles side by side, 2:1.
-_DUAL_FISHEYE = re.compile(r"\bSM-(C200|R210)\b|\bInsta360\b", re.IGNORECASE)
+_DUAL_FISHEYE = re.compile(r"\bSM-(C200|R210)\b", re.IGNORECASE)
 _FISHEYE = "Stitch it with the camera's own program, and export an equirectangular JPEG."
 
 
@@ -330,6 +330,10 @@ _AXES = {
 def _radiance(data: Data, name: str, layer: str) -> Header:
     header = Header("Radiance HDR", is_float=True)
     text = bytes(data[: 1 << 16])
+    if text.split(b"\n", 1)[0].endswith(b"\r"):
+        raise PanoramaError(
+            f"{name} was changed as if it were text: its lines end as in Windows.", "Download it again."
+        )
     lines, _, rest = text.partition(b"\n\n")
     if not rest:
         raise PanoramaError(f"{name} can't be read: its header is damaged.", "Save or download it again.")
@@ -338,14 +342,16 @@ def _radiance(data: Data, name: str, layer: str) -> Header:
     if resolution is None or axes not in _AXES:
         raise PanoramaError(f"{name} can't be read: its header has no size.", "Save or download it again.")
     header.height, header.width = int(resolution[2]), int(resolution[4])
-    for line in lines.decode("latin-1").splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "FORMAT" and value.strip() != "32-bit_rle_rgbe":
+    entries = [line.partition("=") for line in lines.decode("latin-1").splitlines()]
+    if not any(key == "FORMAT" for key, _, _ in entries):
+        raise PanoramaError(f"{name} can't be read: its header has no line FORMAT=.", "Save it again.")
+    for key, _, value in entries:
+        if key == "FORMAT" and value.strip() != "32-bit_rle_rgbe":
             what = "CIE XYZ (32-bit_rle_xyze)" if "xyze" in value else f"the format {value.strip()!r}"
             raise PanoramaError(
                 f"{name} holds {what}, not RGB.", "Convert it to RGB with Radiance's ra_xyze -r, or save it as an EXR."
             )
-        if key.strip() == "PRIMARIES":
+        if key == "PRIMARIES":
             _set_primaries(header, value, name)
     _set_orientation(header, _AXES[axes])
     return header

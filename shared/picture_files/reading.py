@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ def read(data: Data, name: str, layer: str = "", *, is_panorama: bool = True) ->
     reader: Callable[[Data, str, str], Header] = formats.READERS[kind]
     try:
         header = reader(data, name, layer)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, zlib.error, IndexError, KeyError, ValueError, OverflowError) as error:
         raise PanoramaError(f"{name} can't be read: its header is damaged.", "Save or download it again.") from error
     if layer and kind != "EXR":
         raise PanoramaError(f"{name} has no layers: it is a {kind} file.", "Give --layer only for an EXR.")
