@@ -247,7 +247,15 @@ def extract(data: Data, layer: Layer) -> bytes:
     """Return a file of one part whose channels R, G, B (and A) are those of `layer`, the chunks unchanged.
 
     Its display window is its data window. Programs that read no layers or parts, or only the first, read this one.
+    Raise PanoramaError for a file that is cut short, and for one whose compression doesn't allow it.
     """
+    try:
+        return _extract(data, layer)
+    except (struct.error, IndexError, KeyError, OverflowError) as error:
+        raise PanoramaError("The EXR is damaged: its pixels end early.", "Save or download it again.") from error
+
+
+def _extract(data: Data, layer: Layer) -> bytes:
     parts, version, at = _parts(data)
     tables = []
     for part in parts:

@@ -98,3 +98,15 @@ def test_layers_compressed_by_dwa_are_read_or_refused_with_the_reason(tmp_path):
     with pytest.raises(PanoramaError, match=r"DWAA or DWAB \(beauty\)"):
         sources.from_file(picture_cases.write_exr(tmp_path / "two.exr", two, "dwaa"))
     assert panoramas.read(tmp_path / "two.exr")[0].shape == (16, 32, 3)
+
+
+def test_multilayer_file_that_is_cut_short_is_refused(tmp_path):
+    (case, *_) = (case for case in picture_cases.cases() if case.what == "EXR of several parts")
+    path = case.write(tmp_path)
+    whole = path.read_bytes()
+    for share in (0.2, 0.5, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(PanoramaError):
+            sources.from_file(path)
+        with pytest.raises(PanoramaError):
+            panoramas.read(path)
