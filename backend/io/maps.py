@@ -1,7 +1,7 @@
 """Read a folder of maps: a result of `panoform perceive`, or a user's own maps under the same names.
 
-Files are named distance, normal, albedo, roughness, metallic, semantic and panorama, in any image format that
-OpenImageIO reads. Their values are interpreted as follows:
+Files are named distance, normal, albedo, roughness, metallic, semantic and panorama, as EXR, HDR, PNG, JPEG,
+TIFF, WebP, BMP or TGA. Their values are interpreted as follows:
 
 - distance, roughness, metallic: the first channel, unchanged (integers scaled to [0, 1]).
 - normal: unchanged if any value is below 0 (an EXR), else stored as n · 0.5 + 0.5. Then normalised; what is nearly 0

@@ -12,7 +12,6 @@ normal map, as glTF's are in tangent space: vertices have the normals of the mes
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ import trimesh
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from ...shared import VERSION
+from ...shared import VERSION, json_file
 from ...shared.atomic_write import drafts
 from ...shared.imaging.colour import srgb_from_linear
 from ...shared.jobs.scene import Part, SceneReply, Texture
@@ -144,7 +143,8 @@ def generator(path: Path) -> str:
         if magic != _MAGIC or kind != _JSON_CHUNK or size > length:
             return ""
         try:
-            return str(json.loads(file.read(size))["asset"]["generator"])
+            content = file.read(min(size, json_file.MAX_BYTES))
+            return str(json_file.decode(content, dict)["asset"]["generator"])
         except (ValueError, KeyError, TypeError):
             return ""
 

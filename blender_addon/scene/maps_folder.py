@@ -1,7 +1,7 @@
 """A folder of maps → images: the output of `panoform perceive`, or a user's own maps under the same names.
 
-Files are named distance, normal, albedo, roughness, metallic, semantic and panorama, in any image format that Blender
-reads. Their values are interpreted as follows:
+Files are named distance, normal, albedo, roughness, metallic, semantic and panorama, as EXR, HDR, PNG, JPEG, TIFF,
+WebP, BMP or TGA. Their values are interpreted as follows:
 
 - distance, roughness, metallic: the first channel, unchanged (integers scaled to [0, 1]).
   A distance that is infinite or at least 1e9 (no hit, in renderers) becomes the largest finite one.

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from bpy.props import IntProperty, StringProperty
 
+from ...shared import json_file
 from ...shared.jobs.texture import VIEWS, TextureInfo
 from ...shared.protocol.errors import InputError, SceneError, SettingError
 from .. import preferences
@@ -131,7 +132,13 @@ class PANOFORM_OT_bake_texture_again(bpy.types.Operator):
 
     def _spec(self, scene: bpy.types.Scene) -> TextureSpec:
         material = material_with_views()
-        info = msgspec.json.decode(material[RECORD], type=TextureInfo)
+        try:
+            info = json_file.decode(material[RECORD], TextureInfo)
+        except ValueError as error:
+            raise SceneError(
+                f"The custom property {RECORD!r} of the material {material.name!r} is damaged: {error}.",
+                "Texture the objects again.",
+            ) from error
         objects = [
             thing
             for thing in bpy.context.view_layer.objects
