@@ -140,7 +140,9 @@ def _read(
         raise PanoramaError(f"{name} is damaged: Blender can't read its pixels.", "Save or download it again.")
     if is_panorama:
         check_size(*assemble.size(header, (height, width), name))
-    side = _side(height, width, for_height) if is_panorama and header.is_placed else 1
+    # The mean of values that are converted afterwards is another than the backend's, but for linear ones.
+    can_reduce = is_panorama and header.is_placed and (header.colour is None or header.is_float)
+    side = _side(height, width, for_height) if can_reduce else 1
     stored = pixels.raw(image, side, in_place=True)
     if side > 1 and not np.isfinite(stored).all():
         image.reload()
