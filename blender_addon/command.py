@@ -11,12 +11,14 @@
 
 generate and edit take the options of `panoform generate` and `panoform edit`; engine and device are those of the
 preferences. With --save OUT.blend they also write a scene lit by the panorama, with --sun-lamp its sun as a Sun lamp.
+With --connect FILE before the verb, they use a backend that runs already (panoform serve --connection-file FILE).
 The exit code is 0 only if the files were written.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from ..shared import maps, overwriting
 from ..shared.engines import QUALITIES, engines_for
 from ..shared.jobs import options as job_options
 from ..shared.jobs import scene
-from ..shared.protocol.errors import OutputError, PanoformError
+from ..shared.protocol.errors import OutputError, PanoformError, SettingError
 from .generate import command
 from .perceive import batch
 from .scene import export
@@ -41,6 +43,9 @@ _handle = None
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="blender --background --command panoform", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--connect", type=Path, metavar="FILE", help="use the running backend with this connection file"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
 
     batch.add(verbs)
@@ -92,6 +97,10 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:  # --help, or a usage error that argparse has printed
         return int(stop.code or 0)
     try:
+        if options.connect:
+            if options.verb == "batch":
+                raise SettingError("batch runs a process of its own.", "Leave out --connect.")
+            os.environ["PANOFORM_CONNECTION_FILE"] = str(options.connect.resolve())
         if options.verb == "batch":
             return batch.execute(options)
         _execute(options)

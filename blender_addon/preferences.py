@@ -32,6 +32,13 @@ class Preferences(bpy.types.AddonPreferences):
         subtype="FILE_PATH",
         options=BLEND_RELATIVE,
     )
+    connection_file: StringProperty(
+        name="Running Backend",
+        description="Connection file of a backend that runs already (panoform serve), here or behind an SSH tunnel. "
+        "Folders and models are then those of its computer. Empty: Panoform starts its own",
+        subtype="FILE_PATH",
+        options=BLEND_RELATIVE,
+    )
     start_early: BoolProperty(
         name="Start Early",
         description="Start the backend when the tab Panoform is first shown, so that the first job waits less",
@@ -85,6 +92,7 @@ class Preferences(bpy.types.AddonPreferences):
         column = layout.column(heading="Backend")
         column.prop(self, "folder")
         column.prop(self, "backend_python")
+        column.prop(self, "connection_file")
         column.prop(self, "start_early")
         row = column.row()
         row.operator("panoform.setup_backend", icon="IMPORT")
@@ -108,6 +116,11 @@ class Preferences(bpy.types.AddonPreferences):
 
     def environment_folder(self) -> Path:
         return Path(bpy.path.abspath(self.folder))
+
+    def running_backend(self) -> Path | None:
+        """Return the connection file of a running backend, from PANOFORM_CONNECTION_FILE or here; None: start one."""
+        path = os.environ.get("PANOFORM_CONNECTION_FILE") or self.connection_file
+        return Path(bpy.path.abspath(path)) if path else None
 
     def python(self) -> Path | None:
         """Return the user's Python, from PANOFORM_BACKEND_PYTHON or here; None for Panoform's own environment."""

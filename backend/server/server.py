@@ -30,7 +30,7 @@ import zmq
 from zmq.utils import z85
 
 from ...shared.protocol import connection, wire
-from ...shared.protocol.errors import BusyError, Cancelled, PanoformError, ProtocolError
+from ...shared.protocol.errors import BusyError, Cancelled, PanoformError, ProtocolError, SettingError
 from ...shared.protocol.messages import (
     PROTOCOL_VERSION,
     CancelReply,
@@ -70,8 +70,11 @@ log = logging.getLogger("panoform.server")
 class Server:
     """Listens once constructed; `run` serves until `end` is called, then call `close`."""
 
-    def __init__(self, run: Run = registry.run, warm_up: Sequence[str] = ()) -> None:
-        """`warm_up`: modules that the worker imports until the first job arrives."""
+    def __init__(self, run: Run = registry.run, warm_up: Sequence[str] = (), port: int = 0) -> None:
+        """`warm_up`: modules that the worker imports until the first job arrives. `port`: 0 for any that is free.
+
+        Raise SettingError for a port that can't be used.
+        """
         #: The job in the worker, and the queued jobs in order of arrival.
         self._running: Job | None = None
         self._queued: list[Job] = []
@@ -101,7 +104,11 @@ class Server:
         self._router.handshake_ivl = HANDSHAKE_MS
         self._router.backlog = 512
         self._connections = Connections(self._router)
-        self._router.bind("tcp://127.0.0.1:*")
+        try:
+            self._router.bind(f"tcp://127.0.0.1:{port or '*'}")
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise SettingError(f"Port {port} can't be used: {error}.", "Choose another, from 1024 to 65535.") from error
         self.connection = connection.Connection(
             endpoint=self._router.get_string(zmq.LAST_ENDPOINT),
             server_public_key=server_public.decode(),
@@ -294,14 +301,16 @@ def _size(request: JobRequest) -> int:
     return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
-def serve(connection_file: Path, parent_pipe: bool, run: Run = registry.run, warm_up: Sequence[str] = ()) -> NoReturn:
+def serve(
+    connection_file: Path, parent_pipe: bool, run: Run = registry.run, warm_up: Sequence[str] = (), port: int = 0
+) -> NoReturn:
     """Serve until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin; then exit with status 0.
 
     Call it in the main thread of a separate process. The log goes to stderr. Raise OutputError where the connection
-    file can't be written.
+    file can't be written, SettingError for a port that can't be used.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    server = Server(run, warm_up)
+    server = Server(run, warm_up, port)
     try:
         connection.write(connection_file, server.connection)
         try:

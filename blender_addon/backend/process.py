@@ -50,6 +50,9 @@ class BackendProcess:
     Raise BackendMissingError if the command can't be started, OutputError if the folder can't be written.
     """
 
+    #: Whether it ends with this object.
+    is_own = True
+
     def __init__(
         self, command: Sequence[str], folder: Path, *, warm_up: bool = False, start_timeout_s: float = START_TIMEOUT_S
     ) -> None:

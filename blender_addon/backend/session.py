@@ -14,6 +14,7 @@ from ...shared.protocol.errors import BackendLostError, PanoformError
 from ...shared.protocol.messages import Event, Reply, StatusReply
 from .client import Client
 from .process import STOP_TIMEOUT_S, BackendProcess
+from .running import RunningBackend
 
 #: Number of logs that are kept.
 MAX_LOGS = 10
@@ -23,26 +24,27 @@ _CONNECTION = re.compile(r"backend-[0-9a-f]{12}\.json")
 
 
 class Session:
-    """A backend process, started on construction, and its client. `status` is None until the backend has replied.
+    """A backend process and its client. `status` is None until the backend has replied."""
 
-    Raise the errors of BackendProcess.
-    """
-
-    def __init__(self, python: Path, folder: Path, *, warm_up: bool = False) -> None:
-        """`python` must have Panoform installed; the connection file and the log are written to `folder`.
-
-        `warm_up`: import what the first job needs at once.
-        """
-        _delete_old_logs(folder)
-        _delete_stale_connections(folder)
-        self.process = BackendProcess((str(python), "-m", "panoform.backend"), folder, warm_up=warm_up)
+    def __init__(self, process: BackendProcess | RunningBackend) -> None:
+        self.process = process
         self.client: Client | None = None
         self.status: StatusReply | None = None
         #: When the connection was lost.
         self._lost_at: float | None = None
 
+    @classmethod
+    def start(cls, python: Path, folder: Path, *, warm_up: bool = False) -> Session:
+        """Start a backend. `python` must have Panoform installed; its connection file and log are written to `folder`.
+
+        `warm_up`: import what the first job needs at once. Raise the errors of BackendProcess.
+        """
+        _delete_old_logs(folder)
+        _delete_stale_connections(folder)
+        return cls(BackendProcess((str(python), "-m", "panoform.backend"), folder, warm_up=warm_up))
+
     def poll(self) -> list[Event | Reply]:
-        """Return the messages received since the last call. Raise the errors of BackendProcess and Client."""
+        """Return the messages received since the last call. Raise the errors of the process and of Client."""
         if self.client is None:
             found = self.process.poll()
             if found is None:

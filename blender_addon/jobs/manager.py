@@ -36,6 +36,7 @@ from .. import preferences
 from ..backend import installer
 from ..backend.installer import Installed, Setup
 from ..backend.process import STOP_TIMEOUT_S, BackendProcess
+from ..backend.running import RunningBackend
 from ..backend.session import Session
 from .specs import JobSpec, Result
 
@@ -141,7 +142,7 @@ class Jobs:
             return State.SETTING_UP
         if self.session is not None:
             return State.STARTING if self.session.status is None else State.READY
-        if preferences.get().python() is not None:
+        if preferences.get().running_backend() is not None or preferences.get().python() is not None:
             return State.STOPPED
         installed = self._find_installed()
         if installed is Installed.READY:
@@ -179,15 +180,19 @@ class Jobs:
         return not self._was_started and preferences.get().start_early and self.state is State.STOPPED
 
     def start(self, *, warm_up: bool = False) -> None:
-        """Start the backend unless it is running; `warm_up`: it imports what the first job needs.
+        """Start the backend, or connect to that of the preferences, unless it is done already.
 
-        Raise BackendMissingError, BackendVersionError, OutputError.
+        `warm_up`: it imports what the first job needs. Raise BackendMissingError, BackendVersionError, OutputError.
         """
         if self.session is None:
             self._was_started = True
+            running = preferences.get().running_backend()
+            if running is not None:
+                self.session = Session(RunningBackend(running))
+                return
             folder = preferences.get().environment_folder() / "run"
             try:
-                self.session = Session(self.python(), folder, warm_up=warm_up)
+                self.session = Session.start(self.python(), folder, warm_up=warm_up)
             except OSError as error:
                 raise OutputError(
                     f"{folder} can't be written: {error.strerror}.", "Choose another folder in the preferences."
@@ -377,9 +382,10 @@ class Jobs:
             self.stop()
 
     def _restart(self) -> None:
-        """Restart the backend, whose job does not stop."""
+        """Restart the backend, whose job does not stop; only connect again to one that isn't this Blender's."""
+        done = "the backend was restarted" if self.session.process.is_own else "the connection was closed"
         self.stop(timeout_s=_RESTART_TIMEOUT_S)
-        message = f"The job was cancelled. It did not stop within {CANCEL_PATIENCE_S:.0f} s: the backend was restarted."
+        message = f"The job was cancelled. It did not stop within {CANCEL_PATIENCE_S:.0f} s: {done}."
         self.fail(Cancelled(message))
         self.start()
         self.held = False

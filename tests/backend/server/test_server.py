@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import weakref
@@ -17,7 +18,7 @@ from panoform.backend.server import server as server_module
 from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings
 from panoform.shared.protocol import messages
-from panoform.shared.protocol.errors import ModelError
+from panoform.shared.protocol.errors import ModelError, SettingError
 
 # Status
 
@@ -348,3 +349,15 @@ def test_status_is_correct_after_a_failed_load(serve):
         assert peer.receive_until_reply(source)[-1].code == "model"
         assert peer.status().engine == engine
     peer.close()
+
+
+def test_port_is_chosen_or_refused():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingError, match=f"Port {port} can't be used"):
+            server_module.Server(port=port)
+    chosen = server_module.Server(port=port)
+    try:
+        assert chosen.connection.endpoint == f"tcp://127.0.0.1:{port}"
+    finally:
+        chosen.close()

@@ -263,7 +263,7 @@ def test_connection_files_of_killed_backends_are_deleted(start, folder):
     for path in (stale, mine):
         connection.write(path, msgspec.structs.replace(alive, pid=dead.pid))
     (folder / "backend-ba9876543210.json").write_text("damaged")
-    session.Session(Path(sys.executable), folder).close(wait=True, timeout_s=0)
+    session.Session.start(Path(sys.executable), folder).close(wait=True, timeout_s=0)
     names = {path.name for path in folder.glob("*.json")}
     assert stale.name not in names
     assert len(names) == 3, "that of a living backend, and files that aren't a backend's"
