@@ -45,7 +45,9 @@ def test_perceive_writes_a_result_folder(perceived):
 @pytest.mark.slow
 def test_stdout_is_only_json(perceived):
     out, process = perceived
-    assert json.loads(process.stdout) == json.loads((out / "maps.json").read_text(encoding="utf-8"))
+    record = json.loads((out / "maps.json").read_text(encoding="utf-8"))
+    assert record.pop("files").keys() == {"distance.exr", "roughness.png", "panorama.png"}
+    assert json.loads(process.stdout) == record
 
 
 @pytest.mark.slow
@@ -159,7 +161,7 @@ def test_source_and_user_files_are_not_overwritten(tmp_path, capsys):
     command = ("perceive", str(source), "--out", str(tmp_path), "--maps", "distance", "--height", "64")
     for more in ((), ("--overwrite",)):
         assert main([*command, *more]) == 1
-        assert "panorama.png is the source" in capsys.readouterr().err
+        assert "panorama.png is a source" in capsys.readouterr().err
     moved = source.rename(tmp_path / "mine.png")
     command = ("perceive", str(moved), *command[2:])
     assert main(command) == 1
