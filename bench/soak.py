@@ -46,6 +46,8 @@ WARM_UP, CLIENTS, JOBS_OF_A_CLIENT, CANCELLED = 100, 10, 10, 200
 #: Largest growth of memory for each 1000 jobs.
 MAX_SLOPE = 0.005
 HEIGHT = 64
+#: Time after which a client tries again.
+_PAUSE_S = 0.1
 
 
 class Sample(NamedTuple):
@@ -149,14 +151,16 @@ def clients_at_once(connection: Connection, until: float) -> bool:
     """Return whether each job of each client had exactly one reply."""
     clients = [Replies(Client(connection)) for _ in range(CLIENTS)]
     waiting: dict[int, str] = {}
+    again: dict[int, float] = {}
     done, refused = Counter(), 0
     while sum(done.values()) < CLIENTS * JOBS_OF_A_CLIENT and time.monotonic() < until:
         for index, replies in enumerate(clients):
-            if index not in waiting and done[index] < JOBS_OF_A_CLIENT:
+            is_free = index not in waiting and time.monotonic() > again.get(index, 0.0)
+            if is_free and done[index] < JOBS_OF_A_CLIENT:
                 waiting[index] = replies.client.submit(request(index))
             replies.poll()
             if index in waiting and replies.found[waiting[index]]:
-                name = waiting.pop(index)
+                name, again[index] = waiting.pop(index), time.monotonic() + _PAUSE_S
                 refused += replies.codes.get(name) == "busy"
                 done[index] += replies.codes.get(name) != "busy"
         time.sleep(0.002)
