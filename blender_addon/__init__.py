@@ -16,6 +16,7 @@ from .jobs import panel as jobs_panel
 from .perceive import operators as perceive_operators
 from .perceive import panel as perceive_panel
 from .scene import export_operators as scene_export_operators
+from .scene import lights as scene_lights
 from .scene import measure as scene_measure
 from .scene import operators as scene_operators
 from .scene import panel as scene_panel
@@ -43,6 +44,7 @@ FEATURES = (
     scene_measure,
     scene_export_operators,
     scene_shadow_catcher,
+    scene_lights,
     texture_operators,
     jobs_operators,
     backend_panel,

@@ -2,7 +2,8 @@
 
     perceive --panorama P --save OUT.blend [--maps distance,normal,…] [--quality …] [--engine …] [--seed N] [--out DIR]
     build --maps DIR --save OUT.blend [--kind MESH | OBJECTS | DOME] [--camera-height M | --scale S]
-          [--triangles N] [--texture-width W] [--no-level-floor] [--align-walls] [--export OUT.glb] [--overwrite]
+          [--triangles N] [--texture-width W] [--no-level-floor] [--align-walls] [--lamps-as-lights]
+          [--export OUT.glb] [--overwrite]
     batch FOLDER --out DIR [--maps …] [--quality …] [--engine …] [--seed N] [--overwrite] [--repair]
     import --directory DIR --save OUT.blend
     generate PROMPT --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     build = verbs.add_parser("build", help="build a mesh or a dome from a folder of maps")
     build.add_argument("--maps", required=True, type=Path, help="folder of distance.exr, normal.exr …")
     build.add_argument("--scale", type=float, help="metres per unit of distance (default: by the camera's height)")
+    build.add_argument("--lamps-as-lights", action="store_true", help="make the lamps of a mesh area lights")
     build.add_argument(
         "--export", action="append", default=[], type=Path, metavar="FILE",
         help="also export it: .glb, .gltf, .usd, .usda, .usdc, .usdz, .obj or .fbx (repeatable)",
@@ -137,6 +139,8 @@ def _execute(options: argparse.Namespace) -> None:
             for path in exported:
                 export.check_path(path, overwrite=options.overwrite)
             bpy.ops.panoform.build_scene(directory=str(options.maps.resolve()), **_scene_properties(options))
+            if options.lamps_as_lights:
+                bpy.ops.panoform.lamps_as_lights()
             for path in exported:
                 bpy.ops.panoform.export_scene(filepath=str(path), overwrite=options.overwrite)
                 print(f"panoform: wrote {path}")

@@ -8,7 +8,7 @@ import bpy
 
 from ..jobs.manager import jobs
 from ..ui.panel_parts import Section, draw_job
-from . import environment, world
+from . import environment, lights, world
 from .dome import MODIFIER_NAME, controls
 from .spec import MapsSpec, SceneSpec
 
@@ -44,6 +44,8 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
         found = environment.find(context)
         pressed = found is not None and found.is_shadow_catcher
         column.operator("panoform.shadow_catcher", icon="LIGHT_SUN", depress=pressed)
+        separate = found is not None and lights.are_separate(found)
+        column.operator("panoform.lamps_as_lights", icon="LIGHT_AREA", depress=separate)
         _draw_dome(column, context.active_object)
 
 

@@ -11,14 +11,14 @@ from . import environment, world
 
 _NUMBER = re.compile(r"\.\d{3}$")
 #: Custom property of datablocks other than objects that were made for an environment.
-_MADE = "panoform_made_for"
+MADE = "panoform_made_for"
 
 
 def remember(body: bpy.types.Object) -> None:
     """Mark what was made for an environment that has just been built, so that what is added later stays."""
     for block in _belonging([body]):
         if not isinstance(block, bpy.types.Object):
-            block[_MADE] = True
+            block[MADE] = True
 
 
 def remove(*bodies: bpy.types.Object) -> str:
@@ -45,7 +45,7 @@ def _doomed(bodies: tuple[bpy.types.Object, ...]) -> set[bpy.types.ID]:
             if scene.world == shown:
                 world.restore(scene)
     belonging = _belonging(bodies)
-    doomed = {block for block in belonging if isinstance(block, bpy.types.Object) or block.get(_MADE)}
+    doomed = {block for block in belonging if isinstance(block, bpy.types.Object) or block.get(MADE)}
     for block in belonging - doomed:  # the user's own, that only the environment used
         block.use_fake_user = True
     for child in bpy.data.objects:
