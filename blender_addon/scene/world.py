@@ -14,8 +14,8 @@ ROTATION = 'node_tree.nodes["Rotation"].inputs["Rotation"].default_value'
 _MADE, _OWN = "panoform_made", "panoform_own_world"
 #: Custom properties of a world that is shown for a moment: its marker, and the world in whose place it is.
 IS_PREVIEW, INSTEAD_OF = "panoform_preview", "panoform_instead_of"
-#: Width of the map by which Cycles finds bright light, in pixels: a third of the sun's width. With its own choice, up to
-#: 4096, a render starts a second later (bpy 4.5, two cores: 2.4 instead of 1.2 s) and has as much noise (0.049).
+#: Width of the map by which Cycles finds bright light, in pixels: a third of the sun's width. With its own choice, up
+#: to 4096, a render starts a second later (bpy 4.5, two cores: 2.4 instead of 1.2 s) and has as much noise (0.049).
 _IMPORTANCE_MAP_PX = 2048
 #: Custom property of an object: the only world in which it is visible.
 ONLY_IN = "panoform_only_in"
