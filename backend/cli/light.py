@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
+from ...shared import json_file, overwriting
 from ...shared.engines import EngineSettings
 from ...shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings
 from ...shared.protocol.errors import OutputError, PanoramaError
@@ -14,6 +19,21 @@ from . import options as shared_options
 
 #: The maps that are perceived where none are given, and their height: larger ones don't measure light better.
 MAPS, HEIGHT = ("distance", "normal", "albedo"), 128
+
+
+class _Record(msgspec.Struct, kw_only=True):
+    """The record beside the light."""
+
+    source: str
+    maps: str
+    #: As in solve.Solution.
+    confidence: float
+    points: int
+    spread: float
+    #: Largest value of the light; 1 is the picture's white.
+    brightest: float
+    #: Name → SHA-256 of the files' content.
+    files: dict[str, str]
 
 
 def add(commands: Any) -> None:
@@ -40,17 +60,17 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    import msgspec
-
     from ...shared.atomic_write import atomic_write_all
     from ..io import panoramas
     from ..io.encoding import encode_image
+    from ..io.maps import find_in
     from ..io.maps import read as read_maps
     from ..lighting import probe, solve
     from ..lighting.maps import light_maps
 
     record = options.out.with_suffix(".json")
-    _check_paths(options, record)
+    sources = [options.panorama, *(find_in(options.maps).values() if options.maps else ())]
+    _check_paths(options, record, sources)
     picture, encoding = panoramas.read(options.panorama)
     if encoding != "srgb":
         raise PanoramaError(
@@ -60,20 +80,20 @@ def run(options: argparse.Namespace) -> int:
     if maps is None:
         raise PanoramaError(f"{options.maps} lacks a map of {', '.join(MAPS)}.", "Perceive all three.")
     solution = solve.reconstruct(picture, maps, sun_strength=options.sun_strength, threshold=options.sun_threshold)
-    info = {
-        "source": options.panorama.name,
-        "maps": str(options.maps) if options.maps else "starter",
-        "confidence": round(solution.confidence, 3),
-        "points": solution.points,
-        "spread": round(solution.spread, 3),
-        "brightest": float(solution.light.max()),
-    }
-    files = {
-        options.out: encode_image("light.exr", solution.light, "Linear", bits=32),
-        record: msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n",
-    }
+    files = {options.out: encode_image("light.exr", solution.light, "Linear", bits=32)}
     if options.sheet:
         files[options.sheet] = encode_image("sheet.png", probe.sheet(picture, solution), "sRGB", bits=8)
+    info = _Record(
+        source=options.panorama.name,
+        maps=str(options.maps) if options.maps else "starter",
+        confidence=round(solution.confidence, 3),
+        points=solution.points,
+        spread=round(solution.spread, 3),
+        brightest=float(solution.light.max()),
+        files={path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()},
+    )
+    files[record] = msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n"
+    _check_paths(options, record, sources)  # again: perceiving takes a while
     atomic_write_all(files, make_folders=True)
     if options.json:
         shared_options.print_json(info)
@@ -98,16 +118,21 @@ def _perceived(picture: Any, name: str) -> dict[str, Any]:
         return read_maps(Path(folder)).maps
 
 
-def _check_paths(options: argparse.Namespace, record: Path) -> None:
-    """Raise OutputError for another format, or where a file would be replaced."""
+def _check_paths(options: argparse.Namespace, record: Path, sources: Sequence[Path]) -> None:
+    """Raise OutputError for another format, or where a source or a file that isn't Panoform's would be replaced."""
     if options.out.suffix.lower() != ".exr":
         raise OutputError(f"{options.out.name} is not an EXR.", "Name it .exr: other files can't store light.")
     if options.sheet and options.sheet.suffix.lower() != ".png":
         raise OutputError(f"{options.sheet.name} is not a PNG.", "Name it .png.")
-    for path in (options.out, record, *([options.sheet] if options.sheet else [])):
-        if not path.exists():
-            continue
-        if options.panorama.exists() and path.samefile(options.panorama):
-            raise OutputError(f"{path} is the source.", "Choose another file name.")
-        if not options.overwrite:
-            raise OutputError(f"{path} exists.", "Choose another file name, or allow overwriting (--overwrite).")
+    try:
+        earlier = json_file.read(record, _Record)
+    except (OSError, ValueError):  # none, or another program's
+        earlier = None
+
+    def is_own(path: Path) -> bool:
+        if earlier is None or path == record:
+            return earlier is not None
+        return earlier.files.get(path.name) == overwriting.sha256(path)
+
+    targets = [options.out, record, *([options.sheet] if options.sheet else [])]
+    overwriting.check(targets, is_own, sources, options.overwrite)

@@ -13,9 +13,9 @@ from panoform.shared.imaging import sphere
 from panoform.shared.imaging.colour import srgb_from_linear
 from panoform.shared.maps import MAPS
 
-#: Light of the sky behind the window, and of a lamp in the ceiling; walls have about 0.5.
+#: Light of the sky behind the window, and of a round lamp in the ceiling; walls have about 0.5.
 SKY = np.array([2.0, 3.0, 6.0], np.float32)
-LAMP, LAMP_LIGHT = np.array([0.0, 0.0, 1.0]), 50.0
+LAMP, LAMP_COSINE, LAMP_LIGHT = np.array([0.0, 0.0, 1.0]), 0.98, 50.0
 #: Height of the camera over the floor.
 CAMERA_M = -float(room.LOW[2])
 
@@ -55,7 +55,7 @@ def panorama(height: int = 128) -> np.ndarray:
     rays = sphere.directions(height, 2 * height)
     light = albedo(rays)
     light = np.where(np.isinf(room.maps(height).distance)[..., None], SKY, light)
-    return np.where((rays @ LAMP > 0.98)[..., None], LAMP_LIGHT, light).astype(np.float32)
+    return np.where((rays @ LAMP > LAMP_COSINE)[..., None], LAMP_LIGHT, light).astype(np.float32)
 
 
 def write(folder: Path, given: dict[str, np.ndarray] | None = None, light: np.ndarray | None = None) -> Path:

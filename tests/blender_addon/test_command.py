@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
+import analytic_room
 import bpy
 import numpy as np
 import OpenImageIO as oiio
@@ -83,6 +84,21 @@ def test_build(addon: Jobs, tmp_path: Path, capsys) -> None:
     bpy.ops.wm.open_mainfile(filepath=str(saved))
     # The maps are in metres, with the camera 1.6 m over the floor.
     assert bpy.data.objects["zimmer dome"].matrix_world.translation.z == pytest.approx(3.2, rel=0.01)
+
+
+def test_build_with_lamps_as_lights(addon: Jobs, tmp_path: Path, capsys) -> None:
+    """The lamp of the room's ceiling becomes an area light above the camera, whose power is π · area · radiance."""
+    folder, saved = room_folder.write(tmp_path / "zimmer", room_folder.maps(64)), tmp_path / "room.blend"
+    options = ["--save", str(saved), "--triangles", "5000", "--texture-width", "512", "--lamps-as-lights"]
+    code = command.run(["build", "--maps", str(folder), *options])
+    assert code == 0, capsys.readouterr().err
+    bpy.ops.wm.open_mainfile(filepath=str(saved))
+    (light,) = [thing for thing in bpy.data.objects if thing.type == "LIGHT"]
+    above = float(analytic_room.HIGH[2])
+    area = np.pi * (above * np.tan(np.arccos(room_folder.LAMP_COSINE))) ** 2
+    assert light.data.type == "AREA"
+    np.testing.assert_allclose(light.matrix_world.translation, (0, 0, room_folder.CAMERA_M + above), atol=0.05)
+    assert light.data.energy == pytest.approx(np.pi * area * room_folder.LAMP_LIGHT, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,43 @@ def test_the_light_of_a_room_is_solved_by_its_maps(
 
 
 def test_files_that_exist_are_kept(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    out = tmp_path / "light.exr"
+    """A user's file is replaced with --overwrite only, a result of the command also without, a source never."""
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for name in ("distance.exr", "normal.exr", "albedo.png"):
+        shutil.copy(ROOM / name, maps)
+    out, sheet = tmp_path / "light.exr", tmp_path / "sheet.png"
+
+    def light(*more: str, out: Path = out, sheet: Path = sheet) -> int:
+        return main(["light", str(picture), "--maps", str(maps), "--out", str(out), "--sheet", str(sheet), *more])
+
+    for path in (out, sheet, out.with_suffix(".json")):
+        path.write_bytes(b"mine")
+        assert light() == 1
+        assert "--overwrite" in capsys.readouterr().err
+        assert path.read_bytes() == b"mine"
+        path.unlink()
+        assert not list(tmp_path.glob("light.*"))
     out.write_bytes(b"mine")
-    assert main(["light", str(picture), "--maps", str(ROOM), "--out", str(out)]) == 1
-    assert out.read_bytes() == b"mine"
-    assert "--overwrite" in capsys.readouterr().err
+    assert light("--overwrite") == 0
+    assert light() == 0
+    sheet.write_bytes(b"painted on")
+    capsys.readouterr()
+    assert light() == 1
+    assert "sheet.png" in capsys.readouterr().err
+    assert sheet.read_bytes() == b"painted on"
+
+    (tmp_path / "link.exr").symlink_to(maps / "normal.exr")
+    for source, paths in (
+        (picture, {"sheet": picture}),
+        (maps / "distance.exr", {"out": maps / "distance.exr"}),
+        (maps / "albedo.png", {"sheet": maps / "albedo.png"}),
+        (maps / "normal.exr", {"out": tmp_path / "link.exr"}),
+    ):
+        content = source.read_bytes()
+        assert light("--overwrite", **paths) == 1
+        assert "is a source" in capsys.readouterr().err
+        assert source.read_bytes() == content
 
 
 def test_maps_that_cannot_measure_are_named(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
