@@ -38,7 +38,9 @@ _OTHERS = {
     "lora_embedding": "a LoRA of embeddings, which the transformer has not",
 }
 #: Settings of PEFT that change the result otherwise than alpha and r.
-_UNSUPPORTED = ("use_dora", "lora_bias", "fan_in_fan_out", "modules_to_save", "layer_replication")
+_UNSUPPORTED = ("use_dora", "lora_bias", "fan_in_fan_out", "modules_to_save", "layer_replication", "use_qalora")
+#: Starts of the names of PEFT's initialisations that also change the model's own weights, which the file doesn't hold.
+_OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 _BLOCK = {
     "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
@@ -140,6 +142,8 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
     unsupported = [key for key in _UNSUPPORTED if config.get(key)]
     if config.get("bias") not in (None, "none"):
         unsupported.append("bias")
+    if str(config.get("init_lora_weights")).lower().startswith(_OTHER_BASE):
+        unsupported.append(f"init_lora_weights ({config['init_lora_weights']})")
     if unsupported:
         raise AdapterError(
             f"The settings {', '.join(unsupported)} of {name} ({CONFIG} or header) are not supported.",

@@ -55,16 +55,24 @@ class Reading(NamedTuple):
         return assemble.notes(self.header) if self.header else []
 
 
-def read(path: Path, layer: str = "", *, is_panorama: bool = True, height: int | None = None) -> Reading:
+def read(
+    path: Path,
+    layer: str = "",
+    *,
+    is_panorama: bool = True,
+    height: int | None = None,
+    has_alpha: bool = True,
+) -> Reading:
     """Read a picture's file; `layer` of an EXR. Raise PanoramaError where it isn't read, or no panorama.
 
     `height` of a model's input: a panorama is reduced to what that needs (`_side`). None: it keeps its size.
+    `has_alpha`: False where its alpha is to be ignored, as Blender does where that is chosen.
     """
     header = reading.read_file(path, layer, is_panorama=is_panorama)
     if header.width and is_panorama:
         check_size(*assemble.size(header, (header.height, header.width), path.name))
     with _loaded(path, header) as image:
-        return _read(image, header, path.name, is_panorama, height)
+        return _read(image, header, path.name, is_panorama, height, has_alpha)
 
 
 def layer_names(path: Path) -> list[str]:
@@ -101,11 +109,13 @@ def read_image(
             chosen = image.colorspace_settings.name
             is_default = chosen == fresh.colorspace_settings.name
         if is_default:
-            return read(path, layer, is_panorama=is_panorama, height=height)
+            has_alpha = image.alpha_mode != "NONE"
+            return read(path, layer, is_panorama=is_panorama, height=height, has_alpha=has_alpha)
         if image.type != "MULTILAYER":
             return displayed(image, is_panorama=is_panorama, height=height)
         with _loaded(path, header) as single:
             single.colorspace_settings.name = chosen
+            single.alpha_mode = image.alpha_mode
             return displayed(single, is_panorama=is_panorama, height=height)._replace(is_plain=False)
 
 
@@ -131,7 +141,7 @@ def _side(rows: int, columns: int, height: int | None) -> int:
 
 
 def _read(
-    image: bpy.types.Image, header: Header, name: str, is_panorama: bool, for_height: int | None = None
+    image: bpy.types.Image, header: Header, name: str, is_panorama: bool, for_height: int | None, has_alpha: bool
 ) -> Reading:
     image.colorspace_settings.is_data = True
     image.alpha_mode = "CHANNEL_PACKED"
@@ -147,6 +157,8 @@ def _read(
     if side > 1 and not np.isfinite(stored).all():
         image.reload()
         stored = pixels.raw(image)
+    if not has_alpha:
+        stored[..., 3:] = 1
     is_default = header.format == "TIFF" and header.is_float  # Blender takes a TIFF's floats for sRGB
     picture, encoding = assemble.assemble(stored, header, name)
     alpha = None if np.all(picture[..., 3] == 1) else picture[..., 3]

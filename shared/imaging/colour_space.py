@@ -93,9 +93,9 @@ def known_name(chromaticities: Chromaticities) -> str:
     return f"primaries {' '.join(f'{value:.4g}' for value in chromaticities)}"
 
 
-def is_rec709(chromaticities: Chromaticities) -> bool:
-    """Return whether these are Rec.709's chromaticities, to their rounding in files."""
-    return bool(np.abs(np.subtract(chromaticities, REC709)).max() <= _ROUNDING)
+def means_rec709(chromaticities: Chromaticities) -> bool:
+    """Return whether these are Rec.709's chromaticities, to their rounding in files, or all 0, which says nothing."""
+    return not any(chromaticities) or bool(np.abs(np.subtract(chromaticities, REC709)).max() <= _ROUNDING)
 
 
 def xyz_from_rgb(chromaticities: Chromaticities) -> np.ndarray:
@@ -147,7 +147,12 @@ _BY_ID: dict[str, ColourSpace | None] = {
         ("srgb_p3d65_scene", "srgb_p3d65_display", "srgb_displayp3"),
         from_chromaticities(P3_D65, linear_from_srgb),
     ),
-    **dict.fromkeys(("g22_rec709_scene", "g22_rec709"), from_chromaticities(REC709, gamma(2.2), "gamma 2.2")),
+    **dict.fromkeys(
+        ("g22_rec709_scene", "g22_rec709_display", "g22_rec709"),
+        from_chromaticities(REC709, gamma(2.2), "gamma 2.2"),
+    ),
+    **dict.fromkeys(("srgb_ap1_scene", "srgb_ap1"), from_chromaticities(AP1, linear_from_srgb, "ACES AP1, sRGB")),
+    **dict.fromkeys(("g22_ap1_scene", "g22_ap1"), from_chromaticities(AP1, gamma(2.2), "ACES AP1, gamma 2.2")),
     **dict.fromkeys(("g24_rec709_display", "g24_rec709"), from_chromaticities(REC709, gamma(2.4), "gamma 2.4")),
     **dict.fromkeys(("g18_rec709_scene", "g18_rec709"), from_chromaticities(REC709, gamma(1.8), "gamma 1.8")),
     **dict.fromkeys(("g22_adobergb_scene", "g22_adobergb_display"), from_chromaticities(ADOBE_RGB, gamma(563 / 256))),

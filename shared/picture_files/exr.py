@@ -5,13 +5,12 @@ Source: https://openexr.com/en/latest/OpenEXRFileLayout.html
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..imaging.colour_space import ColourSpace, by_id, from_chromaticities, is_known_id, is_rec709
+from ..imaging.colour_space import ColourSpace, by_id, from_chromaticities, is_known_id, means_rec709
 from ..protocol.errors import PanoramaError
 from .header import Data, Header, Layer, Window
 
@@ -25,11 +24,8 @@ _COLOURS = ({"r": "R", "g": "G", "b": "B", "a": "A"}, {"red": "R", "green": "G",
 
 #: Names of layers that hold the light itself, best first; the last words of a layer's name, in lower case.
 _LIGHT = (("",), ("composite",), ("combined",), ("beauty",), ("rgba", "rgb"), ("c", "ci", "main", "final"))
-#: Words in the names of layers that hold something else.
-_DATA = re.compile(
-    r"albedo|base_?colou?r|dif|gloss|trans|normal|\bn\b|^p$|position|depth|dist|^z$|mist|^uv|vector|motion|crypto"
-    r"|denois|shadow|\bao\b|occlusion|^id$|index|emit|emission|rough|metal|env$|mask|matte|spec|reflec|refrac|sss|noisy"
-)
+#: Interop IDs that say nothing of the colours.
+_NO_SPACE = ("", "data", "unknown")
 _ADVICE = "Choose one with --layer, or Layer in the panel"
 
 
@@ -169,8 +165,8 @@ def _no_colour(parts: Sequence[Part], name: str) -> PanoramaError:
 def choose(layers: Sequence[Layer], wanted: str, name: str) -> Layer:
     """Return the layer called `wanted`, by its full name or last words; without one, the layer that shows light.
 
-    That is the only one whose name says so best (unnamed, Combined, beauty, RGBA), or the only one that isn't named as
-    a component or as data. Raise PanoramaError, naming the layers, where there is no such layer, or there are several.
+    That is the only layer, or the only one whose name says so best (unnamed, Combined, beauty, RGBA). Raise
+    PanoramaError, naming the layers, where there is no such layer, or there are several.
     """
     names = ", ".join(layer.name or "(unnamed)" for layer in layers[:12])
     if wanted:
@@ -181,6 +177,8 @@ def choose(layers: Sequence[Layer], wanted: str, name: str) -> Layer:
             many = "several layers" if exact else "no layer"
             raise PanoramaError(f"{name} has {many} called {wanted!r}; its layers are {names}.", f"{_ADVICE}.")
         return exact[0]
+    if len(layers) == 1:
+        return layers[0]
     for ranked in _LIGHT:
         best = [layer for layer in layers if _is_named(layer.name, ranked)]
         if len(best) == 1:
@@ -188,15 +186,8 @@ def choose(layers: Sequence[Layer], wanted: str, name: str) -> Layer:
         if best:
             what = f"{len(best)} layers that show light"
             raise PanoramaError(f"{name} has {what}; its layers are {names}.", f"{_ADVICE}.")
-    light = [layer for layer in layers if not _DATA.search(_last(layer.name))]
-    if len(light) == 1:
-        return light[0]
-    what = f"{len(light)} layers that could be the picture" if light else "no layer that shows light"
+    what = f"{len(layers)} layers, and no name says which shows the light"
     raise PanoramaError(f"{name} has {what}; its layers are {names}.", f"{_ADVICE}.")
-
-
-def _last(name: str) -> str:
-    return name.lower().rpartition(".")[2]
 
 
 def _is_named(name: str, words: Sequence[str]) -> bool:
@@ -222,20 +213,28 @@ def _set_colour(header: Header, part: Part, name: str) -> None:
     """Take the colour space from the interop ID, the ACES flag, chromaticities, or OpenImageIO's name of it."""
     interop, named = part.text("colorInteropID"), part.text("oiio:ColorSpace")
     chromaticities = part.attributes.get("chromaticities")
+    values = (
+        struct.unpack("<8f", chromaticities.data)
+        if chromaticities is not None and chromaticities.kind == "chromaticities"
+        else ()
+    )
     colour: ColourSpace | None = None
     source = "chromaticities"
     if is_known_id(interop):
         colour, source = by_id(interop), "interop ID"
-    elif chromaticities is not None and chromaticities.kind == "chromaticities":
-        values = struct.unpack("<8f", chromaticities.data)
+    elif any(values):
         try:
-            colour = None if is_rec709(values) else from_chromaticities(values)
+            colour = None if means_rec709(values) else from_chromaticities(values)
         except ValueError as error:
             raise PanoramaError(
                 f"The header of {name} has chromaticities that are no colours: {error}.", "Save it again."
             ) from error
     elif "acesImageContainerFlag" in part.attributes:
         colour, source = by_id("lin_ap0_scene"), "ACES container"
+    elif interop.lower() not in _NO_SPACE:
+        raise PanoramaError(
+            f"The colour encoding of {name} is not known (interop ID {interop}).", "Save it in linear Rec.709."
+        )
     elif is_known_id(named):
         colour, source = by_id(named), "oiio:ColorSpace"
     header.colour = colour

@@ -17,8 +17,8 @@ from ..imaging.colour_space import (
     ColourSpace,
     from_chromaticities,
     gamma,
-    is_rec709,
     linear,
+    means_rec709,
 )
 from ..protocol.errors import PanoramaError
 from . import exif, exr, gpano, icc
@@ -164,7 +164,7 @@ def _png_colour(chunks: dict[bytes, bytes], name: str) -> tuple[ColourSpace | No
     exponent = struct.unpack(">I", chunks[b"gAMA"][:4])[0] / 100000
     primaries = _png_primaries(chunks) or REC709
     is_srgb = abs(exponent - _SRGB_GAMMA) < 1e-3
-    if (is_srgb and is_rec709(primaries)) or not exponent:
+    if (is_srgb and means_rec709(primaries)) or not exponent:
         return None, ""
     decode = linear_from_srgb if is_srgb else gamma(1 / exponent)
     encoding = "sRGB" if is_srgb else f"gamma {exponent:.3g}"
@@ -178,7 +178,7 @@ def _png_primaries(chunks: dict[bytes, bytes]) -> tuple[float, ...] | None:
         return None
     white_x, white_y, *colours = (value / 100000 for value in struct.unpack(">8I", chunks[b"cHRM"][:32]))
     primaries = (*colours, white_x, white_y)
-    return None if is_rec709(primaries) else primaries
+    return None if means_rec709(primaries) else primaries
 
 
 #: H.273's code points.
@@ -279,7 +279,7 @@ def _tiff(data: Data, name: str, layer: str) -> Header:
         primaries, white = tags.get(_PRIMARY_COLOURS), tags.get(_WHITE)
         if isinstance(primaries, tuple) and isinstance(white, tuple) and len(primaries) == 6 and len(white) == 2:
             chromaticities = (*primaries, *white)
-            if not is_rec709(chromaticities):
+            if not means_rec709(chromaticities):
                 decode = linear if header.is_float else linear_from_srgb
                 _set_colour(header, from_chromaticities(chromaticities, decode), "TIFF")
     _set_orientation(header, exif.orientation(tags))
@@ -362,7 +362,7 @@ def _set_primaries(header: Header, value: str, name: str) -> None:
         chromaticities = tuple(float(number) for number in value.split())
         if len(chromaticities) != 8:
             raise ValueError("it has not 8 numbers")
-        if not is_rec709(chromaticities):
+        if not means_rec709(chromaticities):
             _set_colour(header, from_chromaticities(chromaticities), "PRIMARIES")
     except ValueError as error:
         raise PanoramaError(

@@ -255,6 +255,17 @@ def _exr_cases() -> list[Case]:
             )
         )
     ap1 = converted(light, "Linear Rec.709 (sRGB)", "ACEScg")
+    encoded = converted(ap1, "Linear Rec.709 (sRGB)", "sRGB Encoded Rec.709 (sRGB)")  # the curve alone, of AP1's values
+    for interop, stored in (("srgb_ap1_scene", encoded), ("g22_ap1_scene", ap1 ** (1 / 2.2))):
+        cases.append(
+            Case(
+                f"EXR, interop ID `{interop}`",
+                "converted to linear Rec.709",
+                lambda folder, i=interop, s=stored: write_exr(folder / "a.exr", [("", rgb, s)], colorInteropID=i),
+                light,
+                "linear",
+            )
+        )
     cases += [
         Case(
             "EXR, interop ID `lin_ap1_scene`",
@@ -274,6 +285,16 @@ def _exr_cases() -> list[Case]:
             light,
             "linear",
         ),
+        Case("EXR, another interop ID (`pq_rec2020_display`)", "refused, naming the ID",
+             lambda folder: write_exr(folder / "a.exr", [("", rgb, light)], colorInteropID="pq_rec2020_display"),
+             refusal=r"encoding of a\.exr is not known \(interop ID pq_rec2020_display\)"),
+        Case("EXR, another interop ID, with chromaticities", "converted by the chromaticities",
+             lambda folder: write_exr(folder / "a.exr", [("", rgb, ap1)], colorInteropID="acescg_of_a_studio",
+                                      chromaticities=(0.713, 0.293, 0.165, 0.830, 0.128, 0.044, 0.32168, 0.33767)),
+             light, "linear"),
+        Case("EXR, chromaticities of zeros", "linear Rec.709",
+             lambda folder: write_exr(folder / "a.exr", [("", rgb, light)], chromaticities=(0.0,) * 8), light, "linear",
+             0),
         Case("EXR, R, G, B", "linear Rec.709", lambda folder: write_exr(folder / "a.exr", [("", rgb, light)]), light,
              "linear", 0),
         Case("EXR, V-Ray's channels red, green, blue", "linear Rec.709",
@@ -313,10 +334,17 @@ def _exr_cases() -> list[Case]:
              lambda folder: write_exr(folder / "a.exr", [("", [f"{n}.Combined.{c}" for n in "AB" for c in "RGB"],
                                                           np.concatenate([light, grey], -1))]),
              refusal=r"2 layers that show light; its layers are A\.Combined, B\.Combined"),
-        Case("EXR with nothing but albedo and normals", "refused, naming the layers",
-             lambda folder: write_exr(folder / "a.exr", [("", [f"{n}.{c}" for n in ("albedo", "N") for c in "RGB"],
-                                                          np.concatenate([light, grey], -1))]),
-             refusal="no layer that shows light; its layers are N, albedo"),
+        *(
+            Case(f"EXR with {a} and {b}", "refused, naming the layers",
+                 lambda folder, names=(a, b): write_exr(
+                     folder / "a.exr",
+                     [("", [f"{n}.{c}" for n in names for c in "RGB"], np.concatenate([light, grey], -1))]),
+                 refusal=rf"2 layers, and no name says which shows the light; its layers are {b}, {a}")
+            for a, b in (("albedo", "N"), ("World", "Normal"), ("wirecolor", "N"), ("tangent", "position"),
+                         ("coat", "albedo"))
+        ),
+        Case("EXR with nothing but ambient occlusion", "it is read",
+             lambda folder: write_exr(folder / "a.exr", [("", [f"AO.{c}" for c in "RGB"], light)]), light, "linear", 0),
         Case("EXR, chromaticities that are no colours", "refused by what it is",
              lambda folder: write_exr(folder / "a.exr", [("", rgb, light)], chromaticities=(*P3, 0.0, 0.0)),
              refusal="chromaticities that are no colours"),
@@ -360,6 +388,9 @@ def _hdr_cases() -> list[Case]:
         *cases,
         Case("Radiance HDR with `PRIMARIES`", "converted to linear Rec.709",
              lambda folder: write_hdr(folder / "a.hdr", "-Y 16 +X 32", p3, head), light, "linear", 8e-3),
+        Case("Radiance HDR with `PRIMARIES` of zeros, as of Photoshop", "linear Rec.709",
+             lambda folder: write_hdr(folder / "a.hdr", "-Y 16 +X 32", light,
+                                      "FORMAT=32-bit_rle_rgbe\nPRIMARIES=0 0 0 0 0 0 0 0\n"), light, "linear", 8e-3),
         Case("Radiance HDR without FORMAT", "refused by what it is",
              lambda folder: write_hdr(folder / "a.hdr", "-Y 16 +X 32", light, "SOFTWARE=a\n"),
              refusal="has no line FORMAT"),
@@ -408,6 +439,7 @@ def _integer_cases() -> list[Case]:
     p3_primaries = (b"cHRM", struct.pack(">8I", *(round(v * 100000) for v in (*D65, *P3))))
     for what, chunks, stored in (
         ("gAMA 0.45455", [srgb_gamma], picture()),
+        ("gAMA and cHRM of zeros", [srgb_gamma, (b"cHRM", bytes(32))], picture()),
         ("sRGB and another gAMA", [(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 100000))], picture()),
         ("gAMA and cHRM of P3", [srgb_gamma, p3_primaries], p3),
         ("cICP of Display P3", [(b"cICP", bytes([12, 13, 0, 1]))], p3),

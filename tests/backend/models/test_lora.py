@@ -195,6 +195,11 @@ def test_refusals_name_keys_of_the_file_and_the_reason(pipeline, tmp_path, chang
         ({"r": 8, "lora_alpha": 16}, r"rank 4 at .*lora_A\.weight, but its configuration .* says r = 8"),
         ({"r": 4, "use_dora": True}, "use_dora"),
         ({"r": 4, "bias": "all"}, "bias"),
+        ({"r": 4, "use_qalora": True}, "use_qalora"),
+        *(
+            ({"r": 4, "init_lora_weights": init}, rf"init_lora_weights \({init}\)")
+            for init in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga")
+        ),
         ({"peft_type": "LOHA", "r": 4}, "of the kind LOHA"),
         ({"r": 0, "lora_alpha": 4}, "r is 0"),
         ([1], "configuration of .* is damaged"),
@@ -220,6 +225,8 @@ def test_stream_adapters_use_the_config_and_refuse_what_is_no_lora(tmp_path):
     for name, (A, B) in plain.layers.items():
         torch.testing.assert_close(scaled.layers[name][0], A)
         torch.testing.assert_close(scaled.layers[name][1], 4 * B)
+    with pytest.raises(AdapterError, match=r"init_lora_weights \(olora\)"):
+        stream_adapters.read(save(tmp_path, state, {"r": plain.rank, "init_lora_weights": "olora"}), shapes)
     (tmp_path / "adapter_config.json").unlink()
     for change, message in (
         ({KEY: torch.full_like(state[KEY], math.nan)}, "NaN or infinite"),

@@ -38,6 +38,16 @@ def test_image_datablock_is_read_as_its_file(tmp_path):
             np.testing.assert_allclose(pixels, case.pixels, atol=max(case.tolerance, 1e-6), err_msg=case.what)
 
 
+def test_image_whose_alpha_is_ignored_is_read_as_blender_shows_it(tmp_path):
+    cases = {case.what: case for case in picture_cases.cases()}
+    image = bpy.data.images.load(str(cases["PNG with a half-transparent half"].write(tmp_path)))
+    image.alpha_mode = "NONE"
+    captured = sources.from_image(image)
+    np.testing.assert_allclose(captured.panorama.pixels, picture_cases.picture(), atol=1e-6)
+    assert captured.world_picture().alpha_mode == "NONE"
+    bpy.data.images.remove(image)
+
+
 def test_world_of_a_converted_file_shows_what_was_read(tmp_path):
     for case in picture_cases.cases():
         if case.what in ("EXR, chromaticities of ACES AP0", "PNG, gAMA 1.0", "TIFF of floats", "EXR of several parts"):
