@@ -20,15 +20,22 @@ MAX_NUMBER = 10_000_000
 #: Of the sides of layers, heads and feed-forward networks.
 MAX_WIDTH = 131_072
 MAX_LIST, MAX_VALUES, MAX_TEXT, MAX_DEPTH = 64, 2000, 20_000, 8
+#: Of the additional tokens of a tokenizer; T5's has 100.
+MAX_TOKENS = 1000
+#: The file of a tokenizer, of which no layers are made.
+_TOKENIZER = "tokenizer_config.json"
 #: Endings of the names of sides.
 _WIDTHS = ("_dim", "_size", "_channels", "d_model", "d_ff", "d_kv", "_heads", "in_channels")
 #: Names of sizes that are no sides of layers.
 _OTHER_SIZES = ("vocab_size",)
 
 
-def check(config: dict[str, Any], place: Path | str, hint: str, kind: str = "model") -> None:
-    """Raise WeightsError, with `hint`, for a configuration that only a fool or a foe writes."""
-    problem = _problem(config)
+def check(config: dict[str, Any], place: Path | str, hint: str, kind: str = "model", max_list: int = MAX_LIST) -> None:
+    """Raise WeightsError, with `hint`, for a configuration that only a fool or a foe writes.
+
+    `max_list`: the most entries that a list of it may have.
+    """
+    problem = _problem(config, max_list)
     if problem:
         raise WeightsError(f"No {kind} can be made from {place}: {problem}.", hint)
 
@@ -42,25 +49,32 @@ def check_folder(folder: Path, hint: str) -> None:
         if not file.name.endswith(("config.json", "model_index.json")):
             continue
         try:
-            check(json_file.read(file, dict[str, Any]), file, hint)
+            config = json_file.read(file, dict[str, Any])
+            if file.name == _TOKENIZER:
+                config.pop("model_max_length", None)  # no size of anything; transformers writes 1e30 for "unlimited"
+                check(config, file, hint, "tokenizer", MAX_TOKENS)
+            else:
+                check(config, file, hint)
         except (OSError, ValueError) as error:
             raise WeightsError(f"{file} can't be read: {error}.", hint) from error
 
 
-def _problem(config: dict[str, Any]) -> str:
+def _problem(config: dict[str, Any], max_list: int) -> str:
     layers = 0.0
     for count, (name, value, depth) in enumerate(_values("", config, 0)):
         if count > MAX_VALUES:
             return f"it has more than {MAX_VALUES} values"
         if depth > MAX_DEPTH:
             return "it is nested too deeply"
-        if isinstance(value, (list, tuple)) and len(value) > MAX_LIST:
+        if isinstance(value, (list, tuple)) and len(value) > max_list:
             return f"{name} has {len(value)} entries"
         if isinstance(value, str) and len(value) > MAX_TEXT:
             return f"{name} is a text of {len(value)} characters"
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if not math.isfinite(value) or abs(value) > MAX_NUMBER:
                 return f"{name} is {value:.3g}"
+            if name == "extra_ids" and value > MAX_TOKENS:
+                return f"it adds {value} tokens"
             if name.endswith(_WIDTHS) and name not in _OTHER_SIZES and not -1 <= value <= MAX_WIDTH:
                 return f"{name} is {value}"
             if "layers" in name:
@@ -86,5 +100,5 @@ def _values(name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]
         for key, inner in value.items():
             yield from _values(str(key)[:64], inner, depth + 1)
     elif isinstance(value, (list, tuple)):
-        for inner in value[: MAX_LIST + 1]:
+        for inner in value[: MAX_TOKENS + 1]:
             yield from _values(name, inner, depth + 1)

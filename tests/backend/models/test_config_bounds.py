@@ -9,6 +9,9 @@ import pytest
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from transformers import T5TokenizerFast
 
 from panoform.backend.models import config_bounds, parts
 from panoform.backend.models.flux import checkpoints
@@ -98,6 +101,23 @@ def test_configurations_that_libraries_read_are_checked(tmp_path):
         with pytest.raises(WeightsError, match="No model can be made from"):
             config_bounds.check_folder(tmp_path, "hint")
         (tmp_path / part / "config.json").unlink()
+
+
+def test_tokenizers_are_within_bounds_of_their_own(tmp_path):
+    """FLUX's T5 has 100 additional tokens; transformers writes 1e30 where a length is not limited."""
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    tokenizer = T5TokenizerFast(tokenizer_object=Tokenizer(Unigram(vocabulary, unk_id=2)), extra_ids=100)
+    tokenizer.save_pretrained(tmp_path / "tokenizer_2")
+    file = tmp_path / "tokenizer_2" / "tokenizer_config.json"
+    saved = json.loads(file.read_text())
+    tokens = {f"<extra_id_{number}>" for number in range(100)}
+    assert saved["model_max_length"] > 1e29
+    assert tokens <= {token for value in saved.values() if isinstance(value, list) for token in value}
+    config_bounds.check_folder(tmp_path, "hint")
+    for values in ({"extra_ids": 10**6}, {"additional_special_tokens": ["a"] * 10_000}):
+        file.write_text(json.dumps(saved | values))
+        with pytest.raises(WeightsError, match="No tokenizer can be made from"):
+            config_bounds.check_folder(tmp_path, "hint")
 
 
 def test_json_with_a_byte_order_mark_is_read(tmp_path):
