@@ -124,9 +124,9 @@ class Server:
         """End `run`: jobs are cancelled, every request gets its reply. Callable from any thread or signal handler."""
         self._ending.set()
 
-    def run(self) -> bool:
+    def run(self, *, limit_log: bool = False) -> bool:
         """Serve until ShutdownRequest or `end`. Return False if a job did not stop within GRACE_S: it then ends only
-        with the process."""
+        with the process. `limit_log`: stderr is a log of Panoform's own, which is shortened when it is too long."""
         handlers = {
             self._connections.monitor: self._connections.watch,
             self._router: self._receive,
@@ -142,7 +142,8 @@ class Server:
                 handlers[socket]()
             if time.monotonic() > limit_at:
                 self._connections.limit()
-                log_limit.limit()
+                if limit_log:
+                    log_limit.limit()
                 limit_at = time.monotonic() + _LIMIT_S
 
         for job in (*self._queued, *([self._running] if self._running else [])):
@@ -319,7 +320,7 @@ def serve(
             if parent_pipe:
                 parent.when_parent_exits(server.end, exit_after_s=GRACE_S + 2, connection_file=connection_file)
             log.info("Panoform %s listens on %s", server.connection.version, server.connection.endpoint)
-            idle = server.run()
+            idle = server.run(limit_log=parent_pipe)  # else the log is the user's
         finally:
             connection_file.unlink(missing_ok=True)
     finally:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import weakref
@@ -349,6 +350,21 @@ def test_status_is_correct_after_a_failed_load(serve):
         assert peer.receive_until_reply(source)[-1].code == "model"
         assert peer.status().engine == engine
     peer.close()
+
+
+def test_log_of_the_user_is_not_shortened(tmp_path):
+    """`panoform serve 2>> all.log`, without the add-on."""
+    log = tmp_path / "all.log"
+    log.write_bytes(b"a line\n" * 2_000_000)
+    before = log.stat().st_size
+    command = [sys.executable, "-m", "panoform.backend", "serve", "--connection-file", str(tmp_path / "c.json")]
+    with log.open("ab") as stderr, subprocess.Popen(command, stderr=stderr) as process:
+        while not (tmp_path / "c.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.terminate()
+    assert log.stat().st_size > before
 
 
 def test_port_is_chosen_or_refused():
