@@ -5,8 +5,8 @@ user folder outside the extension, so that it survives updates and uninstalling.
 runs on its own thread and is observed through its attributes.
 
     folder/environment/       the venv
-    folder/environment/panoform.json   written last: the installed version
-    folder/setup.log          the output of pip
+    folder/environment/panoform.json   written first, without a version, and again last: the installed version
+    folder/environment/setup.log       the output of pip
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -42,7 +43,7 @@ from . import tied_process
 from .log_file import BoundedLog
 from .setup_progress import Needs, SetupProgress, free_space, gigabytes, needs
 
-#: In the environment, written last; and beside it, locked by who writes to the environment.
+#: In the environment; and beside it, locked by who writes to the environment.
 MARKER, LOCK = "panoform.json", "setup.lock"
 #: Print the installed version of Panoform, or the first file of a package that is missing.
 _CHECK = """
@@ -57,8 +58,9 @@ _WHEEL = re.compile(r"panoform-([^-]+)-py3-none-any\.whl")
 
 
 class _Marker(msgspec.Struct):
-    """The content of the marker file."""
+    """The content of the marker file, which every environment of Panoform has."""
 
+    #: "" while the set-up is not complete.
     version: str
 
 
@@ -97,7 +99,7 @@ def find(folder: Path, version: str) -> Installed:
         complete = python_in(folder).exists() and _base_folder(environment).exists()
     except (OSError, ValueError):
         return Installed.BROKEN
-    if not complete:
+    if not complete or not marker.version:
         return Installed.BROKEN
     return Installed.READY if marker.version == version else Installed.OTHER_VERSION
 
@@ -197,7 +199,7 @@ class Setup:
 
     @property
     def log(self) -> Path:
-        return self.folder / "setup.log"
+        return self.folder / "environment" / "setup.log"
 
     @property
     def cancelling(self) -> bool:
@@ -242,10 +244,14 @@ class Setup:
         except Exception as error:
             self.error = unexpected(error)
 
+    def _check_cancelled(self) -> None:
+        if self.cancelling:
+            raise Cancelled("The setup was cancelled.", "Finished downloads are kept for the next one.")
+
     def _set_up(self) -> None:
+        self._check_cancelled()
         environment = self.folder / "environment"
-        # Panoform's own has a marker, or, where its set-up was interrupted, the lock is beside it.
-        is_own = (environment / MARKER).exists() or (self.folder / LOCK).exists()
+        is_own = (environment / MARKER).exists()
         is_used = environment.exists() and (environment.is_symlink() or any(environment.iterdir()))
         if is_used and (environment.is_symlink() or not is_own):
             raise BackendError(
@@ -256,10 +262,12 @@ class Setup:
         if not environment.exists():  # an update fills the space of the old one again
             check_disk(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(self.folder / LOCK) as self._lock, BoundedLog(self.log) as log:
-            (environment / MARKER).unlink(missing_ok=True)
-            self.progress.text = "Creating the Python environment"
-            self._call(log, self.python, "-I", "-m", "venv", "--clear", environment)
+        self.progress.text = "Creating the Python environment"
+        with contextlib.ExitStack() as stack:
+            self._lock = stack.enter_context(_lock(self.folder / LOCK))
+            _empty(environment)
+            log = stack.enter_context(BoundedLog(self.log))
+            self._call(log, self.python, "-I", "-m", "venv", environment)
             python = python_in(self.folder)
             self._pip(log, "--upgrade", "pip")
             constraints = self.wheel.parent / "constraints.txt"
@@ -278,8 +286,7 @@ class Setup:
                     f"The environment is not complete: {checked.splitlines()[-1] if checked else 'no version'}",
                     "Set up again.",
                 )
-            marker = _Marker(version_of(self.wheel))
-            atomic_write(environment / MARKER, msgspec.json.encode(marker))
+            atomic_write(environment / MARKER, _marker(version_of(self.wheel)))
 
     def _pip(self, log, *arguments: str | Path) -> None:
         python = python_in(self.folder)
@@ -292,8 +299,7 @@ class Setup:
 
     def _call(self, log, *command: str | Path) -> str:
         """Run a program, follow its output and return it. Raise the error that the output indicates."""
-        if self._cancelled.is_set():
-            raise Cancelled("The setup was cancelled.", "Finished downloads are kept for the next one.")
+        self._check_cancelled()
         log.write(f"$ {' '.join(map(str, command))}\n")
         output: deque[str] = deque(maxlen=_KEPT_LINES)
         with drafts(self.folder) as empty:  # a folder of our own, in which no program finds a configuration
@@ -310,11 +316,30 @@ class Setup:
                     output.append(line)
                     log.write(line)
                     log.flush()
-        if self._cancelled.is_set():
-            raise Cancelled("The setup was cancelled.", "Finished downloads are kept for the next one.")
+        self._check_cancelled()
         if process.returncode:
             raise error_from_output("".join(output), self.folder, self.log)
         return "".join(output)
+
+
+def _marker(version: str) -> bytes:
+    return msgspec.json.encode(_Marker(version))
+
+
+def _empty(environment: Path) -> None:
+    """Create the environment's folder, or delete what it holds, and mark it: first, as this may be interrupted.
+
+    Raise OSError.
+    """
+    environment.mkdir(exist_ok=True)
+    (environment / MARKER).write_bytes(_marker(""))  # in place: no draft is left in a folder that has no marker
+    for entry in environment.iterdir():
+        if entry.name == MARKER:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 @contextlib.contextmanager

@@ -21,6 +21,9 @@ MAX_LOGS = 10
 #: Seconds that an ended process may take to be known as such, after its connection was lost.
 _EXIT_S = 1.0
 _CONNECTION = re.compile(r"backend-[0-9a-f]{12}\.json")
+_LOG = re.compile(r"backend-[0-9a-f]{12}\.log")
+#: The largest number of a process, on all systems.
+_MAX_PID = 2**31 - 1
 
 
 class Session:
@@ -79,8 +82,12 @@ class Session:
 
 def _delete_old_logs(folder: Path) -> None:
     """Delete all but the newest logs."""
-    logs = sorted(folder.glob("backend-*.log"), key=lambda log: log.stat().st_mtime, reverse=True)
-    for log in logs[MAX_LOGS:]:
+    logs: list[tuple[float, Path]] = []
+    for log in folder.glob("backend-*.log"):
+        if _LOG.fullmatch(log.name):
+            with contextlib.suppress(FileNotFoundError):  # another Blender deleted it
+                logs.append((log.lstat().st_mtime, log))
+    for _, log in sorted(logs, reverse=True)[MAX_LOGS:]:
         with contextlib.suppress(OSError):  # another Blender deleted it, or its backend has it open (Windows)
             log.unlink()
 
@@ -96,6 +103,8 @@ def _delete_stale_connections(folder: Path) -> None:
 
 
 def _is_running(pid: int) -> bool:
+    if not 0 < pid <= _MAX_PID:  # the file is damaged
+        return False
     if sys.platform == "win32":
         import _winapi
 

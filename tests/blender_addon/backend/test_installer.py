@@ -78,7 +78,7 @@ def test_ready_environment_has_the_wheel_installed(ready: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert output.stdout.strip() == "0.1.0"
-    assert "Successfully installed panoform-0.1.0" in (ready / "setup.log").read_text(encoding="utf-8")
+    assert "Successfully installed panoform-0.1.0" in (ready / "environment" / "setup.log").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -351,6 +351,38 @@ def test_environment_of_the_user_is_not_cleared(tmp_path: Path) -> None:
         assert setup.error is not None
         assert "not a Python environment that Panoform made" in setup.error.message
     assert [path.name for path in environment.iterdir()] == ["pyvenv.cfg"]
+
+
+def test_files_of_the_user_beside_an_earlier_lock_stay(tmp_path: Path) -> None:
+    (tmp_path / installer.LOCK).touch()
+    (tmp_path / "setup.log").write_text("mine")
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / "my.hdr").write_text("mine")
+    setup = set_up(tmp_path, make_wheel(tmp_path / "w"))
+    assert setup.error is not None
+    assert "not a Python environment that Panoform made" in setup.error.message
+    assert (tmp_path / "environment" / "my.hdr").read_text() == "mine"
+    (tmp_path / "environment" / "my.hdr").unlink()
+    wheel = make_wheel(tmp_path / "w")
+    setup = Setup(tmp_path, wheel, Path(sys.executable), OFFLINE)
+    setup.python = tmp_path / "no program"  # the first that is called, after the log is created
+    setup.start()
+    setup._thread.join()
+    assert setup.error is not None
+    assert (tmp_path / "setup.log").read_text() == "mine"
+    assert setup.log.read_text("utf-8").startswith("$ ")
+    assert installer.find(tmp_path, "0.1.0") is Installed.BROKEN
+
+
+def test_interrupted_environment_is_set_up_again(tmp_path: Path) -> None:
+    """What a set-up leaves at any time is known as Panoform's, and only the marker stays."""
+    environment = tmp_path / "environment"
+    (environment / "lib").mkdir(parents=True)
+    (environment / "lib" / "module.py").touch()
+    (environment / installer.MARKER).write_bytes(b"")
+    installer._empty(environment)
+    assert [path.name for path in environment.iterdir()] == [installer.MARKER]
+    assert installer.find(tmp_path, "0.1.0") is Installed.BROKEN
 
 
 @pytest.mark.slow

@@ -276,6 +276,18 @@ def test_old_logs_are_deleted(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"backend-{i:012}.log" for i in range(5, MAX_LOGS + 5)]
 
 
+def test_other_logs_and_damaged_connections_are_left(tmp_path: Path) -> None:
+    names = [f"backend-mine{i}.log" for i in range(MAX_LOGS + 5)]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "backend-x.log").symlink_to("nothing")
+    (tmp_path / f"backend-{0:012}.log").symlink_to("nothing")
+    session._delete_old_logs(tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(names) + 2
+    assert not any(session._is_running(number) for number in (2**40, 2**31, -1, 0))
+    assert session._is_running(os.getpid())
+
+
 def test_remaining_time_text(addon: Jobs, scene) -> None:
     job = Job(spec(scene), stage="Normal", step=12, of=28, seconds_left=41.4)
     assert job.text == "Normal 12/28 · 0:41 left"
