@@ -44,19 +44,22 @@ def atomic_write(path: Path, data: bytes, *, mode: int | None = None, make_folde
 
 
 def atomic_write_all(contents: Mapping[Path, bytes], *, mode: int | None = None, make_folders: bool = False) -> None:
-    """Write several files of one folder, all or none, the last one last.
+    """Write several files, all or none of each folder, the last one last; none if one can't be created.
 
     `mode`: permissions before the umask (default: those of any new file). `make_folders`: create missing folders.
     Raise OutputError if a file can't be written or the disk is full; no draft is left then.
     """
-    paths = list(contents)
-    folder = paths[0].parent
-    if not make_folders and not folder.is_dir():
-        raise output_error(paths[0], FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
-    with writing(folder, last=paths[-1].name) as draft:
+    last = [*contents][-1]
+    for path in contents:
+        if not make_folders and not path.parent.is_dir():
+            raise output_error(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    with contextlib.ExitStack() as stack:
+        # Folders are published in the reverse order.
+        folders = dict.fromkeys([last.parent, *(path.parent for path in contents)])
+        drafts_of = {folder: stack.enter_context(writing(folder, last=last.name)) for folder in folders}
         for path, data in contents.items():
             with translate_errors(path):
-                _create(draft / path.name, data, 0o666 if mode is None else mode)
+                _create(drafts_of[path.parent] / path.name, data, 0o666 if mode is None else mode)
 
 
 @contextlib.contextmanager
@@ -96,6 +99,8 @@ def drafts(directory: Path | None = None) -> Iterator[Path]:
     """Yield a new folder in `directory` (default: the system's folder for temporary files), removed at the end.
 
     Only its owner can read it. What killed processes left there is removed first. Raise OSError.
+
+    Files that `writing` has moved aside, and could not move back as it was interrupted, stay for the next sweep.
     """
     directory = directory or Path(tempfile.gettempdir())
     _sweep(directory)
@@ -103,12 +108,16 @@ def drafts(directory: Path | None = None) -> Iterator[Path]:
     try:
         yield draft
     finally:
-        for folder in (draft, *_moved(draft)):
-            shutil.rmtree(folder, ignore_errors=True)
+        old, moving = _moved(draft)
+        done = not (old.is_dir() and _files(old))
+        if done:
+            for folder in (draft, old, moving):
+                shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+        if done:
             with contextlib.suppress(OSError):  # the next write removes it
-                _lock_path(draft).unlink()
+                _lock_path(draft).unlink(missing_ok=True)
 
 
 def _new_draft(directory: Path) -> tuple[Path, int | None]:
@@ -183,9 +192,16 @@ def _settle(draft: Path, directory: Path) -> None:
 
 def _move_free(source: Path, directory: Path) -> None:
     for name in _files(source):
-        if not os.path.lexists(directory / name):
+        if not os.path.lexists(directory / name) and _linked_folder(directory, name) is None:
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).rename(directory / name)
+
+
+def _linked_folder(directory: Path, name: Path) -> Path | None:
+    """Return the link that would be followed, in `directory`, to reach the file `name` there."""
+    return next(
+        (directory / folder for folder in name.parents if folder.name and (directory / folder).is_symlink()), None
+    )
 
 
 def _files(folder: Path) -> list[Path]:
@@ -201,6 +217,8 @@ def _publish(draft: Path, directory: Path, last: str, remove: Iterable[str]) -> 
     for place in (directory / name for name in names):
         if place.is_dir() and not place.is_symlink():
             raise OutputError(f"{place} can't be written: {place.name} is a folder.", _CHOOSE)
+    for link in filter(None, (_linked_folder(directory, name) for name in names)):
+        raise OutputError(f"{link} is a link to another place, into which nothing is written.", _CHOOSE)
     replaced = [name for name in reversed(names) if os.path.lexists(directory / name)]
     replaced += [Path(name) for name in remove if os.path.lexists(directory / name)]
     made = {folder for name in names for folder in (directory / name).parents if not folder.exists()}
@@ -216,6 +234,7 @@ def _publish(draft: Path, directory: Path, last: str, remove: Iterable[str]) -> 
         raise
     for folder in {directory, *made, *((directory / name).parent for name in names)}:
         flush_folder(folder)
+    shutil.rmtree(_moved(draft)[0], ignore_errors=True)  # else the next sweep removes it
 
 
 def _move_all(draft: Path, directory: Path, names: Iterable[Path], replaced: Iterable[Path]) -> None:
@@ -234,23 +253,24 @@ def _move_all(draft: Path, directory: Path, names: Iterable[Path], replaced: Ite
     try:
         for name in replaced:
             move(directory / name, old / name)
-        draft.rename(moving)
+        move(draft, moving)
         for name in names:
             move(moving / name, directory / name)
-    except BaseException:
+    except BaseException as error:
+        # In this order a sweep after a further interruption finishes or undoes the whole: see `_settle`.
         for source, target in reversed(begun):
-            if os.path.lexists(source) or not os.path.lexists(target):
-                continue
-            try:
-                target.replace(source)
-            except OSError as error:
-                kept = old.with_name(f"{old.name}-kept")
-                with contextlib.suppress(OSError):
-                    old.rename(kept)  # not to be removed
-                raise OutputError(
-                    f"{source} could not be moved back: {error.strerror}.", f"The previous files are in {kept}."
-                ) from error
-        raise
+            if os.path.lexists(target) and not os.path.lexists(source):
+                with contextlib.suppress(OSError):  # told below
+                    target.replace(source)
+        left = _files(old) if old.is_dir() else []
+        if not left:
+            raise
+        kept = old.with_name(f"{old.name}-kept")
+        old.rename(kept)  # not to be removed
+        names_left = ", ".join(map(str, left))
+        raise OutputError(
+            f"Not written; {names_left} could not be moved back to {directory}.", f"The previous files are in {kept}."
+        ) from error
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

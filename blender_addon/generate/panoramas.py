@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -15,7 +16,7 @@ import bpy
 from mathutils import Euler, Matrix
 
 from ...shared import panorama_file
-from ...shared.atomic_write import atomic_write_all
+from ...shared.atomic_write import atomic_write_all, translate_errors
 from ...shared.jobs.generate import PanoramaFile, Recipe
 from ...shared.protocol.errors import OutputError
 from .. import preferences
@@ -49,6 +50,31 @@ def free_path(folder: Path, prompt: str) -> Path:
     while os.path.lexists(path) or os.path.lexists(path.with_suffix(".json")):
         count += 1
         path = folder / f"{stem} {count}.exr"
+    return path
+
+
+def take_free_path(folder: Path, prompt: str) -> Path:
+    """Create an empty file at the `free_path`, so that no other Blender takes the name. Raise OutputError."""
+    with translate_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = free_path(folder, prompt)
+            with contextlib.suppress(FileExistsError):  # another Blender took the name just now
+                path.open("xb").close()
+                return path
+
+
+def write_new(folder: Path, prompt: str, panorama: PanoramaFile) -> Path:
+    """Write the panorama under a name that is not in use, and return its path.
+
+    Raise OutputError; no file stays then.
+    """
+    path = take_free_path(folder, prompt)
+    try:
+        write(path, panorama)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return path
 
 

@@ -13,7 +13,7 @@ from mathutils import Matrix
 
 from ...shared.engines import EngineSettings
 from ...shared.jobs.edit import EditRequest
-from ...shared.jobs.generate import GenerateReply, GenerateRequest, GenerateSettings, check_generate
+from ...shared.jobs.generate import GenerateReply, GenerateRequest, GenerateSettings, PanoramaFile, check_generate
 from ...shared.panorama_file import check_path, with_seed
 from ..capture.picture import Picture
 from ..capture.sources import Capture
@@ -52,9 +52,7 @@ class GenerateSpec(JobSpec):
     def build(self, reply: GenerateReply, scene: bpy.types.Scene) -> str:
         """Write the files that are not written yet; make the first panorama the world."""
         for panorama in reply.panoramas[len(self.written) :]:
-            path = self._path(panorama.recipe.settings.seeds[0], scene)
-            panoramas.write(path, panorama)
-            self.written.append(path)
+            self.written.append(self._write(panorama, scene))
         panoramas.show(scene, self.written[0], self.world_from_panorama)
         notices = dict.fromkeys(line for panorama in reply.panoramas for line in panorama.recipe.notices)
         return " ".join((f"Wrote {', '.join(map(str, self.written))}.", *notices))
@@ -62,11 +60,13 @@ class GenerateSpec(JobSpec):
     def summary(self, reply: GenerateReply) -> str:
         return counted(len(reply.panoramas), "panorama")
 
-    def _path(self, seed: int, scene: bpy.types.Scene) -> Path:
+    def _write(self, panorama: PanoramaFile, scene: bpy.types.Scene) -> Path:
         if self.path is None:
-            return panoramas.free_path(panoramas.folder(scene), self.name)
+            return panoramas.write_new(panoramas.folder(scene), self.name, panorama)
+        seed = panorama.recipe.settings.seeds[0]
         path = with_seed(self.path, seed, self.request.settings.seeds)
         check_path(path, (seed,))  # again: the user may have created a file there since
+        panoramas.write(path, panorama)
         return path
 
 

@@ -190,3 +190,82 @@ def test_planted_drafts_reach_nothing_outside(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "a").read_text() == "mine"
     assert content(folder)["b"] == b"1"
     assert not (folder / "a").exists()
+
+
+@posix_only
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", tmp_path / "out"
+    home.mkdir()
+    folder.mkdir()
+    (home / "a").write_text("mine")
+    (folder / "inner").symlink_to(home)
+    name = f".panoform-{1:016x}"
+    (folder / f"{name}.lock").touch()
+    (folder / f"{name}.moving" / "inner").mkdir(parents=True)
+    (folder / f"{name}.moving" / "inner" / "b").write_text("planted")
+
+    def write() -> None:
+        with writing(folder) as draft:
+            (draft / "inner").mkdir()
+            (draft / "inner" / "a").write_text("new")
+
+    with pytest.raises(OutputError, match="inner is a link"):
+        write()
+    assert content(home) == {"a": b"mine"}
+
+
+def test_files_of_several_folders_are_written_each_to_its_own(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    atomic_write_all({one / "a": b"1", two / "b": b"2", one / "c": b"3"}, make_folders=True)
+    assert (content(one), content(two)) == ({"a": b"1", "c": b"3"}, {"b": b"2"})
+    (two / "b").unlink()
+    (two / "b").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        atomic_write_all({two / "b": b"4", one / "a": b"4"})
+
+
+@pytest.mark.parametrize("second", range(1, 8))
+def test_interruption_while_files_are_moved_back_loses_none(tmp_path: Path, monkeypatch, second: int) -> None:
+    """Three files move aside, the drafts, and two of three into place; then come two interruptions."""
+    for name in "abc":
+        (tmp_path / name).write_text("old")
+    replace, moves = Path.replace, 0
+
+    def interrupted(self: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += 1
+        if moves in (7, 7 + second):
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            atomic_write_all({tmp_path / name: b"new" for name in "abc"})
+    atomic_write(tmp_path / "next", b"")
+    found = content(tmp_path)
+    assert set(found) == {"a", "b", "c", "next"}
+    assert {found[name] for name in "abc"} in ({b"old"}, {b"new"})
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_previous_file_whose_place_was_taken_is_kept(tmp_path: Path, monkeypatch) -> None:
+    for name in "abc":
+        (tmp_path / name).write_text("old")
+    replace, moves = Path.replace, 0
+
+    def failing(self: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += 1
+        if moves == 5:
+            (tmp_path / "b").write_text("mine")
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(OutputError, match="b could not be moved back") as caught:
+        atomic_write_all({tmp_path / name: b"new" for name in "abc"})
+    assert content(tmp_path) == {"a": b"old", "b": b"mine", "c": b"old"}
+    (kept,) = tmp_path.glob(".*")
+    assert content(kept) == {"b": b"old"}
+    assert str(kept) in caught.value.hint

@@ -103,6 +103,34 @@ def test_free_path_is_valid_and_unused(tmp_path: Path) -> None:
     assert panoramas.free_path(tmp_path, 'a\\b|c?"d"\n').name == "a b c  d.exr"
 
 
+def test_two_blenders_take_two_names(addon: Jobs, scene, tmp_path: Path, monkeypatch) -> None:
+    """The other one writes after this one has found the name to be free."""
+    find, other = panoramas.free_path, []
+
+    def found(folder: Path, prompt: str) -> Path:
+        path = find(folder, prompt)
+        if not other:
+            other.append(path)
+            panoramas.write(path, encoded(light() / 2))
+        return path
+
+    monkeypatch.setattr(panoramas, "free_path", found)
+    path = panoramas.write_new(tmp_path, "a yard", encoded())
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        f"a yard{n}.{end}" for n in (" 2", "") for end in ("exr", "json")
+    ]
+    assert path.name == "a yard 2.exr"
+    assert np.array_equal(oiio.ImageBuf(str(other[0])).get_pixels(oiio.FLOAT), light() / 2)
+    assert np.array_equal(oiio.ImageBuf(str(path)).get_pixels(oiio.FLOAT), light())
+
+
+def test_failed_write_frees_its_name(addon: Jobs, scene, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(panorama_file, "sidecar_json", lambda panorama: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        panoramas.write_new(tmp_path, "a yard", encoded())
+    assert not list(tmp_path.iterdir())
+
+
 def test_show_creates_a_world_with_the_exact_pixels(saved: Path) -> None:
     scene = bpy.context.scene
     mine = scene.world = bpy.data.worlds.new("mine")
