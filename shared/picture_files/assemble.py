@@ -104,6 +104,8 @@ def notes(header: Header) -> list[str]:
     sphere = header.sphere
     if sphere is not None and not sphere.is_level:
         told.append(_TILTED.format(sphere.pitch, sphere.roll))
+    if sphere is not None and sphere.unread:
+        told.append(f"Its metadata (GPano) has angles that can't be read: {', '.join(sphere.unread)}.")
     if sphere is not None and sphere.heading:
         told.append(f"Its centre has the compass heading {sphere.heading:g}°.")
     return told

@@ -17,8 +17,14 @@ _MANY, _MANY_TAGS = 16, 4096
 Tag = tuple[float, ...] | str | bytes
 
 
-def directory(data: bytes | mmap.mmap, order: str, at: int, *, big: bool = False) -> dict[int, Tag]:
-    """Read the tags of the directory at byte `at`; `big` as in BigTIFF."""
+def directory(
+    data: bytes | mmap.mmap, order: str, at: int, *, big: bool = False, is_exif: bool = False
+) -> dict[int, Tag]:
+    """Read the tags of the directory at byte `at`; `big` as in BigTIFF.
+
+    Of a tag that is there twice the first counts, as for libtiff. In EXIF data, a tag whose values lie beyond the end
+    says nothing, and the others stay; in a TIFF, struct.error is raised for it.
+    """
     count_form, entry_form, field = ("Q", "HHQ", 8) if big else ("H", "HHI", 4)
     head, size = struct.calcsize(order + count_form), struct.calcsize(order + entry_form) + field
     tags: dict[int, Tag] = {}
@@ -26,21 +32,26 @@ def directory(data: bytes | mmap.mmap, order: str, at: int, *, big: bool = False
     for number in range(min(count, _MANY_TAGS)):
         entry = at + head + size * number
         tag, kind, values = struct.unpack_from(order + entry_form, data, entry)
-        if kind not in _TYPES:
+        if kind not in _TYPES or tag in tags:
             continue
         form, width = _TYPES[kind]
         offset = entry + size - field
         if width * values > field:
             (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, offset)
-        if kind in (1, 2, 7):
-            raw = data[offset : offset + values]
-            tags[tag] = raw.split(b"\0")[0].decode("latin-1") if kind == 2 else bytes(raw)
+        if is_exif and offset + width * values > len(data):
             continue
-        found = struct.unpack_from(order + form * min(values, _MANY), data, offset)
-        if len(form) == 2:
-            found = tuple(a / b if b else 0.0 for a, b in zip(found[::2], found[1::2], strict=True))
-        tags[tag] = found
+        tags[tag] = _values(data, order + form, offset, kind, values)
     return tags
+
+
+def _values(data: bytes | mmap.mmap, form: str, offset: int, kind: int, count: int) -> Tag:
+    if kind in (1, 2, 7):
+        raw = data[offset : offset + count]
+        return raw.split(b"\0")[0].decode("latin-1") if kind == 2 else bytes(raw)
+    found = struct.unpack_from(form[0] + form[1:] * min(count, _MANY), data, offset)
+    if len(form) == 3:  # fractions
+        found = tuple(a / b if b else 0.0 for a, b in zip(found[::2], found[1::2], strict=True))
+    return found
 
 
 def byte_order(data: bytes) -> str:
@@ -62,7 +73,7 @@ def read(data: bytes) -> Camera:
     """Read EXIF data, a TIFF header and its directories; what is damaged says nothing, as in other programs."""
     try:
         order = byte_order(data)
-        tags = directory(data, order, struct.unpack_from(order + "I", data, 4)[0])
+        tags = directory(data, order, struct.unpack_from(order + "I", data, 4)[0], is_exif=True)
     except (struct.error, IndexError):
         return Camera()
     return Camera(orientation(tags), model(tags), _is_adobe_rgb(data, order, tags))
@@ -90,7 +101,7 @@ def _is_adobe_rgb(data: bytes, order: str, tags: dict[int, Tag]) -> bool:
             at = first(tags, ifd)
             if at is None:
                 return False
-            tags = directory(data, order, int(at))
+            tags = directory(data, order, int(at), is_exif=True)
     except (struct.error, IndexError):
         return False
     index = tags.get(_INTEROP_INDEX, "")

@@ -128,8 +128,12 @@ def _png(data: Data, name: str, layer: str) -> Header:
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"IEND":
             break
-        if kind == b"iTXt" and data[at + 8 : at + 26] == b"XML:com.adobe.xmp\0":
-            chunks[b"xmp"] = _international_text(data[at + 26 : at + 8 + length])
+        if kind in (b"iTXt", b"tEXt", b"zTXt"):
+            keyword, _, body = data[at + 8 : at + 8 + length].partition(b"\0")
+            if keyword == b"XML:com.adobe.xmp" and kind == b"iTXt":
+                chunks[b"xmp"] = _text(kind, body)
+            elif keyword in _RAW_PROFILES:
+                chunks.setdefault(_RAW_PROFILES[keyword], _raw_profile(_text(kind, body)))
         elif kind in (b"IHDR", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf"):
             chunks[kind] = data[at + 8 : at + 8 + length]
         at += 12 + length
@@ -139,15 +143,31 @@ def _png(data: Data, name: str, layer: str) -> Header:
     if not header.refusal:
         _set_colour(header, *_png_colour(chunks, name))
     if b"eXIf" in chunks:
-        _set_orientation(header, exif.read(chunks[b"eXIf"]).orientation)
+        _set_orientation(header, exif.read(chunks[b"eXIf"].removeprefix(b"Exif\0\0")).orientation)
     header.xmp = chunks.get(b"xmp", b"")
     return header
 
 
-def _international_text(body: bytes) -> bytes:
-    """Return the text of an iTXt chunk after its keyword (PNG 3, 11.3.3.4)."""
-    is_compressed = body[0]
-    text = body[2:].split(b"\0", 2)[2]
+#: Texts in which ImageMagick, and programs that use it, keep metadata: keyword → the chunk that it stands for.
+_RAW_PROFILES = {
+    b"Raw profile type exif": b"eXIf",
+    b"Raw profile type xmp": b"xmp",
+}
+
+
+def _raw_profile(text: bytes) -> bytes:
+    """Return the data in a "raw profile": a line with its name, one with its size, then hexadecimal lines."""
+    _, _, *lines = text.strip().split(b"\n")
+    return bytes.fromhex(b"".join(lines).decode("latin-1"))
+
+
+def _text(kind: bytes, body: bytes) -> bytes:
+    """Return the text of a chunk iTXt, tEXt or zTXt after its keyword, at most 4 MiB (PNG 3, 11.3.3)."""
+    is_compressed, text = kind == b"zTXt", body
+    if kind == b"iTXt":
+        is_compressed, text = body[0] == 1, body[2:].split(b"\0", 2)[2]
+    elif is_compressed:
+        text = body[1:]
     return zlib.decompressobj().decompress(text, 1 << 22) if is_compressed else text
 
 
@@ -232,7 +252,9 @@ def _jpeg(data: Data, name: str, layer: str) -> Header:
             if body.startswith(b"Exif\0\0"):
                 camera = exif.read(body[6:])
             elif body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-                xmp = body[29:]
+                # Some programs add a packet of their own; the one with the projection counts.
+                if gpano.NAMESPACE.encode() not in xmp:
+                    xmp = body[29:]
             elif body.startswith(b"ICC_PROFILE\0"):
                 profile[body[12]] = body[14:]
         at += 2 + length

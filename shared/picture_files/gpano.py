@@ -30,6 +30,8 @@ class Sphere(NamedTuple):
     heading: float | None = None
     pitch: float = 0
     roll: float = 0
+    #: Names of angles that are no numbers; they are taken for 0.
+    unread: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -73,15 +75,41 @@ def read(xmp: bytes, name: str) -> Sphere | None:
     full_width, full_height = number("FullPanoWidthPixels", width), number("FullPanoHeightPixels", height)
     width, height = width or full_width, height or full_height
     left, top = number("CroppedAreaLeftPixels", 0), number("CroppedAreaTopPixels", 0)
-    heading = number("PoseHeadingDegrees", 0) if "PoseHeadingDegrees" in found else None
     if min(width, height, left, top) < 0 or (width and (left + width > full_width + _ROUNDING_PX)):
         raise _contradiction(name, f"columns {left:g} to {left + width:g} of {full_width:g}")
     if height and top + height > full_height + _ROUNDING_PX:
         raise _contradiction(name, f"rows {top:g} to {top + height:g} of {full_height:g}")
+    for side, size, full in (("Left", width, full_width), ("Top", height, full_height)):
+        if full - size > _ROUNDING_PX and f"CroppedArea{side}Pixels" not in found:
+            raise PanoramaError(
+                f"The metadata of {name} (GPano) says that it shows {width:g} × {height:g} of {full_width:g} × "
+                f"{full_height:g} pixels, but not where (CroppedArea{side}Pixels).",
+                "Add that with exiftool, or remove the metadata: exiftool -xmp-gpano:all= FILE.",
+            )
+    angles, unread = _angles(found)
     return Sphere(
         round(full_width), round(full_height), round(left), round(top), round(width), round(height),
-        heading=heading, pitch=number("PosePitchDegrees", 0), roll=number("PoseRollDegrees", 0),
+        heading=angles.get(_ANGLES[0]), pitch=angles.get(_ANGLES[1], 0), roll=angles.get(_ANGLES[2], 0), unread=unread,
     )  # fmt: skip
+
+
+_ANGLES = ("PoseHeadingDegrees", "PosePitchDegrees", "PoseRollDegrees")
+
+
+def _angles(found: dict[str, str]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return the angles that are there, and the names of those that are no numbers."""
+    angles: dict[str, float] = {}
+    unread = []
+    for key in _ANGLES:
+        try:
+            value = float(found.get(key, 0))
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            unread.append(key)
+        elif key in found:
+            angles[key] = value
+    return angles, tuple(unread)
 
 
 def _contradiction(name: str, what: str) -> PanoramaError:

@@ -229,6 +229,29 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(stored)
 
 
+def raw_profile(name: bytes, data: bytes, kind: bytes = b"zTXt") -> tuple[bytes, bytes]:
+    """Return the chunk of PNG in which ImageMagick keeps a profile: hexadecimal text in lines of 36 bytes."""
+    digits = data.hex().encode()
+    lines = b"\n".join(digits[i : i + 72] for i in range(0, len(digits), 72))
+    text = b"\n%s\n%8d\n%s\n" % (name, len(data), lines)
+    middle = {b"tEXt": b"\0", b"zTXt": b"\0\0", b"iTXt": b"\0\0\0\0\0"}[kind]
+    return kind, b"Raw profile type " + name + middle + (zlib.compress(text) if kind == b"zTXt" else text)
+
+
+def _exif(damaged: bool = False) -> bytes:
+    """Return EXIF data with orientation 3, after a resolution that lies beyond the end where it is `damaged`."""
+    entries = [struct.pack("<HHII", 0x011A, 5, 1, 60000)] * damaged + [struct.pack("<HHIHH", 0x0112, 3, 1, 3, 0)]
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + struct.pack("<I", 0)
+
+
+def _with_segment(path: Path, body: bytes, at_end: bool = False) -> Path:
+    """Insert a segment APP1 into a JPEG: first, or before its quantisation tables."""
+    data = path.read_bytes()
+    at = data.index(b"\xff\xdb") if at_end else 2
+    path.write_bytes(data[:at] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[at:])
+    return path
+
+
 # Cases
 
 
@@ -558,6 +581,32 @@ def _gpano_cases() -> list[Case]:
              lambda folder: write_pillow(folder / "a.jpg", picture(), xmp=flat), refusal="a cylindrical panorama"),
         Case("JPEG, GPano that contradicts itself", "refused, naming the numbers",
              lambda folder: write_pillow(folder / "a.jpg", picture(), xmp=broken), refusal="columns 16 to 48 of 40"),
+        Case("PNG, GPano of a crop without its place", "refused by what it is",
+             lambda folder: write_pillow(folder / "a.png", picture(), xmp=xmp(
+                 CroppedAreaImageWidthPixels=32, CroppedAreaImageHeightPixels=16, FullPanoWidthPixels=64,
+                 FullPanoHeightPixels=32)),
+             refusal=r"32 × 16 of 64 × 32 pixels, but not where \(CroppedAreaLeftPixels\)"),
+        Case("PNG, GPano with angles that are no numbers", "as it is",
+             lambda folder: write_pillow(folder / "a.png", picture(), xmp=xmp(PosePitchDegrees="120/10")), picture(),
+             tolerance=1e-6),
+        Case("JPEG with another XMP packet after GPano", "what is missing is unknown: refused, Extend fills it",
+             lambda folder: _with_segment(write_pillow(folder / "a.jpg", picture(), xmp=crop(32, 16, (64, 32), 16, 8)),
+                                          b"http://ns.adobe.com/xap/1.0/\0" + xmp().replace(GPANO.encode(), b"other"),
+                                          at_end=True),
+             refusal="only a part of the sphere"),
+        Case("PNG, GPano of a crop, as ImageMagick writes it", "what is missing is unknown: refused, Extend fills it",
+             lambda folder: write_png(folder / "a.png", [raw_profile(b"xmp", crop(32, 16, (64, 32), 16, 8))],
+                                      picture() * 255), refusal="only a part of the sphere"),
+        *(
+            Case(f"PNG, EXIF orientation 3 in {kind.decode()}, as ImageMagick writes it", "turned upright",
+                 lambda folder, k=kind: write_png(
+                     folder / "a.png", [raw_profile(b"exif", b"Exif\0\0" + _exif(), k)], turned(picture(), 3) * 255),
+                 picture(), tolerance=1e-6)
+            for kind in (b"tEXt", b"zTXt", b"iTXt")
+        ),
+        Case("JPEG, EXIF with a damaged tag and an orientation", "turned upright",
+             lambda folder: _with_segment(write_pillow(folder / "a.jpg", turned(picture(), 3)),
+                                          b"Exif\0\0" + _exif(damaged=True)), picture(), tolerance=0.02),
         Case("JPEG, XMP with entities", "refused by what it is",
              lambda folder: write_pillow(folder / "a.jpg", picture(), xmp=bomb), refusal="it declares entities"),
         Case("dual-fisheye picture (.insp)", "refused by what it is",
