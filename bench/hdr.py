@@ -14,9 +14,16 @@ the cases. *worse*: the share of cases whose irradiance is worse than plain.
 
 Measured, median error of irradiance (worse than plain; factor of the strongest light's energy):
                                           plain   picture            solved
-    HDRIs, the starter's maps             41 %    29 % (10 %; 3.3)   25 % (3 %; 10)
+    HDRIs, the starter's maps             41 %    29 % (10 %; 3.3)   25 % (3 %; 3.0)
     scenes, the starter's maps            45 %    31 % (42 %; 2.3)   20 % (27 %; 1.8)
-    scenes, exact maps                    45 %    31 % (42 %; 2.3)   17 % (17 %; 1.5)
+    scenes, exact maps                    45 %    31 % (42 %; 2.3)   17 % (17 %; 1.5), before the rule on discs
+
+What these are worth: no HDRI here was used to fit the estimate from the picture (bench/hdr_fit.py), but the solver was
+developed, and its constants were chosen, while looking at these HDRIs and these scenes: its figures are not held out.
+Two checks of that. With SCALE, COMMON and EVIDENCE chosen by the median error of the scenes (of 27 combinations: 0.1, 1
+and 30), the HDRIs have 24 % (3 %; 3.0). The rule that discs aren't dimmed (HIDDEN, SHOWN) was made after a factor of 10
+was seen: choosing its limit (a ratio of light of 0.5 to 0.9, or none) by the energy of all HDRIs but one, for each in
+turn, gives 25 % (3 %; 3.0); the scenes have 20 to 21 % with any limit from 0.65 on, 24 % with 0.5.
 
 Where the error is, by variants of the solver on three exposures of the scenes:
     one factor of all lost light, the best for each case (it needs the truth)   17 %
@@ -24,10 +31,10 @@ Where the error is, by variants of the solver on three exposures of the scenes:
     near light, without visibility                                              23 %
     near light, with visibility                                                 23 %
 The starter's albedos and normals cost 3 %, near light matters most, visibility hardly. On the HDRIs the best single
-factor reaches 14 %: in dark and glossy places (studio, night) the starter's albedos are several times too high, so that
-lamps are solved too dim; there the estimate from the picture has the better energy.
-
-The constants of `reconstruct` were fitted to other HDRIs: bench/hdr_fit.py.
+factor reaches 14 %: in dark and glossy places (studio, night) and in the city, albedos are too high or shadows are
+missed, so that less light is measured than there is, nearly all of it the picture's own. Without the rule on discs,
+lamps are solved too dim there: a factor of 10 on the median. Glows are still dimmed, and where much is clipped (30 %,
+median 0.35) the energy of the strongest light stays worse than from the picture: 18 instead of 12.
 """
 
 from __future__ import annotations

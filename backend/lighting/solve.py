@@ -8,9 +8,11 @@ points of the surfaces, in logarithms and by channel:
 What arrives at a point depends on cosine, visibility and, from near light, on place and distance (transport.py); the
 picture's own surfaces are among the sources, so that one bounce is included. Unknown are a factor of all lost light,
 one of each region's glow and disc, and `scale`, the error that all albedos have in common. The estimates of
-inverse_tonemapping are the priors: where nothing can be measured, they stay. Albedos, shadows and reflections are wrong
-in places: residuals have Student's distribution, with a width that is found from them, and together they count as
-EVIDENCE independent measurements. (Gauss-Newton with iteratively reweighted least squares.)
+inverse_tonemapping are the priors: where nothing can be measured, they stay. Where the picture's own light nearly
+explains what is measured, too high albedos or shadows hide what was lost: no disc becomes dimmer than its estimate.
+Albedos, shadows and reflections are wrong in places: residuals have Student's distribution, with a width that is found
+from them, and together they count as EVIDENCE independent measurements. (Gauss-Newton with iteratively reweighted least
+squares.)
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ SCALE, COMMON, GLOW, DISC = 0.15, 1.0, 0.7, 1.5
 CHANNEL_SCALE, COLOUR = 0.1, 0.2
 #: Independent measurements; the residuals' degrees of freedom; the least deviation of residuals that is believed.
 EVIDENCE, FREEDOM, EXACT = 15.0, 2.0, 0.005
+#: Standard deviations of SCALE by which the light measured exceeds the picture's own: up to the first, discs aren't
+#: dimmed; from the second on, they are as solved.
+HIDDEN, SHOWN = 1.5, 2.5
 #: Darkest albedo and radiance that are measured, the flattest view of a surface, and the largest variance of log
 #: distances within a cell.
 _ALBEDO, _RADIANCE, _FACING, _EVEN = 0.02, 0.004, 0.1, 0.01
@@ -128,7 +133,10 @@ def reconstruct(
     weights, measured = LUMINANCE, points.measured
     each = np.where(unknowns.is_disc, DISC, GLOW)
     fitted = _fit(measured @ weights, ambient @ weights, np.tensordot(weights, response, 1), SCALE, COMMON, each)
-    factor = np.exp(fitted.common + fitted.each)  # (K,)
+    excess = np.log(measured @ weights / np.maximum(ambient @ weights, 1e-6))  # (N,)
+    certainty = np.clip((np.median(excess) / SCALE - HIDDEN) / (SHOWN - HIDDEN), 0, 1)
+    solved = fitted.common + fitted.each  # (K,)
+    factor = np.exp(np.where(unknowns.is_disc & (solved < 0), certainty * solved, solved))
     colours = _colours(measured * np.exp(fitted.scale), ambient, response * factor)  # (K, 3)
     linear[mask] += (
         glow[:, None] * (factor[:, None] * colours)[unknowns.of_glow]

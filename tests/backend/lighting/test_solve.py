@@ -125,3 +125,10 @@ def test_the_strength_of_suns_is_applied_after_the_solution() -> None:
     )
     assert half - none == pytest.approx((whole - none) / 2, rel=1e-3)
     assert none < 0.2 * whole
+
+
+def test_too_high_albedos_do_not_dim_a_sun() -> None:
+    """By albedos that are far too high, less light arrives than the sky alone gives: that tells nothing of the sun."""
+    picture, maps = picture_and_maps(spheres(2.0))
+    estimate = energy(inverse_tonemapping.reconstruct(picture))
+    assert energy(solve.reconstruct(picture, maps._replace(albedo=8 * maps.albedo)).light) > 0.95 * estimate
