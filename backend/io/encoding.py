@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import OpenImageIO as oiio
+from PIL import Image
 
 from ...shared.atomic_write import DISK_FULL, MAKE_ROOM, drafts
 from ...shared.imaging.colour_space import REC709
@@ -33,7 +35,7 @@ def encode_image(
 ) -> bytes:
     """Return the content of the image file `filename` for (H, W, C) pixels.
 
-    EXR has floats of 32 (default) or 16 `bits`, other formats 16 (default) or 8 (JPEG and the semantic map always 8);
+    EXR has floats of 32 (default) or 16 `bits`, other formats 16 (default) or 8 (the semantic map always 8);
     `attributes` are stored in the header. A panorama says by GPano's metadata that it shows all directions; an EXR
     says its colour space. OpenImageIO's Python module writes files only, so a temporary one is read.
     Raise OutputError if it can't be written.
@@ -49,6 +51,17 @@ def encode_image(
         if error.errno in DISK_FULL:
             raise OutputError(f"The disk is full: {filename} could not be written.", MAKE_ROOM) from error
         raise OutputError(f"{filename} could not be written as a temporary file: {error}.", MAKE_ROOM) from error
+
+
+def encode_jpeg(pixels: np.ndarray, *, quality: int = 95) -> bytes:
+    """Return a JPEG of (H, W, 3) sRGB pixels in [0, 1], its colours at full resolution.
+
+    It is encoded in memory: on a full disk, libjpeg's own writer, which OpenImageIO calls, ends the process.
+    """
+    stored = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(stored).save(content, "JPEG", quality=quality, subsampling="4:4:4")
+    return content.getvalue()
 
 
 def _is_complete(path: Path) -> bool:

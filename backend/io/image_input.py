@@ -44,7 +44,7 @@ def opened(
     refused.
     """
     name = name or display_name(path.name)
-    headers.check_file(path, name, channels=channels)
+    header = headers.check_file(path, name, channels=channels)
     if _format_of(path) not in _FORMATS:
         raise failure(f"{name} has the extension of another format.", f"Rename it: it is {headers.FORMATS}.")
     try:
@@ -56,6 +56,8 @@ def opened(
         if source is None:
             raise failure(f"{name} can't be read: {reason(oiio.geterror())}.", hint)
         try:
+            if source.spec().image_pixels() > header.width * header.height:  # what the check allowed
+                raise failure(f"{name} can't be read: its header contradicts itself.", hint)
             yield source
         finally:
             source.close()

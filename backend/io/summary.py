@@ -19,7 +19,7 @@ from ...shared.atomic_write import atomic_write_all
 from ...shared.maps import DISTANCE, NORMAL
 from ...shared.protocol.errors import InputError
 from . import maps, panoramas
-from .encoding import encode_image
+from .encoding import encode_jpeg
 
 CSV_FILENAME, HTML_FILENAME = "summary.csv", "summary.html"
 _THUMBNAIL_HEIGHT_PX = 96
@@ -106,5 +106,5 @@ def _figure(name: str, pixels: np.ndarray) -> str:
     elif name == NORMAL.name:
         pixels = pixels * 0.5 + 0.5
     picture = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).clip(0, 1)
-    data = base64.b64encode(encode_image("thumbnail.jpg", picture, "sRGB", bits=8)).decode()
+    data = base64.b64encode(encode_jpeg(picture)).decode()
     return f'<figure><img src="data:image/jpeg;base64,{data}" alt="{name}"><figcaption>{name}</figcaption></figure>'

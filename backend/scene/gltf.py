@@ -29,7 +29,7 @@ from ...shared.imaging.colour import srgb_from_linear
 from ...shared.jobs.scene import Part, SceneReply, Texture
 from ...shared.protocol.errors import OutputError
 from ..io import parallel
-from ..io.encoding import encode_image
+from ..io.encoding import encode_image, encode_jpeg
 from ..io.panoramas import resize
 
 #: Generator of the files, followed by the version; tells Panoform's own from others.
@@ -46,7 +46,6 @@ _DEFAULT_ROUGHNESS = 0.5
 #: u goes on beyond 1 across the seam; v ends at the poles. LINEAR, LINEAR_MIPMAP_LINEAR, REPEAT, CLAMP_TO_EDGE.
 _SAMPLER = {"magFilter": 9729, "minFilter": 9987, "wrapS": 10497, "wrapT": 33071}
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
-_JPEG = {"Compression": "jpeg:95", "jpeg:subsampling": "4:4:4"}
 _MAGIC, _JSON_CHUNK = 0x46546C67, 0x4E4F534A
 
 
@@ -279,7 +278,7 @@ def _pixels(texture: Texture) -> np.ndarray:
 
 
 def _jpeg(pixels: np.ndarray) -> EncodedImage:
-    return EncodedImage("colour.jpg", encode_image("colour.jpg", pixels, "sRGB", _JPEG))
+    return EncodedImage("colour.jpg", encode_jpeg(pixels))
 
 
 def _png(pixels: np.ndarray, colorspace: str) -> EncodedImage:

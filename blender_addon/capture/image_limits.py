@@ -36,8 +36,7 @@ def check(image: bpy.types.Image) -> None:
     elif image.source != "FILE":
         raise PanoramaError(f"The image {image.name!r} is a movie, a sequence or tiled.", "Choose a single image.")
     elif image.packed_file:
-        name = Path(image.filepath.replace("\\", "/")).name or image.name
-        headers.check_bytes(image.packed_file.data, name if Path(name).suffix else image.name)
+        _check_packed(image)
     elif image.filepath:
         path = Path(bpy.path.abspath(image.filepath, library=image.library))
         if is_file(path):
@@ -46,7 +45,9 @@ def check(image: bpy.types.Image) -> None:
 
 def size(image: bpy.types.Image) -> tuple[int, int]:
     """Return width and height of an image for the panel, without decoding a file that is too large: then (0, 0)."""
-    if not image.has_data and image.source == "FILE" and not image.packed_file and image.filepath:
+    if not image.has_data and image.source == "FILE" and image.packed_file:
+        return _packed_size(image)
+    if not image.has_data and image.source == "FILE" and image.filepath:
         path = Path(bpy.path.abspath(image.filepath, library=image.library))
         try:
             stat = path.stat()
@@ -59,6 +60,30 @@ def size(image: bpy.types.Image) -> tuple[int, int]:
         return 0, 0
     width, height = image.size
     return width, height
+
+
+def _check_packed(image: bpy.types.Image) -> headers.ImageHeader:
+    name = Path(image.filepath.replace("\\", "/")).name or image.name
+    return headers.check_bytes(image.packed_file.data, name if Path(name).suffix else image.name)
+
+
+#: The packed images asked for last (identity, bytes of the file) → their size: reading a packed file copies all of it.
+_packed_sizes: dict[tuple[int, int], tuple[int, int]] = {}
+_MAX_PACKED = 8
+
+
+def _packed_size(image: bpy.types.Image) -> tuple[int, int]:
+    key = image.session_uid, image.packed_file.size
+    if key not in _packed_sizes:
+        try:
+            header = _check_packed(image)
+            found = header.width, header.height
+        except PanoramaError:
+            found = 0, 0
+        if len(_packed_sizes) >= _MAX_PACKED:
+            _packed_sizes.clear()
+        _packed_sizes[key] = found
+    return _packed_sizes[key]
 
 
 @functools.lru_cache(maxsize=8)  # panels ask at each redraw

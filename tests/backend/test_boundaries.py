@@ -172,6 +172,22 @@ def test_a_full_disk_is_told_as_such(filename):
     assert "The disk is full" in printed.stdout
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_a_full_disk_does_not_stop_the_encoding_of_a_jpeg():
+    """libjpeg's own writer of files ends the process."""
+    script = (
+        "import resource, signal; import numpy as np\n"
+        "from panoform.backend.io import summary\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "pixels = np.random.default_rng(0).random((64, 128, 3), dtype=np.float32)\n"
+        "assert 'data:image/jpeg' in summary._figure('albedo', pixels)\n"
+        "import os; os.write(1, b'goes on')"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    assert ended.stdout == b"goes on"
+
+
 def test_a_writer_that_fails_for_another_reason_is_told(monkeypatch):
     monkeypatch.setattr(encoding, "_is_complete", lambda path: False)
     with pytest.raises(OutputError, match="does not read again"):

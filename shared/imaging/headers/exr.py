@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 from typing import BinaryIO
 
-from .header import ImageHeader, Malformed
+from .header import ImageHeader, Malformed, exactly
 
-_MAX_HEADER = 2**20
+#: Bytes of the headers of all parts: Cryptomatte's names of 45,000 objects take a megabyte. What is kept of them has at
+#: most so many bytes each, and names have less than 256.
+_MAX_HEADER, _MAX_KEPT, _MAX_NAME = 2**26, 2**20, 256
+#: Attributes of all parts; files have about twenty for each part.
+_MAX_ATTRIBUTES = 100_000
+#: Attributes that are read; others are passed over.
+_REQUIRED = {b"channels", b"compression", b"dataWindow", b"displayWindow"}
+_KEPT = {*_REQUIRED, b"tiles", b"type"}
 #: Flags of the version field.
 _TILED, _DEEP, _MULTIPART = 0x200, 0x800, 0x1000
+#: Types of parts, without and with tiles.
+_KINDS = (b"scanlineimage", b"tiledimage")
 #: Bytes of the pixel types uint, half and float.
 _TYPE_BYTES = {0: 4, 1: 2, 2: 4}
 #: Compression → rows in a block (none, RLE, ZIPS, ZIP, PIZ, PXR24, B44, B44A, DWAA, DWAB, HTJ2K256, HTJ2K32).
@@ -23,17 +34,20 @@ _INT_MAX = 2**31 - 1
 
 def read(stream: BinaryIO) -> ImageHeader:
     """Read the header."""
-    head = _Bytes(stream.read(_MAX_HEADER))
+    head = _Fields(stream)
     _, version = head.unpack("<II")
+    is_tiled, is_multipart = bool(version & _TILED), bool(version & _MULTIPART)
     if version & _DEEP:
         raise Malformed("it is a deep image")
+    if is_tiled and is_multipart:
+        raise Malformed("its header contradicts itself")
     parts = []
     while True:
         attributes = head.attributes()
         if not attributes:
             break
-        parts.append(_part(attributes, bool(version & _TILED)))
-        if not version & _MULTIPART:
+        parts.append(_part(attributes, None if is_multipart else is_tiled))
+        if not is_multipart:
             break
     if not parts:
         raise Malformed("it has no parts")
@@ -41,17 +55,23 @@ def read(stream: BinaryIO) -> ImageHeader:
     return ImageHeader("openexr", max(widths), max(heights), sum(samples), sum(buffers))
 
 
-def _part(attributes: dict[bytes, bytes], tiled: bool) -> tuple[int, int, int, int]:
-    """Return width, height, samples and buffers of a part."""
-    missing = {b"channels", b"compression", b"dataWindow", b"displayWindow"} - attributes.keys()
+def _part(attributes: dict[bytes, bytes], tiled: bool | None) -> tuple[int, int, int, int]:
+    """Return width, height, samples and buffers of a part. `tiled`: what the flag of a file with one part says."""
+    missing = _REQUIRED - attributes.keys()
     if missing:
         raise Malformed("its header lacks " + ", ".join(sorted(name.decode() for name in missing)))
-    if attributes.get(b"type", b"").startswith(b"deep"):
+    # Decoders go by the flag where there is one part, and by the type where there are several.
+    kind = attributes.get(b"type", b"").rstrip(b"\0") or (tiled is not None and _KINDS[tiled])
+    if kind in (b"deepscanline", b"deeptile"):
         raise Malformed("it is a deep image")
+    if kind not in _KINDS:
+        raise Malformed("the type of a part is missing or unknown")
+    if tiled is not None and kind != _KINDS[tiled]:
+        raise Malformed("its header contradicts itself")
     sizes = [_size(attributes[name]) for name in (b"dataWindow", b"displayWindow")]
     width, height = sizes[0]
     count, pixel_bytes = _channels(attributes[b"channels"])
-    if attributes.get(b"type", b"").startswith(b"tiledimage") or (b"type" not in attributes and tiled):
+    if kind == b"tiledimage":
         if len(attributes.get(b"tiles", b"")) != 9:
             raise Malformed("its tiles are damaged")
         tile_width, tile_height, _ = struct.unpack("<IIB", attributes[b"tiles"])
@@ -76,7 +96,7 @@ def _size(window: bytes) -> tuple[int, int]:
 
 def _channels(content: bytes) -> tuple[int, int]:
     """Return the number of channels, and the bytes of a pixel."""
-    data, count, pixel_bytes = _Bytes(content), 0, 0
+    data, count, pixel_bytes = _Fields(io.BytesIO(content)), 0, 0
     while name := data.text():
         kind, _, sampling_x, sampling_y = data.unpack("<IIII")
         try:
@@ -91,38 +111,44 @@ def _channels(content: bytes) -> tuple[int, int]:
     return count, pixel_bytes
 
 
-class _Bytes:
-    """A header that is read from its beginning."""
+class _Fields:
+    """Fields that are read from a stream, from where it stands."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-
-    def take(self, count: int) -> bytes:
-        found = self._data[self._at : self._at + count]
-        if len(found) < count:
-            raise Malformed("its header is cut short, or too long")
-        self._at += count
-        return found
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._attributes = 0
 
     def unpack(self, form: str) -> tuple[int, ...]:
-        return struct.unpack(form, self.take(struct.calcsize(form)))
+        return struct.unpack(form, exactly(self._stream, struct.calcsize(form)))
 
     def text(self) -> bytes:
         """Return the text up to the next zero."""
-        end = self._data.find(b"\0", self._at)
-        if end < 0:
-            raise Malformed("its header is cut short, or too long")
-        return self.take(end - self._at + 1)[:-1]
+        start = self._stream.read(_MAX_NAME)
+        text, zero, _ = start.partition(b"\0")
+        if not zero:
+            raise Malformed("its header is cut short, or a name in it is too long")
+        self._stream.seek(len(text) + 1 - len(start), os.SEEK_CUR)
+        return text
 
     def attributes(self) -> dict[bytes, bytes]:
-        """Return name → content of the attributes of a part; the first of each name counts."""
-        found: dict[bytes, bytes] = {}
+        """Return name → content of those attributes of a part that are in _KEPT."""
+        names: set[bytes] = set()
+        kept: dict[bytes, bytes] = {}
         while name := self.text():
+            self._attributes += 1
             self.text()
             (size,) = self.unpack("<i")
             if size < 0:
                 raise Malformed("its header is damaged")
-            if name in found:
+            if name in names:
                 raise Malformed(f"its header has {name[:32].decode(errors='replace')} twice")
-            found[name] = self.take(size)
-        return found
+            if self._attributes > _MAX_ATTRIBUTES or self._stream.tell() + size > _MAX_HEADER:
+                raise Malformed("its header is too long")
+            names.add(name)
+            if name not in _KEPT:
+                self._stream.seek(size, os.SEEK_CUR)
+            elif size > _MAX_KEPT:
+                raise Malformed("its header is too long")
+            else:
+                kept[name] = exactly(self._stream, size)
+        return kept

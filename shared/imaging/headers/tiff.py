@@ -8,7 +8,7 @@ from typing import BinaryIO
 from .header import ImageHeader, Malformed, exactly
 
 _WIDTH, _HEIGHT, _BITS, _CHANNELS, _ROWS, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 258, 277, 278, 322, 323
-_STRIP_OFFSETS, _TILE_OFFSETS = 273, 324
+_STRIP_OFFSETS, _TILE_OFFSETS, _STRIP_BYTES, _COMPRESSION, _PLANAR = 273, 324, 279, 259, 284
 #: Integer types → struct format.
 _TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _MAX_PAGES, _MAX_TAGS = 256, 4096
@@ -48,6 +48,8 @@ def _directory(stream: BinaryIO, at: int, order: str, big: bool) -> tuple[dict[i
     for _ in range(count):
         tag, kind, number = struct.unpack(order + entry_form, exactly(stream, struct.calcsize(order + entry_form)))
         content = exactly(stream, field)
+        if tag in tags:  # decoders disagree on which one counts
+            raise Malformed(f"its header has tag {tag} twice")
         value = 0
         if kind in _TYPES and number:
             size = struct.calcsize(_TYPES[kind])
@@ -78,7 +80,12 @@ def _page(tags: dict[int, tuple[int, int]]) -> tuple[int, int, int, int]:
             raise Malformed("its tiles are damaged")
         buffers = -(-width // tile_width) * tile_width * tile_height * pixel_bytes
     else:
-        buffers = min(value(_ROWS, height) or height, height) * width * pixel_bytes
+        rows = min(value(_ROWS, height) or height, height)
+        # libtiff reads a single strip row by row where it is neither compressed nor shorter than its pixels.
+        single = rows == height and value(_COMPRESSION, 1) == value(_PLANAR, 1) == 1
+        if single and value(_STRIP_BYTES, 0) >= height * width * pixel_bytes:
+            rows = 1
+        buffers = rows * width * pixel_bytes
     tables = sum(tags[tag][1] for tag in (_STRIP_OFFSETS, _TILE_OFFSETS) if tag in tags)
     # libtiff's own conversion of unusual pictures to 8 bits is a second copy, four bytes for each pixel.
     return width, height, width * height * channels, buffers + _TABLE * tables + 4 * width * height

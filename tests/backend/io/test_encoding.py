@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from panoform.backend.io import panoramas
-from panoform.backend.io.encoding import encode_image
+from panoform.backend.io.encoding import encode_image, encode_jpeg
 from panoform.shared.picture_files import reading
 
 
@@ -53,3 +54,11 @@ def test_exr_says_its_colour_space(tmp_path, colorspace, interop):
         assert primaries is None
     else:
         np.testing.assert_allclose(primaries, (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329), atol=1e-6)
+
+
+def test_jpegs_read_again():
+    rows, columns = np.mgrid[0:32, 0:64].astype(np.float32)
+    pixels = np.stack([rows / 32, columns / 64, 0.5 + 0.4 * np.sin(rows / 9)], axis=-1)
+    image = Image.open(io.BytesIO(encode_jpeg(pixels * 1.2 - 0.1)))
+    assert (image.format, image.size, image.mode) == ("JPEG", (64, 32), "RGB")
+    np.testing.assert_allclose(np.asarray(image) / 255, (pixels * 1.2 - 0.1).clip(0, 1), atol=0.04)

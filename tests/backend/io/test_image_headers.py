@@ -1,6 +1,7 @@
 """Headers are checked before pixels are read: against OpenImageIO for whole files, and with files that ask for much."""
 
 import contextlib
+import io
 import struct
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import zlib
 import numpy as np
 import OpenImageIO as oiio
 import pytest
+from PIL import Image
 
 from panoform.backend.io import data_image, image_input, maps, panoramas, photo
 from panoform.shared.imaging import headers
+from panoform.shared.imaging.headers import tiff
 from panoform.shared.protocol.errors import InputError, PanoramaError
 
 FORMATS = [
@@ -82,8 +85,90 @@ def test_tiles_and_channels_are_counted(tmp_path, name):
     assert found.buffers >= 256 * 64 * 7 * 4
 
 
+def test_long_texts_of_an_exr_are_passed_over(tmp_path):
+    """Cryptomatte's manifest of 45,000 objects."""
+    manifest = ",".join(f'"object_{index:06}":"{index:08x}"' for index in range(45000))
+    path = save(tmp_path / "a.exr", "half", {"cryptomatte/abc/manifest": manifest})
+    assert path.stat().st_size > 2**20
+    found = headers.check_file(path)
+    assert (found.width, found.height) == (48, 24)
+    assert panoramas.read(path)[0].shape == (24, 48, 3)
+
+
+def test_parts_of_an_exr_say_their_kind(tmp_path):
+    """By the flag of a file with one part, which has the type too in newer files; by the type where there are more."""
+    for tile, kind in ((0, b"scanlineimage"), (16, b"tiledimage")):
+        path = save(tmp_path / "a.exr", "half", tile=tile)
+        found = headers.check_file(path)
+        patched(path, b"channels\0", b"type\0string\0" + struct.pack("<i", len(kind)) + kind + b"channels\0")
+        assert headers.check_file(path) == found
+    patched(path, struct.pack("<I", 0x202), struct.pack("<I", 0x1202))
+    with pytest.raises(PanoramaError, match="contradicts itself"):
+        headers.check_file(path)
+
+
+def uncompressed(path, bits, channels, strip_bytes, rows=8192):
+    """Write the header of a TIFF of 16384 × 8192 that is not compressed."""
+    tags = [
+        (256, 4, 1, 16384), (257, 4, 1, 8192), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 400),
+        (277, 3, 1, channels), (278, 4, 1, rows), (279, 4, 1, strip_bytes),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(400))
+    return path
+
+
+@pytest.mark.parametrize("channels", [None, 3, 4])
+def test_a_single_strip_that_is_not_compressed_needs_no_copy(tmp_path, channels):
+    size = 16384 * 8192
+    path = uncompressed(tmp_path / "a.tif", 16, 3, 6 * size)
+    headers.check_file(path, channels=channels)
+    assert tiff.read(io.BytesIO(path.read_bytes())).buffers < 5 * size
+    for others, least in (((10, 8192), 10), ((3 * size, 4096), 7)):  # libtiff reads these strips as a whole
+        assert tiff.read(io.BytesIO(uncompressed(path, 16, 3, *others).read_bytes())).buffers >= least * size
+
+
+def test_jpegs_in_several_scans_are_decoded_as_a_whole(tmp_path):
+    """A sequential picture with one scan, and the same header with a scan of its first component."""
+    path = save(tmp_path / "a.jpg")
+    whole = headers.check_file(path)
+    patched(path, b"\xff\xda\0\x0c\x03\x01\0", b"\xff\xda\0\x08\x01\x01\0")
+    assert headers.check_file(path).buffers == whole.buffers + 2 * whole.samples
+    progressive = tmp_path / "p.jpg"
+    Image.fromarray(np.zeros((24, 48, 3), np.uint8)).save(progressive, progressive=True)
+    assert headers.check_file(progressive).buffers == whole.buffers + 2 * whole.samples
+
+
+def test_markers_that_are_unknown_are_refused(tmp_path):
+    """libjpeg-turbo accepts the same ones."""
+    data = save(tmp_path / "a.jpg").read_bytes()
+    for code in range(256):
+        changed = data[:2] + bytes((0xFF, code)) + b"\0\x04ab" + data[2:]
+        try:
+            found = headers.check_bytes(changed, "a.jpg").width
+        except PanoramaError:
+            continue
+        with contextlib.suppress(OSError, SyntaxError):
+            assert Image.open(io.BytesIO(changed)).size[0] == found
+
+
+def test_a_decoder_that_finds_a_larger_picture_than_the_header_is_stopped(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png")
+    small = headers.check_file(path)._replace(width=24)
+    monkeypatch.setattr(headers, "check_file", lambda *_, **__: small)
+    for read in (panoramas.read, photo.read, data_image.read):
+        with pytest.raises(InputError, match="contradicts itself"):
+            read(path)
+
+
 def exr_tile(path):
     return patched(save(path, "float", tile=16), struct.pack("<II", 16, 16), struct.pack("<II", 16, 30_000_000))
+
+
+def exr_other_type(path):
+    """Large tiles in a file whose part says that it has none: OpenEXR goes by the flag."""
+    kind = b"type\0string\0" + struct.pack("<i", 13) + b"scanlineimage"
+    return patched(exr_tile(path), b"channels\0chlist", kind + b"channels\0chlist")
 
 
 def exr_window(path):
@@ -128,6 +213,14 @@ def tiff_second_page(path):
 
     first = page(4, 2, 1, 8 + 2 + 4 * 12 + 4)
     path.write_bytes(b"II*\0" + struct.pack("<I", 8) + first + page(60000, 30000, 3, 0))
+    return path
+
+
+def tiff_size_twice(path):
+    """libtiff takes the first of each tag."""
+    tags = [(256, 4, 1, 24000), (256, 4, 1, 64), (257, 4, 1, 24000), (257, 4, 1, 32), (258, 3, 1, 8), (277, 3, 1, 1)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(400))
     return path
 
 
@@ -179,11 +272,29 @@ def jpeg_empty(path):
     return path
 
 
+def jpeg_between(path):
+    """A small frame header within a segment of code 0, which decoders pass over byte by byte to the large one after."""
+    data = save(path).read_bytes()
+    at = data.index(b"\xff\xc0")
+    large = data[2 : at + 5] + struct.pack(">HH", 65000, 65000) + data[at + 9 :]
+    path.write_bytes(data[:2] + b"\xff\0\0\x02" + data[at : at + 19] + large)
+    return path
+
+
+def jpeg_scans(path):
+    """A sequential picture in scans of one component each, 300 times."""
+    data = save(path).read_bytes()
+    at = data.index(b"\xff\xda")
+    path.write_bytes(data[:at] + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0\0" * 300 + b"\xff\xd9")
+    return path
+
+
 BOMBS = {
     "tile.exr": exr_tile, "window.exr": exr_window, "far.exr": exr_offset_window, "channels.exr": exr_channels,
     "tile.tif": tiff_tile, "pages.tif": tiff_second_page, "loop.tif": tiff_loop, "size.png": png_size,
     "text.png": png_text, "size.hdr": hdr_size, "size.webp": webp_size, "size.bmp": bmp_size, "size.tga": tga_size,
-    "empty.jpg": jpeg_empty,
+    "empty.jpg": jpeg_empty, "between.jpg": jpeg_between, "scans.jpg": jpeg_scans, "twice.tif": tiff_size_twice,
+    "type.exr": exr_other_type,
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from panoform.blender_addon.capture import image_limits, picture, pixels, sources
 from panoform.blender_addon.scene import maps_folder
+from panoform.shared.imaging import headers
 from panoform.shared.imaging.shrink import block_means
 from panoform.shared.jobs.generate import View
 from panoform.shared.protocol.errors import InputError, PanoramaError
@@ -68,6 +69,22 @@ def test_bombs_are_refused_undecoded(scene, tmp_path, name, packed):
         assert not image.has_data, what
     assert image_limits.size(image) == (0, 0)
     assert not image.has_data
+
+
+def test_the_refusal_of_a_packed_image_is_remembered(scene, tmp_path, monkeypatch):
+    """The panel asks at each redraw, and reading the packed file copies it."""
+    image = bpy.data.images.load(str(png(tmp_path / "a.png", 40000, 20000)))
+    image.pack()
+    assert image_limits.size(image) == (0, 0)
+    with monkeypatch.context() as context:
+        context.setattr(headers, "check_bytes", lambda *_: pytest.fail("the packed file is read again"))
+        assert image_limits.size(image) == (0, 0)
+    other = bpy.data.images.load(str(png(tmp_path / "b.png", 400, 200)))
+    other.pack()
+    assert image_limits.size(other) == (400, 200)
+    assert not other.has_data
+    with pytest.raises(PanoramaError):
+        image_limits.check(image)
 
 
 def test_folders_of_maps_are_checked(scene, tmp_path):
