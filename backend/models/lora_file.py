@@ -126,7 +126,12 @@ def convert(
 
 def check_finite(state: Mapping[str, Tensor], name: str) -> None:
     """Raise AdapterError, naming the first key, where values are NaN or infinite."""
-    bad = [key for key, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    bad = [
+        key
+        for key, tensor in state.items()
+        # torch.isfinite has no kernel for 8-bit floats.
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all()
+    ]
     if bad:
         raise AdapterError(
             f"{name} is damaged: {len(bad)} tensors have values that are NaN or infinite ({', '.join(bad[:3])}).",
@@ -151,6 +156,16 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
         )
 
 
+def scaled(B: Tensor, factor: float, key: str, name: str) -> Tensor:
+    """Return B · factor, in float32 where B's own format has too few exponents for it (float16, 8 bits).
+
+    Raise AdapterError, naming B's key, where it isn't finite.
+    """
+    product = B.float() * factor
+    check_finite({key: product}, name)
+    return product.to(B.dtype) if B.dtype == torch.bfloat16 else product
+
+
 def scale(config: Mapping[str, Any], names: Sequence[str], rank: int, where: str, name: str) -> float:
     """Return alpha / r by PEFT's configuration, of a module that has these names.
 
@@ -171,7 +186,9 @@ def scale(config: Mapping[str, Any], names: Sequence[str], rank: int, where: str
 def _pattern(patterns: Any, names: Sequence[str], default: Any) -> Any:
     """Return the value of the first pattern that ends one of the names, as PEFT matches them."""
     for pattern, value in (patterns or {}).items():
-        if any(re.match(rf"(.*\.)?({pattern.removeprefix('^')})$", name) for name in names):
+        plain = pattern.removeprefix("^")
+        plain = plain[_PREFIX.match(plain).end() :]  # type: ignore[union-attr]
+        if any(re.match(rf"(.*\.)?({plain})$", name) for name in names):
             return value
     return default
 
@@ -280,7 +297,8 @@ def _layers(
     else:
         factor = scale(config, (pair.modules[0], pair.alias), rank, pair.keys["A"], name) if config else 1.0
     if factor != 1:
-        B = (B.float() * factor).to(B.dtype if B.dtype.itemsize >= 2 else torch.float32)
+        B = scaled(B, factor, pair.keys["B"], name)
+        A = A.to(B.dtype)
     layers, row = {}, 0
     for module in pair.modules:
         part = B[row : row + sizes[module][0]]

@@ -254,8 +254,12 @@ def from_plain_world(scene: bpy.types.Scene, height: int | None = None) -> Captu
         strength = world_strength(scene)
     except SceneError:
         return None  # it is rendered, which shows the same
-    if not _is_pure(scene) or image.source not in {"FILE", "GENERATED"}:
+    if not _is_pure(scene) or image.source not in {"FILE", "GENERATED"} or image.type == "MULTILAYER":
         return None
+    image_limits.check(image)
+    columns, rows = image.size
+    if columns != 2 * rows or _texture(scene).interpolation == "Closest":
+        return None  # Blender stretches it, or shows its pixels as squares
     reading = picture_file.displayed(image, height=height)
     found = _capture(reading, stem(image), world_from_panorama, image_uid=image.session_uid, file=image_file(image))
     if strength == 1:
@@ -295,7 +299,8 @@ def check_world(scene: bpy.types.Scene) -> None:
         image = getattr(node, "image", None)
         if image is not None:
             image_limits.check(image)
-        if image is not None and not image.size[0]:
+        # A multilayer EXR has no size of its own, but Cycles shows it.
+        if image is not None and not image.size[0] and image.type != "MULTILAYER":
             pixels.raw(image)  # raises the error that names its file
 
 

@@ -116,11 +116,12 @@ def read(file: Path, shapes: Shapes) -> Adapter:
                 factors = _split(file, keys["B"], A, B, [shapes[name][0] for name in modules])
             else:
                 factors = [(A, B)]
-            scale = survey.scale
+            rank = A.shape[0] // len(modules)
+            scale = survey.alpha / rank if survey.alpha else 1.0
             if "alpha" in keys:
                 scale = float(used[keys["alpha"]]) / A.shape[0]
             for name, (a, b) in zip(modules, factors, strict=True):
-                layers[name] = a, b if scale == 1 else (b.float() * scale).to(b.dtype)
+                layers[name] = a, b if scale == 1 else lora_file.scaled(b, scale, keys["B"], str(file))
     return Adapter(file, survey.rank, layers)
 
 
@@ -171,7 +172,8 @@ class _Survey:
     filled: int = 0
     rank: int = 0
     dtype: str = ""
-    scale: float = 1.0
+    #: lora_alpha of PEFT's configuration; None without one.
+    alpha: float | None = None
     problem: str = ""
 
 
@@ -203,7 +205,7 @@ def _survey(file: Path, tensors: Any, shapes: Shapes) -> _Survey:
         if items:
             problems.append(f"{len(items)} {what}: {', '.join(items[:3])}{', …' if len(items) > 3 else ''}")
     survey.rank = next(iter(ranks), 0)
-    claimed, survey.scale, unsupported = _claims(file, tensors.metadata() or {})
+    claimed, survey.alpha, unsupported = _claims(file, tensors.metadata() or {})
     if len(ranks) > 1:
         problems.append("its ranks differ: " + ", ".join(f"{rank} at {key}" for rank, key in list(ranks.items())[:3]))
     elif ranks and claimed not in (None, survey.rank):
@@ -282,17 +284,16 @@ def _aliases(shapes: Shapes) -> tuple[dict[str, tuple[str, ...]], dict[tuple[str
     return names, rows
 
 
-def _claims(file: Path, metadata: Mapping[str, str]) -> tuple[int | None, float, str]:
-    """Return rank, scale and unsupported settings of PEFT's config, where the file's header or the folder holds it."""
+def _claims(file: Path, metadata: Mapping[str, str]) -> tuple[int | None, float | None, str]:
+    """Return rank, alpha and unsupported settings of PEFT's config, where the file's header or the folder holds it."""
     try:
         written = metadata.get("lora_adapter_metadata")
         config = lora_file.read_config(written, str(file)) if written else lora_file.config_beside(file) or {}
         lora_file.check_config(config, str(file))
     except AdapterError as error:
-        return None, 1.0, error.message
+        return None, None, error.message
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    scale = float(alpha) / rank if rank and alpha else 1.0
-    return rank, scale, ", ".join(name for name in ("rank_pattern", "alpha_pattern", "use_rslora") if config.get(name))
+    return rank, alpha, ", ".join(name for name in ("rank_pattern", "alpha_pattern", "use_rslora") if config.get(name))
 
 
 def _split(file: Path, key: str, A: Tensor, B: Tensor, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:

@@ -139,6 +139,38 @@ def test_config_beside_the_file_gives_alpha(pipeline, tmp_path, rslora):
     assert_same(found, {name: delta * alphas[name] / divisor for name, delta in deltas.items()})
 
 
+def test_alpha_pattern_may_have_the_prefixes_of_keys(pipeline, tmp_path):
+    state, deltas = written(pipeline, "base_model.model.", table=PLAIN)
+    name = "transformer_blocks.0.attn.to_q"
+    for prefix in ("transformer.", "base_model.model."):
+        config = {"r": RANK, "lora_alpha": RANK, "alpha_pattern": {prefix + name: 4 * RANK}}
+        assert_same(applied(pipeline, save(tmp_path, state, config)), deltas | {name: 4 * deltas[name]})
+
+
+def test_scaled_float16_keeps_its_precision_and_its_range(pipeline):
+    names = ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k")
+    state, deltas = {}, {}
+    for name, size, alpha in ((names[0], 1e-5, 1 / 64), (names[1], 3000.0, 128.0)):
+        A, B = (tensor.half() for tensor in factors(pipeline, [name]))
+        A, B = (A / size).clamp(-1e4, 1e4) if size < 1 else A, (B.float() * size).half()
+        state |= {f"{name}.lora_A.weight": A, f"{name}.lora_B.weight": B, f"{name}.alpha": torch.tensor(alpha)}
+        deltas[name] = alpha / RANK * B.float() @ A.float()
+    for name, delta in applied(pipeline, state).items():
+        torch.testing.assert_close(delta.float(), deltas[name], rtol=1e-5, atol=1e-6 * float(deltas[name].abs().max()))
+
+
+def test_8_bit_floats_are_read(pipeline):
+    name = "transformer_blocks.0.attn.to_q"
+    A, B = (tensor.to(torch.float8_e4m3fn) for tensor in factors(pipeline, [name]))
+    state = {f"{name}.lora_A.weight": A, f"{name}.lora_B.weight": B}
+    for alpha in (None, 2.0 * RANK):
+        more = {} if alpha is None else {f"{name}.alpha": torch.tensor(alpha)}
+        assert_same(applied(pipeline, state | more), {name: (2 if alpha else 1) * B.float() @ A.float()})
+    B[0, 0] = math.nan
+    with pytest.raises(AdapterError, match="NaN or infinite"):
+        lora.load(pipeline, state)
+
+
 def test_adapter_saved_by_peft_gives_what_peft_computes(tmp_path):
     pipe = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux")
     config = LoraConfig(r=4, lora_alpha=12, target_modules=["to_q", "proj_mlp"], rank_pattern={"to_q": 2},
@@ -225,6 +257,9 @@ def test_stream_adapters_use_the_config_and_refuse_what_is_no_lora(tmp_path):
     for name, (A, B) in plain.layers.items():
         torch.testing.assert_close(scaled.layers[name][0], A)
         torch.testing.assert_close(scaled.layers[name][1], 4 * B)
+    without_rank = stream_adapters.read(save(tmp_path, state, {"lora_alpha": 4 * plain.rank}), shapes)
+    for name, (_, B) in plain.layers.items():
+        torch.testing.assert_close(without_rank.layers[name][1], 4 * B)
     with pytest.raises(AdapterError, match=r"init_lora_weights \(olora\)"):
         stream_adapters.read(save(tmp_path, state, {"r": plain.rank, "init_lora_weights": "olora"}), shapes)
     (tmp_path / "adapter_config.json").unlink()

@@ -9,6 +9,7 @@ import math
 
 import bpy
 import numpy as np
+import picture_cases
 import pytest
 
 from panoform.blender_addon.capture import pixels, sources
@@ -232,6 +233,19 @@ def test_image_of_any_colour_space_is_read_as_it_is_displayed(scene, tmp_path, c
 
 def picture_values() -> np.ndarray:
     return (0.5 + 0.4 * sphere.directions(32, 64)).astype(np.float32)
+
+
+def test_world_is_rendered_where_blender_shows_more_than_the_pixels(scene, tmp_path):
+    nodes = Nodes(scene)
+    assert sources.from_plain_world(scene) is not None
+    nodes.texture.interpolation = "Closest"
+    assert sources.from_plain_world(scene) is None
+    nodes.texture.interpolation = "Linear"
+    nodes.texture.image = bpy.data.images.new("square", 32, 32, float_buffer=True)
+    assert sources.from_plain_world(scene) is None
+    layered = [("", [f"View Layer.{n}.{c}" for n in ("Combined", "Normal") for c in "RGB"], np.full((16, 32, 6), 0.5))]
+    nodes.texture.image = bpy.data.images.load(str(picture_cases.write_exr(tmp_path / "a.exr", layered)))
+    assert sources.from_plain_world(scene) is None
 
 
 def test_world_that_shows_no_texture_is_refused(scene):
