@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,16 @@ from .protocol.errors import InputError
 
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.ELOOP)
 _SHOWN = 200
+#: Categories of characters that break lines or control terminals, and the characters that reverse what is read.
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
+_REVERSING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def display_name(name: str | os.PathLike[str]) -> str:
     """Return a file's name as text that can be shown and stored: what isn't UTF-8 in it becomes �, control characters
-    too."""
+    and those that reverse text too."""
     text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join(character if character.isprintable() else "�" for character in text)
+    return "".join("�" if unicodedata.category(one) in _CONTROL or one in _REVERSING else one for one in text)
 
 
 def is_file(path: Path) -> bool:

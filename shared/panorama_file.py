@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,11 @@ def check_path(
     seeds: Sequence[int],
     sources: Sequence[Path | None] = (),
     overwrite: bool = False,
-    has_recipe: Callable[[Path], bool] = lambda _: False,
 ) -> None:
     """Raise OutputError where writing the panoramas and their recipes would replace files that must be kept.
 
     `sources` are the input files: they are never replaced. Other files are replaced only if they are generated
-    panoramas that are as they were written, by the record beside them (or by a recipe inside: `has_recipe`), or if
-    `overwrite` is set.
+    panoramas that are as they were written, by the SHA-256 in the record beside them, or if `overwrite` is set.
     """
     for target in (with_seed(path, seed, seeds) for seed in seeds):
         sidecar = target.with_suffix(".json")
@@ -52,9 +50,7 @@ def check_path(
         def is_own(file: Path, target: Path = target, own: _Sidecar | None = own) -> bool:
             if file != target:
                 return own is not None
-            if own is None or not own.file_sha256:
-                return own is not None or has_recipe(file)
-            return overwriting.sha256(file) == own.file_sha256
+            return own is not None and overwriting.sha256(file) == own.file_sha256
 
         overwriting.check((target, sidecar), is_own, sources, overwrite)
 

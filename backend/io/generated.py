@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import msgspec
 import numpy as np
 
 from ...shared import panorama_file
@@ -16,8 +15,7 @@ from ...shared.atomic_write import atomic_write_all, check_writable
 from ...shared.imaging.colour import linear_from_srgb
 from ...shared.jobs.generate import FileFormat, PanoramaFile, Recipe, check_format
 from ...shared.panorama_file import ATTRIBUTE, recipe_json
-from ...shared.protocol.errors import OutputError, PanoramaError
-from . import image_input
+from ...shared.protocol.errors import OutputError
 from .encoding import encode_image
 
 FORMATS = tuple(f".{name}" for name in get_args(FileFormat))
@@ -36,7 +34,7 @@ def check_path(path: Path, seeds: Sequence[int], *sources: Path | None, overwrit
     """Raise OutputError if the format is another, the folder not writable, or as panorama_file.check_path does."""
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"{path.name} is neither an EXR nor a PNG.", "Name it .exr for light, .png for a picture.")
-    panorama_file.check_path(path, seeds, sources, overwrite, _has_recipe)
+    panorama_file.check_path(path, seeds, sources, overwrite)
     check_writable(path.parent)
 
 
@@ -58,17 +56,6 @@ def write(path: Path, panorama: PanoramaFile, *sources: Path | None, overwrite: 
     check_path(path, panorama.recipe.settings.seeds[:1], *sources, overwrite=overwrite)
     sidecar = path.with_suffix(".json")
     atomic_write_all({path: panorama.data.tobytes(), sidecar: panorama_file.sidecar_json(panorama)}, make_folders=True)
-
-
-def _has_recipe(path: Path) -> bool:
-    """Return whether an image file has a recipe in its header."""
-    try:
-        with image_input.opened(path, channels=4) as source:
-            text = source.spec().getattribute(ATTRIBUTE)
-            msgspec.json.decode(text or "", type=Recipe)
-    except (PanoramaError, msgspec.MsgspecError, RecursionError):
-        return False
-    return True
 
 
 def sha256(pixels: np.ndarray) -> str:

@@ -51,12 +51,20 @@ class Row(msgspec.Struct, kw_only=True):
 
 def check(directory: Path, *, overwrite: bool) -> None:
     """Raise OutputError where a summary would replace files that are not one, unless `overwrite` is set."""
-    marks = {CSV_FILENAME: ",".join(Row.__struct_fields__), HTML_FILENAME: _GENERATOR}
-    overwriting.check(
-        (directory / name for name in marks),
-        lambda path: marks[path.name] in path.read_text("utf-8", "replace")[:1000],
-        overwrite=overwrite,
-    )
+    overwriting.check((directory / name for name in (CSV_FILENAME, HTML_FILENAME)), _is_own, overwrite=overwrite)
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether it is a page of Panoform, or a table with its columns, to which none was added."""
+    text = path.read_text("utf-8", "replace")
+    if path.name == HTML_FILENAME:
+        return _GENERATOR in text[:1000]
+    columns = list(Row.__struct_fields__)
+    try:
+        first, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    except (csv.Error, ValueError):  # ValueError: it is empty
+        return False
+    return first == columns and all(len(row) == len(columns) for row in rows)
 
 
 def write(directory: Path, rows: Sequence[Row], *, overwrite: bool = False) -> None:

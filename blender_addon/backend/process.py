@@ -95,6 +95,10 @@ class BackendProcess:
         assert self._process.stdin
         self._pipe = self._process.stdin
 
+    @property
+    def has_exited(self) -> bool:
+        return self._process.poll() is not None
+
     def poll(self) -> Connection | None:
         """Return the connection, or None while the backend is starting.
 

@@ -14,6 +14,8 @@ class RunningBackend:
     """Used as BackendProcess is, but it is neither started nor stopped."""
 
     is_own = False
+    #: Nothing waits for it to exit.
+    has_exited = True
 
     def __init__(self, connection_path: Path) -> None:
         self._path = connection_path

@@ -132,7 +132,7 @@ class Jobs:
         self._was_started = False
         self._installed: tuple[float, Path, Installed] | None = None
         #: Backends that were stopped but may still be exiting.
-        self._stopping: list[BackendProcess] = []
+        self._stopping: list[BackendProcess | RunningBackend] = []
 
     # The backend
 
@@ -223,7 +223,7 @@ class Jobs:
         self.held = bool(self.waiting)
         session, self.session = self.session, None
         if session is not None:
-            self._stopping.append(session.process)
+            self._note_stopping(session)
             session.close(wait=wait, timeout_s=timeout_s)
         self._drop()
 
@@ -241,7 +241,7 @@ class Jobs:
             self.setup = None
         session, self.session = self.session, None
         if session is not None:
-            self._stopping.append(session.process)
+            self._note_stopping(session)
             session.release()
         self._drop()
         if wait:
@@ -250,7 +250,10 @@ class Jobs:
     def _wait_until_stopped(self) -> None:
         for process in list(self._stopping):
             process.stop(wait=True)
-            self._stopping.remove(process)
+
+    def _note_stopping(self, session: Session) -> None:
+        """Keep the process until it has exited."""
+        self._stopping = [process for process in (*self._stopping, session.process) if not process.has_exited]
 
     # Jobs
 
@@ -370,15 +373,16 @@ class Jobs:
         self._begin_next()
 
     def _poll_session(self) -> None:
+        session = self.session  # `_restart` may end it, and then fail
         try:
-            for message in self.session.poll():
+            for message in session.poll():
                 self._handle(message)
             if self.job is not None and self.job.id is None and self.session.status is not None:
                 self._send(self.job)
             if self.job is not None and self.job.cancelling and _left(self.job) < 0:
                 self._restart()
         except Exception as error:
-            self.fail(error, self.session.process.log_tail())
+            self.fail(error, session.process.log_tail())
             self.stop()
 
     def _restart(self) -> None:

@@ -48,7 +48,7 @@ class _State:
         self._shown = [(thing, thing.hide_viewport, thing.hide_render) for thing in bpy.data.objects]
         self._parts = [(thing, thing[environment.PART]) for thing in bpy.data.objects if environment.PART in thing]
         self._children = [
-            (thing, thing.parent, thing.matrix_parent_inverse.copy(), thing.matrix_basis.copy())
+            (thing, _parent(thing), thing.matrix_parent_inverse.copy(), thing.matrix_basis.copy())
             for thing in bpy.data.objects
             if thing.parent is not None
         ]
@@ -67,8 +67,9 @@ class _State:
             if thing.get(environment.PART) != part:
                 thing[environment.PART] = part
         for thing, parent, inverse, basis in self._children:
-            if thing.parent != parent:
-                thing.parent, thing.matrix_parent_inverse, thing.matrix_basis = parent, inverse, basis
+            if _parent(thing) != parent:
+                thing.parent, thing.parent_type, thing.parent_bone, thing.parent_vertices = parent
+                thing.matrix_parent_inverse, thing.matrix_basis = inverse, basis
         for layer, active, selected in self._layers:
             for thing in layer.objects:
                 if thing.select_get(view_layer=layer) != (thing in selected):
@@ -83,6 +84,11 @@ class _State:
                 block.name = name
             if block.use_fake_user != kept:
                 block.use_fake_user = kept
+
+
+def _parent(thing: bpy.types.Object) -> tuple[bpy.types.Object | None, str, str, tuple[int, ...]]:
+    """Return the parent, and to which part of it the object is attached."""
+    return thing.parent, thing.parent_type, thing.parent_bone, tuple(thing.parent_vertices)
 
 
 @contextlib.contextmanager

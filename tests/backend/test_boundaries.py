@@ -88,6 +88,16 @@ def test_names_become_text_that_can_be_stored():
         wire.encode(ErrorReply(id="1", code="a", message=name))
 
 
+@pytest.mark.parametrize("name", ["a\u00a0b", "a\u202fb", "石\u3000庭", "👩\u200d🚀.png", "é\u0301"])
+def test_names_in_all_scripts_stay(name):
+    assert file_errors.display_name(name) == name
+
+
+@pytest.mark.parametrize("harmful", ["\u202e", "\u2066", "\u2028", "\u2029", "\x7f", "\x9b"])
+def test_characters_that_change_the_text_around_them_are_replaced(harmful):
+    assert file_errors.display_name(f"a{harmful}gnp.exe") == "a�gnp.exe"
+
+
 def test_files_that_can_not_be_opened_are_told(tmp_path):
     for path in (tmp_path, tmp_path / "none", tmp_path / ("n" * 300), tmp_path / "a\0b"):
         with pytest.raises(InputError, match="no file"), file_errors.opened(path):

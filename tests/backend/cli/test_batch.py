@@ -15,8 +15,9 @@ import pytest
 
 from panoform.backend.cli import batch
 from panoform.backend.cli.main import main
+from panoform.backend.io import summary
 from panoform.backend.jobs import registry
-from panoform.shared.protocol.errors import WeightsError
+from panoform.shared.protocol.errors import OutputError, WeightsError
 
 
 def write(path: Path, shape=(32, 64, 3)) -> Path:
@@ -131,6 +132,18 @@ def test_files_of_the_user_are_kept(tmp_path, capsys):
     assert "not a result of Panoform: summary.csv" in capsys.readouterr().err
     assert (out / "summary.csv").read_text() == "my table"
     assert run(one, out, "--overwrite") == 0
+
+
+@pytest.mark.parametrize("change", ["column", "row"])
+def test_tables_that_were_extended_are_kept(tmp_path, change):
+    rows = [summary.Row(panorama="a, b", status="failed", folder="a", error='two\n"lines"')]
+    summary.write(tmp_path, rows)
+    summary.write(tmp_path, rows)
+    table = tmp_path / "summary.csv"
+    text = table.read_text("utf-8")
+    table.write_text(text.replace("error", "error,rating", 1) if change == "column" else f"{text}a note\n", "utf-8")
+    with pytest.raises(OutputError, match=r"not a result of Panoform: summary\.csv"):
+        summary.write(tmp_path, rows)
 
 
 def test_result_of_another_panorama_is_kept(tmp_path, capsys):

@@ -32,7 +32,7 @@ from panoform.blender_addon.scene import maps_folder
 from panoform.blender_addon.scene.spec import SceneSpec
 from panoform.shared.jobs.perceive import Info, PerceiveReply
 from panoform.shared.jobs.scene import SceneRequest
-from panoform.shared.protocol.errors import BusyError, Cancelled
+from panoform.shared.protocol.errors import BusyError, Cancelled, OutputError
 
 
 def perceived() -> PerceiveReply:
@@ -266,6 +266,43 @@ def test_repeated_failure_is_reported_once(addon: Jobs, monkeypatch) -> None:
         assert addon.failure is None, "it was dismissed"
     timer._tick()
     assert not timer._failed
+
+
+class EndingProcess:
+    """A process that takes part in no test but by its end."""
+
+    is_own, has_exited = True, False
+
+    def log_tail(self, lines: int = 20) -> str:
+        return "the log"
+
+    def stop(self, **_: object) -> None:
+        self.has_exited = True
+
+    def poll(self) -> None:
+        return None
+
+
+def test_why_a_backend_does_not_start_again_is_told(addon: Jobs, stopped, scene, monkeypatch) -> None:
+    """The job does not stop, and the new backend can't start."""
+
+    def start() -> None:
+        raise OutputError("The disk is full.", "Make room.")
+
+    addon.session = session.Session(EndingProcess())
+    addon.job = Job(spec(scene), id="1", cancelling=True, cancelled_at=time.monotonic() - 60)
+    monkeypatch.setattr(addon, "start", start)
+    addon.poll()
+    assert addon.failure.error.message == "The disk is full."
+    assert "the log" in addon.failure.details
+    assert addon.session is None
+
+
+def test_backends_that_have_exited_are_forgotten(addon: Jobs, stopped) -> None:
+    for _ in range(5):
+        addon.session = session.Session(EndingProcess())
+        addon.stop(wait=True)
+    assert len(addon._stopping) <= 1
 
 
 def test_old_logs_are_deleted(tmp_path: Path) -> None:

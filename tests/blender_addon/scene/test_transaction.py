@@ -17,7 +17,7 @@ from panoform.blender_addon.capture import pixels
 from panoform.blender_addon.capture.sources import Capture
 from panoform.blender_addon.generate import sun_lamp
 from panoform.blender_addon.jobs.specs import Result
-from panoform.blender_addon.scene import environment, images, spec, world
+from panoform.blender_addon.scene import datablocks, environment, images, spec, world
 from panoform.blender_addon.texture import build as texture
 from panoform.shared.imaging import sphere
 from panoform.shared.jobs.scene import Part, SceneInfo, SceneReply, SceneRequest, SceneSettings, Texture
@@ -171,6 +171,33 @@ def test_mesh_in_place_of_an_earlier_one(earlier: bpy.types.Scene) -> None:
     every_call_is_undone(lambda: build_mesh(earlier), every=3, last=3)
     assert len(environment.all_in(earlier)) == 1
     assert {block.name for kind in KINDS for block in getattr(bpy.data, kind)} == names
+
+
+@pytest.mark.parametrize("kind", ["VERTEX", "VERTEX_3", "BONE"])
+def test_objects_stay_attached_to_a_part_of_their_parent(mine: bpy.types.Scene, kind: str) -> None:
+    child = bpy.context.object
+    if kind == "BONE":
+        bpy.ops.object.armature_add(location=(1, 2, 3))
+    else:
+        bpy.ops.mesh.primitive_cube_add(location=(1, 2, 3))
+    child.parent, child.parent_type = bpy.context.object, kind
+    if kind == "BONE":
+        child.parent_bone = "Bone"
+    else:
+        child.parent_vertices = (2, 3, 4)
+    bpy.context.view_layer.update()
+    before = (child.parent_type, child.parent_bone, tuple(child.parent_vertices), child.matrix_world.copy())
+
+    def build() -> None:
+        with datablocks.all_or_nothing(mine):
+            child.parent = None
+            child.parent_type, child.parent_bone, child.parent_vertices = "OBJECT", "", (0, 0, 0)
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        build()
+    bpy.context.view_layer.update()
+    assert (child.parent_type, child.parent_bone, tuple(child.parent_vertices), child.matrix_world) == before
 
 
 def test_unexpected_errors_are_told(addon, mine: bpy.types.Scene, monkeypatch) -> None:
