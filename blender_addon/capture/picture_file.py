@@ -192,8 +192,7 @@ def _file(image: bpy.types.Image) -> Iterator[Path | None]:
         yield None
     elif image.packed_file:
         with drafts() as folder:
-            suffix = path.suffix if path else ""
-            copy = folder / (Path(image.name).stem + suffix)
+            copy = folder / (path.name if path and path.name else "Packed image")  # an image's name may be no file's
             copy.write_bytes(image.packed_file.data)
             yield copy
     else:

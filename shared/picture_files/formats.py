@@ -101,10 +101,6 @@ def _refused(name: str, what: str) -> PanoramaError:
     return PanoramaError(f"{name} can't be read: it is {what}.", READABLE)
 
 
-def _nothing(kind: str) -> Callable[[Data, str, str], Header]:
-    return lambda data, name, layer: Header(kind)
-
-
 def _set_colour(header: Header, colour: ColourSpace | None, source: str) -> None:
     header.colour = colour
     if colour is not None:
@@ -392,6 +388,28 @@ def _set_primaries(header: Header, value: str, name: str) -> None:
         ) from error
 
 
+# BMP, TGA
+
+
+def _bmp(data: Data, name: str, layer: str) -> Header:
+    header = Header("BMP")
+    (size,) = struct.unpack_from("<I", data, 14)
+    (bits,) = struct.unpack_from("<H", data, 28 if size >= 40 else 24)
+    if size >= 40 and bits <= 8:
+        (colours,) = struct.unpack_from("<I", data, 46)
+        palette = bytes(data[14 + size : 14 + size + 4 * (min(colours, 256) or 1 << bits)])
+        if palette[::4] == palette[1::4] == palette[2::4]:
+            header.refusal = PanoramaError(f"{name} has one channel (grey) and no colour.", _AS_RGB)
+    return header
+
+
+def _tga(data: Data, name: str, layer: str) -> Header:
+    header = Header("TGA")
+    if data[2] in (3, 11):  # grey, plain or run-length encoded
+        header.refusal = PanoramaError(f"{name} has one channel (grey) and no colour.", _AS_RGB)
+    return header
+
+
 READERS: dict[str, Callable[[Data, str, str], Header]] = {
     "EXR": exr.read,
     "Radiance HDR": _radiance,
@@ -399,6 +417,6 @@ READERS: dict[str, Callable[[Data, str, str], Header]] = {
     "JPEG": _jpeg,
     "TIFF": _tiff,
     "WebP": _webp,
-    "BMP": _nothing("BMP"),
-    "TGA": _nothing("TGA"),
+    "BMP": _bmp,
+    "TGA": _tga,
 }

@@ -515,6 +515,7 @@ def _integer_cases() -> list[Case]:
             Case(f"{kind} of grey", "refused by what it is",
                  lambda folder, s=suffix, m=mode: write_pillow(folder / f"a{s}", picture(), m), refusal="one channel")
             for suffix, kind, mode in ((".jpg", "JPEG", "L"), (".png", "PNG", "L"), (".tif", "TIFF", "L"),
+                                       (".bmp", "BMP", "L"), (".tga", "TGA", "L"),
                                        (".png", "PNG with alpha,", "LA"))
         ),
         Case("PNG, cICP of HDR video (PQ)", "refused by what it is",

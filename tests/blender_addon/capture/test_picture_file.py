@@ -38,6 +38,14 @@ def test_image_datablock_is_read_as_its_file(tmp_path):
             np.testing.assert_allclose(pixels, case.pixels, atol=max(case.tolerance, 1e-6), err_msg=case.what)
 
 
+def test_packed_image_without_a_path_may_have_any_name(tmp_path):
+    image = bpy.data.images.load(str(picture_cases.write_pillow(tmp_path / "a.png", picture_cases.picture())))
+    image.pack()
+    image.filepath_raw, image.name = "", ".."
+    np.testing.assert_allclose(sources.from_image(image).panorama.pixels, picture_cases.picture(), atol=1e-6)
+    bpy.data.images.remove(image)
+
+
 def test_image_whose_alpha_is_ignored_is_read_as_blender_shows_it(tmp_path):
     cases = {case.what: case for case in picture_cases.cases()}
     image = bpy.data.images.load(str(cases["PNG with a half-transparent half"].write(tmp_path)))
