@@ -60,6 +60,7 @@ class Page(html.parser.HTMLParser):
         self.texts.append(data)
 
 
+@pytest.mark.slow
 def test_rest_is_done_when_some_fail_and_a_second_run_skips_what_is_finished(folder, tmp_path, monkeypatch, capsys):
     out, models = tmp_path / "out", []
     job = registry.run

@@ -381,6 +381,7 @@ def test_folders_that_are_refused(tmp_path, capsys) -> None:
     assert not out.parent.exists()
 
 
+@pytest.mark.slow
 def test_things_are_nodes_on_their_base(tmp_path: Path) -> None:
     """The furniture is two tables."""
     write_maps(tmp_path / "maps")

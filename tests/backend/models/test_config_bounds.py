@@ -25,7 +25,9 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize("cls", [FluxTransformer2DModel, AutoencoderKL, UNet2DConditionModel])
+@pytest.mark.parametrize(
+    "cls", [FluxTransformer2DModel, AutoencoderKL, pytest.param(UNet2DConditionModel, marks=pytest.mark.slow)]
+)
 def test_real_configurations_are_within(cls):
     config_bounds.check(dict(cls().config) if cls is not FluxTransformer2DModel else {"num_layers": 19}, "a", "b")
 

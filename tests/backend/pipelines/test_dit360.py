@@ -348,6 +348,7 @@ def measure_seams(plain, **options) -> list[seam_metrics.Seam]:
     return [seam_metrics.seam(one.permute(1, 2, 0).numpy()) for one in tokens]
 
 
+@pytest.mark.slow
 def test_padding_removes_the_seam_of_generated_latents(plain):
     """Only copies with continued positions, renewed at every step, remove the seam."""
     on = measure_seams(plain, padding=4, continue_positions=True)

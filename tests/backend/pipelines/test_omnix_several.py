@@ -86,6 +86,7 @@ def test_streamed_weights_give_the_reference_trace(task, resident):
     torch.testing.assert_close(torch.cat(trace), golden(task)["trace"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_one_pass_fetches_a_fifth_of_task_by_task(tmp_path):
     """Bytes per step, with the blocks' adapters, of five tasks; and the results are bit-equal to resident weights."""
     tasks = ["rgb_to_depth", "rgb_to_normal", "rgb_to_albedo", "rgb_to_pbr", "rgb_to_semantic"]

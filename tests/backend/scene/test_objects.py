@@ -62,6 +62,7 @@ def volume(positions: np.ndarray, faces: np.ndarray) -> float:
     return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
 
 
+@pytest.mark.slow
 def test_things_are_closed_and_their_size_is_plausible(built: Built) -> None:
     assert {solid.name for solid in built.things} == VOLUMES.keys()
     assert len(built.surface.triangles) == sum(built.surface.counts) + sum(solid.back for solid in built.things)

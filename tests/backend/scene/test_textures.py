@@ -65,6 +65,7 @@ def test_hidden_pixels_have_the_colour_of_what_they_continue() -> None:
     np.testing.assert_allclose(filled, np.broadcast_to((0.2, 0.5, 0.7), filled.shape), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_blurred_map_becomes_as_sharp_as_the_panorama() -> None:
     """Patches of a few colours, of which a model gives a map that is more blurred than its size."""
     rng = np.random.default_rng(0)

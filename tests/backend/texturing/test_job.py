@@ -188,6 +188,7 @@ def test_control_images_replace_the_mesh(engine, models, reporter):
         views_job.run(asked, models, reporter)
 
 
+@pytest.mark.slow
 def test_job_is_cancelled_within_a_step(engine, models, stopping_reporter):
     mesh = unwrapped(SMALL)
     stop = stopping_reporter(lambda stage, step: stage == "Views" and step == 1)
