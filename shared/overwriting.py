@@ -47,7 +47,8 @@ def sha256(path: Path) -> str:
 def _same(path: Path, source: Path) -> bool:
     try:
         return os.path.samestat(path.lstat(), source.lstat()) or path.samefile(source)
-    except OSError:  # one of them is missing, or a link to nothing: they are not the same file
+    # One of them is missing, a link to nothing, or has a name that no file can have: they are not the same file.
+    except (OSError, ValueError):
         return False
 
 

@@ -20,6 +20,7 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from ...shared import VERSION
+from ...shared.file_errors import is_file
 from ...shared.protocol.errors import InputError
 from ..scene.gltf import GENERATOR, EncodedImage
 
@@ -81,7 +82,7 @@ def files(path: Path) -> list[Path]:
             found += [path.parent / unquote(name) for name in named if name and not name.startswith("data:")]
     elif path.suffix.lower() == ".obj" and path.is_file():
         found += (materials := _named(path, "mtllib"))
-        found += [image for file in materials if file.is_file() for image in _named(file, r"(?:map_|bump|disp|refl)")]
+        found += [image for file in materials if is_file(file) for image in _named(file, r"(?:map_|bump|disp|refl)")]
     return found
 
 

@@ -29,6 +29,12 @@ def test_free_names_and_own_files_are_allowed(tmp_path: Path) -> None:
     assert refused(tmp_path / "folder", overwrite=True)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "n" * 300])
+def test_sources_with_impossible_names_are_no_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / "own").touch()
+    assert not refused(tmp_path / "own", tmp_path / name)
+
+
 @posix_only
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_source_is_known_by_every_name(tmp_path: Path, overwrite: bool) -> None:

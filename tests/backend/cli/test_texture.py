@@ -12,6 +12,7 @@ from panoform.backend.cli.main import main
 from panoform.backend.io import mesh_files
 from panoform.backend.io.encoding import encode_image
 from panoform.backend.texturing import cameras
+from panoform.shared import overwriting
 from panoform.shared.jobs.texture import VIEWS
 
 MESH = unwrapped(trimesh.creation.icosphere(1))
@@ -146,3 +147,14 @@ def test_bad_files_are_refused(ball, reference, engine, tmp_path, capsys):
     (tmp_path / "mine" / "texture.png").write_bytes(b"mine")
     assert main(["texture", str(ball), *common[:2], "--out", str(tmp_path / "mine")]) == 1
     assert "not a result of Panoform: texture.png" in capsys.readouterr().err
+
+
+def test_names_that_no_file_can_have_are_listed(tmp_path):
+    """In meshes from elsewhere; the check of what is overwritten passes them."""
+    (tmp_path / "out.glb").touch()
+    (tmp_path / "a.obj").write_text(f"mtllib {'n' * 300}\n")
+    (tmp_path / "a.gltf").write_text('{"buffers": [{"uri": "a%00b"}]}')
+    for name in ("a.obj", "a.gltf"):
+        files = mesh_files.files(tmp_path / name)
+        assert len(files) > 1
+        overwriting.check([tmp_path / "out.glb"], lambda _: True, files)
