@@ -1,5 +1,6 @@
 """Blender for tests: the bpy module in this process, and the application if installed."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,6 +73,14 @@ def scene(_factory_settings):
     return bpy.context.scene
 
 
+def _is_blender(process: psutil.Process) -> bool:
+    """Return whether it is a Blender that runs."""
+    try:
+        return process.name() == "blender" and process.status() != "zombie"
+    except psutil.NoSuchProcess:  # it ended meanwhile
+        return False
+
+
 class RealBlender:
     """The Blender application of one version under an empty user folder."""
 
@@ -121,7 +131,7 @@ class RealBlender:
         children = psutil.Process(window.pid).children
         came_up, failed_since = False, None
         while window.poll() is None and not seen.exists():
-            up = any(child.name() == "blender" and child.status() != "zombie" for child in children(recursive=True))
+            up = any(map(_is_blender, children(recursive=True)))
             came_up = came_up or up
             if failed_since is None and ((came_up and not up) or b"Traceback (most recent call" in log.read_bytes()):
                 failed_since = time.monotonic()
@@ -131,26 +141,39 @@ class RealBlender:
         time.sleep(3)  # Blender quits
         # The tool that gives the window only waits for a time, then ends what it started.
         for child in children(recursive=True):
-            if child.name() == "sleep":
-                child.terminate()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.name() == "sleep":
+                    child.terminate()
         window.wait(60)
         assert seen.exists(), log.read_text("utf-8", "replace")
         return json.loads(seen.read_text())
 
 
+def _modules(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install numpy and msgspec for that Blender's Python, once per test run, and return their folder."""
+    base = tmp_path_factory.getbasetemp()
+    # Each worker of pytest-xdist has its own folder in that of the run.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"modules of {version}"
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not folder.exists():
+            draft = folder.with_name(f"{folder.name}.draft")
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--python-version"]
+            packages = ["--target", str(draft), "numpy", "msgspec"]
+            subprocess.run([*install, REAL_PYTHON[version], *packages], check=True, capture_output=True)
+            draft.rename(folder)
+    return folder
+
+
 @pytest.fixture(params=sorted(REAL_PYTHON))
-def real_blender(request, tmp_path) -> RealBlender:
+def real_blender(request, tmp_path, tmp_path_factory) -> RealBlender:
     """Its Debian builds come without numpy, which every other Blender has; msgspec is for scripts that run without the
     extension, which brings it."""
     version = request.param
     if not (REAL_BLENDER.exists() and _installed(version)):
         pytest.skip(f"no real Blender {version} here")
     user = tmp_path / "user"
-    modules = user / "scripts" / "addons" / "modules"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--python-version"]
-    subprocess.run(
-        [*install, REAL_PYTHON[version], "--target", str(modules), "numpy", "msgspec"], check=True, capture_output=True
-    )
+    (user / "scripts" / "addons").mkdir(parents=True)
+    (user / "scripts" / "addons" / "modules").symlink_to(_modules(version, tmp_path_factory))
     return RealBlender(version, user)
 
 
