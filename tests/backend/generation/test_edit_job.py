@@ -55,8 +55,8 @@ def test_recipe_reproduces_an_edit(models, flux, prompt_settings, reporter):
     assert (recipe.source_sha256, recipe.mask_sha256) == (sha256(panorama), sha256(mask))
     again = edit(
         models,
-        recipe.engine,
-        recipe.settings,
+        msgspec.structs.replace(recipe.engine, model=flux.model, adapters=flux.adapters),
+        changed(recipe.settings, lora=prompt_settings.lora),
         reporter,
         panorama,
         mask,

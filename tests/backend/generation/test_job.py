@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -57,7 +58,10 @@ def test_recipe_reproduces_the_panorama(models, flux, tiny_lora, reporter):
     assert (used.guidance_scale, used.num_inference_steps, used.height, used.seeds) == (2.8, 2, 256, (7,))
     assert recipe.notices == ("The height 261 was rounded to 256, a multiple of 16.",)
     assert recipe.versions["diffusers"]
-    again = generate(models, recipe.engine, used, reporter)[0]
+    # Weights are named without their folders.
+    assert (recipe.engine.model, recipe.engine.adapters) == (Path(flux.model).name, Path(flux.adapters).name)
+    engine = msgspec.structs.replace(recipe.engine, model=flux.model, adapters=flux.adapters)
+    again = generate(models, engine, changed(used, lora=requested.lora), reporter)[0]
     assert np.array_equal(again.panorama, one.panorama)
     assert not again.recipe.notices
 
@@ -92,7 +96,7 @@ def test_omnix_generates_a_picture_and_outpaints_it(models, flux, prompt_setting
     monkeypatch.setattr("panoform.backend.generation.sampler.PICTURE_SIDE", 256)
     made = generate(models, flux, changed(prompt_settings, method="omnix", lora=None), reporter)[0]
     assert made.panorama.shape == (256, 512, 3)
-    assert (made.recipe.kind, made.recipe.adapters) == ("words", flux.adapters)
+    assert (made.recipe.kind, made.recipe.adapters) == ("words", Path(flux.adapters).name)
     stages = [stage for stage, *_ in reporter.reported]
     assert stages.index("Picture") < stages.index("Panorama")
 

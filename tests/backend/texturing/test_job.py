@@ -1,6 +1,7 @@
 """The job `texture`: views drawn by tiny networks, known views baked and seen again, and what is refused."""
 
 import shutil
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -153,9 +154,10 @@ def test_views_are_drawn_and_baked(engine, models, reporter):
     assert {name for name, _ in reporter.previews} == {"views"}
     assert reporter.previews[0][1].shape[1] <= 256
     # The record and the views give the same again, with and without inference.
-    again = job.run(
-        request(mesh, info.engine, reference=picture(), settings={"prompt": "high quality"}), models, reporter
-    )
+    # Weights are named without their folders.
+    assert (info.engine.model, info.engine.adapters) == (Path(engine.model).name, Path(engine.adapters).name)
+    used = msgspec.structs.replace(info.engine, model=engine.model, adapters=engine.adapters)
+    again = job.run(request(mesh, used, reference=picture(), settings={"prompt": "high quality"}), models, reporter)
     assert np.array_equal(again.texture, reply.texture)
     baked = job.run(request(mesh, views=reply.views), models, reporter)
     assert np.array_equal(baked.texture, reply.texture)
