@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...shared import json_file
 from ...shared.protocol.errors import AdapterError
+from .flux import bfl_names
 
 CONFIG = "adapter_config.json"
 _PREFIX = re.compile(r"(?:base_model\.model\.|model\.|transformer\.|diffusion_model\.|lora_transformer_|lora_unet_)*")
@@ -42,35 +43,6 @@ _UNSUPPORTED = ("use_dora", "lora_bias", "fan_in_fan_out", "modules_to_save", "l
 #: Starts of the names of PEFT's initialisations that also change the model's own weights, which the file doesn't hold.
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
-_BLOCK = {
-    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "img_attn.proj": ("attn.to_out.0",),
-    "txt_attn.proj": ("attn.to_add_out",),
-    "img_mlp.0": ("ff.net.0.proj",),
-    "img_mlp.2": ("ff.net.2",),
-    "txt_mlp.0": ("ff_context.net.0.proj",),
-    "txt_mlp.2": ("ff_context.net.2",),
-    "img_mod.lin": ("norm1.linear",),
-    "txt_mod.lin": ("norm1_context.linear",),
-}
-_SINGLE_BLOCK = {
-    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-    "modulation.lin": ("norm.linear",),
-}
-_WHOLE = {
-    "img_in": "x_embedder",
-    "txt_in": "context_embedder",
-    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
-    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
-    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
-    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
-    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
-    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
-    "final_layer.linear": "proj_out",
-    "final_layer.adaLN_modulation.1": "norm_out.linear",
-}
 #: Modules whose rows diffusers has in two halves the other way round: shift and scale.
 _SWAPPED = "norm_out.linear"
 
@@ -232,11 +204,11 @@ def _aliases(sizes: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
     for module in sizes:
         add(module, (module,))
-    for alias, module in _WHOLE.items():
+    for alias, module in bfl_names.OUTER.items():
         add(alias, (module,))
     for ours, theirs, table in (
-        ("transformer_blocks", "double_blocks", _BLOCK),
-        ("single_transformer_blocks", "single_blocks", _SINGLE_BLOCK),
+        ("transformer_blocks", "double_blocks", bfl_names.DOUBLE),
+        ("single_transformer_blocks", "single_blocks", bfl_names.SINGLE),
     ):
         for index in {module.split(".")[1] for module in sizes if module.startswith(f"{ours}.")}:
             for alias, modules in table.items():

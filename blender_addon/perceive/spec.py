@@ -19,7 +19,7 @@ from ..capture.sources import Capture
 from ..jobs.specs import JobSpec, counted
 from ..scene.spec import MapsSpec, SceneSpec, dome_from_files
 
-#: Placeholder in a request until its source is available; an empty array can't be sent.
+#: The request's pixels until its source has been rendered; an empty array can't be sent.
 NO_PIXELS = np.empty((0, 0, 3), np.float32)
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from serving import ARITHMETIC, Backend, Peer, idle, wait_until
 
-from panoform.backend.models.flux import single_file
+from panoform.backend.models.flux import bfl_names, single_file
 from panoform.backend.server import server as server_module
 
 MULTIVIEW = Path(__file__).parents[1] / "golden" / "multiview"
@@ -72,8 +72,8 @@ def _bfl_names(state):
     """Convert diffusers' names to Black Forest Labs', fusing tensors: the inverse of `transformer_state`."""
     rest, bfl = dict(state), {}
     tables = (
-        ("transformer_blocks", "double_blocks", single_file._DOUBLE),
-        ("single_transformer_blocks", "single_blocks", single_file._SINGLE),
+        ("transformer_blocks", "double_blocks", bfl_names.DOUBLE),
+        ("single_transformer_blocks", "single_blocks", bfl_names.SINGLE),
     )
     for ours, theirs, table in tables:
         for index in range(2):
@@ -83,7 +83,7 @@ def _bfl_names(state):
                     if keys[0] in rest:
                         suffix = "scale" if name.endswith("_norm") else kind
                         bfl[f"{theirs}.{index}.{name}.{suffix}"] = torch.cat([rest.pop(key) for key in keys])
-    for theirs, ours in single_file._OUTER.items():
+    for theirs, ours in bfl_names.OUTER.items():
         for kind in ("weight", "bias"):
             tensor = rest.pop(f"{ours}.{kind}")
             bfl[f"{theirs}.{kind}"] = torch.cat(tensor.chunk(2)[::-1]) if ours == "norm_out.linear" else tensor

@@ -16,6 +16,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
 
 from ....shared.protocol.errors import WeightsError
+from . import bfl_names
 
 #: Prefixes of the transformer's and the VAE's keys in files that hold both.
 TRANSFORMER_PREFIX = "model.diffusion_model."
@@ -32,42 +33,10 @@ _VAE_GROUPS = 32
 _TRANSFORMER_HINT = "Use FLUX.1-dev as Black Forest Labs publish it (flux1-dev.safetensors), or a diffusers folder."
 _VAE_HINT = "Use FLUX.1-dev's ae.safetensors."
 
-_OUTER = {
-    "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
-    "time_in.out_layer": "time_text_embed.timestep_embedder.linear_2",
-    "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
-    "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
-    "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
-    "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
-    "txt_in": "context_embedder",
-    "img_in": "x_embedder",
-    "final_layer.linear": "proj_out",
-    "final_layer.adaLN_modulation.1": "norm_out.linear",
+_BLOCKS = {
+    "double_blocks": ("transformer_blocks", bfl_names.DOUBLE),
+    "single_blocks": ("single_transformer_blocks", bfl_names.SINGLE),
 }
-_DOUBLE = {
-    "img_mod.lin": ["norm1.linear"],
-    "txt_mod.lin": ["norm1_context.linear"],
-    "img_attn.qkv": ["attn.to_q", "attn.to_k", "attn.to_v"],
-    "txt_attn.qkv": ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"],
-    "img_attn.norm.query_norm": ["attn.norm_q"],
-    "img_attn.norm.key_norm": ["attn.norm_k"],
-    "txt_attn.norm.query_norm": ["attn.norm_added_q"],
-    "txt_attn.norm.key_norm": ["attn.norm_added_k"],
-    "img_attn.proj": ["attn.to_out.0"],
-    "txt_attn.proj": ["attn.to_add_out"],
-    "img_mlp.0": ["ff.net.0.proj"],
-    "img_mlp.2": ["ff.net.2"],
-    "txt_mlp.0": ["ff_context.net.0.proj"],
-    "txt_mlp.2": ["ff_context.net.2"],
-}
-_SINGLE = {
-    "modulation.lin": ["norm.linear"],
-    "linear1": ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"],
-    "linear2": ["proj_out"],
-    "norm.query_norm": ["attn.norm_q"],
-    "norm.key_norm": ["attn.norm_k"],
-}
-_BLOCKS = {"double_blocks": ("transformer_blocks", _DOUBLE), "single_blocks": ("single_transformer_blocks", _SINGLE)}
 _BLOCK_KEY = re.compile(r"(?P<blocks>double_blocks|single_blocks)\.(?P<index>\d+)\.(?P<module>.+)\.(?P<kind>\w+)")
 
 
@@ -82,7 +51,7 @@ def transformer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             kind = "weight" if found["kind"] == "scale" else found["kind"]
             names = [f"{blocks}.{found['index']}.{name}" for name in table.get(found["module"], [found["module"]])]
         else:
-            names = [_OUTER.get(module, module)]
+            names = [bfl_names.OUTER.get(module, module)]
         # A tensor of a wrong shape is not refused here: its parts fit no module, which the caller reports.
         tensor = torch.atleast_1d(tensor)
         parts = tensor.tensor_split([width * part for part in range(1, len(names))])
