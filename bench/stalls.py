@@ -27,7 +27,7 @@ from panoform.blender_addon import preferences
 from panoform.blender_addon.backend import session
 from panoform.blender_addon.capture.pixels import Pixels
 from panoform.blender_addon.capture.sources import Capture
-from panoform.blender_addon.jobs import manager
+from panoform.blender_addon.jobs.job import Job
 from panoform.blender_addon.jobs.manager import State, jobs
 from panoform.blender_addon.perceive.spec import NO_PIXELS, PerceiveSpec
 from panoform.blender_addon.scene import spec
@@ -85,7 +85,7 @@ def measure(height: int) -> dict[str, float]:
             time.sleep(0.5)
             stalls.call(phase, lambda: jobs.stop(wait=False))
         else:
-            manager.CANCEL_PATIENCE_S = 1.0
+            Job.PATIENCE_S = 1.0
             jobs.stop = functools.partial(jobs.stop, wait=False)  # as in a window
             stalls.call(phase, jobs.cancel)
             stalls.until(phase, lambda: jobs.job is None)

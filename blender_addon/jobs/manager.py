@@ -19,7 +19,6 @@ from enum import Enum
 from pathlib import Path
 
 import bpy
-import numpy as np
 
 from ...shared import VERSION
 from ...shared.protocol import errors
@@ -38,16 +37,12 @@ from ..backend.installer import Installed, Setup
 from ..backend.process import STOP_TIMEOUT_S, BackendProcess
 from ..backend.running import RunningBackend
 from ..backend.session import Session
+from .job import Job, clock
+from .queue import Queue
 from .specs import JobSpec, Result
 
 #: Most results kept in memory; the oldest built one is removed first.
 MAX_RESULTS = 8
-#: Most jobs that wait: each may hold a panorama in memory.
-MAX_WAITING = 32
-#: Seconds that a cancelled job may take to stop, until the backend is restarted.
-CANCEL_PATIENCE_S = 10.0
-#: A job without a step for this many times its longest one, and for at least this many seconds, may be stuck.
-_SLOW_FACTOR, _SLOW_S = 10, 60.0
 #: Seconds without an answer from the backend, until the panel says so.
 _SILENCE_S = 5.0
 #: Seconds that a backend, whose job did not stop, gets to exit by itself.
@@ -66,45 +61,6 @@ class State(Enum):
 
 
 @dataclasses.dataclass(eq=False)
-class Job:
-    """A running job; progress fields as in ProgressEvent."""
-
-    spec: JobSpec
-    #: None until it is sent.
-    id: str | None = None
-    stage: str = "Waiting for the backend"
-    step: int = 0
-    of: int = 0
-    fraction: float = 0.0
-    seconds_left: float | None = None
-    #: Latest preview of each map, (H, W, 3) uint8; the newest is the last entry.
-    previews: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    cancelling: bool = False
-    #: When it was cancelled, and when it last reported anything (`time.monotonic`).
-    cancelled_at: float = 0.0
-    reported_at: float = dataclasses.field(default_factory=time.monotonic)
-    #: The longest time between two reports, in seconds.
-    longest_s: float = 0.0
-    #: What is kept if the job fails: the result of the job that it follows. None if it follows none.
-    kept: Result | None = None
-
-    def report(self) -> None:
-        """Note that it has reported something."""
-        now = time.monotonic()
-        self.longest_s, self.reported_at = max(self.longest_s, now - self.reported_at), now
-
-    @property
-    def text(self) -> str:
-        """The progress, as in "Normal 12/28 · 0:41 left"."""
-        parts = [f"{self.stage} {self.step}/{self.of}" if self.of else self.stage]
-        if self.cancelling:
-            parts = ["Cancelling"]
-        elif self.seconds_left is not None:
-            parts.append(f"{_clock(self.seconds_left)} left")
-        return " · ".join(parts)
-
-
-@dataclasses.dataclass(eq=False)
 class Failure:
     """The last error, shown in the panel."""
 
@@ -120,9 +76,8 @@ class Jobs:
         self.session: Session | None = None
         self.setup: Setup | None = None
         self.job: Job | None = None
-        #: Jobs to run after it, the next one first, and whether they wait until the user lets them go on.
-        self.waiting: list[JobSpec] = []
-        self.held = False
+        #: Jobs to run after it.
+        self.queue = Queue()
         #: Newest first.
         self.results: list[Result] = []
         self.failure: Failure | None = None
@@ -152,8 +107,7 @@ class Jobs:
     @property
     def busy(self) -> bool:
         """Whether a job, the setup or the start of the backend is in progress."""
-        waiting = bool(self.waiting) and not self.held
-        return self.job is not None or waiting or self.state in {State.SETTING_UP, State.STARTING}
+        return self.job is not None or self.queue.is_due or self.state in {State.SETTING_UP, State.STARTING}
 
     def _find_installed(self) -> Installed:
         """Return the state of the environment, cached for a second because the panel reads it on each redraw."""
@@ -220,7 +174,7 @@ class Jobs:
 
         Jobs that wait are held.
         """
-        self.held = bool(self.waiting)
+        self.queue.held = len(self.queue) > 0
         session, self.session = self.session, None
         if session is not None:
             self._note_stopping(session)
@@ -232,10 +186,7 @@ class Jobs:
 
         Without waiting, they end by themselves: the setup's programs and the backend are tied to this process.
         """
-        for spec in self.waiting:
-            _close(spec)
-        self.waiting.clear()
-        self.held = False
+        self.queue.clear()
         if self.setup is not None:
             self.setup.cancel(wait=wait)
             self.setup = None
@@ -262,15 +213,12 @@ class Jobs:
 
         Jobs that were held go on. Raise BusyError where too many wait, and the errors of `start`.
         """
-        self.held = False
-        if self.job is None and not self.waiting:
+        self.queue.held = False
+        if self.job is None and not self.queue:
             self.begin(spec)
             return 0
-        if len(self.waiting) >= MAX_WAITING:
-            _close(spec)
-            raise BusyError(f"{MAX_WAITING} jobs are waiting already.", "Wait until some have ended, or remove some.")
-        self.waiting.append(spec)
-        return len(self.waiting) - (self.job is None)
+        self.queue.add(spec)
+        return len(self.queue) - (self.job is None)
 
     def begin(self, spec: JobSpec) -> None:
         """Start a job. Raise BusyError and the errors of `start`."""
@@ -280,7 +228,7 @@ class Jobs:
         try:
             self._begin(spec)
         except PanoformError:
-            _close(spec)
+            spec.close()
             raise
 
     def _begin(self, spec: JobSpec) -> None:
@@ -290,19 +238,14 @@ class Jobs:
 
     def _begin_next(self) -> None:
         """Start the next job if none runs. If the backend can't start, all that wait are held."""
-        if self.job is not None or self.setup is not None or self.held or not self.waiting:
+        if self.job is not None or self.setup is not None or not self.queue.is_due:
             return
         try:
-            self._begin(self.waiting[0])
-            del self.waiting[0]
+            self._begin(self.queue.next)
+            self.queue.take()
         except PanoformError as error:
-            self.held = True
+            self.queue.held = True
             self.fail(error)
-
-    def remove_waiting(self, spec: JobSpec) -> None:
-        """Remove a job that waits."""
-        self.waiting.remove(spec)
-        _close(spec)
 
     def cancel(self) -> None:
         """Cancel the setup or the job."""
@@ -320,7 +263,7 @@ class Jobs:
         job, self.job = self.job, None
         if job is None:
             return
-        _close(job.spec)
+        job.spec.close()
         if job.kept is not None:
             job.kept.pending = False
             self._add_result(job.kept)
@@ -367,7 +310,7 @@ class Jobs:
         except Exception as error:
             self.fail(error)
             self._drop()
-        self._poll_waiting_renders()
+        self.queue.poll_renders(self.fail)
         if self.session is not None:
             self._poll_session()
         self._begin_next()
@@ -379,7 +322,7 @@ class Jobs:
                 self._handle(message)
             if self.job is not None and self.job.id is None and self.session.status is not None:
                 self._send(self.job)
-            if self.job is not None and self.job.cancelling and _left(self.job) < 0:
+            if self.job is not None and self.job.cancelling and self.job.restart_in_s < 0:
                 self._restart()
         except Exception as error:
             self.fail(error, session.process.log_tail())
@@ -389,27 +332,20 @@ class Jobs:
         """Restart the backend, whose job does not stop; only connect again to one that isn't this Blender's."""
         done = "the backend was restarted" if self.session.process.is_own else "the connection was closed"
         self.stop(timeout_s=_RESTART_TIMEOUT_S)
-        message = f"The job was cancelled. It did not stop within {CANCEL_PATIENCE_S:.0f} s: {done}."
+        message = f"The job was cancelled. It did not stop within {Job.PATIENCE_S:.0f} s: {done}."
         self.fail(Cancelled(message))
         self.start()
-        self.held = False
+        self.queue.held = False
 
     @property
     def patience(self) -> str:
         """What the panel says of a backend or a job that takes long; "" for nothing."""
-        job, client = self.job, self.session.client if self.session is not None else None
-        if job is not None and job.cancelling:
-            return f"If the job does not stop, the backend is restarted in {max(_left(job), 0):.0f} s."
-        if client is not None and client.silence_s > _SILENCE_S:
+        cancelling = self.job is not None and self.job.cancelling
+        client = self.session.client if self.session is not None else None
+        if client is not None and client.silence_s > _SILENCE_S and not cancelling:
             left = max(client.patience_s - client.silence_s, 0)
-            return f"The backend has not answered for {_clock(client.silence_s)}. It is stopped in {_clock(left)}."
-        if job is None or job.id is None:
-            return ""
-        silent = time.monotonic() - job.reported_at
-        if silent < max(_SLOW_S, _SLOW_FACTOR * job.longest_s):
-            return ""
-        usual = f" (the longest took {_clock(job.longest_s)})" if job.longest_s >= 1 else ""
-        return f"No step for {_clock(silent)}{usual}. Wait, or cancel the job if it is stuck."
+            return f"The backend has not answered for {clock(client.silence_s)}. It is stopped in {clock(left)}."
+        return self.job.slow if self.job is not None else ""
 
     def _finish_setup(self, setup: Setup) -> None:
         self.setup = self._installed = None
@@ -420,24 +356,9 @@ class Jobs:
 
     def _poll_render(self, job: Job) -> None:
         job.stage = "Rendering"
-        source = job.spec.source.poll()
-        if source is None:
-            return
-        job.spec.set_source(source)
-        if job.spec.request is None:
+        if job.spec.poll_render() is not None and job.spec.request is None:
             self.job = None
             self._add_result(Result(job.spec))
-
-    def _poll_waiting_renders(self) -> None:
-        """Keep what was rendered for jobs that wait, and remove those whose render failed or was stopped."""
-        for spec in [spec for spec in self.waiting if spec.is_rendering]:
-            try:
-                source = spec.source.poll()
-                if source is not None:
-                    spec.set_source(source)
-            except Exception as error:
-                self.fail(error)
-                self.waiting.remove(spec)
 
     def _send(self, job: Job) -> None:
         if job.spec.is_rendering:
@@ -492,23 +413,6 @@ class Jobs:
         system = f"Panoform {VERSION}, Blender {bpy.app.version_string}, {platform.platform()}"
         lines = (system, f"{error.code}: {error.message}", error.hint, log)
         self.failure = Failure(error, "\n".join(line for line in lines if line))
-
-
-def _close(spec: JobSpec) -> None:
-    """Stop the render of the job's source, if it is running."""
-    if spec.is_rendering:
-        spec.source.close()
-
-
-def _left(job: Job) -> float:
-    """Return the seconds until the backend of a cancelled job is restarted."""
-    return CANCEL_PATIENCE_S - (time.monotonic() - job.cancelled_at)
-
-
-def _clock(seconds: float) -> str:
-    """Return "0:05"."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}"
 
 
 def find_scene(uid: int) -> bpy.types.Scene | None:

@@ -67,7 +67,7 @@ class _WaitingJob:
     number: IntProperty()
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        spec = next((spec for spec in jobs.waiting if spec.number == self.number), None)
+        spec = next((spec for spec in jobs.queue if spec.number == self.number), None)
         if spec is None:
             return CANCELLED
         self.change(spec)
@@ -81,7 +81,7 @@ class PANOFORM_OT_remove_waiting_job(_WaitingJob, bpy.types.Operator):
     bl_label = "Remove Job"
 
     def change(self, spec: JobSpec) -> None:
-        jobs.remove_waiting(spec)
+        jobs.queue.remove(spec)
 
 
 class PANOFORM_OT_move_waiting_job(_WaitingJob, bpy.types.Operator):
@@ -91,8 +91,7 @@ class PANOFORM_OT_move_waiting_job(_WaitingJob, bpy.types.Operator):
     bl_label = "Move Job Up"
 
     def change(self, spec: JobSpec) -> None:
-        place = jobs.waiting.index(spec)
-        jobs.waiting.insert(max(place - 1, 0), jobs.waiting.pop(place))
+        jobs.queue.move_up(spec)
 
 
 class PANOFORM_OT_clear_queue(bpy.types.Operator):
@@ -102,8 +101,7 @@ class PANOFORM_OT_clear_queue(bpy.types.Operator):
     bl_label = "Clear Queue"
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        for spec in list(jobs.waiting):
-            jobs.remove_waiting(spec)
+        jobs.queue.clear()
         return FINISHED
 
 
@@ -113,10 +111,10 @@ class PANOFORM_OT_resume_queue(bpy.types.Operator):
     bl_idname = "panoform.resume_queue"
     bl_label = "Resume"
 
-    poll = poll_unless(lambda: "" if jobs.waiting else "No job waits")
+    poll = poll_unless(lambda: "" if jobs.queue else "No job waits")
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        jobs.held = False
+        jobs.queue.held = False
         timer.start()
         return FINISHED
 

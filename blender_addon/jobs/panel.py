@@ -16,14 +16,14 @@ class PANOFORM_PT_queue(Section, bpy.types.Panel):
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
-        return bool(jobs.waiting)
+        return len(jobs.queue) > 0
 
     def draw(self, context: bpy.types.Context) -> None:
         column = self.layout.column()
-        if jobs.held:
+        if jobs.queue.held:
             draw_text(column, "The backend was stopped: these jobs wait.", characters(context), icon="PAUSE")
             column.operator("panoform.resume_queue", icon="PLAY")
-        for place, spec in enumerate(jobs.waiting):
+        for place, spec in enumerate(jobs.queue):
             row = column.row(align=True)
             rendering = " · rendering" if spec.is_rendering else ""
             row.label(text=f"{place + 1}. {spec.label}: {spec.name}{rendering}")
@@ -31,7 +31,7 @@ class PANOFORM_PT_queue(Section, bpy.types.Panel):
             up.enabled = place > 0
             up.operator("panoform.move_waiting_job", text="", icon="TRIA_UP").number = spec.number
             row.operator("panoform.remove_waiting_job", text="", icon="X").number = spec.number
-        if len(jobs.waiting) > 1:
+        if len(jobs.queue) > 1:
             column.operator("panoform.clear_queue", icon="TRASH")
 
 

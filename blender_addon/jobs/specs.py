@@ -55,6 +55,18 @@ class JobSpec(abc.ABC):
         """Whether the source is still being rendered."""
         return isinstance(self.source, Render)
 
+    def poll_render(self) -> Capture | Picture | None:
+        """Continue the render and set what it made as the source; None while it renders. Raise its errors."""
+        source = self.source.poll()
+        if source is not None:
+            self.set_source(source)
+        return source
+
+    def close(self) -> None:
+        """Stop the render of the source, if it is running."""
+        if self.is_rendering:
+            self.source.close()
+
     def set_source(self, source: Capture | Picture) -> None:
         """Set the source and put its pixels into the request."""
         self.source = source

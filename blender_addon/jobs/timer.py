@@ -16,7 +16,8 @@ import bpy
 from ...shared.protocol.errors import PanoformError
 from ..generate import world_preview
 from ..ui import previews
-from .manager import Job, find_scene, jobs
+from .job import Job
+from .manager import find_scene, jobs
 
 #: Seconds between two ticks: while something is in progress, and while the backend is idle.
 BUSY_S, IDLE_S = 0.1, 1.0
@@ -160,7 +161,7 @@ def _state() -> tuple:
         setup and (setup.status, setup.bar_text),
         job and (job.text, job.fraction, tuple(map(id, job.previews.values()))),
         jobs.patience,
-        (jobs.held, [(spec.number, spec.is_rendering) for spec in jobs.waiting]),
+        (jobs.queue.held, [(spec.number, spec.is_rendering) for spec in jobs.queue]),
         tuple((result.waits_for, result.built) for result in jobs.results),
     )
 

@@ -8,7 +8,8 @@ from collections.abc import Hashable
 import bpy
 
 from ...shared.maps import MAPS
-from ..jobs.manager import Job, jobs
+from ..jobs.job import Job
+from ..jobs.manager import jobs
 from . import previews
 
 #: Width of a character in the sidebar in pixels at UI scale 1, for wrapping text: Blender's labels don't wrap.

@@ -204,8 +204,7 @@ def addon(registered, scene, tmp_path_factory, monkeypatch):
     entry.preferences.folder = str(tmp_path_factory.getbasetemp() / "données of Panoform")
     monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", sys.executable)
     jobs.job = jobs.failure = None
-    jobs.held = False
-    jobs.waiting.clear()
+    jobs.queue.clear()
     jobs.results.clear()
     yield jobs
     addons = bpy.context.preferences.addons

@@ -26,7 +26,8 @@ from panoform.blender_addon.capture.pixels import Pixels
 from panoform.blender_addon.capture.sources import Capture
 from panoform.blender_addon.generate import world_preview
 from panoform.blender_addon.jobs import manager, timer
-from panoform.blender_addon.jobs.manager import MAX_RESULTS, Job, Jobs, State
+from panoform.blender_addon.jobs.job import Job
+from panoform.blender_addon.jobs.manager import MAX_RESULTS, Jobs, State
 from panoform.blender_addon.jobs.specs import Result
 from panoform.blender_addon.scene import maps_folder
 from panoform.blender_addon.scene.spec import SceneSpec
@@ -373,18 +374,18 @@ def test_backend_exits_with_blender(end: str, tmp_path: Path) -> None:
 
 
 def begin(jobs: Jobs, scene, source: str, **settings) -> psutil.Process:
-    """Start a job, and return the backend's process when the job has reported a step."""
+    """Start a job, and return the backend's process when the job has reported a step or has ended."""
     made = spec(scene, **settings)
     made.request.source = source
     jobs.begin(made)
-    poll_until(jobs, lambda: jobs.job.stage in ("Stuck", "Locked", "Adding"))
+    poll_until(jobs, lambda: jobs.job is None or jobs.job.stage in ("Stuck", "Locked", "Adding"))
     return psutil.Process(jobs.session.process._process.pid)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["stuck", "locked"])
 def test_backend_of_a_cancelled_job_that_does_not_stop_is_restarted(arithmetic, scene, monkeypatch, source) -> None:
-    monkeypatch.setattr(manager, "CANCEL_PATIENCE_S", 1.0)
+    monkeypatch.setattr(Job, "PATIENCE_S", 1.0)
     process = begin(arithmetic, scene, source)
     arithmetic.cancel()
     arithmetic.cancel()  # an impatient user
@@ -414,7 +415,7 @@ def test_killed_backend_is_told_at_once_and_the_next_job_works(arithmetic, scene
 
 def test_panel_tells_of_silence(arithmetic, scene, monkeypatch) -> None:
     """The process and the job have patiences of their own, and neither is killed for a slow step."""
-    monkeypatch.setattr(manager, "_SLOW_S", 0.5)
+    monkeypatch.setattr("panoform.blender_addon.jobs.job._SLOW_S", 0.5)
     process = begin(arithmetic, scene, "stuck")
     job = arithmetic.job
     job.longest_s = 0.0

@@ -8,7 +8,7 @@ import pytest
 from noise_jobs import poll_until, spec
 
 from panoform.blender_addon.capture.render import Render
-from panoform.blender_addon.jobs import manager
+from panoform.blender_addon.jobs import queue
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.blender_addon.perceive.spec import PerceiveSpec
 from panoform.shared.protocol.errors import BackendMissingError, BusyError, Cancelled, DeviceMemoryError
@@ -23,11 +23,11 @@ def named(scene, name: str, source: str = "", **settings) -> PerceiveSpec:
 
 def names(jobs: Jobs) -> tuple[list[str], list[str]]:
     """Return the names of the jobs that wait, and of the results, oldest first."""
-    return [spec.name for spec in jobs.waiting], [result.spec.name for result in reversed(jobs.results)]
+    return [spec.name for spec in jobs.queue], [result.spec.name for result in reversed(jobs.results)]
 
 
 def idle(jobs: Jobs) -> bool:
-    return jobs.job is None and not jobs.waiting
+    return jobs.job is None and not jobs.queue
 
 
 def test_jobs_run_one_after_the_other(arithmetic: Jobs, scene) -> None:
@@ -97,7 +97,7 @@ def test_queue_is_held_where_the_backend_cannot_start(arithmetic: Jobs, scene, m
     monkeypatch.setattr(Jobs, "start", start)
     bpy.ops.panoform.resume_queue()
     arithmetic.poll()
-    assert arithmetic.held
+    assert arithmetic.queue.held
     assert names(arithmetic) == (["b"], []), "no job is lost"
     assert arithmetic.failure.error.message == "It can't start."
 
@@ -123,17 +123,17 @@ def test_clearing_stops_renders_and_keeps_the_running_job(arithmetic: Jobs, scen
     arithmetic.poll()
     assert bpy.ops.panoform.clear_queue() == {"FINISHED"}
     assert rendering.closed
-    assert not arithmetic.waiting
+    assert not arithmetic.queue
     assert arithmetic.job.spec.name == "a"
     arithmetic.cancel()
     poll_until(arithmetic, lambda: idle(arithmetic))
 
 
 def test_number_of_waiting_jobs_is_bounded(arithmetic: Jobs, scene, monkeypatch) -> None:
-    monkeypatch.setattr(manager, "MAX_WAITING", 1)
+    monkeypatch.setattr(queue, "MAX_WAITING", 1)
     arithmetic.submit(named(scene, "a", num_inference_steps=500))
     arithmetic.submit(named(scene, "b"))
     with pytest.raises(BusyError, match="1 jobs are waiting"):
         arithmetic.submit(named(scene, "c"))
     arithmetic.close()
-    assert not arithmetic.waiting
+    assert not arithmetic.queue

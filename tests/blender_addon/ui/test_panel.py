@@ -21,7 +21,8 @@ from panoform.blender_addon.capture.sources import Capture
 from panoform.blender_addon.capture.spec import RenderSpec
 from panoform.blender_addon.generate import panoramas, world_preview
 from panoform.blender_addon.generate.spec import GenerateSpec
-from panoform.blender_addon.jobs.manager import Job, Jobs, State
+from panoform.blender_addon.jobs.job import Job
+from panoform.blender_addon.jobs.manager import Jobs, State
 from panoform.blender_addon.jobs.specs import Result
 from panoform.blender_addon.scene.spec import SceneSpec
 from panoform.blender_addon.texture import mesh
@@ -149,14 +150,15 @@ def test_waiting_jobs_are_listed(addon: Jobs, drawn, scene) -> None:
     addon.job = Job(spec(scene))
     assert "Add to Queue" in drawn()
     assert "Queue" not in drawn()
-    addon.waiting += [spec(scene), spec(scene)]
+    for _ in range(2):
+        addon.queue.add(spec(scene))
     disabled: list[str] = []
     texts = drawn(disabled)
     assert "1. Render Panorama: grey" in texts
     assert "2. Render Panorama: grey" in texts
     assert "Clear Queue" in texts
     assert "Resume" not in texts
-    addon.job, addon.held = None, True
+    addon.job, addon.queue.held = None, True
     texts = drawn()
     assert "The backend was stopped: these jobs wait." in " ".join(texts)
     assert "Resume" in texts

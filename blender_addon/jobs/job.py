@@ -1,0 +1,78 @@
+"""The running job: its progress, and what is said where it takes long."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import ClassVar
+
+import numpy as np
+
+from .specs import JobSpec, Result
+
+#: A job without a step for this many times its longest one, and for at least this many seconds, may be stuck.
+_SLOW_FACTOR, _SLOW_S = 10, 60.0
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """A running job; progress fields as in ProgressEvent."""
+
+    #: Seconds that a cancelled job may take to stop, until the backend is restarted.
+    PATIENCE_S: ClassVar[float] = 10.0
+
+    spec: JobSpec
+    #: None until it is sent.
+    id: str | None = None
+    stage: str = "Waiting for the backend"
+    step: int = 0
+    of: int = 0
+    fraction: float = 0.0
+    seconds_left: float | None = None
+    #: Latest preview of each map, (H, W, 3) uint8; the newest is the last entry.
+    previews: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    cancelling: bool = False
+    #: When it was cancelled, and when it last reported anything (`time.monotonic`).
+    cancelled_at: float = 0.0
+    reported_at: float = dataclasses.field(default_factory=time.monotonic)
+    #: The longest time between two reports, in seconds.
+    longest_s: float = 0.0
+    #: What is kept if the job fails: the result of the job that it follows. None if it follows none.
+    kept: Result | None = None
+
+    def report(self) -> None:
+        """Note that it has reported something."""
+        now = time.monotonic()
+        self.longest_s, self.reported_at = max(self.longest_s, now - self.reported_at), now
+
+    @property
+    def text(self) -> str:
+        """The progress, as in "Normal 12/28 · 0:41 left"."""
+        parts = [f"{self.stage} {self.step}/{self.of}" if self.of else self.stage]
+        if self.cancelling:
+            parts = ["Cancelling"]
+        elif self.seconds_left is not None:
+            parts.append(f"{clock(self.seconds_left)} left")
+        return " · ".join(parts)
+
+    @property
+    def restart_in_s(self) -> float:
+        """Seconds until the backend of the cancelled job is restarted."""
+        return self.PATIENCE_S - (time.monotonic() - self.cancelled_at)
+
+    @property
+    def slow(self) -> str:
+        """What the panel says of a job that takes long; "" for nothing."""
+        if self.cancelling:
+            return f"If the job does not stop, the backend is restarted in {max(self.restart_in_s, 0):.0f} s."
+        silent = time.monotonic() - self.reported_at
+        if self.id is None or silent < max(_SLOW_S, _SLOW_FACTOR * self.longest_s):
+            return ""
+        usual = f" (the longest took {clock(self.longest_s)})" if self.longest_s >= 1 else ""
+        return f"No step for {clock(silent)}{usual}. Wait, or cancel the job if it is stuck."
+
+
+def clock(seconds: float) -> str:
+    """Return "0:05"."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
