@@ -148,6 +148,15 @@ class Preferences(bpy.types.AddonPreferences):
             offload=self.offload,
         )
 
+    def model_settings(self, engine: str) -> EngineSettings:
+        """Return where the weights of `engine`, "flux" or "multiview", are, and the device."""
+        own = {
+            "flux": (self.flux_model, self.flux_adapters),
+            "multiview": (self.multiview_model, self.multiview_adapters),
+        }
+        model, adapters = own[engine]
+        return EngineSettings(engine=engine, model=model or None, adapters=adapters or None, device=self.device)
+
     def texture_engine_settings(self) -> EngineSettings:
         """Return the settings of the engine that textures meshes: the one without a model until one is set here."""
         if not self.multiview_model:

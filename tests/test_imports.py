@@ -124,6 +124,7 @@ BELOW_JOBS = {
     "evaluation",
     "generation",
     "geometry",
+    "inventory",
     "lighting",
     "models",
     "perception",

@@ -10,9 +10,9 @@ from importlib import metadata
 
 from ...shared.file_errors import name_error
 from ...shared.protocol.errors import Cancelled, PanoformError
-from . import batch, doctor, edit, evaluate, generate, light, mesh, perceive, serve, texture
+from . import batch, doctor, edit, evaluate, generate, light, mesh, models, perceive, serve, texture
 
-COMMANDS = (perceive, batch, mesh, light, generate, edit, texture, evaluate, doctor, serve)
+COMMANDS = (perceive, batch, mesh, light, generate, edit, texture, evaluate, doctor, models, serve)
 INTERRUPTED = 130
 
 

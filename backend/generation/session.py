@@ -18,7 +18,7 @@ from ...shared.engines import Capability, EngineSettings
 from ...shared.jobs.generate import MIN_HEIGHT, MULTIPLE, GenerateSettings, Recipe, rounded
 from ...shared.protocol.errors import AdapterError, WeightsError
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress
-from ..models import device, hub, lora, parts, records
+from ..models import device, folders, hub, lora, records
 from ..models.cache import ModelCache
 from ..models.flux import checkpoints, loader, text_encoding
 from ..models.flux.loader import FluxModel
@@ -65,7 +65,7 @@ class Session:
         self.notices: list[str] = []
         self.settings = self._resolved(settings, engine)
         # Found or downloaded before the model is loaded.
-        self._lora = None if method == "omnix" else _find_lora(self.settings.lora, reporter)
+        self._lora = None if method == "omnix" else find_lora(self.settings.lora, reporter)
         if self._lora and self.settings.lora:
             self.settings = msgspec.structs.replace(self.settings, lora=hub.pinned(self.settings.lora, self._lora))
         self._tasks = ["image_to_pano"] if method == "omnix" else []
@@ -194,12 +194,15 @@ def check_capability(engine: EngineSettings, capability: Capability) -> None:
         raise WeightsError(NEEDS_FLUX, GET_FLUX)
 
 
-def _find_lora(name: str | None, reporter: ProgressReporter) -> Path | None:
-    """Find the LoRA's file or folder, downloading it from the hub if needed. Raise AdapterError if there is none."""
+def find_lora(name: str | None, reporter: ProgressReporter | None) -> Path | None:
+    """Find the LoRA's file or folder; download it from the hub if needed (without a `reporter`: don't download).
+
+    Raise AdapterError if there is none.
+    """
     if not name:
         return None
     own = hub.is_id(name) and hub.split_id(name)[0] == dit360.ADAPTER
-    local = parts.models_folder() / "DiT360"
+    local = folders.models_folder() / "DiT360"
     path = local if name == dit360.ADAPTER and local.exists() else Path(name).expanduser()
     if path.exists():
         return path

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ...shared.jobs.edit import EditRequest
 from ...shared.jobs.generate import GenerateRequest
+from ...shared.jobs.models import DownloadRequest, ModelsRequest
 from ...shared.jobs.perceive import PerceiveRequest
 from ...shared.jobs.scene import SceneRequest
 from ...shared.jobs.texture import TextureRequest, ViewsRequest
@@ -28,6 +29,8 @@ _MODULES: dict[type[JobRequest], str] = {
     GenerateRequest: f"{_BACKEND}.generation.job",
     EditRequest: f"{_BACKEND}.generation.edit_job",
     SceneRequest: f"{_BACKEND}.scene.job",
+    ModelsRequest: f"{_BACKEND}.inventory.job",
+    DownloadRequest: f"{_BACKEND}.inventory.download",
     TextureRequest: f"{_BACKEND}.texturing.job",
     ViewsRequest: f"{_BACKEND}.texturing.views_job",
 }

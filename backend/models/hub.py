@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from tqdm.auto import tqdm
 
 from ...shared.atomic_write import DISK_FULL, MAKE_ROOM
-from ...shared.protocol.errors import Cancelled, ModelError, WeightsError
+from ...shared.protocol.errors import Cancelled, ModelError, PanoformError, WeightsError
 from ..jobs.progress import ProgressReporter
 
 _ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -129,16 +129,18 @@ def fetch(
                 reporter.check_cancelled()
                 if time.monotonic() - began > CONTACT_S:
                     stop = True
-                    with _translate_errors(name, failure, by_hand, online=True):
+                    with translate_errors(name, failure, by_hand, online=True):
                         return Path(download(local_files_only=True))
                 continue
-            done, of = (sum(getattr(bar, name) for bar in bars if bar.unit == "B") / 1e6 for name in ("n", "total"))
+            # Newer versions count what arrives and what is written in a bar each.
+            sizes = [(bar.n / 1e6, (bar.total or 0) / 1e6) for bar in bars if bar.unit == "B"]
+            done, of = max(sizes, key=lambda pair: pair[1], default=(0, 0))
             left = (time.monotonic() - began) / done * (of - done) if done else None
             reporter.progress(f"Downloading {repo} (MB)", round(done), round(of), 0.0, left)
     except (Cancelled, KeyboardInterrupt):
         stop = True
         raise
-    with _translate_errors(name, failure, by_hand, online=reporter is not None):
+    with translate_errors(name, failure, by_hand, online=reporter is not None):
         return Path(future.result())
 
 
@@ -153,7 +155,7 @@ def fetch_first(
     repo, revision = split_id(name)
     unreachable: LocalEntryNotFoundError | None = None
     by_hand = f"Or download {files[0]} in another way, and name its folder."
-    with _translate_errors(name, failure, by_hand, online=not local_files_only):
+    with translate_errors(name, failure, by_hand, online=not local_files_only):
         for file in files:
             try:
                 return Path(
@@ -169,15 +171,18 @@ def fetch_first(
 
 
 @contextmanager
-def _translate_errors(name: str, failure: type[ModelError], by_hand: str, *, online: bool) -> Iterator[None]:
+def translate_errors(name: str, failure: type[ModelError], by_hand: str, *, online: bool) -> Iterator[None]:
     """Raise the errors of the hub's library as `failure`, with a hint what to do."""
     repo, revision = split_id(name)
     try:
         yield
+    except PanoformError:
+        raise
     except GatedRepoError as error:
         raise failure(
             f"{repo} is gated: the hub gives it only to those who accepted its licence.",
-            f"Accept it at https://huggingface.co/{repo}, then set HF_TOKEN or run `hf auth login`. {by_hand}",
+            f"Accept it at https://huggingface.co/{repo}, then save an access token in Panoform's preferences, or set "
+            f"HF_TOKEN, or run `hf auth login`. {by_hand}",
         ) from error
     except RevisionNotFoundError as error:
         raise failure(f"{repo} has no revision {revision}.", "Check the name after the @, or leave it out.") from error
@@ -193,7 +198,7 @@ def _translate_errors(name: str, failure: type[ModelError], by_hand: str, *, onl
             f"{name} is not on this computer, and the hub can't be reached."
             if online
             else f"{name} is not on this computer.",
-            f"{'Connect to the internet once.' if online else 'The first job downloads it.'} {by_hand}",
+            f"{_connect() if online else 'The first job downloads it.'} {by_hand}",
         ) from error
     # Which exceptions a broken connection or a full disk raise depends on the version of the hub's library.
     except Exception as error:
@@ -202,6 +207,12 @@ def _translate_errors(name: str, failure: type[ModelError], by_hand: str, *, onl
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise failure(f"The disk is full: {name} could not be downloaded.", MAKE_ROOM) from error
         raise failure(f"The hub did not deliver {name}: {error}", f"Try again. {by_hand}") from error
+
+
+def _connect() -> str:
+    if constants.HF_HUB_OFFLINE:
+        return "Allow online access in Blender's Preferences ▸ System and stop the backend, or unset HF_HUB_OFFLINE."
+    return "Connect to the internet once."
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -6,14 +6,12 @@ randomly.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import platformdirs
 import torch
 from accelerate import init_empty_weights
 
@@ -148,12 +146,6 @@ class Part:
 def _is_kept(storage: str, shape: tuple[int, ...]) -> bool:
     """Return whether a tensor is kept quantised: matrices only."""
     return len(shape) == 2 and quantised.is_quantised(storage)
-
-
-def models_folder() -> Path:
-    """Return the default folder of downloaded models: PANOFORM_MODELS, or `models` in the user's data folder."""
-    given = os.environ.get("PANOFORM_MODELS")
-    return Path(given).expanduser() if given else platformdirs.user_data_path("panoform", appauthor=False) / "models"
 
 
 def fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:

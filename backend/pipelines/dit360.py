@@ -24,6 +24,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ...shared.protocol.errors import PanoramaError, SettingError
+from ...shared.weights import WEIGHTS
 from .layers import tiling
 from .layers.denoiser import Batch, denoiser
 from .layers.latents import image_ids, pack, unpack
@@ -32,7 +33,7 @@ from .panorama_pipeline import PanoramaPipeline
 #: Trigger phrase of the LoRA, before the description.
 TRIGGER = "This is a panorama. The image shows"
 #: Hub repository of the LoRA, and its file.
-ADAPTER = "Insta360-Research/DiT360-Panorama-Image-Generation"
+ADAPTER = WEIGHTS["dit360"].repository
 ADAPTER_FILE = "adapter_model.safetensors"
 #: The transformer's tiles overlap by their shorter side divided by this.
 TILE_OVERLAP = 4

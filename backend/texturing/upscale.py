@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...shared.protocol.errors import WeightsError
 from ..jobs.progress import ProgressReporter
-from ..models import config_bounds, hub, parts
+from ..models import config_bounds, folders, hub, parts
 from ..pipelines.multiview import MultiViewPipeline
 
 UPSCALER_ID = "stabilityai/sd-x2-latent-upscaler"
@@ -33,7 +33,7 @@ def bicubic(images: Tensor) -> Tensor:
 
 def locate(reporter: ProgressReporter) -> Path:
     """Return the folder of the latent upscaler, downloading it from the hub if needed. Raise WeightsError."""
-    local = parts.models_folder() / FOLDER
+    local = folders.models_folder() / FOLDER
     return local if local.is_dir() else hub.fetch(UPSCALER_ID, _FILES, local, reporter)
 
 

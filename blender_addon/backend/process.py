@@ -45,7 +45,8 @@ class BackendProcess:
     """A backend process, started on construction. Call `poll` until it returns the connection, then to detect the exit.
 
     `command` runs Panoform's command line, e.g. ("…/bin/python", "-m", "panoform.backend"). The connection file and the
-    log are written to `folder` under unique names. `warm_up`: import what the first job needs at once.
+    log are written to `folder` under unique names. `warm_up`: import what the first job needs at once. `online`: False
+    forbids downloads of models.
 
     Raise BackendMissingError if the command can't be started, OutputError if the folder can't be written.
     """
@@ -54,7 +55,13 @@ class BackendProcess:
     is_own = True
 
     def __init__(
-        self, command: Sequence[str], folder: Path, *, warm_up: bool = False, start_timeout_s: float = START_TIMEOUT_S
+        self,
+        command: Sequence[str],
+        folder: Path,
+        *,
+        warm_up: bool = False,
+        online: bool = True,
+        start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         name = f"backend-{uuid4().hex[:12]}"
         self.log_path = folder / f"{name}.log"
@@ -81,7 +88,7 @@ class BackendProcess:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=folder,
-                    env=environment(),
+                    env=environment() | ({} if online else {"HF_HUB_OFFLINE": "1"}),
                     # Ctrl+C in Blender's terminal must not reach the backend.
                     start_new_session=True,
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),

@@ -37,14 +37,14 @@ class Session:
         self._lost_at: float | None = None
 
     @classmethod
-    def start(cls, python: Path, folder: Path, *, warm_up: bool = False) -> Session:
+    def start(cls, python: Path, folder: Path, *, warm_up: bool = False, online: bool = True) -> Session:
         """Start a backend. `python` must have Panoform installed; its connection file and log are written to `folder`.
 
-        `warm_up`: import what the first job needs at once. Raise the errors of BackendProcess.
+        `warm_up`, `online`, errors: as of BackendProcess.
         """
         _delete_old_logs(folder)
         _delete_stale_connections(folder)
-        return cls(BackendProcess((str(python), "-m", "panoform.backend"), folder, warm_up=warm_up))
+        return cls(BackendProcess((str(python), "-m", "panoform.backend"), folder, warm_up=warm_up, online=online))
 
     def poll(self) -> list[Event | Reply]:
         """Return the messages received since the last call. Raise the errors of the process and of Client."""

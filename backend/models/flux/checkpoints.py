@@ -7,11 +7,12 @@ tensors randomly.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -23,19 +24,32 @@ from ....shared import json_file
 from ....shared.engines import ENGINES, MAX_GUIDANCE, MAX_STEPS, EngineSettings
 from ....shared.jobs.perceive import MAX_HEIGHT
 from ....shared.protocol.errors import WeightsError
+from ....shared.weights import WEIGHTS
 from ...jobs.progress import ProgressReporter
 from ...perception import decode
 from ...pipelines.omnix import OmniXPipeline
-from .. import bitsandbytes_file, foreign, gguf_file, hub, parts, quantised
+from .. import bitsandbytes_file, folders, foreign, gguf_file, hub, parts, quantised
 from ..parts import Header, Part
 from . import scales, single_file
 
 STARTER = Path(__file__).parents[2] / "starter"
-FLUX_ID = "black-forest-labs/FLUX.1-dev"
-OMNIX_ID = "KevinHuang/OmniX"
+FLUX_ID = WEIGHTS["flux"].repository
+OMNIX_ID = WEIGHTS["omnix"].repository
 #: Files of a FLUX repository that perception needs; text_encoding.py downloads the text encoders if needed.
 BASE_PATTERNS = ("model_index.json", "scheduler/*", "transformer/*", "vae/*")
 
+#: The configs of FLUX.1-dev's networks, as its repository has them.
+_TRANSFORMER = {
+    "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128, "num_attention_heads": 24,
+    "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True,
+}  # fmt: skip
+_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 16,
+    "use_quant_conv": False, "use_post_quant_conv": False,
+}  # fmt: skip
+#: How many folders below ComfyUI's `models` a file may be.
+_MAX_NESTED = 3
 _FORMS = "Give a diffusers folder of FLUX.1-dev, a single .safetensors or .gguf file, or a hub id."
 _AGAIN = f"FLUX.1-dev is needed. {scales.USE}"
 
@@ -119,22 +133,29 @@ def locate(settings: EngineSettings, reporter: ProgressReporter | None) -> Check
             )
         name = settings.model or "built in"
     else:
-        name = settings.model or (str(local) if (local := parts.models_folder() / "FLUX.1-dev").exists() else FLUX_ID)
+        local = folders.models_folder() / WEIGHTS["flux"].folder
+        name = settings.model or (str(local) if local.exists() else FLUX_ID)
         path = Path(name).expanduser()
         if not path.exists():
             if not hub.is_id(name):
                 raise WeightsError(
                     f"There is no folder or file {name}.", "Check the path, or give a hub id as owner/name."
                 )
-            path = hub.fetch(name, BASE_PATTERNS, parts.models_folder() / "FLUX.1-dev", reporter)
+            path = hub.fetch(name, BASE_PATTERNS, folders.models_folder() / "FLUX.1-dev", reporter)
             pinned_model = hub.pinned(name, path)
     config = _model_config(path)
-    adapters = settings.adapters
-    if adapters is None:
-        beside, local = path / "adapters", parts.models_folder() / "OmniX"
-        adapters = next((str(folder) for folder in (beside, local) if folder.is_dir()), OMNIX_ID)
+    adapters = adapters_of(settings, path)
     adapters_name = "built in" if path == STARTER and not settings.adapters else adapters
     return Checkpoint(path, adapters, config, name, adapters_name, pinned_model)
+
+
+def adapters_of(settings: EngineSettings, path: Path | None) -> str:
+    """Return the folder or hub id of the adapters that go with the base at `path`, None for one that isn't here yet."""
+    if settings.adapters is not None:
+        return settings.adapters
+    local = folders.models_folder() / WEIGHTS["omnix"].folder
+    choices = (local,) if path is None else (path / "adapters", local)
+    return next((str(folder) for folder in choices if folder.is_dir()), OMNIX_ID)
 
 
 def _model_config(path: Path) -> ModelConfig:
@@ -186,7 +207,28 @@ def inspect(path: Path, *, dtype: str = "auto") -> Base:
         raise WeightsError(f"{path} is not FLUX.1-dev: it has no guidance embedding (FLUX.1-schnell has none).", _AGAIN)
     for part in (base.transformer, base.vae):
         parts.check_tensors(part, _AGAIN)
+    return rounded(base, dtype)
+
+
+def rounded(base: Base, dtype: str) -> Base:
+    """Return the base as it is loaded with that setting: "int8" and "nf4" round the transformer's blocks."""
     return replace(base, transformer=replace(base.transformer, rounding=quantised.ROUNDINGS.get(dtype, "")))
+
+
+@functools.cache
+def planned() -> Base:
+    """Return FLUX.1-dev as it will be on this computer: to know what it needs before it is downloaded.
+
+    Only its sizes are true: there are no files.
+    """
+
+    def part(cls: Any, config: Mapping[str, Any]) -> Part:
+        network = parts.built(cls, dict(config), Path(FLUX_ID))
+        tensors = {name: ("BF16", tuple(tensor.shape)) for name, tensor in network.state_dict().items()}
+        return Part(cls, dict(network.config), (Path(FLUX_ID),), "", tensors)
+
+    scheduler = FlowMatchEulerDiscreteScheduler(**single_file.SCHEDULER)
+    return Base(Path(FLUX_ID), part(FluxTransformer2DModel, _TRANSFORMER), part(AutoencoderKL, _VAE), scheduler)
 
 
 def _inspect_folder(folder: Path) -> Base:
@@ -232,13 +274,15 @@ def _vae_of_file(file: Path, header: Header) -> Part:
     for prefix in single_file.VAE_PREFIXES:
         if tensors := parts.within(header, prefix):
             return _bfl_vae(file, prefix, tensors)
-    beside = file.with_name("ae.safetensors")
-    if not beside.is_file():
+    # ComfyUI has models/diffusion_models/… and models/vae/ae.safetensors.
+    places = (file.parent, *(folder / "vae" for folder in file.parents[: 1 + _MAX_NESTED]))
+    found = next((place / "ae.safetensors" for place in places if (place / "ae.safetensors").is_file()), None)
+    if found is None:
         raise WeightsError(
             f"{file.name} holds no VAE, and there is no ae.safetensors beside it.",
             f"Put FLUX.1-dev's ae.safetensors into {file.parent}.",
         )
-    return _bfl_vae(beside, "", parts.read_header(beside))
+    return _bfl_vae(found, "", parts.read_header(found))
 
 
 def _bfl_vae(file: Path, prefix: str, tensors: Header) -> Part:

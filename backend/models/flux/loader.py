@@ -15,7 +15,7 @@ from ...jobs.progress import ProgressReporter, report_loading
 from ...pipelines import dit360, omnix
 from ...pipelines.omnix import TASKS, OmniXPipeline
 from ...pipelines.panorama_pipeline import latents_at_once
-from .. import device, hub, links, parts, quantised
+from .. import device, folders, hub, links, quantised
 from ..cache import ModelCache
 from ..residency import Streaming
 from . import checkpoints, memory, stream_adapters, text_encoding
@@ -221,6 +221,6 @@ def _find_adapters(source: str, tasks: list[str], reporter: ProgressReporter) ->
     wanted = [(task, stream) for task in tasks for stream in TASKS[task].streams]
     if wanted and hub.is_id(source) and not Path(source).is_dir():
         files = [name for stream in wanted for name in stream_adapters.filenames(*stream)]
-        hub.fetch(source, files, parts.models_folder() / "OmniX", reporter, AdapterError)
+        hub.fetch(source, files, folders.models_folder() / "OmniX", reporter, AdapterError)
     for task, stream in wanted:
         stream_adapters.find(source, task, stream)

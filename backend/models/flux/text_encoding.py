@@ -18,10 +18,11 @@ from safetensors.torch import save
 from transformers.utils import logging as transformers_logging
 
 from ....shared.protocol.errors import SettingError, WeightsError
+from ....shared.weights import WEIGHTS
 from ...io import atomic
 from ...jobs.progress import ProgressReporter
 from ...pipelines.omnix import TRIGGER
-from .. import config_bounds, hub, weights
+from .. import config_bounds, folders, hub, weights
 from .checkpoints import Base, Checkpoint
 
 #: File in a model's folder with the embedding, as `embeds` returns it.
@@ -56,7 +57,19 @@ def origin(checkpoint: Checkpoint, base: Base) -> str:
     folder = _folder(checkpoint)
     if (folder / KEPT).is_file() or _cached(base).is_file():
         return "kept"
-    return "text encoders" if all((folder / part).is_dir() for part in _PARTS) else ""
+    return "text encoders" if _has_encoders(_encoders(checkpoint)) else ""
+
+
+def _encoders(checkpoint: Checkpoint) -> Path:
+    """Return the folder with the text encoders: the model's, or for a single file without, that of FLUX.1-dev, whose
+    encoders all such files are made for."""
+    folder = _folder(checkpoint)
+    downloaded = folders.models_folder() / WEIGHTS["flux"].folder
+    return downloaded if checkpoint.path.is_file() and not _has_encoders(folder) and downloaded.is_dir() else folder
+
+
+def _has_encoders(folder: Path) -> bool:
+    return all((folder / part).is_dir() for part in _PARTS)
 
 
 def _folder(checkpoint: Checkpoint) -> Path:
@@ -76,8 +89,8 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressRepor
 
     Raise SettingError for a text longer than the model reads, WeightsError where the text encoders are missing.
     """
-    folder = _folder(checkpoint)
-    if not all((folder / part).is_dir() for part in _PARTS) and hub.is_id(checkpoint.name):
+    folder = _encoders(checkpoint)
+    if not _has_encoders(folder) and hub.is_id(checkpoint.name):
         folder = hub.fetch(checkpoint.name, [f"{part}/*" for part in (*_PARTS, "model_index.json")], folder, reporter)
     missing = [part for part in _PARTS if not (folder / part).is_dir()]
     if missing:

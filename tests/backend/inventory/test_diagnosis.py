@@ -4,8 +4,9 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from panoform.backend.cli.diagnosis import diagnose, lines
+from panoform.backend.cli.doctor import lines
 from panoform.backend.cli.main import main
+from panoform.backend.inventory.diagnosis import diagnose
 from panoform.shared.engines import EngineSettings
 
 ADAPTER = "pytorch_lora_weights.safetensors"
