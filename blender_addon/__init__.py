@@ -13,6 +13,9 @@ from .generate import properties as generate_properties
 from .jobs import manager, timer
 from .jobs import operators as jobs_operators
 from .jobs import panel as jobs_panel
+from .models import manager as models_manager
+from .models import operators as models_operators
+from .models import timer as models_timer
 from .perceive import operators as perceive_operators
 from .perceive import panel as perceive_panel
 from .scene import export_operators as scene_export_operators
@@ -47,6 +50,7 @@ FEATURES = (
     scene_lights,
     texture_operators,
     jobs_operators,
+    models_operators,
     backend_panel,
     capture_panel,
     perceive_panel,
@@ -57,6 +61,8 @@ FEATURES = (
     command,
     manager,
     timer,
+    models_manager,
+    models_timer,
 )
 
 

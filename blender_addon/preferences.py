@@ -16,9 +16,26 @@ from .ui.path_properties import BLEND_RELATIVE
 EXTENSION = __package__.rpartition(".")[0]
 
 
+def _devices_here(_own: Preferences, _context: bpy.types.Context, _typed: str) -> list[tuple[str, str]]:
+    """Return the devices to choose from, each with its description."""
+    from .models.manager import models  # it needs these preferences
+
+    found = models.state.devices if models.state is not None else ()
+    return [("auto", "The best one"), *((device.name, device.label) for device in found)]
+
+
 class Preferences(bpy.types.AddonPreferences):
     bl_idname = EXTENSION
 
+    page: EnumProperty(
+        name="Page",
+        items=(
+            ("BACKEND", "Backend", "The process that runs the models"),
+            ("MODELS", "Models", "What is on this computer, and what can be downloaded"),
+            ("DEVICE", "Device", "What the models run on"),
+        ),
+        options={"SKIP_SAVE"},
+    )
     folder: StringProperty(
         name="Folder",
         description="Folder for the backend's environment (several gigabytes) and its logs. Kept when uninstalling",
@@ -60,7 +77,9 @@ class Preferences(bpy.types.AddonPreferences):
         name="MV-Adapter",
         description="A folder of MV-Adapter's files or a Hugging Face id. Empty: the adapters from Hugging Face",
     )
-    device: StringProperty(name="Device", description="auto, cuda, cuda:1, mps or cpu", default="auto")
+    device: StringProperty(
+        name="Device", description="auto, cuda, cuda:1, mps or cpu", default="auto", search=_devices_here
+    )
     dtype: EnumProperty(
         name="Precision",
         items=(
@@ -84,35 +103,26 @@ class Preferences(bpy.types.AddonPreferences):
         default="auto",
     )
 
-    def draw(self, _context: bpy.types.Context) -> None:
+    def draw(self, context: bpy.types.Context) -> None:
+        from .models import page  # it needs these preferences
+
         layout = self.layout
+        layout.row().prop(self, "page", expand=True)
         layout.use_property_split = True
         layout.use_property_decorate = False
-
-        column = layout.column(heading="Backend")
-        column.prop(self, "folder")
-        column.prop(self, "backend_python")
-        column.prop(self, "connection_file")
-        column.prop(self, "start_early")
-        row = column.row()
-        row.operator("panoform.setup_backend", icon="IMPORT")
-        row.operator("panoform.stop_backend", icon="X")
-
-        column = layout.column(heading="FLUX")
-        column.prop(self, "flux_model")
-        column.prop(self, "flux_adapters")
-        column.label(text="FLUX.1-dev is gated: accept its licence on huggingface.co, then save an access token")
-        column.operator("panoform.save_hub_token", icon="LOCKED")
-
-        column = layout.column(heading="Texturing")
-        column.prop(self, "multiview_model")
-        column.prop(self, "multiview_adapters")
-        column.operator("panoform.use_multiview_hub", icon="URL")
-
-        column = layout.column(heading="Device")
-        column.prop(self, "device")
-        column.prop(self, "dtype")
-        column.prop(self, "offload")
+        column = layout.column()
+        match self.page:
+            case "BACKEND":
+                for name in ("folder", "backend_python", "connection_file", "start_early"):
+                    column.prop(self, name)
+                row = column.row()
+                row.operator("panoform.setup_backend", icon="IMPORT")
+                row.operator("panoform.stop_backend", icon="X")
+            case "MODELS":
+                page.draw(column, self, context)
+            case "DEVICE":
+                for name in ("device", "dtype", "offload"):
+                    column.prop(self, name)
 
     def environment_folder(self) -> Path:
         return Path(bpy.path.abspath(self.folder))

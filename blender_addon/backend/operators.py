@@ -12,6 +12,7 @@ from ...shared.protocol.errors import Cancelled
 from .. import preferences
 from ..jobs import timer
 from ..jobs.manager import jobs
+from ..models.manager import models
 from ..ui.operator_parts import CANCELLED, FINISHED, poll_unless, reporting
 from . import hub_token, installer
 
@@ -26,6 +27,8 @@ def _setup_disabled_reason() -> str:
         return "A job is running: wait for it or cancel it"
     if preferences.get().python() is not None:
         return "The preferences set another Python, which Panoform does not modify"
+    if models.tasks:
+        return "Models are being downloaded: wait for it or cancel it"
     if not bpy.app.online_access:
         return "Setup downloads packages: allow online access in Preferences ▸ System"
     return ""

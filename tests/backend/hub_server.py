@@ -34,7 +34,7 @@ class HubServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: HubServer
+    server: HubServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/")

@@ -11,6 +11,7 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 from mathutils import Matrix
+from recorded_layout import Layout
 
 from panoform.backend.io.generated import Generated, encode
 from panoform.blender_addon import FEATURES, preferences
@@ -34,70 +35,6 @@ from panoform.shared.jobs.scene import SceneRequest
 from panoform.shared.jobs.texture import TextureSettings
 from panoform.shared.protocol.errors import BusyError, Cancelled, DeviceMemoryError
 from panoform.shared.protocol.messages import StatusReply
-
-
-class Layout:
-    """A stand-in for UILayout that checks that every property, operator and icon exists."""
-
-    def __init__(self, texts: list[str] | None = None, enabled: dict[str, Layout] | None = None) -> None:
-        self.texts = [] if texts is None else texts
-        #: Label of a button → the layout that it was drawn in last.
-        self.drawn_in = {} if enabled is None else enabled
-        self.enabled = True
-
-    def column(self, **_) -> Layout:
-        return Layout(self.texts, self.drawn_in)
-
-    row = box = grid_flow = column
-
-    def label(self, *, text: str, icon: str = "NONE") -> None:
-        self._icon(icon)
-        self.texts.append(text)
-
-    def prop(self, data, name: str, **_) -> None:
-        assert set(_) <= set(bpy.types.UILayout.bl_rna.functions["prop"].parameters.keys())
-        if not name.startswith('["'):
-            assert name in data.bl_rna.properties, name
-        else:
-            assert name[2:-2] in data, name
-        self.texts.append(name)
-
-    def prop_enum(self, data, name: str, value: str, *, text: str | None = None, icon: str = "NONE") -> None:
-        self._icon(icon)
-        assert value in data.bl_rna.properties[name].enum_items
-        self.texts.append(text or value)
-
-    def template_icon_view(self, data, name: str, **_) -> None:
-        self.prop(data, name)
-
-    def template_ID(self, data, name: str, open: str) -> None:
-        self.prop(data, name)
-
-    def template_icon(self, *, icon_value: int, scale: float) -> None:
-        self.texts.append("picture")
-
-    def menu(self, name: str, *, text: str, icon: str) -> None:
-        self._icon(icon)
-        self.texts.append(getattr(bpy.types, name).bl_label)
-
-    def progress(self, *, factor: float, text: str) -> None:
-        assert 0 <= factor <= 1
-        self.texts.append(text)
-
-    def operator(
-        self, name: str, *, text: str | None = None, icon: str = "NONE", depress: bool = False
-    ) -> SimpleNamespace:
-        self._icon(icon)
-        module, function = name.split(".")
-        rna = getattr(getattr(bpy.ops, module), function).get_rna_type()
-        self.texts.append(rna.name if text is None else text)
-        self.drawn_in[self.texts[-1]] = self
-        return SimpleNamespace()
-
-    @staticmethod
-    def _icon(icon: str) -> None:
-        assert icon in bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items
-
 
 PANELS = [cls for feature in FEATURES if feature.__name__.endswith(".panel") for cls in feature.CLASSES]
 

@@ -51,7 +51,7 @@ def test_folder_of_half_precision_files(copy, reporter):
 def test_model_in_the_models_folder_is_found(tiny_sd21, reporter, user_folders):
     shutil.copytree(tiny_sd21, user_folders / "models" / WEIGHTS["sd21"].folder)
     path, _, pinned = checkpoints.locate(None, reporter)
-    assert path == user_folders / "models" / checkpoints.FOLDER
+    assert path == user_folders / "models" / WEIGHTS["sd21"].folder
     assert pinned is None
     with pytest.raises(WeightsError, match=r"no folder or file nowhere\.safetensors"):
         checkpoints.locate("nowhere.safetensors", reporter)
