@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-from pathlib import Path
 from typing import Any
 
 from ...shared.engines import QUALITIES, check_engine, engines_for
+from ...shared.jobs import options as job_options
 from ...shared.maps import DEFAULT_MAPS
 from .. import preferences
 from ..backend.process import environment
@@ -19,11 +19,7 @@ from ..jobs.manager import jobs
 
 def add(verbs: Any) -> None:
     """Add the subparser."""
-    parser = verbs.add_parser("batch", help="write maps of all panoramas in a folder")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of panoramas: EXR, HDR, PNG, JPEG …, 2:1")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="receives a result folder for each, and a summary"
-    )
+    parser = job_options.add_batch(verbs)
     parser.add_argument("--maps", default=",".join(DEFAULT_MAPS), help="default: %(default)s")
     parser.add_argument("--quality", choices=QUALITIES, default="standard")
     parser.add_argument("--engine", choices=engines_for("perceive"), help="default: as set in the preferences")
@@ -49,6 +45,8 @@ def execute(options: argparse.Namespace) -> int:
         "device": engine.device,
         "dtype": engine.dtype,
         "offload": engine.offload,
+        "ray": options.ray,
+        "workers": options.workers,
     }
     command = [jobs.python(), "-m", "panoform.backend", "batch", options.folder.absolute()]
     command += [f"--{name}={value}" for name, value in values.items() if value is not None]

@@ -13,7 +13,7 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from panoform.backend.cli import batch
+from panoform.backend.cli.batch import plan
 from panoform.backend.cli.main import main
 from panoform.backend.io import summary
 from panoform.backend.jobs import registry
@@ -194,7 +194,7 @@ def test_no_folder_or_an_empty_one(tmp_path, capsys, make):
 def test_names_of_result_folders(tmp_path):
     for name in ("a.png", "b.EXR", "b.hdr", "c.d.jpg"):
         (tmp_path / name).touch()
-    assert {source.name: name for source, name in batch.find(tmp_path).items()} == {
+    assert {source.name: name for source, name in plan.find(tmp_path).items()} == {
         "a.png": "a",
         "b.EXR": "b.EXR",
         "b.hdr": "b.hdr",
