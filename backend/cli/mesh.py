@@ -18,7 +18,7 @@ from ...shared.jobs.scene import (
     SceneSettings,
     check_scene,
 )
-from ...shared.protocol.errors import InputError, OutputError
+from ...shared.protocol.errors import OutputError
 from . import options as shared_options
 
 
@@ -57,10 +57,10 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    import numpy as np
-
     from ...shared.atomic_write import atomic_write
     from ..io import maps, panoramas
+    from ..lighting import exposure
+    from ..scene import gltf, job
 
     settings = SceneSettings(
         camera_height_m=options.camera_height,
@@ -75,20 +75,17 @@ def run(options: argparse.Namespace) -> int:
     files = maps.find_in(options.directory)
     sources = list(files.values())
     check_path(options.out, sources, overwrite=options.overwrite)
-    picture = files.pop("panorama", None)
-    panorama, encoding = panoramas.read(picture) if picture else (None, "srgb")
-    try:
-        contents = {path.name: np.fromfile(path, np.uint8) for path in files.values()}
-    except OSError as error:
-        raise InputError(f"{error.filename} can't be read: {error.strerror}.", "Check its permissions.") from error
-    request = SceneRequest(files=contents, panorama=panorama, encoding=encoding, settings=settings)
-    reply = cast("SceneReply", shared_options.run(request))
-
-    from ..lighting import exposure
-    from ..scene import gltf
-
+    found = maps.read(options.directory)
+    request = SceneRequest(files={}, settings=settings)
+    reply = cast(
+        "SceneReply",
+        shared_options.run(
+            request, lambda _, models, reporter: job.build_scene(request, found, reporter, gltf.encoded_maps)
+        ),
+    )
     sky = None
-    if panorama is not None and reply.info.sky > 0:
+    if found.panorama is not None and reply.info.sky > 0:
+        panorama, encoding = found.panorama
         height = min(len(panorama), settings.texture_width // 2)
         sky, _ = exposure.expose(panoramas.resize(panorama, height), encoding)
     data = gltf.encode(reply, sky)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from ...shared.engines import DTYPES, ENGINES, OFFLOADS, Capability, EngineSettings, check_engine, engines_for
 from ...shared.protocol.messages import JobReply, JobRequest
 from ..jobs import registry
+from ..jobs.progress import ProgressReporter
 from ..models.cache import ModelCache
 from .terminal import Terminal
 
@@ -64,11 +66,13 @@ def engine_settings(options: argparse.Namespace, default: str = "") -> EngineSet
     return settings
 
 
-def run(request: JobRequest) -> JobReply:
+def run(
+    request: JobRequest, job: Callable[[JobRequest, ModelCache, ProgressReporter], JobReply] = registry.run
+) -> JobReply:
     """Run the job in this process, with its progress on stderr."""
     with Terminal() as terminal:
         terminal.progress("Starting", 0, 0, 0.0, None)
-        return registry.run(request, ModelCache(), terminal)
+        return job(request, ModelCache(), terminal)
 
 
 def print_json(value: Any) -> None:

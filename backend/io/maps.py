@@ -13,6 +13,7 @@ TIFF, WebP, BMP or TGA. Their values are interpreted as follows:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,9 +83,10 @@ def read(folder: Path) -> Maps:
     """
     files = find_in(folder)
     names = [name for name in MAPS if name in files]
-    maps = parallel.in_threads(lambda name: _map(name, files[name]), names)
-    panorama = panoramas.read(files["panorama"]) if "panorama" in files else None
-    return Maps(dict(zip(names, maps, strict=True)), panorama)
+    with ThreadPoolExecutor(1) as beside:
+        panorama = beside.submit(panoramas.read, files["panorama"]) if "panorama" in files else None
+        maps = parallel.in_threads(lambda name: _map(name, files[name]), names)
+        return Maps(dict(zip(names, maps, strict=True)), None if panorama is None else panorama.result())
 
 
 def _values(path: Path, channels: int) -> np.ndarray:
@@ -120,12 +122,24 @@ def _map(name: str, path: Path) -> np.ndarray:
         return _distance(values, path)
     values = _finite(values, path)
     if kind is NORMAL:
-        signed = values if values.min() < 0 else values * 2 - 1
-        length = np.linalg.norm(signed, axis=-1, keepdims=True)
-        shortest, longest = _NORMAL_LENGTHS
-        valid = (length > shortest) & (length < longest)
-        return _exact(np.where(valid, signed / np.maximum(length, shortest), 0).astype(np.float32))
+        return _exact(_unit_normals(values))
     return _exact(np.clip(values, 0, 1))
+
+
+def _unit_normals(values: np.ndarray) -> np.ndarray:
+    """Return stored normals (H, W, 3) with a length of 1, or 0 where there is none."""
+    is_signed = bool(values.min() < 0)
+    shortest, longest = _NORMAL_LENGTHS
+    result = np.empty_like(values)
+
+    def normalise(rows: slice) -> None:
+        signed = values[rows] if is_signed else values[rows] * 2 - 1
+        length = np.sqrt((signed * signed).sum(axis=-1, keepdims=True))
+        valid = (length > shortest) & (length < longest)
+        np.divide(signed, np.where(valid, length, np.float32(np.inf)), out=result[rows])
+
+    parallel.by_rows(normalise, len(values))
+    return result
 
 
 def _exact(pixels: np.ndarray) -> np.ndarray:
@@ -134,7 +148,7 @@ def _exact(pixels: np.ndarray) -> np.ndarray:
 
 
 def _finite(values: np.ndarray, path: Path) -> np.ndarray:
-    if not np.isfinite(values).all():
+    if not np.isfinite(values.min()) or not np.isfinite(values.max()):  # NaN if any is
         raise PanoramaError(f"{path.name} contains NaN or infinite values.", "Export it again.")
     return values
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import OpenImageIO as oiio
@@ -31,6 +31,7 @@ from ...shared.protocol.errors import OutputError
 from ..io import parallel
 from ..io.encoding import encode_image, encode_jpeg
 from ..io.panoramas import resize
+from . import parts
 
 #: Generator of the files, followed by the version; tells Panoform's own from others.
 GENERATOR = "Panoform"
@@ -62,7 +63,7 @@ class EncodedImage:
 
 
 def encode(reply: SceneReply, sky: np.ndarray | None = None) -> bytes:
-    """Return the content of a .glb file.
+    """Return the content of a .glb file. The textures are those of `encoded_maps`.
 
     `sky`: the panorama, (H, 2·H, 3) float32 sRGB in [0, 1], for the dome; None: no dome. Raise OutputError (a full
     disk; more than 4 GiB).
@@ -228,41 +229,58 @@ def _dome(radius: float, picture: np.ndarray) -> trimesh.Trimesh:
     # The quadrilaterals at a pole are triangles.
     triangles = np.concatenate([upper[:-_SKY_COLUMNS], lower[_SKY_COLUMNS:]])
     material = PBRMaterial(
-        name="Sky", baseColorTexture=_jpeg(picture), roughnessFactor=1.0, metallicFactor=0.0, doubleSided=False
+        name="Sky", baseColorTexture=_image(_jpeg(picture)), roughnessFactor=1.0, metallicFactor=0.0, doubleSided=False
     )
     return _trimesh(rays * radius, triangles, np.stack([u, v], -1).reshape(-1, 2), rays * -1, material)
 
 
 def _material(name: str, part: Part) -> tuple[PBRMaterial, float]:
     """Return the material of a part, and the strength of its emission."""
-    kinds = [kind for kind in part.textures if kind != "normal"]
-    decoded = parallel.in_threads(lambda kind: _pixels(part.textures[kind]), kinds)
-    pixels = dict(zip(kinds, decoded, strict=True))
+    found = part.textures
     options: dict[str, Any] = {}
-    encoders: dict[str, Callable[[], EncodedImage]] = {}
-    if "albedo" in pixels:
-        encoders["baseColorTexture"] = lambda: _jpeg(pixels["albedo"])
+    if "albedo" in found:
+        options["baseColorTexture"] = _image(found["albedo"])
     else:
         options["baseColorFactor"] = [204, 204, 204, 255]
-    options["roughnessFactor"] = 1.0 if "roughness" in pixels else _DEFAULT_ROUGHNESS
-    options["metallicFactor"] = 1.0 if "metallic" in pixels else 0.0
-    given = [pixels[kind] for kind in ("roughness", "metallic") if kind in pixels]
-    if given:
-        height = max(map(len, given))
-        packed = np.ones((height, 2 * height, 3), np.float32)
-        for channel, kind in ((1, "roughness"), (2, "metallic")):
-            if kind in pixels:
-                packed[..., channel] = resize(pixels[kind], height)[..., 0]
-        encoders["metallicRoughnessTexture"] = lambda: _png(packed, "Non-Color")
+    options["roughnessFactor"] = 1.0 if "roughness" in found else _DEFAULT_ROUGHNESS
+    options["metallicFactor"] = 1.0 if "metallic" in found else 0.0
+    packed = found.get("roughness") or found.get("metallic")
+    if packed is not None:
+        options["metallicRoughnessTexture"] = _image(packed)
     strength = 0.0
-    if "emission" in pixels:
-        strength = float(pixels["emission"].max())
-        factor = min(strength, 1.0)
-        encoders["emissiveTexture"] = lambda: _png(srgb_from_linear(pixels["emission"] / strength), "sRGB")
-        options["emissiveFactor"] = [factor] * 3
-    images = parallel.in_threads(lambda kind: encoders[kind](), encoders)
-    options |= zip(encoders, images, strict=True)
+    if "emission" in found:
+        pixels = _pixels(found["emission"])
+        strength = float(pixels.max())
+        options["emissiveTexture"] = _image(_png("emission", srgb_from_linear(pixels / strength), "sRGB"))
+        options["emissiveFactor"] = [min(strength, 1.0)] * 3
     return PBRMaterial(name=name, doubleSided=False, **options), strength
+
+
+def encoded_maps(maps: dict[str, np.ndarray]) -> dict[str, Texture]:
+    """Encode maps (H, 2·H, C) as the textures that `encode` wants: albedo as JPEG, roughness and metallic as one PNG,
+    which has both names, emission as an EXR. Other maps are left out: they have no place in the file.
+    """
+    encoders: dict[str, Callable[[], Texture]] = {}
+    if "albedo" in maps:
+        encoders["albedo"] = lambda: _jpeg(maps["albedo"])
+    packed = [kind for kind in ("roughness", "metallic") if kind in maps]
+    if packed:
+        encoders["packed"] = lambda: _packed(maps, packed)
+    if "emission" in maps:
+        encoders["emission"] = lambda: parts.encoded("emission", maps["emission"])
+    found = dict(zip(encoders, parallel.in_threads(lambda kind: encoders[kind](), encoders), strict=True))
+    if packed:
+        found |= dict.fromkeys(packed, found.pop("packed"))
+    return found
+
+
+def _packed(maps: dict[str, np.ndarray], kinds: list[str]) -> Texture:
+    """Encode roughness as green and metallic as blue."""
+    height = max(len(maps[kind]) for kind in kinds)
+    pixels = np.ones((height, 2 * height, 3), np.float32)
+    for kind in kinds:
+        pixels[..., 1 + (kind == "metallic")] = resize(maps[kind], height)[..., 0]
+    return _png("metallic_roughness", pixels, "Non-Color")
 
 
 def _pixels(texture: Texture) -> np.ndarray:
@@ -277,9 +295,14 @@ def _pixels(texture: Texture) -> np.ndarray:
     return pixels.reshape(spec.height, spec.width, -1)
 
 
-def _jpeg(pixels: np.ndarray) -> EncodedImage:
-    return EncodedImage("colour.jpg", encode_jpeg(pixels))
+def _image(texture: Texture) -> EncodedImage:
+    return EncodedImage(texture.filename, texture.data.tobytes())
 
 
-def _png(pixels: np.ndarray, colorspace: str) -> EncodedImage:
-    return EncodedImage("values.png", encode_image("values.png", pixels, colorspace, bits=8))
+def _jpeg(pixels: np.ndarray) -> Texture:
+    return Texture(filename="colour.jpg", colorspace="sRGB", data=np.frombuffer(encode_jpeg(pixels), np.uint8))
+
+
+def _png(name: str, pixels: np.ndarray, colorspace: Literal["sRGB", "Non-Color"]) -> Texture:
+    data = encode_image(f"{name}.png", pixels, colorspace, bits=8)
+    return Texture(filename=f"{name}.png", colorspace=colorspace, data=np.frombuffer(data, np.uint8))

@@ -26,6 +26,7 @@ from ..perception import palette
 from ..perception.palette import PALETTE
 from . import build, light, normals, parts, placement, sky, solids, textures
 from .build import Built, Layered
+from .parts import EncodeMaps
 from .solids import Solid
 
 NO_FLOOR = "No floor was found in the maps: the scale of the scene is a guess."
@@ -65,8 +66,10 @@ def _read(files: dict[str, np.ndarray], chosen: dict[str, str]) -> Maps:
         raise OutputError(f"The maps could not be written as temporary files: {error}.", MAKE_ROOM) from error
 
 
-def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -> SceneReply:
-    """Build mesh and textures from the request's maps.
+def build_scene(
+    request: SceneRequest, maps: Maps, reporter: ProgressReporter, encode_maps: EncodeMaps = parts.encoded_maps
+) -> SceneReply:
+    """Build mesh and textures from maps, which are the request's.
 
     Raise InputError, PanoramaError, and Cancelled from `reporter` within a stage.
     """
@@ -106,7 +109,7 @@ def build_scene(request: SceneRequest, maps: Maps, reporter: ProgressReporter) -
             world_from_panorama=np.array(request.world_from_panorama),
             max_triangles=settings.max_triangles,
         )
-        looks = beside.submit(_looks, maps, found, layered, classes, visible, limit)
+        looks = beside.submit(_looks, maps, found, layered, classes, visible, limit, encode_maps)
         built = build.mesh(layered, settings.max_triangles)
     progress.step_done()
     encoded, environment, mean_confidence = looks.result()
@@ -144,6 +147,7 @@ def _looks(
     classes: np.ndarray | None,
     visible: Future[dict[str, np.ndarray]],
     limit: int,
+    encode_maps: EncodeMaps,
 ) -> tuple[list[dict[str, Texture]], Texture | None, float | None]:
     """Return the textures of each layer and of the environment, and the mean confidence of the normals.
 
@@ -157,9 +161,9 @@ def _looks(
         confidence = normals.confidence(panoramas.resize(found["normal"], len(layered.sky)), layered.planes)
         weight = layered.planes.solid * sphere.solid_angles(*confidence.shape)
         mean_confidence = float(np.average(confidence, weights=weight))
-    encoded = parts.encode(layered, visible.result(), found, lights, confidence, limit)
-    environment = None if lights is None else parts.encoded("environment", lights.environment)
-    return encoded, environment, mean_confidence
+    encoded = parts.encode(layered, visible.result(), found, lights, confidence, limit, encode_maps)
+    environment = {} if lights is None else encode_maps({"environment": lights.environment})
+    return encoded, environment.get("environment"), mean_confidence
 
 
 def _picture(panorama: tuple[np.ndarray, Encoding], height: int) -> np.ndarray:

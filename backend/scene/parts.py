@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...shared.jobs.scene import Part, Texture
@@ -16,6 +18,8 @@ from .light import Lights
 
 #: The maps that become textures.
 NAMES = ("albedo", "roughness", "metallic", "normal")
+#: Encodes maps, by their names, as textures; it may leave some out.
+EncodeMaps = Callable[[dict[str, np.ndarray]], dict[str, Texture]]
 #: Share of the pixels below which it doesn't matter where the normal map and the mesh disagree.
 _AGREE = 5e-3
 
@@ -46,6 +50,7 @@ def encode(
     lights: Lights | None,
     confidence: np.ndarray | None,
     limit: int,
+    encode_maps: EncodeMaps,
 ) -> list[dict[str, Texture]]:
     """Return the textures of each layer, of at most `limit` rows.
 
@@ -63,17 +68,19 @@ def encode(
             shown["albedo"] = shown["albedo"] * ~textures.nearest(lights.lamps[..., None], len(shown["albedo"]))
     if confidence is not None and (confidence < 1).mean() > _AGREE:
         shown["confidence"] = panoramas.resize(confidence[..., None], len(visible["normal"]))
-    found = [_encoded(shown)]
+    found = [encode_maps(shown)]
     for layer in layered.layers[1:]:
-        if not layer.solid.any():
+        if not layer.solid.any() or not hidden:
             found.append({})
             continue
-        continued = parallel.in_threads(lambda name, layer=layer: textures.continued(hidden[name], layer), hidden)
-        shrunk = {
-            name: panoramas.resize(pixels, min(len(pixels), limit))
-            for name, pixels in zip(hidden, continued, strict=True)
-        }
-        found.append(_encoded(shrunk))
+        continued = textures.continued(np.concatenate(list(hidden.values()), axis=-1), layer)
+        ends = np.cumsum([pixels.shape[-1] for pixels in hidden.values()])
+        found.append(
+            encode_maps({
+                name: panoramas.resize(pixels, min(len(pixels), limit))
+                for name, pixels in zip(hidden, np.split(continued, ends[:-1], axis=-1), strict=True)
+            })
+        )  # fmt: skip
     return found
 
 
@@ -89,7 +96,7 @@ def parts(built: Built, encoded: list[dict[str, Texture]]) -> tuple[Part, ...]:
     return tuple(found)
 
 
-def _encoded(maps: dict[str, np.ndarray]) -> dict[str, Texture]:
+def encoded_maps(maps: dict[str, np.ndarray]) -> dict[str, Texture]:
     """Encode textures, side by side."""
     return dict(zip(maps, parallel.in_threads(lambda name: encoded(name, maps[name]), maps), strict=True))
 

@@ -127,5 +127,5 @@ def _smooth(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
             values = ndimage.gaussian_filter1d(values, _SMOOTHING_PX, axis=axis, mode=mode)
         return values
 
-    weight = where[..., None].astype(np.float64)
+    weight = where[..., None].astype(np.float32)
     return blurred(pixels * weight) / np.maximum(blurred(weight), 1e-6)
