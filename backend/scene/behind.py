@@ -9,8 +9,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from . import grid, layers, planes
-from .layers import Layer, Links
-from .objects import components
+from .layers import Layer
 
 #: Width of the ring around a thing whose planes are continued, as a share of the panorama's width.
 _RING = 1 / 50
@@ -72,7 +71,7 @@ def fill(front: Layer, label: np.ndarray, rays: np.ndarray, tolerance: float) ->
         rays.reshape(-1, 3), front.distance.ravel(), front.solid.ravel(), normal, offset, _nearest_outside(thing),
         ~_dilated(thing, _MIXED).ravel(), shape, tolerance,
     )  # fmt: skip
-    region = components(_within(thing))
+    region = _regions(thing)
     ring_of = _rings(thing, region)
     # Beside things, the values mean nothing.
     new_normal, distance = front.normal.reshape(-1, 3).copy(), front.distance.ravel().copy()
@@ -176,11 +175,9 @@ def _lies(around: _Around, pixel: int, others: np.ndarray) -> np.ndarray:
     return alike & (np.abs(reached / around.seen[others] - 1) < around.tolerance)
 
 
-def _within(mask: np.ndarray) -> Links:
-    """Return the links between neighbours in a mask (H, W)."""
-    right, below = mask & grid.neighbour(mask, 0, 1), mask & grid.neighbour(mask, 1, 0)
-    below[-1] = False
-    return Links(right, below)
+def _regions(mask: np.ndarray) -> np.ndarray:
+    """Number the connected regions of a mask (H, W), (H·W,); pixels outside are alone."""
+    return grid.connected(mask & grid.neighbour(mask, 0, 1), mask & grid.neighbour(mask, 1, 0))
 
 
 def _dilated(mask: np.ndarray, pixels: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from ...shared.imaging import sphere
 from ...shared.imaging.true_scale import true_scale
 from ...shared.jobs.scene import DEFAULT_TRIANGLES
 from ...shared.protocol.errors import InputError
-from ..io import panoramas
+from ..io import panoramas, parallel
 from . import behind, floor, grid, layers, objects, planes, regularise, sky, skyline, solids, surface
 from .floor import Floor
 from .layers import Layer, Links
@@ -146,13 +145,13 @@ def find_layers(
         seen = objects.cut(seen, things.label)
         room_links = layers.link(room, room, found.rays, tolerance)
     stack = [visible, *layers.hidden(room, room_links, found.rays, REACH * unit, _CLEARANCE * tolerance), *filling]
-    links = {(0, 0): seen}
-    for one, other in itertools.product(range(len(stack)), repeat=2):
-        if (one, other) != (0, 0):
-            allowed = tolerance if 0 in (one, other) else tolerance + _HIDDEN_TOLERANCE
-            links[one, other] = layers.link(
-                stack[one] if one else rest, stack[other] if other else rest, found.rays, allowed
-            )
+
+    def link(pair: tuple[int, int]) -> Links:
+        one, other = (stack[index] if index else rest for index in pair)
+        return layers.link(one, other, found.rays, tolerance if 0 in pair else tolerance + _HIDDEN_TOLERANCE)
+
+    pairs = [(one, other) for one in range(len(stack)) for other in range(len(stack)) if one or other]
+    links = {(0, 0): seen, **dict(zip(pairs, parallel.in_threads(link, pairs), strict=True))}
     return Layered(
         layers=stack, planes=found, sky=open_sky, scale=scale, is_guess=is_guess, floor=ground, links=links,
         found_things=things, filling=filling[0] if filling else None,
@@ -202,7 +201,7 @@ def _sampled(
     if normal is None:
         return sampled, None, candidates, classes
     normal = normal[row, column]
-    before, after = sphere.directions(height, width)[row, column], sphere.directions(rows, 2 * rows)
+    before, after = sphere.rays_at((column + 0.5) / width, (row + 0.5) / height), sphere.directions(rows, 2 * rows)
     cosine, cosine_after = grid.dot(before, normal), grid.dot(after, normal)
     facing = np.minimum(np.abs(cosine), np.abs(cosine_after)) > _MIN_COSINE
     ratio = np.where(facing, cosine / np.where(facing, cosine_after, 1), 1)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from . import grid, planes
 from .planes import Planes
@@ -51,26 +49,27 @@ def _plane(points: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(_FITS):
         if held.mean() < _FLAT:
             break
-        plane = np.linalg.solve(points[held].T @ points[held], points[held].sum(axis=0))  # least squares
+        # Least squares; of points in a line, too.
+        plane = np.linalg.lstsq(points[held].T @ points[held], points[held].sum(axis=0), rcond=None)[0]
         held = np.abs(points @ plane - 1) < noise
     return plane, held
 
 
 def _surfaces(found: Planes) -> np.ndarray:
     """Number the connected surfaces without creases, (H·W,)."""
-    shape = found.distance.shape
-    usable = (found.solid & found.trusted).ravel()
-    rays, normal, offset = found.rays.reshape(-1, 3), found.normal.reshape(-1, 3), found.offset.ravel()
-    distance = found.distance.ravel()
-    pairs = []
-    for side in ((0, 1), (1, 0)):
-        one = np.flatnonzero(usable)
-        other = grid.neighbour_index(one, shape, *side)
-        joined = usable[other] & (grid.dot(normal[one], normal[other]) > _STRAIGHT)
-        one, other = one[joined], other[joined]
-        reached = planes.intersect(normal[one], offset[one], rays[other])
-        joined = np.abs(reached / distance[other] - 1) < found.noise
-        pairs.append((one[joined], other[joined]))
-    one, other = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    matrix = sparse.coo_array((np.ones(len(one), bool), (one, other)), shape=(distance.size, distance.size))
-    return csgraph.connected_components(matrix, directed=False)[1]
+
+    def links(rays: np.ndarray, distance: np.ndarray, normal: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, ...]:
+        points = rays * distance[..., None]
+        offset, least = grid.dot(normal, points), distance * np.float32(-planes.MIN_COSINE / 4)
+        found_links = []
+        for side in ((0, 1), (1, 0)):
+            there, point, limit, also = (
+                grid.shifted(grid.padded(array, 1), 1, *side) for array in (normal, points, least, usable)
+            )
+            near = np.abs(planes.ratios(normal, offset, point, limit) - 1) < noise
+            found_links.append(usable & also & near & (grid.dot(normal, there) > _STRAIGHT))
+        return tuple(found_links)
+
+    noise = found.noise
+    usable = found.solid & found.trusted
+    return grid.connected(*grid.in_bands(links, 1, found.rays, found.distance, found.normal, usable))

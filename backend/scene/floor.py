@@ -111,7 +111,12 @@ def _tilted(points: np.ndarray, weights: np.ndarray, plane: np.ndarray, up: np.n
     if len(seen) < _SEEN:
         return None
     normal = _upwards(plane, up)
-    without = np.array([_upwards(_fit(points[sector != one], weights[sector != one]), up) for one in seen])
+    equations = [_equations(points[sector == one], weights[sector == one]) for one in seen]
+    products, sums = (np.array(each) for each in zip(*equations, strict=True))
+    without = np.array([
+        _upwards(_solved(products.sum(0) - product, sums.sum(0) - total), up)
+        for product, total in zip(products, sums, strict=True)
+    ])  # fmt: skip
     variance = (len(seen) - 1) / len(seen) * ((without - without.mean(axis=0)) ** 2).sum()
     tilt = float(np.arctan2(np.linalg.norm(np.cross(normal, up)), normal @ up))
     if tilt < _CERTAIN * np.sqrt(variance):
@@ -121,9 +126,17 @@ def _tilted(points: np.ndarray, weights: np.ndarray, plane: np.ndarray, up: np.n
 
 def _fit(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return m (3,) of the plane m·P = 1 through points (N, 3)."""
-    return np.linalg.lstsq(
-        np.einsum("n,ni,nj->ij", weights, points, points), np.einsum("n,ni->i", weights, points), rcond=None
-    )[0]
+    return _solved(*_equations(points, weights))
+
+
+def _equations(points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the normal equations of a plane through points (N, 3): the sums of P·Pᵀ and of P."""
+    weighted = points * weights[:, None]
+    return weighted.T @ points, weighted.sum(axis=0)
+
+
+def _solved(products: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    return np.linalg.lstsq(products, sums, rcond=None)[0]
 
 
 def _upwards(plane: np.ndarray, up: np.ndarray) -> np.ndarray:

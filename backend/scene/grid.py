@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from scipy import ndimage, sparse
+from scipy.sparse import csgraph
 
 #: Rows that a processor works on at once.
 _BAND = 128
@@ -16,7 +18,10 @@ _BAND = 128
 
 def dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the dot products of vectors (…, 3), faster than numpy's einsum does."""
-    return one[..., 0] * other[..., 0] + one[..., 1] * other[..., 1] + one[..., 2] * other[..., 2]
+    total = one[..., 0] * other[..., 0]
+    total += one[..., 1] * other[..., 1]
+    total += one[..., 2] * other[..., 2]
+    return total
 
 
 def neighbour(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -44,6 +49,24 @@ def neighbour_index(pixels: np.ndarray, shape: tuple[int, ...], rows: int, colum
     height, width = shape
     row, column = np.divmod(pixels, width)
     return np.clip(row + rows, 0, height - 1) * width + (column + columns) % width
+
+
+def connected(right: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Number the connected regions of pixels from 0, (H·W,); pixels without links are alone.
+
+    `right`, `below`: whether each pixel goes on in its neighbour to the right, and below, (H, W) bool.
+    """
+    height, width = right.shape
+    # An image of the pixels and of the links between them.
+    image = np.zeros((2 * height, 2 * width), bool)
+    image[::2, ::2], image[::2, 1::2], image[1:-1:2, ::2] = True, right, below[:-1]
+    labels = np.empty(image.shape, np.int32)
+    count = ndimage.label(image, output=labels)
+    labels = labels[::2, ::2] - 1
+    around = right[:, -1]
+    seam = (np.ones(np.count_nonzero(around), bool), (labels[around, -1], labels[around, 0]))
+    matrix = sparse.coo_array(seam, shape=(count, count))
+    return csgraph.connected_components(matrix, directed=False)[1][labels.ravel()]
 
 
 def in_bands(work: Callable[..., tuple[np.ndarray, ...]], reach: int, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:

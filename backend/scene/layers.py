@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage, sparse
-from scipy.sparse import csgraph
+from scipy import ndimage
 
+from ..io import parallel
 from . import grid, planes
 from .planes import Planes
 
@@ -118,22 +118,24 @@ def continuing(front: Layer, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     def average(
         rays: np.ndarray, distance: np.ndarray, normal: np.ndarray, solid: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        solids = grid.padded(solid, 2)
         for _ in range(_CONTINUING):
-            offset = distance * grid.dot(normal, rays)
-            sums, reach, total = normal.copy("K"), distance.copy(), np.ones_like(distance)
-            normals, offsets = grid.padded(normal, 2), grid.padded(offset, 2)
+            points, least = rays * distance[..., None], distance * np.float32(-planes.MIN_COSINE / 4)
+            normals = grid.padded(normal * solid[..., None], 2)  # the sky is like nothing
+            offsets = grid.padded(grid.dot(normal, points), 2)
+            sums, reach, total = normal.copy("K"), np.ones_like(distance), np.ones_like(distance)
             for side in ((0, 2), (0, -2), (2, 0), (-2, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
                 there = grid.shifted(normals, 2, *side)
-                predicted = planes.intersect(there, grid.shifted(offsets, 2, *side), rays)
-                with np.errstate(invalid="ignore"):
-                    near = solid & grid.shifted(solids, 2, *side) & (np.abs(predicted / distance - 1) < _ALIKE)
+                ratio = planes.ratios(there, grid.shifted(offsets, 2, *side), points, least)
+                near = np.abs(ratio - 1) < _ALIKE
                 near &= grid.dot(there, normal) > _TURNED
-                total += near
-                sums += near[..., None] * there
-                reach += np.where(near, predicted, 0)
+                weight = near.astype(np.float32)
+                total += weight
+                ratio *= weight
+                reach += ratio
+                for axis in range(3):
+                    sums[..., axis] += np.multiply(there[..., axis], weight, out=ratio)
             normal = sums / np.sqrt(grid.dot(sums, sums))[..., None]
-            distance = reach / total
+            distance = distance * (reach / total)
         return distance, normal
 
     distance, normal = grid.in_bands(average, 2 * _CONTINUING, rays, front.distance, front.normal, front.solid)
@@ -142,13 +144,7 @@ def continuing(front: Layer, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _extent(links: Links) -> np.ndarray:
     """Return the size in pixels of the connected surface that each pixel belongs to, (H·W,)."""
-    height, width = links.right.shape
-    right, below = np.flatnonzero(links.right), np.flatnonzero(links.below)
-    one = np.concatenate([right, below])
-    other = np.concatenate([grid.neighbour_index(right, (height, width), 0, 1), below + width])
-    count = height * width
-    matrix = sparse.coo_array((np.ones(len(one), bool), (one, other)), shape=(count, count))
-    _, label = csgraph.connected_components(matrix, directed=False)
+    label = grid.connected(links.right, links.below)
     return np.sqrt(np.bincount(label))[label]
 
 
@@ -177,8 +173,12 @@ def hidden(front: Layer, links: Links, rays: np.ndarray, reach: float, clearance
     normal, offset = continuing(front, rays)
     continued = Layer(normal, offset, front.distance, front.solid, front.source)
     short = np.minimum(reached_px, _extent(links)[origin] * _GROWTH)
-    near, near_length = _grow(front, continued, rays, (target, origin, short), clearance, farthest=False)
-    far, length = _grow(front, continued, rays, (target, origin, reached_px), clearance, farthest=True)
+
+    def grow(farthest: bool) -> tuple[Layer, np.ndarray]:
+        wave = target, origin, reached_px if farthest else short
+        return _grow(front, continued, rays, wave, clearance, farthest)
+
+    (near, near_length), (far, length) = parallel.in_threads(grow, (False, True))
     # Sky goes on behind edges too: what stands up ends where the sky is nearer, and ground where sky was seen.
     sky_length, sky_above = _sky_length(front, rays, reach)
 

@@ -25,6 +25,8 @@ _LEVEL, _SMALL = 0.7, 1e-3
 _BRIGHTEST = 4.0
 #: Standard deviation that smooths the sky that isn't seen, as a share of the height: 6°.
 _SMOOTHING = 1 / 30
+#: Rows that are enough for what is as smooth.
+_SMOOTH_ROWS = 180
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ def lamps(light: np.ndarray, sky: np.ndarray, normal: np.ndarray, albedo: np.nda
     """
     luminance = light @ LUMINANCE
     mean = (luminance * sphere.solid_angles(*sky.shape)).sum() / (4 * np.pi)
-    reflected = (albedo @ LUMINANCE) / np.pi * (irradiance(light, normal) @ LUMINANCE)
-    bright = ~sky & (luminance > _BRIGHTER * np.maximum(reflected, mean))
+    bright = ~sky & (luminance > _BRIGHTER * mean)
+    reflected = (albedo[bright] @ LUMINANCE) / np.pi * (irradiance(light, normal[bright]) @ LUMINANCE)
+    bright[bright] = luminance[bright] > _BRIGHTER * reflected
     return bright & ~_sunlit(bright, ground) if sky.any() else bright
 
 
@@ -126,13 +129,22 @@ def environment(light: np.ndarray, sky: np.ndarray) -> np.ndarray:
     luminance = light @ LUMINANCE
     limit = _BRIGHTEST * float(np.median(luminance[sky]))
     calm = light * np.minimum(1, limit / np.maximum(luminance, 1e-12))[..., None]
-    side = width // 2
-    padded = np.pad(sky, ((0, 0), (side, side)), mode="wrap")
-    nearest = np.zeros((2, *padded.shape), np.int32)
-    ndimage.distance_transform_edt(~padded, return_distances=False, return_indices=True, indices=nearest)
-    nearest = nearest[:, :, side : side + width]
-    filled = calm[nearest[0], (nearest[1] - side) % width]
-    for axis, mode in ((0, "nearest"), (1, "wrap")):
-        filled = ndimage.gaussian_filter1d(filled, height * _SMOOTHING, axis=axis, mode=mode)
+    filled = panoramas.resize(_filled(calm.astype(np.float32), sky), height)
     above = sphere.directions(height, width)[..., 2:] > 0
     return np.where(sky[..., None], light, np.where(above, filled, 0)).astype(np.float32)
+
+
+def _filled(light: np.ndarray, sky: np.ndarray) -> np.ndarray:
+    """Give all directions the light (H, W, 3) of the nearest sky (H, W) bool, smoothed, at most _SMOOTH_ROWS rows."""
+    rows = min(len(sky), _SMOOTH_ROWS)
+    shown = panoramas.resize(sky[..., None].astype(np.float32), rows)
+    mean = panoramas.resize(light * sky[..., None], rows) / np.maximum(shown, 1e-6)
+    side = rows  # half the width
+    padded = np.pad(shown[..., 0] > 0, ((0, 0), (side, side)), mode="wrap")
+    nearest = np.zeros((2, *padded.shape), np.int32)
+    ndimage.distance_transform_edt(~padded, return_distances=False, return_indices=True, indices=nearest)
+    nearest = nearest[:, :, side : side + 2 * rows]
+    filled = mean[nearest[0], (nearest[1] - side) % (2 * rows)]
+    for axis, mode in ((0, "nearest"), (1, "wrap")):
+        filled = ndimage.gaussian_filter1d(filled, rows * _SMOOTHING, axis=axis, mode=mode)
+    return filled

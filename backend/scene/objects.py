@@ -81,15 +81,6 @@ def cut(links: Links, label: np.ndarray) -> Links:
     )
 
 
-def components(links: Links) -> np.ndarray:
-    """Return the number of the connected region of each pixel, (H·W,); pixels without links are alone."""
-    height, width = links.right.shape
-    right, below = np.flatnonzero(links.right), np.flatnonzero(links.below[:-1])
-    one = np.concatenate([right, below])
-    other = np.concatenate([grid.neighbour_index(right, (height, width), 0, 1), below + width])
-    return _connected(one, other, height * width)
-
-
 def _connected(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
     """Return the number of the component of each of `count` nodes, joined by edges from `one` to `other`."""
     matrix = sparse.coo_array((np.ones(len(one), bool), (one, other)), shape=(count, count))
@@ -163,7 +154,7 @@ def _is_sliver(kind: np.ndarray, links: Links, smooth: Links) -> np.ndarray:
 def _patches(kind: np.ndarray, links: Links) -> np.ndarray:
     """Return the number of the surface of one class that each pixel belongs to, (H·W,)."""
     own = cut(links, kind)
-    return components(Links(own.right & (kind > 0), own.below & (kind > 0)))
+    return grid.connected(own.right & (kind > 0), own.below & (kind > 0))
 
 
 def _joined(patch: np.ndarray, kind: np.ndarray, distance: np.ndarray, angle: np.ndarray) -> np.ndarray:

@@ -54,6 +54,15 @@ def intersect(normal: np.ndarray, offset: np.ndarray, rays: np.ndarray) -> np.nd
     return np.where(hit, offset / np.where(hit, cosine, np.float32(-1)), np.float32(np.inf))
 
 
+def ratios(normal: np.ndarray, offset: np.ndarray, points: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Return the distances along the rays to `points` (…, 3) at which planes lie, as multiples of those of the points.
+
+    `least`: of each point, (…), its distance times −MIN_COSINE / 4. As `intersect`, but a plane whose front a ray
+    (almost) misses lies at a distance that means nothing.
+    """
+    return offset / np.minimum(grid.dot(normal, points), least)
+
+
 def fit(distance: np.ndarray, normal: np.ndarray | None) -> Planes:
     """Fit planes to maps, all of which counts as solid: `distance` (H, W), finite, `normal` (H, W, 3) or None.
 
@@ -67,7 +76,7 @@ def fit(distance: np.ndarray, normal: np.ndarray | None) -> Planes:
     else:
         length = np.sqrt(grid.dot(normal, normal))[..., None]
         chosen = _facing((normal / np.maximum(length, 1e-9)).astype(np.float32), rays)
-        residual = _residuals(distance, chosen.reshape(-1, 3), rays).reshape(distance.shape)
+        (residual,) = grid.in_bands(_all_residuals, 1, rays, distance, chosen)
     # Where the given normal predicts badly, try those of the distances around.
     usual = float(np.median(residual)) if normal is not None else 0.0
     poor = np.flatnonzero(residual > max(1e-3, 3 * usual))
@@ -118,14 +127,23 @@ def _normals_from_distance(rays: np.ndarray, distance: np.ndarray, pixels: np.nd
     return normals
 
 
-def _residuals(
-    distance: np.ndarray, normal: np.ndarray, rays: np.ndarray, pixels: np.ndarray | None = None
-) -> np.ndarray:
-    """Return how badly the planes of `pixels` (flat indices; None: all) predict their neighbours, (N,).
+def _all_residuals(rays: np.ndarray, distance: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray]:
+    """Return how badly the planes of all pixels predict their neighbours, (H, W); see `_residuals`."""
+    points = rays * distance[..., None]
+    offset = grid.dot(normal, points)
+    around, least = grid.padded(points, 1), grid.padded(distance * np.float32(-MIN_COSINE / 4), 1)
+    differences = np.empty((len(_AROUND), *distance.shape), np.float32)
+    for difference, side in zip(differences, _AROUND, strict=True):
+        ratio = ratios(normal, offset, grid.shifted(around, 1, *side), grid.shifted(least, 1, *side))
+        difference[:] = np.minimum(np.abs(ratio - 1), 1)
+    return (np.partition(differences, 3, axis=0)[:4].mean(axis=0),)
+
+
+def _residuals(distance: np.ndarray, normal: np.ndarray, rays: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Return how badly the planes of `pixels` (flat indices) predict their neighbours, (N,).
 
     `normal`: of these planes, (N, 3). It is the mean of the better half of relative differences.
     """
-    pixels = np.arange(distance.size) if pixels is None else pixels
     flat = rays.reshape(-1, 3)
     offset = distance.ravel()[pixels] * grid.dot(normal, flat[pixels])
     differences = np.empty((len(_AROUND), len(pixels)), np.float32)

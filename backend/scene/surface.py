@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -161,13 +162,16 @@ def _positions(
 ) -> np.ndarray:
     """Return each vertex' distance along its ray, (V,)."""
     count = len(row)
+    height, width = stack[0].distance.shape
+    ray = ray.astype(np.float32)
     sums, weights = np.zeros(count), np.zeros(count)
     #: Of the visible layer: the distance of each of the four pixels' planes along the vertex' ray; NaN elsewhere.
     seen = np.full((4, count), np.nan, np.float32)
     for slot, ids in enumerate(vertex):
         layer = stack[slot // 4]
-        where = ids[ids >= 0]
-        pixel = _pixel(slot, row[where], column[where], layer.distance.shape)
+        corner = np.flatnonzero(ids >= 0)
+        where = ids[corner]
+        pixel = _pixel(slot, *np.divmod(corner, width), (height, width))
         own = layer.distance.ravel()[pixel]
         found = planes.intersect(layer.normal.reshape(-1, 3)[pixel], layer.offset.ravel()[pixel], ray[where])
         # A plane seen almost from its edge reaches far beyond its own pixel.
@@ -248,30 +252,27 @@ def triangulate(
     the texture inside a block, from linear texture coordinates, in pixels.
     """
     height, width = welded.stack[0].distance.shape
-    levels = [blocks.leaf_levels(layer, flatness, shift_px) for layer in range(len(welded.stack))]
+    leaves = [blocks.leaf_levels(layer, flatness, shift_px) for layer in range(len(welded.stack))]
+    squares = [[_Squares(*_blocks(leaf, level), 2**level) for level in range(int(leaf.max()) + 1)] for leaf in leaves]
     kept = np.zeros((height + 1, width), bool)
-    for leaf in levels:
-        for level in range(int(leaf.max()) + 1):
-            rows, columns = _blocks(leaf, level)
-            for row, column in _CORNERS:
-                kept[rows + row * 2**level, (columns + column * 2**level) % width] = True
+    for square in itertools.chain(*squares):
+        for row, column in _CORNERS:
+            kept[square.rows + row * square.size, (square.columns + column * square.size) % width] = True
+    outlines_kept = [[_kept(kept, square) for square in layer] for layer in squares]
+    if most is not None and sum(_count(keep) for keep in itertools.chain(*outlines_kept)) > most:
+        return None
     vertex, distance = _merge_poles(welded)
     parts, counts = [], []
-    for layer, leaf in enumerate(levels):
-        before = len(parts)
-        for level in range(int(leaf.max()) + 1):
-            rows, columns = _blocks(leaf, level)
-            if len(rows):
-                parts.append(_polygons(vertex[layer], kept, rows, columns, 2**level))
-        counts.append(sum(map(len, parts[before:])))
+    for layer, some in enumerate(squares):
+        made = [_polygons(vertex[layer], square, keep) for square, keep in zip(some, outlines_kept[layer], strict=True)]
+        parts += made
+        counts.append(sum(map(len, made)))
     triangles = np.concatenate(parts)
     # Triangles at a pole have two corners there; where layers are welded, one triangle may be of both.
     proper = (triangles != np.roll(triangles, 1, axis=1)).all(axis=1) & ~_repeated(triangles)
     ends = np.cumsum(counts)
     counts = tuple(int(proper[end - number : end].sum()) for number, end in zip(counts, ends, strict=True))
     triangles = triangles[proper]
-    if most is not None and len(triangles) > most:
-        return None
     used, flat = np.unique(triangles, return_inverse=True)
     triangles = flat.reshape(-1, 3).astype(np.int32)
     ray = welded.ray[used]
@@ -341,11 +342,10 @@ def _block_errors(welded: Welded, layer: int) -> list[tuple[np.ndarray, np.ndarr
     errors = []
     if not surface.solid.any():
         return errors
-    # A pixel's own plane and the inner corners of a block say all: each corner of a pixel, once.
-    reach = np.where(vertex >= 0, welded.distance[vertex], 1).astype(np.float32)  # [4, H, W]
-    points = welded.ray[vertex].astype(np.float32) * reach[..., None]  # [4, H, W, 3]
+    reach = np.where(vertex >= 0, welded.distance.astype(np.float32)[vertex], np.float32(1))  # [4, H, W]
+    points = np.stack([axis[vertex] * reach for axis in welded.ray.T.astype(np.float32)])  # [3, 4, H, W]
     low, high = reach.min(axis=0), reach.max(axis=0)
-    normal, centre, valid = surface.normal, points.mean(axis=0), surface.solid
+    normal, centre, valid = surface.normal, np.moveaxis(points.mean(axis=1), 0, -1), surface.solid
     right, below = welded.links[layer]
     latitude = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
     for level in range(1, int(np.log2(max(2, width * _MAX_BLOCK))) + 1):
@@ -362,14 +362,16 @@ def _block_errors(welded: Welded, layer: int) -> list[tuple[np.ndarray, np.ndarr
         valid &= below[half - 1 :: size][:rows, : columns * size].reshape(rows, columns, size).all(axis=2)
         unit = normal / np.maximum(np.sqrt(grid.dot(normal, normal)), 1e-12)[..., None]
         offset = grid.dot(unit, centre) / size**2
-        block_row, block_column = np.nonzero(valid)
-        if not len(block_row):
+        if not valid.any():
             break
-        shape = (4, rows, size, columns, size, 3)
-        cells = points[:, inside[0], inside[1]].reshape(shape)[:, block_row, :, block_column]  # [B, 4, size, size, 3]
-        along = np.einsum("bkijc,bc->bkij", cells, unit[valid])
-        error = np.full((rows, columns), np.inf, np.float32)
-        error[valid] = np.abs(along / offset[valid][:, None, None, None] - 1).max(axis=(1, 2, 3))
+        plane = unit / np.where(valid, offset, 1)[..., None]
+        cells = points[:, :, inside[0], inside[1]].reshape(3, 4, rows, size, columns, size)
+        # Within a block corners are welded: the top left ones of its pixels, and those at its other two sides, are all.
+        error = np.where(valid, 0, np.float32(np.inf))
+        for corner, (below_all, right_all) in enumerate(_CORNERS):
+            some = cells[:, corner, :, slice(-below_all, None), :, slice(-right_all, None)]
+            along = sum(some[axis] * plane[:, None, :, None, axis] for axis in range(3))
+            error = np.maximum(error, np.abs(along - 1).max(axis=(1, 3)))
         ratio = high / low
         steep = np.abs(np.tan(latitude[: rows * size].reshape(rows, size))).max(axis=1)[:, None]
         shift = size * (ratio - 1) / (2 * (ratio + 1)) + size**2 * (2 * np.pi / width) * steep / 8
@@ -384,23 +386,46 @@ def _blocks(leaf: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
     return rows * size, columns * size
 
 
-def _polygons(vertex: np.ndarray, kept: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: int) -> np.ndarray:
-    """Return the triangles (T, 3) of square blocks, whose outline has all kept corners.
+class _Squares(NamedTuple):
+    """Square blocks of pixels: row and column of their top left pixels (B,), and how many pixels wide they are."""
 
-    `vertex`: vertex of each pixel's corner, (4, H, W). `rows`, `columns`: top left pixel of each block.
-    """
-    width = vertex.shape[2]
-    along, zero = np.arange(size), np.zeros(size, int)
-    back = size - 1 - along
-    last = zero + size - 1
-    # Anticlockwise: down the left side, along the bottom, up the right side, back along the top.
-    pixel_rows = np.concatenate([along, last, back, zero])
-    pixel_columns = np.concatenate([zero, along, last, back])
-    corner = np.repeat((0, 3, 2, 1), size)
+    rows: np.ndarray
+    columns: np.ndarray
+    size: int
+
+    def outline(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return row (B, 4·size), column (B, 4·size) and corner (4·size) of the pixels along the outlines.
+
+        Anticlockwise: down the left side, along the bottom, up the right side, back along the top.
+        """
+        size = self.size
+        along, zero = np.arange(size), np.zeros(size, int)
+        back, last = size - 1 - along, zero + size - 1
+        rows, columns = np.concatenate([along, last, back, zero]), np.concatenate([zero, along, last, back])
+        return self.rows[:, None] + rows, self.columns[:, None] + columns, np.repeat((0, 3, 2, 1), size)
+
+
+def _kept(kept: np.ndarray, squares: _Squares) -> np.ndarray:
+    """Return which corners along the outlines of blocks are `kept`, (B, 4·size) bool."""
+    i, j, corner = squares.outline()
     offsets = np.array(_CORNERS)[corner]
-    i, j = rows[:, None] + pixel_rows, columns[:, None] + pixel_columns
+    return kept[i + offsets[:, 0], (j + offsets[:, 1]) % kept.shape[1]]
+
+
+def _count(keep: np.ndarray) -> int:
+    """Return the number of triangles of blocks, by the corners that are kept; see `_polygons`."""
+    number = keep.sum(axis=1)
+    return int(np.where(number == 4, 2, number).sum())
+
+
+def _polygons(vertex: np.ndarray, squares: _Squares, keep: np.ndarray) -> np.ndarray:
+    """Return the triangles (T, 3) of square blocks, whose outline has the corners `keep`, see `_kept`.
+
+    `vertex`: vertex of each pixel's corner, (4, H, W).
+    """
+    rows, columns, size = squares
+    i, j, corner = squares.outline()
     outline = vertex[corner, i, j]  # [B, 4·size]
-    keep = kept[i + offsets[:, 0], (j + offsets[:, 1]) % width]
     number = keep.sum(axis=1)
     simple = number == 4
     quads = outline[simple][keep[simple]].reshape(-1, 4)

@@ -17,13 +17,16 @@ import numpy as np
 
 def directions(height: int, width: int) -> np.ndarray:
     """Return unit rays through the pixel centres, (H, W, 3) float32, in the frame above."""
-    lon = (0.5 - (np.arange(width) + 0.5) / width) * 2 * np.pi
-    lat = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
-    cos_lat = np.cos(lat)[:, None]
-    rays = np.stack(
-        [cos_lat * np.cos(lon), cos_lat * np.sin(lon), np.broadcast_to(np.sin(lat)[:, None], (height, width))], axis=-1
-    )
-    return rays.astype(np.float32)
+    return rays_at((np.arange(width) + 0.5) / width, ((np.arange(height) + 0.5) / height)[:, None])
+
+
+def rays_at(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return unit rays through places of a panorama, (…, 3) float32, in the frame above; u and v are broadcast."""
+    lon, lat = (0.5 - u) * 2 * np.pi, (0.5 - v) * np.pi
+    cos_lat = np.cos(lat)
+    rays = np.empty((*np.broadcast_shapes(u.shape, v.shape), 3), np.float32)
+    rays[..., 0], rays[..., 1], rays[..., 2] = cos_lat * np.cos(lon), cos_lat * np.sin(lon), np.sin(lat)
+    return rays
 
 
 def solid_angles(height: int, width: int) -> np.ndarray:
