@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from pathlib import Path
 
 import analytic_room
@@ -62,6 +63,16 @@ def test_batch_writes_a_summary_and_tells_what_failed(addon: Jobs, panorama: Pat
     info = json_file.read(out / "größe of a room" / "maps.json", Info)
     assert (info.seed, info.engine, info.size) == (3, "starter", (128, 256))
     assert (out / "summary.html").is_file()
+
+
+def test_batch_as_a_job_type_of_flamenco_starts_blender(addon: Jobs, panorama: Path, tmp_path: Path) -> None:
+    to = tmp_path / "panoform_batch.js"
+    given = ["batch", str(panorama.parent), "--out", str(tmp_path / "out"), "--quality", "draft", "--maps", "distance"]
+    assert command.run([*given, "--job-template", "flamenco", "--to", str(to)]) == 0
+    text = to.read_text("utf-8")
+    assert 'const COMMAND = ["{blender}","--background","--command","panoform","batch"];' in text
+    (line,) = [line for line in text.splitlines() if line.startswith("const OPTIONS")]
+    assert json.loads(line.partition(" = ")[2].rstrip(";")) == ["--maps=distance", "--quality=draft", "--seed=0"]
 
 
 @pytest.mark.slow

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ....shared.jobs import options as job_options
-from ....shared.protocol.errors import SettingError
+from ....shared.batch import options as batch_options
+from ....shared.batch.panoramas import find
 from .. import options as shared_options
 from .. import perceive
-from .plan import Plan, find
+from .plan import Plan
+
+_VALUES = ("engine", "model", "adapters", "device", "dtype", "offload", "steps", "guidance", "seed", "height")
+_FLAGS = ("record_paths", "overwrite", "repair")
 
 
 def add(commands: Any) -> None:
     """Add the command to the subparsers."""
-    parser = job_options.add_batch(commands)
+    parser = batch_options.add(commands)
     perceive.add_settings(parser)
     parser.set_defaults(run=run)
 
@@ -22,6 +25,9 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command. Return 1 if a panorama failed, after all others are done."""
     plan = _plan(options)
+    if options.job_template:
+        batch_options.write_job_template(options, ("panoform", "batch"), tuple(_arguments(options)))
+        return 0
     from ...io import summary
     from .report import Report
 
@@ -43,12 +49,19 @@ def run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> Plan:
     """Return what the options ask for, checked as far as that needs no torch. Raise SettingError, InputError."""
-    if options.workers is not None and not options.ray:
-        raise SettingError("--workers is for --ray.", "Add --ray auto, or leave out --workers.")
+    part = batch_options.check(options)
     return Plan(
         panoramas=find(options.folder),
+        part=part,
         out=options.out.absolute(),
         engine=shared_options.engine_settings(options),
         settings=perceive.settings_of(options),
         overwrite=options.overwrite,
     )
+
+
+def _arguments(options: argparse.Namespace) -> list[str]:
+    """Return the options of perception as arguments, all that are given or have a default."""
+    values: dict[str, Any] = {name: getattr(options, name) for name in _VALUES} | {"maps": ",".join(options.maps)}
+    arguments = [f"--{name}={value}" for name, value in values.items() if value is not None]
+    return arguments + [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(options, name)]

@@ -15,7 +15,7 @@ def run(plan: Plan, report: Report) -> None:
     """Do all panoramas, in order. Raise the error of one that all others would share, and Cancelled."""
     with Terminal(stages=False) as terminal:
         work = Work(plan, terminal)
-    for source in plan.panoramas:
+    for source in plan.sources:
         began = time.monotonic()
         with Terminal(stages=False) as terminal:
             terminal.progress(display_name(source.name), 0, 0, 0.0, None)

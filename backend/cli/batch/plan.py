@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +12,17 @@ from ....shared.engines import EngineSettings
 from ....shared.file_errors import display_name
 from ....shared.jobs.perceive import Info, PerceiveSettings
 from ....shared.maps import INFO_FILENAME, MAPS
-from ....shared.protocol.errors import InputError, OutputError
-
-SUFFIXES = (".exr", ".hdr", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+from ....shared.protocol.errors import OutputError
 
 
 @dataclass(frozen=True)
 class Plan:
     """A batch. It can be sent to other processes, and to computers that have the same folders."""
 
-    #: Absolute paths of the panoramas → the names of their result folders, in the order of the report.
+    #: All panoramas of the folder, by absolute paths → the names of their result folders.
     panoramas: dict[Path, str]
+    #: (2, 10): the second of ten parts is to be done.
+    part: tuple[int, int]
     #: Absolute path of the folder that receives these folders and the summary.
     out: Path
     engine: EngineSettings
@@ -31,23 +30,15 @@ class Plan:
     #: Whether files that are not Panoform's may be replaced.
     overwrite: bool
 
+    @property
+    def sources(self) -> list[Path]:
+        """The panoramas that are to be done, in the order of the report."""
+        part, parts = self.part
+        return list(self.panoramas)[part - 1 :: parts]
+
     def folder(self, source: Path) -> Path:
         """Return the result folder of a panorama."""
         return self.out / self.panoramas[source]
-
-
-def find(folder: Path) -> dict[Path, str]:
-    """Return the panoramas in a folder and the names of their result folders. Raise InputError if there is none.
-
-    These are the file names without extension, or with it where several files differ only in that.
-    """
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}.", "Give the folder of the panoramas.")
-    files = sorted(file for file in folder.absolute().iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise InputError(f"{folder} has no panoramas.", "Panoramas are EXR, HDR, PNG, JPEG, TIFF or WebP files.")
-    stems = Counter(file.stem.lower() for file in files)
-    return {file: file.stem if stems[file.stem.lower()] == 1 else file.name for file in files}
 
 
 def finished(plan: Plan, source: Path, wanted: Mapping[str, Any]) -> Info | None:

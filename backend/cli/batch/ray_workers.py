@@ -95,11 +95,11 @@ def run(plan: Plan, report: Report, address: str, workers: int | None) -> None:
     A worker that ends is replaced, and its panorama done again, once. Raise BackendMissingError, BackendError,
     SettingError (`ray_cluster`), the error of a panorama that all others would share, and of the last worker to fail.
     """
-    with cluster(address) as ray, Display(len(plan.panoramas)) as display:
+    with cluster(address) as ray, Display(len(plan.sources)) as display:
         count, options = share(ray, plan.engine.device, workers)
         # The second thread answers `state`.
         actor = ray.remote(Actor).options(max_concurrency=2, scheduling_strategy="SPREAD", **options)
-        _Batch(ray, plan, report, display, actor).run(min(count, len(plan.panoramas)))
+        _Batch(ray, plan, report, display, actor).run(min(count, len(plan.sources)))
 
 
 class _Batch:
@@ -107,7 +107,7 @@ class _Batch:
 
     def __init__(self, ray: Any, plan: Plan, report: Report, display: Display, actor: Any) -> None:
         self._ray, self._plan, self._report, self._display, self._actor = ray, plan, report, display, actor
-        self._waiting = deque(plan.panoramas)
+        self._waiting = deque(plan.sources)
         self._given: Counter[Path] = Counter()
         self._done = 0
         self._numbers = itertools.count(1)
@@ -120,7 +120,7 @@ class _Batch:
         """Do all panoramas with this number of workers."""
         for _ in range(workers):
             self._start()
-        while self._done < len(self._plan.panoramas):
+        while self._done < len(self._plan.sources):
             while self._waiting and self._idle:
                 self._give(self._idle.pop(), self._waiting.popleft())
             if not self._busy:

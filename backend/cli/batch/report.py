@@ -27,15 +27,16 @@ class Report:
             print(outcome.details, end="", file=sys.stderr)
         if isinstance(outcome, Failure) and outcome.ends_batch:
             return  # the command ends with this error
-        count = f"[{len(self._rows)}/{len(self._plan.panoramas)}]"
+        count = f"[{len(self._rows)}/{len(self._plan.sources)}]"
         print(f"{count} {display_name(source.name)}: {_line(row, seconds)}", file=self._stdout, flush=True)
 
     def write(self) -> None:
-        """Write the summary, in the plan's order, and print how many panoramas were done. Raise OutputError."""
-        rows = [self._rows[source] for source in self._plan.panoramas if source in self._rows]
+        """Write the summary, unless this is a part, and print how many panoramas were done. Raise OutputError."""
+        rows = [self._rows[source] for source in self._plan.sources if source in self._rows]
         if not rows:
             return  # the error that stopped the batch is told
-        summary.write(self._plan.out, rows, overwrite=self._plan.overwrite)
+        if self._plan.part == (1, 1):  # parts may be done at the same time
+            summary.write(self._plan.out, rows, overwrite=self._plan.overwrite)
         count = Counter(row.status for row in rows)
         print(", ".join(f"{number} {status}" for status, number in count.items()), file=sys.stderr)
 

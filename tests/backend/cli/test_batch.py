@@ -13,10 +13,10 @@ import numpy as np
 import OpenImageIO as oiio
 import pytest
 
-from panoform.backend.cli.batch import plan
 from panoform.backend.cli.main import main
 from panoform.backend.io import summary
 from panoform.backend.jobs import registry
+from panoform.shared.batch import panoramas
 from panoform.shared.protocol.errors import OutputError, WeightsError
 
 
@@ -97,6 +97,17 @@ def test_rest_is_done_when_some_fail_and_a_second_run_skips_what_is_finished(fol
     assert {name: data for name, data in after.items() if "summary" not in name} == {
         name: data for name, data in before.items() if "summary" not in name
     }
+
+
+def test_part_of_the_panoramas_writes_no_summary(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("a.exr", "b.exr", "c.exr"):
+        (tmp_path / "in" / name).write_bytes(b"nothing")
+    assert run(tmp_path / "in", tmp_path / "out", "--part", "1/2") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["[1/2] a.exr", "[2/2] c.exr"]
+    assert run(tmp_path / "in", tmp_path / "out", "--part", "4/4") == 0, "there is nothing to do"
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_settings_or_a_newer_source_are_done_again(folder, tmp_path, capsys):
@@ -194,7 +205,7 @@ def test_no_folder_or_an_empty_one(tmp_path, capsys, make):
 def test_names_of_result_folders(tmp_path):
     for name in ("a.png", "b.EXR", "b.hdr", "c.d.jpg"):
         (tmp_path / name).touch()
-    assert {source.name: name for source, name in plan.find(tmp_path).items()} == {
+    assert {source.name: name for source, name in panoramas.find(tmp_path).items()} == {
         "a.png": "a",
         "b.EXR": "b.EXR",
         "b.hdr": "b.hdr",
