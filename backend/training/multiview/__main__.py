@@ -31,6 +31,7 @@ def _train(args: argparse.Namespace) -> None:
             folder=args.data, device=device, size=args.size, crop=min(args.crop, args.size), batch=args.batch,
             vae_batch=args.vae_batch, vae_steps=args.vae_steps, views_steps=args.views_steps, pool=args.pool,
             fresh=args.fresh, minutes=args.minutes, every_minutes=args.every, compiled=device.type == "cuda",
+            exact=args.exact,
         )
     )  # fmt: skip
 
@@ -47,7 +48,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     output.check(args.out, overwrite=args.overwrite)
     with output.file(args.out, overwrite=args.overwrite) as sheet:
-        print(evaluate.evaluate(args.model, sheet, args.objects, args.size, args.steps, args.guidance))
+        print(
+            evaluate.evaluate(args.model, sheet, args.objects, args.size, args.steps, args.guidance, exact=args.exact)
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, default=1e6, help="time limit")
     train.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
     train.add_argument("--device", help="default: cuda if available")
+    _add_exact(train)
     train.add_argument("--threads", type=int, default=1, help="threads on the CPU")
     train.set_defaults(run=_train)
 
@@ -82,12 +86,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, required=True, help="PNG file to write: a contact sheet")
     evaluate.add_argument("--objects", type=int, default=8)
     evaluate.add_argument("--size", type=int, default=256)
+    _add_exact(evaluate)
     evaluate.add_argument("--steps", type=int, default=12)
     evaluate.add_argument("--guidance", type=float, default=1.5)
     evaluate.set_defaults(run=_evaluate)
     for command in (export, evaluate):
         output.add_overwrite(command)
     return parser
+
+
+def _add_exact(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exact", action="store_true", help="simpler objects, in closed form, which a CPU renders 30 times faster"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

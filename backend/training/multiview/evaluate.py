@@ -20,12 +20,14 @@ from .render import Renderer
 _SEED = 0
 
 
-def evaluate(folder: Path, sheet: Path, objects: int, size: int, steps: int, guidance: float) -> str:
+def evaluate(
+    folder: Path, sheet: Path, objects: int, size: int, steps: int, guidance: float, *, exact: bool = False
+) -> str:
     """Draw views of `objects` unseen objects; write a contact sheet and return a line with figures.
 
     The sheet has a row for each object: its reference picture, six views, and their truth. The figures are the PSNR
     of the object's pixels, of the front view and of all views, and that of the mean colour of the reference picture's
-    object as a baseline.
+    object as a baseline. `exact`: as of `Renderer`.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = MultiViewPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, use_safetensors=True).to(
@@ -34,7 +36,7 @@ def evaluate(folder: Path, sheet: Path, objects: int, size: int, steps: int, gui
     pipeline.load_adapter(folder, TASK)
     pipeline.set_progress_bar_config(disable=True)
     prompts = weights.load(folder / PROMPT_EMBEDS)
-    drawn = Renderer(device, compiled=device.type == "cuda").render(objects, _SEED, size)
+    drawn = Renderer(device, compiled=device.type == "cuda", exact=exact).render(objects, _SEED, size)
     rows, scores = [], []
     for index in range(objects):
         control, reference, truth = drawn.control[index], drawn.reference[index], drawn.views[index]

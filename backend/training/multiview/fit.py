@@ -57,6 +57,8 @@ class Options:
     every_minutes: float
     #: Whether kernels are compiled.
     compiled: bool
+    #: Whether objects are simpler, and rendered in closed form.
+    exact: bool
 
 
 class Pool:
@@ -64,7 +66,7 @@ class Pool:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._renderer = Renderer(options.device, compiled=options.compiled)
+        self._renderer = Renderer(options.device, compiled=options.compiled, exact=options.exact)
         self._seed, self._next = FIRST_SEED, 0
         self._views, self._control, self._reference = (
             torch.empty(options.pool, *shape, options.size, options.size, dtype=dtype, device=options.device)

@@ -18,7 +18,7 @@ from torch import Tensor
 PARTS = 8
 _MARKS = 3
 #: Kinds of parts, and of patterns.
-_BOX, _CYLINDER, _ELLIPSOID, _TORUS = range(4)
+BOX, CYLINDER, ELLIPSOID, TORUS = range(4)
 _PLAIN, _STRIPES, _CHECKER, _DOTS, _BLOBS, _GRADIENT = range(6)
 #: Width of the border between two colours, as a share of the object's size.
 _SOFT = 0.004
@@ -70,6 +70,14 @@ class Objects:
         """Return the objects on another device."""
         return Objects(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
+    def only(self, number: int) -> Objects:
+        """Return a batch of one of the objects, with the parts alone that exist."""
+        exists = self.exists[number]
+        chosen = {field.name: getattr(self, field.name)[number : number + 1] for field in fields(self)}
+        return Objects(
+            **{name: value[:, exists] if value.shape[1:2] == exists.shape else value for name, value in chosen.items()}
+        )
+
     def __len__(self) -> int:
         return len(self.kind)
 
@@ -103,7 +111,7 @@ def create(count: int, seed: int) -> Objects:
     size = random.uniform(*shape, 3, low=0.1, high=0.4)
     size[:, 0] = random.uniform(count, 3, low=0.25, high=0.6)
     even = random.chance(*shape, p=0.5)  # round from above
-    size[..., 1] = torch.where(even | (kind == _TORUS), size[..., 0], size[..., 1])
+    size[..., 1] = torch.where(even | (kind == TORUS), size[..., 0], size[..., 1])
     long = random.chance(*shape, p=0.25)
     size[..., 2] = torch.where(long, size[..., 2] * 2, size[..., 2])
     exists = torch.arange(PARTS) < random.choose(count, weights=[1.5, 2, 2, 2, 1.5, 1, 1, 1])[:, None] + 1
@@ -219,8 +227,8 @@ def _parts(objects: Objects, own: Vector) -> Tensor:
     ellipsoid = scaled * (scaled - 1) / (twice + 1e-12).sqrt()
     tube = size[..., 0] * 0.3
     torus = ((around - size[..., 0] + tube).square() + z.square() + 1e-12).sqrt() - tube
-    result = torch.where(kind == _BOX, box, torch.where(kind == _CYLINDER, cylinder, ellipsoid))
-    result = torch.where(kind == _TORUS, torus, result) * width.clamp_max(1)
+    result = torch.where(kind == BOX, box, torch.where(kind == CYLINDER, cylinder, ellipsoid))
+    result = torch.where(kind == TORUS, torus, result) * width.clamp_max(1)
     return torch.where(objects.exists[:, None], result, torch.full_like(result, 1e3))
 
 
@@ -238,10 +246,14 @@ def _pick(values: Tensor, part: Tensor) -> Tensor:
     return values[batch, part]
 
 
-def albedo(objects: Objects, points: Tensor, normals: Tensor) -> Tensor:
-    """Return the colours (B, N, 3), sRGB in [0, 1], of points (B, N, 3) on the surface with normals (B, N, 3)."""
+def albedo(objects: Objects, points: Tensor, normals: Tensor, part: Tensor | None = None) -> Tensor:
+    """Return the colours (B, N, 3), sRGB in [0, 1], of points (B, N, 3) on the surface with normals (B, N, 3).
+
+    `part`: the part of each, (B, N); by default the nearest.
+    """
     raw, own = _local(objects, points)
-    part = _parts(objects, own).argmin(-1)
+    if part is None:
+        part = _parts(objects, own).argmin(-1)
     across = torch.where(_pick(objects.mirrored, part)[..., 0], raw[..., 0].abs(), raw[..., 0])
     folded = torch.stack([across, raw[..., 1], raw[..., 2]], dim=-1)
     mine = torch.cat([torch.gather(values, 2, part[..., None]) for values in own], dim=-1)

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor
 from ...texturing.cameras import AXES, DISTANCE, ORTHO_SCALE
 from ...texturing.reference import FILL, GREY
 from . import objects as shapes
+from . import rays
 from .objects import Objects
 
 #: Steps of a ray, each a share of the distance, which narrowing parts and ellipsoids only bound; and the distance at
@@ -29,6 +31,8 @@ _LARGEST = 5.0
 
 #: As `objects.distance`.
 Distance = Callable[[Objects, Tensor], Tensor]
+#: Hits (B, N), points and normals (B, N, 3), which mean nothing without a hit, and the parts (B, N), if known.
+Traced = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 @dataclass
@@ -44,10 +48,13 @@ class Sample:
 
 
 class Renderer:
-    """Renders objects on a device; `compiled`: by kernels that torch compiles, worth it on a GPU."""
+    """Renders objects on a device; `compiled`: by kernels that torch compiles, worth it on a GPU.
 
-    def __init__(self, device: torch.device, *, compiled: bool = False) -> None:
-        self.device = device
+    `exact`: simpler objects, one by one, in closed form (`rays`), for a CPU.
+    """
+
+    def __init__(self, device: torch.device, *, compiled: bool = False, exact: bool = False) -> None:
+        self.device, self._exact = device, exact
         # Nearly all the time goes into distances; one kernel serves all sizes.
         self._distance: Distance = torch.compile(shapes.distance, dynamic=True) if compiled else shapes.distance
         self._axes = torch.tensor(AXES, dtype=torch.float32, device=device)
@@ -55,9 +62,18 @@ class Renderer:
     @torch.no_grad()
     def render(self, count: int, seed: int, size: int) -> Sample:
         """Create and render `count` objects, determined by the seed."""
-        objects = self._fitted(shapes.create(count, seed).to(self.device), size)
-        hits, points, normals = self._six(objects, size)
-        colours = shapes.albedo(objects, points, normals)
+        objects = shapes.create(count, seed).to(self.device)
+        if not self._exact:
+            return self._render(objects, seed, size)
+        rays.simplify(objects)
+        singly = [self._render(objects.only(number), seed + number, size) for number in range(count)]
+        names = [field.name for field in dataclasses.fields(Sample)]
+        return Sample(**{name: torch.cat([getattr(one, name) for one in singly]) for name in names})
+
+    def _render(self, objects: Objects, seed: int, size: int) -> Sample:
+        count, objects = len(objects), self._fitted(objects, size)
+        hits, points, normals, part = self._six(objects, size)
+        colours = shapes.albedo(objects, points, normals, part)
         colours = torch.where(hits[..., None], colours, GREY)
         control = torch.where(hits[..., None], torch.cat([points + 0.5, normals / 2 + 0.5], dim=-1), 0.5).clamp(0, 1)
         return Sample(
@@ -70,15 +86,15 @@ class Renderer:
         """Return the objects with their bounding boxes centred and their longest side 1."""
         objects.side[:] = _LARGEST
         for _ in range(2):
-            hits, points, _ = self._six(objects, min(192, size))
+            hits, points, *_ = self._six(objects, min(192, size))
             raw = points * objects.side[:, None, None] + objects.origin[:, None]
             low = torch.where(hits[..., None], raw, math.inf).amin(1)
             high = torch.where(hits[..., None], raw, -math.inf).amax(1)
             objects = dataclasses.replace(objects, origin=(low + high) / 2, side=(high - low).amax(-1))
         return objects
 
-    def _six(self, objects: Objects, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return hits (B, N), points and normals (B, N, 3) of the six cameras, N = 6 · size²."""
+    def _six(self, objects: Objects, size: int) -> Traced:
+        """Return what the six cameras see, N = 6 · size²."""
         at = ((torch.arange(size, device=self.device) + 0.5) / size - 0.5) * ORTHO_SCALE
         y, x = torch.meshgrid(-at, at, indexing="ij")
         right, up, towards = self._axes.unbind(1)
@@ -89,7 +105,10 @@ class Renderer:
         start, direction = (v.reshape(1, -1, 3).expand(count, -1, -1) for v in (start, direction))
         return self._trace(objects, start, direction, 2.7)
 
-    def _trace(self, objects: Objects, start: Tensor, direction: Tensor, far: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _trace(self, objects: Objects, start: Tensor, direction: Tensor, far: float) -> Traced:
+        if self._exact:
+            hits, points, normals, part = rays.meet(objects, start[0], direction[0])
+            return hits[None], points[None], normals[None], part[None]
         along = torch.zeros(start.shape[:2], device=self.device)
         for _ in range(_STEPS):
             step = self._distance(objects, start + along[..., None] * direction)
@@ -97,7 +116,7 @@ class Renderer:
             along = torch.where(step > _ARRIVED / 4, (along + _SHARE * step).clamp_max(far), along)
         points = start + along[..., None] * direction
         arrived = self._distance(objects, points) < _ARRIVED  # a ray along the surface may be still on its way
-        return arrived & (along < far), points, _normals(self._distance, objects, points)
+        return arrived & (along < far), points, _normals(self._distance, objects, points), None
 
     def _reference(self, objects: Objects, seed: int, size: int) -> Tensor:
         """Return lit pictures (B, 3, size, size) of random cameras before the objects.
@@ -123,7 +142,7 @@ class Renderer:
         up = torch.cross(towards, right, dim=-1)
         eye = towards * away[:, None]
 
-        def see(side: int, centre: Tensor, half: Tensor) -> tuple[Tensor, ...]:
+        def see(side: int, centre: Tensor, half: Tensor) -> tuple[Any, ...]:
             at = (torch.arange(side, device=self.device) + 0.5) / side * 2 - 1
             v, u = torch.meshgrid(-at, at, indexing="ij")
             u, v = u.reshape(1, -1) * half[:, None] + centre[:, :1], v.reshape(1, -1) * half[:, None] + centre[:, 1:]
@@ -132,13 +151,13 @@ class Renderer:
             start = eye[:, None] + rays * (away - 0.9).clamp_min(0)[:, None, None]
             return (u, v, *self._trace(objects, start, rays, 2.4))
 
-        u, v, hits, _, _ = see(64, torch.zeros(count, 2, device=self.device), 0.87 / (away - 0.5))
+        u, v, hits, *_ = see(64, torch.zeros(count, 2, device=self.device), 0.87 / (away - 0.5))
         plane = torch.stack([u, v], dim=-1)
         low = torch.where(hits[..., None], plane, math.inf).amin(1)
         high = torch.where(hits[..., None], plane, -math.inf).amax(1)
-        _, _, hits, points, normals = see(2 * size, (low + high) / 2, (high - low).amax(-1) / 2 / FILL)
+        _, _, hits, points, normals, part = see(2 * size, (low + high) / 2, (high - low).amax(-1) / 2 / FILL)
 
-        colour = shapes.albedo(objects, points, normals).clamp_min(1e-4) ** 2.2
+        colour = shapes.albedo(objects, points, normals, part).clamp_min(1e-4) ** 2.2
         light = F.normalize(towards + right * uniform(-1, 1, 1) + up * uniform(-0.2, 1.3, 1), dim=-1)
         strength = torch.where(uniform(0, 1) < 0.25, 0.0, uniform(0.2, 1.2))  # a quarter is unlit, as drawings are
         tint = 1 + uniform(-0.12, 0.12, 3)
