@@ -71,8 +71,8 @@ def reconstruct(ldr: np.ndarray, *, sun_strength: float = 1.0, threshold: float 
     if not mask.any():
         return linear.astype(np.float32)
     lights = clipped_regions.find(linear, mask)
-    glow, discs = lost_radiance(lights)  # [P], [P]
-    gain = glow[:, None] + sun_strength * discs[:, None] * warmth(lights)[lights.region]  # [P, 3]
+    glow, disc = lost_radiance(lights)  # [P], [P]
+    gain = glow[:, None] + sun_strength * disc[:, None] * warmth(lights)[lights.region]  # [P, 3]
     linear[mask] += gain
     return linear.astype(np.float32)
 
@@ -119,7 +119,7 @@ def lost_radiance(lights: Clipped) -> tuple[np.ndarray, np.ndarray]:
     mean_depth = np.bincount(lights.region, lights.depth_rad * lights.solid) / lights.size
     glow = (_evaluate(GLOW, values) / mean_depth)[lights.region] * lights.depth_rad
     roundness = np.clip((lights.roundness - ROUND[0]) / (ROUND[1] - ROUND[0]), 0, 1)
-    return glow, _discs(lights, roundness * _evaluate(LAMP, values))
+    return glow, discs(lights, roundness * _evaluate(LAMP, values))
 
 
 def warmth(lights: Clipped) -> np.ndarray:
@@ -128,7 +128,7 @@ def warmth(lights: Clipped) -> np.ndarray:
     return colour / (colour @ LUMINANCE)[:, None]
 
 
-def _discs(lights: Clipped, irradiance: np.ndarray) -> np.ndarray:
+def discs(lights: Clipped, irradiance: np.ndarray) -> np.ndarray:
     """Return the (P,) radiance of a soft disc in the middle of each region, of the given `irradiance` (R,)."""
     region, centre = lights.region, lights.centre
     # From the chord: a cosine would round small angles off.

@@ -9,7 +9,10 @@ What arrives at a point depends on cosine, visibility and, from near light, on p
 picture's own surfaces are among the sources, so that one bounce is included. Unknown are a factor of all lost light,
 one of each region's glow and disc, and `scale`, the error that all albedos have in common. The estimates of
 inverse_tonemapping are the priors: where nothing can be measured, they stay. Where the picture's own light nearly
-explains what is measured, too high albedos or shadows hide what was lost: no disc becomes dimmer than its estimate.
+explains what is measured, too high albedos or shadows hide what was lost: no disc is solved dimmer than its estimate.
+A sun may be anywhere in clipped sky, and of any strength: each region there has a disc, which is hardly bound to its
+estimate. Last, what the measurements leave uncertain is mostly left out: estimates that nothing confirms are, more
+often than not, too bright.
 Albedos, shadows and reflections are wrong in places: residuals have Student's distribution, with a width that is found
 from them, and together they count as EVIDENCE independent measurements. (Gauss-Newton with iteratively reweighted least
 squares.)
@@ -39,6 +42,10 @@ REGIONS, PIECES = 12, 240
 SPECULAR = 0.04
 #: Standard deviations of the logarithms of: albedos' common error; the lost light; a region's glow, and its disc.
 SCALE, COMMON, GLOW, DISC = 0.15, 1.0, 0.7, 1.5
+#: The same of a disc in the sky, and its least share of its region's glow.
+SUN, SUN_SHARE = 2.5, 0.1
+#: Share of the lost light that is added where nothing is measured, and the confidence from which on all of it is.
+LEAST, TRUSTED = 0.1, 0.7
 #: The same of a channel beside luminance: of albedos, and of a source's colour.
 CHANNEL_SCALE, COLOUR = 0.1, 0.2
 #: Independent measurements; the residuals' degrees of freedom; the least deviation of residuals that is believed.
@@ -49,6 +56,8 @@ HIDDEN, SHOWN = 1.5, 2.5
 #: Darkest albedo and radiance that are measured, the flattest view of a surface, and the largest variance of log
 #: distances within a cell.
 _ALBEDO, _RADIANCE, _FACING, _EVEN = 0.02, 0.004, 0.1, 0.01
+#: Range of the share of a point's surroundings that the panorama shows.
+_SEEN = (0.5, 2.0)
 #: Steps of the fit at most, and the change of a logarithm that ends it.
 _STEPS, _SMALL = 40, 1e-4
 
@@ -94,8 +103,10 @@ class Unknowns(NamedTuple):
     #: Of the pieces: lost radiance × solid angle by channel (S, 3) at prior, and the unknown that each belongs to (S,).
     energy: np.ndarray
     unknown: np.ndarray
-    #: (K,) whether an unknown is a disc; (P,) the unknown of each clipped pixel's glow, and of its disc.
+    #: (K,) whether an unknown is a disc, and whether it is far away; (P,) the unknown of each clipped pixel's glow, and
+    #: of its disc.
     is_disc: np.ndarray
+    is_sky: np.ndarray
     of_glow: np.ndarray
     of_disc: np.ndarray
 
@@ -110,6 +121,14 @@ def reconstruct(
     these are, and the confidence 0.
     """
     linear, mask = inverse_tonemapping.clipped(ldr, sun_strength, threshold)
+    return recover(linear, mask, maps, sun_strength)
+
+
+def recover(linear: np.ndarray, mask: np.ndarray, maps: Maps | None, sun_strength: float = 1.0) -> Solution:
+    """Do the same for linear light (H, W, 3) float64, which is clipped to 1 where `mask` (H, W) is True.
+
+    Light beyond 1 elsewhere is known. `linear` is changed in place.
+    """
     nothing = np.full((ROWS, 2 * ROWS), np.nan)
     if not mask.any():
         return Solution(linear.astype(np.float32), 1.0, 0, 1.0, nothing)
@@ -121,9 +140,13 @@ def reconstruct(
         linear[mask] += glow[:, None] + sun_strength * discs[:, None] * colour
         return Solution(linear.astype(np.float32), 0.0, 0, 1.0, nothing)
 
+    discs = np.maximum(discs, _suns(lights, glow, maps.distance))
     table = transport.DistanceTable(maps.distance)
-    sources, energy = _ambient(linear, maps)
-    ambient = transport.arriving(points.place, points.normal, sources, table) @ energy  # (N, 3)
+    sources, solid, energy = _ambient(linear, maps)
+    arriving = transport.arriving(points.place, points.normal, sources, table)  # (N, S)
+    # A point sees what the panorama's place does not: it is taken to be as bright as the rest.
+    seen = (arriving @ solid / np.pi).clip(*_SEEN)
+    ambient = arriving @ energy / seen[:, None]  # (N, 3)
     unknowns = _unknowns(lights, glow, discs, colour, maps)
     arriving = transport.arriving(points.place, points.normal, unknowns.sources, table)  # (N, S)
     count = len(unknowns.is_disc)
@@ -131,12 +154,13 @@ def reconstruct(
     response = np.stack([arriving @ (one * unknowns.energy[:, c : c + 1]) for c in range(3)])  # (3, N, K)
 
     weights, measured = LUMINANCE, points.measured
-    each = np.where(unknowns.is_disc, DISC, GLOW)
+    each = np.where(unknowns.is_disc, np.where(unknowns.is_sky, SUN, DISC), GLOW)
     fitted = _fit(measured @ weights, ambient @ weights, np.tensordot(weights, response, 1), SCALE, COMMON, each)
     excess = np.log(measured @ weights / np.maximum(ambient @ weights, 1e-6))  # (N,)
     certainty = np.clip((np.median(excess) / SCALE - HIDDEN) / (SHOWN - HIDDEN), 0, 1)
     solved = fitted.common + fitted.each  # (K,)
     factor = np.exp(np.where(unknowns.is_disc & (solved < 0), certainty * solved, solved))
+    factor *= LEAST + (1 - LEAST) * min(1, fitted.confidence / TRUSTED)
     colours = _colours(measured * np.exp(fitted.scale), ambient, response * factor)  # (K, 3)
     linear[mask] += (
         glow[:, None] * (factor[:, None] * colours)[unknowns.of_glow]
@@ -190,14 +214,23 @@ def nearest(pixels: np.ndarray, rows: int) -> np.ndarray:
     return pixels[row[:, None], column]
 
 
-def _ambient(linear: np.ndarray, maps: Maps) -> tuple[Sources, np.ndarray]:
-    """Return the picture as sources, and their radiance × solid angle by channel (S, 3)."""
+def _ambient(linear: np.ndarray, maps: Maps) -> tuple[Sources, np.ndarray, np.ndarray]:
+    """Return the picture as sources, their solid angles (S,), and their radiance × that by channel (S, 3)."""
     rows = AMBIENT_ROWS
     rays = directions(rows, 2 * rows).reshape(-1, 3).astype(np.float64)
     distance, normal = nearest(maps.distance, rows).ravel(), nearest(maps.normal, rows).reshape(-1, 3)
     solid = np.repeat(solid_angles(rows, 2 * rows), 2 * rows)
     energy = panoramas.resize(linear.astype(np.float32), rows).reshape(-1, 3) * solid[:, None]
-    return Sources(rays, distance, np.where(np.isfinite(distance)[:, None], normal, 0)), energy.astype(np.float64)
+    sources = Sources(rays, distance, np.where(np.isfinite(distance)[:, None], normal, 0))
+    return sources, solid, energy.astype(np.float64)
+
+
+def _suns(lights: Clipped, glow: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Return the (P,) radiance of a disc of SUN_SHARE of the glow in each region that is sky for the most part."""
+    light, sky = (
+        np.bincount(lights.region, part * lights.solid) for part in (glow, np.isinf(_at(distance, lights.ray)))
+    )
+    return inverse_tonemapping.discs(lights, np.where(sky > lights.size / 2, SUN_SHARE * light, 0))
 
 
 def _unknowns(lights: Clipped, glow: np.ndarray, discs: np.ndarray, colour: np.ndarray, maps: Maps) -> Unknowns:
@@ -236,8 +269,9 @@ def _unknowns(lights: Clipped, glow: np.ndarray, discs: np.ndarray, colour: np.n
     # Parts without a piece lost nothing: any factor is right.
     index = np.minimum(np.searchsorted(used, np.arange(2 * len(order) + 2)), len(used) - 1)
     sources = Sources(np.concatenate(rays), np.concatenate(distances), np.concatenate(normals))
+    is_sky = np.bincount(unknown, ~np.isfinite(sources.distance)) > np.bincount(unknown) / 2
     return Unknowns(
-        sources, np.concatenate(energies), unknown, used % 2 == 1, index[2 * column], index[2 * column + 1]
+        sources, np.concatenate(energies), unknown, used % 2 == 1, is_sky, index[2 * column], index[2 * column + 1]
     )  # fmt: skip
 
 
