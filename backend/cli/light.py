@@ -17,9 +17,6 @@ from ...shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSett
 from ...shared.protocol.errors import OutputError, PanoramaError
 from . import options as shared_options
 
-#: The maps that are perceived where none are given, and their height: larger ones don't measure light better.
-MAPS, HEIGHT = ("distance", "normal", "albedo"), 128
-
 
 class _Record(msgspec.Struct, kw_only=True):
     """The record beside the light."""
@@ -66,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from ..io.maps import find_in
     from ..io.maps import read as read_maps
     from ..lighting import probe, solve
-    from ..lighting.maps import light_maps
+    from ..lighting.maps import NAMES, light_maps
 
     record = options.out.with_suffix(".json")
     sources = [options.panorama, *(find_in(options.maps).values() if options.maps else ())]
@@ -78,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         )
     maps = light_maps(read_maps(options.maps).maps if options.maps else _perceived(picture, options.panorama.name))
     if maps is None:
-        raise PanoramaError(f"{options.maps} lacks a map of {', '.join(MAPS)}.", "Perceive all three.")
+        raise PanoramaError(f"{options.maps} lacks a map of {', '.join(NAMES)}.", "Perceive all three.")
     solution = solve.reconstruct(picture, maps, sun_strength=options.sun_strength, threshold=options.sun_threshold)
     files = {options.out: encode_image("light.exr", solution.light, "Linear", bits=32)}
     if options.sheet:
@@ -108,11 +105,12 @@ def _perceived(picture: Any, name: str) -> dict[str, Any]:
     import tempfile
 
     from ..io.maps import read as read_maps
+    from ..lighting.maps import HEIGHT, NAMES
 
     with tempfile.TemporaryDirectory(prefix="panoform-") as folder:
         request = PerceiveRequest(
             panorama=picture, encoding="srgb", source=name, engine=EngineSettings(engine="starter"),
-            settings=PerceiveSettings(maps=MAPS, height=HEIGHT), directory=folder,
+            settings=PerceiveSettings(maps=NAMES, height=HEIGHT), directory=folder,
         )  # fmt: skip
         cast("PerceiveReply", shared_options.run(request))
         return read_maps(Path(folder)).maps

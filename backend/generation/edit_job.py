@@ -13,14 +13,14 @@ import numpy as np
 
 from ...shared.jobs import edit as contract
 from ...shared.jobs.edit import EditRequest
-from ...shared.jobs.generate import MIN_HEIGHT, GenerateReply
+from ...shared.jobs.generate import MIN_HEIGHT, GenerateReply, LightRecord
 from ...shared.panorama_size import check_size
 from ...shared.protocol.errors import PanoramaError, SettingError
 from ..geometry import projection
 from ..io import panoramas
 from ..io.generated import Generated, sha256
 from ..jobs.progress import ProgressReporter
-from ..lighting import exposure, inverse_tonemapping
+from ..lighting import exposure, inverse_tonemapping, recovery
 from ..models.cache import ModelCache
 from . import compositing, job
 from .sampler import mask_to_tensor, to_array, to_tensor
@@ -58,7 +58,7 @@ def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -
     """Change the panorama inside the mask (None: everywhere), once for each seed; size and encoding stay.
 
     Outside the mask it is unchanged, bit for bit. In linear light, pixels that are white before and after keep their
-    value; newly white pixels get the value of white.
+    value; the light of newly white pixels is recovered, or that of white without `settings.hdr`.
     Raise InputError if the request is invalid, ModelError if the model can't be loaded or run, and Cancelled from
     `reporter` within one step.
     """
@@ -81,11 +81,14 @@ def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -
             began = time.monotonic()
             picture = to_array(sampler.edit(to_tensor(base), mask_to_tensor(base_mask), request.strength, embeds))
             picture = projection.limit_poles(sampler.upscale(picture, full_mask, embeds)).clip(0, 1)
-            panorama = _composite(source, panoramas.resize(picture, height))
+            picture = panoramas.resize(picture, height)
+            panorama, light = _composite(source, picture), None
+            if settings.hdr and source.exposure is not None:
+                panorama, light = _recovered(source, picture, panorama, request, models, reporter)
             recipe = session.recipe(seed, began, "edit", request.source)
             recipe = msgspec.structs.replace(
                 recipe, strength=request.strength, extend=request.extend, exposure=source.exposure,
-                encoding=request.encoding, turn=request.turn, size=(height, 2 * height),
+                encoding=request.encoding, light=light, turn=request.turn, size=(height, 2 * height),
                 source_sha256=sha256(request.panorama[..., :3]),
                 mask_sha256="" if source.mask is None else sha256(source.mask),
             )  # fmt: skip
@@ -138,3 +141,23 @@ def _composite(source: _Input, picture: np.ndarray) -> np.ndarray:
         blended = compositing.blend(result, source.panorama, source.mask)
         result = np.where(source.mask[..., None], blended, source.panorama)
     return np.ascontiguousarray(result, dtype=np.float32)
+
+
+def _recovered(
+    source: _Input, picture: np.ndarray, panorama: np.ndarray, request: EditRequest, models: ModelCache,
+    reporter: ProgressReporter,
+) -> tuple[np.ndarray, LightRecord | None]:  # fmt: skip
+    """Recover the light of the pixels of a linear `panorama` that became white in the sRGB `picture`."""
+    assert source.exposure is not None
+    threshold = inverse_tonemapping.THRESHOLD
+    white = (picture >= threshold).all(axis=-1) & (source.picture < threshold).any(axis=-1)
+    if source.mask is not None:
+        white &= source.mask
+    if not white.any() or white.all():  # with no other pixels, nothing tells how bright these are
+        return panorama, None
+    value = float(exposure.unexpose(np.full((1, 1, 1), threshold), source.exposure).item())
+    shown, _ = exposure.expose(panorama, "linear")
+    light, record = recovery.of_light(
+        panorama.astype(np.float64) / value, white, shown, request.settings, request.engine.device, models, reporter
+    )
+    return np.where(white[..., None], light * np.float32(value), panorama), record

@@ -20,7 +20,7 @@ from ...shared.protocol.errors import PanoramaError, SettingError
 from ..geometry import projection
 from ..io.generated import Generated, encode, sha256
 from ..jobs.progress import ProgressReporter
-from ..lighting import inverse_tonemapping
+from ..lighting import recovery
 from ..models.cache import ModelCache
 from . import compositing
 from .sampler import Embeds, Sampler, to_array, to_tensor
@@ -68,16 +68,24 @@ def generate(request: GenerateRequest, models: ModelCache, reporter: ProgressRep
             if picture_embeds:
                 source, view = to_array(sampler.text_to_picture(picture_embeds[0])), View(fov=PICTURE_FOV)
             panorama = _sample(sampler, source, view, embeds, session.base_height)
-            if settings.hdr:
-                panorama = inverse_tonemapping.reconstruct(
-                    panorama, sun_strength=settings.sun_strength, threshold=settings.sun_threshold
-                )
             recipe = session.recipe(seed, began, "words" if picture is None else "picture", request.source)
             recipe.encoding = "linear" if settings.hdr else "srgb"
             if picture is not None:
                 recipe.view, recipe.source_sha256 = view, sha256(picture)
             results.append(Generated(panorama, recipe))
-    return results
+    if not settings.hdr:
+        return results
+    return [_with_light(one, settings, request.engine.device, models, reporter) for one in results]
+
+
+def _with_light(
+    generated: Generated, settings: GenerateSettings, device: str, models: ModelCache, reporter: ProgressReporter
+) -> Generated:
+    """Recover the light that an sRGB panorama clips."""
+    began, recipe = time.monotonic(), generated.recipe
+    light, record = recovery.of_picture(generated.panorama, settings, device, models, reporter)
+    seconds = round(recipe.seconds + time.monotonic() - began, 3)
+    return Generated(light, msgspec.structs.replace(recipe, light=record, seconds=seconds))
 
 
 def _sample(sampler: Sampler, picture: np.ndarray | None, view: View, embeds: Embeds, height: int) -> np.ndarray:

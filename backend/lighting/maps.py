@@ -11,6 +11,8 @@ from ..io import panoramas
 from ..scene import sky
 from .solve import Maps
 
+#: The maps that light is measured with, and the height to perceive them at: larger ones don't measure it better.
+NAMES, HEIGHT = ("distance", "normal", "albedo"), 128
 #: Metallic from which a surface is a mirror, and no light meter.
 _METAL = 0.5
 #: The sky is searched for in a distance map of at most this many rows: its details don't matter for light.
@@ -22,7 +24,7 @@ def light_maps(maps: Mapping[str, np.ndarray]) -> Maps | None:
 
     `maps`: name → (H, W, channels), as in shared.maps, of any sizes.
     """
-    if not {"distance", "normal", "albedo"} <= maps.keys():
+    if not maps.keys() >= set(NAMES):
         return None
     normal, albedo = maps["normal"], linear_from_srgb(maps["albedo"].astype(np.float64))
     distance = maps["distance"][..., 0]

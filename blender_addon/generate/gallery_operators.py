@@ -27,7 +27,7 @@ from .properties import SIZE_ITEMS
 #: Settings that the recipe and the panel have under one name; 0 and "" stand for None in the panel.
 _SETTINGS = (
     "prompt", "negative_prompt", "true_cfg_scale", "method", "lora", "trigger", "guidance_scale", "shift", "hdr",
-    "sun_strength", "sun_threshold",
+    "measure_light", "sun_strength", "sun_threshold",
 )  # fmt: skip
 #: Most prompts in the menu.
 _PROMPTS = 20

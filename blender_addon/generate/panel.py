@@ -85,6 +85,7 @@ class PANOFORM_PT_generate_options(Section, bpy.types.Panel):
         column.prop(settings, "hdr")
         lights = column.column()
         lights.active = settings.hdr
+        lights.prop(settings, "measure_light")
         lights.prop(settings, "sun_strength")
         lights.prop(settings, "sun_threshold")
         layout.prop(settings, "folder")

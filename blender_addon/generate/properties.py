@@ -70,6 +70,12 @@ class SamplingProperties:
     hdr: BoolProperty(
         name="Recover Highlights", description="Restore the clipped brightness of suns, lamps and windows", default=True
     )
+    measure_light: BoolProperty(
+        name="Measure Light",
+        description="Perceive the panorama with the built-in model, and measure on its surfaces how bright clipped "
+        "lights are. Takes some seconds; off: an estimate from the picture alone",
+        default=True,
+    )
     sun_strength: FloatProperty(
         name="Highlight Strength", description="Factor on the recovered brightness", default=1, soft_min=0, soft_max=10
     )

@@ -99,7 +99,7 @@ def settings_from(
 
     `steps`: 0 for the quality's default.
     """
-    copied = ("method", "negative_prompt", "true_cfg_scale", "hdr", "sun_strength", "sun_threshold")
+    copied = ("method", "negative_prompt", "true_cfg_scale", "hdr", "measure_light", "sun_strength", "sun_threshold")
     optional = ("lora", "trigger", "guidance_scale", "shift")
     fields = {name: get(name) for name in copied} | {name: get(name) or None for name in optional}
     # Blender stores float32: 0.98 is 0.9800000190734863.
@@ -122,6 +122,7 @@ def cost(engine: EngineSettings, settings: GenerateSettings, prompt_only: bool) 
         "negative_prompt": "",
         "trigger": None,
         "hdr": True,
+        "measure_light": settings.hdr and settings.measure_light,
         "sun_strength": 1,
         "sun_threshold": 1,
     }

@@ -57,6 +57,8 @@ class GenerateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     shift: float | None = None
     #: Whether the result is linear HDR with clipped lights reconstructed (backend/lighting/), or sRGB.
     hdr: bool = True
+    #: Whether the starter's maps of the result measure that light, which takes seconds; else the picture alone tells.
+    measure_light: bool = True
     #: Factor on the reconstructed light of suns and lamps; sRGB value at and above which a channel counts as clipped.
     sun_strength: float = 1.0
     sun_threshold: float = 0.98
@@ -89,6 +91,16 @@ class GenerateRequest(JobRequest, kw_only=True):
     settings: GenerateSettings
 
 
+class LightRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the light that a panorama clipped was measured by its maps (backend/lighting/solve.py)."""
+
+    #: How much of the uncertainty was removed, 0 (the estimate from the picture) to 1; number of points measured; the
+    #: typical factor between measured and solved irradiance there.
+    confidence: float
+    points: int
+    spread: float
+
+
 class Recipe(msgspec.Struct, kw_only=True):
     """Everything needed to generate a panorama again; stored as JSON beside it."""
 
@@ -110,6 +122,8 @@ class Recipe(msgspec.Struct, kw_only=True):
     strength: float | None = None
     extend: bool = False
     exposure: dict[str, float | str] | None = None
+    #: How the light that was clipped was measured; None where nothing was clipped or measured.
+    light: LightRecord | None = None
     #: Of the computed panorama; an EXR holds linear light in any case.
     encoding: Literal["linear", "srgb"] = "srgb"
     #: As in EditRequest.

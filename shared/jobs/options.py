@@ -101,6 +101,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         "--height", type=int, default=_DEFAULTS.height, metavar="H",
         help=f"height in pixels, {MIN_HEIGHT} to {MAX_HEIGHT} (default: %(default)s); the width is twice that",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-measure-light", action="store_true",
+        help="estimate clipped lights from the picture alone, not by maps of it: some seconds faster",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 28)")
     parser.add_argument("--guidance", type=float, metavar="G", help="FLUX's guidance (default: the method's)")
     parser.add_argument(

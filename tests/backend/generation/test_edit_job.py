@@ -131,6 +131,28 @@ def test_sun_that_stays_white_keeps_its_brightness(models, flux, prompt_settings
 
 
 @pytest.mark.slow
+def test_new_lamps_shine(models, flux, prompt_settings, reporter, monkeypatch):
+    """A lamp that is painted into linear light is brighter than white; what isn't white stays as without it."""
+    panorama = sunny_panorama()
+    inside, lamp = disc(256, 300, 90, 30), torch.from_numpy(disc(256, 300, 90, 12))
+
+    def paint(_self, picture, *_):
+        painted = picture.clone()
+        painted[..., lamp] = 1.0
+        return painted
+
+    monkeypatch.setattr("panoform.backend.generation.sampler.Sampler.edit", paint)
+    white, light = (
+        edit(models, flux, changed(prompt_settings, hdr=hdr), reporter, panorama, inside, 0.5)[0]
+        for hdr in (False, True)
+    )
+    assert (white.recipe.light, light.recipe.light is not None) == (None, True)
+    beside = ~disc(256, 300, 90, 14)
+    assert np.array_equal(light.panorama[beside], white.panorama[beside])
+    assert light.panorama[90, 300].min() > 1.2 * white.panorama[90, 300].max()
+
+
+@pytest.mark.slow
 def test_flux_fill_can_edit_but_not_outpaint(models, tiny_flux, prompt_settings, reporter, tmp_path):
     folder = tmp_path / "fill"
     shutil.copytree(tiny_flux, folder)
