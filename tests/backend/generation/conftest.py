@@ -1,12 +1,13 @@
 """Fixtures for generation: the tiny FLUX and its settings."""
 
 import pytest
-from generating import SIZE
+from generating import HEIGHT, SIZE
 
-from panoform.backend.generation import session
+from panoform.backend.generation import edit_job, session
 from panoform.backend.models.cache import ModelCache
 from panoform.backend.pipelines import panorama_pipeline
 from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs import generate
 from panoform.shared.jobs.generate import GenerateSettings
 
 
@@ -16,12 +17,19 @@ def models():
 
 
 @pytest.fixture
-def flux(tiny_flux, tiny_adapters):
+def small(monkeypatch):
+    """Allow small panoramas."""
+    for module in (generate, edit_job, session):
+        monkeypatch.setattr(module, "MIN_HEIGHT", HEIGHT)
+
+
+@pytest.fixture
+def flux(tiny_flux, tiny_adapters, small):
     return EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters), dtype="fp32")
 
 
 @pytest.fixture
-def prompt_settings(tiny_lora):
+def prompt_settings(tiny_lora, small):
     return GenerateSettings(prompt="a stone yard", lora=str(tiny_lora), **SIZE)
 
 

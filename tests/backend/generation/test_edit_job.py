@@ -24,7 +24,7 @@ from panoform.shared.protocol.errors import InputError, SettingError, WeightsErr
 @pytest.mark.parametrize("encoding", ["linear", "srgb"])
 def test_pixels_outside_the_mask_are_unchanged(models, flux, prompt_settings, reporter, encoding):
     panorama = sunny_panorama() if encoding == "linear" else gradient()
-    mask = disc(256, 0, 128, 40)  # across the seam
+    mask = disc(128, 0, 64, 20)  # across the seam
     made = edit(models, flux, prompt_settings, reporter, panorama, mask, encoding=encoding)[0]
     assert np.array_equal(made.panorama[~mask], panorama[~mask])
     assert np.abs(made.panorama - panorama)[mask].mean() > 0.05
@@ -40,16 +40,16 @@ def test_pixels_outside_the_mask_are_unchanged(models, flux, prompt_settings, re
 @pytest.mark.slow
 def test_edit_across_the_seam_is_seamless(models, flux, prompt_settings, reporter):
     panorama = sunny_panorama()
-    made = edit(models, flux, prompt_settings, reporter, panorama, disc(256, 0, 128, 40))[0].panorama
+    made = edit(models, flux, prompt_settings, reporter, panorama, disc(128, 0, 64, 20))[0].panorama
     assert seam_metrics.seam(np.log1p(made)).percentile < 1
 
 
 @pytest.mark.slow
 def test_recipe_reproduces_an_edit(models, flux, prompt_settings, reporter):
     """The recipe is applied with the source panorama and the mask; all defaults are resolved."""
-    panorama, mask = sunny_panorama(300), disc(300, 0, 100, 30)
+    panorama, mask = sunny_panorama(150), disc(150, 0, 50, 15)
     one = edit(
-        models, flux, changed(prompt_settings, height=264, num_inference_steps=4), reporter, panorama, mask, 0.6
+        models, flux, changed(prompt_settings, height=136, num_inference_steps=4), reporter, panorama, mask, 0.6
     )[0]
     recipe = msgspec.json.decode(msgspec.json.encode(one.recipe), type=Recipe)
     assert (recipe.source_sha256, recipe.mask_sha256) == (sha256(panorama), sha256(mask))
@@ -74,7 +74,7 @@ def test_full_mask_equals_no_mask(models, flux, prompt_settings, reporter):
     panorama = gradient()
     full, none = (
         edit(models, flux, prompt_settings, reporter, panorama, mask, encoding="srgb")[0].panorama
-        for mask in (np.ones((256, 512), bool), None)
+        for mask in (np.ones((128, 256), bool), None)
     )
     assert np.array_equal(full, none)
 
@@ -95,18 +95,18 @@ def test_variations_change_all_pixels_and_need_no_prompt(models, flux, prompt_se
 
 @pytest.mark.slow
 def test_edited_panorama_keeps_its_size(models, flux, prompt_settings, reporter):
-    panorama = sunny_panorama(300)
-    mask = disc(300, 250, 100, 30)
+    panorama = sunny_panorama(150)
+    mask = disc(150, 125, 50, 15)
     made = edit(models, flux, prompt_settings, reporter, panorama, mask)[0]
-    assert made.panorama.shape == (300, 600, 3)
-    assert made.recipe.size == (300, 600)
+    assert made.panorama.shape == (150, 300, 3)
+    assert made.recipe.size == (150, 300)
     assert np.array_equal(made.panorama[~mask], panorama[~mask])
 
 
 @pytest.mark.slow
 def test_extending_depends_on_known_pixels_only(models, flux, prompt_settings, reporter):
     panorama = gradient()
-    _, known = projection.panorama_from_picture(np.zeros((60, 80, 3), np.float32), 256, 100, yaw=180)
+    _, known = projection.panorama_from_picture(np.zeros((60, 80, 3), np.float32), 128, 100, yaw=180)
     black, noise = panorama * known[..., None], np.where(known[..., None], panorama, 0.7)
     made = [
         edit(models, flux, prompt_settings, reporter, source, ~known, encoding="srgb", extend=True)[0].panorama
@@ -165,7 +165,7 @@ def test_flux_fill_can_edit_but_not_outpaint(models, tiny_flux, prompt_settings,
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxFillPipeline"}))
     fill = EngineSettings(engine="flux", model=str(folder), dtype="fp32")
-    panorama, mask = sunny_panorama(), disc(256, 0, 128, 40)
+    panorama, mask = sunny_panorama(), disc(128, 0, 64, 20)
     made = edit(models, fill, prompt_settings, reporter, panorama, mask)[0]
     assert np.array_equal(made.panorama[~mask], panorama[~mask])
     assert made.recipe.settings.guidance_scale == 30
@@ -191,12 +191,12 @@ def test_large_edits_keep_pixels_outside_the_mask(models, flux, prompt_settings,
 @pytest.mark.parametrize(
     ("panorama", "mask", "strength", "message"),
     [
-        (sunny_panorama(), np.ones((128, 256), bool), 1.0, "512 × 256"),
-        (sunny_panorama(), np.zeros((256, 512), bool), 1.0, "empty"),
-        (sunny_panorama(), np.ones((256, 512), bool), 0.0, "strength"),
-        (sunny_panorama(), np.ones((256, 512), bool), 1.5, "strength"),
+        (sunny_panorama(), np.ones((64, 128), bool), 1.0, "256 × 128"),
+        (sunny_panorama(), np.zeros((128, 256), bool), 1.0, "empty"),
+        (sunny_panorama(), np.ones((128, 256), bool), 0.0, "strength"),
+        (sunny_panorama(), np.ones((128, 256), bool), 1.5, "strength"),
         (sunny_panorama()[:, 1:], None, 1.0, "2:1"),
-        (sunny_panorama()[:, :256], None, 1.0, "2:1"),
+        (sunny_panorama()[:, :128], None, 1.0, "2:1"),
         (sunny_panorama() * np.nan, None, 1.0, "not a number"),
     ],
 )
@@ -206,7 +206,7 @@ def test_invalid_edit_is_rejected(models, flux, prompt_settings, reporter, panor
 
 
 def test_edit_without_prompt_or_with_omnix_is_rejected(models, flux, prompt_settings, reporter):
-    mask = disc(256, 100, 100, 30)
+    mask = disc(128, 50, 50, 15)
     with pytest.raises(SettingError, match="needs a prompt"):
         edit(models, flux, changed(prompt_settings, prompt=""), reporter, sunny_panorama(), mask)
     with pytest.raises(SettingError, match="OmniX"):

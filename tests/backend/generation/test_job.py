@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from generating import LARGE, SIZE, changed, check_closed, generate
+from generating import HEIGHT, LARGE, SIZE, changed, check_closed, generate
 from safetensors.torch import save_file
 from scipy.ndimage import distance_transform_edt
 
@@ -36,7 +36,7 @@ def test_prompt_gives_one_panorama_per_seed(models, flux, prompt_settings, repor
     made = generate(models, flux, changed(prompt_settings, seeds=(1, 2)), reporter)
     assert [one.recipe.settings.seeds for one in made] == [(1,), (2,)]
     for one in made:
-        assert one.panorama.shape == (256, 512, 3)
+        assert one.panorama.shape == (HEIGHT, 2 * HEIGHT, 3)
         assert one.panorama.dtype == np.float32
         assert 0 <= one.panorama.min() < one.panorama.max() <= 1
         assert max(seam_metrics.poles(one.panorama)) < 0.5  # the rows at the poles are nearly one colour
@@ -49,14 +49,14 @@ def test_prompt_gives_one_panorama_per_seed(models, flux, prompt_settings, repor
 def test_recipe_reproduces_the_panorama(models, flux, tiny_lora, reporter):
     """All defaults are resolved, and the recipe round-trips through JSON."""
     requested = GenerateSettings(
-        prompt=" a yard ", height=250, lora=str(tiny_lora), num_inference_steps=2, seeds=(7,), hdr=False
+        prompt=" a yard ", height=125, lora=str(tiny_lora), num_inference_steps=2, seeds=(7,), hdr=False
     )
-    one = generate(models, flux, msgspec.structs.replace(requested, height=261), reporter)[0]
+    one = generate(models, flux, msgspec.structs.replace(requested, height=133), reporter)[0]
     recipe = msgspec.json.decode(msgspec.json.encode(one.recipe), type=Recipe)
     used = recipe.settings
     assert (used.prompt, used.trigger) == ("a yard", "This is a panorama. The image shows")
-    assert (used.guidance_scale, used.num_inference_steps, used.height, used.seeds) == (2.8, 2, 256, (7,))
-    assert recipe.notices == ("The height 261 was rounded to 256, a multiple of 16.",)
+    assert (used.guidance_scale, used.num_inference_steps, used.height, used.seeds) == (2.8, 2, 128, (7,))
+    assert recipe.notices == ("The height 133 was rounded to 128, a multiple of 16.",)
     assert recipe.versions["diffusers"]
     # Weights are named without their folders.
     assert (recipe.engine.model, recipe.engine.adapters) == (Path(flux.model).name, Path(flux.adapters).name)
@@ -67,9 +67,7 @@ def test_recipe_reproduces_the_panorama(models, flux, tiny_lora, reporter):
 
 
 @pytest.mark.slow
-def test_every_setting_changes_the_result(models, flux, prompt_settings, reporter, monkeypatch):
-    monkeypatch.setattr("panoform.shared.jobs.generate.MIN_HEIGHT", 128)  # to save time
-    prompt_settings = changed(prompt_settings, height=128)
+def test_every_setting_changes_the_result(models, flux, prompt_settings, reporter):
     base = generate(models, flux, prompt_settings, reporter)[0].panorama
     for other in (
         {"prompt": "a yard of stone"},
@@ -93,9 +91,9 @@ def test_every_setting_changes_the_result(models, flux, prompt_settings, reporte
 
 @pytest.mark.slow
 def test_omnix_generates_a_picture_and_outpaints_it(models, flux, prompt_settings, reporter, monkeypatch):
-    monkeypatch.setattr("panoform.backend.generation.sampler.PICTURE_SIDE", 256)
+    monkeypatch.setattr("panoform.backend.generation.sampler.PICTURE_SIDE", 128)
     made = generate(models, flux, changed(prompt_settings, method="omnix", lora=None), reporter)[0]
-    assert made.panorama.shape == (256, 512, 3)
+    assert made.panorama.shape == (HEIGHT, 2 * HEIGHT, 3)
     assert (made.recipe.kind, made.recipe.adapters) == ("words", Path(flux.adapters).name)
     stages = [stage for stage, *_ in reporter.reported]
     assert stages.index("Picture") < stages.index("Panorama")
@@ -112,7 +110,7 @@ def test_progress_is_complete_and_previews_are_reported(models, flux, prompt_set
     name, preview = reporter.previews[-1]
     assert name == "panorama"
     assert preview.dtype == np.uint8
-    assert preview.shape == (128, 256, 3)
+    assert preview.shape == (HEIGHT, 2 * HEIGHT, 3)
 
 
 @pytest.mark.slow
@@ -158,13 +156,13 @@ def test_cancel_takes_effect_within_a_step_and_restores_the_model(
 
 @pytest.mark.slow
 def test_picture_is_projected_in_its_camera_direction(models, flux, reporter):
-    panorama = 0.5 + 0.4 * sphere.directions(256, 512)
+    panorama = 0.5 + 0.4 * sphere.directions(HEIGHT, 2 * HEIGHT)
     pose = {"yaw": 133.0, "pitch": 15.0, "roll": -8.0}
     picture = projection.picture_from_panorama(panorama, 240, 320, 65, **pose)
     made = generate(models, flux, GenerateSettings(**SIZE), reporter, picture, View(fov=65, **pose))[0]
-    _, shown = projection.panorama_from_picture(picture, 256, 65, **pose)
+    _, shown = projection.panorama_from_picture(picture, HEIGHT, 65, **pose)
     inner = shown & np.roll(shown, 8, 1) & np.roll(shown, -8, 1) & np.roll(shown, 8, 0) & np.roll(shown, -8, 0)
-    assert inner.sum() > 3000
+    assert inner.sum() > 500
     assert np.abs(made.panorama - panorama)[inner].max() < 0.01
     assert np.abs(made.panorama - panorama)[~shown].mean() > 0.05  # generated by the model
     assert made.recipe.kind == "picture"
@@ -176,11 +174,14 @@ def test_picture_is_projected_in_its_camera_direction(models, flux, reporter):
 @pytest.mark.parametrize("pose", [{"yaw": 180.0, "roll": 20.0}, {"yaw": -60.0, "pitch": 75.0}], ids=["seam", "pole"])
 def test_pixels_of_the_picture_are_kept(models, flux, reporter, pose):
     """The picture's pixels replace the model's; only its border is blended."""
+    height = 256  # the border is 2 px wide then
     picture = np.random.default_rng(0).random((75, 100, 3)).astype(np.float32)
-    made = generate(models, flux, GenerateSettings(**SIZE), reporter, picture, View(fov=70, **pose))[0].panorama
-    own, shown = projection.panorama_from_picture(picture, 256, 70, **pose)
-    from_border_px = distance_transform_edt(np.concatenate([shown] * 3, axis=1))[:, 512:1024]
-    inner, border = from_border_px >= 0.01 * 256, (from_border_px > 0) & (from_border_px < 0.01 * 256)
+    made = generate(
+        models, flux, GenerateSettings(**SIZE | {"height": height}), reporter, picture, View(fov=70, **pose)
+    )[0].panorama
+    own, shown = projection.panorama_from_picture(picture, height, 70, **pose)
+    from_border_px = distance_transform_edt(np.concatenate([shown] * 3, axis=1))[:, 2 * height : 4 * height]
+    inner, border = from_border_px >= 0.01 * height, (from_border_px > 0) & (from_border_px < 0.01 * height)
     assert np.array_equal(made[inner], own[inner])
     assert own[inner].std() > 0.05  # noise, which only the picture contains
     off = np.abs(made - own).mean(axis=-1)
@@ -196,7 +197,7 @@ def test_turning_the_camera_turns_the_panorama(models, flux, reporter):
         generate(models, flux, GenerateSettings(**SIZE), reporter, picture, View(fov=60, yaw=yaw))[0].panorama
         for yaw in (0, 90)
     )
-    assert np.abs(np.roll(ahead, -128, axis=1) - left).max() < 1e-4
+    assert np.abs(np.roll(ahead, -HEIGHT // 2, axis=1) - left).max() < 1e-4
 
 
 @pytest.mark.slow
@@ -238,7 +239,7 @@ def test_starter_outpaints_once_it_is_trained(models, tiny_flux, tiny_adapters, 
         ({"prompt": ""}, "neither a prompt nor a picture"),
         ({"prompt": " \n "}, "neither a prompt nor a picture"),
         ({"prompt": "stone yard " * 5000}, "long"),
-        ({"height": 128}, "height"),
+        ({"height": 112}, "height"),
         ({"height": 4096}, "height"),
         ({"num_inference_steps": 0}, "steps"),
         ({"guidance_scale": 31.0}, "Guidance"),
