@@ -1,6 +1,6 @@
 """The Blender add-on. It runs in Blender's Python and never imports torch."""
 
-from . import command, preferences, properties
+from . import command, preferences, properties, translation
 from .backend import operators as backend_operators
 from .backend import panel as backend_panel
 from .capture import operators as capture_operators
@@ -31,6 +31,7 @@ from .ui import previews
 
 #: Modules in the order of registration: dependencies first.
 FEATURES = (
+    translation,
     preferences,
     generate_properties,
     texture_properties,

@@ -13,6 +13,7 @@ from .. import preferences
 from ..jobs import timer
 from ..jobs.manager import jobs
 from ..models.manager import models
+from ..translation import tr_report
 from ..ui.operator_parts import CANCELLED, FINISHED, poll_unless, reporting
 from . import hub_token, installer
 
@@ -122,7 +123,7 @@ class PANOFORM_OT_save_hub_token(bpy.types.Operator):
     @reporting
     def execute(self, _context: bpy.types.Context) -> set[str]:
         path = hub_token.save(self.token)
-        self.report({"INFO"}, f"Saved to {path}.")
+        self.report({"INFO"}, tr_report("Saved to {path}.", path=path))
         return FINISHED
 
 

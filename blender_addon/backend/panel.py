@@ -8,6 +8,7 @@ from ...shared.protocol.errors import Cancelled, PanoformError
 from .. import preferences
 from ..jobs import timer
 from ..jobs.manager import State, jobs
+from ..translation import tr
 from ..ui.panel_parts import Section, characters, draw_text
 from . import installer
 from .setup_progress import free_space, gigabytes
@@ -52,12 +53,13 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
             status = jobs.session.status
             # "FLUX + OmniX", without the explanation in its label
             row.label(
-                text=" · ".join(["Ready", *(status.engine or "").split(" (")[:1]]).strip(" ·"), icon="RADIOBUT_ON"
+                text=" · ".join([tr("Ready"), *(status.engine or "").split(" (")[:1]]).strip(" ·"), icon="RADIOBUT_ON"
             )
             row.operator("panoform.stop_backend", text="", icon="QUIT")
             if status.memory_total:
                 free, total = status.memory_free / 2**30, status.memory_total / 2**30
-                layout.label(text=f"{status.device}: {free:.1f} of {total:.0f} GB free", icon="BLANK1")
+                text = tr("{device}: {free:.1f} of {total:.0f} GB free", device=status.device, free=free, total=total)
+                layout.label(text=text, icon="BLANK1")
     draw_text(layout, jobs.patience, width, icon="TIME")
 
 
@@ -75,10 +77,13 @@ def _needs() -> str:
     """Describe what a setup takes on this computer."""
     folder, expected = preferences.get().environment_folder(), installer.setup_needs()
     try:
-        free = f", where {gigabytes(free_space(folder))} are free"
+        free = gigabytes(free_space(folder))
     except OSError:  # a disk that is not connected: the setup reports it
         free = ""
-    return f"Downloads about {gigabytes(expected.download)}, and needs {gigabytes(sum(expected))} in {folder}{free}."
+    text = "Downloads about {download}, and needs {disk} in {folder}."
+    if free:
+        text = "Downloads about {download}, and needs {disk} in {folder}, where {free} are free."
+    return tr(text, download=gigabytes(expected.download), disk=gigabytes(sum(expected)), folder=folder, free=free)
 
 
 def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bpy
 
 from ...shared.protocol.errors import PanoramaError, SceneError
+from ..translation import tr
 from ..ui.panel_parts import Section, characters, draw_text
 from . import image_limits, sources
 from .properties import layers
@@ -55,7 +56,7 @@ def _draw_world(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) 
         except (SceneError, PanoramaError):
             draw_text(layout, error.message, width, icon="INFO")
         else:
-            layout.label(text=f"{scene.world.name} · rendered", icon="WORLD")
+            layout.label(text=f"{scene.world.name}{tr(' · rendered')}", icon="WORLD")
     else:
         layout.label(text=f"{image.name} · {_size(image)}", icon="WORLD")
         layout.operator("panoform.split_sun", icon="LIGHT_SUN")

@@ -8,6 +8,7 @@ import bpy
 
 from ..jobs.specs import JobSpec
 from ..scene.images import create_float
+from ..translation import tr_report
 from . import sources
 
 
@@ -22,7 +23,7 @@ class RenderSpec(JobSpec):
         sources.store_pose(image, source.world_from_panorama, source.known_distances)
         scene.panoform.source, scene.panoform.image = "IMAGE", image
         image.use_fake_user = True
-        return f"Rendered {image.name!r} and made it the source."
+        return tr_report("Rendered {name!r} and made it the source.", name=image.name)
 
     def summary(self, reply: None) -> str:
         return "1 panorama"

@@ -12,6 +12,7 @@ from bpy.props import StringProperty
 from ...shared.atomic_write import translate_errors
 from ...shared.protocol.errors import InputError, SettingError
 from ..capture.sources import image_file
+from ..translation import tr_report
 from ..ui.operator_parts import (
     FINISHED,
     build_disabled_reason,
@@ -127,7 +128,7 @@ class PANOFORM_OT_delete_panorama(_PanoramaOperator, bpy.types.Operator):
         for file in (path, path.with_suffix(".json")):
             with translate_errors(file):
                 file.unlink()
-        self.report({"INFO"}, f"Deleted {path}.")
+        self.report({"INFO"}, tr_report("Deleted {path}.", path=path))
         return FINISHED
 
 

@@ -24,6 +24,7 @@ from ..capture.properties import RENDER_SAMPLES
 from ..capture.render import ViewRender
 from ..capture.sources import Capture
 from ..jobs.manager import jobs
+from ..translation import tr_report
 from ..ui.operator_parts import (
     CANCELLED,
     FINISHED,
@@ -305,9 +306,12 @@ class PANOFORM_OT_split_sun(bpy.types.Operator):
         scene = context.scene
         lamp = sun_lamp.split(scene)
         if lamp is None:
-            self.report({"INFO"}, f"{scene.world.name!r} has no distinct sun: nothing was changed.")
+            self.report(
+                {"INFO"}, tr_report("{name!r} has no distinct sun: nothing was changed.", name=scene.world.name)
+            )
             return CANCELLED
-        self.report({"INFO"}, f"Added the lamp {lamp.name!r} and the world {scene.world.name!r} without the sun.")
+        text = "Added the lamp {lamp!r} and the world {world!r} without the sun."
+        self.report({"INFO"}, tr_report(text, lamp=lamp.name, world=scene.world.name))
         return FINISHED
 
 

@@ -12,6 +12,7 @@ from ...shared.weights import WEIGHTS
 from .. import preferences
 from ..capture import picture
 from ..jobs.manager import jobs
+from ..translation import tr
 from ..ui import previews
 from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text, start_label
 from . import gallery, gallery_operators, operators
@@ -107,7 +108,7 @@ class PANOFORM_PT_panoramas(Section, bpy.types.Panel):
         for entry in entries[:_LISTED]:
             _draw_entry(column.box(), entry, is_active=entry == active)
         if len(entries) > _LISTED:
-            column.label(text=f"All {len(entries)}")
+            column.label(text=tr("All {count}", count=len(entries)))
             settings = context.scene.panoform.generate
             column.template_icon_view(settings, "gallery", show_labels=True, scale=4, scale_popup=5)
             if active in entries[_LISTED:]:
@@ -147,7 +148,8 @@ def _draw_entry(layout: bpy.types.UILayout, entry: gallery.Entry, *, is_active: 
     column = row.column(align=True)
     column.label(text=entry.path.stem, icon="WORLD" if is_active else "NONE")
     height, width = entry.recipe.size
-    column.label(text=f"{width} × {height} · seed {entry.recipe.settings.seeds[0]}")
+    seed = tr("seed {seed}", seed=entry.recipe.settings.seeds[0])
+    column.label(text=f"{width} × {height} · {seed}")
     buttons = column.row(align=True)
     for operator, icon in _ENTRY_BUTTONS:
         buttons.operator(operator, text="", icon=icon).name = entry.path.name
@@ -159,7 +161,7 @@ def _draw_camera(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
         view = picture.camera_view(scene)
     except InputError:
         return
-    layout.label(text=f"{scene.camera.name} · {view.fov:.0f}° wide", icon="CAMERA_DATA")
+    layout.label(text=f"{scene.camera.name} · {tr('{degrees:.0f}° wide', degrees=view.fov)}", icon="CAMERA_DATA")
 
 
 def _draw_seed(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
@@ -194,7 +196,7 @@ def _draw_button(
 
 
 def _draw_get_flux(layout: bpy.types.UILayout, context: bpy.types.Context, what: str) -> None:
-    text = f"{what} need FLUX.1-dev. Its licence must be accepted once on huggingface.co."
+    text = tr("{what} need FLUX.1-dev. Its licence must be accepted once on huggingface.co.", what=tr(what))
     draw_text(layout, text, characters(context) - 4, icon="INFO")
     column = layout.column(align=True)
     column.operator("wm.url_open", text="Accept Licence", icon="URL").url = WEIGHTS["flux"].page

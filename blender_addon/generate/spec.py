@@ -18,6 +18,7 @@ from ...shared.panorama_file import check_path, with_seed
 from ..capture.picture import Picture
 from ..capture.sources import Capture
 from ..jobs.specs import JobSpec, counted
+from ..translation import tr_report
 from . import panoramas
 
 
@@ -55,7 +56,7 @@ class GenerateSpec(JobSpec):
             self.written.append(self._write(panorama, scene))
         panoramas.show(scene, self.written[0], self.world_from_panorama)
         notices = dict.fromkeys(line for panorama in reply.panoramas for line in panorama.recipe.notices)
-        return " ".join((f"Wrote {', '.join(map(str, self.written))}.", *notices))
+        return " ".join((tr_report("Wrote {paths}.", paths=", ".join(map(str, self.written))), *notices))
 
     def summary(self, reply: GenerateReply) -> str:
         return counted(len(reply.panoramas), "panorama")

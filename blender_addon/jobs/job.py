@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..translation import tr
 from .specs import JobSpec, Result
 
 #: A job without a step for this many times its longest one, and for at least this many seconds, may be stuck.
@@ -48,11 +49,12 @@ class Job:
     @property
     def text(self) -> str:
         """The progress, as in "Normal 12/28 · 0:41 left"."""
-        parts = [f"{self.stage} {self.step}/{self.of}" if self.of else self.stage]
+        stage = tr(self.stage)
+        parts = [f"{stage} {self.step}/{self.of}" if self.of else stage]
         if self.cancelling:
-            parts = ["Cancelling"]
+            parts = [tr("Cancelling")]
         elif self.seconds_left is not None:
-            parts.append(f"{clock(self.seconds_left)} left")
+            parts.append(tr("{time} left", time=clock(self.seconds_left)))
         return " · ".join(parts)
 
     @property
@@ -64,12 +66,20 @@ class Job:
     def slow(self) -> str:
         """What the panel says of a job that takes long; "" for nothing."""
         if self.cancelling:
-            return f"If the job does not stop, the backend is restarted in {max(self.restart_in_s, 0):.0f} s."
+            return tr(
+                "If the job does not stop, the backend is restarted in {seconds:.0f} s.",
+                seconds=max(self.restart_in_s, 0),
+            )
         silent = time.monotonic() - self.reported_at
         if self.id is None or silent < max(_SLOW_S, _SLOW_FACTOR * self.longest_s):
             return ""
-        usual = f" (the longest took {clock(self.longest_s)})" if self.longest_s >= 1 else ""
-        return f"No step for {clock(silent)}{usual}. Wait, or cancel the job if it is stuck."
+        if self.longest_s < 1:
+            return tr("No step for {time}. Wait, or cancel the job if it is stuck.", time=clock(silent))
+        return tr(
+            "No step for {time} (the longest took {longest}). Wait, or cancel the job if it is stuck.",
+            time=clock(silent),
+            longest=clock(self.longest_s),
+        )
 
 
 def clock(seconds: float) -> str:

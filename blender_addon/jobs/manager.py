@@ -37,6 +37,7 @@ from ..backend.installer import Installed, Setup
 from ..backend.process import STOP_TIMEOUT_S, BackendProcess
 from ..backend.running import RunningBackend
 from ..backend.session import Session
+from ..translation import tr
 from .job import Job, clock
 from .queue import Queue
 from .specs import JobSpec, Result
@@ -347,7 +348,11 @@ class Jobs:
         client = self.session.client if self.session is not None else None
         if client is not None and client.silence_s > _SILENCE_S and not cancelling:
             left = max(client.patience_s - client.silence_s, 0)
-            return f"The backend has not answered for {clock(client.silence_s)}. It is stopped in {clock(left)}."
+            return tr(
+                "The backend has not answered for {time}. It is stopped in {left}.",
+                time=clock(client.silence_s),
+                left=clock(left),
+            )
         return self.job.slow if self.job is not None else ""
 
     def _finish_setup(self, setup: Setup) -> None:
@@ -376,7 +381,7 @@ class Jobs:
         job.report()
         match message:
             case QueuedEvent():
-                job.stage = f"Queued behind {message.ahead}" if message.ahead else "Starting"
+                job.stage = tr("Queued behind {count}", count=message.ahead) if message.ahead else "Starting"
             case ProgressEvent():
                 job.stage, job.step, job.of = message.stage, message.step, message.of
                 job.fraction, job.seconds_left = message.fraction, message.seconds_left

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bpy
 
+from ..translation import tr
 from ..ui import previews
 from ..ui.panel_parts import Section, characters, draw_text
 from .manager import find_scene, jobs
@@ -25,8 +26,8 @@ class PANOFORM_PT_queue(Section, bpy.types.Panel):
             column.operator("panoform.resume_queue", icon="PLAY")
         for place, spec in enumerate(jobs.queue):
             row = column.row(align=True)
-            rendering = " · rendering" if spec.is_rendering else ""
-            row.label(text=f"{place + 1}. {spec.label}: {spec.name}{rendering}")
+            rendering = tr(" · rendering") if spec.is_rendering else ""
+            row.label(text=f"{place + 1}. {tr(spec.label)}: {spec.name}{rendering}")
             up = row.row(align=True)
             up.enabled = place > 0
             up.operator("panoform.move_waiting_job", text="", icon="TRIA_UP").number = spec.number
@@ -58,7 +59,7 @@ class PANOFORM_PT_results(Section, bpy.types.Panel):
             row.operator("panoform.build_result", text="", icon="ADD").index = index
             row.operator("panoform.forget_result", text="", icon="X").index = index
             if result.waits_for:
-                column.label(text=f"Ready: waiting for {result.waits_for}", icon="INFO")
+                column.label(text=tr("Ready: waiting for {what}", what=tr(result.waits_for)), icon="INFO")
             elif not result.built and not result.pending:
                 gone = find_scene(result.spec.scene_uid) is None
                 text = "Its scene no longer exists: press + to build it here" if gone else "Press + to build it"

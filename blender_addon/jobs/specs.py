@@ -22,6 +22,7 @@ from ..capture import pixels
 from ..capture.picture import Picture
 from ..capture.render import Render
 from ..capture.sources import Capture
+from ..translation import tr
 
 _THUMBNAIL_WIDTH_PX = 256
 _numbers = itertools.count()
@@ -137,4 +138,4 @@ class Result:
 
 def counted(count: int, noun: str) -> str:
     """Return "1 map" or "5 maps"."""
-    return f"{count} {noun}{'s' if count != 1 else ''}"
+    return tr(f"{{count}} {noun}" if count == 1 else f"{{count}} {noun}s", count=count)

@@ -20,6 +20,7 @@ from ...shared.weights import WEIGHTS, gigabytes
 from .. import preferences
 from ..backend.session import Session
 from ..jobs.manager import jobs
+from ..translation import tr
 
 #: Preference that names the weights, by their name in WEIGHTS.
 PREFERENCES = {
@@ -50,9 +51,11 @@ class Task:
     def text(self) -> str:
         """The progress, as in "1.2 GB of 33.7 GB · 12 min left"."""
         if not self.of:
-            return self.stage
-        left = "" if self.seconds_left is None else f" · {_duration(self.seconds_left)} left"
-        return f"{gigabytes(self.step * 1e6)} of {gigabytes(self.of * 1e6)}{left}"
+            return tr(self.stage)
+        arrived = tr("{done} of {total}", done=gigabytes(self.step * 1e6), total=gigabytes(self.of * 1e6))
+        if self.seconds_left is None:
+            return arrived
+        return " · ".join((arrived, tr("{time} left", time=_duration(self.seconds_left))))
 
 
 class Models:

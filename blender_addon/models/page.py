@@ -10,6 +10,7 @@ from ...shared.engines import ENGINES
 from ...shared.jobs.models import ModelsReply, Precision, WeightsState
 from ...shared.weights import WEIGHTS, WeightsSpec, gigabytes
 from ..jobs.manager import State, jobs
+from ..translation import tr
 from ..ui.panel_parts import characters, draw_text
 from . import timer
 from .manager import PREFERENCES, models
@@ -27,10 +28,9 @@ def draw(layout: bpy.types.UILayout, own: bpy.types.AddonPreferences, context: b
     state = models.state
     row = layout.row()
     if state is not None:
+        text = "Downloads go to {folder}, where {free} are free."
         free = gigabytes(state.disk_free)
-        draw_text(
-            row.column(), f"Downloads go to {state.folder}, where {free} are free.", width - 12, icon="DISK_DRIVE"
-        )
+        draw_text(row.column(), tr(text, folder=state.folder, free=free), width - 12, icon="DISK_DRIVE")
     elif models.checking:
         row.label(text="Looking what is here", icon="SORTTIME")
     row.operator("panoform.check_models", text="", icon="FILE_REFRESH")
@@ -56,7 +56,8 @@ def _draw_precisions(layout: bpy.types.UILayout, state: ModelsReply, engine: str
     if device is None:
         draw_text(layout, state.problem, width, icon="ERROR")
         return
-    draw_text(layout, f"On {device.label}, {gigabytes(device.memory_free)} of memory free:", width)
+    text = tr("On {device}, {free} of memory free:", device=device.label, free=gigabytes(device.memory_free))
+    draw_text(layout, text, width)
     column = layout.column(align=True)
     for precision in state.precisions[engine]:
         icon = {"whole": "CHECKMARK", "streams": "CHECKMARK", "no": "CANCEL"}[precision.runs]
@@ -66,10 +67,10 @@ def _draw_precisions(layout: bpy.types.UILayout, state: ModelsReply, engine: str
 def _describe(precision: Precision) -> str:
     match precision.runs:
         case "whole":
-            return f"fits, with {gigabytes(precision.everything)}"
+            return tr("fits, with {size}", size=gigabytes(precision.everything))
         case "streams":
-            return f"runs with parts of the weights on the GPU, {gigabytes(precision.least)} or more"
-    return f"needs {gigabytes(precision.least)}, more than is free"
+            return tr("runs with parts of the weights on the GPU, {size} or more", size=gigabytes(precision.least))
+    return tr("needs {size}, more than is free", size=gigabytes(precision.least))
 
 
 def _draw_weights(layout: bpy.types.UILayout, spec: WeightsSpec, own: bpy.types.AddonPreferences, width: int) -> None:
@@ -83,7 +84,8 @@ def _draw_weights(layout: bpy.types.UILayout, spec: WeightsSpec, own: bpy.types.
     is_ready = state is not None and bool(state.place) and not state.problem
     row.label(text=spec.label, icon="CHECKMARK" if is_ready else "ERROR" if state and state.place else "IMPORT")
     row.label(text=_summary(spec, state))
-    draw_text(column, f"{spec.purpose}. Licence: {spec.licence}.", width, icon="BLANK1")
+    text = tr("{purpose}. Licence: {licence}.", purpose=tr(spec.purpose), licence=spec.licence)
+    draw_text(column, text, width, icon="BLANK1")
     if state is not None and state.place:
         draw_text(column, f"{state.place}. {state.problem}".strip(), width, icon="BLANK1")
     _draw_buttons(column, spec, state, is_ready=is_ready)
@@ -94,18 +96,19 @@ def _draw_weights(layout: bpy.types.UILayout, spec: WeightsSpec, own: bpy.types.
     if state is not None and not is_ready:
         for file in state.found[:_MAX_FOUND]:
             row = column.row()
-            row.label(text=f"ComfyUI has {Path(file.path).name}, {gigabytes(file.bytes)}", icon="FILE_TICK")
+            text = tr("ComfyUI has {name}, {size}", name=Path(file.path).name, size=gigabytes(file.bytes))
+            row.label(text=text, icon="FILE_TICK")
             use = row.operator("panoform.use_model_file", text="Use", icon="CHECKMARK")
             use.name, use.filepath = spec.name, file.path
 
 
 def _summary(spec: WeightsSpec, state: WeightsState | None) -> str:
     if state is None:
-        return f"about {gigabytes(spec.bytes)}"
+        return tr("about {size}", size=gigabytes(spec.bytes))
     if state.place:
-        return f"here, {gigabytes(state.bytes)}" if not state.problem else "can't be used"
-    begun = f", {gigabytes(state.incomplete)} have arrived" if state.incomplete else ""
-    return f"missing, about {gigabytes(spec.bytes)}{begun}"
+        return tr("here, {size}", size=gigabytes(state.bytes)) if not state.problem else tr("can't be used")
+    text = "missing, about {size}, {arrived} have arrived" if state.incomplete else "missing, about {size}"
+    return tr(text, size=gigabytes(spec.bytes), arrived=gigabytes(state.incomplete))
 
 
 def _draw_buttons(layout: bpy.types.UILayout, spec: WeightsSpec, state: WeightsState | None, *, is_ready: bool) -> None:

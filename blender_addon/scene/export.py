@@ -17,6 +17,7 @@ import bpy
 
 from ...shared.atomic_write import translate_errors, writing
 from ...shared.protocol.errors import OutputError, SceneError
+from ..translation import tr_report
 from . import environment
 from .datablocks import temporary_scene
 from .dome import MODIFIER_NAME
@@ -131,7 +132,7 @@ def export(body: bpy.types.Object, path: Path, *, overwrite: bool = False, confi
         try:
             light = world_light(scene)
         except SceneError as error:
-            notice = f"There is no sky in it: {error.message}"
+            notice = tr_report("There is no sky in it: {reason}", reason=error.message)
     with writing(path.parent, last=path.name) as drafts, _progress() as progress:
         draft = drafts / path.name
         folder = _textures(draft) if form.refers_to_textures else drafts / _SOURCES
@@ -151,7 +152,8 @@ def export(body: bpy.types.Object, path: Path, *, overwrite: bool = False, confi
             if entry not in _targets(draft, form):
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         check_path(path, overwrite=overwrite, confirmed=confirmed)  # again: exporting takes a while
-    return f"Wrote {path} ({_size(path, form) / 1e6:.1f} MB). {notice}".strip()
+    written = tr_report("Wrote {path} ({size:.1f} MB).", path=path, size=_size(path, form) / 1e6)
+    return f"{written} {notice}".strip()
 
 
 def _objects(body: bpy.types.Object, scene: bpy.types.Scene) -> list[bpy.types.Object]:

@@ -9,6 +9,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper
 
+from ..translation import tr_report
 from ..ui.operator_parts import FINISHED, build_disabled_reason, poll_unless, reporting
 from . import assets, environment, export
 
@@ -97,9 +98,11 @@ class PANOFORM_OT_mark_as_asset(bpy.types.Operator):
         names = " and ".join(repr(block.name) for block in marked)
         if bpy.data.filepath:
             assets.write_catalogue(Path(bpy.data.filepath).parent)
-            self.report({"INFO"}, f"Marked {names}. Save the file, so that other files see it.")
+            self.report({"INFO"}, tr_report("Marked {names}. Save the file, so that other files see it.", names=names))
         else:
-            self.report({"INFO"}, f"Marked {names}. For its catalogue, save the file and mark it again.")
+            self.report(
+                {"INFO"}, tr_report("Marked {names}. For its catalogue, save the file and mark it again.", names=names)
+            )
         return FINISHED
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from mathutils import Matrix, Vector
 
 from ..capture import pixels
+from ..jobs.specs import counted
 from ..ui.operator_parts import FINISHED, poll_unless
 from . import environment, rays
 from . import remove as removal
@@ -197,7 +198,7 @@ class PANOFORM_OT_lamps_as_lights(bpy.types.Operator):
             remove(body)
             return FINISHED
         made = add(body)
-        self.report({"INFO"}, f"{len(made)} light{'s' * (len(made) != 1)}: " + ", ".join(one.name for one in made[:3]))
+        self.report({"INFO"}, f"{counted(len(made), 'light')}: " + ", ".join(one.name for one in made[:3]))
         return FINISHED
 
 

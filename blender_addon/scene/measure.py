@@ -12,6 +12,7 @@ from gpu_extras.batch import batch_for_shader
 from mathutils import Vector
 
 from ...shared.protocol.errors import SettingError
+from ..translation import tr_report
 from ..ui.operator_parts import CANCELLED, FINISHED, build_disabled_reason, poll_unless, reporting
 from . import environment, scale
 
@@ -67,7 +68,9 @@ class PANOFORM_OT_set_scale(bpy.types.Operator):
         context.view_layer.update()
         body = environment.find(context)
         scale.apply(body, self.length / self.measured)
-        self.report({"INFO"}, f"Scaled {body.name!r} by {self.length / self.measured:.4g}.")
+        self.report(
+            {"INFO"}, tr_report("Scaled {name!r} by {factor:.4g}.", name=body.name, factor=self.length / self.measured)
+        )
         return FINISHED
 
 

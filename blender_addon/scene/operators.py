@@ -11,6 +11,7 @@ from bpy.props import BoolProperty, StringProperty
 from ...shared.jobs.scene import SceneSettings
 from ...shared.protocol.errors import InputError
 from ..jobs.manager import jobs
+from ..translation import tr_report
 from ..ui.operator_parts import (
     FINISHED,
     build_disabled_reason,
@@ -153,7 +154,7 @@ class PANOFORM_OT_remove_environment(bpy.types.Operator):
         name = remove.remove(environment.find(context))
         if not environment.all_in(context.scene) and environment.is_inside():
             environment.leave()
-        self.report({"INFO"}, f"Removed {name!r}.")
+        self.report({"INFO"}, tr_report("Removed {name!r}.", name=name))
         return FINISHED
 
 

@@ -20,6 +20,7 @@ from ...shared.maps import DISTANCE, MAPS
 from ..capture import pixels
 from ..capture.sources import Capture
 from ..jobs.specs import JobSpec
+from ..translation import tr, tr_report
 from . import dome, environment, images, maps_folder, remove, scale
 from .build import build, build_mesh, show
 from .datablocks import all_or_nothing
@@ -86,7 +87,7 @@ class SceneSpec(MapsSpec):
             )
             notice = self.notice(reply)
             _finish(scene, collection)
-            return f"Built {collection.name!r}. {notice}".strip()
+            return f"{tr_report('Built {name!r}.', name=collection.name)} {notice}".strip()
 
     def build_dome(self, scene: bpy.types.Scene) -> str:
         """Build a dome from the same maps, without the backend, and return a report of it.
@@ -112,7 +113,7 @@ class SceneSpec(MapsSpec):
             self.request.settings = msgspec.structs.replace(self.request.settings, scale=measured)
 
     def summary(self, reply: SceneReply) -> str:
-        return f"{len(reply.triangles):,} triangles"
+        return tr("{count:,} triangles", count=len(reply.triangles))
 
     def notice(self, reply: SceneReply) -> str:
         return " ".join(filter(None, (self.maps_notice, *reply.info.notices, self._scale_notice())))
@@ -154,7 +155,7 @@ def dome_from_files(
             if kind.filename in files
         }
         collection = _dome(scene, maps, source.world_picture(), name, settings, source, _digest(files))
-    return f"Built {collection.name!r}."
+    return tr_report("Built {name!r}.", name=collection.name)
 
 
 def dome_from_folder(
@@ -168,7 +169,7 @@ def dome_from_folder(
         folder = maps_folder.read(directory)
         name = Path(bpy.path.abspath(str(directory))).name
         collection = _dome(scene, folder.maps, folder.panorama, name, settings, None, maps_digest)
-    return f"Built {collection.name!r} from {', '.join(folder.maps)}."
+    return tr_report("Built {name!r} from {maps}.", name=collection.name, maps=", ".join(folder.maps))
 
 
 def _dome(

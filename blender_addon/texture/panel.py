@@ -10,6 +10,7 @@ from ...shared.protocol.errors import SettingError
 from ...shared.weights import WEIGHTS
 from .. import preferences
 from ..jobs.manager import jobs
+from ..translation import tr
 from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text, start_label
 from . import mesh, operators
 from .spec import TextureSpec, cost, settings_from
@@ -26,8 +27,8 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
         column = self.layout.column()
         objects = mesh.selected(context.view_layer)
         if objects:
-            others = f" and {len(objects) - 1} more, as one" if len(objects) > 1 else ""
-            column.label(text=f"{objects[0].name}{others}", icon="MESH_DATA")
+            text = "{name}" if len(objects) == 1 else "{name} and {count} more, as one"
+            column.label(text=tr(text, name=objects[0].name, count=len(objects) - 1), icon="MESH_DATA")
         column.template_ID(settings, "reference", open="image.open")
         model = operators.has_model()
         if model:
@@ -44,7 +45,7 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
         _draw_button(column, context)
         if not model:
             box = column.box()
-            draw_text(box, f"{operators.WITHOUT_MODEL} {operators.MODEL}", characters(context) - 4, icon="INFO")
+            draw_text(box, f"{tr(operators.WITHOUT_MODEL)} {tr(operators.MODEL)}", characters(context) - 4, icon="INFO")
             box.operator("wm.url_open", text="Licence", icon="URL").url = WEIGHTS["sd21"].page
             box.operator("panoform.use_multiview_hub", icon="CHECKMARK")
         if operators.material_with_views() is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from ...shared.engines import EngineSettings
 from ...shared.jobs.texture import TextureInfo, TextureReply, TextureRequest, TextureSettings, check, check_texture
 from ..jobs.specs import JobSpec
+from ..translation import tr, tr_report
 from . import build
 from .mesh import TexturedMesh
 
@@ -36,10 +37,10 @@ class TextureSpec(JobSpec):
         if self.drawn is not None:
             record = msgspec.structs.replace(self.drawn, settings=self.request.settings, seen=record.seen)
         material = build.build(scene, reply, record, self.mesh, self.name)
-        return " ".join((f"Built the material {material.name!r}.", *reply.info.notices))
+        return " ".join((tr_report("Built the material {name!r}.", name=material.name), *reply.info.notices))
 
     def summary(self, reply: TextureReply) -> str:
-        return f"{self.request.settings.texture_size} px texture"
+        return tr("{size} px texture", size=self.request.settings.texture_size)
 
     def notice(self, reply: TextureReply) -> str:
         return " ".join(reply.info.notices)

@@ -18,6 +18,7 @@ from ..capture.render import Render, ResultT
 from ..jobs import timer
 from ..jobs.manager import State, find_scene, jobs
 from ..jobs.specs import JobSpec, Result, counted
+from ..translation import tr_report
 
 FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
 
@@ -90,7 +91,7 @@ def run_job(operator: bpy.types.Operator, spec: JobSpec) -> set[str]:
     if not bpy.app.background:
         ahead = jobs.submit(spec)
         if ahead:
-            operator.report({"INFO"}, f"Waiting for {counted(ahead, 'job')}")
+            operator.report({"INFO"}, tr_report("Waiting for {jobs}", jobs=counted(ahead, "job")))
         timer.start()
         return FINISHED
     jobs.begin(spec)

@@ -10,6 +10,7 @@ import bpy
 from ...shared.maps import MAPS
 from ..jobs.job import Job
 from ..jobs.manager import jobs
+from ..translation import tr
 from . import previews
 
 #: Width of a character in the sidebar in pixels at UI scale 1, for wrapping text: Blender's labels don't wrap.
@@ -31,9 +32,9 @@ def characters(context: bpy.types.Context) -> int:
 
 
 def draw_text(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
-    """Draw text as one label for each line; long words (paths) are broken."""
+    """Draw text, translated, as one label for each line; long words (paths) are broken."""
     column = layout.column(align=True)
-    for i, line in enumerate(_wrap(text, width)):
+    for i, line in enumerate(_wrap(tr(text), width)):
         column.label(text=line, icon=icon if i == 0 else "BLANK1" if icon != "NONE" else "NONE")
 
 
@@ -60,4 +61,4 @@ def start_label() -> str | None:
 def draw_last_duration(layout: bpy.types.UILayout, cost: Hashable) -> None:
     """Draw the duration of the last job with that cost, if there was one."""
     if cost in jobs.seconds:
-        layout.label(text=f"Last run took {jobs.seconds[cost]:.0f} s")
+        layout.label(text=tr("Last run took {seconds:.0f} s", seconds=jobs.seconds[cost]))

@@ -1,6 +1,7 @@
 """Run in Blender's window: open the preferences' page about models, wait for its state, take a picture.
 
-Started with --enable-event-simulate and -- OUT FOLDER. Writes OUT/seen.json, and pictures where it can.
+Started with --enable-event-simulate and -- OUT FOLDER. Then registers a few German texts. Writes OUT/seen.json, and
+pictures where it can.
 """
 
 import shutil
@@ -43,6 +44,19 @@ def steps():
     seen["precisions"] = sorted(models.state.precisions)
     yield 3.0
     shot("models")
+
+    view_settings = bpy.context.preferences.view
+    seen["languages"] = "de_DE" in bpy.app.translations.locales
+    if seen["languages"]:
+        texts = {("Operator", "Check Models"): "Modelle suchen", ("Operator", "Download"): "Herunterladen"}
+        texts |= {("*", text): f"{text} ·de·" for text in ("Models", "FLUX Checkpoint", "about {size}")}
+        texts["*", "missing, about {size}"] = "fehlt, etwa {size}"
+        bpy.app.translations.register("panoform_test", {"de_DE": texts})
+        view_settings.language, view_settings.use_translate_interface = "de_DE", True
+        translate = sys.modules[f"{EXTENSION}.blender_addon.translation"].tr
+        seen["translated"] = [translate("missing, about {size}", size="3 GB"), translate("Models")]
+        yield 2.0
+        shot("german")
 
 
 run(steps(), seen, Path(OUT))
