@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -32,6 +33,9 @@ from ...shared.jobs.texture import (
 from ...shared.protocol.errors import InputError
 from . import options as shared_options
 
+if TYPE_CHECKING:
+    from ..io.mesh_files import MeshFile
+
 #: Record of a result folder; it tells which files are Panoform's.
 INFO_FILENAME = "texture.json"
 _DEFAULTS = TextureSettings()
@@ -49,7 +53,7 @@ class _Record(msgspec.Struct, kw_only=True):
 def add(commands: Any) -> None:
     """Add both commands to the subparsers."""
     parser = commands.add_parser("texture", help="texture a mesh from a reference picture or a prompt")
-    parser.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj or .ply with a UV map")
+    parser.add_argument("mesh", type=Path, metavar="MESH", help=".glb, .gltf, .obj or .ply")
     parser.add_argument("--views", type=Path, metavar="DIR", help="bake the views in this folder, and draw none")
     parser.add_argument(
         "--size",
@@ -138,7 +142,8 @@ def run_texture(options: argparse.Namespace) -> int:
     given = [] if options.views is None else [_only(options.views, name) for name in VIEWS]
     sources = [*mesh_files.files(options.mesh), options.reference, *given]
     _check_folder(options.out, names, sources, options.overwrite)
-    mesh = mesh_files.read(options.mesh)
+    mesh = _with_uv(mesh_files.read(options.mesh), options.mesh.name)
+    assert mesh.uv is not None
     request = TextureRequest(
         corners=mesh.corners, normals=mesh.normals, uv=mesh.uv, views=views, **_reference(options),
         engine=_engine(options), settings=settings,
@@ -148,6 +153,25 @@ def run_texture(options: argparse.Namespace) -> int:
     texture = reply.texture.tobytes()
     files = {names[0]: mesh_files.encode_glb(mesh, texture, options.mesh.stem), names[1]: texture}
     return _write(options, files, {} if keeps_views else reply.views, reply.info, sources)
+
+
+def _with_uv(mesh: MeshFile, name: str) -> MeshFile:
+    """Return the mesh with its own UV map if it can be used, else with a new one, and tell so. Raise InputError."""
+    from ..texturing.unwrap import unwrap
+
+    contract.check_count(len(mesh.corners))
+    contract.check_finite("corners", mesh.corners)
+    reason = f"{name} has a mesh without UV map."
+    if mesh.uv is not None:
+        contract.check_finite("uv", mesh.uv)
+        try:
+            contract.check_uv(mesh.uv)
+            contract.check_overlap(mesh.uv.clip(0, 1))
+            return mesh
+        except InputError as error:
+            reason = error.message
+    print(f"{reason} The result has a new UV map.", file=sys.stderr)
+    return dataclasses.replace(mesh, uv=unwrap(mesh.corners))
 
 
 def run_views(options: argparse.Namespace) -> int:

@@ -37,15 +37,15 @@ class MeshFile:
     #: (T, 3, 3) float32 each.
     corners: np.ndarray
     normals: np.ndarray
-    #: (T, 3, 2) float32: u to the right, v up.
-    uv: np.ndarray
+    #: (T, 3, 2) float32: u to the right, v up; None: a mesh of the file has none.
+    uv: np.ndarray | None
 
 
 def read(path: Path) -> MeshFile:
     """Read all meshes of a file as one, in the file's units.
 
     A glTF or OBJ file's Y axis becomes Z, and its Z axis −Y. Raise InputError for a file that is missing, damaged, of
-    another format, or without faces or texture coordinates.
+    another format, or without faces.
     """
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path.name} is not a mesh that can be read.", f"Give one of {', '.join(FORMATS)}.")
@@ -61,12 +61,14 @@ def read(path: Path) -> MeshFile:
     parts = [part for part in parts if part is not None]
     if not parts:
         raise InputError(f"{path.name} has no faces.", "Choose a mesh with faces.")
-    if any(uv is None for _, _, uv in parts):
-        raise InputError(f"{path.name} has a mesh without UV map.", "Unwrap it in Blender: Smart UV Project.")
-    corners, normals, coordinates = (np.concatenate(each).astype(np.float32) for each in zip(*parts, strict=True))
+    corners, normals = (
+        np.concatenate(each).astype(np.float32) for each in zip(*(part[:2] for part in parts), strict=True)
+    )
     if FORMATS[path.suffix.lower()]:
         corners, normals = _z_up(corners), _z_up(normals)
-    return MeshFile(corners, normals, np.ascontiguousarray(coordinates))
+    coordinates = [part[2] for part in parts if part[2] is not None]
+    whole = len(coordinates) == len(parts)
+    return MeshFile(corners, normals, np.concatenate(coordinates).astype(np.float32) if whole else None)
 
 
 def files(path: Path) -> list[Path]:
@@ -142,6 +144,7 @@ def _y_up(vectors: np.ndarray) -> np.ndarray:
 
 def encode_glb(mesh: MeshFile, texture: bytes, name: str) -> bytes:
     """Return the content of a .glb file: the mesh with one material, whose base colour is the PNG `texture`."""
+    assert mesh.uv is not None
     values = np.concatenate([_y_up(mesh.corners), _y_up(mesh.normals), mesh.uv], axis=-1).reshape(-1, 8)
     unique, index = np.unique(values, axis=0, return_inverse=True)
     material = PBRMaterial(

@@ -199,6 +199,14 @@ def check_count(count: int) -> None:
         )
 
 
+def check_finite(name: str, values: np.ndarray) -> None:
+    """Raise InputError for NaN or infinite values of a mesh."""
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"The mesh's {name} have values that are not finite.", "Check its modifiers; remove bad vertices."
+        )
+
+
 def check_mesh(request: TextureRequest) -> None:
     """Raise InputError for a mesh without triangles, size or texture coordinates, or with NaN, or with too many."""
     count = len(request.corners)
@@ -210,10 +218,7 @@ def check_mesh(request: TextureRequest) -> None:
         values = getattr(request, name)
         if values.shape != shape:
             raise InputError(f"The mesh's {name} are {values.shape} instead of {shape}.")
-        if not np.isfinite(values).all():
-            raise InputError(
-                f"The mesh's {name} have values that are not finite.", "Check its modifiers; remove bad vertices."
-            )
+        check_finite(name, values)
     if request.chosen is not None and not request.chosen.any():
         raise InputError("No face is chosen.", "Choose the faces that get the texture.")
     points = request.corners.reshape(-1, 3)

@@ -13,7 +13,7 @@ from panoform.backend.io import mesh_files
 from panoform.backend.io.encoding import encode_image
 from panoform.backend.texturing import cameras
 from panoform.shared import overwriting
-from panoform.shared.jobs.texture import VIEWS
+from panoform.shared.jobs.texture import VIEWS, check_overlap
 
 MESH = unwrapped(trimesh.creation.icosphere(1))
 
@@ -127,14 +127,32 @@ def test_views_are_drawn_from_control_images(reference, engine, tmp_path):
     assert main([*options, *engine]) == 1
 
 
+@pytest.mark.parametrize("uv", ["missing", "overlapping"])
+def test_mesh_without_a_usable_uv_map_gets_one(uv, reference, tmp_path, capsys):
+    """A box: what is new covers it once, and the front (glTF's +Z) has the picture's red."""
+    box, out = trimesh.creation.box(), tmp_path / "out"
+    if uv == "overlapping":
+        box.visual = trimesh.visual.TextureVisuals(uv=box.vertices[:, :2] + 0.5)
+    box.export(tmp_path / "box.obj", include_texture=uv == "overlapping")
+    assert main(["texture", str(tmp_path / "box.obj"), "--reference", str(reference), "--out", str(out),
+                 "--size", "128", "--view-size", "64"]) == 0  # fmt: skip
+    assert "The result has a new UV map." in capsys.readouterr().err
+    made = mesh_files.read(out / "box.glb")
+    assert len(made.corners) == 12
+    check_overlap(made.uv)
+    front = made.uv[(made.corners[..., 1] < -0.49).all(axis=1)].mean(axis=1)
+    pixels = np.array(Image.open(out / "texture.png"))[
+        ((1 - front[:, 1]) * 128).astype(int), (front[:, 0] * 128).astype(int)
+    ]
+    np.testing.assert_allclose(pixels, [[200, 40, 30]] * 2, atol=8)
+
+
 def test_bad_files_are_refused(ball, reference, engine, tmp_path, capsys):
-    bare = tmp_path / "bare.obj"
-    trimesh.creation.box().export(bare, include_texture=False)
     broken = tmp_path / "broken.glb"
     broken.write_bytes(b"glTF nothing")
     common = ["--reference", str(reference), "--out", str(tmp_path / "out"), *engine]
     for file, message in (
-        (bare, "without UV map"), (broken, "can't be read"), (tmp_path / "no.ply", "no file"),
+        (broken, "can't be read"), (tmp_path / "no.ply", "no file"),
         (reference, "not a mesh"),
     ):  # fmt: skip
         assert main(["texture", str(file), *common]) == 1
