@@ -1,4 +1,4 @@
-"""Options of generate, edit and batch on both command lines: `panoform` and `blender --command panoform`.
+"""Options of generate and edit on both command lines: `panoform` and `blender --command panoform`.
 
 Options whose default depends on the method are None where they are not given.
 """
@@ -59,23 +59,6 @@ def add_edit(commands: Any) -> argparse.ArgumentParser:
         "--strength", type=float, default=1.0, metavar="S", help="how much it changes, up to 1; 0.3 gives a variation"
     )
     _add_sampling(parser)
-    return parser
-
-
-def add_batch(commands: Any) -> argparse.ArgumentParser:
-    """Add the command `batch` to the subparsers, without the options of perception, and return its parser."""
-    parser = commands.add_parser("batch", help="write maps of all panoramas in a folder")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of panoramas: EXR, HDR, PNG, JPEG …, 2:1")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="receives a result folder for each, and a summary"
-    )
-    parser.add_argument(
-        "--ray",
-        metavar="auto|HOST:PORT",
-        help="share the work among workers of Ray, one for each GPU, of the cluster at this address (auto: at "
-        "RAY_ADDRESS, else of this computer)",
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="with --ray: the number of workers")
     return parser
 
 
