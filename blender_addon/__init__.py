@@ -18,6 +18,8 @@ from .models import operators as models_operators
 from .models import timer as models_timer
 from .perceive import operators as perceive_operators
 from .perceive import panel as perceive_panel
+from .presets import menus as presets_menus
+from .presets import operators as presets_operators
 from .scene import export_operators as scene_export_operators
 from .scene import lights as scene_lights
 from .scene import measure as scene_measure
@@ -52,6 +54,8 @@ FEATURES = (
     texture_operators,
     jobs_operators,
     models_operators,
+    presets_operators,
+    presets_menus,
     backend_panel,
     capture_panel,
     perceive_panel,

@@ -12,6 +12,8 @@
 
 generate and edit take the options of `panoform generate` and `panoform edit`; engine and device are those of the
 preferences. With --save OUT.blend they also write a scene lit by the panorama, with --sun-lamp its sun as a Sun lamp.
+perceive, batch, generate, edit and texture take the settings of a preset, saved or a file, with --preset NAME|FILE;
+options that are given come before it.
 With --connect FILE before the verb, they use a backend that runs already (panoform serve --connection-file FILE).
 The exit code is 0 only if the files were written.
 """
@@ -34,6 +36,7 @@ from ..shared.jobs import scene
 from ..shared.protocol.errors import OutputError, PanoformError, SettingError
 from .generate import command
 from .perceive import batch
+from .presets import command as presets_command
 from .scene import export
 from .texture import command as texture_command
 
@@ -42,7 +45,18 @@ KINDS = ("MESH", "OBJECTS", "DOME")
 _handle = None
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments, those of a preset as defaults. Raise SystemExit, and InputError for a preset."""
+    parser, verbs = _parsers()
+    options = parser.parse_args(arguments)
+    if getattr(options, "preset", None):
+        verbs[options.verb].set_defaults(**presets_command.defaults(options.verb, options.preset))
+        options = parser.parse_args(arguments)
+    return options
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser, and those of the verbs."""
     parser = argparse.ArgumentParser(prog="blender --background --command panoform", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--connect", type=Path, metavar="FILE", help="use the running backend with this connection file"
@@ -89,16 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     for name, verb in verbs.choices.items():
         if name != "batch":  # has it
             verb.add_argument("--overwrite", action="store_true", help="replace existing files of --save and --export")
-    return parser
+        if name in presets_command.KINDS:
+            presets_command.add(verb)
+    return parser, verbs.choices
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return the exit code."""
     try:
-        options = _parser().parse_args(arguments)
-    except SystemExit as stop:  # --help, or a usage error that argparse has printed
-        return int(stop.code or 0)
-    try:
+        options = _parse(arguments)
         if options.connect:
             if options.verb == "batch":
                 raise SettingError("batch runs a process of its own.", "Leave out --connect.")
@@ -106,6 +119,8 @@ def run(arguments: Sequence[str]) -> int:
         if options.verb == "batch":
             return batch.execute(options)
         _execute(options)
+    except SystemExit as stop:  # --help, or a usage error that argparse has printed
+        return int(stop.code or 0)
     except (PanoformError, RuntimeError) as error:
         text = str(error).strip()
         if isinstance(error, PanoformError) or not text.startswith("Error: "):  # Blender has printed operators' reports
@@ -131,6 +146,7 @@ def _execute(options: argparse.Namespace) -> None:
                 quality=options.quality,
                 engine=options.engine.upper() if options.engine else "AUTO",
                 seed=options.seed,
+                repair=getattr(options, "repair", False),  # of a preset
                 **_scene_properties(options),
                 out_directory=str(options.out.resolve()) if options.out else "",
             )

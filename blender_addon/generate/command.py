@@ -55,7 +55,7 @@ def execute(options: argparse.Namespace) -> None:
         "prompt": options.prompt, "engine": (options.engine or "auto").upper(), "method": options.method,
         "lora": options.lora, "trigger": options.trigger, "negative_prompt": options.negative,
         "true_cfg_scale": options.true_cfg, "guidance_scale": options.guidance, "shift": options.shift,
-        "height": options.height, "num_inference_steps": options.steps,
+        "height": options.height, "num_inference_steps": options.steps, "quality": getattr(options, "quality", None),
         "measure_light": not options.no_measure_light,
     }  # fmt: skip
     properties = {name: value for name, value in properties.items() if value is not None}

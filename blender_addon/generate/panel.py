@@ -34,6 +34,9 @@ class PANOFORM_PT_generate(Section, bpy.types.Panel):
     bl_parent_id = "PANOFORM_PT_main"
     bl_order = 3
 
+    def draw_header_preset(self, _context: bpy.types.Context) -> None:
+        self.layout.menu("PANOFORM_MT_generate_presets", text="", icon="PRESET")
+
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform.generate
         column = self.layout.column()

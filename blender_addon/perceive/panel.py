@@ -18,6 +18,9 @@ class PANOFORM_PT_perceive(Section, bpy.types.Panel):
     bl_parent_id = "PANOFORM_PT_main"
     bl_order = 2
 
+    def draw_header_preset(self, _context: bpy.types.Context) -> None:
+        self.layout.menu("PANOFORM_MT_perceive_presets", text="", icon="PRESET")
+
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform
         column = self.layout.column()

@@ -22,6 +22,9 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
     bl_order = 7
     bl_options: ClassVar = {"DEFAULT_CLOSED"}
 
+    def draw_header_preset(self, _context: bpy.types.Context) -> None:
+        self.layout.menu("PANOFORM_MT_texture_presets", text="", icon="PRESET")
+
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform.texture
         column = self.layout.column()
