@@ -28,7 +28,10 @@ _Guidance = Annotated[float, msgspec.Meta(ge=0, le=MAX_GUIDANCE)]
 
 
 class _Preset(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, tag_field="panoform_preset"):
-    """Fields are properties of the panel, by name. One that is added later needs a default: older files don't have it."""
+    """Fields are properties of the panel, by name.
+
+    One that is added later needs a default, as older files don't have it.
+    """
 
 
 class PerceivePreset(_Preset, tag="perceive"):
