@@ -20,6 +20,8 @@ WORLD, SOURCE = "panoform_world", "panoform_source"
 #: Custom property of all objects that were built for an environment, its camera too: their name, which copies of them
 #: don't have.
 PART = "panoform_part"
+#: Custom property of collections that are parts of an environment's.
+OWN = "panoform_own_collection"
 #: Custom property of a screen: index of the area → its former view.
 _VIEWS = "panoform_views"
 #: Distance from the eye to the point that it turns around, and of the near clipping plane, in metres.
@@ -72,11 +74,19 @@ def of(collection: bpy.types.Collection) -> bpy.types.Object | None:
 
 
 def parts(body: bpy.types.Object) -> list[bpy.types.Object]:
-    """Return the objects that were built for an environment, and are still in a collection with it."""
+    """Return the objects that were built for an environment, and are still in a collection with it, or in one of its
+    OWN collections.
+    """
     found = {body: None}
     for collection in body.users_collection:
-        found |= dict.fromkeys(entry for entry in collection.objects if PART in entry)
+        for one in (collection, *own_collections(collection)):
+            found |= dict.fromkeys(entry for entry in one.objects if PART in entry)
     return list(found)
+
+
+def own_collections(collection: bpy.types.Collection) -> list[bpy.types.Collection]:
+    """Return the collections in an environment's that Panoform made."""
+    return [child for child in collection.children if OWN in child]
 
 
 def collection(body: bpy.types.Object, scene: bpy.types.Scene) -> bpy.types.Collection | None:

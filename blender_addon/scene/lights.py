@@ -1,7 +1,8 @@
-"""Lamps of a mesh as light objects, which can be moved and switched off.
+"""What lights an environment as light objects, which can be moved and switched off, in a collection of their own.
 
 A lamp is a connected part of the mesh that emits light. It becomes an area light at its place, of its size and power;
-its surface then shines for the camera only, so that nothing is lit twice.
+its surface then shines for the camera only. The sun of the environment's world becomes a Sun lamp, and the world that
+lights the scene in Cycles has it no more. So nothing is lit twice.
 """
 
 from __future__ import annotations
@@ -13,14 +14,21 @@ import bpy
 import numpy as np
 from mathutils import Matrix, Vector
 
-from ..capture import pixels
+from ...shared.imaging.colour import LUMINANCE, linear_from_srgb
+from ...shared.imaging.sphere import solid_angles
+from ...shared.imaging.sun import split_sun
+from ..capture import pixels, sources
 from ..jobs.specs import counted
-from ..ui.operator_parts import FINISHED, poll_unless
-from . import environment, rays
+from ..ui.operator_parts import CANCELLED, FINISHED, poll_unless
+from . import environment, images, rays, world
 from . import remove as removal
 
-#: Custom property of a light: its share of the light of all lamps, 0 to 1.
+#: Custom property of a light: its share of the light of all lamps, or of the whole sky, 0 to 1.
 SHARE = "panoform_share"
+#: Custom property of the node of a world's light: the image that it has with the sun.
+_WITH_SUN = "panoform_with_sun"
+#: Distance of the Sun lamp from the environment's origin in metres; it does not affect the light.
+_SUN_M = 10.0
 #: The node that limits a lamp's surface to the camera.
 _NODE = "Lamps as Lights"
 #: Lamps of less than this share have no light of their own: the others take over theirs.
@@ -113,7 +121,24 @@ def _connected(triangles: np.ndarray) -> np.ndarray:
 
 
 def add(body: bpy.types.Object) -> list[bpy.types.Object]:
-    """Add a light for each lamp of an environment, the strongest first, and limit the lamps' surfaces to the camera."""
+    """Add a light for each lamp of an environment, the strongest first, and for its sun; take their light from the
+    lamps' surfaces, but for the camera, and from the world.
+    """
+    made = [*_add_lamps(body), *_add_sun(body)]
+    if made:
+        collection = bpy.data.collections.new(f"Lights of {body.name}")
+        collection[environment.OWN] = True
+        for parent in body.users_collection:
+            parent.children.link(collection)
+        for light in made:
+            light[environment.PART], light.data[removal.MADE] = light.name, True
+            collection.objects.link(light)
+    for material in _materials(body):
+        _limit(material)
+    return made
+
+
+def _add_lamps(body: bpy.types.Object) -> list[bpy.types.Object]:
     found = [(part, lamp) for part in environment.parts(body) if part.type == "MESH" for lamp in find(part)]
     total = sum(lamp.power.sum() for _, lamp in found)
     kept = sorted(
@@ -127,18 +152,55 @@ def add(body: bpy.types.Object) -> list[bpy.types.Object]:
         data.shape, data.size = "SQUARE", math.sqrt(lamp.area)
         power = whole * lamp.power
         data.energy, data.color = float(power.max()), power / power.max()
-        light = bpy.data.objects.new(f"{body.name} lamp {number} ({100 * share:.0f} %)", data)
+        name = f"{body.name} lamp {number} ({_number(data.energy)} W, {100 * share:.0f} %)"
+        light = bpy.data.objects.new(name, data)
         place = lamp.place + lamp.normal * _BEFORE * data.size
         turn = Vector(lamp.normal).to_track_quat("-Z", "Y").to_matrix().to_4x4()
         light.matrix_world = part.matrix_world @ Matrix.Translation(place) @ turn
         light.visible_camera = False
-        light[SHARE], light[environment.PART], data[removal.MADE] = share, light.name, True
-        for collection in body.users_collection:
-            collection.objects.link(light)
+        light[SHARE] = share
         lights.append(light)
-    for material in _materials(body):
-        _limit(material)
     return lights
+
+
+def _add_sun(body: bpy.types.Object) -> list[bpy.types.Object]:
+    """Add a lamp for the sun in the environment's world, which loses it; without a distinct sun, none."""
+    shown = body.get(environment.WORLD)
+    pose, strength = (None, None) if shown is None else (world.rotation(shown), world.strength(shown))
+    node = None if shown is None else _light_node(shown)
+    if pose is None or strength is None or node is None:
+        return []
+    colours = pixels.read(node.image)
+    light = linear_from_srgb(colours.pixels) if colours.encoding == "srgb" else colours.pixels
+    rest, sun = split_sun(light)
+    if sun is None:
+        return []
+    image = images.create_float(f"{body.name} light without sun", rest, "Linear Rec.709")
+    image[removal.MADE] = True
+    node[_WITH_SUN], node.image = node.image, image
+    whole = float((light @ LUMINANCE * solid_angles(*light.shape[:2])).sum())
+    share = sun.irradiance * float(sun.colour @ LUMINANCE) / whole
+    data = bpy.data.lights.new(f"{body.name} sun", "SUN")
+    data.energy, data.color, data.angle = sun.irradiance * strength.default_value, sun.colour, sun.diameter_rad
+    lamp = bpy.data.objects.new(f"{body.name} sun ({_number(data.energy)} W/m², {100 * share:.0f} %)", data)
+    towards = pose.to_3x3() @ Vector(sun.direction)
+    lamp.matrix_world = (
+        Matrix.Translation(body.matrix_world.translation + _SUN_M * towards)
+        @ towards.to_track_quat("Z", "Y").to_matrix().to_4x4()
+    )
+    lamp[SHARE] = share
+    return [lamp]
+
+
+def _light_node(shown: bpy.types.World) -> bpy.types.Node | None:
+    """Return the node of the image that lights the scene in Cycles; None where the camera's image does, and no sky is
+    seen through the mesh.
+    """
+    return shown.node_tree.nodes.get(sources.LIGHT)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _materials(body: bpy.types.Object) -> set[bpy.types.Material]:
@@ -161,30 +223,41 @@ def lights_of(body: bpy.types.Object) -> list[bpy.types.Object]:
 
 
 def are_separate(body: bpy.types.Object) -> bool:
-    """Return whether the lamps of an environment are light objects now."""
-    return any(_NODE in material.node_tree.nodes for material in _materials(body))
+    """Return whether the lights of an environment are objects now."""
+    shown = body.get(environment.WORLD)
+    node = None if shown is None else _light_node(shown)
+    return any(_NODE in one.node_tree.nodes for one in _materials(body)) or (node is not None and _WITH_SUN in node)
 
 
 def remove(body: bpy.types.Object) -> None:
-    """Remove the lights, and let the lamps' surfaces emit light again."""
+    """Remove the lights, and give their light back to the lamps' surfaces and the world."""
+    shown = body.get(environment.WORLD)
+    node = None if shown is None else _light_node(shown)
+    if node is not None and _WITH_SUN in node:
+        without, node.image = node.image, node[_WITH_SUN]
+        del node[_WITH_SUN]
+        bpy.data.images.remove(without)
     for material in _materials(body):
         nodes = material.node_tree.nodes
         if _NODE in nodes:
             nodes.remove(nodes[_NODE])
             _principled(material).inputs["Emission Strength"].default_value = 1.0
     lights = lights_of(body)
+    own = [one for parent in body.users_collection for one in environment.own_collections(parent)]
     bpy.data.batch_remove([*lights, *(light.data for light in lights)])
+    bpy.data.batch_remove([one for one in own if not one.objects and not one.children])
 
 
 def _disabled_reason() -> str:
     if reason := environment.disabled_reason():
         return reason
-    return "" if _materials(environment.find(bpy.context)) else "The environment has no lamps"
+    body = environment.find(bpy.context)
+    return "" if _materials(body) or body.get(environment.WORLD) is not None else "The environment has no lamps"
 
 
 class PANOFORM_OT_lamps_as_lights(bpy.types.Operator):
-    """Make each lamp of the environment a light object, which can be moved, changed and switched off; press again to
-    return. The lamps still shine for the camera"""
+    """Make each lamp of the environment, and its sun, a light object, which can be moved, changed and switched off;
+    press again to return. The lamps still shine for the camera"""
 
     bl_idname = "panoform.lamps_as_lights"
     bl_label = "Lamps as Lights"
@@ -198,6 +271,9 @@ class PANOFORM_OT_lamps_as_lights(bpy.types.Operator):
             remove(body)
             return FINISHED
         made = add(body)
+        if not made:
+            self.report({"INFO"}, "There are no lamps and no distinct sun: nothing was changed.")
+            return CANCELLED
         self.report({"INFO"}, f"{counted(len(made), 'light')}: " + ", ".join(one.name for one in made[:3]))
         return FINISHED
 

@@ -34,7 +34,8 @@ def remove(*bodies: bpy.types.Object) -> str:
 
 
 def _collections(bodies: Iterable[bpy.types.Object]) -> set[bpy.types.Collection]:
-    return {one for body in bodies for one in body.users_collection} & set(bpy.data.collections)
+    found = {one for body in bodies for one in body.users_collection} & set(bpy.data.collections)
+    return found | {own for one in found for own in environment.own_collections(one)}
 
 
 def _doomed(bodies: tuple[bpy.types.Object, ...]) -> set[bpy.types.ID]:
@@ -53,7 +54,10 @@ def _doomed(bodies: tuple[bpy.types.Object, ...]) -> set[bpy.types.ID]:
             place = child.matrix_world.copy()
             child.parent = None
             child.matrix_world = place
-    return doomed | {one for one in _collections(bodies) if not one.children and set(one.objects) <= doomed}
+    empty = {one for one in _collections(bodies) if not one.children and set(one.objects) <= doomed}
+    return doomed | empty | {
+        one for one in _collections(bodies) if set(one.children) <= empty and set(one.objects) <= doomed
+    }  # fmt: skip
 
 
 def _belonging(bodies: list[bpy.types.Object] | tuple[bpy.types.Object, ...]) -> set[bpy.types.ID]:

@@ -10,17 +10,20 @@ from mathutils import Matrix, Vector
 
 from panoform.backend.scene.parts import encoded
 from panoform.blender_addon.jobs.manager import Jobs
-from panoform.blender_addon.scene import build, environment, lights
+from panoform.blender_addon.scene import build, environment, images, lights
+from panoform.shared.imaging import sphere
 from panoform.shared.jobs.scene import Part, SceneInfo, SceneReply
 
 CAMERA_M, LAMP_M, SIDE_M = 1.6, 1.2, 0.4
 #: Radiance of the two panels.
 BRIGHT, DIM = np.array([40.0, 30.0, 20.0]), np.array([10.0, 10.0, 10.0])
 PLACES = ((0.5, 1.0), (-1.5, -1.0))
+#: Direction and irradiance of the sun of `sunny`.
+SUN, SUN_IRRADIANCE = np.array([1.0, 0.0, 1.0]) / np.sqrt(2), 5.0
 
 
-def room() -> SceneReply:
-    """Return a floor of 20 m, and two square panels over it that face down."""
+def room(bright: np.ndarray = BRIGHT, sky: np.ndarray | None = None) -> SceneReply:
+    """Return a floor of 20 m, and two square panels over it that face down. `sky`: light from outside, (H, W, 3)."""
     positions, triangles, uv = [], [], []
 
     def quad(x: float, y: float, z: float, half: float, u: float, up: bool) -> None:
@@ -35,14 +38,16 @@ def room() -> SceneReply:
     for u, place in zip((0.125, 0.875), PLACES, strict=True):
         quad(*place, LAMP_M, SIDE_M / 2, u, up=False)
     emission = np.zeros((8, 16, 3), np.float32)
-    emission[:, :4], emission[:, 12:] = BRIGHT, DIM
+    emission[:, :4], emission[:, 12:] = bright, DIM
     textures = {
         "albedo": encoded("albedo", np.full((8, 16, 3), 0.5, np.float32)),
         "emission": encoded("emission", emission),
     }
     return SceneReply(
         id=1, positions=np.array(positions, np.float32), triangles=np.array(triangles, np.uint32),
-        uv=np.array(uv, np.float32), parts=(Part(name="visible", triangles=len(triangles), textures=textures),),
+        uv=np.array(uv, np.float32),
+        environment=None if sky is None else encoded("environment", sky),
+        parts=(Part(name="visible", triangles=len(triangles), textures=textures),),
         info=SceneInfo(
             scale=1, has_floor=True, camera_height_m=CAMERA_M, world_from_panorama=((1, 0, 0), (0, 1, 0), (0, 0, 1)),
             normal_confidence=None, sky=0.0, noise=0, notices=(), seconds=0,
@@ -71,6 +76,8 @@ def test_each_lamp_is_a_light_at_its_place_with_its_power(body: bpy.types.Object
             np.array(light.data.color) * light.data.energy, np.pi * SIDE_M**2 * radiance, rtol=0.1
         )
         assert light[lights.SHARE] == pytest.approx(radiance.sum() / total, abs=0.01)
+        assert light.name.endswith(f" W, {100 * light[lights.SHARE]:.0f} %)")
+        assert [one.name for one in light.users_collection] == [f"Lights of {body.name}"]
         down = light.matrix_world.to_3x3() @ Vector((0, 0, -1))
         assert down.z == pytest.approx(-1, abs=1e-4)
 
@@ -93,30 +100,107 @@ def test_lights_go_with_their_environment(body: bpy.types.Object) -> None:
     assert not bpy.data.lights
 
 
-@pytest.mark.slow
-def test_lights_light_as_the_lamps_did(body: bpy.types.Object, tmp_path) -> None:
-    """The floor, seen from above the lamps, whose backs the camera doesn't see."""
-    eye = bpy.data.cameras.new("above")
-    eye.type, eye.ortho_scale = "ORTHO", 4.0
-    camera = bpy.data.objects.new("above", eye)
-    camera.location = (0, 0, 2.0)
-    bpy.context.scene.collection.objects.link(camera)
-    bpy.context.scene.camera = camera
+def sunny(irradiance: float, height: int = 64) -> np.ndarray:
+    """Return a sky of radiance 0.2 with a sun of that irradiance, 45° high, over black ground."""
+    rays = sphere.directions(height, 2 * height)
+    light = np.where(rays[..., 2:] > 0, 0.2, np.zeros(3)).astype(np.float32)
+    row, column = np.unravel_index((rays @ SUN).argmax(), rays.shape[:2])
+    light[row, column] += irradiance / sphere.solid_angles(height, 2 * height)[row, 0]
+    return light
 
-    def floor() -> np.ndarray:
+
+def yard(irradiance: float) -> bpy.types.Object:
+    """Build the same under an open sky; one lamp is dark."""
+    sky, scene = sunny(irradiance), bpy.context.scene
+    panorama = images.create_float("sky", sky.clip(0, 1), "Linear Rec.709")
+    reply = room(np.zeros(3), sky)
+    collection = build.build_mesh(scene, reply, panorama, "yard", Matrix.Translation((0, 0, CAMERA_M)))
+    found = environment.of(collection)
+    assert found is not None
+    bpy.context.view_layer.update()
+    return found
+
+
+@pytest.fixture
+def outside(addon: Jobs, scene: bpy.types.Scene) -> bpy.types.Object:
+    return yard(SUN_IRRADIANCE)
+
+
+def test_the_sun_is_a_lamp_with_its_direction_and_strength(outside: bpy.types.Object) -> None:
+    before = {thing.name for kind in (bpy.data.objects, bpy.data.images, bpy.data.collections) for thing in kind}
+    bpy.ops.panoform.lamps_as_lights()
+    bpy.context.view_layer.update()
+    sun = next(one for one in lights.lights_of(outside) if one.data.type == "SUN")
+    towards = sun.matrix_world.to_3x3() @ Vector((0, 0, 1))
+    assert towards.angle(Vector(SUN)) < np.radians(2)  # a pixel is 3° wide
+    assert sun.data.energy == pytest.approx(SUN_IRRADIANCE, rel=0.01)
+    whole = SUN_IRRADIANCE + 0.2 * 2 * np.pi
+    assert sun[lights.SHARE] == pytest.approx(SUN_IRRADIANCE / whole, rel=0.02)
+    assert sun.name.startswith("yard mesh sun (5 W/m²")
+    assert [one.name for one in sun.users_collection] == [f"Lights of {outside.name}"]
+    bpy.ops.panoform.lamps_as_lights()
+    assert not bpy.data.lights
+    after = {thing.name for kind in (bpy.data.objects, bpy.data.images, bpy.data.collections) for thing in kind}
+    assert after == before
+    bpy.ops.panoform.lamps_as_lights()
+    bpy.ops.panoform.remove_environment()
+    assert not [*bpy.data.lights, *bpy.data.collections, *bpy.data.worlds]
+
+
+class Floor:
+    """Renders the floor from above the lamps, whose backs the camera doesn't see."""
+
+    def __init__(self, path) -> None:
+        eye = bpy.data.cameras.new("above")
+        eye.type, eye.ortho_scale = "ORTHO", 4.0
+        camera = bpy.data.objects.new("above", eye)
+        camera.location = (0, 0, 2.0)
+        bpy.context.scene.collection.objects.link(camera)
+        bpy.context.scene.camera = camera
+        self._path = str(path / "floor.exr")
+
+    def __call__(self) -> np.ndarray:
         scene = bpy.context.scene
-        scene.render.engine, scene.render.filepath = "CYCLES", str(tmp_path / "floor.exr")
+        scene.render.engine, scene.render.filepath = "CYCLES", self._path
         scene.render.resolution_x = scene.render.resolution_y = 24
         scene.render.image_settings.file_format, scene.render.image_settings.color_depth = "OPEN_EXR", "32"
         scene.cycles.samples, scene.cycles.use_denoising, scene.cycles.device = 128, False, "CPU"
         bpy.ops.render.render(write_still=True)
-        return np.asarray(oiio.ImageBuf(scene.render.filepath).get_pixels(oiio.FLOAT))[..., :3]
+        return np.asarray(oiio.ImageBuf(self._path).get_pixels(oiio.FLOAT))[..., :3]
 
+
+def psnr(picture: np.ndarray, truth: np.ndarray) -> float:
+    return float(20 * np.log10(truth.max()) - 10 * np.log10(((picture - truth) ** 2).mean()))
+
+
+@pytest.mark.slow
+def test_lights_light_as_the_lamps_did(body: bpy.types.Object, tmp_path) -> None:
+    """Also with one switched off: as the same room without it. A lamp of the mesh can't be: the whole stays lit."""
+    floor = Floor(tmp_path)
     before = floor()
     bpy.ops.panoform.lamps_as_lights()
     after = floor()
-    print(before.mean((0, 1)), after.mean((0, 1)))
     np.testing.assert_allclose(after.mean((0, 1)), before.mean((0, 1)), rtol=0.05)
     lights.lights_of(body)[0].hide_render = True
-    dark = floor()
-    assert dark.mean() == pytest.approx(before.mean() * DIM.sum() / (BRIGHT.sum() + DIM.sum()), rel=0.25)
+    relit = floor()
+    bpy.ops.panoform.remove_environment()
+    build.build_mesh(bpy.context.scene, room(np.zeros(3)), None, "dim", Matrix.Translation((0, 0, CAMERA_M)))
+    truth = floor()
+    figures = psnr(relit, truth), psnr(before, truth), psnr(np.zeros_like(truth), truth)
+    print("PSNR of the relit floor, of the floor as it was, of the world alone:", figures)
+    assert figures[0] > max(figures[1:]) + 6
+
+
+@pytest.mark.slow
+def test_the_sun_lights_as_the_world_did(outside: bpy.types.Object, tmp_path) -> None:
+    floor = Floor(tmp_path)
+    before = floor()
+    bpy.ops.panoform.lamps_as_lights()
+    after = floor()
+    np.testing.assert_allclose(after.mean((0, 1)), before.mean((0, 1)), rtol=0.05)
+    for light in lights.lights_of(outside):
+        light.hide_render = light.data.type == "SUN"
+    relit = floor()
+    bpy.ops.panoform.remove_environment()
+    yard(0.0)
+    np.testing.assert_allclose(relit.mean((0, 1)), floor().mean((0, 1)), rtol=0.05)
