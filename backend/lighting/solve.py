@@ -56,8 +56,6 @@ HIDDEN, SHOWN = 1.5, 2.5
 #: Darkest albedo and radiance that are measured, the flattest view of a surface, and the largest variance of log
 #: distances within a cell.
 _ALBEDO, _RADIANCE, _FACING, _EVEN = 0.02, 0.004, 0.1, 0.01
-#: Range of the share of a point's surroundings that the panorama shows.
-_SEEN = (0.5, 2.0)
 #: Steps of the fit at most, and the change of a logarithm that ends it.
 _STEPS, _SMALL = 40, 1e-4
 
@@ -142,11 +140,8 @@ def recover(linear: np.ndarray, mask: np.ndarray, maps: Maps | None, sun_strengt
 
     discs = np.maximum(discs, _suns(lights, glow, maps.distance))
     table = transport.DistanceTable(maps.distance)
-    sources, solid, energy = _ambient(linear, maps)
-    arriving = transport.arriving(points.place, points.normal, sources, table)  # (N, S)
-    # A point sees what the panorama's place does not: it is taken to be as bright as the rest.
-    seen = (arriving @ solid / np.pi).clip(*_SEEN)
-    ambient = arriving @ energy / seen[:, None]  # (N, 3)
+    sources, energy = _ambient(linear, maps)
+    ambient = transport.arriving(points.place, points.normal, sources, table) @ energy  # (N, 3)
     unknowns = _unknowns(lights, glow, discs, colour, maps)
     arriving = transport.arriving(points.place, points.normal, unknowns.sources, table)  # (N, S)
     count = len(unknowns.is_disc)
@@ -214,15 +209,14 @@ def nearest(pixels: np.ndarray, rows: int) -> np.ndarray:
     return pixels[row[:, None], column]
 
 
-def _ambient(linear: np.ndarray, maps: Maps) -> tuple[Sources, np.ndarray, np.ndarray]:
-    """Return the picture as sources, their solid angles (S,), and their radiance × that by channel (S, 3)."""
+def _ambient(linear: np.ndarray, maps: Maps) -> tuple[Sources, np.ndarray]:
+    """Return the picture as sources, and their radiance × solid angle by channel (S, 3)."""
     rows = AMBIENT_ROWS
     rays = directions(rows, 2 * rows).reshape(-1, 3).astype(np.float64)
     distance, normal = nearest(maps.distance, rows).ravel(), nearest(maps.normal, rows).reshape(-1, 3)
     solid = np.repeat(solid_angles(rows, 2 * rows), 2 * rows)
     energy = panoramas.resize(linear.astype(np.float32), rows).reshape(-1, 3) * solid[:, None]
-    sources = Sources(rays, distance, np.where(np.isfinite(distance)[:, None], normal, 0))
-    return sources, solid, energy.astype(np.float64)
+    return Sources(rays, distance, np.where(np.isfinite(distance)[:, None], normal, 0)), energy.astype(np.float64)
 
 
 def _suns(lights: Clipped, glow: np.ndarray, distance: np.ndarray) -> np.ndarray:
