@@ -39,7 +39,7 @@ from ...shared.protocol.errors import (
     PanoformError,
     unexpected,
 )
-from . import tied_process
+from . import tied_process, torch_build
 from .log_file import BoundedLog
 from .setup_progress import Needs, SetupProgress, free_space, gigabytes, needs
 
@@ -148,14 +148,9 @@ def base_python() -> Path:
     return python
 
 
-def has_nvidia_driver() -> bool:
-    """Return whether NVIDIA's driver is installed (Windows; it includes this CUDA library)."""
-    return (Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "nvcuda.dll").exists()
-
-
 def setup_needs() -> Needs:
     """Return what a setup needs on this computer."""
-    return needs(nvidia=sys.platform == "win32" and has_nvidia_driver())
+    return needs(gpu=torch_build.needs_large_build())
 
 
 def check_disk(folder: Path) -> None:
@@ -272,11 +267,11 @@ class Setup:
             self._pip(log, "--upgrade", "pip")
             constraints = self.wheel.parent / "constraints.txt"
             pins = ("--constraint", constraints) if constraints.exists() else ()
-            if sys.platform == "win32" and has_nvidia_driver():
-                # PyPI's torch for Windows is CPU-only; uv selects the build for this driver.
+            if (backend := torch_build.uv_backend()) and not self._has_own_index(log):
+                # Not PyPI's torch: uv knows where the other builds are, and pip then keeps what it installed.
                 self._pip(log, "uv")
-                self._call(log, python.parent / "uv.exe", "--no-config", "pip", "install", "--color", "never",
-                           "--python", python, "--torch-backend=auto", *pins, "torch")  # fmt: skip
+                self._call(log, python.with_stem("uv"), "--no-config", "pip", "install", "--color", "never",
+                           "--python", python, f"--torch-backend={backend}", *pins, "torch")  # fmt: skip
             self.progress.is_last_step = True
             self._pip(log, *pins, self.wheel)
             self.progress.text = "Checking the packages"
@@ -287,6 +282,11 @@ class Setup:
                     "Set up again.",
                 )
             atomic_write(environment / MARKER, _marker(version_of(self.wheel)))
+
+    def _has_own_index(self, log) -> bool:
+        """Return whether pip takes packages from elsewhere than PyPI: that place then chooses the build of torch."""
+        command = (python_in(self.folder), "-I", "-X", "utf8", "-m", "pip", "config", "list")
+        return torch_build.has_own_index(self._call(log, *command))
 
     def _pip(self, log, *arguments: str | Path) -> None:
         python = python_in(self.folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -21,15 +20,13 @@ class Needs(NamedTuple):
     disk: float
 
 
-def needs(*, nvidia: bool) -> Needs:
-    """Return what this system needs; `nvidia`: whether a Windows computer has NVIDIA's driver.
+def needs(*, gpu: bool) -> Needs:
+    """Return what this system needs; `gpu`: whether PyTorch is the build for a GPU of NVIDIA or AMD.
 
-    With torch 2.13: the sizes of the wheels that pip chooses, and of the environment without CUDA. With CUDA (always in
-    PyPI's torch for Linux) the environment is taken as 2.2 times its wheels.
+    With torch 2.13: the sizes of the wheels, and of the environment without CUDA. With CUDA the environment is taken as
+    2.2 times its wheels.
     """
-    if sys.platform == "linux" or (sys.platform == "win32" and nvidia):
-        return Needs(3.1e9, 7.0e9)
-    return Needs(0.25e9, 1.4e9)
+    return Needs(3.1e9, 7.0e9) if gpu else Needs(0.25e9, 1.4e9)
 
 
 def free_space(folder: Path) -> int:

@@ -16,12 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from panoform.blender_addon.backend import installer, setup_progress
+from panoform.blender_addon.backend import installer, setup_progress, torch_build
 from panoform.blender_addon.backend.installer import Installed, Setup
 from panoform.blender_addon.backend.setup_progress import Needs, SetupProgress
 from panoform.shared.protocol.errors import BackendError, BackendMissingError, BusyError, Cancelled
 
 OFFLINE = ("--no-index",)
+UV_BACKEND = torch_build.uv_backend  # which the tests here replace
 
 
 def make_wheel(folder: Path, version: str = "0.1.0", requires: str = "", metadata: str = "") -> Path:
@@ -57,6 +58,7 @@ def _own_pip_settings() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("PIP_")]:
             patch.delenv(name)
         patch.setenv("PIP_CONFIG_FILE", os.devnull)
+        patch.setattr(torch_build, "uv_backend", lambda: None)  # no wheel here needs torch
         yield
 
 
@@ -79,6 +81,64 @@ def test_ready_environment_has_the_wheel_installed(ready: Path) -> None:
     )  # fmt: skip
     assert output.stdout.strip() == "0.1.0"
     assert "Successfully installed panoform-0.1.0" in (ready / "environment" / "setup.log").read_text(encoding="utf-8")
+
+
+def make_uv(folder: Path) -> Path:
+    """Make a wheel of a program uv that prints its arguments."""
+    path, info = folder / "uv-9.0-py3-none-any.whl", "uv-9.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        program = zipfile.ZipInfo("uv-9.0.data/scripts/uv")
+        program.external_attr = 0o100755 << 16  # executable
+        archive.writestr(program, "#!python\nimport sys\nprint('uv has', *sys.argv[1:])\n")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 9.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="pip makes an uv.exe of a real uv only")
+def test_cpu_build_of_torch_is_installed_before_what_needs_torch(tmp_path: Path, monkeypatch) -> None:
+    wheel = make_wheel(tmp_path / "w")
+    make_uv(tmp_path / "w")
+    monkeypatch.setattr(torch_build, "uv_backend", lambda: "cpu")
+    setup = set_up(tmp_path, wheel, ("--no-index", "--find-links", str(tmp_path / "w")))
+    log = setup.log.read_text("utf-8")
+    assert setup.error is None, log
+    told = [line for line in log.splitlines() if line.startswith(("uv has", "Successfully installed panoform"))]
+    assert "--torch-backend=cpu torch" in told[0]
+    assert told[1].startswith("Successfully")
+
+
+@pytest.mark.parametrize("name", ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", None])
+def test_index_of_the_user_chooses_the_build(monkeypatch, name: str | None) -> None:
+    monkeypatch.setenv("PIP_TIMEOUT", "9")
+    if name:
+        monkeypatch.setenv(name, "1" if name == "PIP_NO_INDEX" else "http://127.0.0.1:9/simple")
+    command = [sys.executable, "-I", "-m", "pip", "config", "list"]
+    settings = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert torch_build.has_own_index(settings) == bool(name)
+
+
+@pytest.mark.parametrize(
+    ("system", "present", "rocm", "backend", "large"),
+    [
+        ("linux", "", False, "cpu", False),
+        ("linux", "/proc/driver/nvidia/version", False, None, True),
+        ("linux", "/usr/lib/wsl/lib/libcuda.so.1", False, None, True),
+        ("linux", "", True, "auto", True),
+        ("win32", "", False, None, False),
+        ("win32", "nvcuda.dll", False, "auto", True),
+        ("darwin", "", False, None, False),
+    ],
+)
+def test_build_of_torch_for_each_computer(monkeypatch, system, present, rocm, backend, large) -> None:
+    """Without a GPU no system gets the gigabytes of CUDA."""
+    monkeypatch.setattr(torch_build.sys, "platform", system)
+    monkeypatch.setattr(Path, "exists", lambda path: bool(present) and path.as_posix().endswith(present))
+    monkeypatch.setattr(torch_build.shutil, "which", lambda name: name if rocm else None)
+    assert UV_BACKEND() == backend
+    assert torch_build.needs_large_build() == large
 
 
 @pytest.mark.slow
@@ -237,7 +297,7 @@ def test_progress_is_one_fraction_of_the_whole(tmp_path: Path, monkeypatch) -> N
 
 def test_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(installer, "free_space", lambda _folder: 1e9)
-    monkeypatch.setattr(installer, "needs", lambda nvidia: Needs(3e9, 7e9))
+    monkeypatch.setattr(installer, "needs", lambda gpu: Needs(3e9, 7e9))
     setup = set_up(tmp_path / "data", make_wheel(tmp_path / "w"))
     assert setup.error is not None
     assert "has 1.0 GB free, and about 10.0 GB are needed" in setup.error.message
