@@ -134,7 +134,7 @@ def _unit_normals(values: np.ndarray) -> np.ndarray:
 
     def normalise(rows: slice) -> None:
         signed = values[rows] if is_signed else values[rows] * 2 - 1
-        length = np.sqrt((signed * signed).sum(axis=-1, keepdims=True))
+        length = np.sqrt(np.einsum("hwc,hwc->hw", signed, signed))[..., None]
         valid = (length > shortest) & (length < longest)
         np.divide(signed, np.where(valid, length, np.float32(np.inf)), out=result[rows])
 

@@ -45,14 +45,18 @@ def of_distance(distance: np.ndarray, solid: np.ndarray) -> tuple[np.ndarray, np
     right = np.stack([_mean(rays[..., i] * inverse, radius) for i in range(3)], axis=-1)
     # In its column's own axes, a window holds the same rays as all others of its row.
     frames = sphere.column_frames(width).astype(np.float64)
-    turned = np.einsum("cij,hcj->hci", frames, right)
-    turned = np.einsum("hij,hcj->hci", np.linalg.inv(_products(height, width, radius)), turned)
-    plane = np.einsum("cji,hcj->hci", frames, turned)
+    turned = _applied(np.linalg.inv(_products(height, width, radius))[:, None], _applied(frames, right))
+    plane = _applied(frames.swapaxes(1, 2), turned)
     squares = _mean(inverse**2, radius) - grid.dot(plane, right)
     residual = np.sqrt(np.maximum(squares, 0)) / inverse
     whole = _mean(solid.astype(np.float64), radius) > 1 - 1e-6
     length = np.linalg.norm(plane, axis=-1, keepdims=True)
     return -plane / np.maximum(length, 1e-30), np.where(whole, residual, np.inf)
+
+
+def _applied(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Return the products of matrices (…, 3, 3) and vectors (…, 3), faster than numpy's einsum does."""
+    return np.stack([grid.dot(matrices[..., row, :], vectors) for row in range(3)], axis=-1)
 
 
 def _mean(values: np.ndarray, radius: int) -> np.ndarray:

@@ -88,7 +88,9 @@ def _pulled_back(found: Planes, before: np.ndarray, after: np.ndarray, reach: in
 
 def _colour(picture: np.ndarray) -> np.ndarray:
     """Return the log luminance and the blueness of a picture (H, W, 3), (H, W, 2)."""
-    return np.stack([np.log(picture @ LUMINANCE + _DARK), picture[..., 2] - picture[..., 0]], axis=-1)
+    return np.stack([np.log(picture @ LUMINANCE + _DARK), picture[..., 2] - picture[..., 0]], axis=-1).astype(
+        np.float32
+    )
 
 
 def _misfit(colour: np.ndarray, where: np.ndarray, reach: int) -> np.ndarray:
@@ -101,7 +103,7 @@ def _misfit(colour: np.ndarray, where: np.ndarray, reach: int) -> np.ndarray:
             values = ndimage.uniform_filter1d(values, 2 * reach + 1, axis=axis, mode=mode)
         return values
 
-    share = mean(where.astype(np.float64))[..., None]
+    share = mean(where.astype(np.float32))[..., None]
     share[share < 1e-9] = np.nan
     known = colour * where[..., None]
     expected = mean(known) / share
