@@ -98,14 +98,15 @@ def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.nd
     special = np.flatnonzero(~plain)
     groups = _groups([(one, other, linked[special]) for one, other, linked in joins], len(slots), len(special))
     total, place = len(corners), [corners]
+    there = [some[special] for some in solid]
     for slot in slots:
-        first = solid[slot][special] & (groups[slot] == slot)
+        first = there[slot] & (groups[slot] == slot)
         ids = np.full(len(special), -1)
         ids[first] = total + np.arange(first.sum())
         place.append(special[first])
         total += int(first.sum())
         for member in slots[slot:]:
-            mine = solid[member][special] & (groups[member] == slot)
+            mine = there[member] & (groups[member] == slot)
             vertex[member, special[mine]] = ids[mine]
     shaped = vertex.reshape(len(stack), 4, height + 1, width)
     pixel_vertex = np.empty((len(stack), 4, height, width), np.int32)
@@ -113,7 +114,8 @@ def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.nd
         # Pixel (i, j) lies in slot 3 of its top left corner, slot 2 of its top right one, and so on.
         pixel_vertex[:, corner] = np.roll(shaped[:, 3 - 2 * below - right], -right, axis=-1)[:, below : below + height]
     row, column = np.divmod(np.concatenate(place), width)
-    centre, members = _centres(vertex, len(row))
+    centre, members = _centres(vertex[:, special], len(row))
+    members[: len(corners)] = 4
     ends = outlines.edges(stack[0], links[0, 0], pixel_vertex[0])
     shift = outlines.smooth(ends, row, column, (height, width))
     # Outlines against the sky are drawn in a little: a thin line of surface in the sky shows more than one of sky.
@@ -189,13 +191,15 @@ def _positions(
 
 
 def _centres(vertex: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean offset of each vertex' pixels' centres in rows and columns (V, 2), and their number (V,)."""
+    """Return the mean offset of each vertex' pixels' centres in rows and columns (V, 2), and their number (V,); 0
+    where it isn't in `vertex`.
+    """
     members, centre = np.zeros(count), np.zeros((count, 2))
     for slot, ids in enumerate(vertex):
         where = ids[ids >= 0]
         members[where] += 1
         centre[where] += slot % 4 // 2 - 0.5, slot % 2 - 0.5
-    return centre / members[:, None], members
+    return centre / np.maximum(members, 1)[:, None], members
 
 
 def _pixel(slot: int, row: np.ndarray, column: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -265,6 +269,8 @@ def triangulate(
     parts, counts = [], []
     for layer, some in enumerate(squares):
         made = [_polygons(vertex[layer], square, keep) for square, keep in zip(some, outlines_kept[layer], strict=True)]
+        if some and some[0].size == 1:
+            made[0] = _along_creases(made[0], welded.stack[layer], welded.ray, distance, some[0])
         parts += made
         counts.append(sum(map(len, made)))
     triangles = np.concatenate(parts)
@@ -371,7 +377,7 @@ def _block_errors(welded: Welded, layer: int) -> list[tuple[np.ndarray, np.ndarr
         for corner, (below_all, right_all) in enumerate(_CORNERS):
             some = cells[:, corner, :, slice(-below_all, None), :, slice(-right_all, None)]
             along = sum(some[axis] * plane[:, None, :, None, axis] for axis in range(3))
-            error = np.maximum(error, np.abs(along - 1).max(axis=(1, 3)))
+            error = np.maximum(error, np.abs(along - 1).max(axis=1).max(axis=-1))
         ratio = high / low
         steep = np.abs(np.tan(latitude[: rows * size].reshape(rows, size))).max(axis=1)[:, None]
         shift = size * (ratio - 1) / (2 * (ratio + 1)) + size**2 * (2 * np.pi / width) * steep / 8
@@ -440,6 +446,27 @@ def _polygons(vertex: np.ndarray, squares: _Squares, keep: np.ndarray) -> np.nda
         following[ends - 1] = np.concatenate([[0], ends[:-1]])
         triangles.append(np.stack([middle[block], start, start[following]], axis=-1))
     return np.concatenate(triangles)
+
+
+def _along_creases(
+    triangles: np.ndarray, layer: Layer, ray: np.ndarray, distance: np.ndarray, pixels: _Squares
+) -> np.ndarray:
+    """Return the triangles (2 · B, 3) of pixels, cut along the diagonal whose middle lies nearer to the pixel's plane.
+
+    `ray`, `distance`: of the vertices.
+    """
+    first, third, second = triangles[: len(triangles) // 2].T  # see _Squares.outline: 0, 3, 2
+    fourth = triangles[len(triangles) // 2 :, 2]
+    normal = layer.normal[pixels.rows, pixels.columns]
+    offset = layer.offset[pixels.rows, pixels.columns]
+
+    def away(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        middle = (ray[one] * distance[one, None] + ray[other] * distance[other, None]) / 2
+        return np.abs(grid.dot(normal, middle) / offset - 1)
+
+    turned = away(third, fourth) < away(first, second) - _CREASE
+    other = np.concatenate([np.stack([third, second, fourth], -1), np.stack([third, fourth, first], -1)])
+    return np.where(np.tile(turned, 2)[:, None], other, triangles)
 
 
 def _corner_uv(uv: np.ndarray, pole: np.ndarray, triangles: np.ndarray) -> np.ndarray:

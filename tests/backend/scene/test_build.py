@@ -180,3 +180,17 @@ def test_without_normals_the_mesh_follows_from_the_distances() -> None:
     planes = built.planes
     agreeing = (planes.normal * exact.normal).sum(-1)[planes.solid]
     assert np.quantile(agreeing, 0.05) > np.cos(np.radians(2))
+
+
+def test_creases_between_facets_are_kept() -> None:
+    """Pixels are cut along the diagonal that lies in their surface: the other one cuts off creases, p95 0.19 %."""
+    rays = sphere.directions(96, 192).astype(np.float64)
+    normals = np.random.default_rng(0).standard_normal((60, 3))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    # The planes of facets touch a sphere around (0.85, 0, 0).
+    cosine = rays @ normals.T
+    reached = np.where(cosine > 1e-3, (1 - 0.85 * normals[:, 0]) / np.maximum(cosine, 1e-3), np.inf)
+    distance, facet = reached.min(axis=-1), reached.argmin(axis=-1)
+    mesh = tree(rebuilt(room.Hit(distance, -normals[facet])).surface)
+    found = np.array([mesh.ray_cast(Vector(), Vector(ray))[3] for ray in rays.reshape(-1, 3)])
+    assert np.quantile(np.abs(found / distance.ravel() - 1), 0.95) < 1e-3
