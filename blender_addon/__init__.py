@@ -16,6 +16,7 @@ from .jobs import panel as jobs_panel
 from .models import manager as models_manager
 from .models import operators as models_operators
 from .models import timer as models_timer
+from .perceive import look_around, look_operators
 from .perceive import operators as perceive_operators
 from .perceive import panel as perceive_panel
 from .presets import menus as presets_menus
@@ -44,6 +45,8 @@ FEATURES = (
     backend_operators,
     capture_operators,
     perceive_operators,
+    look_operators,
+    look_around,
     generate_operators,
     gallery_operators,
     scene_operators,

@@ -15,6 +15,7 @@ import bpy
 
 from ...shared.protocol.errors import PanoformError
 from ..generate import world_preview
+from ..perceive import look_around
 from ..ui import previews
 from .job import Job
 from .manager import find_scene, jobs
@@ -83,7 +84,9 @@ def _try(step: Callable[[], Any]) -> Any:
 
 
 def _remove_preview() -> None:
-    if jobs.job is None:
+    if jobs.job is not None:
+        look_around.stop()  # the job may have a preview of its own
+    elif not look_around.is_active():
         world_preview.remove()
 
 
@@ -101,7 +104,12 @@ def _update_panel() -> None:
 
 def _interval() -> float | None:
     """Return the seconds until the next tick; None to stop the timer."""
-    if _redraws or jobs.busy or world_preview.exists() or any(result.pending for result in jobs.results):
+    if (
+        _redraws
+        or jobs.busy
+        or (world_preview.exists() and not look_around.is_active())
+        or any(result.pending for result in jobs.results)
+    ):
         return BUSY_S
     return IDLE_S if jobs.session is not None else None
 

@@ -10,6 +10,7 @@ from .. import preferences
 from ..capture.spec import RenderSpec
 from ..jobs.manager import jobs
 from ..ui.panel_parts import Section, draw_job, draw_last_duration, start_label
+from . import look_around
 from .spec import PerceiveSpec, cost, settings_from
 
 
@@ -37,6 +38,10 @@ class PANOFORM_PT_perceive(Section, bpy.types.Panel):
         row = column.row()
         row.scale_y = 1.4
         row.operator("panoform.perceive", text=start_label(), icon="SHADERFX")
+        if look_around.is_active():
+            row.operator("panoform.stop_looking", text="", icon="LOOP_BACK")
+        else:
+            row.operator_menu_enum("panoform.look_around", "of", text="", icon="HIDE_OFF")
         engine = preferences.get().engine_settings(settings.engine)
         try:
             draw_last_duration(column, cost(engine, settings_from(lambda name: getattr(settings, name), engine)))

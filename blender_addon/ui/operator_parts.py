@@ -18,6 +18,7 @@ from ..capture.render import Render, ResultT
 from ..jobs import timer
 from ..jobs.manager import State, find_scene, jobs
 from ..jobs.specs import JobSpec, Result, counted
+from ..perceive import look_around
 from ..translation import tr_report
 
 FINISHED, CANCELLED = {"FINISHED"}, {"CANCELLED"}
@@ -39,11 +40,15 @@ def poll_unless(disabled_reason: Callable[[], str]) -> classmethod:
 
 
 def reporting(execute: Callable) -> Callable:
-    """Wrap `execute` to report an exception; called from Python, the operator then raises RuntimeError."""
+    """Wrap `execute` to report an exception; called from Python, the operator then raises RuntimeError.
+
+    The operator sees the scene's own world and views, not the picture that the user looks around in.
+    """
 
     @functools.wraps(execute)
     def reported(self: bpy.types.Operator, context: bpy.types.Context) -> set[str]:
         try:
+            look_around.stop()
             return execute(self, context)
         except BaseException as error:
             jobs.fail(error)

@@ -76,6 +76,11 @@ class Layout:
     def separator(self, **_) -> None:
         pass
 
+    def operator_menu_enum(self, name: str, property: str, *, text: str | None = None, icon: str = "NONE") -> None:
+        self.operator(name, text=text, icon=icon)
+        module, function = name.split(".")
+        assert property in getattr(getattr(bpy.ops, module), function).get_rna_type().properties
+
     @staticmethod
     def _icon(icon: str) -> None:
         assert icon in bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items

@@ -1,0 +1,60 @@
+"""Run in Blender's window: look around in the world's HDRI, and return.
+
+Started with --enable-event-simulate and -- OUT. Writes OUT/seen.json, and pictures where it can.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import bpy
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from window_runner import EXTENSION, press, run, view, window
+
+(OUT,) = sys.argv[sys.argv.index("--") + 1 :]
+look_around = sys.modules[f"{EXTENSION}.blender_addon.perceive.look_around"]
+jobs_timer = sys.modules[f"{EXTENSION}.blender_addon.jobs.timer"]
+seen: dict = {}
+
+
+def shot(name):
+    if shutil.which("import"):
+        subprocess.run(["import", "-window", "root", str(Path(OUT) / f"{name}.png")], check=True)
+
+
+def stands():
+    space = view().spaces.active
+    return [window().scene.world.name, space.shading.type, space.overlay.show_overlays, space.show_object_viewport_mesh]
+
+
+def steps():
+    yield from press("ESC")  # closes the splash screen
+    tree = window().scene.world.node_tree
+    texture = tree.nodes.new("ShaderNodeTexEnvironment")
+    file = Path(bpy.utils.system_resource("DATAFILES")) / "studiolights" / "world" / "interior.exr"
+    texture.image = bpy.data.images.load(str(file))
+    tree.links.new(texture.outputs["Color"], tree.nodes["Background"].inputs["Color"])
+    view().spaces.active.show_region_ui = True
+    yield 0.5
+    sidebar = next(region for region in view().regions if region.type == "UI")
+    sidebar.active_panel_category = "Panoform"
+    yield 1.0
+    seen["before"] = stands()
+    with bpy.context.temp_override(window=window(), area=view()):
+        seen["returned"] = list(bpy.ops.panoform.look_around(of="SOURCE"))
+        jobs_timer.start()  # it leaves the picture alone
+    yield 3.0
+    seen["active"] = look_around.is_active()
+    seen["looking"] = stands()
+    yield 25.0  # shaders compile
+    shot("looking")
+    with bpy.context.temp_override(window=window(), area=view()):
+        bpy.ops.panoform.stop_looking()
+    seen["after"] = stands()
+    yield 1.0
+    shot("after")
+
+
+run(steps(), seen, Path(OUT))
