@@ -120,7 +120,7 @@ def test_commands_of_blender_are_understood():
     lines = [line.removeprefix(prefix) for line, _ in COMMANDS if line.startswith(prefix)]
     assert len(lines) >= 4
     for line in lines:
-        assert command._parse(shlex.split(line)).verb
+        assert command._parsers()[0].parse_args(shlex.split(line)).verb
     assert all(line.startswith(("panoform ", prefix)) for line, _ in COMMANDS)
 
 

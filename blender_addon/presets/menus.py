@@ -16,7 +16,7 @@ class _PresetMenu:
     def draw(self, _context: bpy.types.Context) -> None:
         names = store.names(self.kind)
         for name in names:
-            self._item("load", name=name, text=name)
+            self._item("load", name=name, text=name, translate=False)
         if names:
             self.layout.separator()
         self._item("save", text="Save Preset…", icon="ADD")
@@ -26,8 +26,10 @@ class _PresetMenu:
         self._item("import", text="Import…", icon="IMPORT")
         self._item("export", text="Export…", icon="EXPORT")
 
-    def _item(self, verb: str, *, text: str, icon: str = "NONE", name: str | None = None) -> None:
-        button = self.layout.operator(f"panoform.{verb}_preset", text=text, icon=icon)
+    def _item(
+        self, verb: str, *, text: str, icon: str = "NONE", name: str | None = None, translate: bool = True
+    ) -> None:
+        button = self.layout.operator(f"panoform.{verb}_preset", text=text, icon=icon, translate=translate)
         button.kind = self.kind
         if name is not None:
             button.name = name
@@ -40,7 +42,7 @@ class _DeleteMenu(_PresetMenu):
 
     def draw(self, _context: bpy.types.Context) -> None:
         for name in store.names(self.kind):
-            self._item("delete", name=name, text=name)
+            self._item("delete", name=name, text=name, translate=False)
 
 
 def _menus(kind: str) -> list[type[bpy.types.Menu]]:

@@ -63,7 +63,7 @@ class Layout:
         self.texts.append(text)
 
     def operator(
-        self, name: str, *, text: str | None = None, icon: str = "NONE", depress: bool = False
+        self, name: str, *, text: str | None = None, icon: str = "NONE", depress: bool = False, translate: bool = True
     ) -> SimpleNamespace:
         self._icon(icon)
         module, function = name.split(".")
