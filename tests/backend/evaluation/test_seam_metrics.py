@@ -62,11 +62,8 @@ def test_vae_leaves_a_seam_only_without_circular_padding():
     def steps() -> np.ndarray:
         found = []
         for name in NAMES:
-            for turn in range(0, 256, 128):
-                pixels = 2 * to_tensor(np.roll(picture(name), turn, axis=1)) - 1
-                found.append(
-                    seam_metrics.seam(to_array(vae.decode(vae.encode(pixels).latent_dist.mode()).sample)).ratio
-                )
+            pixels = 2 * to_tensor(picture(name)) - 1
+            found.append(seam_metrics.seam(to_array(vae.decode(vae.encode(pixels).latent_dist.mode()).sample)).ratio)
         return np.array(found)
 
     off = steps()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 
+import large_pictures
 import numpy as np
 import OpenImageIO as oiio
 import pytest
@@ -388,13 +389,7 @@ def test_its_advice_to_programmers_is_not_shown():
 @pytest.mark.slow
 def test_the_largest_panorama_is_read_in_less_than_a_gigabyte(tmp_path):
     path = tmp_path / "large.png"
-    spec = oiio.ImageSpec(16384, 8192, 3, "uint8")
-    spec.attribute("png:compressionLevel", 1)
-    output = oiio.ImageOutput.create(str(path))
-    assert output.open(str(path), spec)
-    for top in range(0, 8192, 512):
-        output.write_scanlines(top, top + 512, 0, np.full((512, 16384, 3), 0.5, np.float32))
-    output.close()
+    large_pictures.write(path, "uint8")
     script = (
         "import sys; from pathlib import Path; from panoform.backend.io import panoramas\n"
         "found = panoramas.read_reduced(Path(sys.argv[1]), 512)\n"

@@ -7,6 +7,7 @@ import zlib
 
 import bpy
 import cycles_truth as cycles
+import large_pictures
 import numpy as np
 import pytest
 
@@ -132,16 +133,8 @@ def test_pixels_that_are_not_numbers_keep_their_places(scene, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("suffix", "depth"), [("exr", "half"), ("png", "uint8")])
 def test_the_largest_panorama_takes_less_than_three_gigabytes(tmp_path, suffix, depth):
-    import OpenImageIO as oiio
-
     path = tmp_path / f"large.{suffix}"
-    spec = oiio.ImageSpec(16384, 8192, 3, depth)
-    spec.attribute("png:compressionLevel", 1)
-    output = oiio.ImageOutput.create(str(path))
-    assert output.open(str(path), spec)
-    for top in range(0, 8192, 512):
-        output.write_scanlines(top, top + 512, 0, np.full((512, 16384, 3), 0.5, np.float32))
-    output.close()
+    large_pictures.write(path, depth)
     script = (
         "import os, sys, bpy; from pathlib import Path; from panoform.blender_addon.capture import sources\n"
         "found = sources.from_file(sys.argv[1], height=512)\n"
