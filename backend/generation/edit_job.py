@@ -156,8 +156,9 @@ def _recovered(
     if not white.any() or white.all():  # with no other pixels, nothing tells how bright these are
         return panorama, None
     value = float(exposure.unexpose(np.full((1, 1, 1), threshold), source.exposure).item())
-    shown, _ = exposure.expose(panorama, "linear")
+    seen = np.maximum(panorama, 0)  # colours outside Rec.709 are kept outside the mask
+    shown, _ = exposure.expose(seen, "linear")
     light, record = recovery.of_light(
-        panorama.astype(np.float64) / value, white, shown, request.settings, request.engine.device, models, reporter
+        seen.astype(np.float64) / value, white, shown, request.settings, request.engine.device, models, reporter
     )
     return np.where(white[..., None], light * np.float32(value), panorama), record
