@@ -11,8 +11,8 @@ one of each region's glow and disc, and `scale`, the error that all albedos have
 inverse_tonemapping are the priors: where nothing can be measured, they stay. Where the picture's own light nearly
 explains what is measured, too high albedos or shadows hide what was lost: no disc is solved dimmer than its estimate.
 A sun may be anywhere in clipped sky, and of any strength: each region there has a disc, which is hardly bound to its
-estimate. Last, what the measurements leave uncertain is mostly left out: estimates that nothing confirms are, more
-often than not, too bright.
+estimate. Last, all else that the measurements leave uncertain is mostly left out: estimates that nothing confirms are,
+more often than not, too bright.
 Albedos, shadows and reflections are wrong in places: residuals have Student's distribution, with a width that is found
 from them, and together they count as EVIDENCE independent measurements. (Gauss-Newton with iteratively reweighted least
 squares.)
@@ -155,7 +155,8 @@ def recover(linear: np.ndarray, mask: np.ndarray, maps: Maps | None, sun_strengt
     certainty = np.clip((np.median(excess) / SCALE - HIDDEN) / (SHOWN - HIDDEN), 0, 1)
     solved = fitted.common + fitted.each  # (K,)
     factor = np.exp(np.where(unknowns.is_disc & (solved < 0), certainty * solved, solved))
-    factor *= LEAST + (1 - LEAST) * min(1, fitted.confidence / TRUSTED)
+    shown = LEAST + (1 - LEAST) * min(1, fitted.confidence / TRUSTED)
+    factor = np.where(unknowns.is_disc & unknowns.is_sky, factor, shown * factor)
     colours = _colours(measured * np.exp(fitted.scale), ambient, response * factor)  # (K, 3)
     linear[mask] += (
         glow[:, None] * (factor[:, None] * colours)[unknowns.of_glow]

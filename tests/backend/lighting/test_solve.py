@@ -124,10 +124,8 @@ def test_the_strength_of_suns_is_applied_after_the_solution() -> None:
     assert none < 0.2 * whole
 
 
-def test_too_high_albedos_do_not_remove_a_sun() -> None:
+def test_too_high_albedos_do_not_dim_a_sun() -> None:
     """By albedos that are far too high, less light arrives than the sky alone gives: that tells nothing of the sun."""
     picture, maps = picture_and_maps(sphere(2.0))
     estimate = energy(inverse_tonemapping.reconstruct(picture))
-    solution = solve.reconstruct(picture, maps._replace(albedo=8 * maps.albedo))
-    assert solution.confidence < 0.3
-    assert 0.95 * solve.LEAST * estimate < energy(solution.light) < estimate
+    assert energy(solve.reconstruct(picture, maps._replace(albedo=8 * maps.albedo)).light) > 0.95 * estimate
