@@ -97,6 +97,7 @@ def build_scene(
     limit = settings.texture_width // 2
     with ThreadPoolExecutor(1) as beside:  # the mesh takes one processor only
         visible = beside.submit(parts.visible, maps, limit)
+        encoded = beside.submit(lambda: encode_maps(parts.unlit(visible.result())))
         layered = build.find_layers(
             distance,
             normal,
@@ -109,11 +110,11 @@ def build_scene(
             world_from_panorama=np.array(request.world_from_panorama),
             max_triangles=settings.max_triangles,
         )
-        looks = beside.submit(_looks, maps, found, layered, classes, visible, limit, encode_maps)
+        looks = beside.submit(_looks, maps, found, layered, classes, visible, encoded, limit, encode_maps)
         built = build.mesh(layered, settings.max_triangles)
     progress.step_done()
-    encoded, environment, mean_confidence = looks.result()
-    made = parts.parts(built, encoded)
+    layers, environment, mean_confidence = looks.result()
+    made = parts.parts(built, layers)
     progress.step_done()
     surface = built.surface
     place = placement.place(built.planes, built.floor, np.array(request.world_from_panorama), settings)
@@ -146,12 +147,14 @@ def _looks(
     layered: Layered,
     classes: np.ndarray | None,
     visible: Future[dict[str, np.ndarray]],
+    encoded: Future[dict[str, Texture]],
     limit: int,
     encode_maps: EncodeMaps,
 ) -> tuple[list[dict[str, Texture]], Texture | None, float | None]:
     """Return the textures of each layer and of the environment, and the mean confidence of the normals.
 
-    `found`: the maps at the size of the distance map. `visible`: `parts.visible`. `limit`: most rows of a texture.
+    `found`: the maps at the size of the distance map. `visible`: `parts.visible`. `encoded`: textures of
+    `parts.unlit`. `limit`: most rows of a texture.
     """
     lights = None
     if maps.panorama is not None:
@@ -161,9 +164,9 @@ def _looks(
         confidence = normals.confidence(panoramas.resize(found["normal"], len(layered.sky)), layered.planes)
         weight = layered.planes.solid * sphere.solid_angles(*confidence.shape)
         mean_confidence = float(np.average(confidence, weights=weight))
-    encoded = parts.encode(layered, visible.result(), found, lights, confidence, limit, encode_maps)
+    layers = parts.encode(layered, visible.result(), found, lights, confidence, limit, encode_maps, encoded.result())
     environment = {} if lights is None else encode_maps({"environment": lights.environment})
-    return encoded, environment.get("environment"), mean_confidence
+    return layers, environment.get("environment"), mean_confidence
 
 
 def _picture(panorama: tuple[np.ndarray, Encoding], height: int) -> np.ndarray:

@@ -43,6 +43,11 @@ def visible(maps: Maps, limit: int) -> dict[str, np.ndarray]:
     }
 
 
+def unlit(visible: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the textures of what is visible that are the same for lamps: all but the albedo."""
+    return {name: pixels for name, pixels in visible.items() if name != "albedo"}
+
+
 def encode(
     layered: Layered,
     visible: dict[str, np.ndarray],
@@ -51,12 +56,14 @@ def encode(
     confidence: np.ndarray | None,
     limit: int,
     encode_maps: EncodeMaps,
+    encoded: dict[str, Texture],
 ) -> list[dict[str, Texture]]:
     """Return the textures of each layer, of at most `limit` rows.
 
     `visible`: see above. `small`: the maps at the size of the distance map. `confidence`: of the normals, (H, W).
+    `encoded`: the textures of `unlit`.
     """
-    shown = dict(visible)
+    shown = {name: pixels for name, pixels in visible.items() if name not in encoded}
     hidden = {
         name: panoramas.resize(small.get(name, pixels), len(layered.sky))
         for name, pixels in visible.items()
@@ -68,7 +75,7 @@ def encode(
             shown["albedo"] = shown["albedo"] * ~textures.nearest(lights.lamps[..., None], len(shown["albedo"]))
     if confidence is not None and (confidence < 1).mean() > _AGREE:
         shown["confidence"] = panoramas.resize(confidence[..., None], len(visible["normal"]))
-    found = [encode_maps(shown)]
+    found = [{**encoded, **encode_maps(shown)}]
     for layer in layered.layers[1:]:
         if not layer.solid.any() or not hidden:
             found.append({})
