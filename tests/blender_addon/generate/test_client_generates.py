@@ -24,7 +24,9 @@ def client(connection):
 
 @pytest.fixture(scope="module")
 def settings(tiny_lora):
-    return GenerateSettings(prompt="a yard", lora=str(tiny_lora), height=256, num_inference_steps=2, seeds=(3,))
+    return GenerateSettings(
+        prompt="a yard", lora=str(tiny_lora), height=256, num_inference_steps=2, seeds=(3,), measure_light=False
+    )
 
 
 def until_reply(client: Client, job: str) -> list[messages.Message]:

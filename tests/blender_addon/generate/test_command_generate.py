@@ -16,7 +16,7 @@ from panoform.blender_addon.capture import pixels, sources
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.shared.jobs.generate import Recipe
 
-SMALL = ["--height", "256", "--steps", "2"]
+SMALL = ["--height", "256", "--steps", "2", "--no-measure-light"]
 
 
 @pytest.fixture

@@ -35,7 +35,9 @@ def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
 
 
 def spec(flux: EngineSettings, lora: Path, steps: int = 2) -> GenerateSpec:
-    settings = GenerateSettings(prompt="a yard", lora=str(lora), height=256, num_inference_steps=steps, seeds=(3,))
+    settings = GenerateSettings(
+        prompt="a yard", lora=str(lora), height=256, num_inference_steps=steps, seeds=(3,), measure_light=False
+    )
     request = GenerateRequest(engine=flux, settings=settings)
     return GenerateSpec(name="a yard", scene_uid=bpy.context.scene.session_uid, request=request)
 

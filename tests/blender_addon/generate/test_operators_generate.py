@@ -19,7 +19,7 @@ from panoform.blender_addon.jobs.manager import Jobs
 from panoform.shared.imaging.colour import linear_from_srgb
 from panoform.shared.jobs.generate import Recipe
 
-SMALL = {"height": 256, "num_inference_steps": 2, "seed": 3}
+SMALL = {"height": 256, "num_inference_steps": 2, "seed": 3, "measure_light": False}
 
 
 @pytest.fixture
@@ -204,10 +204,10 @@ def test_camera_view_is_outpainted_in_its_direction(flux: Jobs, saved: Path, tin
 def test_unset_properties_come_from_the_panel(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     settings = bpy.context.scene.panoform.generate
     settings.prompt, settings.size, settings.quality, settings.lora = "fog", "512", "draft", str(tiny_lora)
-    settings.of, settings.seed, settings.new_seed = "WORDS", 9, False
+    settings.of, settings.seed, settings.new_seed, settings.measure_light = "WORDS", 9, False, False
     assert bpy.ops.panoform.generate() == {"FINISHED"}
     recipe = gallery.active(bpy.context.scene).recipe
-    assert (recipe.settings.prompt, recipe.settings.height) == ("fog", 512)
+    assert (recipe.settings.prompt, recipe.settings.height, recipe.settings.measure_light) == ("fog", 512, False)
     assert (recipe.settings.num_inference_steps, recipe.settings.seeds) == (8, (9,))
 
 
