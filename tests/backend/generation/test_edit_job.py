@@ -134,7 +134,7 @@ def test_sun_that_stays_white_keeps_its_brightness(models, flux, prompt_settings
 def test_new_lamps_shine(models, flux, prompt_settings, reporter, monkeypatch):
     """A lamp that is painted into linear light is brighter than white; what isn't white stays as without it."""
     panorama = sunny_panorama()
-    inside, lamp = disc(256, 300, 90, 30), torch.from_numpy(disc(256, 300, 90, 12))
+    inside, lamp = disc(128, 150, 45, 15), torch.from_numpy(disc(128, 150, 45, 6))
 
     def paint(_self, picture, *_):
         painted = picture.clone()
@@ -147,9 +147,9 @@ def test_new_lamps_shine(models, flux, prompt_settings, reporter, monkeypatch):
         for hdr in (False, True)
     )
     assert (white.recipe.light, light.recipe.light is not None) == (None, True)
-    beside = ~disc(256, 300, 90, 14)
+    beside = ~disc(128, 150, 45, 7)
     assert np.array_equal(light.panorama[beside], white.panorama[beside])
-    assert light.panorama[90, 300].min() > 1.2 * white.panorama[90, 300].max()
+    assert light.panorama[45, 150].min() > 1.2 * white.panorama[45, 150].max()
 
 
 @pytest.mark.slow
