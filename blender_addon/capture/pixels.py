@@ -16,7 +16,7 @@ import numpy as np
 
 from ...shared.engines import MAX_PANORAMA_WIDTH
 from ...shared.imaging import headers
-from ...shared.imaging.colour import srgb_from_linear
+from ...shared.imaging.colour import linear_from_srgb, srgb_from_linear
 from ...shared.imaging.shrink import block_means
 from ...shared.protocol.errors import PanoramaError
 from . import colour_management, image_limits
@@ -98,6 +98,20 @@ def read(image: bpy.types.Image) -> Pixels:
             "Save it without an alpha channel, or fill the transparent areas.",
         )
     return colours
+
+
+def read_light(image: bpy.types.Image) -> np.ndarray:
+    """Read a colour image as linear light, (H, W, 3) float32.
+
+    Raise PanoramaError as `read` does, and for infinite or NaN pixels.
+    """
+    colours = read(image)
+    light = linear_from_srgb(colours.pixels) if colours.encoding == "srgb" else colours.pixels
+    if not np.isfinite(light).all():
+        raise PanoramaError(
+            f"The image {image.name!r} has infinite or NaN pixels.", "Repair them, or choose another one."
+        )
+    return light
 
 
 def read_render(path: Path) -> Pixels:

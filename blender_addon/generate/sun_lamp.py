@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import bpy
-import numpy as np
 from mathutils import Vector
 
-from ...shared.imaging.colour import linear_from_srgb
 from ...shared.imaging.sun import split_sun
-from ...shared.protocol.errors import PanoramaError
 from ..capture import pixels, sources
 from ..scene import images, world
 from ..scene.datablocks import all_or_nothing
@@ -27,17 +24,11 @@ def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
     World and lamp together light every surface as before. The lamp rotates with that world, and is hidden while the
     scene uses another one (`scene.world.assign`). A scene has one lamp for each image; splitting again updates it.
     Return the lamp, or None without changing anything if the HDRI has no distinct sun.
-    Raise SceneError (`capture.world_image`, `world_strength`), PanoramaError (`pixels.read`; for infinite or NaN
-    pixels).
+    Raise SceneError (`capture.world_image`, `world_strength`), PanoramaError (`pixels.read_light`).
     """
     strength = sources.world_strength(scene)
     image, world_from_panorama = sources.world_image(scene)
-    colours = pixels.read(image)
-    light = linear_from_srgb(colours.pixels) if colours.encoding == "srgb" else colours.pixels
-    if not np.isfinite(light).all():
-        raise PanoramaError(
-            f"The image {image.name!r} has infinite or NaN pixels.", "Repair them, or choose another one."
-        )
+    light = pixels.read_light(image)
     rest, sun = split_sun(light)
     if sun is None:
         return None

@@ -2,7 +2,8 @@
 
 A lamp is a connected part of the mesh that emits light. It becomes an area light at its place, of its size and power;
 its surface then shines for the camera only. The sun of the environment's world becomes a Sun lamp, and the world that
-lights the scene in Cycles has it no more. So nothing is lit twice.
+lights the scene in Cycles has it no more. So nothing is lit twice there. In EEVEE one image is the background and the
+light; it keeps its sun.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ import bpy
 import numpy as np
 from mathutils import Matrix, Vector
 
-from ...shared.imaging.colour import LUMINANCE, linear_from_srgb
+from ...shared.imaging.colour import LUMINANCE
 from ...shared.imaging.sphere import solid_angles
 from ...shared.imaging.sun import split_sun
 from ..capture import pixels, sources
 from ..jobs.specs import counted
-from ..ui.operator_parts import CANCELLED, FINISHED, poll_unless
+from ..ui.operator_parts import CANCELLED, FINISHED, poll_unless, reporting
 from . import environment, images, rays, world
 from . import remove as removal
+from .datablocks import all_or_nothing
 
 #: Custom property of a light: its share of the light of all lamps, or of the whole sky, 0 to 1.
 SHARE = "panoform_share"
-#: Custom property of the node of a world's light: the image that it has with the sun.
-_WITH_SUN = "panoform_with_sun"
+#: Custom properties of the node of a world's light: its image before, and the one that `add` made for it.
+_WITH_SUN, _WITHOUT_SUN = "panoform_with_sun", "panoform_without_sun"
 #: Distance of the Sun lamp from the environment's origin in metres; it does not affect the light.
 _SUN_M = 10.0
 #: The node that limits a lamp's surface to the camera.
@@ -123,6 +125,8 @@ def _connected(triangles: np.ndarray) -> np.ndarray:
 def add(body: bpy.types.Object) -> list[bpy.types.Object]:
     """Add a light for each lamp of an environment, the strongest first, and for its sun; take their light from the
     lamps' surfaces, but for the camera, and from the world.
+
+    Raise PanoramaError (`pixels.read_light`) where the world's image can't be read.
     """
     made = [*_add_lamps(body), *_add_sun(body)]
     if made:
@@ -168,16 +172,15 @@ def _add_sun(body: bpy.types.Object) -> list[bpy.types.Object]:
     shown = body.get(environment.WORLD)
     pose, strength = (None, None) if shown is None else (world.rotation(shown), world.strength(shown))
     node = None if shown is None else _light_node(shown)
-    if pose is None or strength is None or node is None:
+    if pose is None or strength is None or node is None or node.image is None:
         return []
-    colours = pixels.read(node.image)
-    light = linear_from_srgb(colours.pixels) if colours.encoding == "srgb" else colours.pixels
+    light = pixels.read_light(node.image)
     rest, sun = split_sun(light)
     if sun is None:
         return []
     image = images.create_float(f"{body.name} light without sun", rest, "Linear Rec.709")
     image[removal.MADE] = True
-    node[_WITH_SUN], node.image = node.image, image
+    node[_WITH_SUN], node[_WITHOUT_SUN], node.image = node.image, image, image
     whole = float((light @ LUMINANCE * solid_angles(*light.shape[:2])).sum())
     share = sun.irradiance * float(sun.colour @ LUMINANCE) / whole
     data = bpy.data.lights.new(f"{body.name} sun", "SUN")
@@ -188,7 +191,8 @@ def _add_sun(body: bpy.types.Object) -> list[bpy.types.Object]:
         Matrix.Translation(body.matrix_world.translation + _SUN_M * towards)
         @ towards.to_track_quat("Z", "Y").to_matrix().to_4x4()
     )
-    lamp[SHARE] = share
+    lamp[SHARE], lamp[world.ONLY_IN] = share, shown
+    lamp.hide_viewport = lamp.hide_render = bpy.context.scene.world != shown
     return [lamp]
 
 
@@ -230,22 +234,34 @@ def are_separate(body: bpy.types.Object) -> bool:
 
 
 def remove(body: bpy.types.Object) -> None:
-    """Remove the lights, and give their light back to the lamps' surfaces and the world."""
-    shown = body.get(environment.WORLD)
-    node = None if shown is None else _light_node(shown)
-    if node is not None and _WITH_SUN in node:
-        without, node.image = node.image, node[_WITH_SUN]
-        del node[_WITH_SUN]
-        bpy.data.images.remove(without)
+    """Remove the lights, and give their light back to the lamps' surfaces and the world.
+
+    An image that the user has chosen for the world since stays.
+    """
+    made = _give_back(body)
+    lights = lights_of(body)
+    own = [one for parent in body.users_collection for one in environment.own_collections(parent)]
+    doomed = [*lights, *(light.data for light in lights), *([made] if made is not None and not made.users else [])]
+    bpy.data.batch_remove(doomed)
+    bpy.data.batch_remove([one for one in own if not one.objects and not one.children])
+
+
+def _give_back(body: bpy.types.Object) -> bpy.types.Image | None:
+    """Let the lamps' surfaces and the world light the scene again. Return the image that `add` made for the world."""
     for material in _materials(body):
         nodes = material.node_tree.nodes
         if _NODE in nodes:
             nodes.remove(nodes[_NODE])
             _principled(material).inputs["Emission Strength"].default_value = 1.0
-    lights = lights_of(body)
-    own = [one for parent in body.users_collection for one in environment.own_collections(parent)]
-    bpy.data.batch_remove([*lights, *(light.data for light in lights)])
-    bpy.data.batch_remove([one for one in own if not one.objects and not one.children])
+    shown = body.get(environment.WORLD)
+    node = None if shown is None else _light_node(shown)
+    if node is None or _WITH_SUN not in node:
+        return None
+    with_sun, made = node.pop(_WITH_SUN), node.pop(_WITHOUT_SUN, None)
+    # Either may have been removed since, then it is None; without the one with the sun, the sky is kept.
+    if with_sun is not None and made is not None and node.image == made:
+        node.image = with_sun
+    return made
 
 
 def _disabled_reason() -> str:
@@ -257,7 +273,7 @@ def _disabled_reason() -> str:
 
 class PANOFORM_OT_lamps_as_lights(bpy.types.Operator):
     """Make each lamp of the environment, and its sun, a light object, which can be moved, changed and switched off;
-    press again to return. The lamps still shine for the camera"""
+    press again to return. The lamps still shine for the camera; in EEVEE the world keeps its sun"""
 
     bl_idname = "panoform.lamps_as_lights"
     bl_label = "Lamps as Lights"
@@ -265,12 +281,14 @@ class PANOFORM_OT_lamps_as_lights(bpy.types.Operator):
 
     poll = poll_unless(_disabled_reason)
 
+    @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         body = environment.find(context)
         if are_separate(body):
             remove(body)
             return FINISHED
-        made = add(body)
+        with all_or_nothing(context.scene, lambda: _give_back(body)):
+            made = add(body)
         if not made:
             self.report({"INFO"}, "There are no lamps and no distinct sun: nothing was changed.")
             return CANCELLED

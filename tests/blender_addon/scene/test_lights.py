@@ -9,8 +9,9 @@ import pytest
 from mathutils import Matrix, Vector
 
 from panoform.backend.scene.parts import encoded
+from panoform.blender_addon.capture import sources
 from panoform.blender_addon.jobs.manager import Jobs
-from panoform.blender_addon.scene import build, environment, images, lights
+from panoform.blender_addon.scene import build, environment, images, lights, world
 from panoform.shared.imaging import sphere
 from panoform.shared.jobs.scene import Part, SceneInfo, SceneReply
 
@@ -145,6 +146,72 @@ def test_the_sun_is_a_lamp_with_its_direction_and_strength(outside: bpy.types.Ob
     bpy.ops.panoform.lamps_as_lights()
     bpy.ops.panoform.remove_environment()
     assert not [*bpy.data.lights, *bpy.data.collections, *bpy.data.worlds]
+
+
+def world_node(body: bpy.types.Object) -> bpy.types.ShaderNodeTexEnvironment:
+    return body[environment.WORLD].node_tree.nodes[sources.LIGHT]
+
+
+def test_an_image_that_the_user_chose_since_stays(outside: bpy.types.Object) -> None:
+    images_before = set(bpy.data.images)
+    bpy.ops.panoform.lamps_as_lights()
+    own = bpy.data.images.new("own", 8, 4)
+    world_node(outside).image = own
+    bpy.ops.panoform.lamps_as_lights()
+    assert set(bpy.data.images) == images_before | {own}
+    assert world_node(outside).image == own
+    assert not lights.are_separate(outside)
+
+
+def test_returning_bears_a_world_whose_image_is_gone(outside: bpy.types.Object) -> None:
+    bpy.ops.panoform.lamps_as_lights()
+    world_node(outside).image = None
+    bpy.ops.panoform.lamps_as_lights()
+    assert (world_node(outside).image, list(bpy.data.lights)) == (None, [])
+    assert bpy.ops.panoform.lamps_as_lights() == {"FINISHED"}, "a missing image has no sun, and lamps are lights"
+    assert {one.data.type for one in lights.lights_of(outside)} == {"AREA"}
+
+
+def test_without_its_former_image_the_world_keeps_the_sky(outside: bpy.types.Object) -> None:
+    with_sun = world_node(outside).image
+    bpy.ops.panoform.lamps_as_lights()
+    sky = world_node(outside).image
+    bpy.data.images.remove(with_sun)
+    bpy.ops.panoform.lamps_as_lights()
+    assert world_node(outside).image == sky
+    assert not lights.are_separate(outside)
+
+
+def test_an_error_leaves_all_as_it_was(outside: bpy.types.Object) -> None:
+    """A world with pixels that aren't numbers is refused by name, after the lamps of the mesh were made."""
+    broken = images.create_float("broken", np.full((4, 8, 3), np.nan, np.float32), "Linear Rec.709")
+    world_node(outside).image = broken
+    before = {kind: set(getattr(bpy.data, kind)) for kind in ("objects", "lights", "collections", "images")}
+    with pytest.raises(RuntimeError, match="'broken' has infinite or NaN"):
+        bpy.ops.panoform.lamps_as_lights()
+    assert {kind: set(getattr(bpy.data, kind)) for kind in before} == before
+    assert not lights.are_separate(outside)
+
+
+def test_one_sun_shines_at_a_time(outside: bpy.types.Object, scene: bpy.types.Scene) -> None:
+    """The environment's sun belongs to its world, as the one of Extract Sun to the world without it."""
+    hdri = images.create_float("HDRI", sunny(SUN_IRRADIANCE), "Linear Rec.709")
+    next(node for node in scene.world.node_tree.nodes if node.type == "TEX_ENVIRONMENT").image = hdri
+    bpy.ops.panoform.lamps_as_lights()
+    built = scene.world
+
+    def shining() -> list[float]:
+        suns = [one for one in scene.objects if one.type == "LIGHT" and one.data.type == "SUN"]
+        return [one.data.energy for one in suns if not one.hide_render]
+
+    assert shining() == pytest.approx([SUN_IRRADIANCE], rel=0.01)
+    bpy.ops.panoform.split_sun()
+    assert scene.world != built
+    assert shining() == pytest.approx([SUN_IRRADIANCE], rel=0.01)
+    world.assign(scene, None)
+    assert not shining()
+    world.assign(scene, built)
+    assert shining() == pytest.approx([SUN_IRRADIANCE], rel=0.01)
 
 
 class Floor:
