@@ -53,7 +53,7 @@ class _State:
             if thing.parent is not None
         ]
         self._layers = [(layer, layer.objects.active, set(layer.objects.selected)) for layer in scene.view_layers]
-        self._views = environment.views()
+        self._views = environment.views(environment.shown_screens())
 
     def restore(self) -> None:
         for scene, shown, camera, own in self._scenes:

@@ -5,8 +5,9 @@ The former views are stored in a custom property of the screen, so that they sur
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import bpy
 from mathutils import Matrix, Quaternion, Vector
@@ -163,28 +164,43 @@ def leave_screen(screen: bpy.types.Screen) -> None:
             _restore(space, region, former[str(index)])
 
 
-def views() -> list[tuple[bpy.types.Screen, dict | None, dict[str, dict]]]:
-    """Return the state of the 3D Views of all windows, for `restore_views`."""
-    screens = {window.screen for window in bpy.context.window_manager.windows}
-    return [
-        (
-            screen,
-            screen[_VIEWS].to_dict() if _VIEWS in screen else None,
-            {str(index): _view(space, region) for index, space, region in _views(screen)},
-        )
-        for screen in screens
-    ]
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The state of 3D Views. They are known by numbers, as a screen, an area or its space may be gone later."""
+
+    #: Screen.session_uid → the views that it returns to; None: it stands in no environment.
+    former: dict[int, dict | None]
+    #: Address of the SpaceView3D → its view.
+    shown: dict[int, dict]
 
 
-def restore_views(state: list[tuple[bpy.types.Screen, dict | None, dict[str, dict]]]) -> None:
-    """Give the 3D Views the state that `views` returned."""
-    for screen, former, shown in state:
-        screen.pop(_VIEWS, None)
-        if former is not None:
-            screen[_VIEWS] = former
-        for index, space, region in _views(screen):
-            if str(index) in shown:
-                _restore(space, region, shown[str(index)])
+def shown_screens() -> list[bpy.types.Screen]:
+    """Return the screens of all windows."""
+    return list({window.screen for window in bpy.context.window_manager.windows})
+
+
+def views(screens: Iterable[bpy.types.Screen]) -> Views:
+    """Return the state of the 3D Views of `screens`, for `restore_views`."""
+    state = Views({}, {})
+    for screen in screens:
+        found = {space.as_pointer(): _view(space, region) for _, space, region in _views(screen)}
+        if found:  # else the preferences, a render, ...
+            state.former[screen.session_uid] = screen[_VIEWS].to_dict() if _VIEWS in screen else None
+            state.shown.update(found)
+    return state
+
+
+def restore_views(state: Views) -> None:
+    """Give the 3D Views that still exist the state that `views` returned, wherever they are now."""
+    for screen in bpy.data.screens:
+        if screen.session_uid in state.former:
+            screen.pop(_VIEWS, None)
+            former = state.former[screen.session_uid]
+            if former is not None:
+                screen[_VIEWS] = former
+        for _, space, region in _views(screen):
+            if space.as_pointer() in state.shown:
+                _restore(space, region, state.shown[space.as_pointer()])
 
 
 def _views(

@@ -94,6 +94,49 @@ def test_saving_and_loading_bring_the_scene_back(scene, screens, tmp_path) -> No
     assert bpy.context.scene.world.name == "my world"
 
 
+def test_views_come_back_although_a_window_was_closed(scene, screens) -> None:
+    own = bpy.data.worlds.new("my world")
+    scene.world = own
+    closed = bpy.data.screens["Shading"]
+    before = state(screens)
+    look_around.start(scene, np.zeros((8, 16, 3), np.uint8), [closed, *screens])
+    bpy.data.batch_remove([closed])
+    look_around.stop()
+    assert state(screens) == before
+    assert scene.world == own
+    assert not look_around.is_active()
+
+
+def test_views_come_back_from_areas_that_were_split_or_show_another_editor(scene, screens) -> None:
+    before = state(screens)
+    area = next(area for area in screens[0].areas if area.type == "VIEW_3D")
+    look_around.start(scene, np.zeros((8, 16, 3), np.uint8), screens)
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area):
+        bpy.ops.screen.area_split(direction="VERTICAL", factor=0.5)
+    hidden = area.spaces.active
+    area.type = "IMAGE_EDITOR"
+    look_around.stop()
+    assert [entry[-1] for entry in state(screens)] == [before[0][-1]], "the new half"
+    assert hidden.show_object_viewport_mesh
+    assert hidden.overlay.show_overlays
+    area.type = "VIEW_3D"
+    assert [entry[-1] for entry in state(screens)] == [before[0][-1]] * 2
+
+
+def test_automatic_save_comes_back_when_it_is_loaded(scene, screens, tmp_path) -> None:
+    spaces(screens)[0].show_object_viewport_light = False
+    before = state(screens)
+    look_around.start(scene, np.zeros((8, 16, 3), np.uint8), screens)
+    handlers = list(bpy.app.handlers.save_pre)
+    bpy.app.handlers.save_pre.clear()  # Auto Save calls none
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "quit.blend"), copy=True)
+    bpy.app.handlers.save_pre.extend(handlers)
+    look_around.stop()
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "quit.blend"))
+    assert [entry[-1] for entry in state([bpy.data.screens["Layout"]])] == [entry[-1] for entry in before]
+    assert not world_preview.exists()
+
+
 def test_maps_become_pictures(addon, scene, tmp_path) -> None:
     distance = np.array([[1.0, 2.0, 4.0, np.inf]], np.float32).repeat(2, axis=0)
     assert np.array_equal(_picture("distance", distance[..., None], tmp_path / "d.exr")[0, :, 0], [255, 128, 64, 0])
