@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,12 @@ def add(commands: Any) -> argparse.ArgumentParser:
         "RAY_ADDRESS, else of this computer)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="with --ray: the number of workers")
-    parser.add_argument("--part", metavar="K/N", help="do only the K-th of N parts, and write no summary")
+    parser.add_argument(
+        "--part",
+        metavar="K/N",
+        help="do only the K-th of N parts, and write no summary; the exit code is 0 where single panoramas fail: "
+        "they are left to the run without --part",
+    )
     parser.add_argument(
         "--job-template", choices=farm.KINDS, help="write a template of this work for a render farm, and do nothing"
     )
@@ -39,8 +45,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def check(options: argparse.Namespace) -> tuple[int, int]:
-    """Return the part to do, (1, 1) for all. Raise SettingError for options that don't go together."""
+def check(options: argparse.Namespace) -> tuple[int, int] | None:
+    """Return the part to do, None for all. Raise SettingError for options that don't go together."""
     for name, needed in (("workers", "ray"), ("to", "job_template"), ("per_task", "job_template")):
         if getattr(options, name) is not None and not getattr(options, needed):
             option, other = (f"--{text.replace('_', '-')}" for text in (name, needed))
@@ -50,7 +56,7 @@ def check(options: argparse.Namespace) -> tuple[int, int]:
     if options.job_template and (options.ray or options.part):
         raise SettingError("The tasks of a job template are parts, without Ray.", "Leave out --ray and --part.")
     check_range("The number of panoramas for each task", options.per_task, 1, 10**6)
-    return parse_part(options.part) if options.part else (1, 1)
+    return parse_part(options.part) if options.part else None
 
 
 def write_job_template(options: argparse.Namespace, command: tuple[str, ...], arguments: tuple[str, ...]) -> None:
@@ -58,15 +64,12 @@ def write_job_template(options: argparse.Namespace, command: tuple[str, ...], ar
 
     Raise InputError for a folder without panoramas, SettingError, OutputError.
     """
-    count = len(find(options.folder))
-    job = FarmJob(
-        command=command,
-        options=arguments,
-        panoramas=options.folder.absolute(),
-        results=options.out.absolute(),
-        tasks=-(-count // (options.per_task or 1)),
-    )
-    path = options.to.absolute()
+    # Without "..", which no template may hold; links stay, as other computers may have other ones.
+    paths = (options.folder, options.out, options.to)
+    panoramas, results, path = (Path(os.path.abspath(each)) for each in paths)  # noqa: PTH100
+    count = len(find(panoramas))
+    tasks = -(-count // (options.per_task or 1))
+    job = FarmJob(command=command, options=arguments, panoramas=panoramas, results=results, tasks=tasks)
     farm.write(options.job_template, job, path, overwrite=options.overwrite)
     print(f"Wrote {options.to}: {job.tasks} tasks for {count} panoramas.", file=sys.stderr)
     if options.job_template == "openjd":

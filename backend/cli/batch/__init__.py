@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ....shared.batch import options as batch_options
@@ -23,7 +24,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command. Return 1 if a panorama failed, after all others are done."""
+    """Run the command. Return 1 if a panorama failed, after all others are done; a part leaves that to the summary."""
     plan = _plan(options)
     if options.job_template:
         batch_options.write_job_template(options, ("panoform", "batch"), tuple(_arguments(options)))
@@ -63,5 +64,8 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _arguments(options: argparse.Namespace) -> list[str]:
     """Return the options of perception as arguments, all that are given or have a default."""
     values: dict[str, Any] = {name: getattr(options, name) for name in _VALUES} | {"maps": ",".join(options.maps)}
+    for name in ("model", "adapters"):  # the tasks run in other folders
+        if values[name] and Path(values[name]).exists():
+            values[name] = Path(values[name]).absolute()
     arguments = [f"--{name}={value}" for name, value in values.items() if value is not None]
     return arguments + [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(options, name)]

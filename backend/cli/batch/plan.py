@@ -21,8 +21,8 @@ class Plan:
 
     #: All panoramas of the folder, by absolute paths → the names of their result folders.
     panoramas: dict[Path, str]
-    #: (2, 10): the second of ten parts is to be done.
-    part: tuple[int, int]
+    #: (2, 10): the second of ten parts is to be done. None: everything, with the summary.
+    part: tuple[int, int] | None
     #: Absolute path of the folder that receives these folders and the summary.
     out: Path
     engine: EngineSettings
@@ -33,7 +33,7 @@ class Plan:
     @property
     def sources(self) -> list[Path]:
         """The panoramas that are to be done, in the order of the report."""
-        part, parts = self.part
+        part, parts = self.part or (1, 1)
         return list(self.panoramas)[part - 1 :: parts]
 
     def folder(self, source: Path) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,13 +36,16 @@ def cluster(address: str) -> Iterator[Any]:
             # Its sockets allow short paths only, and the usual folder is long on macOS.
             parent = "/tmp" if os.name == "posix" else None
             folder = tempfile.TemporaryDirectory(prefix="ray-", dir=parent, ignore_cleanup_errors=True)
-            options = {"address": "local", "include_dashboard": False, "_temp_dir": stack.enter_context(folder)}
+            # Ray lets everyone write to its folder, so that is one within ours, which others can't enter.
+            inside = Path(stack.enter_context(folder)) / "r"
+            options = {"address": "local", "include_dashboard": False, "_temp_dir": str(inside)}
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
             if error.name != "ray":
                 raise
-            raise BackendMissingError("Ray isn't installed.", "Install it: pip install 'panoform[ray]'") from error
+            install = f'"{sys.executable}" -m pip install "ray>=2.60"'
+            raise BackendMissingError("Ray isn't installed.", f"Install it: {install}") from error
         # It writes about workers that end to stdout, which is for our lines.
         stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         stack.callback(ray.shutdown)

@@ -48,7 +48,7 @@ class Actor:
         try:
             if (own := metadata.version("panoform")) != version:
                 raise BackendError(
-                    f"A worker has Panoform {own}, not {version}.", f"Install panoform=={version} there."
+                    f"A worker has Panoform {own}, not {version}.", "Install the same version there as here."
                 )
             self._work = Work(self._plan, self)
         except Exception as error:

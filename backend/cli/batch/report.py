@@ -35,15 +35,18 @@ class Report:
         rows = [self._rows[source] for source in self._plan.sources if source in self._rows]
         if not rows:
             return  # the error that stopped the batch is told
-        if self._plan.part == (1, 1):  # parts may be done at the same time
+        if self._plan.part is None:  # parts may be done at the same time
             summary.write(self._plan.out, rows, overwrite=self._plan.overwrite)
         count = Counter(row.status for row in rows)
         print(", ".join(f"{number} {status}" for status, number in count.items()), file=sys.stderr)
 
     @property
     def exit_code(self) -> int:
-        """1 if a panorama failed, else 0."""
-        return int(any(row.status == "failed" for row in self._rows.values()))
+        """1 if a panorama failed, else 0.
+
+        0 for a part: a farm stops the job where a task fails, and the run for the summary tries that panorama again.
+        """
+        return int(self._plan.part is None and any(row.status == "failed" for row in self._rows.values()))
 
     def _row(self, source: Path, outcome: Done | Failure) -> summary.Row:
         row = summary.Row(

@@ -99,15 +99,18 @@ def test_rest_is_done_when_some_fail_and_a_second_run_skips_what_is_finished(fol
     }
 
 
-def test_part_of_the_panoramas_writes_no_summary(tmp_path, capsys):
+def test_part_of_the_panoramas_writes_no_summary_and_leaves_what_fails_to_the_run_that_does(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for name in ("a.exr", "b.exr", "c.exr"):
         (tmp_path / "in" / name).write_bytes(b"nothing")
-    assert run(tmp_path / "in", tmp_path / "out", "--part", "1/2") == 1
+    assert run(tmp_path / "in", tmp_path / "out", "--part", "1/2") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0] for line in lines] == ["[1/2] a.exr", "[2/2] c.exr"]
     assert run(tmp_path / "in", tmp_path / "out", "--part", "4/4") == 0, "there is nothing to do"
+    assert run(tmp_path / "in", tmp_path / "out", "--part", "1/1") == 0, "a farm's job of one task"
     assert not (tmp_path / "out").exists()
+    assert run(tmp_path / "in", tmp_path / "out") == 1
+    assert (tmp_path / "out" / "summary.csv").read_text("utf-8").count("failed") == 3
 
 
 def test_other_settings_or_a_newer_source_are_done_again(folder, tmp_path, capsys):

@@ -4,10 +4,13 @@ import csv
 import io
 import ipaddress
 import json
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import OpenImageIO as oiio
@@ -33,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def start():
     """Start the command with `--ray auto`, in the presence of Ray; it ends with the test."""
-    pytest.importorskip("ray", reason="Ray isn't installed: pip install 'panoform[ray]'")
+    pytest.importorskip("ray", reason="Ray isn't installed: pip install -e '.[ray]'")
     processes: list[subprocess.Popen[str]] = []
 
     def start(folder: Path, out: Path, *options: str) -> subprocess.Popen[str]:
@@ -58,13 +61,15 @@ def tree(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def working(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Its workers that do a panorama: Ray shows the method in their titles."""
-    found = []
-    for child in tree(process):
-        try:
-            found += [child] if child.cmdline()[:1] == ["ray::Actor.do"] else []
-        except psutil.Error:
-            continue
-    return found
+    return [child for child in tree(process) if told(child.cmdline)[:1] == ["ray::Actor.do"]]
+
+
+def told(of: Callable[[], list[Any]]) -> list[Any]:
+    """What a process tells, nothing where it has ended."""
+    try:
+        return of()
+    except psutil.Error:
+        return []
 
 
 def rows(out: Path) -> list[dict[str, str]]:
@@ -74,6 +79,12 @@ def rows(out: Path) -> list[dict[str, str]]:
 def finish(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
     out, err = process.communicate(timeout=240)
     return process.returncode, out.splitlines(), err
+
+
+def folders_of_ray(process: subprocess.Popen[str]) -> set[Path]:
+    """The folder of the cluster's files, as its processes are told."""
+    texts = [text for child in tree(process) for text in told(child.cmdline)]
+    return {Path(text.split("=", 1)[1]) for text in texts if text.startswith(("--temp_dir=", "--temp-dir="))}
 
 
 def kill_when_working(process: subprocess.Popen[str], times: int) -> None:
@@ -93,7 +104,8 @@ def test_without_ray(folder, tmp_path, monkeypatch, capsys):
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, "")  # restored afterwards
     assert main(["batch", str(folder), "--out", str(tmp_path / "out"), "--ray", "auto"]) == 1
-    assert "Ray isn't installed. Install it: pip install 'panoform[ray]'" in capsys.readouterr().err
+    install = f'Install it: "{sys.executable}" -m pip install "ray>=2.60"'
+    assert f"Ray isn't installed. {install}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -142,13 +154,14 @@ def test_share_of_a_worker(nodes, device, workers, expected):
 
 @pytest.mark.slow
 def test_two_workers_one_of_them_killed_give_the_results_of_one_process(start, folder, tmp_path):
-    """All that the cluster opens is on this computer only."""
+    """All that the cluster opens is on this computer only, and its files are this user's only."""
     process = start(folder, tmp_path / "ray", "--workers", "2")
     kill_when_working(process, 1)
+    assert {stat.S_IMODE(folder.parent.stat().st_mode) for folder in folders_of_ray(process)} == {0o700}
     open_to = {
         connection.laddr.ip
         for child in tree(process)
-        for connection in child.net_connections()
+        for connection in told(child.net_connections)
         if connection.status == psutil.CONN_LISTEN
     }
     code, lines, err = finish(process)

@@ -111,6 +111,22 @@ def test_open_job_description(folder, tmp_path):
     check_commands(commands, folder)
 
 
+def test_paths_are_absolute_and_without_dots(folder, tmp_path, monkeypatch):
+    """Tasks run in another folder; Open Job Description refuses defaults outside the template's folder."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.chdir(tmp_path / "jobs")
+    options = ("--engine", "flux", "--model", "../weights", "--adapters", "owner/omnix")
+    to = Path("../jobs/../job.json")
+    assert write("openjd", Path("..") / folder.name, to, *options) == 0
+    content = json.loads(to.read_text("utf-8"))
+    panoramas, results, _ = content["parameterDefinitions"]
+    assert (panoramas["default"], results["default"]) == (folder.name, "results")
+    arguments = content["steps"][0]["script"]["actions"]["onRun"]["args"]
+    assert f"--model={tmp_path / 'weights'}" in arguments
+    assert "--adapters=owner/omnix" in arguments, "a hub id"
+
+
 def test_folders_elsewhere_are_given_when_the_job_is_submitted(folder, tmp_path, capsys):
     to = tmp_path / "templates" / "job.json"
     to.parent.mkdir()
@@ -123,7 +139,7 @@ def test_folders_elsewhere_are_given_when_the_job_is_submitted(folder, tmp_path,
 
 @pytest.mark.slow
 def test_open_job_description_runs(tmp_path):
-    """Its own command line runs the tasks, which write the results and the summary."""
+    """Its own command line runs the tasks, which write the results and the summary, of a panorama that fails too."""
     pytest.importorskip("openjd.cli", reason="openjd-cli isn't installed")
     import numpy as np
     import OpenImageIO as oiio
@@ -131,8 +147,9 @@ def test_open_job_description_runs(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.png"):
         oiio.ImageBuf(np.full((32, 64, 3), 0.5, np.float32)).write(str(tmp_path / "in" / name), "uint8")
+    (tmp_path / "in" / "bad.png").write_text("nothing")
     to = tmp_path / "job.json"
-    assert write("openjd", tmp_path / "in", to, "--maps", "distance", "--height", "64", "--per-task", "2") == 0
+    assert write("openjd", tmp_path / "in", to, "--maps", "distance", "--height", "64", "--per-task", "3") == 0
     program = tmp_path / "bin" / "panoform"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m panoform.backend "$@"\n')
@@ -142,8 +159,10 @@ def test_open_job_description_runs(tmp_path):
         env=os.environ | {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.returncode == 1, ran.stdout + ran.stderr
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"a", "b", "summary.csv", "summary.html"}
+    table = (tmp_path / "results" / "summary.csv").read_text("utf-8")
+    assert (table.count("finished earlier"), table.count("failed")) == (2, 1)
 
 
 def test_files_of_the_user_are_kept(folder, tmp_path, capsys):
@@ -153,7 +172,20 @@ def test_files_of_the_user_are_kept(folder, tmp_path, capsys):
     assert "not a result of Panoform" in capsys.readouterr().err
     assert to.read_text() == "mine"
     assert write("flamenco", folder, to, "--overwrite") == 0
-    assert write("flamenco", folder, to) == 0, "its own is replaced"
+
+
+@pytest.mark.parametrize("kind", ["flamenco", "openjd"])
+def test_own_template_is_replaced_unless_it_was_changed(folder, tmp_path, capsys, kind):
+    to = tmp_path / "job"
+    assert write(kind, folder, to) == 0
+    assert write(kind, folder, to, "--seed", "1") == 0, "its own is replaced"
+    for change in (("panoform", "panoform-2"), ("--seed=1", "--seed=2"), ("\n", "\r\n"), ("}", "}" + " " * 2**20)):
+        assert write(kind, folder, to, "--seed", "1", "--overwrite") == 0
+        edited = to.read_bytes().replace(*(text.encode() for text in change))
+        to.write_bytes(edited)
+        assert write(kind, folder, to) == 1
+        assert "not a result of Panoform" in capsys.readouterr().err
+        assert to.read_bytes() == edited
 
 
 @pytest.mark.parametrize(
