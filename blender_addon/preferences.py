@@ -185,6 +185,12 @@ def get() -> Preferences:
     return bpy.context.preferences.addons[EXTENSION].preferences
 
 
+def change(name: str, value: str) -> None:
+    """Set a preference as the user does: Blender saves it at its end (Auto-Save Preferences)."""
+    setattr(get(), name, value)
+    bpy.context.preferences.is_dirty = True  # a change by Python alone is forgotten
+
+
 def register() -> None:
     bpy.utils.register_class(Preferences)
 

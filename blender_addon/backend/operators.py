@@ -102,7 +102,7 @@ class PANOFORM_OT_use_offload(bpy.types.Operator):
     poll = poll_unless(lambda: "Offload is automatic already" if preferences.get().offload == "auto" else "")
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        preferences.get().offload = "auto"
+        preferences.change("offload", "auto")
         jobs.failure = None
         return FINISHED
 

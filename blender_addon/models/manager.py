@@ -196,12 +196,15 @@ def use(name: str, path: str) -> None:
     """Set the preference that names these weights. Raise SettingError for weights without one."""
     if name not in PREFERENCES:
         raise SettingError(f"{WEIGHTS[name].label} has no setting in the preferences.", "Choose it where it is used.")
-    setattr(preferences.get(), PREFERENCES[name], path)
+    preferences.change(PREFERENCES[name], path)
 
 
 def _use_download(name: str, path: str) -> None:
-    """Let the downloaded base be used; adapters are found by themselves in the folder of downloads."""
-    if WEIGHTS[name].setting == "model":
+    """Let textures be made with a downloaded model, unless the user has chosen another.
+
+    All other weights are found by themselves in the folder of downloads.
+    """
+    if name == "sd21" and not getattr(preferences.get(), PREFERENCES[name]):
         use(name, path)
 
 

@@ -103,6 +103,8 @@ class PANOFORM_OT_use_model_file(bpy.types.Operator):
     @reporting
     def execute(self, _context: bpy.types.Context) -> set[str]:
         _check_name(self.name)
+        if not self.filepath:
+            raise SettingError("No file is selected.", "Select a file or folder of this model.")
         path = Path(bpy.path.abspath(self.filepath))
         if not path.exists():
             raise SettingError(f"There is no file or folder {path}.", "Choose one that exists.")

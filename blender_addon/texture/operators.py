@@ -178,7 +178,7 @@ class PANOFORM_OT_use_multiview_hub(bpy.types.Operator):
     bl_options: ClassVar = {"INTERNAL"}
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        preferences.get().multiview_model = MODEL_ID
+        preferences.change("multiview_model", MODEL_ID)
         return FINISHED
 
 

@@ -115,6 +115,27 @@ def test_without_online_access_nothing_is_downloaded(models: Models, drawn, monk
     assert "may not use the internet" in models.failures["mv-adapter"].message
 
 
+def test_download_keeps_the_model_that_the_user_chose(models: Models) -> None:
+    own = preferences.get()
+    manager._use_download("flux", "/downloads/FLUX.1-dev")
+    assert own.flux_model == "", "it is found by itself, and the file of another computer may be named here later"
+    manager._use_download("sd21", "/downloads/sd21")
+    assert own.multiview_model == "/downloads/sd21", "else textures are projected"
+    manager._use_download("sd21", "/downloads/again")
+    assert own.multiview_model == "/downloads/sd21"
+
+
+def test_chosen_file_is_remembered(models: Models, monkeypatch, tmp_path: Path) -> None:
+    bpy.context.preferences.is_dirty = False
+    with pytest.raises(RuntimeError, match="No file is selected"):
+        bpy.ops.panoform.use_model_file(name="flux", filepath="")
+    assert preferences.get().flux_model == ""
+    assert not bpy.context.preferences.is_dirty
+    manager.use("flux", str(tmp_path))
+    assert preferences.get().flux_model == str(tmp_path)
+    assert bpy.context.preferences.is_dirty, "else it is forgotten at Blender's end"
+
+
 @pytest.mark.slow
 def test_download_is_stopped_resumed_and_used(
     models: Models, hub: HubServer, drawn, tiny_flux: Path, monkeypatch, tmp_path: Path
