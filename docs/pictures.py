@@ -1,4 +1,4 @@
-"""Make the README's pictures of the panel, in Blender's window with the extension installed:
+"""Make the documentation's pictures of the panel, in Blender's window with the extension installed:
 
     blender --window-geometry 0 0 1600 900 --python docs/pictures.py -- OUT
 

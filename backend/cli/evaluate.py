@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     """Add the command to the subparsers."""
     parser = commands.add_parser("evaluate", help="compare an engine and two baselines with ground truth")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="folder with one sub-folder per scene, as in README.md"
+        "--data", type=Path, required=True, metavar="DIR", help="folder with a sub-folder per scene (docs/headless.md)"
     )
     add_maps(parser, "as for perceive")
     shared_options.add_engine(parser, "perceive")
