@@ -15,6 +15,8 @@ from .protocol.errors import OutputError
 
 #: Attribute of the image file's header that holds the recipe as JSON (`recipe_json`).
 ATTRIBUTE = "panoform"
+#: Settings that recipes of earlier versions lack, with what was done then; requests have other defaults.
+_EARLIER = {"measure_light": False}
 
 
 class _Sidecar(msgspec.Struct, kw_only=True):
@@ -70,8 +72,11 @@ def recipe_json(recipe: Recipe) -> str:
 def read_recipe(path: Path) -> Recipe:
     """Read the recipe in the file beside a panorama. Raise OutputError where that isn't one."""
     try:
-        return json_file.read(path, Recipe)
-    except (OSError, ValueError) as error:
+        stored = json_file.read(path, dict[str, Any])
+        if isinstance(stored.get("settings"), dict):
+            stored["settings"] = _EARLIER | stored["settings"]
+        return msgspec.convert(stored, Recipe)
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise OutputError(f"{path} holds no recipe: {error}.", "Give the .json beside a generated panorama.") from error
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...shared.jobs import edit as contract
 from ...shared.jobs.edit import EditRequest
-from ...shared.jobs.generate import MIN_HEIGHT, GenerateReply, LightRecord
+from ...shared.jobs.generate import MIN_HEIGHT, GenerateReply, GenerateSettings
 from ...shared.panorama_size import check_size
 from ...shared.protocol.errors import PanoramaError, SettingError
 from ..geometry import projection
@@ -21,6 +21,7 @@ from ..io import panoramas
 from ..io.generated import Generated, sha256
 from ..jobs.progress import ProgressReporter
 from ..lighting import exposure, inverse_tonemapping, recovery
+from ..lighting.recovery import Recovered
 from ..models.cache import ModelCache
 from . import compositing, job
 from .sampler import mask_to_tensor, to_array, to_tensor
@@ -82,17 +83,18 @@ def edit(request: EditRequest, models: ModelCache, reporter: ProgressReporter) -
             picture = to_array(sampler.edit(to_tensor(base), mask_to_tensor(base_mask), request.strength, embeds))
             picture = projection.limit_poles(sampler.upscale(picture, full_mask, embeds)).clip(0, 1)
             picture = panoramas.resize(picture, height)
-            panorama, light = _composite(source, picture), None
+            made = Recovered(_composite(source, picture), None)
             if settings.hdr and source.exposure is not None:
-                panorama, light = _recovered(source, picture, panorama, request, models, reporter)
+                made = _recovered(source, picture, made.light, settings, models, reporter)
             recipe = session.recipe(seed, began, "edit", request.source)
             recipe = msgspec.structs.replace(
                 recipe, strength=request.strength, extend=request.extend, exposure=source.exposure,
-                encoding=request.encoding, light=light, turn=request.turn, size=(height, 2 * height),
+                encoding=request.encoding, light=made.record, turn=request.turn, size=(height, 2 * height),
+                notices=(*recipe.notices, *made.notices),
                 source_sha256=sha256(request.panorama[..., :3]),
                 mask_sha256="" if source.mask is None else sha256(source.mask),
             )  # fmt: skip
-            results.append(Generated(panorama, recipe))
+            results.append(Generated(made.light, recipe))
     return results
 
 
@@ -144,21 +146,19 @@ def _composite(source: _Input, picture: np.ndarray) -> np.ndarray:
 
 
 def _recovered(
-    source: _Input, picture: np.ndarray, panorama: np.ndarray, request: EditRequest, models: ModelCache,
+    source: _Input, picture: np.ndarray, panorama: np.ndarray, settings: GenerateSettings, models: ModelCache,
     reporter: ProgressReporter,
-) -> tuple[np.ndarray, LightRecord | None]:  # fmt: skip
+) -> Recovered:  # fmt: skip
     """Recover the light of the pixels of a linear `panorama` that became white in the sRGB `picture`."""
     assert source.exposure is not None
-    threshold = inverse_tonemapping.THRESHOLD
+    threshold = np.float32(settings.sun_threshold)
     white = (picture >= threshold).all(axis=-1) & (source.picture < threshold).any(axis=-1)
     if source.mask is not None:
         white &= source.mask
     if not white.any() or white.all():  # with no other pixels, nothing tells how bright these are
-        return panorama, None
-    value = float(exposure.unexpose(np.full((1, 1, 1), threshold), source.exposure).item())
+        return Recovered(panorama, None)
+    value = float(exposure.unexpose(np.full((1, 1, 1), inverse_tonemapping.THRESHOLD), source.exposure).item())
     seen = np.maximum(panorama, 0)  # colours outside Rec.709 are kept outside the mask
     shown, _ = exposure.expose(seen, "linear")
-    light, record = recovery.of_light(
-        seen.astype(np.float64) / value, white, shown, request.settings, request.engine.device, models, reporter
-    )
-    return np.where(white[..., None], light * np.float32(value), panorama), record
+    made = recovery.of_light(seen.astype(np.float64) / value, white, shown, settings, models, reporter)
+    return made._replace(light=np.where(white[..., None], made.light * np.float32(value), panorama))

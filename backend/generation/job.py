@@ -75,17 +75,17 @@ def generate(request: GenerateRequest, models: ModelCache, reporter: ProgressRep
             results.append(Generated(panorama, recipe))
     if not settings.hdr:
         return results
-    return [_with_light(one, settings, request.engine.device, models, reporter) for one in results]
+    return [_with_light(one, settings, models, reporter) for one in results]
 
 
 def _with_light(
-    generated: Generated, settings: GenerateSettings, device: str, models: ModelCache, reporter: ProgressReporter
+    generated: Generated, settings: GenerateSettings, models: ModelCache, reporter: ProgressReporter
 ) -> Generated:
     """Recover the light that an sRGB panorama clips."""
     began, recipe = time.monotonic(), generated.recipe
-    light, record = recovery.of_picture(generated.panorama, settings, device, models, reporter)
-    seconds = round(recipe.seconds + time.monotonic() - began, 3)
-    return Generated(light, msgspec.structs.replace(recipe, light=record, seconds=seconds))
+    light, record, notices = recovery.of_picture(generated.panorama, settings, models, reporter)
+    seconds, notices = round(recipe.seconds + time.monotonic() - began, 3), (*recipe.notices, *notices)
+    return Generated(light, msgspec.structs.replace(recipe, light=record, seconds=seconds, notices=notices))
 
 
 def _sample(sampler: Sampler, picture: np.ndarray | None, view: View, embeds: Embeds, height: int) -> np.ndarray:

@@ -5,9 +5,10 @@ Nothing here imports torch, so that the server can hold the cache before any mod
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol, TypeVar, cast
 
 
@@ -38,6 +39,7 @@ class ModelCache:
     def __init__(self) -> None:
         #: In order of use, the most recently used last.
         self._models: dict[Hashable, Model] = {}
+        self._keeps_all = False
 
     @property
     def latest(self) -> Model | None:
@@ -48,15 +50,29 @@ class ModelCache:
         """Return the model of `key`, loading it if needed.
 
         `key` identifies the weights and their place: files, precision, device, offload mode. Before loading, the least
-        recently used models are released until `fits` returns True, or none is left.
+        recently used models are released until `fits` returns True, or none is left; none within `keeping`.
         """
         model = self._models.pop(key, None)
         if model is None:
-            while self._models and not fits():
+            while self._models and not self._keeps_all and not fits():
                 self._release(next(iter(self._models)))
             model = load()
         self._models[key] = model
         return cast("M", model)
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Release no model within the block, where a job that holds one needs another for a moment.
+
+        After it, the models from before count as used last, in their order.
+        """
+        before, self._keeps_all = list(self._models), True
+        try:
+            yield
+        finally:
+            self._keeps_all = False
+            for key in before:
+                self._models[key] = self._models.pop(key)
 
     def release_unused(self) -> None:
         """Release all models except the one used last, after a job ran out of memory."""

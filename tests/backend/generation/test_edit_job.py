@@ -153,6 +153,25 @@ def test_new_lamps_shine(models, flux, prompt_settings, reporter, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_new_lamp_is_found_by_the_threshold(models, flux, prompt_settings, reporter, monkeypatch):
+    """A lamp of sRGB 0.9 shines where 0.85 counts as clipped."""
+    panorama, lamp = sunny_panorama(), torch.from_numpy(disc(128, 150, 45, 6))
+
+    def paint(_self, picture, *_):
+        painted = picture.clone()
+        painted[..., lamp] = 0.9
+        return painted
+
+    monkeypatch.setattr("panoform.backend.generation.sampler.Sampler.edit", paint)
+    settings = changed(prompt_settings, hdr=True, measure_light=False)
+    grey, shining = (
+        edit(models, flux, changed(settings, sun_threshold=threshold), reporter, panorama, disc(128, 150, 45, 15), 0.5)
+        for threshold in (0.98, 0.85)
+    )
+    assert shining[0].panorama[45, 150].min() > 1.2 * grey[0].panorama[45, 150].max()
+
+
+@pytest.mark.slow
 def test_flux_fill_can_edit_but_not_outpaint(models, tiny_flux, prompt_settings, reporter, tmp_path):
     folder = tmp_path / "fill"
     shutil.copytree(tiny_flux, folder)

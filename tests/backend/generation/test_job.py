@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from scipy.ndimage import distance_transform_edt
 
 from panoform.backend.evaluation import seam_metrics
+from panoform.backend.generation import job
 from panoform.backend.geometry import projection
+from panoform.backend.lighting import recovery
 from panoform.backend.models.flux import checkpoints
 from panoform.shared.engines import EngineSettings
 from panoform.shared.imaging import sphere
@@ -43,6 +45,23 @@ def test_prompt_gives_one_panorama_per_seed(models, flux, prompt_settings, repor
     assert not np.array_equal(made[0].panorama, made[1].panorama)
     again = generate(models, flux, changed(prompt_settings, seeds=(2,)), reporter)[0]
     assert np.array_equal(again.panorama, made[1].panorama)
+
+
+def test_panoramas_stay_where_light_can_not_be_measured(models, flux, prompt_settings, reporter, monkeypatch):
+    """A grey panorama with a white square is generated for each seed."""
+    picture = np.full((HEIGHT, 2 * HEIGHT, 3), 0.4, np.float32)
+    picture[30:34, 100:104] = 1
+
+    def fail(*_):
+        raise DeviceMemoryError("No memory.")
+
+    monkeypatch.setattr(job, "_sample", lambda *_: picture)
+    monkeypatch.setattr(recovery.perception, "perceive", fail)
+    made = generate(models, flux, changed(prompt_settings, hdr=True, seeds=(1, 2)), reporter)
+    assert [one.recipe.light for one in made] == [None, None]
+    for one in made:
+        assert one.recipe.notices == (f"{recovery.NOT_MEASURED} No memory.",)
+        assert one.panorama.max() > 1
 
 
 @pytest.mark.slow

@@ -56,6 +56,16 @@ def test_exr_values_are_exact(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["höhle 1.exr", "höhle 1.json"]
 
 
+def test_recipes_of_earlier_versions_measure_no_light(tmp_path):
+    """Settings that they lack have the values with which their panoramas were made, not those of new requests."""
+    path = tmp_path / "p.exr"
+    generated.write(path, generated.encode(Generated(np.ones((8, 16, 3), np.float32), recipe())))
+    stored = msgspec.json.decode(path.with_suffix(".json").read_bytes())
+    assert stored["settings"].pop("measure_light") is True
+    path.with_suffix(".json").write_bytes(msgspec.json.encode(stored))
+    assert panorama_file.read_recipe(path.with_suffix(".json")).settings.measure_light is False
+
+
 def test_largest_reply_can_be_sent():
     """An EXR of noise, which can't be compressed, adds the recipe and less than 0.5 % to the size of the pixels."""
     pixels = np.random.default_rng(0).integers(0, 2**31, (256, 512, 3)).astype(np.uint32).view(np.float32)

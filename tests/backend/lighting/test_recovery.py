@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from panoform.backend.lighting import inverse_tonemapping, recovery
+from panoform.backend.models import device
 from panoform.backend.models.cache import ModelCache
 from panoform.shared.imaging import sphere
 from panoform.shared.imaging.colour import linear_from_srgb
 from panoform.shared.jobs.generate import GenerateSettings
-from panoform.shared.protocol.errors import Cancelled
+from panoform.shared.protocol.errors import Cancelled, DeviceMemoryError, WeightsError
 
 
 def sunny() -> np.ndarray:
@@ -22,26 +23,40 @@ def sunny() -> np.ndarray:
     return picture.astype(np.float32)
 
 
+class Loaded:
+    """A model of a ModelCache."""
+
+    label = device_label = "toy"
+
+    def device_memory(self) -> tuple[int, int]:
+        return 0, 0
+
+
 def test_where_nothing_is_clipped_nothing_runs(reporter) -> None:
     picture, models = sunny() * np.float32(0.9), ModelCache()
-    light, record = recovery.of_picture(picture, GenerateSettings(), "cpu", models, reporter)
+    light, record, notices = recovery.of_picture(picture, GenerateSettings(), models, reporter)
     np.testing.assert_array_equal(light, linear_from_srgb(picture.astype(np.float64)).astype(np.float32))
-    assert (record, models.latest, reporter.reported) == (None, None, [])
+    assert (record, notices, models.latest, reporter.reported) == (None, (), None, [])
 
 
 def test_without_maps_it_is_the_estimate_from_the_picture(reporter) -> None:
     picture, models = sunny(), ModelCache()
     settings = GenerateSettings(measure_light=False, sun_strength=0.5)
-    light, record = recovery.of_picture(picture, settings, "cpu", models, reporter)
+    light, record, notices = recovery.of_picture(picture, settings, models, reporter)
     np.testing.assert_array_equal(light, inverse_tonemapping.reconstruct(picture, sun_strength=0.5))
-    assert (record, models.latest) == (None, None)
+    assert (record, notices, models.latest) == (None, (), None)
 
 
 @pytest.mark.slow
-def test_the_starter_measures_light(reporter) -> None:
-    picture = sunny()
-    light, record = recovery.of_picture(picture, GenerateSettings(), "cpu", ModelCache(), reporter)
+def test_the_starter_measures_light(reporter, monkeypatch) -> None:
+    """The model that made the picture stays in memory, and the one used last, also where memory is short."""
+    picture, models, maker = sunny(), ModelCache(), Loaded()
+    models.get("maker", lambda: maker, lambda: True)
+    monkeypatch.setattr(device, "memory", lambda *_: (2**20, 2**30))
+    light, record, notices = recovery.of_picture(picture, GenerateSettings(), models, reporter)
+    assert models.latest is maker
     assert record is not None
+    assert not notices
     assert record.points > 100
     assert 0 < record.confidence < 1
     kept = ~(picture >= np.float32(inverse_tonemapping.THRESHOLD)).all(-1)
@@ -52,7 +67,19 @@ def test_the_starter_measures_light(reporter) -> None:
     assert not reporter.previews
 
 
+@pytest.mark.parametrize("error", [DeviceMemoryError, WeightsError])
+def test_where_the_starter_fails_the_picture_alone_tells(reporter, monkeypatch, error) -> None:
+    def fail(*_):
+        raise error("The starter is damaged.", "Install it again.")
+
+    monkeypatch.setattr(recovery.perception, "perceive", fail)
+    light, record, notices = recovery.of_picture(sunny(), GenerateSettings(), ModelCache(), reporter)
+    np.testing.assert_array_equal(light, inverse_tonemapping.reconstruct(sunny()))
+    assert record is None
+    assert notices == (f"{recovery.NOT_MEASURED} The starter is damaged. Install it again.",)
+
+
 def test_cancel_stops_it(stopping_reporter) -> None:
     reporter = stopping_reporter(lambda stage, _: stage == recovery.STAGE)
     with pytest.raises(Cancelled):
-        recovery.of_picture(sunny(), GenerateSettings(), "cpu", ModelCache(), reporter)
+        recovery.of_picture(sunny(), GenerateSettings(), ModelCache(), reporter)
