@@ -270,6 +270,7 @@ class Setup:
             if (backend := torch_build.uv_backend()) and not self._has_own_index(log):
                 # Not PyPI's torch: uv knows where the other builds are, and pip then keeps what it installed.
                 self._pip(log, "uv")
+                self.progress.text = "Looking for PyTorch"
                 self._call(log, python.with_stem("uv"), "--no-config", "pip", "install", "--color", "never",
                            "--python", python, f"--torch-backend={backend}", *pins, "torch")  # fmt: skip
             self.progress.is_last_step = True
@@ -375,19 +376,20 @@ def error_from_output(output: str, folder: Path, log: Path | None) -> BackendErr
             "Free some space (about 10 GB is needed) or choose another folder in the preferences, then set up again.",
         ),
         (
-            r"Temporary failure in name resolution|Name or service not known|getaddrinfo failed|nodename nor servname"
-            r"|NewConnectionError|Network is unreachable|ConnectTimeout|Read timed out|ConnectionResetError"
-            r"|ProxyError|dns error|ProtocolError",
-            "The network could not be reached.",
-            "Check the connection (and the proxy), then set up again: finished downloads are kept.",
-        ),
-        (
-            r"SSLError|CERTIFICATE_VERIFY_FAILED",
+            r"SSLError|CERTIFICATE_VERIFY_FAILED|invalid peer certificate",  # first: uv also names the network
             "The certificate of the package index could not be verified.",
             "Check the computer's clock, and any proxy or antivirus that intercepts secure connections.",
         ),
         (
-            r"No matching distribution found for torch|requires a different Python|is not a supported wheel",
+            r"Temporary failure in name resolution|Name or service not known|getaddrinfo failed|nodename nor servname"
+            r"|NewConnectionError|Network is unreachable|ConnectTimeout|Read timed out|ConnectionResetError"
+            r"|ProxyError|dns error|ProtocolError|error sending request",
+            "The network could not be reached.",
+            "Check the connection (and the proxy), then set up again: finished downloads are kept.",
+        ),
+        (
+            r"No matching distribution found for torch|requires a different Python|is not a supported wheel"
+            r"|No solution found",  # uv, which is asked for PyTorch alone
             f"PyTorch or Panoform's backend is not available for this computer ({system}).",
             "Install the backend's wheel with another Python (3.11 to 3.14, 64 bit) and set that in the preferences.",
         ),

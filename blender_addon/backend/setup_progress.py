@@ -10,7 +10,11 @@ from typing import NamedTuple
 
 #: Of the whole, the share of the downloads; the rest is the installation.
 _DOWNLOAD_SHARE = 0.7
-_UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+#: Those of pip, and those of uv.
+_UNITS = {
+    "bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9,
+    "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
+}  # fmt: skip
 
 
 class Needs(NamedTuple):
@@ -51,6 +55,8 @@ class SetupProgress:
         self._expected = expected
         #: Bytes of complete downloads, and of the current one.
         self._downloaded, self._current = 0.0, 0.0
+        #: Package → bytes of its download by uv, which tells when several begin and end, but not how far they are.
+        self._beside: dict[str, float] = {}
         #: Free space when the installation began; None before.
         self._free_before: int | None = None
         self._largest = 0.0
@@ -74,13 +80,17 @@ class SetupProgress:
         if match := re.match(r"\s*Collecting ([^\s<>=!~;@\[]+)", line):
             self._next_download()
             self.text = f"Looking for {match[1]}"
+        elif match := re.match(r"\s*Downloading (\S+) \(([\d.]+)([KMG]?i?B)\)", line):
+            self._beside[match[1]] = float(match[2]) * _UNITS[match[3]]
+            self.text = self._downloading(match[1], match[2], match[3])
+        elif match := re.match(r"\s*Downloaded (\S+)", line):
+            self._downloaded += self._beside.pop(match[1], 0.0)
         elif match := re.match(r"\s*(Downloading|Using cached) (\S+) \(([\d.]+) (\w+)\)", line):
             self._next_download()
             name = "-".join(match[2].rsplit("/", 1)[-1].split("-")[:2]).removesuffix(".metadata")
             if match[1] == "Using cached":
                 self._downloaded += float(match[3]) * _UNITS.get(match[4], 0)
-            done = f"{gigabytes(self._downloaded)} of about {gigabytes(self._expected.download)}"
-            self.text = f"Downloading {name} ({match[3]} {match[4]}) · {done}"
+            self.text = self._downloading(name, match[3], match[4])
         elif match := re.match(r"\s*Installing collected packages: (.+)", line):
             self._next_download()
             count = match[1].count(",") + 1
@@ -88,6 +98,10 @@ class SetupProgress:
             if self.is_last_step:
                 self._free_before = free_space(self._folder)
         return False
+
+    def _downloading(self, name: str, size: str, unit: str) -> str:
+        done = f"{gigabytes(self._downloaded)} of about {gigabytes(self._expected.download)}"
+        return f"Downloading {name} ({size} {unit}) · {done}"
 
     def _next_download(self) -> None:
         self._downloaded, self._current = self._downloaded + self._current, 0.0

@@ -258,6 +258,21 @@ def test_foreign_folder_is_not_modified(tmp_path: Path) -> None:
         ("ERROR: [WinError 5] Access is denied: 'C:\\\\x\\\\torch_cpu.dll'", "can't be written"),
         ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "certificate"),
         ("/usr/bin/python3: No module named venv", "venv"),
+        # uv 0.13.9
+        (
+            "error: Failed to fetch: https://x/torch/\n  cause: error sending request for url (https://x/torch/)"
+            "\n  cause: client error (Connect)\n  cause: tcp connect error",
+            "network could not be reached",
+        ),
+        (
+            "error: Failed to fetch: https://x/torch/\n  cause: error sending request for url (https://x/torch/)"
+            "\n  cause: invalid peer certificate: UnknownIssuer",
+            "certificate",
+        ),
+        (
+            "error: No solution found when resolving dependencies\n  cause: Because there is no version of torch",
+            "not available for this computer",
+        ),
         ("ERROR: No matching distribution found for peft>=0.17", "peft>=0.17"),
         ("something odd\nERROR: the disk is on fire\n", "the disk is on fire"),
     ],
@@ -293,6 +308,26 @@ def test_progress_is_one_fraction_of_the_whole(tmp_path: Path, monkeypatch) -> N
     for free[0] in (100e9, 98e9, 99e9, 96e9, 90e9):  # what other programs write or free counts, but never backwards
         shares.append(progress.fraction)
     assert shares == pytest.approx([0.7, 0.85, 0.85, 0.997, 0.997])
+
+
+def test_progress_follows_the_output_of_uv(tmp_path: Path) -> None:
+    progress = SetupProgress(tmp_path, Needs(200e6, 1e9))
+    shown = []
+    for line in (
+        "Resolved 9 packages in 729ms\n",
+        "Downloading torch (175.2MiB)\n",
+        "Downloading sympy (980.0KiB)\n",
+        " Downloaded sympy\n",
+        " Downloaded torch\n",
+        "Prepared 9 packages in 855ms\n",
+    ):
+        progress.parse(line)
+        shown.append((progress.text.partition(" · ")[0], progress.fraction))
+    texts, fractions = zip(*shown, strict=True)
+    assert texts[1:3] == ("Downloading torch (175.2 MiB)", "Downloading sympy (980.0 KiB)")
+    sympy = 0.7 * 980 * 1024 / 200e6
+    torch = 0.7 * 175.2 * 1024**2 / 200e6
+    assert fractions == pytest.approx((0, 0, 0, sympy, sympy + torch, sympy + torch))
 
 
 def test_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:
