@@ -25,6 +25,10 @@ class _PresetOperator:
 
     kind: EnumProperty(items=_KIND_ITEMS, options={"HIDDEN"})
 
+    def _report_omitted(self, preset: schema.Preset) -> None:
+        if omitted := schema.omitted(preset):
+            self.report({"WARNING"}, omitted)
+
 
 class _NamedOperator(_PresetOperator):
     """Base of the operators for one preset."""
@@ -43,7 +47,9 @@ class PANOFORM_OT_save_preset(_NamedOperator, bpy.types.Operator):
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
-        store.save(self.kind, self.name.strip(), schema.of_scene(context.scene, self.kind))
+        preset = schema.of_scene(context.scene, self.kind)
+        store.save(self.kind, self.name.strip(), preset)
+        self._report_omitted(preset)
         return FINISHED
 
 
@@ -94,7 +100,9 @@ class PANOFORM_OT_export_preset(_PresetOperator, bpy.types.Operator, ExportHelpe
     def execute(self, context: bpy.types.Context) -> set[str]:
         path = Path(bpy.path.abspath(self.filepath)).with_suffix(store.SUFFIX)
         overwriting.check([path], _is_preset)
-        atomic_write(path, schema.encode(schema.of_scene(context.scene, self.kind)))
+        preset = schema.of_scene(context.scene, self.kind)
+        atomic_write(path, schema.encode(preset))
+        self._report_omitted(preset)
         return FINISHED
 
 

@@ -57,9 +57,9 @@ class GeneratePreset(_Preset, tag="generate"):
     size: _Choice
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEEDS)]
     method: _Choice
-    #: A Hugging Face id; files of this computer are left out.
-    lora: _Text
-    trigger: _Text
+    #: A Hugging Face id. None where it was a file of a computer, and so is its trigger: loading changes neither.
+    lora: _Text | None
+    trigger: _Text | None
     negative_prompt: _Text
     true_cfg_scale: Annotated[float, msgspec.Meta(ge=1, le=100)]
     guidance_scale: _Guidance
@@ -95,9 +95,9 @@ def of_scene(scene: bpy.types.Scene, kind: str) -> Preset:
     values: dict[str, Any] = {}
     for name in _CLASSES[kind].__struct_fields__:
         value = getattr(settings, name)
-        if name == "lora" and not _is_hub_id(value):
-            value = ""
         values[name] = sorted(value) if isinstance(value, set) else value
+    if values.get("lora") and not _is_hub_id(values["lora"]):
+        values |= {"lora": None, "trigger": None}
     try:
         return msgspec.convert(values | {"panoform_preset": kind}, Preset)
     except msgspec.ValidationError as error:
@@ -109,7 +109,15 @@ def apply(scene: bpy.types.Scene, preset: Preset, kind: str) -> None:
     check(scene, preset, kind)
     settings = settings_of(scene, kind)
     for name, value in msgspec.structs.asdict(preset).items():
-        setattr(settings, name, set(value) if isinstance(value, list) else value)
+        if value is not None:
+            setattr(settings, name, set(value) if isinstance(value, list) else value)
+
+
+def omitted(preset: Preset) -> str:
+    """Return what of the scene's settings `of_scene` left out, "" if nothing."""
+    if isinstance(preset, GeneratePreset) and preset.lora is None:
+        return "The LoRA is a file of this computer: the preset leaves LoRA and Trigger as they are"
+    return ""
 
 
 def check(scene: bpy.types.Scene, preset: Preset, kind: str) -> None:

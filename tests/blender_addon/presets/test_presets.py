@@ -67,11 +67,29 @@ def test_nothing_of_this_computer_or_of_the_picture_is_in_a_file(scene, presets,
     (tmp_path / "a").mkdir()
     for lora in (str(tmp_path / "style.safetensors"), "loras/style.safetensors", "C:\\style", "a/../../b/c"):
         scene.panoform.generate.lora = lora
-        assert json.loads(schema.encode(schema.of_scene(scene, "generate")))["lora"] == "", lora
+        assert json.loads(schema.encode(schema.of_scene(scene, "generate")))["lora"] is None, lora
     text = "".join(path.read_text("utf-8") for path in presets.rglob("*.json"))
     for secret in ("secret", "room.exr", "77", "78", "79", "9.5", "my idea", "mine"):
         assert secret not in text
     assert "owner/style" in text
+
+
+def test_lora_of_this_computer_and_its_trigger_stay_as_they_are(scene, presets, tmp_path, capfd):
+    generate, file = scene.panoform.generate, str(tmp_path / "style.safetensors")
+    generate.lora, generate.trigger, generate.negative_prompt = file, "in my style", "people"
+    for save in (lambda: OPS.save_preset(kind="generate", name="one"),
+                 lambda: OPS.export_preset(kind="generate", filepath=str(tmp_path / "two.json"))):  # fmt: skip
+        assert save() == {"FINISHED"}
+        assert "the preset leaves LoRA and Trigger as they are" in capfd.readouterr().out
+    generate.negative_prompt = ""
+    OPS.load_preset(kind="generate", name="one")
+    assert (generate.lora, generate.trigger, generate.negative_prompt) == (file, "in my style", "people")
+    generate.lora, generate.trigger = "", ""
+    OPS.save_preset(kind="generate", name="none")
+    assert "LoRA" not in capfd.readouterr().out
+    generate.lora, generate.trigger = file, "in my style"
+    OPS.load_preset(kind="generate", name="none")
+    assert (generate.lora, generate.trigger) == ("", "")
 
 
 def test_every_field_is_a_property_with_the_same_values(scene):
@@ -203,4 +221,5 @@ def test_schema_holds_no_free_values():
     for preset in schema._CLASSES.values():
         for field in msgspec.json.schema(preset)["$defs"][preset.__name__]["properties"].values():
             bounds = {"string": "maxLength", "integer": "maximum", "number": "maximum", "array": "maxItems"}
-            assert "type" not in field or field["type"] == "boolean" or bounds[field["type"]] in field
+            for value in field.get("anyOf", [field]):
+                assert value.get("type", "null") in ("boolean", "null") or bounds[value["type"]] in value
