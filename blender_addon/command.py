@@ -13,7 +13,7 @@
 generate and edit take the options of `panoform generate` and `panoform edit`; engine and device are those of the
 preferences. With --save OUT.blend they also write a scene lit by the panorama, with --sun-lamp its sun as a Sun lamp.
 perceive, batch, generate, edit and texture take the settings of a preset, saved or a file, with --preset NAME|FILE;
-options that are given come before it.
+options that are given come before it, as --no-repair.
 With --connect FILE before the verb, they use a backend that runs already (panoform serve --connection-file FILE).
 The exit code is 0 only if the files were written.
 """
@@ -71,6 +71,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     perceive.add_argument("--quality", choices=QUALITIES, default="standard")
     perceive.add_argument("--engine", choices=engines_for("perceive"), help="default: as set in the preferences")
     perceive.add_argument("--seed", type=int, default=0)
+    batch.add_repair(perceive)
     perceive.add_argument("--out", type=Path, help="also write the maps to this folder")
 
     build = verbs.add_parser("build", help="build a mesh or a dome from a folder of maps")
@@ -93,8 +94,16 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         verb.add_argument(
             "--texture-width", type=int, default=scene.DEFAULT_TEXTURE_WIDTH, help="in pixels (default: %(default)s)"
         )
-        verb.add_argument("--no-level-floor", action="store_true", help="don't turn a mesh so that its floor is level")
-        verb.add_argument("--align-walls", action="store_true", help="turn a mesh so that walls stand along the axes")
+        for name, default, what in (
+            ("level-floor", True, "its floor is level"),
+            ("align-walls", False, "walls stand along the axes"),
+        ):
+            verb.add_argument(
+                f"--{name}",
+                action=argparse.BooleanOptionalAction,
+                default=default,
+                help=f"turn a mesh so that {what}",
+            )
     for verb in (perceive, build, import_):
         verb.add_argument("--camera-height", type=float, default=1.6, help="metres above the floor (default: 1.6)")
         verb.add_argument("--save", required=True, type=Path, help="the .blend to write")
@@ -146,7 +155,7 @@ def _execute(options: argparse.Namespace) -> None:
                 quality=options.quality,
                 engine=options.engine.upper() if options.engine else "AUTO",
                 seed=options.seed,
-                repair=getattr(options, "repair", False),  # of a preset
+                repair=options.repair,
                 **_scene_properties(options),
                 out_directory=str(options.out.resolve()) if options.out else "",
             )
@@ -196,7 +205,7 @@ def _scene_properties(options: argparse.Namespace) -> dict[str, Any]:
         "camera_height": options.camera_height,
         "detail": options.triangles,
         "texture_width": options.texture_width,
-        "level_floor": not options.no_level_floor,
+        "level_floor": options.level_floor,
         "align_walls": options.align_walls,
     }
 

@@ -58,7 +58,7 @@ def settings_of(options: argparse.Namespace, **more: Any) -> GenerateSettings:
         prompt=options.prompt, negative_prompt=options.negative, true_cfg_scale=options.true_cfg,
         method=options.method, lora=options.lora, trigger=options.trigger, height=options.height,
         num_inference_steps=options.steps, guidance_scale=options.guidance, shift=options.shift,
-        measure_light=not options.no_measure_light, seeds=options.seed, **more,
+        measure_light=options.measure_light, seeds=options.seed, **more,
     )  # fmt: skip
     check_generate(settings)
     return settings

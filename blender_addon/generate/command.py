@@ -56,7 +56,7 @@ def execute(options: argparse.Namespace) -> None:
         "lora": options.lora, "trigger": options.trigger, "negative_prompt": options.negative,
         "true_cfg_scale": options.true_cfg, "guidance_scale": options.guidance, "shift": options.shift,
         "height": options.height, "num_inference_steps": options.steps, "quality": getattr(options, "quality", None),
-        "measure_light": not options.no_measure_light,
+        "measure_light": options.measure_light,
     }  # fmt: skip
     properties = {name: value for name, value in properties.items() if value is not None}
     out = options.out.resolve()

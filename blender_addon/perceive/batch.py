@@ -27,7 +27,17 @@ def add(verbs: Any) -> None:
     parser.add_argument("--engine", choices=engines_for("perceive"), help="default: as set in the preferences")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="also replace files that aren't Panoform's")
-    parser.add_argument("--repair", action="store_true", help="replace NaN, infinite and negative pixels")
+    add_repair(parser)
+
+
+def add_repair(parser: argparse.ArgumentParser) -> None:
+    """Add the option --repair, which --no-repair turns off where a preset has it."""
+    parser.add_argument(
+        "--repair",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="replace NaN, infinite and negative pixels",
+    )
 
 
 def execute(options: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ def _options(preset: Preset) -> dict[str, Any]:
             "maps": ",".join(name.lower() for name in preset.maps), "quality": preset.quality,
             "engine": _engine(preset.engine), "repair": preset.repair, "kind": preset.kind,
             "triangles": preset.detail, "texture_width": preset.texture_width,
-            "no_level_floor": not preset.level_floor, "align_walls": preset.align_walls,
+            "level_floor": preset.level_floor, "align_walls": preset.align_walls,
         }  # fmt: skip
     if isinstance(preset, GeneratePreset):
         return {
@@ -47,7 +47,7 @@ def _options(preset: Preset) -> dict[str, Any]:
             "method": preset.method, "lora": preset.lora or None, "trigger": preset.trigger or None,
             "negative": preset.negative_prompt, "true_cfg": preset.true_cfg_scale,
             "guidance": preset.guidance_scale or None, "shift": preset.shift or None, "ldr": not preset.hdr,
-            "no_measure_light": not preset.measure_light,
+            "measure_light": preset.measure_light, "seed": tuple(range(preset.count)),
             "sun_strength": preset.sun_strength, "sun_threshold": preset.sun_threshold,
         }  # fmt: skip
     return {

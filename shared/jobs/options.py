@@ -26,7 +26,9 @@ def add_generate(commands: Any) -> argparse.ArgumentParser:
         parser.add_argument(
             f"--{name}", type=float, default=0.0, metavar="DEG", help=f"rotation of its camera, positive {what}"
         )
-    parser.add_argument("--ldr", action="store_true", help="do not rebuild clipped lights")
+    parser.add_argument(
+        "--ldr", action=argparse.BooleanOptionalAction, default=False, help="do not rebuild clipped lights"
+    )
     parser.add_argument(
         "--sun-strength",
         type=float,
@@ -85,8 +87,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help=f"height in pixels, {MIN_HEIGHT} to {MAX_HEIGHT} (default: %(default)s); the width is twice that",
     )  # fmt: skip
     parser.add_argument(
-        "--no-measure-light", action="store_true",
-        help="estimate clipped lights from the picture alone, not by maps of it: some seconds faster",
+        "--measure-light", action=argparse.BooleanOptionalAction, default=True,
+        help="measure clipped lights by maps of the panorama; else estimate them from the picture alone, which is some "
+        "seconds faster",
     )  # fmt: skip
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 28)")
     parser.add_argument("--guidance", type=float, metavar="G", help="FLUX's guidance (default: the method's)")

@@ -195,11 +195,12 @@ def test_options_of_the_command_line(scene, presets, tmp_path):
         OPS.save_preset(kind=kind, name="one")
     options = command._parse(["perceive", "--panorama", "p", "--save", "s", "--preset", "one", "--quality", "draft"])
     assert (options.maps, options.quality, options.engine) == ("distance,semantic", "draft", "flux")
-    assert (options.kind, options.triangles, options.no_level_floor, options.repair) == ("DOME", 12345, True, True)
+    assert (options.kind, options.triangles, options.level_floor, options.repair) == ("DOME", 12345, False, True)
     file = str(presets / "generate" / "one.json")
     options = command._parse(["generate", "a yard", "--out", "o", "--preset", file, "--height", "512"])
     assert (options.height, options.negative, options.true_cfg, options.ldr) == (512, "people", 2.5, True)
     assert (options.lora, options.guidance, options.prompt) == ("owner/style", None, "a yard")
+    assert options.seed == (0, 1, 2), "of its number of variations"
     options = command._parse(["texture", "--blend", "b", "--object", "o", "--save", "s", "--preset", "one"])
     assert (options.size, options.upscale, options.quality) == (4096, "latent", "draft")
     options = command._parse(["batch", "in", "--out", "o", "--preset", "one"])
@@ -209,6 +210,33 @@ def test_options_of_the_command_line(scene, presets, tmp_path):
             presets_command.defaults(verb, preset)
     with pytest.raises(PanoformError):
         presets_command.defaults("perceive", "../one")
+
+
+@pytest.mark.parametrize(
+    ("verb", "switches"),
+    [
+        ("perceive --panorama p --save s", ("repair", "level_floor", "align_walls")),
+        ("batch in --out o", ("repair",)),
+        ("generate p --out o", ("ldr", "measure_light")),
+        ("edit p --out o", ("measure_light",)),
+    ],
+)
+def test_given_switches_come_before_those_of_a_preset(scene, presets, verb, switches):
+    kind = presets_command.KINDS[verb.split()[0]]
+    settings = schema.settings_of(scene, kind)
+    for name in switches:
+        for is_on in (False, True):
+            setattr(settings, "hdr" if name == "ldr" else name, is_on != (name == "ldr"))
+            OPS.save_preset(kind=kind, name="one")
+            assert getattr(command._parse([*verb.split(), "--preset", "one"]), name) == is_on
+            option = f"--{'no-' * is_on}{name.replace('_', '-')}"
+            assert getattr(command._parse([*verb.split(), "--preset", "one", option]), name) != is_on
+
+
+def test_a_given_seed_comes_before_the_variations_of_a_preset(scene, presets):
+    change(scene)
+    OPS.save_preset(kind="generate", name="one")
+    assert command._parse(["generate", "p", "--out", "o", "--preset", "one", "--seed", "7"]).seed == (7,)
 
 
 def test_a_wrong_preset_ends_the_command(capsys, tmp_path):
