@@ -53,10 +53,13 @@ def _charts(corners: np.ndarray, direction: np.ndarray) -> np.ndarray:
     point = np.unique(rounded, axis=0, return_inverse=True)[1].reshape(-1, 3)
     edges = np.sort(np.stack([point, np.roll(point, -1, axis=1)], axis=-1), axis=-1).reshape(-1, 2)
     key = np.concatenate([edges, np.repeat(direction, 3)[:, None]], axis=1)
-    edge = np.unique(key, axis=0, return_inverse=True)[1].ravel()
     triangle = np.repeat(np.arange(len(corners)), 3)
-    shares = sparse.coo_matrix((np.ones(len(edge)), (triangle, edge))).tocsr()
-    return csgraph.connected_components(shares @ shares.T, directed=False)[1]
+    real = edges[:, 0] != edges[:, 1]  # an edge whose ends are one point joins nothing
+    edge = np.unique(key[real], axis=0, return_inverse=True)[1].ravel()
+    # Triangles and edges are nodes of one graph, so that many triangles on one edge take no more room than their count.
+    count = len(corners) + len(edge)
+    graph = sparse.coo_matrix((np.ones(len(edge), bool), (triangle[real], len(corners) + edge)), (count, count))
+    return csgraph.connected_components(graph, directed=False)[1][: len(corners)]
 
 
 def _without_overlaps(flat: np.ndarray, centre: np.ndarray, chart: np.ndarray) -> np.ndarray:

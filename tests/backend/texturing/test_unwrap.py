@@ -1,9 +1,12 @@
 """New UV maps: they cover a mesh once, at one scale, within [0, 1]."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import trimesh
 
+from panoform.backend.texturing import unwrap as unwrap_module
 from panoform.backend.texturing.unwrap import unwrap
 from panoform.shared.imaging.overlap import overlap
 from panoform.shared.imaging.rasterise import rasterise
@@ -41,6 +44,23 @@ def test_map_covers_the_mesh_once(name):
     assert (shown >= 0).sum() >= (
         np.linalg.norm(np.cross(*(np.diff(corners, axis=1).swapaxes(0, 1))), axis=-1) > 0
     ).sum()
+
+
+def test_many_triangles_on_one_edge_take_little_memory():
+    """Triangles like the pages of a book, and as many that are points: hundreds of MB if each pair were kept."""
+    spine = np.array([[0.0, 0, 0], [0, 0, 1]])
+    angle = np.linspace(0.1, 0.6, 3000)
+    rim = np.stack([np.cos(angle), np.sin(angle), 0.5 + 0 * angle], axis=-1)[:, None]
+    pages = np.concatenate([spine[None].repeat(len(rim), 0), rim], axis=1)
+    points = 0.5 + 1e-9 * np.random.default_rng(0).random((3000, 3, 3))
+    corners = np.concatenate([pages, points])
+    tracemalloc.start()
+    chart = unwrap_module._charts(corners, np.zeros(len(corners), int))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e7
+    assert len(np.unique(chart[: len(pages)])) == 1
+    assert len(np.unique(chart)) == 1 + len(points)
 
 
 def test_scale_is_one_and_sides_are_not_mirrored():
