@@ -8,7 +8,7 @@ from pathlib import Path
 import bpy
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
-from ..shared.engines import ENGINES, EngineSettings, engines_for
+from ..shared.engines import ENGINES, ROUNDINGS, EngineSettings, engines_for
 from .backend import installer
 from .ui.path_properties import BLEND_RELATIVE
 
@@ -176,7 +176,7 @@ class Preferences(bpy.types.AddonPreferences):
             model=self.multiview_model,
             adapters=self.multiview_adapters or None,
             device=self.device,
-            dtype=self.dtype,
+            dtype="auto" if self.dtype in ROUNDINGS else self.dtype,  # those round FLUX's weights only
             offload=self.offload,
         )
 

@@ -15,6 +15,7 @@ from ...shared.file_errors import display_name
 from ...shared.imaging.colour import linear_from_srgb
 from ...shared.protocol.errors import SceneError
 from ..scene import images
+from ..scene.world import IS_PREVIEW
 from . import colour_management, image_limits, picture_file, pixels
 from .colour_management import ColorSpace
 from .picture_file import Reading
@@ -158,12 +159,22 @@ def _output(world: bpy.types.World | None) -> bpy.types.Node | None:
     return next(filter(None, found), None)
 
 
+def _output_of(scene: bpy.types.Scene) -> bpy.types.Node:
+    """Return the output node of the scene's world. Raise SceneError if there is none, and for our own previews."""
+    if scene.world is not None and IS_PREVIEW in scene.world:
+        raise SceneError(
+            "The scene's world is a preview now.", "Wait until the job is finished, or press Back to My View."
+        )
+    output = _output(scene.world)
+    if output is None:
+        raise SceneError("The scene's world has no HDRI.", _NO_HDRI_HINT)
+    return output
+
+
 def _texture(scene: bpy.types.Scene) -> bpy.types.Node:
     """Return the Environment Texture node of the scene's world."""
     world = scene.world
-    output = _output(world)
-    if output is None:
-        raise SceneError("The scene's world has no HDRI.", _NO_HDRI_HINT)
+    output = _output_of(scene)
     textures = [
         node
         for node in _upstream(output.inputs["Surface"])
@@ -288,9 +299,7 @@ def _is_pure(scene: bpy.types.Scene) -> bool:
 
 def check_world(scene: bpy.types.Scene) -> None:
     """Raise SceneError if the scene's world shows no texture, PanoramaError if an image that it shows can't be read."""
-    output = _output(scene.world)
-    if output is None:
-        raise SceneError("The scene's world has no HDRI.", _NO_HDRI_HINT)
+    output = _output_of(scene)
     textures = world_textures(output.id_data, _upstream(output.inputs["Surface"]))
     shown = [node for node in textures if getattr(node, "image", node) is not None]
     if not shown:

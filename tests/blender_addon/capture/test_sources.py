@@ -10,6 +10,7 @@ import pytest
 from mathutils import Matrix
 
 from panoform.blender_addon.capture import pixels, render, sources
+from panoform.blender_addon.generate import world_preview
 from panoform.blender_addon.scene.build import build
 from panoform.shared.imaging import sphere
 from panoform.shared.protocol.errors import PanoramaError, SceneError
@@ -42,6 +43,16 @@ def mapping(tree: bpy.types.NodeTree) -> bpy.types.Node:
     tree.links.new(coordinates.outputs["Generated"], node.inputs["Vector"])
     tree.links.new(node.outputs["Vector"], environment.inputs["Vector"])
     return node
+
+
+def test_preview_of_a_job_is_no_source(scene: bpy.types.Scene) -> None:
+    world_preview.show(scene, np.zeros((8, 16, 3), np.uint8), Matrix.Identity(4))
+    try:
+        for read in (sources.from_world, sources.world_image):
+            with pytest.raises(SceneError, match="is a preview now"):
+                read(scene)
+    finally:
+        world_preview.remove()
 
 
 @pytest.mark.parametrize(

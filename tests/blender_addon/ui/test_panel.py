@@ -20,16 +20,17 @@ from panoform.blender_addon.backend.installer import Setup
 from panoform.blender_addon.capture.pixels import Pixels
 from panoform.blender_addon.capture.sources import Capture
 from panoform.blender_addon.capture.spec import RenderSpec
-from panoform.blender_addon.generate import panoramas, world_preview
+from panoform.blender_addon.generate import panoramas
 from panoform.blender_addon.generate.spec import GenerateSpec
 from panoform.blender_addon.jobs.job import Job
 from panoform.blender_addon.jobs.manager import Jobs, State
 from panoform.blender_addon.jobs.specs import Result
+from panoform.blender_addon.scene import world as worlds
 from panoform.blender_addon.scene.spec import SceneSpec
 from panoform.blender_addon.texture import mesh
 from panoform.blender_addon.texture import spec as texture_spec
 from panoform.blender_addon.ui import previews
-from panoform.shared.engines import EngineSettings
+from panoform.shared.engines import EngineSettings, check_engine
 from panoform.shared.jobs.generate import GenerateRequest, GenerateSettings, Recipe
 from panoform.shared.jobs.scene import SceneRequest
 from panoform.shared.jobs.texture import TextureSettings
@@ -303,14 +304,13 @@ def test_edit_disabled_reasons(drawn, scene) -> None:
     scene.panoform.generate.engine = "FLUX"
     settings = scene.panoform.edit
     assert "The scene's world has no HDRI." in reasons(drawn)[0]
-    world_preview.show(scene, np.zeros((4, 8, 3), np.uint8), Matrix.Identity(4))
+    scene.world = worlds.create("HDRI", bpy.data.images.new("sky", 8, 4), Matrix.Identity(4))
     assert "Paint a mask" in reasons(drawn)[0]
     settings.mask = bpy.data.images.new("mask", 8, 4)
     assert "Enter a prompt for the masked area." in reasons(drawn)[0]
     settings.mode = "VARY"
     assert "strength" in drawn()
     assert "Edit" not in reasons(drawn)[1]
-    world_preview.remove()
 
 
 def test_generate_progress_is_in_its_panel(addon: Jobs, drawn, scene) -> None:
@@ -381,6 +381,17 @@ def test_texture_section_says_what_is_missing(addon: Jobs, drawn, scene) -> None
     scene.panoform.texture.reference = bpy.data.images.new("chair", 8, 8)
     assert "Texture from Reference" not in reasons(drawn)[1]
     assert "Bake Again" not in drawn()
+
+
+def test_textures_are_drawn_whatever_the_precision_of_flux(addon: Jobs) -> None:
+    own = preferences.get()
+    own.multiview_model = "some"
+    for dtype in own.bl_rna.properties["dtype"].enum_items.keys():  # noqa: SIM118
+        own.dtype = dtype
+        check_engine(own.texture_engine_settings(), "texture")
+    own.dtype = "fp16"
+    assert own.texture_engine_settings().dtype == "fp16"
+    own.property_unset("dtype")
 
 
 def test_texture_progress_is_in_its_panel(addon: Jobs, drawn, scene) -> None:
