@@ -142,36 +142,38 @@ def run_texture(options: argparse.Namespace) -> int:
     given = [] if options.views is None else [_only(options.views, name) for name in VIEWS]
     sources = [*mesh_files.files(options.mesh), options.reference, *given]
     _check_folder(options.out, names, sources, options.overwrite)
-    mesh = _with_uv(mesh_files.read(options.mesh), options.mesh.name)
+    mesh, notice = _with_uv(mesh_files.read(options.mesh), options.mesh.name)
     assert mesh.uv is not None
     request = TextureRequest(
         corners=mesh.corners, normals=mesh.normals, uv=mesh.uv, views=views, **_reference(options),
         engine=_engine(options), settings=settings,
     )  # fmt: skip
     contract.check(request)
+    if notice:
+        print(notice, file=sys.stderr)
     reply = cast("TextureReply", shared_options.run(request))
     texture = reply.texture.tobytes()
     files = {names[0]: mesh_files.encode_glb(mesh, texture, options.mesh.stem), names[1]: texture}
     return _write(options, files, {} if keeps_views else reply.views, reply.info, sources)
 
 
-def _with_uv(mesh: MeshFile, name: str) -> MeshFile:
-    """Return the mesh with its own UV map if it can be used, else with a new one, and tell so. Raise InputError."""
+def _with_uv(mesh: MeshFile, name: str) -> tuple[MeshFile, str]:
+    """Return the mesh with its own UV map if it can be used, else with a new one and a notice. Raise InputError."""
     from ..texturing.unwrap import unwrap
 
     contract.check_count(len(mesh.corners))
     contract.check_finite("corners", mesh.corners)
+    contract.check_area(mesh.corners)
     reason = f"{name} has a mesh without UV map."
     if mesh.uv is not None:
         contract.check_finite("uv", mesh.uv)
         try:
             contract.check_uv(mesh.uv)
             contract.check_overlap(mesh.uv.clip(0, 1))
-            return mesh
+            return mesh, ""
         except InputError as error:
             reason = error.message
-    print(f"{reason} The result has a new UV map.", file=sys.stderr)
-    return dataclasses.replace(mesh, uv=unwrap(mesh.corners))
+    return dataclasses.replace(mesh, uv=unwrap(mesh.corners)), f"{reason} The result has a new UV map."
 
 
 def run_views(options: argparse.Namespace) -> int:

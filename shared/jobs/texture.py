@@ -208,7 +208,7 @@ def check_finite(name: str, values: np.ndarray) -> None:
 
 
 def check_mesh(request: TextureRequest) -> None:
-    """Raise InputError for a mesh without triangles, size or texture coordinates, or with NaN, or with too many."""
+    """Raise InputError for a mesh without triangles, area or texture coordinates, or with NaN, or with too many."""
     count = len(request.corners)
     check_count(count)
     shapes: dict[str, tuple[int, ...]] = {"corners": (count, 3, 3), "normals": (count, 3, 3), "uv": (count, 3, 2)}
@@ -221,10 +221,18 @@ def check_mesh(request: TextureRequest) -> None:
         check_finite(name, values)
     if request.chosen is not None and not request.chosen.any():
         raise InputError("No face is chosen.", "Choose the faces that get the texture.")
-    points = request.corners.reshape(-1, 3)
+    check_area(request.corners)
+    check_uv(request.uv if request.chosen is None else request.uv[request.chosen > 0])
+
+
+def check_area(corners: np.ndarray) -> None:
+    """Raise InputError where triangles (T, 3, 3) are all points or lines."""
+    points = corners.reshape(-1, 3)
     if not (points.max(axis=0) - points.min(axis=0)).max() > 0:
         raise InputError("The mesh has no size: all its points are one.", "Check its scale.")
-    check_uv(request.uv if request.chosen is None else request.uv[request.chosen > 0])
+    sides = np.diff(corners.astype(np.float64), axis=1)  # (T, 2, 3)
+    if not np.cross(sides[:, 0], sides[:, 1]).any():
+        raise InputError("The mesh has no area: all its faces are lines.", "Give a mesh with surfaces.")
 
 
 def check_uv(uv: np.ndarray) -> None:

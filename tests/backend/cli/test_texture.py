@@ -167,6 +167,17 @@ def test_bad_files_are_refused(ball, reference, engine, tmp_path, capsys):
     assert "not a result of Panoform: texture.png" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("ends", "message"), [((1, 2), "has no area"), ((0, 0), "has no size")])
+def test_meshes_without_area_get_no_new_uv_map(ends, message, reference, tmp_path, capsys):
+    points = np.outer([0, *ends], [1, 0, 0])
+    trimesh.Trimesh(points, [[0, 1, 2]], process=False).export(tmp_path / "line.ply")
+    out = ["--out", str(tmp_path / "out"), "--reference", str(reference)]
+    assert main(["texture", str(tmp_path / "line.ply"), *out]) == 1
+    told = capsys.readouterr().err
+    assert message in told
+    assert "UV map" not in told
+
+
 def test_names_that_no_file_can_have_are_listed(tmp_path):
     """In meshes from elsewhere; the check of what is overwritten passes them."""
     (tmp_path / "out.glb").touch()
