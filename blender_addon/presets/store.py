@@ -1,9 +1,13 @@
-"""The user's presets: a file each, in a folder of the extension that updates keep."""
+"""The user's presets: a file each, in a folder of the extension that updates keep.
+
+Names are in Unicode's composed form (NFC), whatever the system makes of them, and differ in more than case.
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from pathlib import Path
 
 import bpy
@@ -15,10 +19,12 @@ from . import schema
 from .schema import Preset
 
 SUFFIX = ".json"
-#: Letters, digits and what can stand between them in file names of every system.
+#: Of a name in UTF-8: systems allow 255, with the suffix and that of a file that is being written.
+_MAX_BYTES = 200
+#: Letters, digits and what can stand between them in file names of every system; marks count as "_".
 _NAME = re.compile(r"[^\W_]([\w .+-]{0,62}[\w+-])?")
 #: Names of devices, which files can't have on Windows, whatever their suffix.
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[\d¹²³])(\..*)?", re.IGNORECASE)
 
 
 def folder(kind: str) -> Path:
@@ -28,22 +34,30 @@ def folder(kind: str) -> Path:
 
 def names(kind: str) -> list[str]:
     """Return the names of the presets, in order."""
-    found = (path.stem for path in folder(kind).glob(f"*{SUFFIX}"))
-    return sorted((name for name in found if _is_name(name)), key=str.casefold)
+    return sorted(_files(kind), key=str.casefold)
 
 
 def path(kind: str, name: str) -> Path:
-    """Return the path of a preset's file. Raise SettingError for a name that files can't have."""
+    """Return the path of a new preset's file. Raise SettingError for a name that files can't have."""
+    name = _composed(name)
     if not _is_name(name):
         raise SettingError(
-            f"{name!r} can't be the name of a preset.", "Use letters, digits, spaces and - + . _, at most 64."
+            f"{name!r} can't be the name of a preset.",
+            "Use letters, digits, spaces and - + . _, at most 64 (50 in rare scripts).",
         )
     return folder(kind) / f"{name}{SUFFIX}"
 
 
 def save(kind: str, name: str, preset: Preset) -> None:
-    """Save a preset, in place of one with this name. Raise SettingError, OutputError."""
-    target = path(kind, name)
+    """Save a preset, in place of one with this name. Raise SettingError, OutputError.
+
+    A name that differs only in case from that of another is refused: on some systems it would replace that.
+    """
+    name, files = _composed(name), _files(kind)
+    target = files.get(name) or path(kind, name)
+    for other in files.keys() - {name}:
+        if name not in files and other.casefold() == name.casefold():
+            raise SettingError(f"There is a preset {other!r} already.", "Use its name, to replace it, or another one.")
     with translate_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(target, schema.encode(preset))
@@ -58,20 +72,38 @@ def delete(kind: str, name: str) -> None:
 
 def find(kind: str, name: str) -> Path:
     """Return the file of a preset. Raise InputError if there is none."""
-    if name not in names(kind):
+    found = _files(kind).get(_composed(name))
+    if found is None:
         known = ", ".join(names(kind)) or "none"
         raise InputError(f"There is no preset {name!r} for {kind.capitalize()}.", f"Saved presets: {known}.")
-    return path(kind, name)
+    return found
 
 
 def free_name(kind: str, stem: str) -> str:
     """Return the name for an imported file: its stem, without what names can't have, and numbered where it is taken."""
-    words = " ".join(re.findall(r"[\w+-]+", stem))[:56].strip(" +-_")
+    allowed = (char if re.match(r"[\w+-]", char) or _is_mark(char) else " " for char in _composed(stem))
+    words = " ".join("".join(allowed).split())[:56].encode()[: _MAX_BYTES - 8].decode("utf-8", "ignore").strip(" +-_")
     base = words if _is_name(words) else "Preset"
     taken = {name.casefold() for name in names(kind)}
     numbered = (base if count == 1 else f"{base} {count}" for count in itertools.count(1))
     return next(name for name in numbered if name.casefold() not in taken)
 
 
+def _files(kind: str) -> dict[str, Path]:
+    """Return the files of the presets by name."""
+    found = {_composed(path.stem): path for path in folder(kind).glob(f"*{SUFFIX}")}
+    return {name: path for name, path in found.items() if _is_name(name)}
+
+
 def _is_name(name: str) -> bool:
-    return bool(_NAME.fullmatch(name)) and not _RESERVED.fullmatch(name)
+    shape = "".join("_" if _is_mark(char) else char for char in name)
+    return bool(_NAME.fullmatch(shape)) and not _RESERVED.fullmatch(name) and len(name.encode()) <= _MAX_BYTES
+
+
+def _is_mark(char: str) -> bool:
+    """Return whether a character is written on or beside the one before it, as vowels of many scripts are."""
+    return unicodedata.category(char).startswith("M")
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,14 +160,44 @@ def test_other_files_are_refused_and_change_nothing(scene, tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "../x", "a/b", "a\\b", ".hidden", "con", "NUL.txt", "x" * 65, "a:b", "a\0b", "a "]
+    "name",
+    ["", "../x", "a/b", "a\\b", ".hidden", "con", "NUL.txt", "x" * 65, "a:b", "a\0b", "a ", "COM¹", "\u093f", "𐍈" * 64],
 )
 def test_names_that_no_file_should_have(name):
     with pytest.raises(SettingError, match="can't be the name"):
         store.path("texture", name)
 
 
-@pytest.mark.parametrize("stem", ["../x", "con", "....", "x" * 300, "ü", "a__b"])
+@pytest.mark.parametrize("name", ["हिन्दी", "cafe\u0301", "ไทยที่", "ế" * 64, "𐍈" * 50])
+def test_names_in_all_scripts(scene, presets, name):
+    composed = unicodedata.normalize("NFC", name)
+    assert OPS.save_preset(kind="texture", name=name) == {"FINISHED"}
+    assert store.names("texture") == [composed]
+    assert OPS.save_preset(kind="texture", name=composed) == {"FINISHED"}
+    assert len(list((presets / "texture").iterdir())) == 1
+    assert store.free_name("generate", f"{name}!").startswith(composed[:48])
+    assert store.find("texture", name) == store.find("texture", composed)
+
+
+def test_file_with_a_decomposed_name_of_another_system(scene, presets):
+    OPS.save_preset(kind="texture", name="one")
+    file = presets / "texture" / "cafe\u0301.json"
+    (presets / "texture" / "one.json").rename(file)
+    assert store.names("texture") == ["caf\u00e9"]
+    assert OPS.load_preset(kind="texture", name="caf\u00e9") == {"FINISHED"}
+    assert OPS.save_preset(kind="texture", name="caf\u00e9") == {"FINISHED"}
+    assert [path.samefile(file) for path in (presets / "texture").iterdir()] == [True]
+
+
+def test_names_differ_in_more_than_case(scene, presets):
+    OPS.save_preset(kind="texture", name="Night")
+    with pytest.raises(RuntimeError, match="There is a preset 'Night' already"):
+        OPS.save_preset(kind="texture", name="night")
+    assert store.names("texture") == ["Night"]
+    assert OPS.save_preset(kind="texture", name="Night") == {"FINISHED"}
+
+
+@pytest.mark.parametrize("stem", ["../x", "con", "....", "x" * 300, "ü", "a__b", "𐍈" * 300, "\u0301a", "हिन्दी"])
 def test_imported_files_get_a_name(stem):
     store.path("texture", store.free_name("texture", stem))
 
