@@ -5,7 +5,8 @@
 DIR holds maps; without it, those of a room whose geometry is known in closed form are made: blurred, noisy, with a
 window. The command runs twice in processes of its own. First without threads, which gives the processor time of each
 stage; then with them, which gives how long each takes. Both are printed in seconds and as shares of the whole; stages
-that lie in others are indented. What else the machine does changes all of them: compare shares.
+that lie in others are indented. Calls of a stage that run at the same time count once in its wall time; stages that run
+beside each other add up to more than the whole. What else the machine does changes all of them: compare shares.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def make(folder: Path, height: int) -> None:
 
 
 def measure(folder: Path, threads: bool) -> None:
-    """Run the command, and print calls (name, depth, seconds of processor time and of wall time) as JSON."""
+    """Run the command, and print calls (name, depth, seconds of processor time, begin and end in seconds) as JSON."""
     if not threads:
         concurrent.futures.ThreadPoolExecutor = OneByOne  # type: ignore[misc,assignment]
     began = time.perf_counter(), time.process_time()
@@ -111,12 +112,12 @@ def measure(folder: Path, threads: bool) -> None:
         @functools.wraps(function)
         def run(*arguments: Any, **options: Any) -> Any:
             nonlocal depth
-            call = [name, depth, 0.0, 0.0]
+            call = [name, depth, 0.0, 0.0, 0.0]
             calls.append(call)
             depth += 1
             start = time.process_time(), time.perf_counter()
             result = function(*arguments, **options)
-            call[2:] = time.process_time() - start[0], time.perf_counter() - start[1]
+            call[2:] = time.process_time() - start[0], start[1], time.perf_counter()
             depth -= 1
             return result
 
@@ -125,10 +126,10 @@ def measure(folder: Path, threads: bool) -> None:
     for module, name in STAGES:
         home = import_module(f"panoform.backend.{module}")
         setattr(home, name, timed(f"{module.split('.')[-1]}.{name}", getattr(home, name)))
-    calls.append(["imports", 0, time.process_time() - began[1], time.perf_counter() - began[0]])
+    calls.append(["imports", 0, time.process_time() - began[1], began[0], time.perf_counter()])
     with tempfile.TemporaryDirectory() as out:
         status = main(["mesh", str(folder), "--out", str(Path(out) / "mesh.glb")])
-    calls.append(["whole", 0, time.process_time() - began[1], time.perf_counter() - began[0]])
+    calls.append(["whole", 0, time.process_time() - began[1], began[0], time.perf_counter()])
     if status:
         raise SystemExit(status)
     print(json.dumps(calls))
@@ -138,6 +139,15 @@ def run(folder: Path, threads: bool) -> list[list[Any]]:
     """Measure in a process of its own."""
     command = [sys.executable, __file__, str(folder), "--measure", "threads" if threads else "serial"]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Return how long at least one of these spans (begin, end) lasts."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
 
 
 def main() -> None:
@@ -154,12 +164,11 @@ def main() -> None:
         if options.folder is None:
             make(folder, options.height)
         serial, threads = run(folder, threads=False), run(folder, threads=True)
-    walls: dict[str, float] = {}
-    for name, _, _, wall in threads:
-        walls[name] = walls.get(name, 0) + wall
+    names = dict.fromkeys(call[0] for call in serial)
+    walls = {name: covered((begin, end) for other, _, _, begin, end in threads if other == name) for name in names}
     whole = serial[-1][2], walls["whole"]
     print(f"{'stage':32}{'CPU':>8}{'share':>8}{'wall':>10}{'share':>8}")
-    for name in dict.fromkeys(call[0] for call in serial):
+    for name in names:
         some = [call for call in serial if call[0] == name]
         seconds, wall = sum(call[2] for call in some), walls[name]
         print(
