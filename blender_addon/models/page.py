@@ -9,6 +9,7 @@ import bpy
 from ...shared.engines import ENGINES
 from ...shared.jobs.models import ModelsReply, Precision, WeightsState
 from ...shared.weights import WEIGHTS, WeightsSpec, gigabytes
+from .. import preferences
 from ..jobs.manager import State, jobs
 from ..translation import tr
 from ..ui.panel_parts import characters, draw_text
@@ -36,6 +37,9 @@ def draw(layout: bpy.types.UILayout, own: bpy.types.AddonPreferences, context: b
     row.operator("panoform.check_models", text="", icon="FILE_REFRESH")
     if "" in models.failures:
         draw_text(layout, str(models.failures[""]), width, icon="ERROR")
+    if preferences.get().running_backend() is not None:
+        text = "The running backend does one thing after the other: jobs wait for downloads."
+        draw_text(layout, text, width, icon="INFO")
     if not bpy.app.online_access:
         row = layout.row()
         row.label(text="To download, allow online access.", icon="INFO")
@@ -58,6 +62,12 @@ def _draw_precisions(layout: bpy.types.UILayout, state: ModelsReply, engine: str
         return
     text = tr("On {device}, {free} of memory free:", device=device.label, free=gigabytes(device.memory_free))
     draw_text(layout, text, width)
+    status = jobs.session.status if jobs.session is not None else None
+    is_short = any(precision.runs != "whole" for precision in state.precisions[engine])
+    if is_short and status is not None and status.engine is not None and status.device == device.label:
+        text = "The backend that runs holds {engine}: once it is stopped, more is free."
+        text = tr(text, engine=status.engine.split(" (")[0])  # without the explanation in its label
+        draw_text(layout, text, width, icon="INFO")
     column = layout.column(align=True)
     for precision in state.precisions[engine]:
         icon = {"whole": "CHECKMARK", "streams": "CHECKMARK", "no": "CANCEL"}[precision.runs]

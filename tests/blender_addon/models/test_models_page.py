@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import backend_fixtures
 import bpy
+import msgspec
 import numpy as np
 import pytest
 from hub_server import HubServer, serving
@@ -20,6 +21,8 @@ from panoform.blender_addon.backend import operators
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.blender_addon.models import manager
 from panoform.blender_addon.models.manager import Models
+from panoform.shared.jobs.models import DeviceState, ModelsReply, Precision
+from panoform.shared.protocol.messages import StatusReply
 from panoform.shared.weights import WEIGHTS
 
 tiny_flux = backend_fixtures.load().tiny_flux
@@ -27,7 +30,15 @@ tiny_flux = backend_fixtures.load().tiny_flux
 MV = WEIGHTS["mv-adapter"]
 LARGE, SMALL = MV.files
 CONTENT = {LARGE: np.random.default_rng(0).bytes(30_000_000), SMALL: b"small"}
-PAGE_PREFERENCES = ("flux_model", "flux_adapters", "multiview_model", "multiview_adapters", "page", "device")
+PAGE_PREFERENCES = (
+    "flux_model",
+    "flux_adapters",
+    "multiview_model",
+    "multiview_adapters",
+    "page",
+    "device",
+    "connection_file",
+)
 
 
 @pytest.fixture
@@ -101,6 +112,34 @@ def test_page_says_what_is_missing_before_it_is_asked(models: Models, drawn) -> 
     assert "Licence: FLUX.1 [dev] Non-Commercial License." in text
     assert "Accept Licence" in text
     assert "Use a Folder I Have" in text
+
+
+def test_page_says_that_the_backend_of_jobs_holds_memory(models: Models, drawn, addon: Jobs, monkeypatch) -> None:
+    large = Precision(dtype="bf16", least=14 * 10**9, everything=30 * 10**9, runs="no")
+    gpu = DeviceState(name="cuda:0", label="NVIDIA", memory_free=10**9, memory_total=24 * 10**9)
+    models.state = ModelsReply(
+        id="x", weights=(), devices=(gpu,), device="cuda:0", precisions={"flux": (large,), "multiview": ()},
+        folder="", disk_free=0, seconds=0,
+    )  # fmt: skip
+    said = "The backend that runs holds FLUX + OmniX: once it is stopped, more is free."
+    assert said not in drawn()
+    status = StatusReply(
+        id="x", version="0.1.0", pid=1, running=None, queued=0, engine="FLUX + OmniX", device="NVIDIA",
+        memory_free=10**9, memory_total=24 * 10**9,
+    )  # fmt: skip
+    monkeypatch.setattr(addon, "session", SimpleNamespace(status=status, client=None, close=lambda: None))
+    texts = drawn()
+    assert said in texts
+    assert "bf16: needs 14.0 GB, more than is free" in texts
+    models.state = msgspec.structs.replace(models.state, precisions={"flux": (), "multiview": ()})
+    assert said not in drawn(), "all that is asked for fits"
+
+
+def test_page_says_that_jobs_wait_for_downloads_of_a_running_backend(models: Models, drawn, tmp_path: Path) -> None:
+    said = "The running backend does one thing after the other: jobs wait for downloads."
+    assert said not in drawn()
+    preferences.get().connection_file = str(tmp_path / "backend.json")
+    assert said in drawn()
 
 
 def test_without_online_access_nothing_is_downloaded(models: Models, drawn, monkeypatch) -> None:
