@@ -236,12 +236,13 @@ def are_separate(body: bpy.types.Object) -> bool:
 def remove(body: bpy.types.Object) -> None:
     """Remove the lights, and give their light back to the lamps' surfaces and the world.
 
-    An image that the user has chosen for the world since stays.
+    An image that the user has chosen for the world since stays, and so do copies of the lights.
     """
     made = _give_back(body)
     lights = lights_of(body)
     own = [one for parent in body.users_collection for one in environment.own_collections(parent)]
-    doomed = [*lights, *(light.data for light in lights), *([made] if made is not None and not made.users else [])]
+    data = [light.data for light in lights if light.data.users == 1]
+    doomed = [*lights, *data, *([made] if made is not None and not made.users else [])]
     bpy.data.batch_remove(doomed)
     bpy.data.batch_remove([one for one in own if not one.objects and not one.children])
 

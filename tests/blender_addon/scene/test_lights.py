@@ -163,6 +163,16 @@ def test_an_image_that_the_user_chose_since_stays(outside: bpy.types.Object) -> 
     assert not lights.are_separate(outside)
 
 
+def test_copies_of_lights_stay(outside: bpy.types.Object) -> None:
+    bpy.ops.panoform.lamps_as_lights()
+    sun = next(one for one in lights.lights_of(outside) if one.data.type == "SUN")
+    copy = sun.copy()
+    sun.users_collection[0].objects.link(copy)
+    bpy.ops.panoform.lamps_as_lights()
+    assert [one for one in bpy.data.objects if one.type == "LIGHT"] == [copy]
+    assert list(bpy.data.lights) == [copy.data]
+
+
 def test_returning_bears_a_world_whose_image_is_gone(outside: bpy.types.Object) -> None:
     bpy.ops.panoform.lamps_as_lights()
     world_node(outside).image = None
