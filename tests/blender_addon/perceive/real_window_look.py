@@ -42,6 +42,11 @@ def steps():
     sidebar.active_panel_category = "Panoform"
     yield 1.0
     seen["before"] = stands()
+    main = window()
+    bpy.ops.screen.userpref_show()
+    yield 1.0
+    windows = bpy.context.window_manager.windows
+    seen["windows"] = [len(windows)]
     with bpy.context.temp_override(window=window(), area=view()):
         seen["returned"] = list(bpy.ops.panoform.look_around(of="SOURCE"))
         jobs_timer.start()  # it leaves the picture alone
@@ -50,9 +55,17 @@ def steps():
     seen["looking"] = stands()
     yield 25.0  # shaders compile
     shot("looking")
+    with bpy.context.temp_override(window=next(one for one in windows if one != main)):
+        bpy.ops.wm.window_close()
+    with bpy.context.temp_override(window=main, area=view()):
+        bpy.ops.screen.area_split(direction="VERTICAL", factor=0.5)
+    yield 1.0
+    seen["windows"].append(len(windows))
     with bpy.context.temp_override(window=window(), area=view()):
         bpy.ops.panoform.stop_looking()
     seen["after"] = stands()
+    views = [area.spaces.active for area in main.screen.areas if area.type == "VIEW_3D"]
+    seen["shown"] = [space.show_object_viewport_mesh and space.overlay.show_overlays for space in views]
     yield 1.0
     shot("after")
 

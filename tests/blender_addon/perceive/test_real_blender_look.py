@@ -19,4 +19,6 @@ def test_views_show_the_panorama_and_return(in_window: Callable, tmp_path: Path)
     assert seen["returned"] == ["FINISHED"]
     assert seen["active"]
     assert seen["looking"] == ["Panoform Preview", "MATERIAL", False, False]
+    assert seen["windows"] == [2, 1], "the preferences were closed meanwhile"
     assert seen["after"] == seen["before"]
+    assert seen["shown"] == [True, True], "also the view that was split off"
