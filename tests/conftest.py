@@ -59,6 +59,9 @@ _FIRST = (
     "tests/backend/starter/test_starter_accuracy.py",
     "tests/backend/training/test_fit.py",
     "tests/blender_addon/scene/test_relit.py",
+    "tests/blender_addon/capture/test_image_limits.py",
+    "tests/backend/pipelines/test_flux_gpu.py",
+    "tests/test_python_versions.py",
 )
 
 

@@ -155,7 +155,7 @@ def dome_from_files(
             if kind.filename in files
         }
         collection = _dome(scene, maps, source.world_picture(), name, settings, source, _digest(files))
-    return tr_report("Built {name!r}.", name=collection.name)
+        return tr_report("Built {name!r}.", name=collection.name)
 
 
 def dome_from_folder(
@@ -169,7 +169,7 @@ def dome_from_folder(
         folder = maps_folder.read(directory)
         name = Path(bpy.path.abspath(str(directory))).name
         collection = _dome(scene, folder.maps, folder.panorama, name, settings, None, maps_digest)
-    return tr_report("Built {name!r} from {maps}.", name=collection.name, maps=", ".join(folder.maps))
+        return tr_report("Built {name!r} from {maps}.", name=collection.name, maps=", ".join(folder.maps))
 
 
 def _dome(

@@ -138,7 +138,7 @@ def caused(status):
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_refusals_of_the_hub_are_told_as_such(status, wrapped):
     error = caused(status) if wrapped else caused(status).__cause__
-    with pytest.raises(WeightsError) as caught, hub._translate_errors("a/b", WeightsError, "By hand.", online=True):
+    with pytest.raises(WeightsError) as caught, hub.translate_errors("a/b", WeightsError, "By hand.", online=True):
         raise error
     assert f"HTTP {status}" in caught.value.message
     assert "reached" not in caught.value.message
@@ -148,7 +148,7 @@ def test_refusals_of_the_hub_are_told_as_such(status, wrapped):
 def test_a_missing_connection_is_told_as_such():
     with (
         pytest.raises(WeightsError, match="can't be reached"),
-        hub._translate_errors("a/b", WeightsError, "By hand.", online=True),
+        hub.translate_errors("a/b", WeightsError, "By hand.", online=True),
     ):
         raise LocalEntryNotFoundError("offline")
 
@@ -157,7 +157,7 @@ def test_a_missing_connection_is_told_as_such():
     "error", [OSError(errno.ENOSPC, "No space left"), RuntimeError("a"), MemoryError(), KeyError(1)]
 )
 def test_other_errors_of_its_library_are_translated(error):
-    with pytest.raises(WeightsError) as caught, hub._translate_errors("a/b", WeightsError, "By hand.", online=True):
+    with pytest.raises(WeightsError) as caught, hub.translate_errors("a/b", WeightsError, "By hand.", online=True):
         raise error
     assert ("disk is full" in caught.value.message) == isinstance(error, OSError)
 
