@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import bpy
@@ -16,8 +17,12 @@ from panoform.blender_addon.scene.images import create_float
 
 
 @pytest.fixture
-def screen(scene) -> bpy.types.Screen:
-    return next(screen for screen in bpy.data.screens if len(views(screen)) == 2)
+def screen(scene) -> Iterator[bpy.types.Screen]:
+    """A screen with two 3D Views. Files that were opened without their screens leave it to later tests as it is."""
+    screen = next(screen for screen in bpy.data.screens if len(views(screen)) == 2)
+    before = environment.views([screen])
+    yield screen
+    environment.restore_views(before)
 
 
 def views(screen: bpy.types.Screen) -> list[bpy.types.SpaceView3D]:
