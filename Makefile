@@ -21,11 +21,11 @@ $(READY): constraints.txt pyproject.toml
 demo: $(READY)
 	$(BIN)/python tests/demo.py $(if $(PANORAMA),--panorama "$(PANORAMA)")
 
-# For every change: three and a half minutes on two cores (370 s of CPU time).
+# For every change: three minutes on two cores (310 s of CPU time).
 check: lint
 	$(MAKE) --no-print-directory -j2 types-fast fast
 
-# Before a merge: all checks and tests, about a quarter of an hour on two cores.
+# Before a merge: all checks and tests, about ten minutes on two cores.
 test: lint
 	$(MAKE) --no-print-directory -j2 whole types types-later
 

@@ -113,6 +113,7 @@ def test_part_of_the_panoramas_writes_no_summary_and_leaves_what_fails_to_the_ru
     assert (tmp_path / "out" / "summary.csv").read_text("utf-8").count("failed") == 3
 
 
+@pytest.mark.slow
 def test_other_settings_or_a_newer_source_are_done_again(folder, tmp_path, capsys):
     one = tmp_path / "one"
     one.mkdir()

@@ -30,6 +30,7 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_light_of_a_room_is_solved_by_its_maps(
     picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -51,6 +52,7 @@ def test_the_light_of_a_room_is_solved_by_its_maps(
     assert colours.shape == (512, 1024, 3)
 
 
+@pytest.mark.slow
 def test_files_that_exist_are_kept(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A user's file is replaced with --overwrite only, a result of the command also without, a source never."""
     maps = tmp_path / "maps"

@@ -127,6 +127,7 @@ def test_views_are_drawn_from_control_images(reference, engine, tmp_path):
     assert main([*options, *engine]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uv", ["missing", "overlapping"])
 def test_mesh_without_a_usable_uv_map_gets_one(uv, reference, tmp_path, capsys):
     """A box: what is new covers it once, and the front (glTF's +Z) has the picture's red."""

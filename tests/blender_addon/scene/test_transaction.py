@@ -160,6 +160,7 @@ def test_dome(mine: bpy.types.Scene) -> None:
     every_call_is_undone(lambda: spec.dome_from_files(mine, "yard", files, capture, SceneSettings()), every=3)
 
 
+@pytest.mark.slow
 def test_mesh(mine: bpy.types.Scene) -> None:
     every_call_is_undone(lambda: build_mesh(mine), every=7)
 
