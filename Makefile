@@ -21,11 +21,11 @@ $(READY): constraints.txt pyproject.toml
 demo: $(READY)
 	$(BIN)/python tests/demo.py $(if $(PANORAMA),--panorama "$(PANORAMA)")
 
-# For every change: three minutes on two cores (310 s of CPU time).
+# For every change: three to four minutes on two cores.
 check: lint
 	$(MAKE) --no-print-directory -j2 types-fast fast
 
-# Before a merge: all checks and tests, about ten minutes on two cores.
+# Before a merge: all checks and tests, ten to fifteen minutes on two cores.
 test: lint
 	$(MAKE) --no-print-directory -j2 whole types types-later
 
