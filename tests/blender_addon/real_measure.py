@@ -4,28 +4,16 @@ Started with --enable-event-simulate and -- OUT FOLDER, which holds maps. Writes
 it can, pictures of the window beside it.
 """
 
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import bpy
 
 sys.path.insert(0, str(Path(__file__).parent))
-from window_runner import press, run, view, window
+from window_runner import in_view, press, run, screenshot, view, window
 
 OUT, FOLDER = sys.argv[sys.argv.index("--") + 1 :]
 seen: dict = {}
-
-
-def shot(name):
-    if shutil.which("import"):
-        subprocess.run(["import", "-window", "root", str(Path(OUT) / f"{name}.png")], check=True)
-
-
-def in_view():
-    region = next(region for region in view().regions if region.type == "WINDOW")
-    return bpy.context.temp_override(window=window(), area=view(), region=region)
 
 
 def steps():
@@ -42,9 +30,9 @@ def steps():
     yield from press("LEFTMOUSE", (middle[0] - 150, middle[1]))
     window().event_simulate(type="MOUSEMOVE", value="NOTHING", x=middle[0] + 150, y=middle[1] + 60)
     yield 6.0
-    shot("line")
+    screenshot(Path(OUT) / "line.png")
     yield from press("LEFTMOUSE", (middle[0] + 150, middle[1] + 60))
-    shot("dialog")
+    screenshot(Path(OUT) / "dialog.png")
     yield from press("RET", (middle[0] + 150, middle[1] + 60))
     last = bpy.context.window_manager.operators[-1]
     seen["after"] = [body["panoform_scale_measured"], body.scale[0]]

@@ -5,6 +5,8 @@ Steps are a generator that yields the seconds to wait before it goes on, while t
 
 import json
 import os
+import shutil
+import subprocess
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,6 +23,18 @@ def window():
 
 def view():
     return next(area for area in window().screen.areas if area.type == "VIEW_3D")
+
+
+def in_view():
+    """Return a context in the first 3D View."""
+    region = next(region for region in view().regions if region.type == "WINDOW")
+    return bpy.context.temp_override(window=window(), area=view(), region=region)
+
+
+def screenshot(path: Path) -> None:
+    """Write a picture of the screen, where ImageMagick is installed."""
+    if shutil.which("import"):
+        subprocess.run(["import", "-window", "root", str(path)], check=True)
 
 
 def press(kind: str, at: tuple[int, int] | None = None, **modifiers: bool) -> Iterator[float]:

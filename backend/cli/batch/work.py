@@ -65,7 +65,7 @@ class Work:
     """The panoramas of a batch, done one at a time with models that stay in memory."""
 
     def __init__(self, plan: Plan, reporter: ProgressReporter) -> None:
-        """Find the engine; `reporter` is told of downloads. Raise SettingError, WeightsError."""
+        """Find the engine; downloads are reported to `reporter`. Raise SettingError, WeightsError."""
         from ...models.flux import loader  # here, as torch takes seconds
         from ...perception.job import identity
 

@@ -18,7 +18,7 @@ import pytest
 
 from panoform.blender_addon.backend import installer, setup_progress, torch_build
 from panoform.blender_addon.backend.installer import Installed, Setup
-from panoform.blender_addon.backend.setup_progress import Needs, SetupProgress
+from panoform.blender_addon.backend.setup_progress import Needs
 from panoform.shared.protocol.errors import BackendError, BackendMissingError, BusyError, Cancelled
 
 OFFLINE = ("--no-index",)
@@ -108,37 +108,6 @@ def test_cpu_build_of_torch_is_installed_before_what_needs_torch(tmp_path: Path,
     told = [line for line in log.splitlines() if line.startswith(("uv has", "Successfully installed panoform"))]
     assert "--torch-backend=cpu torch" in told[0]
     assert told[1].startswith("Successfully")
-
-
-@pytest.mark.parametrize("name", ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", None])
-def test_index_of_the_user_chooses_the_build(monkeypatch, name: str | None) -> None:
-    monkeypatch.setenv("PIP_TIMEOUT", "9")
-    if name:
-        monkeypatch.setenv(name, "1" if name == "PIP_NO_INDEX" else "http://127.0.0.1:9/simple")
-    command = [sys.executable, "-I", "-m", "pip", "config", "list"]
-    settings = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert torch_build.has_own_index(settings) == bool(name)
-
-
-@pytest.mark.parametrize(
-    ("system", "present", "rocm", "backend", "large"),
-    [
-        ("linux", "", False, "cpu", False),
-        ("linux", "/proc/driver/nvidia/version", False, None, True),
-        ("linux", "/usr/lib/wsl/lib/libcuda.so.1", False, None, True),
-        ("linux", "", True, "auto", True),
-        ("win32", "", False, None, False),
-        ("win32", "nvcuda.dll", False, "auto", True),
-        ("darwin", "", False, None, False),
-    ],
-)
-def test_build_of_torch_for_each_computer(monkeypatch, system, present, rocm, backend, large) -> None:
-    """Without a GPU no system gets the gigabytes of CUDA."""
-    monkeypatch.setattr(torch_build.sys, "platform", system)
-    monkeypatch.setattr(Path, "exists", lambda path: bool(present) and path.as_posix().endswith(present))
-    monkeypatch.setattr(torch_build.shutil, "which", lambda name: name if rocm else None)
-    assert UV_BACKEND() == backend
-    assert torch_build.needs_large_build() == large
 
 
 @pytest.mark.slow
@@ -281,53 +250,6 @@ def test_pip_output_becomes_an_error_with_a_hint(output: str, message: str, tmp_
     error = installer.error_from_output(output, tmp_path, tmp_path / "setup.log")
     assert message in error.message
     assert error.hint
-
-
-def test_progress_is_one_fraction_of_the_whole(tmp_path: Path, monkeypatch) -> None:
-    free = [100e9]
-    monkeypatch.setattr(setup_progress, "free_space", lambda _folder: free[0])
-    progress = SetupProgress(tmp_path, Needs(download=1e9, disk=4e9))
-    torch = "Downloading torch-2.13.0 (500.0 MB) · 0.0 GB of about 1.0 GB"
-    for line, text, fraction in (
-        ("Collecting torch>=2.6 (from panoform==0.1.0)\n", "Looking for torch", 0),
-        ("  Downloading torch-2.13.0-cp311-none-win_amd64.whl (500.0 MB)\n", torch, 0),
-        ("Progress 250000000 of 500000000\n", torch, 0.7 * 0.25),
-        ("Progress 500000000 of 500000000\n", torch, 0.7 * 0.5),
-        ("Installing collected packages: pip\n", "Installing 1 package", 0.7 * 0.5),
-        ("Collecting scipy\n", "Looking for scipy", 0.7 * 0.5),
-        ("Using cached scipy-1-cp311.whl (300 MB)\n",
-         "Downloading scipy-1 (300 MB) · 0.8 GB of about 1.0 GB", 0.7 * 0.8),
-    ):  # fmt: skip
-        progress.parse(line)
-        assert progress.text == text
-        assert progress.fraction == pytest.approx(fraction)
-    progress.is_last_step = True
-    progress.parse("Installing collected packages: mpmath, sympy, torch\n")
-    assert progress.text == "Installing 3 packages"
-    shares = []
-    for free[0] in (100e9, 98e9, 99e9, 96e9, 90e9):  # what other programs write or free counts, but never backwards
-        shares.append(progress.fraction)
-    assert shares == pytest.approx([0.7, 0.85, 0.85, 0.997, 0.997])
-
-
-def test_progress_follows_the_output_of_uv(tmp_path: Path) -> None:
-    progress = SetupProgress(tmp_path, Needs(200e6, 1e9))
-    shown = []
-    for line in (
-        "Resolved 9 packages in 729ms\n",
-        "Downloading torch (175.2MiB)\n",
-        "Downloading sympy (980.0KiB)\n",
-        " Downloaded sympy\n",
-        " Downloaded torch\n",
-        "Prepared 9 packages in 855ms\n",
-    ):
-        progress.parse(line)
-        shown.append((progress.text.partition(" · ")[0], progress.fraction))
-    texts, fractions = zip(*shown, strict=True)
-    assert texts[1:3] == ("Downloading torch (175.2 MiB)", "Downloading sympy (980.0 KiB)")
-    sympy = 0.7 * 980 * 1024 / 200e6
-    torch = 0.7 * 175.2 * 1024**2 / 200e6
-    assert fractions == pytest.approx((0, 0, 0, sympy, sympy + torch, sympy + torch))
 
 
 def test_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monkeypatch) -> None:

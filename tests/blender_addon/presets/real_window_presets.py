@@ -3,29 +3,17 @@
 Started with --enable-event-simulate and -- OUT FOLDER. Writes OUT/seen.json, and pictures where it can.
 """
 
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import bpy
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from window_runner import EXTENSION, press, run, view, window
+from window_runner import EXTENSION, in_view, press, run, screenshot, view
 
 OUT, FOLDER = sys.argv[sys.argv.index("--") + 1 :]
 store = sys.modules[f"{EXTENSION}.blender_addon.presets.store"]
 seen: dict = {}
-
-
-def shot(name):
-    if shutil.which("import"):
-        subprocess.run(["import", "-window", "root", str(Path(OUT) / f"{name}.png")], check=True)
-
-
-def in_view():
-    region = next(region for region in view().regions if region.type == "WINDOW")
-    return bpy.context.temp_override(window=window(), area=view(), region=region)
 
 
 def steps():
@@ -46,17 +34,17 @@ def steps():
     seen["folder"] = str(store.folder("perceive"))
     seen["names"] = store.names("perceive")
     yield 2.0
-    shot("tab")
+    screenshot(Path(OUT) / "tab.png")
     with in_view():
         bpy.ops.wm.call_menu(name="PANOFORM_MT_perceive_presets")
     yield 2.0
-    shot("menu")
+    screenshot(Path(OUT) / "menu.png")
     yield from press("ESC")
     with in_view():
         bpy.ops.ed.undo_push(message="Before")
         bpy.ops.panoform.save_preset("INVOKE_DEFAULT", kind="perceive")
     yield 2.0
-    shot("save")
+    screenshot(Path(OUT) / "save.png")
 
 
 run(steps(), seen, Path(OUT))
