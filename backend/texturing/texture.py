@@ -34,13 +34,15 @@ def make(
     """Return the texture (size, size, 3) float32 sRGB in [0, 1], and the share of its area that a view shows.
 
     `views`: (N, H, H, 3) sRGB in [0, 1], by default all six; they are averaged as linear light. `numbers`: those of
-    their cameras. `others` only hide the mesh. Beyond the
-    margins, the texture has its mean colour. Raise InputError where the UV map covers no texel.
+    their cameras. `others` only hide the mesh. Beyond the margins, the texture has its mean colour. Raise InputError
+    where the UV map covers no texel, or no view shows the mesh.
     """
     fine = subdivide(mesh, _MAX_EDGE)
     baked = bake(fine, linear_from_srgb(views), size, numbers=numbers, others=others, check_cancelled=check_cancelled)
     if not baked.covered.any():
         raise InputError("The UV map covers no pixel of the texture.", "Make its islands larger.")
+    if not baked.valid.any():
+        raise InputError("No view shows the faces that get the texture.", "Move what hides them, or turn the front.")
     check_cancelled()
     filled = fill(baked, fine)
     check_cancelled()

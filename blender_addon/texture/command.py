@@ -13,6 +13,7 @@ from ...shared.jobs.texture import DEFAULT_SIZE, FRONTS, UPSCALES
 from ...shared.protocol.errors import InputError, SceneError
 from ..capture import image_limits
 from ..generate.command import check_seeds
+from . import parts
 
 
 def add(verbs: Any) -> None:
@@ -21,8 +22,11 @@ def add(verbs: Any) -> None:
     verb.add_argument("--blend", required=True, type=Path, metavar="FILE", help="the .blend with the mesh")
     verb.add_argument(
         "--object", required=True, action="append", metavar="NAME",
-        help="the mesh object (repeatable: all get one texture)",
+        help="the mesh object, or an instance of a collection (repeatable: all get one texture)",
     )  # fmt: skip
+    verb.add_argument(
+        "--only-selected-faces", action="store_true", help="texture only the faces that the .blend has selected"
+    )
     verb.add_argument("--reference", type=Path, metavar="FILE", help="picture of the object, with alpha")
     verb.add_argument("--prompt", default="", metavar="TEXT", help="what the object is")
     verb.add_argument("--negative", default="", metavar="TEXT", help="negative prompt (default: the model's)")
@@ -52,11 +56,12 @@ def execute(options: argparse.Namespace) -> None:
         prompt=options.prompt, negative_prompt=options.negative, quality=options.quality,
         num_inference_steps=options.steps, guidance_scale=options.guidance, seed=options.seed, size=options.size,
         view_size=options.view_size, front=options.front, upscale=options.upscale,
+        only_selected_faces=options.only_selected_faces,
     )  # fmt: skip
 
 
 def _select(names: list[str]) -> None:
-    """Select only these mesh objects, the first one active. Raise SceneError."""
+    """Select only these objects, the first one active. Raise SceneError."""
     layer = bpy.context.view_layer
     active = layer.objects.active
     if active is not None and active.mode != "OBJECT":
@@ -65,8 +70,8 @@ def _select(names: list[str]) -> None:
         thing.select_set(False)
     for name in names:
         thing = layer.objects.get(name)
-        if thing is None or thing.type != "MESH":
-            found = ", ".join(sorted(thing.name for thing in layer.objects if thing.type == "MESH")) or "none"
+        if thing is None or not parts.has_meshes(thing):
+            found = ", ".join(sorted(thing.name for thing in layer.objects if parts.has_meshes(thing))) or "none"
             raise SceneError(f"There is no mesh object {name!r} in the scene.", f"Its mesh objects: {found}.")
         thing.hide_set(False)
         thing.select_set(True)

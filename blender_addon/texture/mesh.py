@@ -1,6 +1,6 @@
 """Selected meshes → the triangles of a texture request.
 
-Objects are evaluated, with their modifiers in the present pose, and their triangles are in world space.
+Objects are evaluated, with their modifiers and instances in the present pose, and their triangles are in world space.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
-from ...shared.jobs.texture import check_count, check_overlap, check_uv
+from ...shared.jobs.texture import MAX_TRIANGLES, check_count, check_overlap, check_uv
 from ...shared.protocol.errors import InputError, SceneError
+from ..translation import tr
+from . import parts
+from .parts import Faces, Part, all_faces
 from .unwrap import unwrap
 
 #: Name of the UV maps that Panoform adds.
@@ -29,6 +32,7 @@ class Triangles(NamedTuple):
     corners: np.ndarray
     normals: np.ndarray
     uv: np.ndarray
+    chosen: np.ndarray | None
 
 
 class TexturedMesh(NamedTuple):
@@ -37,43 +41,69 @@ class TexturedMesh(NamedTuple):
     triangles: Triangles
     #: `session_uid` of each object.
     objects: tuple[int, ...]
+    #: The faces of each object's own mesh that get the texture, (P,) bool; None: all.
+    faces: tuple[np.ndarray | None, ...]
     #: Name of the UV map of all objects.
     uv_name: str
     #: Texture coordinates of the corners of each object's own mesh, (L, 2) float32, for a new UV map of that name;
     #: empty: the objects have it.
     new_uv: tuple[np.ndarray, ...]
-    #: Pose of the first object, 4 × 4, in the frame of the triangles.
+    #: Names of what was selected, and the pose of the first, 4 × 4, in the frame of the triangles.
+    selection: tuple[str, ...]
     pose: Matrix
+    #: Whether collections are instanced by what was selected.
+    instanced: bool
+    #: Message for the user, or "".
+    notice: str
 
 
 def selected(view_layer: bpy.types.ViewLayer) -> list[bpy.types.Object]:
-    """Return the selected mesh objects, the active one first."""
-    found = [thing for thing in view_layer.objects.selected if thing.type == "MESH"]
+    """Return the selected meshes and instances of collections with meshes, the active one first."""
+    found = [thing for thing in view_layer.objects.selected if parts.has_meshes(thing)]
     return sorted(found, key=lambda thing: thing != view_layer.objects.active)
 
 
-def read(objects: Sequence[bpy.types.Object], frame: Matrix | None = None) -> TexturedMesh:
+def read(selection: Sequence[bpy.types.Object], frame: Matrix | None = None, faces: Faces = all_faces) -> TexturedMesh:
     """Return the triangles of objects that get one texture, in the frame of `frame` @ world; None: in world space.
 
-    The UV map is the one that renders use; where it is missing, overlaps itself or leaves [0, 1], one that Panoform
-    added earlier, or else a new one by Smart UV Project, which is not added to the meshes yet.
+    `selection` as from `selected`; of collections, the objects get it. What isn't of `faces`, and further instances,
+    only hides. The UV map is the one that renders use; where it is missing, overlaps itself or leaves [0, 1], one that
+    Panoform added earlier, or else a new one by Smart UV Project, which is not added to the meshes yet.
     Raise InputError for meshes without faces or with too many, and where modifiers spoil the new UV map; SceneError for
-    linked objects.
+    linked objects, and for some faces of a mesh that several objects use.
     """
     frame = frame or Matrix.Identity(4)
-    for thing in objects:
+    for thing in parts.owners(selection):
         if thing.library or thing.data.library:
             raise SceneError(f"{thing.name!r} is linked from another file.", "Make it local first.")
         _changed(thing)
-    uids = tuple(thing.session_uid for thing in objects)
-    pose = frame @ objects[0].matrix_world
-    check_count(sum(_count(thing) for thing in _evaluated(objects)))
+    count, hiding = _count(selection)
+    notice = tr("Instances only hide the meshes, and keep their materials.") if hiding else ""
+    chosen = {thing: faces(thing, thing.data) for thing in parts.owners(selection)}
+    objects = [thing for thing, some in chosen.items() if some.any()]
+    if count and not objects:
+        raise InputError("No face is chosen.", "Select faces in Edit Mode, or turn off Only Selected Faces.")
+    own = tuple(None if chosen[thing].all() else chosen[thing] for thing in objects)
+    for thing, some in zip(objects, own, strict=True):
+        if some is not None and thing.data.users > 1:
+            raise SceneError(
+                f"The mesh of {thing.name!r} is used by other objects, whose faces would change, too.",
+                "Make it single-user (Object ▸ Relations), or texture all its faces.",
+            )
+
+    def made(name: str, new_uv: tuple[np.ndarray, ...]) -> TexturedMesh:
+        return TexturedMesh(
+            _triangles(selection, name, frame, faces, objects), tuple(thing.session_uid for thing in objects), own,
+            name, new_uv, tuple(thing.name for thing in selection), frame @ selection[0].matrix_world,
+            any(thing.type != "MESH" for thing in selection), notice,
+        )  # fmt: skip
+
     for name in _usable_names(objects):
-        triangles = _triangles(objects, name, frame)
-        if not uv_error(triangles.uv):
-            return TexturedMesh(triangles, uids, name, (), pose)
+        mesh = made(name, ())
+        if not uv_error(mesh.triangles):
+            return mesh
     _check_owners(objects)
-    name, new_uv = _free_name(objects), unwrap(objects)
+    name, new_uv = _free_name(objects), unwrap(objects, own)
     with _added(objects, name, new_uv):
         missing = [thing.name for thing in _evaluated(objects) if name not in thing.data.uv_layers]
         if missing:
@@ -81,17 +111,20 @@ def read(objects: Sequence[bpy.types.Object], frame: Matrix | None = None) -> Te
                 f"The modifiers of {missing[0]!r} make a mesh without its UV maps.",
                 "Apply them, or add a UV map in them.",
             )
-        triangles = _triangles(objects, name, frame)
-    error = uv_error(triangles.uv)
+        mesh = made(name, new_uv)
+    error = uv_error(mesh.triangles)
     if error:
         raise InputError(
             f"Modifiers repeat the UV map, as Mirror and Array do: {error}", "Apply these modifiers, then try again."
         )
-    return TexturedMesh(triangles, uids, name, new_uv, pose)
+    return mesh
 
 
-def uv_error(uv: np.ndarray) -> str:
-    """Return why a UV map, (T, 3, 2), can't be used for a texture; "" if it can."""
+def uv_error(triangles: Triangles) -> str:
+    """Return why the UV map of the chosen triangles can't be used for a texture; "" if it can."""
+    uv = triangles.uv if triangles.chosen is None else triangles.uv[triangles.chosen > 0]
+    if not len(uv):
+        return ""  # modifiers have removed them: the request is refused
     try:
         check_uv(uv)
         check_overlap(uv.clip(0, 1))
@@ -178,37 +211,70 @@ def _evaluated(objects: Sequence[bpy.types.Object]) -> list[bpy.types.Object]:
     return [thing.evaluated_get(depsgraph) for thing in objects]
 
 
-def _count(evaluated: bpy.types.Object) -> int:
-    """Return the number of triangles of an evaluated object."""
-    return len(evaluated.data.loops) - 2 * len(evaluated.data.polygons)
+def _count(selection: Sequence[bpy.types.Object]) -> tuple[int, bool]:
+    """Return the number of triangles, and whether there are parts that only hide. Raise InputError for too many."""
+    count, hiding = 0, False
+    for part in parts.evaluated(selection):
+        count += len(part.thing.data.loops) - 2 * len(part.thing.data.polygons)
+        hiding |= not part.textured
+        if count > MAX_TRIANGLES and hiding:  # there may be millions of them
+            break
+    check_count(count)
+    return count, hiding
 
 
-def _triangles(objects: Sequence[bpy.types.Object], uv_name: str, frame: Matrix) -> Triangles:
-    """Return the triangles of all objects; their evaluated meshes have that UV map."""
-    parts = [_of_one(thing, uv_name, frame) for thing in _evaluated(objects)]
-    return Triangles(*(np.ascontiguousarray(np.concatenate(arrays)) for arrays in zip(*parts, strict=True)))
+def _triangles(
+    selection: Sequence[bpy.types.Object],
+    uv_name: str,
+    frame: Matrix,
+    faces: Faces,
+    objects: Sequence[bpy.types.Object],
+) -> Triangles:
+    """Return the triangles of all parts; the evaluated meshes of `objects`, which get the texture, have that UV map."""
+    found = []
+    for part in parts.evaluated(selection):
+        owner = part.thing.original
+        textured = part.textured and owner in objects
+        # What hides is last; the others have the order of the selection.
+        order = objects.index(owner) if textured else len(objects)
+        found.append((order, len(found), _of_one(part, uv_name if textured else "", frame, faces)))
+    found.sort(key=lambda one: one[:2])
+    arrays = [np.ascontiguousarray(np.concatenate(some)) for some in zip(*(one[2] for one in found), strict=True)]
+    corners, normals, uv, chosen = arrays
+    return Triangles(corners, normals, uv, None if chosen.all() else chosen.astype(np.uint8))
 
 
-def _of_one(evaluated: bpy.types.Object, uv_name: str, frame: Matrix) -> Triangles:
-    mesh = evaluated.to_mesh()
+def _of_one(
+    part: Part, uv_name: str, frame: Matrix, faces: Faces
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return corners, normals, texture coordinates, and which are chosen, of a part's triangles.
+
+    Without `uv_name` none is chosen.
+    """
+    mesh = part.thing.to_mesh()
     try:
         mesh.calc_loop_triangles()
         points = _read(mesh.vertices, "co", 3)
         normals = _read(mesh.corner_normals, "vector", 3)
-        uv = _read(mesh.uv_layers[uv_name].uv, "vector", 2)
         vertices = _read(mesh.loop_triangles, "vertices", 3, np.int32)
         corners = _read(mesh.loop_triangles, "loops", 3, np.int32)
+        if uv_name:
+            uv = _read(mesh.uv_layers[uv_name].uv, "vector", 2)
+            chosen = faces(part.thing, mesh)[_read(mesh.loop_triangles, "polygon_index", 1, np.int32)[:, 0]]
+        else:
+            uv, chosen = np.zeros((len(mesh.loops), 2), np.float32), np.zeros(len(vertices), bool)
     finally:
-        evaluated.to_mesh_clear()
-    world = np.array(frame @ evaluated.matrix_world, np.float64)
+        part.thing.to_mesh_clear()
+    world = np.array(frame @ part.world, np.float64)
     turn = world[:3, :3]
     cofactors = np.cross(turn[[1, 2, 0]], turn[[2, 0, 1]])  # turns normals, also where a scale is 0
     if np.linalg.det(turn) < 0:
         vertices, corners, cofactors = vertices[:, ::-1], corners[:, ::-1], -cofactors
     positions = points @ turn.T + world[:3, 3]
-    return Triangles(
-        positions[vertices].astype(np.float32), (normals @ cofactors.T)[corners].astype(np.float32), uv[corners]
-    )
+    return (
+        positions[vertices].astype(np.float32), (normals @ cofactors.T)[corners].astype(np.float32), uv[corners],
+        chosen,
+    )  # fmt: skip
 
 
 def _read(collection: bpy.types.bpy_prop_collection, name: str, width: int, dtype: type = np.float32) -> np.ndarray:

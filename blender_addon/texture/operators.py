@@ -24,8 +24,8 @@ from ..ui.operator_parts import (
     reporting,
     run_job,
 )
-from . import mesh, reference
-from .build import FIRST, RECORD, VIEW, pose
+from . import mesh, parts, reference
+from .build import FIRST, RECORD, SELECTION, VIEW, pose
 from .properties import TextureInputs, size_property
 from .spec import TextureSpec, from_mesh, settings_from
 
@@ -65,8 +65,14 @@ def has_model() -> bool:
 def material_with_views() -> bpy.types.Material | None:
     """Return the active object's material, if it has views to bake."""
     active = bpy.context.view_layer.objects.active
-    material = active.active_material if active is not None else None
-    return material if material is not None and RECORD in material else None
+    owners = parts.owners([active]) if active is not None else []
+    found = [slot.material for thing in owners for slot in _active_first(thing) if slot.material is not None]
+    return next((material for material in found if RECORD in material), None)
+
+
+def _active_first(thing: bpy.types.Object) -> list[bpy.types.MaterialSlot]:
+    """Return the material slots of an object, the active one first."""
+    return sorted(thing.material_slots, key=lambda slot: slot.slot_index != thing.active_material_index)
 
 
 def _bake_disabled_reason() -> str:
@@ -105,8 +111,10 @@ class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
             raise SettingError("A prompt alone needs a model.", f"Choose a reference picture. {MODEL}")
         picture = None if image is None else reference.read(image)
         objects = mesh.selected(bpy.context.view_layer)
+        only_selected = property_or_setting(self, "only_selected_faces", scene.panoform.texture)
+        textured = mesh.read(objects, faces=parts.selected_faces if only_selected else parts.all_faces)
         return from_mesh(
-            mesh.read(objects), objects[0].name, scene, engine, settings,
+            textured, objects[0].name, scene, engine, settings,
             reference=picture, source=image.name if image else "",
         )  # fmt: skip
 
@@ -140,12 +148,9 @@ class PANOFORM_OT_bake_texture_again(bpy.types.Operator):
                 f"The custom property {RECORD!r} of the material {material.name!r} is damaged: {error}.",
                 "Texture the objects again.",
             ) from error
-        objects = [
-            thing
-            for thing in bpy.context.view_layer.objects
-            if thing.type == "MESH" and any(slot.material == material for slot in thing.material_slots)
-        ]
-        objects.sort(key=lambda thing: thing.name != material[FIRST])
+        objects = sorted(_textured_with(material), key=lambda thing: thing.name != material[FIRST])
+        if not objects:
+            raise SceneError("What has the texture is no longer in the scene.", "Rename it back, or undo.")
         if objects[0].name != material[FIRST] and len(objects) > 1:
             raise SceneError(f"The object {material[FIRST]!r} no longer has the texture.", "Rename it back, or undo.")
         # The views show the objects as they stood then.
@@ -153,10 +158,29 @@ class PANOFORM_OT_bake_texture_again(bpy.types.Operator):
         size = property_or_setting(self, "size", scene.panoform.texture)
         settings = msgspec.structs.replace(info.settings, texture_size=size)
         views = {name: _file(material, name) for name in VIEWS}
-        textured = mesh.read(objects, frame)
+        textured = mesh.read(objects, frame, parts.faces_with(material))
         return from_mesh(
             textured, objects[0].name, scene, info.engine, settings, source=info.source, views=views, drawn=info
         )
+
+
+def _textured_with(material: bpy.types.Material) -> list[bpy.types.Object]:
+    """Return the objects of the view layer that were selected for the texture. Raise SceneError for a damaged list."""
+    layer = bpy.context.view_layer.objects
+    if SELECTION not in material:
+        return [
+            thing
+            for thing in layer
+            if thing.type == "MESH" and any(slot.material == material for slot in thing.material_slots)
+        ]
+    try:
+        names = json_file.decode(material[SELECTION], list[str])
+    except ValueError as error:
+        raise SceneError(
+            f"The custom property {SELECTION!r} of the material {material.name!r} is damaged: {error}.",
+            "Texture the objects again.",
+        ) from error
+    return [thing for name in names if (thing := layer.get(name)) is not None and parts.has_meshes(thing)]
 
 
 def _file(material: bpy.types.Material, view: str) -> np.ndarray:

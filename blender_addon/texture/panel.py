@@ -41,6 +41,7 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
         row = column.row()
         row.prop(settings, "size")
         row.prop(settings, "front", text="")
+        column.prop(settings, "only_selected_faces")
         if model:
             column.prop(settings, "seed")
         if jobs.job is not None and isinstance(jobs.job.spec, TextureSpec):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bpy
-from bpy.props import EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from ...shared.jobs.texture import DEFAULT_SIZE, FRONTS, MAX_SIZE, MIN_SIZE
 from ..ui.engine_properties import quality_property
@@ -40,6 +40,10 @@ class TextureInputs:
         name="Guidance Scale", description="How closely the views follow picture and prompt. 0: the engine's default",
         soft_min=0, soft_max=30,
     )  # fmt: skip
+    only_selected_faces: BoolProperty(
+        name="Only Selected Faces",
+        description="Texture the faces that are selected in Edit Mode; the others keep their materials, and only hide",
+    )
     upscale: EnumProperty(name="Enlarge Views", items=UPSCALE_ITEMS)
 
 

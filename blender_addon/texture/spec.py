@@ -37,13 +37,13 @@ class TextureSpec(JobSpec):
         if self.drawn is not None:
             record = msgspec.structs.replace(self.drawn, settings=self.request.settings, seen=record.seen)
         material = build.build(scene, reply, record, self.mesh, self.name)
-        return " ".join((tr_report("Built the material {name!r}.", name=material.name), *reply.info.notices))
+        return f"{tr_report('Built the material {name!r}.', name=material.name)} {self.notice(reply)}".strip()
 
     def summary(self, reply: TextureReply) -> str:
         return tr("{size} px texture", size=self.request.settings.texture_size)
 
     def notice(self, reply: TextureReply) -> str:
-        return " ".join(reply.info.notices)
+        return " ".join(filter(None, (*reply.info.notices, self.mesh.notice)))
 
 
 def from_mesh(

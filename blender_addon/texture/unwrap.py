@@ -14,21 +14,24 @@ from ..scene.datablocks import temporary_scene
 _ANGLE, _MARGIN = math.radians(66), 0.004
 
 
-def unwrap(objects: Sequence[bpy.types.Object]) -> tuple[np.ndarray, ...]:
+def unwrap(objects: Sequence[bpy.types.Object], faces: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]:
     """Return texture coordinates in [0, 1] for the corners of each object's own mesh, (L, 2) float32.
 
-    All objects share the UV map, at their sizes in the world. The objects are not changed.
+    `faces`: those of each object that get a place, (P,) bool; None: all. The corners of others are at 0. All objects
+    share the UV map, at their sizes in the world. The objects are not changed.
     """
     with temporary_scene("Panoform UV") as scene:
         layer = scene.view_layers[0]
+        scene.tool_settings.mesh_select_mode = (False, False, True)
         copies = [_copy(thing, scene) for thing in objects]
-        for copy in copies:
+        for copy, some in zip(copies, faces, strict=True):
             copy.select_set(True, view_layer=layer)
+            mesh = copy.data
+            mesh.polygons.foreach_set("hide", np.zeros(len(mesh.polygons), bool))
+            mesh.polygons.foreach_set("select", np.ones(len(mesh.polygons), bool) if some is None else some)
         layer.objects.active = copies[0]
         with bpy.context.temp_override(scene=scene, view_layer=layer):
             bpy.ops.object.mode_set(mode="EDIT")
-            bpy.ops.mesh.reveal()
-            bpy.ops.mesh.select_all(action="SELECT")
             bpy.ops.uv.smart_project(angle_limit=_ANGLE, island_margin=_MARGIN)
             bpy.ops.object.mode_set(mode="OBJECT")
         return tuple(_uv(copy.data) for copy in copies)
@@ -40,7 +43,7 @@ def _copy(thing: bpy.types.Object, scene: bpy.types.Scene) -> bpy.types.Object:
     mesh.transform(thing.matrix_world)
     while mesh.uv_layers:
         mesh.uv_layers.remove(mesh.uv_layers[0])
-    mesh.uv_layers.new()
+    mesh.uv_layers.new(do_init=False)
     copy = bpy.data.objects.new(thing.name, mesh)
     scene.collection.objects.link(copy)
     return copy

@@ -43,7 +43,8 @@ def test_triangles_are_in_world_space_and_face_outwards(scale):
     thing = cube()
     thing.matrix_world = Matrix.LocRotScale((3, -2, 1), Matrix.Rotation(0.7, 3, "X"), scale)
     read = mesh.read([thing])
-    corners, normals, uv = read.triangles
+    corners, normals, uv, chosen = read.triangles
+    assert chosen is None
     assert corners.shape == normals.shape == (12, 3, 3)
     assert uv.shape == (12, 3, 2)
     points = np.array([thing.matrix_world @ vertex.co for vertex in thing.data.vertices])

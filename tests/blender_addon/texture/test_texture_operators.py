@@ -7,9 +7,8 @@ from pathlib import Path
 import bpy
 import msgspec
 import numpy as np
-import OpenImageIO as oiio
 import pytest
-from mathutils import Vector
+from textured import TINY, rendered, texture
 
 from panoform.backend.io.encoding import encode_image
 from panoform.backend.texturing import cameras, frame
@@ -19,8 +18,6 @@ from panoform.blender_addon.jobs.manager import Jobs, find_scene
 from panoform.blender_addon.texture import mesh, spec
 from panoform.blender_addon.texture.build import RECORD
 from panoform.shared.jobs.texture import VIEWS, TextureInfo, TextureSettings
-
-TINY = {"size": 128, "view_size": 64, "num_inference_steps": 2}
 
 
 def suzanne() -> bpy.types.Object:
@@ -33,14 +30,6 @@ def suzanne() -> bpy.types.Object:
 def records() -> dict[str, list[str]]:
     kinds = ("objects", "meshes", "materials", "images", "scenes")
     return {kind: sorted(block.name for block in getattr(bpy.data, kind)) for kind in kinds}
-
-
-def texture(**options) -> bpy.types.Material:
-    """Texture the selection and return the new material."""
-    before = set(bpy.data.materials)
-    assert bpy.ops.panoform.texture(**TINY | options) == {"FINISHED"}
-    (new,) = set(bpy.data.materials) - before
-    return new
 
 
 def known_views(asked, side: int) -> dict[str, np.ndarray]:
@@ -71,33 +60,6 @@ def bake(jobs: Jobs, objects: list[bpy.types.Object], side: int, size: int) -> b
     job = spec.from_mesh(read, objects[0].name, bpy.context.scene, engine, settings, views=dict.fromkeys(VIEWS))
     job.request.views = known_views(job.request, side)
     return run(jobs, job)
-
-
-def rendered(material: bpy.types.Material, asked, side: int, folder: Path) -> np.ndarray:
-    """Return the textured objects as Cycles shows them to the front camera, unlit: (H, H, 4) sRGB with alpha."""
-    tree = material.node_tree
-    emission = tree.nodes.new("ShaderNodeEmission")
-    output = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeOutputMaterial")
-    colour = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeTexImage").outputs["Color"]
-    tree.links.new(colour, emission.inputs["Color"])
-    tree.links.new(emission.outputs[0], output.inputs["Surface"])
-    centre, length = cameras.fit(asked.corners)
-    scene = bpy.context.scene
-    camera = bpy.data.objects.new("front", bpy.data.cameras.new("front"))
-    scene.collection.objects.link(camera)
-    scene.camera, camera.data.type = camera, "ORTHO"
-    camera.data.ortho_scale = cameras.ORTHO_SCALE * length
-    camera.location = Vector(centre) + Vector((0, -3 * length, 0))
-    camera.rotation_euler = (np.pi / 2, 0, 0)
-    camera.data.clip_end = 10 * length
-    scene.render.engine, scene.cycles.samples, scene.cycles.use_denoising = "CYCLES", 16, False
-    scene.render.resolution_x = scene.render.resolution_y = side
-    scene.render.film_transparent = True
-    scene.view_settings.view_transform = "Standard"
-    scene.render.filepath = str(folder / "front.png")
-    bpy.ops.render.render(write_still=True)
-    image = oiio.ImageBuf(scene.render.filepath)
-    return np.asarray(image.get_pixels(oiio.FLOAT))
 
 
 @pytest.mark.slow
