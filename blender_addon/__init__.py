@@ -16,6 +16,8 @@ from .jobs import panel as jobs_panel
 from .models import manager as models_manager
 from .models import operators as models_operators
 from .models import timer as models_timer
+from .open_file import menus as open_file_menus
+from .open_file import operators as open_file_operators
 from .perceive import look_around, look_operators
 from .perceive import operators as perceive_operators
 from .perceive import panel as perceive_panel
@@ -59,6 +61,8 @@ FEATURES = (
     models_operators,
     presets_operators,
     presets_menus,
+    open_file_operators,
+    open_file_menus,
     backend_panel,
     capture_panel,
     perceive_panel,
