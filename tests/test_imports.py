@@ -19,6 +19,7 @@ ADDON_MAY = {"numpy", "zmq", "msgspec", *BPY}
 NO_BPY = {"blender_addon/backend/client.py", "blender_addon/backend/process.py"}
 
 
+@cache  # read by the first test, not when tests are collected
 def modules() -> dict[str, ast.Module]:
     """Sources by their path from the root, "backend/server/server.py"."""
     return {
@@ -28,14 +29,11 @@ def modules() -> dict[str, ast.Module]:
     }
 
 
-MODULES = modules()
-
-
 @cache
 def imports(path: str, tree: ast.AST | None = None) -> set[str]:
     """What a module imports, wherever in it: "torch.nn", and Panoform's own as paths, "shared/protocol/wire.py"."""
     found = set()
-    for node in ast.walk(tree or MODULES[path]):
+    for node in ast.walk(tree or modules()[path]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -45,7 +43,7 @@ def imports(path: str, tree: ast.AST | None = None) -> set[str]:
             for alias in node.names:
                 inside = (base / alias.name).as_posix()
                 known = (f"{inside}.py", f"{inside}/__init__.py", f"{base.as_posix()}.py")
-                found.add(next((name for name in known if name in MODULES), f"{base.as_posix()}/__init__.py"))
+                found.add(next((name for name in known if name in modules()), f"{base.as_posix()}/__init__.py"))
     return found
 
 
@@ -54,7 +52,7 @@ def top_level(path: str) -> set[str]:
     """What importing a module imports at once: not inside functions, nor for type checkers alone."""
     at_once = [
         node
-        for node in MODULES[path].body
+        for node in modules()[path].body
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.If)
         or (isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test))
     ]
@@ -67,14 +65,14 @@ def reached(path: str, found_in: Callable[[str], set[str]] = top_level) -> set[s
     while todo:
         for name in found_in(todo.pop()) - seen:
             seen.add(name)
-            if name in MODULES:
+            if name in modules():
                 todo.append(name)
     return seen
 
 
 def packages(names: set[str]) -> set[str]:
     """The packages outside Panoform and Python's library."""
-    return {name.split(".")[0] for name in names if name not in MODULES and not name.endswith(".py")} - set(
+    return {name.split(".")[0] for name in names if name not in modules() and not name.endswith(".py")} - set(
         sys.stdlib_module_names
     )
 
@@ -87,30 +85,30 @@ def test_there_is_something_to_read():
     assert "shared/protocol/errors.py" in reached("backend/server/server.py")
 
 
-@pytest.mark.parametrize("path", MODULES)
-def test_arrows(path):
+def within(folder: str) -> list[str]:
+    """Return the paths of the modules in a folder, "shared/"."""
+    return [path for path in modules() if path.startswith(folder)]
+
+
+def test_arrows():
     """Inside a folder and from both to `shared`: nothing else, and no import by Panoform's own full name."""
-    folder = path.split("/")[0]
-    names = imports(path)
-    assert "panoform" not in packages(names)
-    ours = {name.split("/")[0] for name in names if name in MODULES or name.endswith(".py")}
-    assert ours <= {folder, "shared"}
+    wrong = {}
+    for path in modules():
+        ours = {name.split("/")[0] for name in imports(path) if name in modules() or name.endswith(".py")}
+        wrong[path] = ours - {path.split("/")[0], "shared"} | packages(imports(path)) & {"panoform"}
+    assert not {path: names for path, names in wrong.items() if names}
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.startswith("shared/")])
-def test_shared_needs_next_to_nothing(path):
-    assert packages(imports(path)) <= {"numpy", "msgspec"}
+@pytest.mark.parametrize(("folder", "allowed"), [("shared/", {"numpy", "msgspec"}), ("blender_addon/", ADDON_MAY)])
+def test_what_is_in_blender_needs_only_what_the_extension_brings(folder, allowed):
+    wrong = {path: packages(imports(path)) - allowed for path in within(folder)}
+    assert not {path: names for path, names in wrong.items() if names}
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.startswith("blender_addon/")])
-def test_addon_needs_only_what_it_brings(path):
-    assert packages(imports(path)) <= ADDON_MAY
-
-
-@pytest.mark.parametrize("path", sorted(NO_BPY | {path for path in MODULES if path.split("/")[0] != "blender_addon"}))
-def test_bpy_only_in_blender(path):
-    if not path.startswith("backend/training/"):
-        assert not packages(imports(path) | reached(path)) & BPY
+def test_bpy_only_in_blender():
+    paths = NO_BPY.union(within("shared/"), within("backend/")).difference(within("backend/training/"))
+    wrong = {path: packages(imports(path) | reached(path)) & BPY for path in paths}
+    assert not {path: names for path, names in wrong.items() if names}
 
 
 @pytest.mark.parametrize("path", ["backend/server/server.py", "backend/cli/main.py", "backend/__main__.py"])
@@ -134,22 +132,25 @@ BELOW_JOBS = {
 }
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if packages(imports(path)) & TORCH])
-def test_torch_is_imported_below_the_jobs_only(path):
-    side, folder, *_ = path.split("/")
-    assert (side, folder in BELOW_JOBS) == ("backend", True)
+def test_torch_is_imported_below_the_jobs_only():
+    with_torch = [path for path in modules() if packages(imports(path)) & TORCH]
+    assert with_torch
+    below = tuple(f"backend/{folder}/" for folder in BELOW_JOBS)
+    assert not [path for path in with_torch if not path.startswith(below)]
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.startswith("backend/")])
-def test_nothing_below_a_job_knows_who_asked_for_it(path):
+def test_nothing_below_a_job_knows_who_asked_for_it():
     """Server and command line stand above; kinds of job don't know each other."""
-    folder = path.split("/")[1]
-    reached_folders = {name.split("/")[1] for name in imports(path) if name.startswith("backend/")}
-    if folder in BELOW_JOBS - {"training"}:
-        assert not reached_folders & {"server", "cli"}
-        assert "backend/jobs/registry.py" not in imports(path)
-    for kind in ("perception", "generation"):
-        assert folder != kind or not reached_folders & ({"perception", "generation"} - {kind})
+    wrong = {}
+    for path in within("backend/"):
+        folder = path.split("/")[1]
+        above = {"server", "cli"} if folder in BELOW_JOBS - {"training"} else set()
+        kinds = {"perception", "generation"} - {folder} if folder in {"perception", "generation"} else set()
+        forbidden = tuple(f"backend/{name}/" for name in above | kinds)
+        wrong[path] = {name for name in imports(path) if name.startswith(forbidden)}
+        if above:
+            wrong[path] |= imports(path) & {"backend/jobs/registry.py"}
+    assert not {path: names for path, names in wrong.items() if names}
 
 
 @pytest.mark.parametrize(

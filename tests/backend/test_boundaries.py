@@ -182,6 +182,7 @@ def test_a_full_disk_is_told_as_such(filename):
     assert "The disk is full" in printed.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_a_full_disk_does_not_stop_the_encoding_of_a_jpeg():
     """libjpeg's own writer of files ends the process."""

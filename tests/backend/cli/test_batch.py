@@ -160,6 +160,7 @@ def test_tables_that_were_extended_are_kept(tmp_path, change):
         summary.write(tmp_path, rows)
 
 
+@pytest.mark.slow
 def test_result_of_another_panorama_is_kept(tmp_path, capsys):
     first, second, out = tmp_path / "first", tmp_path / "second", tmp_path / "out"
     for folder, name in ((first, "yard.png"), (second, "yard.jpg")):

@@ -111,6 +111,7 @@ def test_invalid_option_is_rejected(panorama, tmp_path, capsys, options, code, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_missing_panorama_is_rejected(tmp_path):
     process = panoform("perceive", tmp_path / "nowhere.exr", "--out", tmp_path / "out")
     assert (process.returncode, process.stdout) == (1, "")

@@ -140,6 +140,7 @@ def surfaces(imported: dict[str, Imported]) -> np.ndarray:
     return np.concatenate([part.corners for name, part in imported.items() if name != "Sky"])
 
 
+@pytest.mark.slow
 def test_record_tells_how_it_was_made(written) -> None:
     assert written.record["triangles"] == sum(
         written.tree["accessors"][mesh["primitives"][0]["indices"]]["count"] // 3

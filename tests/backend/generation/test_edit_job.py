@@ -119,6 +119,7 @@ def test_extending_depends_on_known_pixels_only(models, flux, prompt_settings, r
             edit(models, flux, prompt_settings, reporter, panorama, mask, strength, encoding="srgb", extend=True)
 
 
+@pytest.mark.slow
 def test_sun_that_stays_white_keeps_its_brightness(models, flux, prompt_settings, reporter, monkeypatch):
     """Other pixels that become white do not become as bright as a sun."""
     panorama = sunny_panorama()

@@ -35,6 +35,7 @@ def listed(reporter, *engines):
     return reply, {state.name: state for state in reply.weights}
 
 
+@pytest.mark.slow
 def test_empty_computer_is_told_what_it_could_run(reporter, user_folders):
     reply, states = listed(reporter, EngineSettings(engine="flux", device="cpu"), MULTIVIEW)
     assert list(states) == list(WEIGHTS)
@@ -101,6 +102,7 @@ def test_missing_device_is_told_beside_the_weights(reporter, tiny_flux):
     assert not reply.precisions
 
 
+@pytest.mark.slow
 def test_multiview_is_found(reporter, tiny_sd21, multiview_adapters):
     settings = EngineSettings(engine="multiview", model=str(tiny_sd21), adapters=str(multiview_adapters))
     states = listed(reporter, settings)[1]

@@ -227,6 +227,7 @@ def test_file_that_is_not_an_image_is_rejected(tmp_path):
     assert_rejected(tmp_path / "a.png", "can't be read")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "depth"),
     [

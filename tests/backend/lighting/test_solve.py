@@ -115,6 +115,7 @@ def test_without_measurements_the_estimate_stays(case: str) -> None:
     assert (solution.confidence, solution.points) == (0, 0)
 
 
+@pytest.mark.slow
 def test_the_strength_of_suns_is_applied_after_the_solution() -> None:
     picture, maps = picture_and_maps(sphere(8.0))
     whole, half, none = (

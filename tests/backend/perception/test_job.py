@@ -36,6 +36,7 @@ def test_maps_have_the_shapes_and_ranges_of_shared_maps(engine, reporter):
     assert result.panorama.shape == (HEIGHT, 2 * HEIGHT, 3)
 
 
+@pytest.mark.slow
 def test_info_records_the_settings_used(engine, reporter):
     info = perceive(engine, reporter, ["normal", "distance"], seed=7).info
     assert (info.engine, info.model, info.seed, info.num_inference_steps) == ("starter", "built in", 7, 1)
@@ -102,6 +103,7 @@ def test_replaced_weights_are_loaded_again(reporter, tmp_path):
     assert not equal_maps(perceive(models, reporter, ["distance"], settings=settings), before)
 
 
+@pytest.mark.slow
 def test_loaded_model_has_a_label_and_device(reporter):
     models = ModelCache()
     assert models.latest is None
@@ -160,6 +162,7 @@ def test_previews_are_reported_during_sampling_and_at_the_end(engine, reporter):
     assert len({picture.tobytes() for _, picture in reporter.previews}) == 10
 
 
+@pytest.mark.slow
 def test_cancel_takes_effect_within_one_step(engine, reporter, stopping_reporter):
     before = perceive(engine, reporter, ["distance"])
     stopping = stopping_reporter(lambda stage, step: stage == "Distance, Normal" and step == 2)

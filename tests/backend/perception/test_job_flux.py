@@ -50,6 +50,7 @@ def test_unset_settings_are_the_defaults_of_the_model(flux_engine, flux, reporte
     assert (info.num_inference_steps, info.guidance_scale, info.notice) == (1, 0, "")
 
 
+@pytest.mark.slow
 def test_flux_normals_are_turned_to_agree_with_distance(flux_engine, flux, reporter):
     def run(names):
         return perceive(flux_engine, reporter, names, settings=flux, num_inference_steps=1)
@@ -62,6 +63,7 @@ def test_flux_normals_are_turned_to_agree_with_distance(flux_engine, flux, repor
     assert np.array_equal(both.maps["normal"], turned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["rgb_to_albedo/rgb", "rgb_to_albedo/albedo"])
 def test_every_adapter_of_a_task_affects_the_result(flux_engine, flux, reporter, tiny_adapters, tmp_path, file):
     shutil.copytree(tiny_adapters, tmp_path / "zeroed")

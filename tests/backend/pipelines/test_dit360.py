@@ -252,6 +252,7 @@ def test_lower_strength_stays_closer_to_the_image(pipe, call):
     assert distances[0] < distances[-1] / 3
 
 
+@pytest.mark.slow
 def test_tiles_wrap_around(plain, call):
     larger = {**call, "height": 128, "width": 256}
     generator = torch.Generator().manual_seed(5)
@@ -280,6 +281,7 @@ def test_large_panoramas_are_decoded_in_tiles(plain, monkeypatch):
     assert again.shape == latents.shape
 
 
+@pytest.mark.slow
 def test_fill_depends_on_the_mask_and_the_kept_part(plain, call):
     """FLUX.1-Fill's transformer takes 64 + 64 + 256 channels, all of which must affect the result."""
     torch.manual_seed(0)

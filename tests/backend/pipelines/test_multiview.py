@@ -128,6 +128,7 @@ def test_offloaded_model_gives_the_same_views(mode):
         pipe.load_adapter(GOLDEN / "adapters", "ig2mv")
 
 
+@pytest.mark.slow
 def test_views_of_a_row_have_no_order(pipes):
     """Property of the `row` layout: views in another order give the same views in that order."""
     given = arguments("i2mv")
@@ -137,6 +138,7 @@ def test_views_of_a_row_have_no_order(pipes):
     torch.testing.assert_close(pipes["i2mv"](**given).images, expected[order], atol=2e-4, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_any_number_of_views_of_another_size(pipes):
     """Seven views of 72 pixels, whose levels have odd sides."""
     given = arguments("i2mv") | {"control": torch.full((7, 6, 72, 72), 0.5), "latents": None, "output_type": "pt"}
@@ -160,6 +162,7 @@ def test_each_scale_and_the_guidance_have_an_effect(pipes):
         assert (other - plain).abs().max() > 0.01, change
 
 
+@pytest.mark.slow
 def test_without_guidance_only_the_conditional_half_is_computed(pipes):
     """Guidance 1 + ε is the conditional prediction too, computed with the unconditional half."""
     given = arguments("ig2mv")
@@ -187,6 +190,7 @@ def test_saved_pipeline_is_loaded_again(tmp_path):
     torch.testing.assert_close(pipe(**arguments("ig2mv")).images, golden("ig2mv")["final_latents"], **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_callback_can_stop(pipes):
     def stop(pipe, i, t, tensors):
         assert set(tensors) == {"latents", "denoised"}
@@ -238,6 +242,7 @@ def test_task_without_reference_takes_none(pipes):
         pipes["tg2mv"](**arguments("tg2mv"), reference=torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.slow
 def test_adapter_missing_or_foreign_tensors_are_named(tmp_path):
     pipe = MultiViewPipeline.from_pretrained(GOLDEN / "tiny-sd21", text_encoder=None, tokenizer=None)
     whole = load_file(GOLDEN / "adapters" / "mvadapter_ig2mv_sd21.safetensors")

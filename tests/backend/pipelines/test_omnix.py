@@ -135,6 +135,7 @@ def test_camera_rays_of_a_wide_panorama_are_distinct():
     torch.testing.assert_close(rays.norm(dim=1), torch.ones(1, 512, 1024))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 3])
 def test_rolled_panorama_gives_a_rolled_map(pipe, columns):
     """Roll by whole tokens (16 px). RoPE counts columns from the left edge, so the maps agree to 0.05, not exactly.
@@ -161,6 +162,7 @@ def test_blending_is_needed_to_match_the_reference(pipe, monkeypatch):
     assert error(result, golden("rgb_to_depth")["final_latents"]) > 0.1
 
 
+@pytest.mark.slow
 def test_alternating_tasks_do_not_affect_each_other(pipe):
     expected = {}
     for task in GOLDEN_TASKS:
@@ -238,6 +240,7 @@ def test_compute_dtype_is_not_guessed_from_the_first_weight(new_pipe):
     assert {factor.dtype for pair in mixed.resident["rgb_to_depth"].values() for factor in pair} == {torch.float16}
 
 
+@pytest.mark.slow
 def test_offloading_does_not_change_the_result(pipe):
     """With accelerate's hooks, which `enable_sequential_cpu_offload` installs; those of whole models are refused."""
     offloaded = OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux")
@@ -294,6 +297,7 @@ def test_flux_pipeline_with_a_lora_runs_between_tasks(pipe):
     assert torch.equal(pipe(**values).images, expected)
 
 
+@pytest.mark.slow
 def test_prompt_begins_with_the_trigger(new_pipe):
     """With real (tiny, random) text encoders, the encoded text is the trigger followed by the prompt."""
     torch.manual_seed(0)

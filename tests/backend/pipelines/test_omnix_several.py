@@ -47,6 +47,7 @@ def test_several_tasks_in_one_call_are_bit_equal_to_each_alone(perceiving):
                 assert torch.equal(found[name][i : i + 1], expected[name])
 
 
+@pytest.mark.slow
 def test_noise_of_several_tasks_is_sampled_as_one_by_one(perceiving):
     values = several(PERCEPTION) | {"latents": None, "output_type": "latent"}
     together = perceiving(**values, generator=torch.Generator().manual_seed(3)).images

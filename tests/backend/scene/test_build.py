@@ -44,6 +44,7 @@ def test_empty_closed_room_is_covered_once_in_every_direction() -> None:
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("soft", [False, True])
 def test_no_triangle_comes_twice(soft: bool) -> None:
     exact = room.maps(128)
@@ -55,6 +56,7 @@ def test_no_triangle_comes_twice(soft: bool) -> None:
     bpy.data.meshes.remove(mesh)
 
 
+@pytest.mark.slow
 def test_flat_walls_take_few_triangles_and_stay_exact() -> None:
     fine = rebuilt(room.maps(256, furnished=False, window=False), max_triangles=10**6)
     assert len(fine.surface.triangles) < 256 * 512 * 2 / 8
@@ -72,6 +74,7 @@ def test_window_stays_open() -> None:
     assert (built.sky == np.isinf(exact.distance)).all()
 
 
+@pytest.mark.slow
 def test_ground_behind_a_window_frame_ends_where_the_sky_was_seen() -> None:
     exact = room.maps(256, furnished=False)
     rays = sphere.directions(256, 512)

@@ -65,6 +65,7 @@ def test_reply_travels(reporter) -> None:
     assert reporter.reported[-1][3] == 1
 
 
+@pytest.mark.slow
 def test_files_of_many_formats(reporter) -> None:
     """Normals of 8 bits, an albedo as JPEG, roughness as TIFF, distances as PNG: each of another size."""
     near = room.maps(128, window=False)
@@ -160,6 +161,7 @@ def test_textures_are_as_large_as_panorama_or_maps_up_to_the_limit(reporter, own
     assert decoded(reply.parts[0].textures["albedo"].data).shape == (expected, 2 * expected, 3)
 
 
+@pytest.mark.slow
 def test_textures_show_detail_of_the_panorama(reporter) -> None:
     sharp = np.random.default_rng(0).uniform(0.2, 0.8, (22, 43, 3)).astype(np.float32)
     sharp = np.repeat(np.repeat(sharp, 12, 0), 12, 1)[:256, :512]

@@ -52,6 +52,7 @@ def test_one_plane_does_not_tell_a_turn() -> None:
     assert normals.turn(distance, normal, solid) is None
 
 
+@pytest.mark.slow
 def test_confidence_of_right_and_wrong_normals() -> None:
     """A part of the wall at −X has normals that are turned by 10° and 40°."""
     rays = sphere.directions(HEIGHT, 2 * HEIGHT)

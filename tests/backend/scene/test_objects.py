@@ -75,6 +75,7 @@ def test_things_are_closed_and_their_size_is_plausible(built: Built) -> None:
         assert 0.5 < volume(built.surface.positions, faces) / VOLUMES[solid.name] < 1.4
 
 
+@pytest.mark.slow
 def test_bases_stand_on_the_floor(built: Built) -> None:
     origin = {solid.name: base(built.surface.positions[solid.vertices], np.eye(3)) for solid in built.things}
     cuboid = np.mean(room.CUBOID, axis=0)
@@ -104,6 +105,7 @@ def test_room_without_its_things_has_no_holes(built: Built) -> None:
     assert np.quantile(np.abs(np.array(found) / exact.distance[hidden] - 1), 0.97) < 0.01
 
 
+@pytest.mark.slow
 def test_texture_of_what_is_hidden_is_that_of_what_surrounds_it() -> None:
     exact, label = room.maps(HEIGHT), truth()
     thing = np.isin(label, [CLASSES.index(name) for name in VOLUMES])

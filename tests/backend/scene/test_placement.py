@@ -32,6 +32,7 @@ def angle_deg(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.degrees(Rotation.from_matrix(one @ other.T).magnitude()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tilt", [0.5, 15.0])
 @pytest.mark.parametrize("soft", [False, True])
 def test_tilted_floor_is_levelled(tilt: float, soft: bool) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import analytic_room as room
 import numpy as np
+import pytest
 
 from panoform.backend.scene import planes, regularise, sky
 from panoform.shared.imaging import sphere
 
 
+@pytest.mark.slow
 def test_sky_between_the_bars_of_a_window_is_found() -> None:
     exact = room.maps(256)
     wall = room.HIGH[0] / np.maximum(sphere.directions(256, 512)[..., 0], 0.1)
@@ -30,6 +32,7 @@ def test_sky_between_the_bars_of_a_window_is_found() -> None:
     assert between.sum() < 0.1 * window.sum()
 
 
+@pytest.mark.slow
 def test_walls_of_soft_maps_are_flat_and_round_things_stay_round() -> None:
     exact = room.maps(256)
     soft = room.soften(exact)

@@ -68,6 +68,7 @@ def test_a_message_that_does_not_end_closes_its_connection(server):
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows doesn't tell the bytes of a connection that is being read")
 def test_messages_within_the_limit_are_taken(server):
     peer = Peer(server.connection)

@@ -352,6 +352,7 @@ def test_status_is_correct_after_a_failed_load(serve):
     peer.close()
 
 
+@pytest.mark.slow
 def test_log_of_the_user_is_not_shortened(tmp_path):
     """`panoform serve 2>> all.log`, without the add-on."""
     log = tmp_path / "all.log"

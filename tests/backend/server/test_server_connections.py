@@ -45,6 +45,7 @@ def test_clients_without_the_keys_are_rejected(backend):
     assert is_rejected(backend, curve_secretkey=secret)
 
 
+@pytest.mark.slow
 def test_server_listens_on_loopback_only(backend):
     listening = [c.laddr for c in psutil.Process(backend.process.pid).net_connections() if c.status == "LISTEN"]
     assert [address.ip for address in listening] == ["127.0.0.1"]

@@ -55,6 +55,7 @@ def test_views_get_the_same_noise(upscaler, tiny_sd21, reporter):
     assert not torch.equal(result[0], result[2])
 
 
+@pytest.mark.slow
 def test_incomplete_upscaler_is_refused(upscaler, tiny_sd21, reporter, tmp_path):
     copy = shutil.copytree(upscaler, tmp_path / "copy")
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers.models import AutoencoderKL
 
@@ -12,6 +13,7 @@ from panoform.backend.training import dataset, latents
 SCENES = Path(__file__).parents[2] / "scenes"
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_vae_in_bfloat16_is_close_to_float32():
     """Training on CUDA uses bfloat16; padding stays circular, and the results are float32."""

@@ -58,6 +58,7 @@ def run_pipeline(pipeline, perceiver, task, latents):
     ).images
 
 
+@pytest.mark.slow
 def test_perceive_equals_the_pipeline(perceiver, pipeline):
     latents = torch.randn(2, 16, 4, 8, generator=torch.Generator().manual_seed(2))
     results = []
@@ -71,6 +72,7 @@ def test_perceive_equals_the_pipeline(perceiver, pipeline):
     assert (results[0] - results[1]).abs().mean() > 0.01
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(perceiver):
     latents = torch.randn(1, 16, 4, 8)
     perceiver.zero_grad(set_to_none=True)

@@ -92,6 +92,7 @@ def test_starts_answers_and_stops(start, folder):
     assert "listens on tcp://127.0.0.1:" in process.log_tail()
 
 
+@pytest.mark.slow
 def test_two_processes_are_independent(start, folder):
     first, second = connected(start()), connected(start())
     assert first.endpoint != second.endpoint

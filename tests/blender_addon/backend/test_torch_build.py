@@ -10,6 +10,7 @@ import pytest
 from panoform.blender_addon.backend import torch_build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", None])
 def test_index_of_the_user_chooses_the_build(monkeypatch, name: str | None) -> None:
     for variable in [variable for variable in os.environ if variable.startswith("PIP_")]:

@@ -18,6 +18,7 @@ ACES = "ocio://cg-config-v1.0.0_aces-v1.3_ocio-v2.1"
 COLOUR = (0.692, 0.020, 0.013)
 
 
+@pytest.mark.slow
 def test_aces_configuration_gives_the_same_colours(tmp_path):
     hdri = picture_cases.write_hdr(tmp_path / "red.hdr", "-Y 16 +X 32", np.broadcast_to(COLOUR, (16, 32, 3)))
     out = tmp_path / "seen.json"

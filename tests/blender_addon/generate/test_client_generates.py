@@ -80,6 +80,7 @@ def test_rejected_request_returns_an_error(client, flux, settings) -> None:
     assert (rejected.code, "512 × 255" in rejected.message) == ("panorama", True)
 
 
+@pytest.mark.slow
 def test_picture_that_cannot_be_sent_is_rejected_by_the_client(client, flux, settings) -> None:
     with pytest.raises(ProtocolError, match="float64"):
         client.submit(GenerateRequest(picture=np.zeros((8, 8, 3)), view=View(fov=60), engine=flux, settings=settings))

@@ -340,6 +340,7 @@ def test_user_files_are_not_overwritten(flux: Jobs, saved: Path, tiny_lora: Path
     assert own.read_text() == "[]"
 
 
+@pytest.mark.slow
 def test_lora_of_another_model_is_rejected(flux: Jobs, saved: Path, tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 

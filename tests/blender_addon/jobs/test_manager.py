@@ -62,6 +62,7 @@ def test_poll_runs_a_job_to_its_result(addon: Jobs, stopped, scene) -> None:
     poll_until(addon, lambda: addon.session.status.engine is not None)
 
 
+@pytest.mark.slow
 def test_cancel_before_the_backend_is_ready(addon: Jobs, stopped, scene) -> None:
     addon.begin(spec(scene))
     addon.cancel()
@@ -82,6 +83,7 @@ def test_cancel_while_running(addon: Jobs, scene) -> None:
     assert not addon.results
 
 
+@pytest.mark.slow
 def test_result_survives_deleting_its_scene(addon: Jobs) -> None:
     doomed = bpy.data.scenes.new("Doomed")
     addon.begin(spec(doomed))
@@ -96,6 +98,7 @@ def test_result_survives_deleting_its_scene(addon: Jobs) -> None:
     assert bpy.data.objects.get("noise dome") is not None
 
 
+@pytest.mark.slow
 def test_result_is_built_in_its_scene_while_another_is_active(addon: Jobs, scene) -> None:
     addon.begin(spec(scene))
     shown = bpy.data.scenes.new("Shown")
@@ -184,6 +187,7 @@ def test_stop_does_not_block_on_a_backend_that_does_not_exit(addon: Jobs, stoppe
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow
 def test_backend_starts_early_once_where_it_is_set_up_and_allowed(addon: Jobs, monkeypatch, tmp_path: Path) -> None:
     jobs = Jobs()
     settings = preferences.get()
@@ -226,6 +230,7 @@ class BrokenSpec(SceneSpec):
         return 1 // 0
 
 
+@pytest.mark.slow
 def test_unexpected_error_discards_the_job_and_is_reported(addon: Jobs, stopped, scene, tmp_path: Path) -> None:
     files = maps_folder.files(room_folder.write(tmp_path / "room", room_folder.maps(32), room_folder.panorama(32)))
     addon.begin(BrokenSpec(name="room", scene_uid=scene.session_uid, request=SceneRequest(files=files)))

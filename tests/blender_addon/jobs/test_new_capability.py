@@ -159,6 +159,7 @@ def test_a_follow_up_that_raises_keeps_the_result(adding: Jobs, scene) -> None:
     assert [(result.reply.total, result.pending) for result in adding.results] == [(10, False)]
 
 
+@pytest.mark.slow
 def test_the_command_line_has_it() -> None:
     command = [sys.executable, str(BACKEND), "add", "1", "2.5"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

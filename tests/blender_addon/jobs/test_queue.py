@@ -70,6 +70,7 @@ def test_jobs_are_moved_and_removed_by_buttons(arithmetic: Jobs, scene) -> None:
     assert names(arithmetic)[1] == ["d", "c"]
 
 
+@pytest.mark.slow
 def test_queue_is_held_when_the_backend_stops(arithmetic: Jobs, scene) -> None:
     for name in "abc":
         arithmetic.submit(named(scene, name, num_inference_steps=500 if name == "a" else 2))

@@ -48,6 +48,7 @@ def test_jobs_run_there_and_it_is_not_stopped(served, stopped: Jobs, scene) -> N
         assert served.poll() is None, "it belongs to whoever started it"
 
 
+@pytest.mark.slow
 def test_its_end_is_told(served, stopped: Jobs, scene) -> None:
     stopped.begin(spec(scene, num_inference_steps=500))
     poll_until(stopped, lambda: stopped.job.stage == "Adding")

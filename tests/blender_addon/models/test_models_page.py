@@ -142,6 +142,7 @@ def test_page_says_that_jobs_wait_for_downloads_of_a_running_backend(models: Mod
     assert said in drawn()
 
 
+@pytest.mark.slow
 def test_without_online_access_nothing_is_downloaded(models: Models, drawn, monkeypatch) -> None:
     monkeypatch.setattr(bpy.context.preferences.system, "use_online_access", False)
     assert "To download, allow online access." in drawn()

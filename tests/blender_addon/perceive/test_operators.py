@@ -87,6 +87,7 @@ def test_file_source_builds_maps_world_and_dome(addon: Jobs, scene, panorama: Pa
     assert dict(scene.panoform.items()) == before, "a script's settings are no business of the scene's"
 
 
+@pytest.mark.slow
 def test_unset_properties_come_from_the_scene(addon: Jobs, scene, panorama: Path) -> None:
     scene.panoform.source, scene.panoform.filepath = "FILE", str(panorama)
     scene.panoform.maps, scene.panoform.quality, scene.panoform.seed = {"ALBEDO"}, "draft", 5
@@ -95,6 +96,7 @@ def test_unset_properties_come_from_the_scene(addon: Jobs, scene, panorama: Path
     assert addon.results[0].reply.info.seed == 5
 
 
+@pytest.mark.slow
 def test_world_source_and_a_second_run(addon: Jobs, scene, panorama: Path) -> None:
     world = scene.world = bpy.data.worlds.new("Mine")
     if bpy.app.version < (5, 0):
@@ -117,6 +119,7 @@ def test_image_source(addon: Jobs, panorama: Path) -> None:
     assert addon.results[0].spec.name == "größe"
 
 
+@pytest.mark.slow
 def test_render_becomes_the_source_image(addon: Jobs, scene) -> None:
     scene.world = bpy.data.worlds.new("Grey")
     scene.world.color = (0.25, 0.25, 0.25)
@@ -150,6 +153,7 @@ def test_render_has_the_size_and_samples_of_the_panel(addon: Jobs, scene, monkey
     assert prepared == [((96, 48), 3), ((64, 32), 2), ((96, 48), 3)]
 
 
+@pytest.mark.slow
 def test_render_stores_its_pose(addon: Jobs, scene, tmp_path: Path) -> None:
     """The pose is stored in the image, saved in the .blend and used for the dome."""
     scene.world = bpy.data.worlds.new("Grey")
@@ -187,6 +191,7 @@ def test_restored_scene_copy_is_removed(addon: Jobs, scene, tmp_path: Path) -> N
     assert not bpy.data.cameras
 
 
+@pytest.mark.slow
 def test_written_maps_can_be_imported(addon: Jobs, scene, panorama: Path, tmp_path: Path) -> None:
     perceive(panorama, maps={"DISTANCE", "NORMAL"}, out_directory=str(tmp_path / "out"))
     bpy.ops.wm.read_homefile(use_empty=True)
@@ -195,6 +200,7 @@ def test_written_maps_can_be_imported(addon: Jobs, scene, panorama: Path, tmp_pa
     assert bpy.context.scene.world.name == "Panoform out"
 
 
+@pytest.mark.slow
 def test_maps_do_not_overwrite_user_files(addon: Jobs, scene, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -261,6 +267,7 @@ def test_aspect_ratio_other_than_2_to_1(addon: Jobs, tmp_path: Path) -> None:
     refused("2:1", source="FILE", filepath=str(write_picture(tmp_path / "square.exr", np.full((64, 64, 3), 0.5))))
 
 
+@pytest.mark.slow
 def test_invalid_pixels_are_rejected_unless_repaired(addon: Jobs, tmp_path: Path) -> None:
     array = np.full((64, 128, 3), 0.5)
     array[3, 4] = np.nan

@@ -26,6 +26,7 @@ def built(addon: Jobs, scene, tmp_path: Path) -> bpy.types.Collection:
     return bpy.data.collections["Panoform my room"]
 
 
+@pytest.mark.slow
 def test_environment_and_world_are_assets(built, scene, tmp_path) -> None:
     blend = tmp_path / "file" / "room.blend"
     blend.parent.mkdir()

@@ -238,6 +238,7 @@ def test_a_pose_places_dome_and_world(scene):
     assert scene.world.node_tree.nodes["Rotation"].inputs["Rotation"].default_value[2] == pytest.approx(-0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height", [1.6, 0.4])
 def test_default_pose_puts_the_floor_at_zero(scene, height):
     """The floor is at z = 0; a dome without distance is at the same height."""

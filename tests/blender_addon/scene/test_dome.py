@@ -67,6 +67,7 @@ def test_vertices_lie_on_the_surface(body):
     np.testing.assert_allclose(np.abs(positions).max(axis=0), HALF, rtol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detail", [0, 1, 4])
 def test_detail_does_not_move_the_surface(body, detail):
     set_input(body, "Detail", detail)
@@ -90,6 +91,7 @@ def test_a_subdivision_modifier_before_it_changes_nothing_else(body, levels):
     assert np.quantile(np.abs(radius - truth) / truth, 0.95) < 0.01
 
 
+@pytest.mark.slow
 def test_scale_and_amount(body):
     full = np.linalg.norm(evaluated(body), axis=-1)
     set_input(body, "Scale", 3.0)
@@ -100,6 +102,7 @@ def test_scale_and_amount(body):
     np.testing.assert_allclose(np.linalg.norm(evaluated(body), axis=-1), 1.5 + 1.5 * full, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_seam_and_poles_are_closed(scene):
     maps = box_maps(64)
     maps["distance"] *= 1 + np.random.default_rng(0).random(maps["distance"].shape, dtype=np.float32)

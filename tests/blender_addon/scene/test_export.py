@@ -49,6 +49,7 @@ def state() -> dict:
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -106,6 +107,7 @@ def tree(path: Path) -> dict:
     return json.loads(data[20 : 20 + struct.unpack("<I", data[12:16])[0]])
 
 
+@pytest.mark.slow
 def test_axes_of_gltf_and_names_that_are_taken(addon: Jobs, scene, folder, tmp_path) -> None:
     """Up is +Y, the panorama's centre +X, its left −Z: the room isn't alike on any two sides."""
     body = build(folder)
@@ -168,6 +170,7 @@ def test_gltf_has_what_viewers_need(addon: Jobs, scene, folder, tmp_path) -> Non
         assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["room.usdc", pytest.param("room.usdz", marks=SLOW)])
 def test_usd_complies_and_has_the_light_of_the_world(addon: Jobs, scene, folder, tmp_path, name: str) -> None:
     build(folder)

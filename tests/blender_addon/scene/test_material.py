@@ -55,7 +55,8 @@ def relit(scene: bpy.types.Scene, towards_light: Vector, path, width: int) -> np
     return picture[..., 0]
 
 
-@pytest.mark.parametrize("yaw", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
+@pytest.mark.slow
+@pytest.mark.parametrize("yaw", [0.0, 0.7])
 def test_a_sun_from_six_sides_gives_lambert(room_maps, scene, tmp_path, yaw):
     """`yaw` rotates the dome with its normals, so that a sun rotated by it gives the same image."""
     maps = {name: room_maps[name] for name in ("distance", "normal")}
@@ -110,6 +111,7 @@ def test_normal_map_overrides_the_geometry(scene, tmp_path):
         assert error.max() < 0.05
 
 
+@pytest.mark.slow
 def test_albedo_roughness_and_metallic_are_exact(scene, tmp_path):
     """The inputs of the Principled BSDF, read by AOVs."""
     rng = np.random.default_rng(0)
@@ -189,6 +191,7 @@ def wavy_body(scene: bpy.types.Scene) -> bpy.types.Object:
     return body
 
 
+@pytest.mark.slow
 def test_displacement_is_not_applied_twice(scene, tmp_path):
     body = wavy_body(scene)
     with_displacement = seen_distance(scene, tmp_path / "a.exr")

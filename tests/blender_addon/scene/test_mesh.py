@@ -101,6 +101,7 @@ def test_build_from_a_folder(addon: Jobs, scene, folder: Path) -> None:
     np.testing.assert_allclose(turn @ Vector((0, 1, 0)), (0, 0, 1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_detail_and_camera_height(addon: Jobs, scene, folder: Path) -> None:
     body = build(folder, detail=5000, camera_height=2 * room_folder.CAMERA_M)
     coarse = len(body.data.polygons)
@@ -143,6 +144,7 @@ def test_textures_are_packed_and_survive_save_and_reload(addon: Jobs, scene, fol
 # Light
 
 
+@pytest.mark.slow
 def test_only_lamps_are_light_sources(addon: Jobs, scene, folder: Path) -> None:
     body = build(folder)
     lamps = positions(body, 1)
@@ -211,6 +213,7 @@ def test_cycles_shows_albedo_inside_the_sky_and_the_room_from_outside(addon, sce
     np.testing.assert_allclose(colour(outside, DIFFUSE_COLOUR)[16, 28], expected, atol=0.05)
 
 
+@pytest.mark.slow
 def test_walls_block_the_light_of_a_sun(addon, scene, folder, tmp_path) -> None:
     body = build(folder)
     for material in body.data.materials:
@@ -238,6 +241,7 @@ def matte(material: bpy.types.Material, emission: bool = True) -> None:
         principled.inputs["Emission Strength"].default_value = 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", [False, True])
 def test_normals_are_right_under_rotation_and_scale(addon, scene, folder, tmp_path, turned: bool) -> None:
     """A lamp in the centre lights each pixel by the cosine of the normal map, over the square of the distance."""
@@ -290,6 +294,7 @@ def test_failed_build_leaves_nothing(addon: Jobs, scene, folder: Path, monkeypat
     assert (scene.world, old.use_fake_user, scene.camera) == (old, False, None)
 
 
+@pytest.mark.slow
 def test_bad_maps_are_reported(addon: Jobs, scene, tmp_path: Path) -> None:
     good, before = room_folder.maps(), existing()
 

@@ -41,6 +41,7 @@ def existing() -> dict[str, set]:
     return {kind: set(getattr(bpy.data, kind)) for kind in kinds}
 
 
+@pytest.mark.slow
 def test_each_thing_is_an_object_on_its_base(addon: Jobs, scene, folder: Path) -> None:
     assert build(folder) == {"FINISHED"}
     collection = bpy.data.collections["Panoform zimmer"]
@@ -120,6 +121,7 @@ def test_semantic_map_is_required(addon: Jobs, scene, tmp_path: Path) -> None:
     assert not scene.objects
 
 
+@pytest.mark.slow
 def test_without_things_it_is_the_plain_mesh(addon: Jobs, scene, tmp_path: Path) -> None:
     walls = np.full((HEIGHT, 2 * HEIGHT, 3), np.array(PALETTE["wall"]) / 255, np.float32)
     build(room_folder.write(tmp_path / "bare", room_folder.maps(HEIGHT) | {"semantic": walls}))

@@ -52,6 +52,7 @@ def test_rebuilt_scene_is_lit_as_the_panorama_shows_it(
     assert psnr > decibels
 
 
+@pytest.mark.slow
 def test_world_of_a_mesh_is_read_like_any_other(addon: Jobs, scene) -> None:
     bpy.ops.panoform.build_scene(directory=str(SCENES / "room"), kind="MESH", camera_height=1.6)
     image, rotation = sources.world_image(scene)

@@ -96,6 +96,7 @@ def test_copies_children_and_materials_of_the_user_stay(addon: Jobs, scene, fold
     np.testing.assert_allclose(child.matrix_world, place, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_second_environment_keeps_the_first_and_the_own_world(addon: Jobs, scene, folder: Path) -> None:
     own = mine(scene)
     build_scene(folder, "MESH")
@@ -119,6 +120,7 @@ def test_scene_without_a_world_returns_to_none(addon: Jobs, scene, folder: Path)
     assert scene.world is None
 
 
+@pytest.mark.slow
 def test_building_again_replaces_what_was_built_from_the_same_maps(addon: Jobs, scene, folder: Path) -> None:
     scene.panoform.replace_earlier = True
     own = mine(scene)
@@ -142,6 +144,7 @@ def test_another_panorama_of_the_same_name_replaces_nothing(addon: Jobs, scene) 
     assert len(environment.all_in(scene)) == 2
 
 
+@pytest.mark.slow
 def test_environment_copied_by_the_user_is_not_replaced(addon: Jobs, scene, folder: Path) -> None:
     scene.panoform.replace_earlier = True
     build_scene(folder, "DOME")
@@ -192,6 +195,7 @@ def test_environments_turn_with_their_world(addon: Jobs, scene, folder: Path) ->
     np.testing.assert_allclose(other.matrix_world @ Vector((1, 0, 0)), (math.cos(2), math.sin(2), 0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_strength_is_that_of_both_renderers(addon: Jobs, scene, folder: Path) -> None:
     build_scene(folder, "MESH")
     world.strength(scene.world).default_value = 3

@@ -72,6 +72,7 @@ def spec_of_own_scene(scene: bpy.types.Scene, folder: Path, known: np.ndarray | 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["MESH", "DOME"])
 def test_mesh_of_a_render_lies_on_the_users_own_scene(addon: Jobs, scene, tmp_path: Path, kind: str) -> None:
     add_room(scene)
@@ -163,6 +164,7 @@ def test_measured_length_scales_everything_about_the_floor(addon: Jobs, scene, f
     assert across() == pytest.approx(12.0, rel=0.03)
 
 
+@pytest.mark.slow
 def test_scale_is_kept_with_the_file(addon: Jobs, scene, folder: Path, tmp_path: Path) -> None:
     body = build(folder)
     body.matrix_world = Matrix.Translation((5, 0, 2)) @ body.matrix_world  # moved by the user

@@ -39,6 +39,7 @@ def packed(kind: str, values: np.ndarray) -> bpy.types.Image:
     return images.create_from_file(kind, data, "Non-Color")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [1.0, 0.4])
 def test_equals_what_cycles_bakes(scene, body, strength: float) -> None:
     given = normals()

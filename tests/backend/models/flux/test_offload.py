@@ -93,6 +93,7 @@ def test_auto_streams_once_a_job_does_not_fit_beside_the_weights(simulate, flux,
     assert all(np.array_equal(maps[name], expected[name]) for name in MAPS)
 
 
+@pytest.mark.slow
 def test_another_model_on_the_device_is_released(simulate, flux, reporter):
     """A device that the first model fills: it goes, before the second is refused for what it has taken."""
     models = ModelCache()
@@ -124,6 +125,7 @@ def test_too_little_memory_is_refused_before_the_weights_are_read(simulate, flux
             perceive(EngineSettings(**flux, offload=mode), reporter)
 
 
+@pytest.mark.slow
 def test_out_of_memory_tells_what_is_needed(simulate, flux, reporter, monkeypatch):
     simulate(2**40)
 

@@ -81,6 +81,7 @@ def assert_equal(loaded, reference, rtol=0.0):
     assert all(torch.equal(others[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "layout"),
     [(torch.float8_e4m3fn, "all in one file"), (torch.float8_e5m2, "flux1-dev-fp8 and ae beside it")],
@@ -134,6 +135,7 @@ def test_float8_folder_stays_in_8_bit(tiny_flux, tmp_path):
     assert torch.equal(linear.decoded(torch.float32), state["transformer_blocks.1.ff.net.2.weight"].float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "share"), [("int8", 0.6), ("nf4", 0.4)])
 def test_rounding_at_loading_keeps_what_is_quantised(tiny_flux, tiny_states, tmp_path, dtype, share):
     base = checkpoints.inspect(tiny_flux, dtype=dtype)
@@ -181,6 +183,7 @@ def arguments():
     }
 
 
+@pytest.mark.slow
 def test_adapters_streaming_and_loras_work_with_a_quantised_base(pair, tiny_adapters, tiny_lora):
     results = []
     for pipe in pair:
@@ -200,6 +203,7 @@ def test_adapters_streaming_and_loras_work_with_a_quantised_base(pair, tiny_adap
     assert not torch.equal(results[0][0], results[0][1])
 
 
+@pytest.mark.slow
 def test_tasks_of_one_pass_share_what_is_decoded(pair, tiny_adapters, monkeypatch):
     """Each weight of a block is decoded once a step, however many tasks there are, with the same results."""
     pipe, tasks = pair[0], ["rgb_to_depth", "rgb_to_normal", "rgb_to_albedo"]
@@ -361,6 +365,7 @@ def test_gguf_types_are_decoded_as_by_llama_cpp(kind):
     torch.testing.assert_close(linear.decoded(torch.float32), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gguf_stays_as_small_as_its_file(tiny_states, tmp_path):
     types = {key: "Q4_0" for key, tensor in tiny_states[0].items() if tensor.ndim == 2}
     file, _ = write_gguf(tmp_path, tiny_states, types)
@@ -444,6 +449,7 @@ def test_nf4_is_rounded_as_by_bitsandbytes():
     torch.testing.assert_close(linear.weight_scale.flatten(), golden["plain.weight.absmax"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "layout"), [("nf4", "folder"), ("nf4", "single file"), ("int8", "folder")])
 def test_bitsandbytes_equals_the_decoded_weights(tiny_flux, tiny_states, tmp_path, kind, layout):
     (tmp_path / "reference").mkdir()

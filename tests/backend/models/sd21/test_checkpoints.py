@@ -28,6 +28,7 @@ def equal_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_folder_is_loaded_whole(tiny_sd21, reporter):
     pipe = checkpoints.load(checkpoints.inspect(tiny_sd21), torch.float32, reporter)
     assert equal_weights(pipe.unet, UNet2DConditionModel.from_pretrained(tiny_sd21 / "unet"))
@@ -37,6 +38,7 @@ def test_folder_is_loaded_whole(tiny_sd21, reporter):
     assert pipe.scheduler.config.prediction_type == "epsilon"
 
 
+@pytest.mark.slow
 def test_folder_of_half_precision_files(copy, reporter):
     for name in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
         file = copy / f"{name}.safetensors"
@@ -77,6 +79,7 @@ def test_other_models_are_refused(copy, file, changes, message):
         checkpoints.inspect(copy)
 
 
+@pytest.mark.slow
 def test_missing_tensors_are_named(copy, reporter):
     state = load_file(copy / UNET)
     save_file({key: value for key, value in state.items() if key != "conv_in.bias"} | {"x": torch.ones(1)}, copy / UNET)
@@ -185,6 +188,7 @@ def single(networks, ldm_vae) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_single_file_is_converted(networks, ldm_vae_names, tiny_sd21, tmp_path, reporter):
     file = tmp_path / "v2-1_512-ema-pruned.safetensors"
     save_file(single(networks, ldm_vae_names), file)

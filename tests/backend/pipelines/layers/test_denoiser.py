@@ -82,6 +82,7 @@ def test_plain_batch_is_computed_as_by_diffusers(transformer, different):
     assert_equal(denoise(transformer, [batch]), [[forward(transformer, batch, step)] for step in range(3)])
 
 
+@pytest.mark.slow
 def test_each_of_several_batches_is_computed_as_alone(transformer):
     """With two and three streams and adapters of their own, each bit-identical to diffusers' forward of it alone."""
     batches = [

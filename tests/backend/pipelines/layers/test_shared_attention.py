@@ -63,6 +63,7 @@ def test_together_equals_sequential_streams(case):
     torch.testing.assert_close(together(plain, layers, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_adapter_affects_the_result(case):
     plain, _, layers, _, inputs = case
     expected = together(plain, layers, inputs)

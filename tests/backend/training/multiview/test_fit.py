@@ -20,6 +20,7 @@ def pipeline(folder) -> tuple[MultiViewPipeline, dict[str, torch.Tensor]]:
     return loaded, {name: value.float() for name, value in load_file(folder / checkpoints.PROMPT_EMBEDS).items()}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_prediction_is_that_of_the_pipeline(tmp_path):
     """A step from the same noise, without guidance (the prediction that is shown the reference) and with."""
