@@ -6,6 +6,7 @@ The rule is that of the backend (shared/imaging/headers).
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 import bpy
@@ -34,13 +35,31 @@ def check(image: bpy.types.Image) -> None:
     if image.source == "GENERATED":
         headers.check_pixels(image.generated_width, image.generated_height, image.name)
     elif image.source != "FILE":
-        raise PanoramaError(f"The image {image.name!r} is a movie, a sequence or tiled.", "Choose a single image.")
+        what = {"MOVIE": "a movie", "SEQUENCE": "a sequence"}.get(image.source, "tiled")
+        raise PanoramaError(f"The image {image.name!r} is {what}.", "Choose a single image.")
     elif image.packed_file:
         _check_packed(image)
     elif image.filepath:
         path = Path(bpy.path.abspath(image.filepath, library=image.library))
         if is_file(path):
             headers.check_file(path)
+
+
+def check_frame(image: bpy.types.Image, user: bpy.types.ImageUser, scene_frame: int) -> None:
+    """Raise PanoramaError, as `check`, for the file of an image sequence that `user` shows in a frame of the scene."""
+    path = Path(bpy.path.abspath(image.filepath, library=image.library))
+    number = re.search(r"(\d+)(\D*)$", path.stem)
+    if number is not None:
+        shown = str(_frame(user, scene_frame)).zfill(len(number[1]))
+        path = path.with_name(f"{path.stem[: number.start()]}{shown}{number[2]}{path.suffix}")
+    headers.check_file(path)
+
+
+def _frame(user: bpy.types.ImageUser, scene_frame: int) -> int:
+    """Return the number in the file's name, as Blender counts it (BKE_image_user_frame_get)."""
+    frame, count = scene_frame - user.frame_start + 1, max(user.frame_duration, 1)
+    frame = (frame - 1) % count + 1 if user.use_cyclic else min(max(frame, 1), count)
+    return frame + user.frame_offset
 
 
 def size(image: bpy.types.Image) -> tuple[int, int]:

@@ -27,6 +27,8 @@ DISTANCES_PROPERTY = "panoform_known_distances"
 #: Start of the names of nodes in our worlds that only light the scene (scene/world.py).
 LIGHT = "Panoform Light"
 _NO_HDRI_HINT = "Give it an Environment Texture with an HDRI in the World tab, or choose another source."
+#: Nodes that tell directions apart, beside textures.
+_DIRECTIONAL = {"ShaderNodeTexCoord", "ShaderNodeNewGeometry"}
 
 
 class Capture(NamedTuple):
@@ -298,30 +300,68 @@ def _is_pure(scene: bpy.types.Scene) -> bool:
 
 
 def check_world(scene: bpy.types.Scene) -> None:
-    """Raise SceneError if the scene's world shows no texture, PanoramaError if an image that it shows can't be read."""
+    """Raise SceneError if the scene's world has one colour, PanoramaError if an image that it shows can't be read."""
     output = _output_of(scene)
-    textures = world_textures(output.id_data, _upstream(output.inputs["Surface"]))
+    nodes = _nested(_upstream(output.inputs["Surface"]))
+    textures = [node for node in nodes if _is_texture(node)]
     shown = [node for node in textures if getattr(node, "image", node) is not None]
-    if not shown:
+    if not shown and (textures or not any(node.bl_idname in _DIRECTIONAL for node in nodes)):
         raise SceneError(f"The world {scene.world.name!r} has no HDRI.", _NO_HDRI_HINT)
     for node in shown:
         image = getattr(node, "image", None)
-        if image is not None:
-            image_limits.check(image)
+        if image is None:
+            continue
+        if image.source == "SEQUENCE":
+            image_limits.check_frame(image, node.image_user, scene.frame_current)
+            continue
+        image_limits.check(image)
         # A multilayer EXR has no size of its own, but Cycles shows it.
-        if image is not None and not image.size[0] and image.type != "MULTILAYER":
+        if not image.size[0] and image.type != "MULTILAYER":
             pixels.raw(image)  # raises the error that names its file
 
 
-def world_textures(tree: bpy.types.NodeTree, nodes: Iterable[bpy.types.Node] | None = None) -> list[bpy.types.Node]:
-    """Return the texture nodes among `nodes`, all of the tree by default, and in the groups among them."""
+def world_textures(scene: bpy.types.Scene) -> list[bpy.types.Node]:
+    """Return the texture nodes that the scene's world shows, also in groups, without those that only light the scene.
+
+    Raise SceneError where it has no nodes.
+    """
+    nodes = _nested(_upstream(_output_of(scene).inputs["Surface"]))
+    return [node for node in nodes if _is_texture(node) and not node.name.startswith(LIGHT)]
+
+
+def _is_texture(node: bpy.types.Node) -> bool:
+    return node.bl_idname.startswith("ShaderNodeTex") and node.bl_idname != "ShaderNodeTexCoord"
+
+
+def _nested(nodes: Iterable[bpy.types.Node]) -> list[bpy.types.Node]:
+    """Return the nodes, and those in groups among them."""
     found = []
-    for node in tree.nodes if nodes is None else nodes:
+    for node in nodes:
+        found.append(node)
         if node.bl_idname == "ShaderNodeGroup" and node.node_tree is not None:
-            found += world_textures(node.node_tree)
-        elif node.bl_idname.startswith("ShaderNodeTex") and node.bl_idname != "ShaderNodeTexCoord":
-            found.append(node)
+            found += _nested(node.node_tree.nodes)
     return found
+
+
+def common_frame(scene: bpy.types.Scene) -> Matrix | None:
+    """Return the rotation, 4 × 4, in which a panorama's pixels are those of all images that the scene's world shows.
+
+    None where the images have several sizes or rotations, or are mapped by more than a rotation.
+    """
+    textures = world_textures(scene)
+    if not textures or any(node.bl_idname != "ShaderNodeTexEnvironment" or node.image is None for node in textures):
+        return None
+    sizes = {tuple(node.image.size) for node in textures}
+    if len(sizes) != 1 or any(width != 2 * height for width, height in sizes):
+        return None
+    try:
+        first, *others = (_rotation(scene.world, node) for node in textures)
+    except SceneError:
+        return None
+    is_one = all(node.projection == "EQUIRECTANGULAR" for node in textures) and all(
+        np.allclose(first, other, atol=1e-6) for other in others
+    )
+    return first if is_one else None
 
 
 # Image, file

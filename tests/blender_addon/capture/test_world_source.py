@@ -16,7 +16,7 @@ from panoform.blender_addon.capture import pixels, render, sources
 from panoform.blender_addon.scene import images
 from panoform.blender_addon.scene import world as worlds
 from panoform.shared.imaging import sphere
-from panoform.shared.protocol.errors import SceneError
+from panoform.shared.protocol.errors import PanoramaError, SceneError
 
 
 class Nodes:
@@ -139,6 +139,23 @@ def gradient(nodes: Nodes) -> None:
     nodes.link(node.outputs["Color"], nodes.background.inputs["Color"])
 
 
+def without_texture(nodes: Nodes) -> None:
+    split = nodes.add("SeparateXYZ")
+    nodes.link(nodes.coordinates.outputs["Generated"], split.inputs[0])
+    raised = nodes.add("Math")
+    raised.operation = "MULTIPLY_ADD"
+    raised.inputs[1].default_value = raised.inputs[2].default_value = 0.5
+    nodes.link(split.outputs["X"], raised.inputs[0])
+    nodes.link(raised.outputs[0], nodes.background.inputs["Color"])
+
+
+def sky(nodes: Nodes) -> None:
+    node = nodes.add("TexSky")
+    node.sky_type = "PREETHAM" if bpy.app.version >= (5, 0) else "HOSEK_WILKIE"  # without a sun's disc
+    nodes.link(node.outputs["Color"], nodes.background.inputs["Color"])
+    nodes.background.inputs["Strength"].default_value = 0.3
+
+
 def output_of_cycles(nodes: Nodes) -> None:
     output, background = nodes.add("OutputWorld"), nodes.add("Background")
     background.inputs["Color"].default_value = (1, 0, 0, 1)
@@ -162,6 +179,8 @@ OTHERS = (
     mirrored,
     driven,
     gradient,
+    without_texture,
+    sky,
     output_of_cycles,
 )
 
@@ -199,7 +218,7 @@ def shown(scene: bpy.types.Scene, path) -> np.ndarray:
 )
 def test_built_world_shows_what_the_world_showed(scene, tmp_path, change, monkeypatch):
     if change is not mirror_ball:  # whose outermost pixels are narrow
-        monkeypatch.setattr(render, "_WORLD_WIDTHS", (512, 512))
+        monkeypatch.setattr(render, "_WORLD_WIDTHS", (512, 1024))
     change(Nodes(scene))
     before = shown(scene, tmp_path / "before.exr")
     scenes, own = len(bpy.data.scenes), len(bpy.data.worlds)
@@ -248,6 +267,64 @@ def test_world_is_rendered_where_blender_shows_more_than_the_pixels(scene, tmp_p
     layered = [("", [f"View Layer.{n}.{c}" for n in ("Combined", "Normal") for c in "RGB"], np.full((16, 32, 6), 0.5))]
     nodes.texture.image = bpy.data.images.load(str(picture_cases.write_exr(tmp_path / "a.exr", layered)))
     assert sources.from_plain_world(scene) is None
+
+
+def suns(width: int) -> tuple[bpy.types.Image, np.ndarray]:
+    """Return a dark HDRI with suns of one pixel, and its pixels, (H, W, 3)."""
+    values = np.full((width // 2, width, 3), 0.1, np.float32)
+    rows, columns = width // 8 + np.arange(12) * width // 48, (np.arange(12) * (width // 12 + 7)) % width
+    values[rows, columns] = 5e4
+    return images.create_float("suns", values, "Linear Rec.709"), values
+
+
+def flux(values: np.ndarray) -> float:
+    """Return the integral of a panorama's light over all directions."""
+    height, width = values.shape[:2]
+    elevations = (0.5 - (np.arange(height) + 0.5) / height) * np.pi
+    weights = np.cos(elevations) * (np.pi / height) * (2 * np.pi / width)
+    return float((values[..., 0].astype(np.float64) * weights[:, None]).sum())
+
+
+def test_world_of_images_pixels_is_rendered_without_change(scene, monkeypatch):
+    monkeypatch.setattr(render, "_WORLD_WIDTHS", (512, 1024))
+    nodes = Nodes(scene)
+    nodes.texture.image, values = suns(512)
+    saturation(nodes)
+    found = sources.from_world(scene)
+    assert found.world_from_panorama != bpy.data.objects.new("identity", None).matrix_world
+    np.testing.assert_allclose(found.panorama.pixels, values, rtol=1e-3, atol=5)  # 1e-4 of a sun
+
+
+@pytest.mark.parametrize("change", [own_texture_mapping, other_image_by_light_path], ids=lambda change: change.__name__)
+def test_light_of_suns_of_one_pixel_is_kept(scene, monkeypatch, change):
+    monkeypatch.setattr(render, "_WORLD_WIDTHS", (512, 1024))
+    nodes = Nodes(scene)
+    image, values = suns(512)
+    change(nodes)
+    for node in nodes.tree.nodes:
+        if node.bl_idname == "ShaderNodeTexEnvironment":
+            node.image = image
+    found = sources.from_world(scene)
+    assert found.panorama.pixels.shape == (256, 512, 3)
+    assert flux(found.panorama.pixels) == pytest.approx(flux(values), rel=0.01)
+
+
+def test_frame_of_an_image_sequence_is_shown(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "_WORLD_WIDTHS", (512, 512))
+    for number, grey in ((7, 0.25), (8, 0.75)):
+        picture_cases.write_exr(tmp_path / f"a{number:04}.exr", [("", "RGB", np.full((16, 32, 3), grey))])
+    nodes = Nodes(scene)
+    image = bpy.data.images.load(str(tmp_path / "a0007.exr"))
+    image.source = "SEQUENCE"
+    nodes.texture.image = image
+    user = nodes.texture.image_user
+    user.frame_duration, user.frame_start, user.frame_offset = 2, 1, 6
+    for frame, grey in ((1, 0.25), (2, 0.75)):
+        scene.frame_set(frame)
+        np.testing.assert_allclose(sources.from_world(scene).panorama.pixels, grey, atol=1e-3)
+    (tmp_path / "a0008.exr").write_bytes(b"v/1\x01")
+    with pytest.raises(PanoramaError, match="a0008"):
+        sources.from_world(scene)
 
 
 def test_world_that_shows_no_texture_is_refused(scene):

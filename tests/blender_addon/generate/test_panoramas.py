@@ -233,7 +233,7 @@ def test_preview_is_the_world_until_removed(addon: Jobs, scene, has_world: bool)
     before = counts()
     world_preview.show(scene, picture(128), Matrix.Identity(4))
     world_preview.show(scene, picture(200), Matrix.Identity(4))
-    (texture,) = sources.world_textures(scene.world.node_tree)
+    (texture,) = (node for node in scene.world.node_tree.nodes if node.bl_idname == "ShaderNodeTexEnvironment")
     shown = pixels.read(texture.image)
     assert shown.encoding == "srgb"
     np.testing.assert_allclose(shown.pixels[0, 0], (1, 0, 0))
