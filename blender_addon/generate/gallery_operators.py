@@ -169,7 +169,9 @@ def use_recipe(scene: bpy.types.Scene, entry: Entry) -> None:
     if recipe.kind == "edit":
         raise SettingError(f"{entry.path.name} is an edit.", "Use the panorama it was made from, and Edit.")
     image = bpy.data.images.get(recipe.source) if recipe.kind == "picture" else None
-    if recipe.kind == "picture" and image is None:
+    # A render of the camera's view is named after its scene.
+    is_render = recipe.kind == "picture" and image is None and recipe.source == scene.name and scene.camera is not None
+    if recipe.kind == "picture" and image is None and not is_render:
         raise InputError(f"The picture {recipe.source!r} is not in this file.", "Open it as the picture in Generate.")
     sizes = [item[0] for item in SIZE_ITEMS]
     if str(recipe.size[0]) not in sizes:
@@ -182,6 +184,8 @@ def use_recipe(scene: bpy.types.Scene, entry: Entry) -> None:
         panel.property_unset(name) if value is None else setattr(panel, name, value)
     panel.of, panel.size, panel.new_seed, panel.count = "WORDS", str(recipe.size[0]), True, 1
     panel.engine = recipe.engine.engine.upper()
+    if is_render:
+        panel.of = "CAMERA"
     if image is not None:
         panel.of, panel.image = "PICTURE", image
         for name in ("fov", "yaw", "pitch", "roll"):

@@ -19,6 +19,8 @@ from . import schema
 from .schema import Preset
 
 SUFFIX = ".json"
+#: The zero-width non-joiner and joiner.
+_JOINERS = "\u200c\u200d"
 #: Of a name in UTF-8: systems allow 255, with the suffix and that of a file that is being written.
 _MAX_BYTES = 200
 #: Letters, digits and what can stand between them in file names of every system; marks count as "_".
@@ -101,8 +103,9 @@ def _is_name(name: str) -> bool:
 
 
 def _is_mark(char: str) -> bool:
-    """Return whether a character is written on or beside the one before it, as vowels of many scripts are."""
-    return unicodedata.category(char).startswith("M")
+    """Return whether a character is written on or beside the one before it, as vowels of many scripts are, or says
+    whether letters are joined, as Persian and Indian words need it."""
+    return unicodedata.category(char).startswith("M") or char in _JOINERS
 
 
 def _composed(text: str) -> str:

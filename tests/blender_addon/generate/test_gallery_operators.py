@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from panoform.backend.io.generated import Generated, encode
-from panoform.blender_addon.capture import pixels, sources
+from panoform.blender_addon.capture import pixels, render, sources
 from panoform.blender_addon.generate import gallery, gallery_operators, operators, panoramas
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.shared.engines import EngineSettings
@@ -81,6 +81,22 @@ def test_generate_again_needs_the_picture(folder: Path, scene, begun) -> None:
     assert bpy.ops.panoform.generate_again(name=path.name) == {"FINISHED"}
     assert scene.panoform.generate.image == image
     assert begun[0].request.view == View(fov=60, yaw=10)
+
+
+def test_generate_again_renders_the_camera_again(folder: Path, scene, begun, monkeypatch) -> None:
+    monkeypatch.setattr(operators, "RENDER_SAMPLES", 1)
+    monkeypatch.setattr(render, "VIEW_SIDE_PX", 32)
+    scene.name = "Küche"
+    path = write(folder, "around.exr", "", kind="picture", source="Küche", view=View(fov=60))
+    scene.panoform.generate.engine = "AUTO"
+    with pytest.raises(RuntimeError, match="The picture 'Küche' is not in this file"):  # nor is there a camera
+        bpy.ops.panoform.generate_again(name=path.name)
+    camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
+    scene.collection.objects.link(camera)
+    scene.camera = camera
+    assert bpy.ops.panoform.generate_again(name=path.name) == {"FINISHED"}
+    assert scene.panoform.generate.of == "CAMERA"
+    assert begun[0].source.source == "Küche"
 
 
 def test_edits_are_not_generated_again(folder: Path, begun) -> None:

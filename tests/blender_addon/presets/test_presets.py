@@ -168,7 +168,7 @@ def test_names_that_no_file_should_have(name):
         store.path("texture", name)
 
 
-@pytest.mark.parametrize("name", ["हिन्दी", "cafe\u0301", "ไทยที่", "ế" * 64, "𐍈" * 50])
+@pytest.mark.parametrize("name", ["हिन्दी", "cafe\u0301", "ไทยที่", "می\u200cخواهم", "ế" * 64, "𐍈" * 50])
 def test_names_in_all_scripts(scene, presets, name):
     composed = unicodedata.normalize("NFC", name)
     assert OPS.save_preset(kind="texture", name=name) == {"FINISHED"}
