@@ -19,8 +19,8 @@ from ...shared.imaging import headers
 from ...shared.protocol.errors import InputError, PanoramaError
 
 AGAIN = "Save or download it again."
-#: Names of its formats that headers.check knows.
-_FORMATS = {"png", "jpeg", "openexr", "tiff", "hdr", "webp", "bmp", "targa"}
+#: Names of its formats that headers.check knows; and Softimage, whose .pic is also Radiance's, but not its content.
+_FORMATS = {"png", "jpeg", "openexr", "tiff", "hdr", "webp", "bmp", "targa", "softimage"}
 #: Beginnings of OpenImageIO's advice to programmers, which follows its reason.
 _ADVICE = ("If you're", "If you are", "Possible corrupt", "Consider", "Is it really", "Use the OIIO", "Set the OIIO")
 

@@ -66,6 +66,11 @@ def is_srgb(image: bpy.types.Image) -> bool:
     return image.colorspace_settings.name in _NAMES["sRGB"]
 
 
+def is_plain(image: bpy.types.Image, is_float: bool) -> bool:
+    """Return whether the image's colour space is that of a file which says nothing: linear Rec.709 of floats, sRGB."""
+    return image.colorspace_settings.name in _NAMES["Linear Rec.709" if is_float else "sRGB"]
+
+
 def rec709(working: np.ndarray) -> np.ndarray:
     """Convert (…, 3) values of Blender's working space to linear Rec.709, float32."""
     matrix = np.array([Color(unit).from_scene_linear_to_rec709_linear()[:] for unit in np.eye(3)], np.float32)

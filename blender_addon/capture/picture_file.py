@@ -21,7 +21,7 @@ from ...shared.panorama_size import check_size
 from ...shared.picture_files import assemble, exr, reading
 from ...shared.picture_files.header import Header
 from ...shared.protocol.errors import PanoramaError
-from . import image_limits, pixels
+from . import colour_management, image_limits, pixels
 from .pixels import Pixels
 
 #: Below this alpha a pixel counts as transparent, as in the backend.
@@ -104,11 +104,9 @@ def read_image(
         if path is None:
             return displayed(image, is_panorama=is_panorama, height=height)
         header = reading.read_file(path, layer, is_panorama=is_panorama)
-        with _loaded(path) as fresh:
-            _ = fresh.size[:]  # loading sets the colour space that Blender chooses for the file
-            chosen = image.colorspace_settings.name
-            is_default = chosen == fresh.colorspace_settings.name
-        if is_default:
+        chosen = image.colorspace_settings.name
+        # Where the file says nothing of its colours, both ways read it alike.
+        if (header.colour is None and colour_management.is_plain(image, header.is_float)) or chosen == _default(path):
             has_alpha = image.alpha_mode != "NONE"
             return read(path, layer, is_panorama=is_panorama, height=height, has_alpha=has_alpha)
         if image.type != "MULTILAYER":
@@ -117,6 +115,13 @@ def read_image(
             single.colorspace_settings.name = chosen
             single.alpha_mode = image.alpha_mode
             return displayed(single, is_panorama=is_panorama, height=height)._replace(is_plain=False)
+
+
+def _default(path: Path) -> str:
+    """Return the colour space that Blender chooses for a file, which it decodes for that."""
+    with _loaded(path) as fresh:
+        _ = fresh.size[:]
+        return fresh.colorspace_settings.name
 
 
 def displayed(image: bpy.types.Image, *, is_panorama: bool = True, height: int | None = None) -> Reading:

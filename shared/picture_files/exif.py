@@ -18,9 +18,9 @@ Tag = tuple[float, ...] | str | bytes
 
 
 def directory(
-    data: bytes | mmap.mmap, order: str, at: int, *, big: bool = False, is_exif: bool = False
+    data: bytes | mmap.mmap, order: str, at: int, *, big: bool = False, is_exif: bool = False, many: int = _MANY
 ) -> dict[int, Tag]:
-    """Read the tags of the directory at byte `at`; `big` as in BigTIFF.
+    """Read the tags of the directory at byte `at`, at most `many` values of each; `big` as in BigTIFF.
 
     Of a tag that is there twice the first counts, as for libtiff. In EXIF data, a tag whose values lie beyond the end
     says nothing, and the others stay; in a TIFF, struct.error is raised for it.
@@ -40,15 +40,15 @@ def directory(
             (offset,) = struct.unpack_from(order + ("Q" if big else "I"), data, offset)
         if is_exif and offset + width * values > len(data):
             continue
-        tags[tag] = _values(data, order + form, offset, kind, values)
+        tags[tag] = _values(data, order + form, offset, kind, values, many)
     return tags
 
 
-def _values(data: bytes | mmap.mmap, form: str, offset: int, kind: int, count: int) -> Tag:
+def _values(data: bytes | mmap.mmap, form: str, offset: int, kind: int, count: int, many: int) -> Tag:
     if kind in (1, 2, 7):
         raw = data[offset : offset + count]
         return raw.split(b"\0")[0].decode("latin-1") if kind == 2 else bytes(raw)
-    found = struct.unpack_from(form[0] + form[1:] * min(count, _MANY), data, offset)
+    found = struct.unpack_from(form[0] + form[1:] * min(count, many), data, offset)
     if len(form) == 3:  # fractions
         found = tuple(a / b if b else 0.0 for a, b in zip(found[::2], found[1::2], strict=True))
     return found

@@ -26,7 +26,7 @@ _COLOURS = ({"r": "R", "g": "G", "b": "B", "a": "A"}, {"red": "R", "green": "G",
 _LIGHT = (("",), ("composite",), ("combined",), ("beauty",), ("rgba", "rgb"), ("c", "ci", "main", "final"))
 #: Interop IDs that say nothing of the colours.
 _NO_SPACE = ("", "data", "unknown")
-_ADVICE = "Choose one with --layer, or Layer in the panel"
+_ADVICE = "Choose one: Layer in the panel, or --layer of panoform perceive and edit; or save it as a file of its own"
 
 
 class Attribute(NamedTuple):
@@ -242,6 +242,25 @@ def _set_colour(header: Header, part: Part, name: str) -> None:
         header.notes.append(f"Its colours are converted from {colour.name} ({source}).")
 
 
+def is_whole(data: Data, layer: Layer) -> bool:
+    """Return whether all chunks of a layer's part are in the file. Raise struct.error where their places aren't."""
+    _, starts, coordinates = _chunks(data, layer.part)
+    ends = (start + coordinates + 4 + struct.unpack_from("<I", data, start + coordinates)[0] for start in starts)
+    return 0 not in starts and all(end <= len(data) for end in ends)
+
+
+def _chunks(data: Data, number: int) -> tuple[Part, list[int], int]:
+    """Return a part, where each of its chunks begins, after the part's number, and the bytes of its coordinates."""
+    parts, version, at = _parts(data)
+    counts = [_chunk_count(part, version) for part in parts]
+    at += 8 * sum(counts[:number])
+    if counts[number] < 0 or at + 8 * counts[number] > len(data):
+        raise struct.error("the table of chunks is cut short")
+    prefix = 4 if version & _MULTIPART else 0  # the part's number before each chunk
+    starts = [offset + prefix for offset in struct.unpack_from(f"<{counts[number]}Q", data, at)]
+    return parts[number], starts, 16 if "tiles" in parts[number].attributes else 4
+
+
 def extract(data: Data, layer: Layer) -> bytes:
     """Return a file of one part whose channels R, G, B (and A) are those of `layer`, the chunks unchanged.
 
@@ -255,37 +274,27 @@ def extract(data: Data, layer: Layer) -> bytes:
 
 
 def _extract(data: Data, layer: Layer) -> bytes:
-    parts, version, at = _parts(data)
-    tables = []
-    for part in parts:
-        count = _chunk_count(part, version)
-        tables.append((at, count))
-        at += 8 * count
-    part = parts[layer.part]
+    part, starts, coordinates = _chunks(data, layer.part)
     if part.attributes["compression"].data[0] in _DWA and len(part.channels) > len(layer.channels):
-        # Its decoder tells from the names of all channels how each is compressed.
+        # Its decoder tells from the names of all channels how each is compressed, and Blender takes names with dots, as
+        # it needs them, for those of layers.
         raise PanoramaError(
             f"One layer can't be taken out of an EXR with several that is compressed by DWAA or DWAB ({layer.name}).",
             "Save it with another compression (ZIP), or that layer alone; or use the command line, which reads it.",
         )
-    at, count = tables[layer.part]
-    is_tiled = "tiles" in part.attributes
-    prefix = 4 if version & _MULTIPART else 0  # the part's number before each chunk
-    coordinates = 16 if is_tiled else 4
     chunks = []
-    for offset in struct.unpack_from(f"<{count}Q", data, at):
-        start = offset + prefix
+    for start in starts:
         (size,) = struct.unpack_from("<I", data, start + coordinates)
         chunks.append(bytes(data[start : start + coordinates + 4 + size]))
     header = _header(part, layer)
-    flags = 2 | (_TILED if is_tiled else 0) | _LONG_NAMES
-    offset = 8 + len(header) + 8 * count
+    flags = 2 | (_TILED if "tiles" in part.attributes else 0) | _LONG_NAMES
+    offset = 8 + len(header) + 8 * len(chunks)
     table = []
     for chunk in chunks:
         table.append(offset)
         offset += len(chunk)
     return b"".join(
-        (b"v/1\x01", struct.pack("<I", flags), header, struct.pack(f"<{count}Q", *table), *chunks)
+        (b"v/1\x01", struct.pack("<I", flags), header, struct.pack(f"<{len(table)}Q", *table), *chunks)
     )  # fmt: skip
 
 

@@ -232,6 +232,7 @@ def _jpeg(data: Data, name: str, layer: str) -> Header:
             at += 1
             continue
         if mark != 0xFF or marker in (0xD9, 0xDA):  # damaged, the end, or pixels
+            header.pixels_at = at
             break
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2

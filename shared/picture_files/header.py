@@ -63,6 +63,8 @@ class Header:
     needs_extraction: bool = False
     #: The XMP packet, from which `sphere` is read.
     xmp: bytes = b""
+    #: Of a JPEG: where its first scan begins.
+    pixels_at: int = 0
     #: Why this is no panorama (no colour, a dual-fisheye picture); None: nothing says so.
     refusal: PanoramaError | None = None
     #: What a user should know of the reading.

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..file_errors import display_name, opened
 from ..imaging import headers
 from ..protocol.errors import PanoramaError
-from . import formats, gpano
+from . import formats, gpano, whole
 from .header import READABLE, Data, Header
 
 __all__ = ["READABLE", "mapped", "read", "read_file"]
@@ -76,4 +76,5 @@ def read(data: Data, name: str, layer: str = "", *, is_panorama: bool = True) ->
         if header.refusal:
             raise header.refusal
         header.sphere = gpano.read(header.xmp, name)
+    whole.check(data, header, name)
     return header

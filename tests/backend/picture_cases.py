@@ -420,6 +420,8 @@ def _hdr_cases() -> list[Case]:
         Case("Radiance HDR that was changed as text", "refused by what it is",
              lambda folder: _written(folder / "a.hdr", b"#?RADIANCE\r\nFORMAT=32-bit_rle_rgbe\r\n\r\n-Y 16 +X 32\r\n"),
              refusal="changed as if it were text"),
+        Case("Radiance HDR called .pic", "linear Rec.709",
+             lambda folder: write_hdr(folder / "a.pic", "-Y 16 +X 32", light), light, "linear", 8e-3),
         Case("Radiance XYZE", "refused by what it is",
              lambda folder: write_hdr(folder / "a.hdr", "-Y 16 +X 32", light, "FORMAT=32-bit_rle_xyze\n"),
              refusal=r"CIE XYZ \(32-bit_rle_xyze\), not RGB"),
@@ -618,6 +620,35 @@ def _gpano_cases() -> list[Case]:
     ]  # fmt: skip
 
 
+def _damaged_cases() -> list[Case]:
+    light = linear(picture())
+    noise = np.random.default_rng(0).random((HEIGHT, WIDTH, 3)).astype(np.float32)  # so that pixels take most bytes
+
+    def cut(path: Path) -> Path:
+        path.write_bytes(path.read_bytes()[:-40])
+        return path
+
+    writers: dict[str, Callable[[Path], Path]] = {
+        "EXR": lambda folder: write_exr(folder / "a.exr", [("", ("R", "G", "B"), light)]),
+        "Radiance HDR": lambda folder: write_hdr(folder / "a.hdr", "-Y 16 +X 32", light),
+        **{
+            kind: lambda folder, suffix=suffix: write_pillow(folder / f"a{suffix}", noise)
+            for kind, suffix in (
+                ("JPEG", ".jpg"),
+                ("PNG", ".png"),
+                ("TIFF", ".tif"),
+                ("WebP", ".webp"),
+                ("BMP", ".bmp"),
+            )
+        },
+    }
+    return [
+        Case(f"{kind}, cut short", "refused by what it is", lambda folder, write=write: cut(write(folder)),
+             refusal="damaged|pixels end early|can't be read")
+        for kind, write in writers.items()
+    ]  # fmt: skip
+
+
 def _appended(path: Path, data: bytes) -> Path:
     path.write_bytes(path.read_bytes() + data)
     return path
@@ -625,7 +656,7 @@ def _appended(path: Path, data: bytes) -> Path:
 
 @cache
 def cases() -> list[Case]:
-    return [*_exr_cases(), *_hdr_cases(), *_integer_cases(), *_gpano_cases()]
+    return [*_exr_cases(), *_hdr_cases(), *_integer_cases(), *_gpano_cases(), *_damaged_cases()]
 
 
 def identifier(case: Case) -> str:

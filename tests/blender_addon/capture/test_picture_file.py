@@ -118,6 +118,15 @@ def test_layers_compressed_by_dwa_are_read_or_refused_with_the_reason(tmp_path):
     assert panoramas.read(tmp_path / "two.exr")[0].shape == (16, 32, 3)
 
 
+def test_large_image_is_decoded_once(tmp_path, monkeypatch):
+    image = bpy.data.images.load(str(picture_cases.write_pillow(tmp_path / "a.png", picture_cases.picture())))
+    loaded, load = [], sources.picture_file.image_limits.load
+    monkeypatch.setattr(sources.picture_file.image_limits, "load", lambda path: loaded.append(path) or load(path))
+    sources.from_image(image)
+    assert len(loaded) == 1
+    bpy.data.images.remove(image)
+
+
 def test_multilayer_file_that_is_cut_short_is_refused(tmp_path):
     (case, *_) = (case for case in picture_cases.cases() if case.what == "EXR of several parts")
     path = case.write(tmp_path)
