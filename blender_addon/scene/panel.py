@@ -8,7 +8,7 @@ import bpy
 
 from ..jobs.manager import jobs
 from ..ui.panel_parts import Section, draw_job
-from . import environment, lights, world
+from . import environment, light_probe, lights, world
 from .dome import MODIFIER_NAME, controls
 from .spec import MapsSpec, SceneSpec
 
@@ -76,6 +76,9 @@ class PANOFORM_PT_world(Section, bpy.types.Panel):
         shown = context.scene.world
         column = self.layout.column()
         column.label(text=shown.name, icon="WORLD")
+        probe = light_probe.icon(context.scene)
+        if probe is not None:
+            column.template_icon(icon_value=probe, scale=5)
         strength = world.strength(shown)
         if strength is not None:
             column.prop(strength, "default_value", text="Strength")

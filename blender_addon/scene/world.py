@@ -6,6 +6,7 @@ import bpy
 from mathutils import Euler, Matrix
 
 from ..capture import sources
+from . import light_probe
 
 #: Data path of the Rotation in a world made by `create`. It holds the Euler angles of the inverse rotation, because the
 #: Mapping node rotates the lookup direction, not the image.
@@ -110,6 +111,8 @@ def assign(scene: bpy.types.Scene, world: bpy.types.World | None) -> None:
     if not is_made(former):
         set_own(scene, former)
     scene.world = world
+    if is_made(world):
+        light_probe.remember(world)
     for found in scene.objects:
         if ONLY_IN in found:
             found.hide_viewport = found.hide_render = found[ONLY_IN] != world
@@ -136,6 +139,14 @@ def is_made(world: bpy.types.World | None) -> bool:
 def restore(scene: bpy.types.Scene) -> None:
     """Return from a world made by `create` to the scene's own, or to none if it had none."""
     assign(scene, own(scene))
+
+
+def light_image(world: bpy.types.World) -> bpy.types.Image | None:
+    """Return the image that lights the scene in Cycles, in a world made by `create`; None if its nodes were changed."""
+    if not is_made(world):
+        return None
+    textures = [node for node in world.node_tree.nodes if node.bl_idname == "ShaderNodeTexEnvironment"]
+    return next((node.image for node in sorted(textures, key=lambda node: node.name != sources.LIGHT)), None)
 
 
 def strength(world: bpy.types.World) -> bpy.types.NodeSocket | None:

@@ -8,10 +8,10 @@ import numpy as np
 MARGIN = 4
 
 
-def block_side(rows: int, columns: int, height: int) -> int:
+def block_side(rows: int, columns: int, height: float) -> int:
     """Return the side of the blocks of pixels that `shrink` averages, the largest whole number that divides both sides
     of the panorama; 1 where it stays unchanged."""
-    most = rows // (MARGIN * height)
+    most = int(rows // (MARGIN * height))
     return max((side for side in range(1, most + 1) if rows % side == 0 and columns % side == 0), default=1)
 
 

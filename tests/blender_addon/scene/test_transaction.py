@@ -224,7 +224,9 @@ def test_texture(mine: bpy.types.Scene) -> None:
     """Also the slots and the UV maps of the user's mesh are as they were."""
     cube = bpy.context.object
     corners = np.zeros((len(cube.data.loops), 2), np.float32)
-    mesh = SimpleNamespace(objects=[cube.session_uid], new_uv=[corners], uv_name="Panoform", pose=np.eye(4).tolist())
+    mesh = SimpleNamespace(
+        objects=[cube.session_uid], new_uv=[corners], uv_name="Panoform", pose=np.eye(4).tolist(), faces=[None]
+    )
     file = encoded("a.png", picture() / 2, "sRGB")
     reply = SimpleNamespace(texture=file, views=dict.fromkeys(VIEWS, file))
     layers = [layer.name for layer in cube.data.uv_layers]

@@ -1,0 +1,65 @@
+"""The light of a world, kept with it in a small size, and the balls that the panel shows under it."""
+
+from __future__ import annotations
+
+import bpy
+import numpy as np
+
+from ...shared.imaging import light_balls
+from ...shared.imaging.colour import linear_from_srgb
+from ...shared.imaging.shrink import MARGIN, block_means, block_side
+from ...shared.protocol.errors import PanoramaError
+from ..capture import pixels
+from ..ui import previews
+from . import world
+
+#: Custom properties of a world: the light of its panorama, linear Rec.709 as float16, row by row, and its height.
+_LIGHT, _HEIGHT = "panoform_light", "panoform_light_height"
+#: Rows that are kept at least, of panoramas that have them; and about as many light the grey ball.
+_ROWS, _COARSE_ROWS = 64, 16
+#: Side of a ball in pixels.
+SIZE = 96
+#: Name of the preview; and what it shows now.
+NAME = "light probe"
+_shown: tuple = ()
+
+
+def remember(shown: bpy.types.World) -> None:
+    """Keep the light of a world made by `world.create`, if that isn't done. It is that of the world in Cycles."""
+    image = world.light_image(shown)
+    if _LIGHT in shown or image is None:
+        return
+    try:
+        columns, rows = image.size
+        colours, _alpha = pixels.read_with_alpha(image, block_side(rows, columns, _ROWS // MARGIN))
+    except PanoramaError:  # the file is missing: Blender shows it as such, and there is no light to show
+        return
+    light = linear_from_srgb(colours.pixels) if colours.encoding == "srgb" else colours.pixels
+    shown[_HEIGHT] = len(light)
+    shown[_LIGHT] = np.nan_to_num(light).clip(0, np.finfo(np.float16).max).astype(np.float16).tobytes()
+
+
+def icon(scene: bpy.types.Scene) -> int | None:
+    """Return the icon of a mirror ball and a grey ball in the scene's world, seen as by its camera (without one, along
+    +Y), exposed as the scene is; None where the world's light isn't known."""
+    shown = scene.world
+    if not world.is_made(shown) or _LIGHT not in shown:
+        return None
+    strength, rotation = world.strength(shown), world.rotation(shown)
+    if strength is None or rotation is None:
+        return None
+    camera = scene.camera.matrix_world.to_3x3().normalized() if scene.camera is not None else None
+    view = np.array(camera) if camera is not None else np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    factor = strength.default_value * 2**scene.view_settings.exposure
+    panorama_from_camera = np.array(rotation.to_3x3()).T @ view
+    global _shown
+    key = (shown.session_uid, factor, panorama_from_camera.round(4).tobytes())
+    if key != _shown or not previews.exists(NAME):
+        stored = np.frombuffer(shown[_LIGHT], np.float16).astype(np.float32)
+        light = stored.reshape(shown[_HEIGHT], -1, 3) * np.float32(factor)
+        rows, columns, _ = light.shape
+        coarse = block_means(light, block_side(rows, columns, _COARSE_ROWS / MARGIN))
+        picture = light_balls.balls(light, coarse, SIZE, panorama_from_camera)
+        previews.show(NAME, np.round(picture * 255).astype(np.uint8))
+        _shown = key
+    return previews.icon(NAME)

@@ -1,0 +1,44 @@
+"""A mirror ball and a grey ball in the light of a panorama, as film sets use them to show its direction and colour."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .colour import srgb_from_linear
+from .sphere import directions, solid_angles
+
+#: Reflectance of the grey ball.
+GREY = 0.5
+#: The viewer looks along +X, with +Y on the left: columns are right, up and back, as of Blender's cameras.
+FRONT = np.array([[0.0, 0, -1], [-1, 0, 0], [0, 1, 0]])
+#: Half the width of a ball's picture, in radii.
+_MARGIN = 1.05
+
+
+def balls(light: np.ndarray, coarse: np.ndarray, size: int, panorama_from_camera: np.ndarray = FRONT) -> np.ndarray:
+    """Return a mirror ball and a grey ball under a panorama of linear light: (size, 2 · size, 3) float32 sRGB.
+
+    light: (H, W, 3), which the mirror ball shows.
+    coarse: (h, 2h, 3), the same light for the grey ball; 24 rows are enough. A point p of it has the irradiance
+        ∫ light(ω) max(p · ω, 0) dω, and the radiance GREY / π times that.
+    panorama_from_camera: (3, 3), the viewer's right, up and back in the panorama's frame (+X its centre, +Z up).
+
+    The exposure is that of the panorama: 1 is white. Outside the balls it is black.
+    """
+    place = (np.arange(size) + 0.5) / size * 2 * _MARGIN - _MARGIN
+    right, up = np.meshgrid(place, -place)
+    inside = right**2 + up**2 < 1
+    seen = np.stack([right, up, np.sqrt(np.maximum(1 - right**2 - up**2, 0))], axis=-1)
+    back = panorama_from_camera[:, 2]
+    normal = seen @ panorama_from_camera.T
+    mirrored = 2 * (normal @ back)[..., None] * normal - back
+    height, width = light.shape[:2]
+    row = np.minimum((np.arccos(mirrored[..., 2].clip(-1, 1)) / np.pi * height).astype(int), height - 1)
+    column = ((0.5 - np.arctan2(mirrored[..., 1], mirrored[..., 0]) / (2 * np.pi)) * width).astype(int) % width
+    rows, columns = coarse.shape[:2]
+    arriving = (coarse * solid_angles(rows, columns)[..., None]).reshape(-1, 3)
+    cosine = np.maximum(normal[inside] @ directions(rows, columns).reshape(-1, 3).T, 0)
+    grey = np.zeros((size, size, 3))
+    grey[inside] = GREY / np.pi * cosine @ arriving
+    pair = np.concatenate([np.where(inside[..., None], light[row, column], 0), grey], axis=1)
+    return srgb_from_linear(pair.clip(0, 1)).astype(np.float32)

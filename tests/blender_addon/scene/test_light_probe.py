@@ -1,0 +1,101 @@
+"""The balls under a world's light, compared with balls that Cycles renders in that world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bpy
+import cycles_truth as cycles
+import numpy as np
+import pytest
+from mathutils import Euler, Matrix
+
+from panoform.blender_addon.open_file import operators as open_file
+from panoform.blender_addon.scene import light_probe, world
+from panoform.blender_addon.ui import previews
+from panoform.shared.imaging.colour import srgb_from_linear
+
+pytestmark = pytest.mark.usefixtures("addon")
+INTERIOR = Path(bpy.utils.system_resource("DATAFILES", path="studiolights/world")) / "interior.exr"
+VIEW = Euler((1.3, 0.2, 0.7)).to_matrix().to_4x4()
+
+
+def shown() -> np.ndarray:
+    """Return the preview, (96, 192, 3), top row first, sRGB."""
+    preview = previews._collection[light_probe.NAME]
+    flat = np.empty(4 * preview.image_size[0] * preview.image_size[1], np.float32)
+    preview.image_pixels_float.foreach_get(flat)
+    square = flat.reshape(preview.image_size[1], preview.image_size[0], 4)[::-1]
+    return square[light_probe.SIZE // 2 : light_probe.SIZE // 2 + light_probe.SIZE, :, :3]
+
+
+def ball(scene: bpy.types.Scene, folder: Path, *, mirror: bool) -> np.ndarray:
+    """Return what Cycles shows of a ball, seen by an orthographic camera as the panel's balls are; linear light."""
+    bpy.ops.mesh.primitive_uv_sphere_add(segments=256, ring_count=128)
+    sphere = bpy.context.object
+    bpy.ops.object.shade_smooth()
+    material = bpy.data.materials.new("ball")
+    material.use_nodes = True
+    tree = material.node_tree
+    shader = tree.nodes.new("ShaderNodeBsdfAnisotropic" if mirror else "ShaderNodeBsdfDiffuse")
+    shader.inputs["Color"].default_value = (1, 1, 1, 1) if mirror else (0.5, 0.5, 0.5, 1)
+    if mirror:
+        shader.inputs["Roughness"].default_value = 0
+    tree.links.new(shader.outputs[0], tree.nodes["Material Output"].inputs["Surface"])
+    sphere.data.materials.append(material)
+    camera = bpy.data.cameras.new("view")
+    camera.type, camera.ortho_scale = "ORTHO", 2.1
+    scene.camera = bpy.data.objects.new("view", camera)
+    scene.collection.objects.link(scene.camera)
+    scene.camera.matrix_world = VIEW @ Matrix.Translation((0, 0, 5))
+    cycles.settings(scene, light_probe.SIZE, light_probe.SIZE, 64)
+    picture = cycles.combined(cycles.render(scene, folder / f"{mirror}.exr"))
+    bpy.data.objects.remove(sphere)
+    return picture
+
+
+@pytest.mark.slow
+def test_balls_are_those_that_cycles_renders(scene: bpy.types.Scene, tmp_path: Path) -> None:
+    open_file._show(scene, INTERIOR)
+    scene.view_settings.exposure = -2.0
+    world.set_rotation(scene.world, Euler((0.1, -0.2, 2.0)).to_matrix().to_4x4())
+    world.strength(scene.world).default_value = 1.5
+    truth = [ball(scene, tmp_path, mirror=mirror) for mirror in (True, False)]
+    assert light_probe.icon(scene) is not None
+    both = np.split(shown(), 2, axis=1)
+    inside = np.hypot(*np.meshgrid(*2 * [np.linspace(-1.05, 1.05, light_probe.SIZE)])) < 0.9
+    for picture, light, limit in zip(both, truth, (0.05, 0.01), strict=True):
+        expected = srgb_from_linear((light / 4).clip(0, 1))
+        assert np.abs(picture - expected)[inside].mean() < limit
+        assert np.abs(picture[:, ::-1] - expected)[inside].mean() > 3 * limit  # not so mirrored
+
+
+def test_probe_follows_the_world(scene: bpy.types.Scene) -> None:
+    open_file._show(scene, INTERIOR)
+    light_probe.icon(scene)
+    before = shown()
+    light_probe.icon(scene)
+    np.testing.assert_array_equal(shown(), before)
+    scene.panoform.rotation = 1.0
+    light_probe.icon(scene)
+    turned = shown()
+    assert np.abs(turned - before).max() > 0.2
+    world.strength(scene.world).default_value = 0.1
+    light_probe.icon(scene)
+    assert shown().mean() < 0.6 * turned.mean()
+
+
+def test_light_is_kept_with_the_file(scene: bpy.types.Scene, tmp_path: Path) -> None:
+    open_file._show(scene, INTERIOR)
+    light_probe.icon(scene)
+    before = shown()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "a.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "a.blend"))
+    light_probe.icon(bpy.context.scene)
+    np.testing.assert_array_equal(shown(), before)
+
+
+def test_worlds_of_the_user_have_no_probe(scene: bpy.types.Scene) -> None:
+    assert light_probe.icon(scene) is None
+    scene.world = bpy.data.worlds.new("mine")
+    assert light_probe.icon(scene) is None
