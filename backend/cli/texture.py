@@ -101,6 +101,12 @@ def _add_drawing(parser: argparse.ArgumentParser, out: str, *capabilities: Capab
     parser.add_argument(
         "--upscale", choices=UPSCALES, default=_DEFAULTS.upscale, help="enlarge the views by 2 (default: %(default)s)"
     )
+    parser.add_argument(
+        "--upscaler",
+        default="",
+        metavar="FILE",
+        help="image upscaler, .safetensors, for --upscale file",
+    )
     parser.add_argument("--overwrite", action="store_true", help="also replace files that aren't Panoform's")
     parser.add_argument("--json", action="store_true", help="print the record of the result as JSON on stdout")
 
@@ -110,6 +116,7 @@ def _settings(options: argparse.Namespace, **more: Any) -> TextureSettings:
         prompt=options.prompt, negative_prompt=options.negative, num_inference_steps=options.steps,
         guidance_scale=options.guidance, mv_scale=options.mv_scale, reference_scale=options.reference_scale,
         control_scale=options.control_scale, scheduler=options.scheduler, seed=options.seed, upscale=options.upscale,
+        upscaler=options.upscaler,
         **more,
     )  # fmt: skip
     check_texture(settings)

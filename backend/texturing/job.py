@@ -109,12 +109,14 @@ def record_drawn(
     request: TextureRequest | contract.ViewsRequest, drawn: Drawn, seen: float, began: float
 ) -> TextureInfo:
     """Return the record of drawn views."""
-    source = drawn.source
+    source, settings = drawn.source, drawn.settings
+    upscaler = settings.upscaler if settings.upscale == "file" else ""
     return _record(
         request, began, task=source.task, engine=source.pinned, model=records.name(source.name, source.settings),
         adapter=records.name(source.adapter_name, source.settings),
-        weights=records.digests(source.name, source.adapter_name),
-        settings=drawn.settings, view_size=drawn.views.shape[1], seen=seen, notices=drawn.notices,
+        weights=records.digests(source.name, source.adapter_name, upscaler),
+        settings=msgspec.structs.replace(settings, upscaler=upscaler and records.name(upscaler, source.settings)),
+        view_size=drawn.views.shape[1], seen=seen, notices=drawn.notices,
         device=device.name(source.device), dtype=device.dtype_name(source.settings, source.dtype),
         packages=("torch", "diffusers"),
     )  # fmt: skip

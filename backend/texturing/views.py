@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from ..models.cache import ModelCache
 from ..models.sd21 import loader
 from ..models.sd21.loader import MultiViewModel, Source
 from ..pipelines.multiview import NEGATIVE_PROMPT, PROMPT, MultiViewPipeline
-from . import reference, upscale, view_files
+from . import reference, upscale, upscale_file, view_files
 
 #: Guidance of the tasks, as in MV-Adapter's inference scripts.
 GUIDANCE = {"ig2mv": 3.0, "tg2mv": 7.0}
@@ -115,6 +116,8 @@ def _draw(
 ) -> tuple[np.ndarray, StagedProgress]:
     """Return views (6, H, H, 3) in [0, 1], and the progress. Raise NumericsError for NaN."""
     upscaler_folder = upscale.locate(reporter) if settings.upscale == "latent" else None  # before gigabytes are read
+    file = Path(settings.upscaler).expanduser()
+    enlarging = upscale_file.load(file, source.device) if settings.upscale == "file" else None
     model = loader.load(models, source, reporter)
     pipeline, steps = model.pipeline, settings.num_inference_steps or 0
     _check_prompts(pipeline, settings)
@@ -151,6 +154,8 @@ def _draw(
             images = pipeline.decode(latents)  # [6, 3, H, H]
             if settings.upscale == "bicubic":
                 images = upscale.bicubic(images)
+            if enlarging is not None:
+                images = upscale_file.enlarge(enlarging, images, file, reporter.check_cancelled)
             progress.step_done()
     finally:
         pipeline.maybe_free_model_hooks()

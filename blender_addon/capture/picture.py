@@ -28,6 +28,15 @@ class Picture(NamedTuple):
     source: str
 
 
+class CutOut(NamedTuple):
+    """A picture of objects on transparency. It holds no reference to a datablock."""
+
+    #: (h, w, 4) uint8, sRGB with alpha that is not premultiplied, top row first.
+    pixels: np.ndarray
+    #: Name of the source.
+    source: str
+
+
 def from_image(image: bpy.types.Image, view: View) -> Picture:
     """Read an image datablock, upright. If `view.fov` is None, it is read from the EXIF data.
 

@@ -114,12 +114,17 @@ def read_light(image: bpy.types.Image) -> np.ndarray:
     return light
 
 
-def read_render(path: Path) -> Pixels:
-    """Read an EXR that Blender has just rendered, whose values are in the working space, as linear Rec.709."""
+def read_render(path: Path) -> tuple[Pixels, np.ndarray]:
+    """Read an EXR that Blender has just rendered, whose values are in the working space: linear Rec.709, and alpha.
+
+    Alpha is (H, W) float32, 1 where the file has none.
+    """
     image = bpy.data.images.load(str(path))
     try:
         image.colorspace_settings.is_data = True
-        return Pixels(colour_management.rec709(np.ascontiguousarray(raw(image)[..., :3])), "linear")
+        values = raw(image)
+        alpha = np.ascontiguousarray(values[..., 3]) if values.shape[-1] == 4 else np.ones(values.shape[:2], np.float32)
+        return Pixels(colour_management.rec709(np.ascontiguousarray(values[..., :3])), "linear"), alpha
     finally:
         bpy.data.images.remove(image)
 

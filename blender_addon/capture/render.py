@@ -5,10 +5,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 import bpy
+import numpy as np
 from bpy.app.handlers import persistent
 from mathutils import Euler, Matrix
 
@@ -17,7 +19,7 @@ from ...shared.engines import MAX_PANORAMA_WIDTH
 from ...shared.imaging.shrink import block_means
 from ...shared.protocol.errors import BusyError, Cancelled, PanoramaError, SceneError
 from . import distances, picture, pixels, sources
-from .picture import Picture
+from .picture import CutOut, Picture
 from .sources import Capture
 
 #: Longest side of a rendered camera view in pixels: the resolution of 90° in a panorama 4096 px wide.
@@ -32,7 +34,7 @@ _SKY_WIDTH = 4096
 #: Custom property of the copied scenes and their cameras.
 _IS_COPY = "panoform_render"
 
-ResultT = TypeVar("ResultT", Capture, Picture)
+ResultT = TypeVar("ResultT", Capture, Picture, CutOut)
 
 
 def _can_denoise() -> bool:
@@ -64,6 +66,9 @@ class Render(abc.ABC, Generic[ResultT]):
     result. Both remove the copy at the end.
     """
 
+    #: Whether what is behind the objects is transparent.
+    transparent: ClassVar[bool] = False
+
     #: `session_uid` of the copies and cameras that are in use.
     _in_use: ClassVar[set[int]] = set()
 
@@ -94,7 +99,7 @@ class Render(abc.ABC, Generic[ResultT]):
         copy.cycles.use_denoising &= _can_denoise()
         render = copy.render
         render.engine = "CYCLES"
-        render.film_transparent = False
+        render.film_transparent = self.transparent
         render.use_compositing = render.use_sequencer = False
         render.use_border = render.use_multiview = render.use_stamp = False
         render.resolution_x, render.resolution_y = size
@@ -106,7 +111,8 @@ class Render(abc.ABC, Generic[ResultT]):
         if bpy.app.version >= (5, 0):
             settings.media_type = "IMAGE"
         settings.file_format = "OPEN_EXR"
-        settings.color_mode, settings.color_depth, settings.exr_codec = "RGB", "32", "ZIP"
+        settings.color_mode = "RGBA" if self.transparent else "RGB"
+        settings.color_depth, settings.exr_codec = "32", "ZIP"
         settings.color_management = "FOLLOW_SCENE"
         layers = copy.view_layers
         rendered = next((layer for layer in layers if layer.use), layers[0])
@@ -118,9 +124,12 @@ class Render(abc.ABC, Generic[ResultT]):
         """Return the scene that is rendered, which is removed at the end."""
         return scene.copy()
 
+    def _result(self) -> ResultT:
+        return self._read(*pixels.read_render(self._file))
+
     @abc.abstractmethod
-    def _read(self, light: pixels.Pixels) -> ResultT:
-        """Convert the rendered pixels, in linear light, to the result."""
+    def _read(self, light: pixels.Pixels, alpha: np.ndarray) -> ResultT:
+        """Convert the rendered pixels, in linear light, and their alpha, (H, W) float32, to the result."""
 
     def _scene(self) -> bpy.types.Scene | None:
         return next((scene for scene in bpy.data.scenes if scene.session_uid == self._uids[0]), None)
@@ -129,7 +138,7 @@ class Render(abc.ABC, Generic[ResultT]):
         """Render and return the result. Raise SceneError if Blender can't."""
         try:
             bpy.ops.render.render(scene=self._scene().name, write_still=True)
-            return self._read(pixels.read_render(self._file))
+            return self._result()
         except RuntimeError as error:
             raise SceneError(f"Blender can't render the scene: {error}", "See Blender's console.") from error
         finally:
@@ -159,7 +168,7 @@ class Render(abc.ABC, Generic[ResultT]):
         try:
             if not self._file.exists():
                 raise Cancelled("The render was stopped.")
-            return self._read(pixels.read_render(self._file))
+            return self._result()
         finally:
             self.close()
 
@@ -205,7 +214,7 @@ class PanoramaRender(Render[Capture]):
         self._known_distances = distances.measure(scene, self._pose)
         super().__init__(scene, *_panorama_camera(self._pose), (width, width // 2), samples)
 
-    def _read(self, light: pixels.Pixels) -> Capture:
+    def _read(self, light: pixels.Pixels, _alpha: np.ndarray) -> Capture:
         return Capture(light, self._source, self._pose, has_position=True, known_distances=self._known_distances)
 
 
@@ -258,7 +267,7 @@ class WorldRender(Render[Capture]):
             bpy.data.worlds.remove(world)
         return later
 
-    def _read(self, light: pixels.Pixels) -> Capture:
+    def _read(self, light: pixels.Pixels, _alpha: np.ndarray) -> Capture:
         averaged = light._replace(pixels=block_means(light.pixels, self._side)) if self._side > 1 else light
         height, width = averaged.pixels.shape[:2]
         notes = (f"The world was rendered at {width} × {height}, because its nodes do more than show an HDRI.",)
@@ -292,15 +301,58 @@ class ViewRender(Render[Picture]):
         """Raise SceneError if the camera is not a plain perspective camera."""
         self._view = picture.camera_view(scene)
         _check_cycles()
-        render = scene.render
-        width = render.resolution_x * render.pixel_aspect_x
-        height = render.resolution_y * render.pixel_aspect_y
-        scale = VIEW_SIDE_PX / max(width, height)
-        size = (max(16, round(width * scale)), max(16, round(height * scale)))
+        size = _view_size(scene.render)
         super().__init__(scene, scene.camera.data.copy(), scene.camera.matrix_world.copy(), size, samples)
 
-    def _read(self, light: pixels.Pixels) -> Picture:
+    def _read(self, light: pixels.Pixels, _alpha: np.ndarray) -> Picture:
         return Picture(pixels.display(light), self._view, self._source)
+
+
+class ObjectRender(Render[CutOut]):
+    """A render of some objects alone from the scene's camera, in the light of the scene, on transparency."""
+
+    transparent = True
+
+    def __init__(self, scene: bpy.types.Scene, objects: Sequence[bpy.types.Object], *, samples: int) -> None:
+        """Raise SceneError without a camera, or with a panoramic one."""
+        if scene.camera is None:
+            raise SceneError("The scene has no camera.", "Add a camera.")
+        if scene.camera.data.type == "PANO":
+            raise SceneError(f"{scene.camera.name!r} is a panoramic camera.", "Set its Type to Perspective.")
+        _check_cycles()
+        self._objects = objects
+        camera = scene.camera.data.copy()
+        camera.dof.use_dof = False
+        super().__init__(scene, camera, scene.camera.matrix_world.copy(), _view_size(scene.render), samples)
+        self._source = scene.camera.name
+        del self._objects  # undo may remove them
+
+    def _copied(self, scene: bpy.types.Scene) -> bpy.types.Scene:
+        """Return a scene of its own with the objects, and what lights them."""
+        copy = bpy.data.scenes.new("Panoform Render")
+        copy.world = scene.world
+        copy.frame_set(scene.frame_current, subframe=scene.frame_subframe)
+        copy.cycles.device = scene.cycles.device
+        layer = next((layer for layer in scene.view_layers if layer.use), scene.view_layers[0])
+        lights = [thing for thing in layer.objects if thing.type == "LIGHT"]
+        for thing in dict.fromkeys([*self._objects, *lights]):
+            copy.collection.objects.link(thing)
+        return copy
+
+    def _read(self, light: pixels.Pixels, alpha: np.ndarray) -> CutOut:
+        if not (alpha > 0.5).any():
+            raise SceneError("The scene's camera shows nothing of the selected objects.", "Point it at them.")
+        # Renders store their colours multiplied by alpha.
+        plain = light._replace(pixels=light.pixels / np.maximum(alpha, 1e-6)[..., None])
+        rgba = np.concatenate([pixels.display(plain), alpha[..., None].clip(0, 1)], axis=-1)
+        return CutOut(np.ascontiguousarray((np.nan_to_num(rgba) * 255 + 0.5).astype(np.uint8)), self._source)
+
+
+def _view_size(render: bpy.types.RenderSettings) -> tuple[int, int]:
+    """Return width and height of a render of the camera's view, in pixels."""
+    width, height = render.resolution_x * render.pixel_aspect_x, render.resolution_y * render.pixel_aspect_y
+    scale = VIEW_SIDE_PX / max(width, height)
+    return max(16, round(width * scale)), max(16, round(height * scale))
 
 
 def _check_cycles() -> None:

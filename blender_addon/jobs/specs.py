@@ -19,7 +19,7 @@ from mathutils import Matrix
 
 from ...shared.protocol.messages import JobReply, JobRequest
 from ..capture import pixels
-from ..capture.picture import Picture
+from ..capture.picture import CutOut, Picture
 from ..capture.render import Render
 from ..capture.sources import Capture
 from ..translation import tr
@@ -39,7 +39,7 @@ class JobSpec(abc.ABC):
     name: str
     scene_uid: int
     #: The input panorama or picture, or the render that produces it; None if there is none.
-    source: Capture | Picture | Render | None = None
+    source: Capture | Picture | CutOut | Render | None = None
     #: The request, complete except for the source's pixels; None if the backend is not needed.
     request: JobRequest | None = None
     #: Whether the result is removed once it is built, because it is on disk.
@@ -56,7 +56,7 @@ class JobSpec(abc.ABC):
         """Whether the source is still being rendered."""
         return isinstance(self.source, Render)
 
-    def poll_render(self) -> Capture | Picture | None:
+    def poll_render(self) -> Capture | Picture | CutOut | None:
         """Continue the render and set what it made as the source; None while it renders. Raise its errors."""
         source = self.source.poll()
         if source is not None:
@@ -68,7 +68,7 @@ class JobSpec(abc.ABC):
         if self.is_rendering:
             self.source.close()
 
-    def set_source(self, source: Capture | Picture) -> None:
+    def set_source(self, source: Capture | Picture | CutOut) -> None:
         """Set the source and put its pixels into the request."""
         self.source = source
 

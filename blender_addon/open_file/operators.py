@@ -75,6 +75,7 @@ class PANOFORM_OT_use_file(bpy.types.Operator):
                 scene.panoform.generate.of, scene.panoform.generate.image = "PICTURE", _image(path)
             case _:
                 scene.panoform.texture.reference = _image(path)
+                scene.panoform.texture.use_camera = False
         label = next(label for use, label, *_rest in PANORAMA_USES + PICTURE_USES if use == self.use)
         self.report({"INFO"}, tr_report("{label}: {name}", label=label, name=path.name))
         return FINISHED

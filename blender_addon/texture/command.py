@@ -27,7 +27,11 @@ def add(verbs: Any) -> None:
     verb.add_argument(
         "--only-selected-faces", action="store_true", help="texture only the faces that the .blend has selected"
     )
-    verb.add_argument("--reference", type=Path, metavar="FILE", help="picture of the object, with alpha")
+    picture = verb.add_mutually_exclusive_group()
+    picture.add_argument("--reference", type=Path, metavar="FILE", help="picture of the object, with alpha")
+    picture.add_argument(
+        "--use-camera", action="store_true", help="render the object from the scene's camera as the reference picture"
+    )
     verb.add_argument("--prompt", default="", metavar="TEXT", help="what the object is")
     verb.add_argument("--negative", default="", metavar="TEXT", help="negative prompt (default: the model's)")
     verb.add_argument("--quality", choices=QUALITIES, default="standard")
@@ -40,6 +44,7 @@ def add(verbs: Any) -> None:
     )
     verb.add_argument("--front", choices=FRONTS, default="-Y", help="world axis that the front faces (default: -Y)")
     verb.add_argument("--upscale", choices=UPSCALES, default="off", help="enlarge the views by 2 (default: off)")
+    verb.add_argument("--upscaler", default="", metavar="FILE", help="image upscaler, .safetensors, for --upscale file")
     verb.add_argument("--save", required=True, type=Path, metavar="BLEND", help="the .blend to write")
 
 
@@ -56,7 +61,8 @@ def execute(options: argparse.Namespace) -> None:
         prompt=options.prompt, negative_prompt=options.negative, quality=options.quality,
         num_inference_steps=options.steps, guidance_scale=options.guidance, seed=options.seed, size=options.size,
         view_size=options.view_size, front=options.front, upscale=options.upscale,
-        only_selected_faces=options.only_selected_faces,
+        upscaler=str(Path(options.upscaler).resolve()) if options.upscaler else "",
+        only_selected_faces=options.only_selected_faces, use_camera=options.use_camera,
     )  # fmt: skip
 
 

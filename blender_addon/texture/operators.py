@@ -15,6 +15,9 @@ from ...shared.protocol.errors import InputError, SceneError, SettingError
 from ...shared.weights import WEIGHTS
 from .. import preferences
 from ..capture import sources
+from ..capture.picture import CutOut
+from ..capture.properties import RENDER_SAMPLES
+from ..capture.render import ObjectRender, Render
 from ..ui.operator_parts import (
     FINISHED,
     build_disabled_reason,
@@ -23,6 +26,7 @@ from ..ui.operator_parts import (
     property_or_setting,
     reporting,
     run_job,
+    start_render,
 )
 from . import mesh, parts, reference
 from .build import FIRST, RECORD, SELECTION, VIEW, pose
@@ -49,6 +53,8 @@ def texture_disabled_reason(scene: bpy.types.Scene) -> str:
     """Return why the panel's settings can't be textured from; "" if they can."""
     settings = scene.panoform.texture
     reason = selection_disabled_reason()
+    if not reason and settings.use_camera:
+        return "" if scene.camera is not None else "The scene has no camera"
     if not reason and settings.reference is None:
         if not has_model():
             return "Choose a reference picture; a prompt needs a model"
@@ -104,25 +110,37 @@ class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
             lambda name: property_or_setting(self, name, scene.panoform.texture), engine,
             steps=self.num_inference_steps, view_size=self.view_size,
         )  # fmt: skip
-        image = self._image(scene)
-        if image is None and not settings.prompt.strip():
+        image, use_camera = self._reference(scene)
+        if image is None and not use_camera and not settings.prompt.strip():
             raise SettingError("There is neither a reference picture nor a prompt.", "Give one of them.")
-        if image is None and not has_model():
+        if image is None and not use_camera and not has_model():
             raise SettingError("A prompt alone needs a model.", f"Choose a reference picture. {MODEL}")
-        picture = None if image is None else reference.read(image)
         objects = mesh.selected(bpy.context.view_layer)
         only_selected = property_or_setting(self, "only_selected_faces", scene.panoform.texture)
         textured = mesh.read(objects, faces=parts.selected_faces if only_selected else parts.all_faces)
+
+        def render() -> CutOut | Render:
+            return start_render(ObjectRender(scene, objects, samples=RENDER_SAMPLES))
+
         return from_mesh(
             textured, objects[0].name, scene, engine, settings,
-            reference=picture, source=image.name if image else "",
+            reference=None if image is None else CutOut(reference.read(image), image.name),
+            render=render if use_camera else None,
         )  # fmt: skip
 
-    def _image(self, scene: bpy.types.Scene) -> bpy.types.Image | None:
-        """Return the reference picture: from the properties that a script set, else from the panel."""
-        if not self.reference:
-            return None if self.properties.is_property_set("prompt") else scene.panoform.texture.reference
-        return sources.named_image(self.reference)
+    def _reference(self, scene: bpy.types.Scene) -> tuple[bpy.types.Image | None, bool]:
+        """Return the reference picture, and whether the camera's render is it instead.
+
+        Both are from the properties that a script set, else from the panel. Raise SettingError for both at once.
+        """
+        if self.reference and self.use_camera:
+            raise SettingError("There are a reference picture and the camera.", "Give one of them.")
+        if self.reference:
+            return sources.named_image(self.reference), False
+        if self.use_camera or self.properties.is_property_set("prompt"):
+            return None, self.use_camera
+        settings = scene.panoform.texture
+        return (None, True) if settings.use_camera else (settings.reference, False)
 
 
 class PANOFORM_OT_bake_texture_again(bpy.types.Operator):
@@ -159,9 +177,7 @@ class PANOFORM_OT_bake_texture_again(bpy.types.Operator):
         settings = msgspec.structs.replace(info.settings, texture_size=size)
         views = {name: _file(material, name) for name in VIEWS}
         textured = mesh.read(objects, frame, parts.faces_with(material))
-        return from_mesh(
-            textured, objects[0].name, scene, info.engine, settings, source=info.source, views=views, drawn=info
-        )
+        return from_mesh(textured, objects[0].name, scene, info.engine, settings, views=views, drawn=info)
 
 
 def _textured_with(material: bpy.types.Material) -> list[bpy.types.Object]:

@@ -32,10 +32,15 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
         if objects:
             text = "{name}" if len(objects) == 1 else "{name} and {count} more, as one"
             column.label(text=tr(text, name=objects[0].name, count=len(objects) - 1), icon="MESH_DATA")
-        column.template_ID(settings, "reference", open="image.open")
+        row = column.row(align=True)
+        picture = row.row()
+        picture.enabled = not settings.use_camera
+        picture.template_ID(settings, "reference", open="image.open")
+        row.prop(settings, "use_camera", text="", icon="CAMERA_DATA")
         model = operators.has_model()
         if model:
-            placeholder = "Prompt" if settings.reference is None else "Prompt (optional)"
+            pictured = settings.use_camera or settings.reference is not None
+            placeholder = "Prompt (optional)" if pictured else "Prompt"
             column.prop(settings, "prompt", text="", placeholder=placeholder)
         column.row().prop(settings, "quality", expand=True)
         row = column.row()
@@ -73,6 +78,8 @@ class PANOFORM_PT_texture_options(Section, bpy.types.Panel):
         column = layout.column()
         for name in ("negative_prompt", "guidance_scale", "upscale"):
             column.prop(settings, name)
+        if settings.upscale == "file":
+            column.prop(settings, "upscaler")
 
 
 def _draw_button(column: bpy.types.UILayout, context: bpy.types.Context) -> None:

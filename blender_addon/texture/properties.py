@@ -13,6 +13,7 @@ UPSCALE_ITEMS = (
     ("off", "Off", "Bake the views as they are drawn"),
     ("bicubic", "Bicubic", "Enlarge the views by 2, without new detail"),
     ("latent", "Latent", "Enlarge the views by 2 with Stable Diffusion's latent upscaler, another 2 GB"),
+    ("file", "File", "Enlarge the views by 2 with an image upscaler of yours. The backend needs spandrel for it"),
 )
 
 
@@ -40,11 +41,18 @@ class TextureInputs:
         name="Guidance Scale", description="How closely the views follow picture and prompt. 0: the engine's default",
         soft_min=0, soft_max=30,
     )  # fmt: skip
+    use_camera: BoolProperty(
+        name="Scene Camera",
+        description="Render the selected objects, as they look now, from the scene's camera as the reference picture",
+    )
     only_selected_faces: BoolProperty(
         name="Only Selected Faces",
         description="Texture the faces that are selected in Edit Mode; the others keep their materials, and only hide",
     )
     upscale: EnumProperty(name="Enlarge Views", items=UPSCALE_ITEMS)
+    upscaler: StringProperty(
+        name="Upscaler", description="An image upscaler (ESRGAN, SwinIR …) as .safetensors file", subtype="FILE_PATH"
+    )
 
 
 class TextureProperties(TextureInputs, bpy.types.PropertyGroup):

@@ -10,8 +10,18 @@ import bpy
 import msgspec
 import numpy as np
 
-from ...shared.engines import EngineSettings
-from ...shared.jobs.texture import TextureInfo, TextureReply, TextureRequest, TextureSettings, check, check_texture
+from ...shared.engines import EngineSettings, check_engine
+from ...shared.jobs.texture import (
+    TextureInfo,
+    TextureReply,
+    TextureRequest,
+    TextureSettings,
+    check,
+    check_mesh,
+    check_texture,
+)
+from ..capture.picture import CutOut
+from ..capture.render import Render
 from ..jobs.specs import JobSpec
 from ..translation import tr, tr_report
 from . import build
@@ -28,6 +38,10 @@ class TextureSpec(JobSpec):
     mesh: TexturedMesh
     #: The record of given views; None: they are drawn.
     drawn: TextureInfo | None = None
+
+    def set_source(self, source: CutOut) -> None:
+        super().set_source(source)
+        self.request.reference, self.request.source = source
 
     def cost(self) -> Hashable:
         return cost(self.request.engine, self.request.settings, self.request.views is None)
@@ -53,17 +67,24 @@ def from_mesh(
     engine: EngineSettings,
     settings: TextureSettings,
     *,
-    reference: np.ndarray | None = None,
-    source: str = "",
+    reference: CutOut | None = None,
+    render: Callable[[], CutOut | Render] | None = None,
     views: dict[str, np.ndarray] | None = None,
     drawn: TextureInfo | None = None,
 ) -> TextureSpec:
-    """Return the job; arguments as in TextureRequest and TextureSpec. Raise InputError, SettingError."""
-    request = TextureRequest(
-        **mesh.triangles._asdict(), reference=reference, source=source, views=views, engine=engine, settings=settings
-    )
-    check(request)
-    return TextureSpec(name=name, scene_uid=scene.session_uid, request=request, mesh=mesh, drawn=drawn)
+    """Return the job; arguments as in TextureRequest and TextureSpec. Raise InputError, SettingError.
+
+    `render` starts the render of the reference picture, once everything else is checked; it may return it at once.
+    """
+    request = TextureRequest(**mesh.triangles._asdict(), views=views, engine=engine, settings=settings)
+    job = TextureSpec(name=name, scene_uid=scene.session_uid, source=reference, request=request, mesh=mesh, drawn=drawn)
+    if render is None:
+        check(request)
+        return job
+    check_texture(settings)
+    check_mesh(request)
+    check_engine(engine, "texture")
+    return dataclasses.replace(job, source=render())
 
 
 def settings_from(
@@ -83,6 +104,7 @@ def settings_from(
         seed=get("seed"),
         view_size=view_size or quality.height,
         upscale=get("upscale"),
+        upscaler=bpy.path.abspath(get("upscaler")) if get("upscale") == "file" else "",
         texture_size=get("size"),
         front=get("front"),
     )

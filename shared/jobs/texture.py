@@ -22,8 +22,10 @@ MIN_SIZE, MAX_SIZE, DEFAULT_SIZE = 64, 4096, 2048
 MIN_VIEW, MAX_VIEW, VIEW_MULTIPLE = 64, 1024, 64
 #: Largest side of the reference picture in pixels.
 MAX_REFERENCE = 8192
-#: Upscaling of the views by 2: none; of pixels; of latents, by Stable Diffusion's latent upscaler.
-UPSCALES = ("off", "bicubic", "latent")
+#: Upscaling of the views by 2: none; of pixels; of latents, by Stable Diffusion's latent upscaler; by a file's model.
+UPSCALES = ("off", "bicubic", "latent", "file")
+#: Longest path of an upscaler.
+MAX_PATH = 4096
 #: Horizontal axis of the mesh's frame that its front faces.
 Front = Literal["-Y", "+Y", "-X", "+X"]
 FRONTS: tuple[Front, ...] = ("-Y", "+Y", "-X", "+X")
@@ -57,6 +59,8 @@ class TextureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     view_size: int | None = None
     #: One of UPSCALES.
     upscale: str = "off"
+    #: With "file": the .safetensors file of an image upscaler, on the backend's computer; in a record, its name.
+    upscaler: Annotated[str, msgspec.Meta(max_length=MAX_PATH)] = ""
     #: Side of the texture in pixels.
     texture_size: int = DEFAULT_SIZE
     front: Front = "-Y"
@@ -166,6 +170,10 @@ def check_texture(settings: TextureSettings) -> None:
         if len(text) > MAX_PROMPT:
             raise SettingError(f"{name} is too long: {len(text)} characters.", f"Give at most {MAX_PROMPT}.")
     check_range("The number of steps", settings.num_inference_steps, 1, MAX_STEPS)
+    if len(settings.upscaler) > MAX_PATH:
+        raise SettingError(f"The upscaler's path is {len(settings.upscaler)} characters long.", f"At most {MAX_PATH}.")
+    if settings.upscale == "file" and not settings.upscaler:
+        raise SettingError("There is no upscaler.", "Choose its .safetensors file, or another way to upscale.")
     check_range("Guidance", settings.guidance_scale, 0, MAX_GUIDANCE)
     for name in ("mv_scale", "reference_scale", "control_scale"):
         check_range(f"The {name}", getattr(settings, name), 0, 2)

@@ -1,6 +1,7 @@
-"""Meshes with UV maps, and a pattern in space, for the tests of texturing."""
+"""Meshes with UV maps, and the weights of an upscaler, for the tests of texturing."""
 
 import numpy as np
+import torch
 import trimesh
 
 from panoform.backend.texturing.cameras import Mesh
@@ -23,3 +24,12 @@ def unwrapped(shape: trimesh.Trimesh) -> Mesh:
     return Mesh(
         np.array(shape.vertices[shape.faces]), np.array(shape.vertex_normals[shape.faces]), (corner + inside) / cells
     )
+
+
+def compact_upscaler(scale: int) -> dict[str, torch.Tensor]:
+    """Return the weights of a Real-ESRGAN Compact whose last layer is 0: it repeats each pixel."""
+    return {
+        "body.0.weight": torch.full((8, 3, 3, 3), 0.1), "body.0.bias": torch.zeros(8), "body.1.weight": torch.ones(8),
+        "body.2.weight": torch.full((8, 8, 3, 3), 0.1), "body.2.bias": torch.zeros(8), "body.3.weight": torch.ones(8),
+        "body.4.weight": torch.zeros(3 * scale**2, 8, 3, 3), "body.4.bias": torch.zeros(3 * scale**2),
+    }  # fmt: skip

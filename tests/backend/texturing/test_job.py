@@ -10,7 +10,7 @@ import torch
 import trimesh
 from decoding import decoded
 from safetensors.torch import load_file, save_file
-from texturing_shapes import SHAPES, unwrapped
+from texturing_shapes import SHAPES, compact_upscaler, unwrapped
 
 from panoform.backend.io.encoding import encode_image
 from panoform.backend.models.cache import ModelCache
@@ -131,8 +131,8 @@ def test_only_chosen_triangles_get_texture_and_others_hide_them(reporter):
     reply = job.run(request(mesh, views=views, chosen=front), ModelCache(), reporter)
     np.testing.assert_allclose(decoded(reply.texture)[64, 64], red[0, 0], atol=0.01)
     assert reply.info.seen > 0.7
-    reply = job.run(request(mesh, views=views, chosen=rear), ModelCache(), reporter)
-    assert reply.info.seen == 0
+    with pytest.raises(InputError, match="No view shows the faces"):
+        job.run(request(mesh, views=views, chosen=rear), ModelCache(), reporter)
 
 
 @pytest.mark.slow
@@ -171,6 +171,20 @@ def test_prompt_alone_uses_the_other_adapter(engine, models, reporter):
     assert decoded(reply.views["front"]).shape == (128, 128, 3)
     with pytest.raises(SettingError, match="tokens long; the model reads 77"):
         job.run(request(mesh, engine, settings={"prompt": "red " * 60}), models, reporter)
+
+
+@pytest.mark.slow
+def test_views_are_enlarged_by_an_upscaler_of_the_user(engine, models, reporter, tmp_path):
+    pytest.importorskip("spandrel", reason="spandrel isn't installed: pip install -e '.[upscale]'")
+    file = tmp_path / "compact.safetensors"
+    save_file(compact_upscaler(2), file)
+    settings = {"prompt": "a red ball", "upscale": "file", "upscaler": str(file)}
+    reply = job.run(request(unwrapped(SMALL), engine, settings=settings), models, reporter)
+    view = decoded(reply.views["front"])
+    assert view.shape == (128, 128, 3)
+    assert np.array_equal(view[::2, ::2], view[1::2, 1::2]), "this one repeats each pixel"
+    assert reply.info.settings.upscaler == file.name
+    assert file.name in reply.info.weights
 
 
 @pytest.mark.slow
@@ -262,6 +276,7 @@ NAN = np.where(np.arange(9).reshape(1, 3, 3) == 4, np.nan, SPHERE.corners).astyp
         ({"settings": {"texture_size": 5000}}, "texture's size is 5000 px"),
         ({"settings": {"view_size": 100}}, "Use 64 or 128"),
         ({"settings": {"upscale": "magic"}}, "no way to upscale called 'magic'"),
+        ({"settings": {"upscale": "file"}}, "There is no upscaler"),
     ],
 )
 def test_invalid_requests_are_refused(fields, message, reporter):
