@@ -64,10 +64,11 @@ def test_balls_are_those_that_cycles_renders(scene: bpy.types.Scene, tmp_path: P
     assert light_probe.icon(scene) is not None
     both = np.split(shown(), 2, axis=1)
     inside = np.hypot(*np.meshgrid(*2 * [np.linspace(-1.05, 1.05, light_probe.SIZE)])) < 0.9
-    for picture, light, limit in zip(both, truth, (0.05, 0.01), strict=True):
+    for picture, light, limit in zip(both, truth, (0.05, 0.03), strict=True):
         expected = srgb_from_linear((light / 4).clip(0, 1))
-        assert np.abs(picture - expected)[inside].mean() < limit
-        assert np.abs(picture[:, ::-1] - expected)[inside].mean() > 3 * limit  # not so mirrored
+        wrong = np.abs(picture - expected)[inside].mean()
+        assert wrong < limit
+        assert np.abs(picture[:, ::-1] - expected)[inside].mean() > 3 * wrong
 
 
 def test_probe_follows_the_world(scene: bpy.types.Scene) -> None:

@@ -225,8 +225,9 @@ def test_texture(mine: bpy.types.Scene) -> None:
     cube = bpy.context.object
     corners = np.zeros((len(cube.data.loops), 2), np.float32)
     mesh = SimpleNamespace(
-        objects=[cube.session_uid], new_uv=[corners], uv_name="Panoform", pose=np.eye(4).tolist(), faces=[None]
-    )
+        objects=[cube.session_uid], new_uv=[corners], uv_name="Panoform", pose=np.eye(4).tolist(), faces=[None],
+        selection=["Cube"], instanced=True,
+    )  # fmt: skip
     file = encoded("a.png", picture() / 2, "sRGB")
     reply = SimpleNamespace(texture=file, views=dict.fromkeys(VIEWS, file))
     layers = [layer.name for layer in cube.data.uv_layers]
