@@ -19,8 +19,8 @@ _LIGHT, _HEIGHT = "panoform_light", "panoform_light_height"
 _ROWS, _COARSE_ROWS = 64, 16
 #: Side of a ball in pixels.
 SIZE = 96
-#: Name of the preview; and what it shows now.
-NAME = "light probe"
+#: Names of the previews; and what they show now.
+NAMES = ("mirror ball", "grey ball")
 _shown: tuple = ()
 
 
@@ -39,27 +39,29 @@ def remember(shown: bpy.types.World) -> None:
     shown[_LIGHT] = np.nan_to_num(light).clip(0, np.finfo(np.float16).max).astype(np.float16).tobytes()
 
 
-def icon(scene: bpy.types.Scene) -> int | None:
-    """Return the icon of a mirror ball and a grey ball in the scene's world, seen as by its camera (without one, along
-    +Y), exposed as the scene is; None where the world's light isn't known."""
+def icons(scene: bpy.types.Scene) -> list[int]:
+    """Return the icons of a mirror ball and a grey ball in the scene's world, seen as by its camera (without one, along
+    +Y), exposed as the scene is; none where the world's light isn't known."""
     shown = scene.world
     if not world.is_made(shown) or _LIGHT not in shown:
-        return None
+        return []
     strength, rotation = world.strength(shown), world.rotation(shown)
     if strength is None or rotation is None:
-        return None
+        return []
     camera = scene.camera.matrix_world.to_3x3().normalized() if scene.camera is not None else None
     view = np.array(camera) if camera is not None else np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
     factor = strength.default_value * 2**scene.view_settings.exposure
     panorama_from_camera = np.array(rotation.to_3x3()).T @ view
     global _shown
     key = (shown.session_uid, factor, panorama_from_camera.round(4).tobytes())
-    if key != _shown or not previews.exists(NAME):
+    if key != _shown or not all(map(previews.exists, NAMES)):
         stored = np.frombuffer(shown[_LIGHT], np.float16).astype(np.float32)
         light = stored.reshape(shown[_HEIGHT], -1, 3) * np.float32(factor)
         rows, columns, _ = light.shape
         coarse = block_means(light, block_side(rows, columns, _COARSE_ROWS / MARGIN))
         picture = light_balls.balls(light, coarse, SIZE, panorama_from_camera)
-        previews.show(NAME, np.round(picture * 255).astype(np.uint8))
+        alpha = light_balls.inside(SIZE)[..., None]
+        for name, ball in zip(NAMES, np.split(picture, 2, axis=1), strict=True):
+            previews.show(name, np.round(np.concatenate([ball, alpha], axis=-1) * 255).astype(np.uint8))
         _shown = key
-    return previews.icon(NAME)
+    return [previews.icon(name) for name in NAMES]

@@ -76,9 +76,9 @@ class PANOFORM_PT_world(Section, bpy.types.Panel):
         shown = context.scene.world
         column = self.layout.column()
         column.label(text=shown.name, icon="WORLD")
-        probe = light_probe.icon(context.scene)
-        if probe is not None:
-            column.template_icon(icon_value=probe, scale=5)
+        balls = column.row()
+        for icon in light_probe.icons(context.scene):
+            balls.template_icon(icon_value=icon, scale=5)
         strength = world.strength(shown)
         if strength is not None:
             column.prop(strength, "default_value", text="Strength")

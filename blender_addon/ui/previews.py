@@ -11,14 +11,15 @@ _collection: bpy.utils.previews.ImagePreviewCollection | None = None
 
 
 def show(name: str, picture: np.ndarray) -> None:
-    """Set the preview of map `name` to `picture`, (H, W, 3) uint8, top row first."""
+    """Set the preview of map `name` to `picture`, (H, W, 3) or, with alpha, (H, W, 4) uint8, top row first."""
     preview = _collection[name] if name in _collection else _collection.new(name)
-    height, width, _ = picture.shape
+    height, width, channels = picture.shape
     side = max(height, width)  # icons are drawn square
     rgba = np.zeros((side, side, 4), np.float32)
     top, left = (side - height) // 2, (side - width) // 2
-    rgba[top : top + height, left : left + width, :3] = picture[::-1] / np.float32(255)
-    rgba[top : top + height, left : left + width, 3] = 1
+    inside = rgba[top : top + height, left : left + width]
+    inside[..., 3] = 1
+    inside[..., :channels] = picture[::-1] / np.float32(255)
     preview.image_size = (side, side)
     preview.image_pixels_float.foreach_set(rgba.ravel())
 

@@ -25,9 +25,8 @@ def balls(light: np.ndarray, coarse: np.ndarray, size: int, panorama_from_camera
 
     The exposure is that of the panorama: 1 is white. Outside the balls it is black.
     """
-    place = (np.arange(size) + 0.5) / size * 2 * _MARGIN - _MARGIN
-    right, up = np.meshgrid(place, -place)
-    inside = right**2 + up**2 < 1
+    right, up = _plane(size)
+    is_ball = inside(size)
     seen = np.stack([right, up, np.sqrt(np.maximum(1 - right**2 - up**2, 0))], axis=-1)
     back = panorama_from_camera[:, 2]
     normal = seen @ panorama_from_camera.T
@@ -37,8 +36,21 @@ def balls(light: np.ndarray, coarse: np.ndarray, size: int, panorama_from_camera
     column = ((0.5 - np.arctan2(mirrored[..., 1], mirrored[..., 0]) / (2 * np.pi)) * width).astype(int) % width
     rows, columns = coarse.shape[:2]
     arriving = (coarse * solid_angles(rows, columns)[..., None]).reshape(-1, 3)
-    cosine = np.maximum(normal[inside] @ directions(rows, columns).reshape(-1, 3).T, 0)
+    cosine = np.maximum(normal[is_ball] @ directions(rows, columns).reshape(-1, 3).T, 0)
     grey = np.zeros((size, size, 3))
-    grey[inside] = GREY / np.pi * cosine @ arriving
-    pair = np.concatenate([np.where(inside[..., None], light[row, column], 0), grey], axis=1)
+    grey[is_ball] = GREY / np.pi * cosine @ arriving
+    pair = np.concatenate([np.where(is_ball[..., None], light[row, column], 0), grey], axis=1)
     return srgb_from_linear(pair.clip(0, 1)).astype(np.float32)
+
+
+def inside(size: int) -> np.ndarray:
+    """Return which pixels of a ball's picture show it, (size, size) bool."""
+    right, up = _plane(size)
+    return right**2 + up**2 < 1
+
+
+def _plane(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the pixels to the right and up from a ball's centre, in radii."""
+    place = (np.arange(size) + 0.5) / size * 2 * _MARGIN - _MARGIN
+    right, up = np.meshgrid(place, -place)
+    return right, up

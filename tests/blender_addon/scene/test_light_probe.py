@@ -21,12 +21,14 @@ VIEW = Euler((1.3, 0.2, 0.7)).to_matrix().to_4x4()
 
 
 def shown() -> np.ndarray:
-    """Return the preview, (96, 192, 3), top row first, sRGB."""
-    preview = previews._collection[light_probe.NAME]
-    flat = np.empty(4 * preview.image_size[0] * preview.image_size[1], np.float32)
-    preview.image_pixels_float.foreach_get(flat)
-    square = flat.reshape(preview.image_size[1], preview.image_size[0], 4)[::-1]
-    return square[light_probe.SIZE // 2 : light_probe.SIZE // 2 + light_probe.SIZE, :, :3]
+    """Return the previews, (2, 96, 96, 3), top row first, sRGB."""
+    pictures = []
+    for name in light_probe.NAMES:
+        preview = previews._collection[name]
+        flat = np.empty(4 * light_probe.SIZE**2, np.float32)
+        preview.image_pixels_float.foreach_get(flat)
+        pictures.append(flat.reshape(light_probe.SIZE, light_probe.SIZE, 4)[::-1, :, :3])
+    return np.stack(pictures)
 
 
 def ball(scene: bpy.types.Scene, folder: Path, *, mirror: bool) -> np.ndarray:
@@ -61,10 +63,9 @@ def test_balls_are_those_that_cycles_renders(scene: bpy.types.Scene, tmp_path: P
     world.set_rotation(scene.world, Euler((0.1, -0.2, 2.0)).to_matrix().to_4x4())
     world.strength(scene.world).default_value = 1.5
     truth = [ball(scene, tmp_path, mirror=mirror) for mirror in (True, False)]
-    assert light_probe.icon(scene) is not None
-    both = np.split(shown(), 2, axis=1)
+    assert len(light_probe.icons(scene)) == 2
     inside = np.hypot(*np.meshgrid(*2 * [np.linspace(-1.05, 1.05, light_probe.SIZE)])) < 0.9
-    for picture, light, limit in zip(both, truth, (0.05, 0.03), strict=True):
+    for picture, light, limit in zip(shown(), truth, (0.05, 0.03), strict=True):
         expected = srgb_from_linear((light / 4).clip(0, 1))
         wrong = np.abs(picture - expected)[inside].mean()
         assert wrong < limit
@@ -73,30 +74,30 @@ def test_balls_are_those_that_cycles_renders(scene: bpy.types.Scene, tmp_path: P
 
 def test_probe_follows_the_world(scene: bpy.types.Scene) -> None:
     open_file._show(scene, INTERIOR)
-    light_probe.icon(scene)
+    light_probe.icons(scene)
     before = shown()
-    light_probe.icon(scene)
+    light_probe.icons(scene)
     np.testing.assert_array_equal(shown(), before)
     scene.panoform.rotation = 1.0
-    light_probe.icon(scene)
+    light_probe.icons(scene)
     turned = shown()
     assert np.abs(turned - before).max() > 0.2
     world.strength(scene.world).default_value = 0.1
-    light_probe.icon(scene)
+    light_probe.icons(scene)
     assert shown().mean() < 0.6 * turned.mean()
 
 
 def test_light_is_kept_with_the_file(scene: bpy.types.Scene, tmp_path: Path) -> None:
     open_file._show(scene, INTERIOR)
-    light_probe.icon(scene)
+    light_probe.icons(scene)
     before = shown()
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "a.blend"))
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "a.blend"))
-    light_probe.icon(bpy.context.scene)
+    light_probe.icons(bpy.context.scene)
     np.testing.assert_array_equal(shown(), before)
 
 
 def test_worlds_of_the_user_have_no_probe(scene: bpy.types.Scene) -> None:
-    assert light_probe.icon(scene) is None
+    assert not light_probe.icons(scene)
     scene.world = bpy.data.worlds.new("mine")
-    assert light_probe.icon(scene) is None
+    assert not light_probe.icons(scene)
