@@ -92,6 +92,12 @@ def test_licences_are_those_of_the_table():
         assert spec.licence.split(";")[0].lower() in text.lower()
 
 
+def test_size_of_the_texturing_model_is_that_of_the_table():
+    size = f"{(WEIGHTS['sd21'].bytes + WEIGHTS['mv-adapter'].bytes) / 1e9:.1f} GB"
+    for path in ("README.md", "docs/texturing.md", "blender_addon/texture/operators.py"):
+        assert size in (ROOT / path).read_text("utf-8"), path
+
+
 # Commands
 
 

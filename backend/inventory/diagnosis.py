@@ -156,10 +156,11 @@ def multiview_adapters(base: sd21_checkpoints.Base, source: str) -> list[Adapter
     factor = 2 ** (len(base.vae.config["block_out_channels"]) - 1)
     lines = []
     for task in MULTIVIEW_TASKS:
-        shapes = multiview.adapter_parts(unet, task, factor).shapes
-        line = AdapterLine(task=task, modules=len(shapes))
+        line = AdapterLine(task=task)
         lines.append(line)
         try:
+            shapes = multiview.adapter_parts(unet, task, factor).shapes
+            line.modules = len(shapes)
             file = adapter.find(source, task, local_files_only=True)
             line.filled, problem = adapter.inspect(file, shapes)
         except PanoformError as error:

@@ -73,9 +73,16 @@ class AdapterParts(NamedTuple):
 def adapter_parts(unet: Any, task: str, downscale_factor: int) -> AdapterParts:
     """Create what an adapter of `task` fills in `unet`, whose latents are smaller by `downscale_factor`.
 
-    Raise SettingError for an unknown task.
+    Raise SettingError for an unknown task, AdapterError for a U-Net that control images can't be added to.
     """
     chosen = _task(task)
+    # diffusers adds the features to blocks without attention after they have halved the size, where they don't fit.
+    plain = [name for name in unet.config.down_block_types[:-1] if name != "CrossAttnDownBlock2D"]
+    if plain:
+        raise AdapterError(
+            f"The U-Net has a {plain[0]}: MV-Adapter needs a CrossAttnDownBlock2D at each level but the last.",
+            "Use Stable Diffusion 2.1-base as the model.",
+        )
     with torch.device("meta"):
         encoder = T2IAdapter(
             in_channels=_CONTROL_CHANNELS,
@@ -128,7 +135,7 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         """Load the adapter of `task` from a file, a folder or a hub repository, instead of the one loaded before.
 
         Load it before any offloading is enabled. Raise SettingError for an unknown task, AdapterError for an adapter
-        that is missing, or has other tensors than this model and task need.
+        that is missing, or has other tensors than this model and task need, and for a U-Net that can't have one.
         """
         if any(hasattr(module, "_hf_hook") for module in self.unet.modules()):
             raise SettingError("The model is offloaded already.", "Load the adapter before enabling offloading.")

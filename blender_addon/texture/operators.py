@@ -39,7 +39,7 @@ MODEL_ID = WEIGHTS["sd21"].repository
 WITHOUT_MODEL = "The picture is projected from the front; the rest gets the colours around it."
 MODEL = (
     "A model draws all sides, also from a prompt: Stable Diffusion 2.1-base (licence CreativeML Open RAIL++-M) and "
-    "MV-Adapter (Apache-2.0), 3.4 GB."
+    "MV-Adapter (Apache-2.0), 3.8 GB."
 )
 
 
@@ -211,7 +211,7 @@ def _file(material: bpy.types.Material, view: str) -> np.ndarray:
 
 class PANOFORM_OT_use_multiview_hub(bpy.types.Operator):
     """Load Stable Diffusion 2.1-base (licence CreativeML Open RAIL++-M) and MV-Adapter (Apache-2.0) from Hugging Face,
-    3.4 GB, at the first use"""
+    3.8 GB, at the first use"""
 
     bl_idname = "panoform.use_multiview_hub"
     bl_label = "Use Model from Hugging Face"

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from panoform.backend.pipelines.layers.snr_shift import shifted_betas
-from panoform.backend.pipelines.multiview import MultiViewPipeline
+from panoform.backend.pipelines.multiview import MultiViewPipeline, adapter_parts
 from panoform.shared.protocol.errors import (
     AdapterError,
     Cancelled,
@@ -240,6 +241,17 @@ def test_invalid_input_is_refused(pipes, change, error, message):
 def test_task_without_reference_takes_none(pipes):
     with pytest.raises(InputError, match="no reference picture"):
         pipes["tg2mv"](**arguments("tg2mv"), reference=torch.zeros(1, 3, 64, 64))
+
+
+def test_base_whose_first_level_has_no_attention_is_refused():
+    """diffusers would add the control images' features to what is half their size."""
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=8,
+        attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    with pytest.raises(AdapterError, match="has a DownBlock2D: MV-Adapter needs a CrossAttnDownBlock2D at each level"):
+        adapter_parts(unet, "ig2mv", 8)
 
 
 @pytest.mark.slow
