@@ -13,7 +13,7 @@ from ...shared.imaging.true_scale import true_scale
 from ...shared.jobs.scene import DEFAULT_TRIANGLES
 from ...shared.protocol.errors import InputError
 from ..io import panoramas, parallel
-from . import behind, floor, grid, layers, objects, planes, regularise, sky, skyline, solids, surface
+from . import behind, edges, floor, grid, layers, objects, planes, regularise, sky, skyline, solids, surface
 from .floor import Floor
 from .layers import Layer, Links
 from .objects import Things
@@ -32,6 +32,8 @@ _ROWS, _MIN_ROWS, _MAX_ROWS = 720, 256, 2048
 _MIN_COSINE = 0.1
 #: Hidden surfaces are guesses: up to this relative difference more, they are joined rather than left with a gap.
 _HIDDEN_TOLERANCE = 0.08
+#: Gaps of soft maps are small if they open by this many pixels at most for a viewer who moves by REACH.
+_JOINED_PX = 6
 #: Smallest distance between hidden surfaces and what is in front of them, in tolerances: they aren't welded then.
 _CLEARANCE = 1.5
 #: Flatness from which on a smaller number of triangles is given up.
@@ -59,6 +61,8 @@ class Layered:
     #: Things that get a mesh of their own, and what fills the room behind them; None without any.
     found_things: Things | None
     filling: Layer | None
+    #: The panorama, sRGB, (H, W, 3), beside whose edges those of soft maps may lie; None for exact ones, or without it.
+    picture: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,8 @@ def find_layers(
 ) -> Layered:
     """Find the surfaces that a distance map (H, W) with unit normals (H, W, 3) shows, and those behind them.
 
-    `sky_candidates`: see `sky.find`. `picture`: the panorama, sRGB, of any size: see `skyline.refine`. `classes`: see
-    `objects.find`; None: no thing has a mesh of its own. `scale`: metres per unit of distance (None: by
+    `sky_candidates`: see `sky.find`. `picture`: the panorama, sRGB, of any size: see `skyline.refine`, `edges.joined`.
+    `classes`: see `objects.find`; None: no thing has a mesh of its own. `scale`: metres per unit of distance (None: by
     `known_distances`, as in SceneRequest, else by the floor and `camera_height_m`). `world_from_panorama`: rotation
     (3, 3), which tells what is vertical.
     """
@@ -110,11 +114,13 @@ def find_layers(
     elif open_sky.all():
         finite = np.ones_like(distance)
     found = planes.fit(finite, normal)
+    if picture is not None:  # exact maps tell themselves where edges are
+        picture = panoramas.resize(picture, len(distance)) if found.noise >= regularise.EXACT else None
     found = regularise.regularise(found, sky_candidates, normal)
     if not open_sky.any():
         open_sky = sky.find(found.distance, sky_candidates, normal)
-        if picture is not None and found.noise >= regularise.EXACT:
-            found, open_sky = skyline.refine(found, open_sky, panoramas.resize(picture, len(distance)))
+        if picture is not None:
+            found, open_sky = skyline.refine(found, open_sky, picture)
     if open_sky.all():
         raise InputError("The maps show nothing but sky.", "There is nothing to build a mesh of.")
     found = dataclasses.replace(
@@ -133,6 +139,9 @@ def find_layers(
     tolerance = planes.TOLERANCE + 3 * found.noise
     visible = layers.visible(found)
     seen = layers.link(visible, visible, found.rays, tolerance)
+    if picture is not None:
+        slack = _JOINED_PX * 2 * np.pi / (distance.shape[1] * REACH * unit)
+        seen = edges.joined(visible, seen, found.rays, slack, picture)
     room, room_links, rest, filling, things = visible, seen, visible, [], None
     if classes is not None:
         things = objects.find(classes, visible, seen)
@@ -154,14 +163,14 @@ def find_layers(
     links = {(0, 0): seen, **dict(zip(pairs, parallel.in_threads(link, pairs), strict=True))}
     return Layered(
         layers=stack, planes=found, sky=open_sky, scale=scale, is_guess=is_guess, floor=ground, links=links,
-        found_things=things, filling=filling[0] if filling else None,
+        found_things=things, filling=filling[0] if filling else None, picture=picture,
     )  # fmt: skip
 
 
 def mesh(found: Layered, max_triangles: int) -> Built:
     """Build the mesh of layers, of about `max_triangles` at most."""
     noise = found.planes.noise
-    welded = surface.weld(found.layers, found.links, found.planes.rays, noise)
+    welded = surface.weld(found.layers, found.links, found.planes.rays, noise, found.picture)
     blocks = surface.Blocks(welded)
     flatness, shift = max(FLATNESS, noise / 2), surface.MAX_UV_ERROR_PX
     while True:

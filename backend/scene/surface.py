@@ -22,6 +22,8 @@ from .layers import Layer, Links
 _MAX_BLOCK = 1 / 32
 #: How far inside torn corners take their texture from, as a multiple of the way to the centre of their pixels.
 _INWARD = 3.0
+#: A pixel looks like those outside if it differs from them less than by this multiple of how it differs from inside.
+_LIKE_OUTSIDE = 0.7
 #: Shift of the texture inside a block that isn't seen, in pixels.
 MAX_UV_ERROR_PX = 0.35
 #: How far outlines against the sky are drawn in, as a share of the way from a pixel's edge to its centre.
@@ -62,10 +64,17 @@ class Welded:
     uv: np.ndarray
 
 
-def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.ndarray, noise: float) -> Welded:
+def weld(
+    stack: list[Layer],
+    links: Mapping[tuple[int, int], Links],
+    rays: np.ndarray,
+    noise: float,
+    picture: np.ndarray | None = None,
+) -> Welded:
     """Weld the corners of all layers.
 
-    `links`: those between each pair of layers, by their indices. `noise`: see `Planes`. Around corner (i, j),
+    `links`: those between each pair of layers, by their indices. `noise`: see `Planes`. `picture`: the panorama,
+    (H, W, 3), where edges of the layers may lie beside its own. Around corner (i, j),
     i = 0 … H, j = 0 … W − 1, each layer has four slots: the pixels above left, above right, below left, below right.
     """
     stack = list(stack)
@@ -128,6 +137,9 @@ def weld(stack: list[Layer], links: Mapping[tuple[int, int], Links], rays: np.nd
 
     # A texture's outermost pixels are mixed with what is beside them: torn corners take theirs from further in.
     pull = centre * _INWARD
+    if picture is not None:
+        beside = _beside(picture, row, column, centre) & ~outline
+        pull[beside] = centre[beside]
     pull[(row == 0) | (row == height), 0] = 0
     uv = np.stack([(column + pull[:, 1]) / width, 1 - np.clip(row + pull[:, 0], 0.5, height - 0.5) / height], axis=-1)
     # A hidden pixel whose corners are all those of one in front is no other surface.
@@ -200,6 +212,23 @@ def _centres(vertex: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         members[where] += 1
         centre[where] += slot % 4 // 2 - 0.5, slot % 2 - 0.5
     return centre / np.maximum(members, 1)[:, None], members
+
+
+def _beside(picture: np.ndarray, row: np.ndarray, column: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Return which vertices (V,) have pixels that look like those outside, and not like those further in: the
+    panorama (H, W, 3) shows the edge further in. `centre`: see `_centres`.
+    """
+    height, width, _ = picture.shape
+    torn = np.flatnonzero(centre.any(axis=1))
+
+    def colour(steps: float) -> np.ndarray:
+        i, j = np.floor(np.stack([row[torn], column[torn]]) + steps * centre[torn].T).astype(int)
+        return picture[np.clip(i, 0, height - 1), j % width]
+
+    own, outside, inside = colour(1), colour(-1), colour(_INWARD)
+    beside = np.zeros(len(row), bool)
+    beside[torn] = np.abs(own - outside).max(axis=-1) < _LIKE_OUTSIDE * np.abs(own - inside).max(axis=-1)
+    return beside
 
 
 def _pixel(slot: int, row: np.ndarray, column: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
