@@ -1,7 +1,7 @@
 """The backend's mesh → objects with a material for each part of it, and one for what emits light.
 
 Each thing is an object of its own, whose origin is the middle of its base. Cycles takes every triangle of a material
-with emission for a light source, so only those that show a lamp have it.
+with emission for a light source, so only those that show a lamp have it. The backs of lamps are light grey.
 """
 
 from __future__ import annotations
@@ -36,21 +36,29 @@ def _materials(name: str, reply: SceneReply, materials: list[bpy.types.Material]
     slot = np.empty(len(reply.triangles), np.int32)
     start = 0
     seen: dict[str, bpy.types.Image] = {}
+    light: np.ndarray | None = None
     for part in reply.parts:
         label = f"{name} mesh" if part.name == "visible" else f"{name} mesh {part.name}"
         textures = _textures(label, part)
         emission = textures.pop("emission", None)
         if part.name == "visible":
             seen = {kind: image for kind, image in textures.items() if kind not in ("normal", "confidence")}
+            light = None if emission is None else pixels.raw(emission)[..., :3]
         elif part.name == "back":
             textures = seen
         slots = slot[start : start + part.triangles]
         slots[:] = len(materials)
         materials.append(material.create_one_sided(label, textures))
+        lit = None
         if emission is not None:
-            lamps = _shows_light(reply.uv[start : start + part.triangles], pixels.raw(emission)[..., :3])
-            slots[lamps] = len(materials)
-            materials.append(material.create_one_sided(f"{label} lamps", textures | {"emission": emission}))
+            lit = textures | {"emission": emission}
+        elif part.name == "back":  # of a lamp: the albedo of its front is black, and its light is the front's alone
+            lit = {kind: image for kind, image in textures.items() if kind != "albedo"}
+        if lit is not None and light is not None:
+            lamps = _shows_light(reply.uv[start : start + part.triangles], light)
+            if lamps.any():
+                slots[lamps] = len(materials)
+                materials.append(material.create_one_sided(f"{label} lamps", lit))
         start += part.triangles
     return slot
 

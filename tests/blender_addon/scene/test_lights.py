@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bpy
+import msgspec
 import numpy as np
 import OpenImageIO as oiio
 import pytest
@@ -11,9 +12,9 @@ from mathutils import Matrix, Vector
 from panoform.backend.scene.parts import encoded
 from panoform.blender_addon.capture import sources
 from panoform.blender_addon.jobs.manager import Jobs
-from panoform.blender_addon.scene import build, environment, images, lights, world
+from panoform.blender_addon.scene import build, environment, images, lights, mesh, world
 from panoform.shared.imaging import sphere
-from panoform.shared.jobs.scene import Part, SceneInfo, SceneReply
+from panoform.shared.jobs.scene import Part, SceneInfo, SceneReply, Thing
 
 CAMERA_M, LAMP_M, SIDE_M = 1.6, 1.2, 0.4
 #: Radiance of the two panels.
@@ -93,6 +94,27 @@ def test_pressing_again_restores_the_lamps(body: bpy.types.Object) -> None:
     assert not lights.are_separate(body)
     strengths = [m.node_tree.nodes["Principled BSDF"].inputs["Emission Strength"] for m in lights._materials(body)]
     assert [(one.default_value, one.is_linked) for one in strengths] == [(1.0, False)]
+
+
+def test_the_back_of_a_lamp_is_light_and_emits_nothing(addon: Jobs, scene: bpy.types.Scene) -> None:
+    reply = room()
+    visible = reply.parts[0]
+    # The second panel is a thing, with a back that has the same texture coordinates.
+    reply = msgspec.structs.replace(
+        reply,
+        triangles=np.concatenate([reply.triangles, reply.triangles[-2:, ::-1]]),
+        uv=np.concatenate([reply.uv, reply.uv[-2:]]),
+        parts=(visible, Part(name="back", triangles=2, textures={})),
+        things=(Thing(name="lamp", visible=2, back=2, origin=(0, 0, 0)),),
+    )
+    thing, _ = mesh.create("room", reply)
+    (lamp,) = lights.find(thing)
+    assert lamp.area == pytest.approx(SIDE_M**2)
+    np.testing.assert_allclose(lamp.normal, (0, 0, -1), atol=1e-6)
+    up = next(polygon for polygon in thing.data.polygons if polygon.normal.z > 0)
+    shader = thing.data.materials[up.material_index].node_tree.nodes["Principled BSDF"]
+    assert not shader.inputs["Base Color"].is_linked
+    assert min(shader.inputs["Base Color"].default_value) >= 0.5
 
 
 def test_lights_go_with_their_environment(body: bpy.types.Object) -> None:
