@@ -156,8 +156,11 @@ def _moved(draft: Path) -> tuple[Path, Path]:
 
 def _sweep(directory: Path) -> None:
     """Finish or undo the moves of processes that were killed while they wrote to `directory`; remove their drafts."""
-    with os.scandir(directory) as entries:  # a folder of temporary files may hold thousands
-        matches = [match for entry in entries if (match := _DRAFT.fullmatch(entry.name))]
+    try:
+        with os.scandir(directory) as entries:  # a folder of temporary files may hold thousands
+            matches = [match for entry in entries if (match := _DRAFT.fullmatch(entry.name))]
+    except PermissionError:  # a folder that one may write to, but not list, hides them
+        return
     for match in matches:
         entry = directory / match[0]
         with contextlib.suppress(OSError):  # another process, or another user, has it: what is left there harms nobody
@@ -299,10 +302,16 @@ def flush_file(file: BinaryIO) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename survives a power cut. No-op where that isn't supported."""
+    """Flush a folder's entries to disk, so that a rename survives a power cut.
+
+    No-op where that isn't supported, and for folders that one may write to, but not list.
+    """
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(handle)
     except OSError as error:

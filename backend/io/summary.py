@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,6 +18,7 @@ import numpy as np
 
 from ...shared import overwriting
 from ...shared.atomic_write import atomic_write_all
+from ...shared.file_errors import is_file
 from ...shared.maps import DISTANCE, NORMAL
 from ...shared.protocol.errors import InputError
 from . import maps, panoramas
@@ -24,6 +27,8 @@ from .encoding import encode_jpeg
 CSV_FILENAME, HTML_FILENAME = "summary.csv", "summary.html"
 _THUMBNAIL_HEIGHT_PX = 96
 _GENERATOR = '<meta name="generator" content="Panoform">'
+#: The last line of a page: the SHA-256 of what precedes it, and of the table, so that changes are noticed.
+_DIGESTS = re.compile(r"<!-- SHA-256: ([0-9a-f]{64}); summary\.csv: ([0-9a-f]{64}) -->\n\Z")
 _HEAD = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">{_GENERATOR}<title>Panoform</title><style>
 body {{ font: 14px sans-serif; margin: 2em; color: #222; background: #fff }}
@@ -50,28 +55,36 @@ class Row(msgspec.Struct, kw_only=True):
 
 
 def check(directory: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where a summary would replace files that are not one, unless `overwrite` is set."""
+    """Raise OutputError where a summary would replace files that are not one, or were changed, unless `overwrite` is
+    set."""
     overwriting.check((directory / name for name in (CSV_FILENAME, HTML_FILENAME)), _is_own, overwrite=overwrite)
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether it is a page of Panoform, or a table with its columns, to which none was added."""
-    text = path.read_text("utf-8", "replace")
-    if path.name == HTML_FILENAME:
-        return _GENERATOR in text[:1000]
-    columns = list(Row.__struct_fields__)
-    try:
-        first, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    except (csv.Error, ValueError):  # ValueError: it is empty
+    """Return whether it is a page or a table as it was written, by the digests in the page."""
+    page = path.with_name(HTML_FILENAME)
+    if not is_file(page):
         return False
-    return first == columns and all(len(row) == len(columns) for row in rows)
+    content = page.read_bytes()
+    found = _DIGESTS.search(content.decode("utf-8", "replace"))
+    if found is None:
+        return False
+    if path == page:
+        return _sha256(content[: content.rindex(b"<!--")]) == found[1]
+    return _sha256(path.read_bytes()) == found[2]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def write(directory: Path, rows: Sequence[Row], *, overwrite: bool = False) -> None:
     """Write both tables to `directory`, which holds the result folders. Raise OutputError (also `check`)."""
-    files = {CSV_FILENAME: _csv(rows), HTML_FILENAME: _html(directory, rows)}
+    table, page = _csv(rows).encode(), _html(directory, rows).encode()
+    digests = f"<!-- SHA-256: {_sha256(page)}; {CSV_FILENAME}: {_sha256(table)} -->\n"
     check(directory, overwrite=overwrite)
-    atomic_write_all({directory / name: text.encode() for name, text in files.items()}, make_folders=True)
+    files = {directory / CSV_FILENAME: table, directory / HTML_FILENAME: page + digests.encode()}
+    atomic_write_all(files, make_folders=True)
 
 
 def _csv(rows: Sequence[Row]) -> str:

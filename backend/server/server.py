@@ -318,7 +318,7 @@ def serve(
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: server.end())
             if parent_pipe:
-                parent.when_parent_exits(server.end, exit_after_s=GRACE_S + 2, connection_file=connection_file)
+                parent.when_parent_exits(server.end, exit_after_s=parent.EXIT_AFTER_S, connection_file=connection_file)
             log.info("Panoform %s listens on %s", server.connection.version, server.connection.endpoint)
             idle = server.run(limit_log=parent_pipe)  # else the log is the user's
         finally:

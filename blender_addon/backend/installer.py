@@ -29,6 +29,7 @@ import msgspec
 
 from ...shared import json_file
 from ...shared.atomic_write import atomic_write, drafts
+from ...shared.file_errors import is_file
 from ...shared.file_lock import try_lock
 from ...shared.overwriting import sha256
 from ...shared.protocol.errors import (
@@ -246,12 +247,12 @@ class Setup:
     def _set_up(self) -> None:
         self._check_cancelled()
         environment = self.folder / "environment"
-        is_own = (environment / MARKER).exists()
+        is_own = (environment / MARKER).exists() or _was_interrupted(environment)
         is_used = environment.exists() and (environment.is_symlink() or any(environment.iterdir()))
         if is_used and (environment.is_symlink() or not is_own):
             raise BackendError(
                 f"{environment} exists and is not a Python environment that Panoform made.",
-                "Choose another folder for the environment in the add-on's preferences.",
+                "Delete it if nobody needs it, or choose another folder in the add-on's preferences.",
             )
         _check_wheel(self.wheel)
         if not environment.exists():  # an update fills the space of the old one again
@@ -341,6 +342,16 @@ def _empty(environment: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def _was_interrupted(environment: Path) -> bool:
+    """Return whether a set-up of an earlier version, which marked environments in the end, was interrupted here."""
+    log = environment / "setup.log"
+    if not (is_file(log) and is_file(environment / "pyvenv.cfg")):
+        return False
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        first = lines.readline(4096)
+    return first.startswith("$ ") and first.rstrip().endswith(f" -m venv {environment}")
 
 
 @contextlib.contextmanager

@@ -35,10 +35,18 @@ _CRASH = (
     "it crashed in a library or a driver",
     "Start the job again. If it crashes again, update the graphics driver, or choose another device.",
 )
+_DISK = (
+    "it could not write its log, most likely as the disk is full",
+    "Make room on the disk, then start the job again.",
+)
 #: Exit code, as unsigned → why, and what to do. On POSIX minus the signal's number; on Windows a status code.
-_REASONS = {code & 0xFFFFFFFF: _MEMORY for code in (-9, 0xC0000017, 0xC000012D)} | {
-    code & 0xFFFFFFFF: _CRASH for code in (-4, -6, -7, -8, -10, -11, 0xC0000005, 0xC0000409, 0xC000001D, 0xC00000FD)
-}
+_REASONS = (
+    {code & 0xFFFFFFFF: _MEMORY for code in (-9, 0xC0000017, 0xC000012D)}
+    | {120: _DISK}
+    | {  # Python's, where it can't write what it has printed
+        code & 0xFFFFFFFF: _CRASH for code in (-4, -6, -7, -8, -10, -11, 0xC0000005, 0xC0000409, 0xC000001D, 0xC00000FD)
+    }
+)
 
 
 class BackendProcess:

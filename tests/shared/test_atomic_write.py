@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -269,3 +270,22 @@ def test_previous_file_whose_place_was_taken_is_kept(tmp_path: Path, monkeypatch
     (kept,) = tmp_path.glob(".*")
     assert content(kept) == {"b": b"old"}
     assert str(kept) in caught.value.hint
+
+
+@posix_only
+def test_folder_that_can_be_written_but_not_listed() -> None:
+    with tempfile.TemporaryDirectory() as name:  # other users can't reach pytest's folders
+        folder, root = Path(name), os.geteuid() == 0
+        folder.chmod(0o733 if root else 0o300)
+        if root:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(PermissionError):
+                list(folder.iterdir())
+            atomic_write(folder / "a", b"1")
+            atomic_write(folder / "a", b"2")
+        finally:
+            if root:
+                os.seteuid(0)
+            folder.chmod(0o700)
+        assert content(folder) == {"a": b"2"}

@@ -148,16 +148,32 @@ def test_files_of_the_user_are_kept(tmp_path, capsys):
     assert run(one, out, "--overwrite") == 0
 
 
-@pytest.mark.parametrize("change", ["column", "row"])
-def test_tables_that_were_extended_are_kept(tmp_path, change):
+@pytest.mark.parametrize("change", ["column", "row", "cell"])
+def test_tables_that_were_changed_are_kept(tmp_path, change):
     rows = [summary.Row(panorama="a, b", status="failed", folder="a", error='two\n"lines"')]
     summary.write(tmp_path, rows)
     summary.write(tmp_path, rows)
     table = tmp_path / "summary.csv"
     text = table.read_text("utf-8")
-    table.write_text(text.replace("error", "error,rating", 1) if change == "column" else f"{text}a note\n", "utf-8")
+    changed = {
+        "column": text.replace("error", "error,rating", 1),
+        "row": f"{text}a note\n",
+        "cell": text.replace("two", "my note"),
+    }
+    table.write_text(changed[change], "utf-8")
     with pytest.raises(OutputError, match=r"not a result of Panoform: summary\.csv"):
         summary.write(tmp_path, rows)
+
+
+def test_page_that_was_changed_is_kept(tmp_path):
+    rows = [summary.Row(panorama="a", status="failed", folder="a", error="two")]
+    summary.write(tmp_path, rows)
+    page = tmp_path / "summary.html"
+    page.write_text(page.read_text("utf-8").replace("two", "my note"), "utf-8")
+    with pytest.raises(OutputError, match=r"not a result of Panoform: summary\.html"):
+        summary.write(tmp_path, rows)
+    summary.write(tmp_path, rows, overwrite=True)
+    summary.write(tmp_path, rows)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -316,6 +316,13 @@ with installer._lock(folder / installer.LOCK) as lock:
 """
 
 
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "timeout"
+        time.sleep(0.02)
+
+
 def has_ended(process: psutil.Process) -> bool:
     try:
         return process.status() == psutil.STATUS_ZOMBIE
@@ -329,10 +336,7 @@ def test_what_a_killed_blender_started_ends_and_holds_the_lock_until_then(tmp_pa
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as blender:
         assert blender.stdout is not None
         between = psutil.Process(int(blender.stdout.readline()))
-        end = time.monotonic() + 20
-        while len(between.children(recursive=True)) < 2:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: len(between.children(recursive=True)) == 2)
         writers = [between, *between.children(recursive=True)]
         for writer in writers:
             writer.suspend()
@@ -342,9 +346,7 @@ def test_what_a_killed_blender_started_ends_and_holds_the_lock_until_then(tmp_pa
             pass  # they would still write
         for writer in writers:
             writer.resume()
-        while not all(map(has_ended, writers)):
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until(lambda: all(map(has_ended, writers)))
     with installer._lock(tmp_path / installer.LOCK):
         pass
 
@@ -359,6 +361,19 @@ def test_programs_find_no_configuration_in_their_folder(tmp_path: Path) -> None:
         with pytest.raises(BackendError):
             setup._call(log, tmp_path / "no program")
     assert not list(tmp_path.glob(".panoform-*"))
+
+
+def test_environment_of_an_interrupted_set_up_of_an_earlier_version_is_made_again(tmp_path: Path) -> None:
+    """Its log is there, but not the marker, which was written last."""
+    environment = tmp_path / "environment"
+    environment.mkdir()
+    (environment / "pyvenv.cfg").write_text("home = /usr/bin")
+    log = environment / "setup.log"
+    log.write_text(f"$ python -I -m venv {environment}\n$ pip\n")
+    assert installer._was_interrupted(environment)
+    for other in ("a log of another program\n", f"$ python -I -m venv {tmp_path / 'other'}\n", ""):
+        log.write_text(other)
+        assert not installer._was_interrupted(environment)
 
 
 def test_environment_of_the_user_is_not_cleared(tmp_path: Path) -> None:

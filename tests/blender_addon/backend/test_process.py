@@ -179,6 +179,16 @@ def test_failed_start_quotes_the_last_log_line(start):
     assert "Traceback" in process.log_tail()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows limits no files")
+def test_full_disk_is_told(start):
+    """A limit of the size of files stands for the full disk: not even the reason can be written into the log."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+    process = start(*script(f"{limit}; print('no room')"))
+    with pytest.raises(BackendLostError, match=r"while starting: it could not write its log.*disk is full") as caught:
+        until(process.poll)
+    assert "Make room" in caught.value.hint
+
+
 def test_start_timeout_stops_the_process(start):
     process = start(*script("import time; time.sleep(1000)"), start_timeout_s=0.5)
     with pytest.raises(BackendLostError, match="did not start"):
@@ -242,6 +252,34 @@ def test_backend_in_which_python_does_not_run_ends_with_its_parent(tmp_path, sou
     assert not has_exited(backend.pid)
     until(lambda: has_exited(backend.pid) and has_exited(guardian.pid))
     assert list((tmp_path / "folder").glob("*.json")) == []
+
+
+_PARENT = """
+import sys, time, types
+from pathlib import Path
+import panoform.shared
+addon = types.ModuleType("panoform.blender_addon")
+addon.__path__ = [str(Path(panoform.shared.__file__).parents[1] / "blender_addon")]
+sys.modules[addon.__name__] = addon
+from panoform.blender_addon.backend.process import BackendProcess
+process = BackendProcess([sys.executable, "-m", "panoform.backend"], Path(sys.argv[1]))
+print(process._process.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="stops a process")
+def test_backend_that_is_stopped_while_it_starts_ends_with_its_parent(tmp_path):
+    command = [sys.executable, "-c", _PARENT, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        backend = psutil.Process(int(parent.stdout.readline()))
+        until(lambda: backend.children() and backend.children()[0].cmdline()[-1:] != [])
+        time.sleep(0.1)  # until the guardian runs its own program
+        backend.suspend()
+        assert list(tmp_path.glob("*.json")) == [], "it has started"
+        parent.kill()
+    until(lambda: has_exited(backend.pid))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such process groups")
