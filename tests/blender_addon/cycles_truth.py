@@ -29,11 +29,16 @@ COLOURS = {
 HALF = (4.0, 3.0, 2.0)
 
 
+def use_nodes(block: bpy.types.World | bpy.types.Material) -> None:
+    """Give a world or material its nodes, which it always has from Blender 5.0 on."""
+    if bpy.app.version < (5, 0):
+        block.use_nodes = True
+
+
 def surface(name: str, colour: tuple[float, float, float], roughness: float, metallic: float) -> bpy.types.Material:
     """Create a Principled material that also outputs its inputs as AOVs."""
     material = bpy.data.materials.new(name)
-    if bpy.app.version < (5, 0):
-        material.use_nodes = True
+    use_nodes(material)
     tree = material.node_tree
     principled = next(node for node in tree.nodes if node.bl_idname == "ShaderNodeBsdfPrincipled")
     principled.inputs["Base Color"].default_value = (*colour, 1)
@@ -122,10 +127,13 @@ def render(scene: bpy.types.Scene, path: Path) -> dict[str, np.ndarray]:
     scene.render.use_file_extension = False
     bpy.ops.render.render(write_still=True)
     file = oiio.ImageInput.open(str(path))
-    spec = file.spec()
-    values = file.read_image(format=oiio.FLOAT)
+    channels, part = {}, 0
+    while file.seek_subimage(part, 0):  # Blender 5 writes a part for each pass
+        values = file.read_image(part, 0, 0, file.spec().nchannels, oiio.FLOAT)
+        channels |= {name: values[..., i] for i, name in enumerate(file.spec().channelnames)}
+        part += 1
     file.close()
-    return {name: values[..., i] for i, name in enumerate(spec.channelnames)}
+    return channels
 
 
 def combined(channels: dict[str, np.ndarray]) -> np.ndarray:

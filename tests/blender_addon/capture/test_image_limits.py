@@ -50,7 +50,7 @@ def test_bombs_are_refused_undecoded(scene, tmp_path, name, packed):
     if packed:
         image.pack()
     world = bpy.data.worlds.new("HDRI")
-    world.use_nodes = True
+    cycles.use_nodes(world)
     texture = world.node_tree.nodes.new("ShaderNodeTexEnvironment")
     texture.image = image
     world.node_tree.links.new(texture.outputs["Color"], world.node_tree.nodes["Background"].inputs["Color"])

@@ -1,6 +1,7 @@
 """Panorama files as people have them, read by the add-on: the same as by the command line, from a file or an image."""
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import picture_cases
 import pytest
@@ -82,8 +83,7 @@ def test_multilayer_image_offers_its_layers(addon, scene, tmp_path):
 
 def test_multilayer_file_of_blender_is_read(scene, tmp_path):
     world = bpy.data.worlds.new("colour")
-    if bpy.app.version < (5, 0):
-        world.use_nodes = True
+    cycles.use_nodes(world)
     world.node_tree.nodes["Background"].inputs["Color"].default_value = (0.2, 0.4, 0.6, 1)
     scene.world = world
     camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))

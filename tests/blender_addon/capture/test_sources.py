@@ -25,8 +25,7 @@ def gradient(height: int = 16) -> np.ndarray:
 
 def hdri_world(scene: bpy.types.Scene, image: bpy.types.Image) -> bpy.types.NodeTree:
     world = bpy.data.worlds.new("HDRI")
-    if bpy.app.version < (5, 0):
-        world.use_nodes = True
+    cycles.use_nodes(world)
     tree = world.node_tree
     assert tree is not None
     environment = tree.nodes.new("ShaderNodeTexEnvironment")

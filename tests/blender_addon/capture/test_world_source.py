@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import picture_cases
 import pytest
@@ -24,8 +25,7 @@ class Nodes:
 
     def __init__(self, scene: bpy.types.Scene) -> None:
         world = bpy.data.worlds.new("HDRI")
-        if bpy.app.version < (5, 0):
-            world.use_nodes = True
+        cycles.use_nodes(world)
         scene.world = world
         self.tree = world.node_tree
         self.tree.nodes.clear()

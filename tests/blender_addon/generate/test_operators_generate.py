@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import bpy
+import cycles_truth as cycles
 import msgspec
 import numpy as np
 import OpenImageIO as oiio
@@ -180,7 +181,7 @@ def test_camera_view_is_outpainted_in_its_direction(flux: Jobs, saved: Path, tin
     scene.cycles.use_denoising = False
     bpy.ops.mesh.primitive_cube_add(size=2, location=(0, 5, 0))
     glow = bpy.data.materials.new("glow")
-    glow.use_nodes = True
+    cycles.use_nodes(glow)
     principled = glow.node_tree.nodes["Principled BSDF"]
     principled.inputs["Emission Color"].default_value = (0, 1, 0, 1)
     principled.inputs["Emission Strength"].default_value = 1

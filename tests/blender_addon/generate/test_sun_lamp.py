@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import OpenImageIO as oiio
 import pytest
@@ -50,7 +51,7 @@ def saved(addon: Jobs, scene, tmp_path: Path) -> Path:
     folder = tmp_path / "Zoë's scene"
     folder.mkdir()
     grey = bpy.data.materials.new("grey")
-    grey.use_nodes = True
+    cycles.use_nodes(grey)
     grey.node_tree.nodes["Principled BSDF"].inputs["Base Color"].default_value = (0.5, 0.5, 0.5, 1)
     grey.node_tree.nodes["Principled BSDF"].inputs["Specular IOR Level"].default_value = 0
     bpy.ops.mesh.primitive_plane_add(size=100)

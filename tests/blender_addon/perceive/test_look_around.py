@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import OpenImageIO as oiio
 import pytest
@@ -70,7 +71,7 @@ def test_views_show_the_picture_alone_and_get_everything_back(scene, screens) ->
 
 def test_operators_see_the_scene_itself(scene, screens) -> None:
     scene.world = bpy.data.worlds.new("my world")
-    scene.world.use_nodes = True
+    cycles.use_nodes(scene.world)
     tree = scene.world.node_tree
     texture = tree.nodes.new("ShaderNodeTexEnvironment")
     texture.image = bpy.data.images.new("my hdri", 16, 8, float_buffer=True)

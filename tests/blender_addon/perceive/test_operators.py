@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import OpenImageIO as oiio
 import pytest
@@ -99,8 +100,7 @@ def test_unset_properties_come_from_the_scene(addon: Jobs, scene, panorama: Path
 @pytest.mark.slow
 def test_world_source_and_a_second_run(addon: Jobs, scene, panorama: Path) -> None:
     world = scene.world = bpy.data.worlds.new("Mine")
-    if bpy.app.version < (5, 0):
-        world.use_nodes = True
+    cycles.use_nodes(world)
     texture = world.node_tree.nodes.new("ShaderNodeTexEnvironment")
     texture.image = bpy.data.images.load(str(panorama))
     world.node_tree.links.new(texture.outputs["Color"], world.node_tree.nodes["Background"].inputs["Color"])

@@ -37,8 +37,7 @@ def panorama() -> bpy.types.Image:
 
 def white_world(scene: bpy.types.Scene) -> None:
     world = bpy.data.worlds.new("white")
-    if bpy.app.version < (5, 0):
-        world.use_nodes = True
+    cycles.use_nodes(world)
     world.node_tree.nodes["Background"].inputs["Color"].default_value = (1, 1, 1, 1)
     scene.world = world
 

@@ -37,7 +37,7 @@ def ball(scene: bpy.types.Scene, folder: Path, *, mirror: bool) -> np.ndarray:
     sphere = bpy.context.object
     bpy.ops.object.shade_smooth()
     material = bpy.data.materials.new("ball")
-    material.use_nodes = True
+    cycles.use_nodes(material)
     tree = material.node_tree
     shader = tree.nodes.new("ShaderNodeBsdfAnisotropic" if mirror else "ShaderNodeBsdfDiffuse")
     shader.inputs["Color"].default_value = (1, 1, 1, 1) if mirror else (0.5, 0.5, 0.5, 1)

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import pytest
 import room_folder
@@ -26,11 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mine(scene: bpy.types.Scene) -> bpy.types.World:
     """Give the scene a world and a cube, with a material and an image, of the user's own."""
     own = bpy.data.worlds.new("mine")
-    own.use_nodes = True
+    cycles.use_nodes(own)
     scene.world = own
     bpy.ops.mesh.primitive_cube_add()
     material = bpy.data.materials.new("paint")
-    material.use_nodes = True
+    cycles.use_nodes(material)
     bpy.context.object.data.materials.append(material)
     texture = material.node_tree.nodes.new("ShaderNodeTexImage")
     texture.image = images.create_float("drawing", np.ones((2, 2, 3), np.float32), "sRGB")

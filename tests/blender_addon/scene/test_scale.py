@@ -96,7 +96,9 @@ def test_render_knows_the_true_distances(scene) -> None:
     add_room(scene)
     rendering = PanoramaRender(scene, PLACE, width=16, samples=1)
     try:
-        known = rendering._read(Pixels(np.ones((8, 16, 3), np.float32), "linear")).known_distances
+        known = rendering._read(
+            Pixels(np.ones((8, 16, 3), np.float32), "linear"), np.ones((8, 16), np.float32)
+        ).known_distances
     finally:
         rendering.close()
     assert known is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bpy
+import cycles_truth as cycles
 import msgspec
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ RED = (0.8, 0.2, 0.1)
 def glowing(name: str, colour: tuple[float, float, float]) -> bpy.types.Material:
     """A material that has an sRGB colour in any light."""
     material = bpy.data.materials.new(name)
-    material.use_nodes = True
+    cycles.use_nodes(material)
     tree = material.node_tree
     emission = tree.nodes.new("ShaderNodeEmission")
     emission.inputs["Color"].default_value = (*linear_from_srgb(np.array(colour)), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bpy
+import cycles_truth as cycles
 import numpy as np
 import pytest
 from textured import rendered, texture
@@ -112,7 +113,7 @@ def test_only_selected_faces_get_the_texture(set_up: Jobs, reference, tmp_path) 
     preferences.get().multiview_model = ""
     thing = add("cube", rotation=(0, 0, np.pi / 4))
     blue = bpy.data.materials.new("blue")
-    blue.use_nodes = True
+    cycles.use_nodes(blue)
     blue.node_tree.nodes["Principled BSDF"].inputs["Base Color"].default_value = (0, 0, 1, 1)
     blue.node_tree.nodes["Principled BSDF"].inputs["Emission Color"].default_value = (0, 0, 1, 1)
     blue.node_tree.nodes["Principled BSDF"].inputs["Emission Strength"].default_value = 1
