@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import bpy
 from mathutils import Vector
 
@@ -33,12 +35,13 @@ def split(scene: bpy.types.Scene) -> bpy.types.Object | None:
     if sun is None:
         return None
     name = f"{sources.stem(image)} without sun"
-    with all_or_nothing(scene):
+    earlier = next((found for found in scene.objects if found.get(_SUN_IMAGE) == image), None)
+    with all_or_nothing(scene, None if earlier is None else _restorer(earlier)):
         shown = world.create(f"Panoform {name}", images.create_float(name, rest, "Linear Rec.709"), world_from_panorama)
         world.assign(scene, shown)
         shown.node_tree.nodes["Strength"].inputs["Strength"].default_value = strength
 
-        lamp = next((found for found in scene.objects if found.get(_SUN_IMAGE) == image), None) or _new(scene, image)
+        lamp = earlier or _new(scene, image)
         lamp[world.ONLY_IN] = shown
         lamp.hide_viewport = lamp.hide_render = False
         direction = world_from_panorama.to_3x3() @ Vector(sun.direction)
@@ -57,12 +60,37 @@ def _aim(lamp: bpy.types.Object, direction: Vector, shown: bpy.types.World) -> N
     x, y, z = shown.path_resolve(world.ROTATION)
     if max(abs(x), abs(y)) > 1e-6:
         return  # in a tilted world, Z is not the vertical axis
+    _drive(lamp, shown, f"{lamp.rotation_euler.z + z:.9f} - turn")
+
+
+def _drive(lamp: bpy.types.Object, shown: bpy.types.World, expression: str) -> None:
+    """Drive the lamp's Z rotation by `expression`, in which `turn` is that of the world."""
     driver = lamp.driver_add("rotation_euler", 2).driver
     turn = driver.variables.new()
     turn.name = "turn"
     target = turn.targets[0]
     target.id_type, target.id, target.data_path = "WORLD", shown, f"{world.ROTATION}[2]"
-    driver.expression = f"{lamp.rotation_euler.z + z:.9f} - turn"
+    driver.expression = expression
+
+
+def _restorer(lamp: bpy.types.Object) -> Callable[[], None]:
+    """Return a function that gives a lamp of an earlier split what it has now."""
+    light, shown = lamp.data, lamp.get(world.ONLY_IN)
+    place = lamp.location.copy(), lamp.rotation_mode, lamp.rotation_euler.copy()
+    shines = light.energy, light.color.copy(), light.angle
+    curves = lamp.animation_data.drivers if lamp.animation_data else ()
+    drivers = [curve.driver for curve in curves if (curve.data_path, curve.array_index) == ("rotation_euler", 2)]
+    driven = [(one.variables[0].targets[0].id, one.expression) for one in drivers if len(one.variables) == 1]
+
+    def restore() -> None:
+        lamp.driver_remove("rotation_euler", 2)
+        lamp.location, lamp.rotation_mode, lamp.rotation_euler = place
+        light.energy, light.color, light.angle = shines
+        lamp[world.ONLY_IN] = shown
+        for driver in driven:
+            _drive(lamp, *driver)
+
+    return restore
 
 
 def _new(scene: bpy.types.Scene, image: bpy.types.Image) -> bpy.types.Object:

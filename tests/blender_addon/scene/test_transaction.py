@@ -42,6 +42,13 @@ def state() -> dict[str, Any]:
             thing.parent, tuple(map(tuple, thing.matrix_world)), thing.hide_viewport, thing.hide_render,
             thing.select_get(), thing.get(environment.PART), [slot.material for slot in thing.material_slots],
         )  # fmt: skip
+        curves = thing.animation_data.drivers if thing.animation_data else ()
+        found[f"place of {thing.name}"] = (
+            tuple(thing.location), tuple(thing.rotation_euler), thing.get(world.ONLY_IN),
+            [(one.driver.expression, one.driver.variables[0].targets[0].id) for one in curves],
+        )  # fmt: skip
+    for light in bpy.data.lights:
+        found[f"light of {light.name}"] = light.energy, tuple(light.color), light.angle
     found["active"] = bpy.context.view_layer.objects.active
     return found
 
@@ -244,3 +251,18 @@ def test_sun_lamp(mine: bpy.types.Scene) -> None:
     sky[20:22, 40:43] = 5000
     mine.world = world.create("sky", images.create_float("sky", sky, "Linear Rec.709"), Matrix.Identity(4))
     every_call_is_undone(lambda: sun_lamp.split(mine), every=7)
+
+
+def test_sun_lamp_that_is_updated(mine: bpy.types.Scene) -> None:
+    """The lamp of an earlier split keeps its place, light and driver."""
+    sky = 0.2 * picture(64)
+    sky[20:22, 40:43] = 5000
+    hdri = world.create("sky", images.create_float("sky", sky, "Linear Rec.709"), Matrix.Identity(4))
+    mine.world = hdri
+    lamp = sun_lamp.split(mine)
+    assert lamp is not None
+    mine.world = hdri
+    world.set_rotation(hdri, Matrix.Rotation(1, 4, "Z"))
+    lamp.data.energy = 3
+    every_call_is_undone(lambda: sun_lamp.split(mine), every=7)
+    assert lamp.data.energy > 10
