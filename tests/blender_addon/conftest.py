@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -138,7 +140,9 @@ class RealBlender:
             if failed_since is not None and time.monotonic() - failed_since > GRACE_S:
                 break
             time.sleep(0.5)
-        time.sleep(3)  # Blender quits
+        ended = time.monotonic() + GRACE_S
+        while time.monotonic() < ended and any(map(_is_blender, children(recursive=True))):
+            time.sleep(0.2)
         # The tool that gives the window only waits for a time, then ends what it started.
         for child in children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -149,19 +153,28 @@ class RealBlender:
         return json.loads(seen.read_text())
 
 
-def _modules(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install numpy and msgspec for that Blender's Python, once per test run, and return their folder."""
+def _once(name: str, make: Callable[[Path], object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of that name, which `make` fills once per test run."""
     base = tmp_path_factory.getbasetemp()
     # Each worker of pytest-xdist has its own folder in that of the run.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"modules of {version}"
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(folder.with_name(f"{name}.lock")):
         if not folder.exists():
-            draft = folder.with_name(f"{folder.name}.draft")
-            install = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--python-version"]
-            packages = ["--target", str(draft), "numpy", "msgspec"]
-            subprocess.run([*install, REAL_PYTHON[version], *packages], check=True, capture_output=True)
+            draft = folder.with_name(f"{name}.draft")
+            make(draft)
             draft.rename(folder)
     return folder
+
+
+def _modules(version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install numpy and msgspec for that Blender's Python, and return their folder."""
+
+    def make(folder: Path) -> None:
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--python-version"]
+        packages = ["--target", str(folder), "numpy", "msgspec"]
+        subprocess.run([*install, REAL_PYTHON[version], *packages], check=True, capture_output=True)
+
+    return _once(f"modules of {version}", make, tmp_path_factory)
 
 
 @pytest.fixture(params=sorted(REAL_PYTHON))
@@ -172,9 +185,14 @@ def real_blender(request, tmp_path, tmp_path_factory) -> RealBlender:
     if not (REAL_BLENDER.exists() and _installed(version)):
         pytest.skip(f"no real Blender {version} here")
     user = tmp_path / "user"
+    _link_modules(user, version, tmp_path_factory)
+    return RealBlender(version, user)
+
+
+def _link_modules(user: Path, version: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Make a user folder whose Blender finds `_modules`."""
     (user / "scripts" / "addons").mkdir(parents=True)
     (user / "scripts" / "addons" / "modules").symlink_to(_modules(version, tmp_path_factory))
-    return RealBlender(version, user)
 
 
 @pytest.fixture(scope="session")
@@ -222,14 +240,22 @@ def stopped(addon):
 
 
 @pytest.fixture
-def blender(real_blender: RealBlender, zips: Path, monkeypatch) -> RealBlender:
+def blender(real_blender: RealBlender, zips: Path, tmp_path: Path, tmp_path_factory, monkeypatch) -> RealBlender:
     """`real_blender` with the zip for that version installed, whose backend runs on this Python."""
-    (zip_path,) = zips.glob(f"*-blender-{'4.2' if real_blender.version < '5.1' else '5.1'}.zip")
+    version = real_blender.version
+    (zip_path,) = zips.glob(f"*-blender-{'4.2' if version < '5.1' else '5.1'}.zip")
     monkeypatch.setenv("PANOFORM_BACKEND_PYTHON", sys.executable)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    install = ("--background", "--command", "extension", "install-file", "-r", "user_default", "--enable")
-    real_blender(*install, str(zip_path), timeout=120)
-    return real_blender
+
+    def install(user: Path) -> None:
+        _link_modules(user, version, tmp_path_factory)
+        command = ("--background", "--command", "extension", "install-file", "-r", "user_default", "--enable")
+        RealBlender(version, user)(*command, str(zip_path), timeout=120)
+
+    installed = _once(f"user of {version}", install, tmp_path_factory)
+    user = tmp_path / "user with the extension"
+    shutil.copytree(installed, user, symlinks=True)
+    return RealBlender(version, user)
 
 
 @pytest.fixture

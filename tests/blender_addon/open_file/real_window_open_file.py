@@ -48,9 +48,7 @@ def steps():
     to = view().x + view().width // 2, view().y + view().height // 2
     for step in (0, 1, 2, 3, 5, 8, 20, 40, 60, 80, 99, 100):
         move(*(round(a + (b - a) * step / 100) for a, b in zip(at, to, strict=True)))
-        yield 0.3
-        if step == 8:
-            screenshot(OUT / "begin.png")
+        yield 0.2
     screenshot(OUT / "dragged.png")
     window().event_simulate(type="LEFTMOUSE", value="RELEASE", x=to[0], y=to[1])
     yield 2.0
