@@ -21,6 +21,7 @@ from trimesh.visual.material import PBRMaterial
 
 from ...shared import VERSION
 from ...shared.file_errors import is_file
+from ...shared.jobs.texture import check_count
 from ...shared.protocol.errors import InputError
 from ..scene.gltf import GENERATOR, EncodedImage
 
@@ -45,7 +46,7 @@ def read(path: Path) -> MeshFile:
     """Read all meshes of a file as one, in the file's units.
 
     A glTF or OBJ file's Y axis becomes Z, and its Z axis −Y. Raise InputError for a file that is missing, damaged, of
-    another format, or without faces.
+    another format, or without faces or with too many.
     """
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path.name} is not a mesh that can be read.", f"Give one of {', '.join(FORMATS)}.")
@@ -55,7 +56,11 @@ def read(path: Path) -> MeshFile:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about colours and materials, which are not used
             scene = _load(path)
+            if count := _count(scene):  # before its triangles, at all their places, take memory
+                check_count(count)
             parts = [_placed(scene, node) for node in scene.graph.nodes_geometry]
+    except InputError:
+        raise
     except Exception as error:  # trimesh's readers raise exceptions of any class
         raise InputError(f"{path.name} can't be read: {error}.", "Export it again.") from error
     parts = [part for part in parts if part is not None]
@@ -117,6 +122,12 @@ def _load(path: Path) -> trimesh.Scene:
         data = _HEADER.pack(b"glTF", 2, _HEADER.size + len(data) + len(rest), len(data), b"JSON") + data + rest
     resolver = FilePathResolver(str(path))
     return trimesh.load_scene(io.BytesIO(data), file_type=suffix[1:], resolver=resolver, **options)
+
+
+def _count(scene: trimesh.Scene) -> int:
+    """Return the number of triangles of all nodes; one mesh may be at many."""
+    meshes = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
+    return sum(len(mesh.faces) for mesh in meshes if isinstance(mesh, trimesh.Trimesh))
 
 
 def _placed(scene: trimesh.Scene, node: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:

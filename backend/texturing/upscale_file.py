@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...shared.file_errors import is_file
 from ...shared.protocol.errors import BackendMissingError, WeightsError
 from ..models import weights
 
@@ -22,14 +23,16 @@ def load(file: Path, device: torch.device) -> Any:
 
     The file is opened here, safetensors only: spandrel itself also reads pickles.
     """
+    if not is_file(file):
+        raise WeightsError(f"There is no file {file}.", _CHOOSE)
     state = weights.load(file, WeightsError, _CHOOSE)
     try:
         import spandrel  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision, which it needs, is of another torch
         missing = isinstance(error, ModuleNotFoundError) and error.name == "spandrel"
-        state = "isn't installed" if missing else f"can't be imported: {error}"
+        problem = "isn't installed" if missing else f"can't be imported: {error}"
         raise BackendMissingError(
-            f"spandrel, which reads upscalers, {state}.",
+            f"spandrel, which reads upscalers, {problem}.",
             f'Install it: "{sys.executable}" -m pip install "spandrel>=0.4"; or choose another way to upscale.',
         ) from error
     try:

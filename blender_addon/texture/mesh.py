@@ -13,7 +13,7 @@ import bpy
 import numpy as np
 from mathutils import Matrix
 
-from ...shared.jobs.texture import MAX_TRIANGLES, check_count, check_overlap, check_uv
+from ...shared.jobs.texture import MAX_TRIANGLES, check_area, check_count, check_finite, check_overlap, check_uv
 from ...shared.protocol.errors import InputError, SceneError
 from ..translation import tr
 from . import parts
@@ -69,8 +69,8 @@ def read(selection: Sequence[bpy.types.Object], frame: Matrix | None = None, fac
     `selection` as from `selected`; of collections, the objects get it. What isn't of `faces`, and further instances,
     only hides. The UV map is the one that renders use; where it is missing, overlaps itself or leaves [0, 1], one that
     Panoform added earlier, or else a new one by Smart UV Project, which is not added to the meshes yet.
-    Raise InputError for meshes without faces or with too many, and where modifiers spoil the new UV map; SceneError for
-    linked objects, and for some faces of a mesh that several objects use.
+    Raise InputError for meshes without faces or area, with NaN, or with too many faces, and where modifiers spoil the
+    new UV map; SceneError for linked objects, and for some faces of a mesh that several objects use.
     """
     frame = frame or Matrix.Identity(4)
     for thing in parts.owners(selection):
@@ -92,8 +92,11 @@ def read(selection: Sequence[bpy.types.Object], frame: Matrix | None = None, fac
             )
 
     def made(name: str, new_uv: tuple[np.ndarray, ...]) -> TexturedMesh:
+        triangles = _triangles(selection, name, frame, faces, objects)
+        check_finite("corners", triangles.corners)
+        check_area(triangles.corners)
         return TexturedMesh(
-            _triangles(selection, name, frame, faces, objects), tuple(thing.session_uid for thing in objects), own,
+            triangles, tuple(thing.session_uid for thing in objects), own,
             name, new_uv, tuple(thing.name for thing in selection), frame @ selection[0].matrix_world,
             any(thing.type != "MESH" for thing in selection), notice,
         )  # fmt: skip

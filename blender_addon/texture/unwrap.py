@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import bmesh
 import bpy
 import numpy as np
 
@@ -41,12 +42,38 @@ def _copy(thing: bpy.types.Object, scene: bpy.types.Scene) -> bpy.types.Object:
     """Add a copy of an object without modifiers, at its place in the world, with one UV map."""
     mesh = bpy.data.meshes.new_from_object(thing)
     mesh.transform(thing.matrix_world)
+    _split(mesh)
     while mesh.uv_layers:
         mesh.uv_layers.remove(mesh.uv_layers[0])
     mesh.uv_layers.new(do_init=False)
     copy = bpy.data.objects.new(thing.name, mesh)
     scene.collection.objects.link(copy)
     return copy
+
+
+def _split(mesh: bpy.types.Mesh) -> None:
+    """Separate faces at edges of more than two, or of two that face opposite sides; faces and corners keep their order.
+
+    Smart UV Project lays such faces over each other: at their common edge, its charts fit together.
+    """
+    edge, start = np.empty(len(mesh.loops), np.int32), np.empty(len(mesh.loops), np.int32)
+    ends = np.empty(2 * len(mesh.edges), np.int32)
+    mesh.loops.foreach_get("edge_index", edge)
+    mesh.loops.foreach_get("vertex_index", start)
+    mesh.edges.foreach_get("vertices", ends)
+    count = np.bincount(edge, minlength=len(mesh.edges))
+    forward = np.bincount(edge, start == ends[2 * edge], len(mesh.edges))
+    apart = np.flatnonzero((count > 2) | ((count == 2) & (forward != 1)))
+    if not len(apart):
+        return
+    work = bmesh.new()
+    try:
+        work.from_mesh(mesh)
+        work.edges.ensure_lookup_table()
+        bmesh.ops.split_edges(work, edges=[work.edges[number] for number in apart])
+        work.to_mesh(mesh)
+    finally:
+        work.free()
 
 
 def _uv(mesh: bpy.types.Mesh) -> np.ndarray:

@@ -13,7 +13,8 @@ from panoform.backend.io import mesh_files
 from panoform.backend.io.encoding import encode_image
 from panoform.backend.texturing import cameras
 from panoform.shared import overwriting
-from panoform.shared.jobs.texture import VIEWS, check_overlap
+from panoform.shared.jobs.texture import MAX_TRIANGLES, VIEWS, check_overlap
+from panoform.shared.protocol.errors import InputError
 
 MESH = unwrapped(trimesh.creation.icosphere(1))
 
@@ -82,6 +83,18 @@ def test_nodes_are_read_where_they_stand(ball, tmp_path):
     sides = read.corners[:, 1:] - read.corners[:, :1]
     outside = (np.cross(sides[:, 0], sides[:, 1]) * read.normals.mean(axis=1)).sum(axis=-1)
     assert (outside > 0).all()
+
+
+def test_meshes_at_too_many_places_are_refused(tmp_path):
+    """A ball at 50 places: the file is small, what it stands for isn't."""
+    shape = trimesh.creation.icosphere(5)
+    scene = trimesh.Scene(shape)
+    (name,) = scene.geometry
+    for number in range(MAX_TRIANGLES // len(shape.faces)):
+        scene.graph.update(f"copy {number}", scene.graph.base_frame, matrix=np.eye(4), geometry=name)
+    (tmp_path / "many.glb").write_bytes(scene.export(file_type="glb"))
+    with pytest.raises(InputError, match="triangles; at most 1,000,000 can be textured"):
+        mesh_files.read(tmp_path / "many.glb")
 
 
 @pytest.mark.slow

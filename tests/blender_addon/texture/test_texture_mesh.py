@@ -142,6 +142,38 @@ def test_what_cannot_be_textured_is_said():
         mesh.read([thing])
 
 
+def made_of(points: list[tuple[float, float, float]], faces: list[tuple[int, ...]]) -> bpy.types.Object:
+    data = bpy.data.meshes.new("made")
+    data.from_pydata(points, [], faces)
+    thing = bpy.data.objects.new("made", data)
+    bpy.context.scene.collection.objects.link(thing)
+    return thing
+
+
+@pytest.mark.parametrize("faces", [[(0, 1, 2), (0, 1, 3), (0, 1, 4)], [(0, 1, 2), (0, 1, 3)]], ids=["three", "turned"])
+def test_faces_at_one_edge_do_not_share_the_new_uv_map(faces):
+    """Three of an edge, and two that face opposite sides: Smart UV Project alone lays them over each other."""
+    thing = made_of([(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1)], faces)
+    read = mesh.read([thing])
+    assert overlap(read.triangles.uv * 1024, 1024, 1024) < 0.005
+    (uv,) = read.new_uv
+    np.testing.assert_array_equal(read.triangles.uv, uv.reshape(-1, 3, 2))
+    assert len(thing.data.edges) == 2 * len(faces) + 1, "its own mesh is as it was"
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([(1, 1, 1)] * 3, "all its points are one"),
+        ([(0, 0, 0), (1, 0, 0), (2, 0, 0)], "no area"),
+        ([(np.nan, 0, 0), (1, 0, 0), (0, 1, 0)], "not finite"),
+    ],
+)
+def test_meshes_without_a_surface_are_refused_as_such(points, message):
+    with pytest.raises(InputError, match=message):
+        mesh.read([made_of(points, [(0, 1, 2)])])
+
+
 def test_reference_keeps_alpha():
     for is_float in (False, True):
         image = bpy.data.images.new("half", 16, 32, alpha=True, float_buffer=is_float)
