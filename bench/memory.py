@@ -2,7 +2,8 @@
 
 The transformer and the VAE compute with fake tensors, which have shapes but no contents. The trace is the largest sum
 of all storages that are alive at once beside the weights. The estimate's margin (`memory._MARGIN`) is left out here, as
-nothing is traced of what it stands for. Two blocks suffice, as every block of a kind needs the same.
+nothing is traced of what it stands for. Three blocks suffice: every double block needs the same, and every single block
+but the last.
 """
 
 from __future__ import annotations
@@ -79,13 +80,13 @@ def trace_step(tasks: int, streams: int, height: int, text: int = 512) -> tuple[
     """Return (traced, estimated) bytes of a step's activations at a panorama's height in pixels."""
     rows, columns = height // 16, height // 8 + 3
     with fake():
-        transformer = FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
+        transformer = FluxTransformer2DModel(num_layers=1, num_single_layers=2, guidance_embeds=True)
         shapes = stream_adapters.targets(transformer.config)
         layers = [
             {name: (torch.empty(streams, 64, i), torch.empty(streams, o, 64)) for name, (o, i) in shapes.items()}
             for _ in range(tasks)
         ]
-        embeds, pooled = torch.empty(streams, text, 4096), torch.empty(streams, 768)
+        embeds, pooled = torch.empty(1, text, 4096), torch.empty(streams, 768)
         factors = [x for each in layers for pair in each.values() for x in pair]
         peak = Peak([*transformer.parameters(), *factors])
         tokens = [torch.empty(streams, rows * columns, 64) for _ in range(tasks)]

@@ -116,6 +116,7 @@ class OmniXPipeline(PanoramaPipeline):
         generator: torch.Generator | None = None,
         output_type: str = "pt",
         circular_encode: bool = True,
+        cache: float = 0.0,
         callback_on_step_end: Callable[[OmniXPipeline, int, Tensor, dict[str, Tensor]], Any] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> FluxPipelineOutput:
@@ -136,6 +137,7 @@ class OmniXPipeline(PanoramaPipeline):
             output_type: "pt" for (N, 3, H, W) in [0, 1], "latent" for (N, C, h, w), both float32.
             circular_encode: False treats the panorama's ends as the reference does: encoded as edges, and blended after
                 decoding. By default the VAE is circular.
+            cache: threshold of the first-block cache, an approximation (layers/first_block_cache.py); 0: none.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents", "denoised"})` after each step. `latents`
                 are the targets (N, C, h, w + 6), after blending; `denoised` the predicted clean latents (N, C, h, w),
                 of which `decode` takes each. Raise in it to stop; its return value is ignored.
@@ -184,11 +186,8 @@ class OmniXPipeline(PanoramaPipeline):
         # 4. Prepare the inputs shared by all streams: text, positions (continued past the right edge), timesteps
         rows, columns = target.shape[-2] // 2, target.shape[-1] // 2
         embeds, pooled = prompt_embeds.to(device, dtype), pooled_prompt_embeds.to(device, dtype)
-        repeated = {
-            count: (embeds.expand(count, -1, -1), pooled.expand(count, -1))
-            for count in {len(TASKS[name].streams) for name in tasks}
-        }
-        batches = [Batch(*repeated[len(TASKS[name].streams)], self.resident[name]) for name in tasks]
+        repeated = {count: pooled.expand(count, -1) for count in {len(TASKS[name].streams) for name in tasks}}
+        batches = [Batch(embeds, repeated[len(TASKS[name].streams)], self.resident[name]) for name in tasks]
         scheduler = self.scheduler.config
         mu = calculate_shift(
             rows * columns,
@@ -212,11 +211,12 @@ class OmniXPipeline(PanoramaPipeline):
             dtype=dtype,
             residency=self.residency,
             check=check,
+            cache=cache,
         ) as predict:
             for i, t in enumerate(timesteps):
                 noisy = pack(target).to(dtype)[:, None]  # [N, 1, T, 4C]
                 inputs = [torch.cat(streams) for streams in zip(clean, noisy, strict=True)]  # [S, T, 4C] each
-                velocity = torch.cat([tokens[-1:] for tokens in predict(i, inputs)])  # [N, T, 4C]
+                velocity = torch.cat(predict(i, inputs))  # [N, T, 4C]
                 velocity = unpack(velocity.float(), rows)  # [N, C, h, w + 6]
                 denoised = target - self.scheduler.sigmas[i] * velocity
                 target = circular_padding.blend(self.scheduler.step(velocity, t, target, return_dict=False)[0])

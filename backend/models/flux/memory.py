@@ -52,6 +52,11 @@ def decoded_weights(batches: int, width: int, dtype: torch.dtype) -> int:
     return int((24 if batches > 1 else 5) * width**2 * dtype.itemsize + _DECODED_AT_ONCE)
 
 
+def cached(rows: Sequence[int], tokens: int, width: int, dtype: torch.dtype) -> int:
+    """Return what the first-block cache keeps and computes with, at most: three changes of all tokens."""
+    return 3 * sum(rows) * tokens * width * dtype.itemsize
+
+
 def decoding(vae: Mapping[str, Any], pixels: int, dtype: torch.dtype) -> int:
     """Return what the VAE needs beside its weights to decode so many pixels at once."""
     return int(pixels * vae["block_out_channels"][1] * dtype.itemsize * _FEATURES + _MARGIN)

@@ -2,70 +2,87 @@
 
 A block computes all batches before the next one is needed, so that weights that are not on the device arrive once a
 step and not once a batch. Every product has the shape that it has for one batch alone, so that its result is the same,
-bit by bit.
+bit by bit. What the result does not depend on is left out: all streams but the target in the last block, and copies of
+the text in the double blocks.
 """
 
 from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from ...models import quantised
 from ...models.flux import memory
 from ...models.residency import Residency
 from . import modulation, shared_attention
+from .first_block_cache import FirstBlockCache
 from .shared_attention import Layers, StreamLinear
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Batch:
     """The inputs of one batch that are the same at every step. Batches may share tensors."""
 
-    #: (rows, tokens, joint_attention_dim)
+    #: (rows, tokens, joint_attention_dim); (1, …) for streams, which have one text.
     prompt_embeds: Tensor
     #: (rows, pooled_projection_dim)
     pooled_prompt_embeds: Tensor
-    #: Adapters of the rows, which are then streams of one panorama (`shared_attention`); empty: a plain batch.
+    #: Adapters of the rows, which are then streams of one panorama (`shared_attention`), and of which the last is the
+    #: target; empty: a plain batch.
     layers: Layers
 
+    @property
+    def rows(self) -> int:
+        return len(self.pooled_prompt_embeds)
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """What is computed of a batch before the first step."""
+
+    rows: int
+    text: Tensor  # (1 or rows, tokens, dim)
+    table: modulation.Table
+    layers: Layers
+
+    def result(self, x: Tensor) -> Tensor:
+        """Return the rows that velocities are computed of: of streams, the target."""
+        return x[-1:] if self.layers else x
+
+
+@dataclass(frozen=True, kw_only=True)
 class Denoiser:
     """Predicts velocities; made by `denoiser`, and valid within that context."""
 
-    def __init__(
-        self,
-        transformer: FluxTransformer2DModel,
-        blocks: Sequence[tuple[str, nn.Module]],
-        texts: Sequence[Tensor],
-        rotary: Any,
-        tables: Sequence[modulation.Table],
-        lookups: dict[str, modulation.Lookup],
-        layers: Sequence[Layers],
-        linears: dict[str, StreamLinear],
-        residency: Residency,
-        check: Callable[[], None],
-    ) -> None:
-        self._transformer, self._blocks, self._texts, self._rotary = transformer, blocks, texts, rotary
-        self._tables, self._residency, self._check = tables, residency, check
-        self._lookups, self._layers, self._linears = lookups, layers, linears
-        self._lookups_of = {block: _below(block, lookups) for block, _ in blocks}
-        self._linears_of = {block: _below(block, linears) for block, _ in blocks}
+    transformer: FluxTransformer2DModel
+    #: By name, in order; the last is a single block.
+    blocks: Sequence[tuple[str, Any]]
+    batches: Sequence[_Prepared]
+    rotary: Any
+    #: In the place of modulation, and of adapted layers: block → their names and themselves.
+    lookups: Mapping[str, Mapping[str, modulation.Lookup]]
+    linears: Mapping[str, Mapping[str, StreamLinear]]
+    residency: Residency
+    check: Callable[[], None]
+    cache: FirstBlockCache | None
 
     def __call__(self, step: int, hidden_states: Sequence[Tensor]) -> list[Tensor]:
-        """Return the velocity of each batch at timestep number `step`, from its tokens; both (rows, tokens, 4C).
+        """Return the velocity of each batch at timestep number `step`, from its tokens (rows, tokens, 4C).
 
-        Where the device has less memory than when it began, as another program uses it now, the step is computed again
-        with fewer weights on the device. Raise OutOfMemoryError where there are none left.
+        Of streams only that of the target is computed, (1, tokens, 4C); else (rows, tokens, 4C). Where the device has
+        less memory than when it began, as another program uses it now, the step is computed again with fewer weights on
+        the device. Raise OutOfMemoryError where there are none left.
         """
         while True:
             try:
@@ -73,34 +90,57 @@ class Denoiser:
             except torch.OutOfMemoryError as error:
                 # The frames of the traceback refer to the tensors that filled the memory.
                 traceback.clear_frames(error.__traceback__)
-                if not self._residency.shrink():
+                if not self.residency.shrink():
                     raise
                 _log.warning("The device ran out of memory: half of the weights that stayed on it stream now.")
 
     def _step(self, step: int, hidden_states: Sequence[Tensor]) -> list[Tensor]:
-        texts = list(self._texts)
-        images = [self._transformer.x_embedder(x) for x in hidden_states]  # (rows, tokens, dim) each
+        texts = [batch.text for batch in self.batches]
+        images = [self.transformer.x_embedder(x) for x in hidden_states]  # (rows, tokens, dim) each
         unused = texts[0].new_zeros(1)  # instead of the embedding that modulation was computed from
-        for number, (name, block) in enumerate(self._blocks):
-            shared = quantised.decoded_once(block) if len(images) > 1 else nullcontext()
-            with self._residency.present(number), shared:
-                for i in range(len(images)):
-                    self._check()
-                    for norm in self._lookups_of[name]:
-                        self._lookups[norm].value = self._tables[i][norm][step]
-                    for linear in self._linears_of[name]:
-                        self._linears[linear].A, self._linears[linear].B = self._layers[i][linear]
+        computed = list(range(len(images)))
+        first: dict[int, tuple[Tensor, Tensor]] = {}  # result tokens of a batch before and after the first block
+        for number, (name, block) in enumerate(self.blocks):
+            shared = quantised.decoded_once(block) if len(computed) > 1 else nullcontext()
+            with self.residency.present(number), shared:
+                for i in computed:
+                    batch, before = self.batches[i], images[i]
+                    self.check()
+                    self._set(name, batch, step)
+                    if number == len(self.blocks) - 1 and batch.layers:
+                        images[i] = shared_attention.last_stream(block, images[i], texts[i], unused, self.rotary)
+                        continue
+                    if isinstance(block, FluxSingleTransformerBlock):  # these adapt the text
+                        texts[i] = texts[i].expand(batch.rows, -1, -1)
                     texts[i], images[i] = block(
                         hidden_states=images[i],
                         encoder_hidden_states=texts[i],
                         temb=unused,
-                        image_rotary_emb=self._rotary,
+                        image_rotary_emb=self.rotary,
                     )
+                    if self.cache is not None and number == 0:
+                        first[i] = batch.result(before), batch.result(images[i])
+            if self.cache is not None and number == 0:
+                reused = {i: self.cache.reused(i, *first[i]) for i in computed}
+                images = [images[i] if x is None else x for i, x in reused.items()]
+                computed = [i for i, x in reused.items() if x is None]
+                if not computed:
+                    break
+        if self.cache is not None:
+            for i in computed:
+                self.cache.keep(i, *first[i], images[i])
         velocities = []
-        for table, image in zip(self._tables, images, strict=True):
-            self._lookups["norm_out"].value = table["norm_out"][step]
-            velocities.append(self._transformer.proj_out(self._transformer.norm_out(image, unused)))
+        for batch, image in zip(self.batches, images, strict=True):
+            self._set("norm_out", batch, step)
+            velocities.append(self.transformer.proj_out(self.transformer.norm_out(image, unused)))
         return velocities
+
+    def _set(self, name: str, batch: _Prepared, step: int) -> None:
+        """Let block `name` have the modulation and adapters of a batch."""
+        for norm, lookup in self.lookups[name].items():
+            lookup.value = batch.table[norm][step]
+        for key, linear in self.linears[name].items():
+            linear.A, linear.B = batch.layers[key]
 
 
 @contextmanager
@@ -114,6 +154,7 @@ def denoiser(
     dtype: torch.dtype,
     residency: Residency,
     check: Callable[[], None] = lambda: None,
+    cache: float = 0.0,
 ) -> Iterator[Denoiser]:
     """Prepare the transformer for `batches`, all with tokens at positions `img_ids` (tokens, 3), within the block.
 
@@ -122,6 +163,7 @@ def denoiser(
         dtype: of activations and adapters.
         residency: where the weights of the blocks are.
         check: called before each batch of each block; raise in it to stop.
+        cache: threshold of `FirstBlockCache`; 0: none, every step is computed.
     """
     device = residency.device
     with ExitStack() as stack:
@@ -148,17 +190,33 @@ def denoiser(
         ]
         tensors = []
         for name, block in blocks:
-            factors = [x for each in layers for key in _below(name, each) for x in each[key]]
+            factors = [x for each in layers for pair in _within(name, each).values() for x in pair]
             tensors.append([*block.parameters(), *block.buffers(), *factors])
-        rows, length = [len(batch.prompt_embeds) for batch in batches], len(txt_ids) + len(img_ids)
+        rows, length = [batch.rows for batch in batches], len(txt_ids) + len(img_ids)
         need = memory.activations(rows, length, transformer.inner_dim, dtype)
         if any(isinstance(module, quantised.QuantisedLinear) for module in transformer.modules()):
             need += memory.decoded_weights(len(batches), transformer.inner_dim, dtype)
+        if cache:
+            need += memory.cached(rows, length, transformer.inner_dim, dtype)
         stack.enter_context(residency.opened(tensors, need))
+        prepared = []
+        for batch, text, each in zip(batches, texts, layers, strict=True):
+            table = tables[id(batch.pooled_prompt_embeds)]
+            if each:  # streams have one prompt
+                table = {norm: value[:, -1:] for norm, value in table.items()}
+            prepared.append(_Prepared(rows=batch.rows, text=text, table=table, layers=each))
+        names = [*(name for name, _ in blocks), "norm_out"]
         yield Denoiser(
-            transformer, blocks, texts, rotary, [tables[id(batch.pooled_prompt_embeds)] for batch in batches],
-            lookups, layers, linears, residency, check,
-        )  # fmt: skip
+            transformer=transformer,
+            blocks=blocks,
+            batches=prepared,
+            rotary=rotary,
+            lookups={name: _within(name, lookups) for name in names},
+            linears={name: _within(name, linears) for name in names},
+            residency=residency,
+            check=check,
+            cache=FirstBlockCache(cache) if cache else None,
+        )
 
 
 def _embedding(
@@ -172,5 +230,6 @@ def _embedding(
     return transformer.time_text_embed(timestep, guidance, pooled)
 
 
-def _below(block: str, names: Any) -> list[str]:
-    return [name for name in names if name.startswith(f"{block}.")]
+def _within(block: str, found: Mapping[str, _T]) -> dict[str, _T]:
+    """Return what has the name of a block, or of something in it."""
+    return {name: value for name, value in found.items() if name == block or name.startswith(f"{block}.")}

@@ -1,6 +1,7 @@
 """The benchmark of bench/flux_gpu.py runs from beginning to end, as there is only one try on a lent GPU."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,5 +22,7 @@ def test_benchmark_runs_at_tiny_size():
     assert "failed: none" in done.stdout
     assert done.stdout.count("bit-equal to one pass: True") == 2
     assert done.stdout.count("bit-equal to it: True") == 4
-    assert "modulation: 0\n" in done.stdout
+    difference = re.search(r"own forward, with its modulation: (\S+)", done.stdout)
+    assert difference
+    assert float(difference[1]) < 1e-4  # what the target does not depend on is left out: other rounding
     assert "SEQUENTIAL OFFLOAD" in done.stdout
