@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, StringProperty
 
 from ..shared.engines import ENGINES, ROUNDINGS, EngineSettings, engines_for
 from .backend import installer
@@ -102,6 +102,19 @@ class Preferences(bpy.types.AddonPreferences):
         ),
         default="auto",
     )
+    memory: FloatProperty(
+        name="GPU Memory",
+        description="Most gigabytes of the GPU's memory that FLUX takes, as Blender needs some too. 0: what is free",
+        default=0.0,
+        min=0.0,
+        soft_max=48.0,
+        precision=1,
+    )
+    compile_blocks: BoolProperty(
+        name="Compile",
+        description="Compile FLUX's blocks: takes a minute or more at the first job, then each step is faster. Needs a "
+        "C++ compiler, and Triton for a GPU",
+    )
 
     def draw(self, context: bpy.types.Context) -> None:
         from .models import page  # it needs these preferences
@@ -121,7 +134,7 @@ class Preferences(bpy.types.AddonPreferences):
             case "MODELS":
                 page.draw(column, self, context)
             case "DEVICE":
-                for name in ("device", "dtype", "offload"):
+                for name in ("device", "dtype", "offload", "memory", "compile_blocks"):
                     column.prop(self, name)
 
     def environment_folder(self) -> Path:
@@ -156,6 +169,8 @@ class Preferences(bpy.types.AddonPreferences):
             device=self.device,
             dtype=self.dtype,
             offload=self.offload,
+            memory=self.memory or None,
+            compile=self.compile_blocks,
         )
 
     def model_settings(self, engine: str) -> EngineSettings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -131,6 +131,12 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     dtype: str = "auto"
     #: One of OFFLOADS: which weights stay in main memory while they are not in use.
     offload: str = "auto"
+    #: Most gigabytes (2^30 bytes) of a GPU's memory to take; None: what is free.
+    memory: float | None = None
+    #: Kernel of attention, by its name in diffusers' dispatcher; "auto": the one that PyTorch chooses.
+    attention: Annotated[str, msgspec.Meta(max_length=64)] = "auto"
+    #: Whether FLUX's blocks are compiled, which takes a minute or more at the first job.
+    compile: bool = False
     #: Whether records hold the paths of weights on this computer, which name its folders and user.
     record_paths: bool = False
 
@@ -142,7 +148,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def check_engine(settings: EngineSettings, *capabilities: Capability) -> None:
-    """Raise SettingError for an unknown engine, dtype or offload mode, or an engine with none of `capabilities`."""
+    """Raise SettingError for settings that are unknown or not the engine's, or one with none of `capabilities`."""
     able = engines_for(*capabilities) if capabilities else list(ENGINES)
     if settings.engine not in ENGINES:
         _check_choice("engine", settings.engine, tuple(able))
@@ -150,8 +156,16 @@ def check_engine(settings: EngineSettings, *capabilities: Capability) -> None:
         raise SettingError(f"The engine {settings.engine} can't do this.", f"Choose {' or '.join(able)}.")
     _check_choice("dtype", settings.dtype, DTYPES)
     _check_choice("offload mode", settings.offload, OFFLOADS)
-    if settings.dtype in ROUNDINGS and settings.spec.family != "flux":
+    if settings.memory is not None and not 0 < settings.memory < float("inf"):
+        raise SettingError(f"The memory is {settings.memory:g} GB.", "Give a number above 0.")
+    if settings.spec.family == "flux":
+        return
+    if settings.dtype in ROUNDINGS:
         raise SettingError(f"The engine {settings.engine} has no {settings.dtype}.", "Choose auto, bf16, fp16 or fp32.")
+    if settings.memory is not None or settings.attention != "auto" or settings.compile:
+        raise SettingError(
+            f"The engine {settings.engine} has no memory budget, attention or compiled blocks.", "Leave these out."
+        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

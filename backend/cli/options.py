@@ -40,7 +40,7 @@ def add_engine(
     parser.add_argument("--model", metavar="P", help=f"diffusers folder, single file, or hub id of {models}")
     parser.add_argument("--adapters", metavar="P", help=f"folder or hub id of {adapters}")
     parser.add_argument(
-        "--device", default=defaults.device, metavar="D", help="auto, cpu, cuda, cuda:1, mps (default: auto)"
+        "--device", default=defaults.device, metavar="D", help="auto, cpu, cuda, cuda:1, xpu, mps (default: auto)"
     )
     parser.add_argument(
         "--dtype", default=defaults.dtype, metavar="T", help=f"one of {', '.join(DTYPES)} (default: auto)"
@@ -52,6 +52,15 @@ def add_engine(
     )
     parser.add_argument(
         "--offload", default=defaults.offload, metavar="M", help=f"{', '.join(OFFLOADS)} (default: auto)"
+    )
+    parser.add_argument(
+        "--memory", type=float, metavar="GB", help="most memory of the GPU that FLUX takes (default: what is free)"
+    )
+    parser.add_argument(
+        "--attention", default=defaults.attention, metavar="A", help="kernel of FLUX's attention (default: auto)"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile FLUX's blocks: a minute or more, then faster while it is loaded"
     )
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ...shared.engines import EngineSettings
 from ...shared.protocol.errors import PanoformError
-from ..models import device, parts
+from ..models import device, links, parts
 from ..models.flux import checkpoints, stream_adapters, text_encoding
 from ..models.flux import loader as flux_loader
 from ..models.flux.memory import Need
@@ -87,17 +87,21 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
     except PanoformError as error:
         found.problems.append(str(error))
         return found
-    offload = settings.offload if torch_device.type == "cuda" else "none"
+    offload = settings.offload if links.exist(torch_device) else "none"
     found.memory_everything = need.everything
     # Blocks of FLUX stream in all modes; diffusers moves whole networks of the others.
     model = need.least if settings.spec.family == "flux" else need.denoising
     modes = {"none": need.everything, "model": model, "auto": need.least, "sequential": need.least}
     found.memory_needed = modes[offload]
     if found.memory_needed > found.memory_free:
-        advice = ", or use --offload auto" if offload in ("none", "model") and torch_device.type == "cuda" else ""
+        advice = ", or use --offload auto" if offload in ("none", "model") and links.exist(torch_device) else ""
         found.problems.append(
             f"This needs about {_size(found.memory_needed)}; {_size(found.memory_free)} are free on the device. "
             f"Close other programs, or lower the height{advice}."
+        )
+    elif settings.memory is not None and found.memory_needed > settings.memory * 2**30:
+        found.problems.append(
+            f"This needs about {_size(found.memory_needed)}; the budget is {settings.memory:g} GB. Give a larger one."
         )
     return found
 
@@ -122,7 +126,9 @@ def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> Need:
     found.streams = flux_adapters(checkpoint.adapters, stream_adapters.targets(base.transformer.config))
     found.problems += [line.problem for line in found.streams if line.problem]
     where = device.choose(settings)
-    return flux_loader.need(flux_loader.Source(settings, checkpoint, where, device.choose_dtype(settings, where)), base)
+    source = flux_loader.Source(settings, checkpoint, where, device.choose_dtype(settings, where))
+    flux_loader.check_device(source, base)
+    return flux_loader.need(source, base)
 
 
 def _inspect_sd21(settings: EngineSettings, found: Diagnosis) -> Need:

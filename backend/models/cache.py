@@ -88,5 +88,6 @@ class ModelCache:
         del self._models[key]
         gc.collect()
         torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        for module in () if torch is None else (torch.cuda, torch.xpu):
+            if module.is_available():
+                module.empty_cache()

@@ -14,6 +14,7 @@ import torch
 
 from ...shared.engines import ROUNDINGS, EngineSettings
 from ...shared.protocol.errors import DeviceMemoryError, SettingError
+from . import links
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 #: Messages of PyTorch's allocators on CPU (Linux, Windows) and MPS; CUDA's has an exception class of its own.
@@ -24,22 +25,33 @@ _UNITS = {"gib": 2**30, "mib": 2**20, "kib": 2**10, "gb": 2**30, "mb": 2**20, "k
 
 def choose(settings: EngineSettings) -> torch.device:
     """Return the device that the settings name, or the best available. Raise SettingError for a missing one."""
-    if settings.device == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    else:
-        name = settings.device
+    counts = _counts()
+    name = next(kind for kind, count in counts.items() if count) if settings.device == "auto" else settings.device
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SettingError(f"There is no device called {name!r}.", "Use auto, cpu, cuda, cuda:1 or mps.") from None
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+        raise SettingError(f"There is no device called {name!r}.", "Use auto, cpu, cuda, cuda:1, xpu or mps.") from None
     if (device.index or 0) >= counts.get(device.type, 0):
         found = ", ".join(kind for kind, count in counts.items() if count)
         raise SettingError(f"The device {name} is not on this computer.", f"Use auto, or one of {found}.")
-    if device.type != "cuda" and settings.offload not in ("auto", "none"):
-        where = "the model runs on the CPU" if device.type == "cpu" else f"{name} uses the computer's memory"
+    if not links.exist(device) and (settings.offload not in ("auto", "none") or settings.memory is not None):
+        where = {"cpu": "the model runs on the CPU", "xpu": "on Intel's GPUs that is not built in"}.get(
+            device.type, f"{name} uses the computer's memory"
+        )
+        if settings.memory is not None:
+            raise SettingError(f"A memory budget is for a GPU with its own memory, but {where}.", "Leave it out.")
         raise SettingError(f"Offloading moves weights off a GPU, but {where}.", "Use the offload mode auto.")
     return device
+
+
+def _counts() -> dict[str, int]:
+    """Return the number of devices of each kind, the best kind first. ROCm's are of the kind cuda."""
+    return {
+        "cuda": torch.cuda.device_count(),
+        "xpu": torch.xpu.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
 
 
 def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
@@ -67,6 +79,8 @@ def name(device: torch.device) -> str:
     """Return the name of a device for display: "NVIDIA GeForce RTX 4070", "Apple GPU", "CPU (x86_64)"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "xpu":
+        return torch.xpu.get_device_name(device)
     return "Apple GPU" if device.type == "mps" else f"CPU ({platform.machine()})"
 
 
@@ -76,8 +90,29 @@ def memory(device: torch.device) -> tuple[int, int]:
         free, total = torch.cuda.mem_get_info(device)
         # What torch has taken and doesn't use is free to us.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total
+    if device.type == "xpu":
+        total = torch.xpu.get_device_properties(device).total_memory
+        return total - torch.xpu.memory_allocated(device), total  # what others use is not told by every driver
     found = psutil.virtual_memory()
     return found.available, found.total
+
+
+def held(device: torch.device) -> int:
+    """Return the device's memory that this process has taken for tensors, in bytes; 0 for the CPU."""
+    match device.type:
+        case "cuda":
+            return torch.cuda.memory_allocated(device)
+        case "xpu":
+            return torch.xpu.memory_allocated(device)
+        case "mps":
+            return torch.mps.current_allocated_memory()
+    return 0
+
+
+def free(device: torch.device, budget: int | None) -> int:
+    """Return the device's memory that is free, or is left of `budget` for the process, in bytes."""
+    found = memory(device)[0]
+    return found if budget is None else min(found, budget - held(device))
 
 
 @contextmanager
@@ -99,8 +134,8 @@ def translate_out_of_memory(what: str, device: torch.device, hint: str | Callabl
         # The frames of the traceback refer to the tensors that filled the memory.
         traceback.clear_frames(error.__traceback__)
         gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        if device.type != "cpu":
+            torch.get_device_module(device).empty_cache()
         raise DeviceMemoryError(
             f"{what} ran out of memory on {name(device)}{amount}: {_size(free)} of {_size(total)} are free.",
             (hint if isinstance(hint, str) else hint()) or _less_memory(device),

@@ -20,9 +20,9 @@ def exist(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def to(device: torch.device) -> Link:
-    """Return the link to a device with memory of its own."""
-    return CudaLink(device)
+def to(device: torch.device, budget: int | None = None) -> Link:
+    """Return the link to a device with memory of its own, of which the process takes at most `budget` bytes."""
+    return CudaLink(device, budget)
 
 
 class Link(Protocol):
@@ -73,7 +73,8 @@ class Link(Protocol):
 class CudaLink:
     """A CUDA or ROCm GPU: page-locked memory, and a stream of its own for copies."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, budget: int | None = None) -> None:
+        self._budget = budget
         self.device = torch.device(device.type, torch.cuda.current_device() if device.index is None else device.index)
         self._stream = torch.cuda.Stream(self.device)
         #: Addresses of the page-locked buffers.
@@ -121,8 +122,9 @@ class CudaLink:
         torch.cuda.synchronize(self.device)
 
     def available(self) -> int:
-        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return torch.cuda.mem_get_info(self.device)[0] + unused
+        allocated = torch.cuda.memory_allocated(self.device)
+        free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) - allocated
+        return free if self._budget is None else min(free, self._budget - allocated)
 
     def release(self) -> None:
         torch.cuda.empty_cache()

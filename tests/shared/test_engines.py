@@ -29,6 +29,9 @@ def test_default_engine_has_the_capability(capability):
         ({"engine": "dreams"}, "no engine called 'dreams'. Choose one of starter, flux, projection, multiview"),
         ({"dtype": "int3"}, "no dtype called 'int3'. Choose one of auto, bf16, fp16, fp32, int8, nf4"),
         ({"dtype": "int8", "engine": "multiview"}, "multiview has no int8. Choose auto, bf16, fp16 or fp32"),
+        ({"memory": 0.0}, "The memory is 0 GB. Give a number above 0"),
+        ({"memory": float("nan")}, "The memory is nan GB"),
+        ({"compile": True, "engine": "multiview"}, "multiview has no memory budget, attention or compiled blocks"),
         ({"offload": "moon"}, "no offload mode called 'moon'. Choose one of auto, none, model, sequential"),
     ],
 )

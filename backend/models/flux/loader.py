@@ -15,7 +15,7 @@ from ...jobs.progress import ProgressReporter, report_loading
 from ...pipelines import dit360, omnix
 from ...pipelines.omnix import TASKS, OmniXPipeline
 from ...pipelines.panorama_pipeline import latents_at_once
-from .. import device, folders, hub, links, quantised
+from .. import device, folders, hub, kernels, links, quantised
 from ..cache import ModelCache
 from ..residency import Streaming
 from . import checkpoints, memory, stream_adapters, text_encoding
@@ -38,8 +38,18 @@ class Source:
     @property
     def key(self) -> tuple[object, ...]:
         """Key of the model in the ModelCache; it changes when a file is replaced."""
-        where = (str(self.device), self.dtype, quantised.ROUNDINGS.get(self.settings.dtype), self.settings.offload)
-        return (self.checkpoint.fingerprint(), self.checkpoint.config, *where)
+        own = self.settings
+        where = (str(self.device), self.dtype, quantised.ROUNDINGS.get(own.dtype), own.offload, own.memory)
+        return (self.checkpoint.fingerprint(), self.checkpoint.config, *where, own.attention, own.compile)
+
+    @property
+    def budget(self) -> int | None:
+        """Most bytes of the device's memory to take; None: what is free."""
+        return None if self.settings.memory is None else int(self.settings.memory * 2**30)
+
+    def free(self) -> int:
+        """Return how many bytes of the device's memory could be taken now."""
+        return device.free(self.device, self.budget)
 
 
 @dataclass
@@ -100,13 +110,12 @@ def load(models: ModelCache, source: Source, tasks: list[str], reporter: Progres
         needed = base().bytes_in(source.dtype)
         if source.settings.offload != "none" and links.exist(source.device):
             least = need(source, base(), tasks=1).least  # another model may be on the device
-            main, own = (device.memory(where)[0] for where in (torch.device("cpu"), source.device))
-            return needed <= main and least <= own
-        return needed + _HEADROOM <= device.memory(source.device)[0]
+            return needed <= device.memory(torch.device("cpu"))[0] and least <= source.free()
+        return needed + _HEADROOM <= source.free()
 
     def from_disk() -> FluxModel:
         _refuse_fill(base().is_fill, tasks)
-        _refuse_float8(base(), source.device)
+        check_device(source, base())
         _find_adapters(source.checkpoint.adapters, tasks, reporter)  # before gigabytes are read
         _refuse_too_large(source, base())
         return _read(source, base(), reporter)
@@ -137,12 +146,15 @@ def _refuse_fill(is_fill: bool, tasks: list[str]) -> None:
         raise WeightsError(FILL_EDITS, "Use FLUX.1-dev for this.")
 
 
-def _refuse_float8(base: checkpoints.Base, where: torch.device) -> None:
+def check_device(source: Source, base: checkpoints.Base) -> None:
+    """Raise WeightsError where the device can't decode the weights, SettingError where it lacks the kernels named."""
+    where = source.device
     if where.type == "mps" and set(base.transformer.quantised) & quantised.FLOAT8.keys():
         raise WeightsError(
             f"{base.path.name} has 8-bit floats, which {device.name(where)} can't decode.",
             "Use a GGUF file (Q8_0 to Q4_K_S) or flux1-dev.safetensors.",
         )
+    kernels.check(source.settings, where, source.dtype)
 
 
 def need(source: Source, base: checkpoints.Base, height: int | None = None, tasks: int = len(TASKS) - 2) -> memory.Need:
@@ -164,9 +176,9 @@ def make_room(model: FluxModel, height: int, tasks: int = 1) -> None:
     if source.settings.offload != "auto" or not links.exist(source.device):
         return
     beside = need(source, model.base, height, tasks).everything - model.base.bytes_in(source.dtype)
-    if not isinstance(model.pipeline.residency, Streaming) and beside > device.memory(source.device)[0]:
+    if not isinstance(model.pipeline.residency, Streaming) and beside > source.free():
         model.pipeline.to("cpu")
-        model.pipeline.stream(links.to(source.device))
+        model.pipeline.stream(links.to(source.device, source.budget))
 
 
 def advice(model: FluxModel, height: int, tasks: int) -> str:
@@ -183,16 +195,25 @@ def advice(model: FluxModel, height: int, tasks: int) -> str:
 
 
 def _fits(source: Source, base: checkpoints.Base) -> bool:
-    return need(source, base).everything <= device.memory(source.device)[0]
+    return need(source, base).everything <= source.free()
 
 
 def _refuse_too_large(source: Source, base: checkpoints.Base) -> None:
-    """Raise DeviceMemoryError where not even one task fits."""
-    free, least = device.memory(source.device)[0], need(source, base, tasks=1).least
-    if links.exist(source.device) and source.settings.offload != "none" and least > free:
+    """Raise DeviceMemoryError where not even one task fits, or more than the budget is wanted."""
+    if not links.exist(source.device):
+        return
+    free, found, whole = source.free(), need(source, base, tasks=1), source.settings.offload == "none"
+    least, name = (found.everything if whole else found.least), source.checkpoint.config.name
+    where = device.name(source.device)
+    if source.budget is not None and least > source.budget:
         raise DeviceMemoryError(
-            f"{source.checkpoint.config.name} needs at least {least / 2**30:.1f} GB of memory on "
-            f"{device.name(source.device)}, and {free / 2**30:.1f} GB are free.",
+            f"{name} needs at least {least / 2**30:.1f} GB of memory on {where}{' with all weights' if whole else ''}, "
+            f"and the budget is {source.budget / 2**30:.1f} GB.",
+            f"Give a larger budget{', or use the offload mode auto' if whole else ''}.",
+        )
+    if not whole and least > free:
+        raise DeviceMemoryError(
+            f"{name} needs at least {least / 2**30:.1f} GB of memory on {where}, and {free / 2**30:.1f} GB are free.",
             "Close other programs on the device.",
         )
 
@@ -209,7 +230,8 @@ def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) ->
         if whole or not links.exist(where):
             pipeline.to(where)
         else:
-            pipeline.stream(links.to(where), resident=settings.offload != "sequential")
+            pipeline.stream(links.to(where, source.budget), resident=settings.offload != "sequential")
+        kernels.apply(settings, pipeline.transformer)
     if where.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...models import quantised
 from ...models.flux import memory

@@ -28,7 +28,12 @@ def simulate(monkeypatch):
 
     def simulate(free: int) -> ThreadLink:
         link = ThreadLink(memory=free)
-        monkeypatch.setattr(links, "to", lambda _: link)
+
+        def to(_, budget=None):
+            link.memory = link.memory if budget is None else min(link.memory, budget)
+            return link
+
+        monkeypatch.setattr(links, "to", to)
         monkeypatch.setattr(links, "exist", lambda _: True)
         monkeypatch.setattr("panoform.backend.models.device.memory", lambda _: (free, 2 * free))
         monkeypatch.setattr("panoform.backend.models.device.choose", lambda _: torch.device("cpu"))
@@ -123,6 +128,30 @@ def test_too_little_memory_is_refused_before_the_weights_are_read(simulate, flux
     for mode in ("auto", "model", "sequential"):
         with pytest.raises(DeviceMemoryError, match=r"needs at least [\d.]+ GB of memory on .* GB are free"):
             perceive(EngineSettings(**flux, offload=mode), reporter)
+
+
+@pytest.mark.slow
+def test_memory_budget_limits_what_stays(simulate, flux, reporter, tiny_flux):
+    """As on a smaller device: the maps are the same, and weights stream."""
+    expected = perceive(EngineSettings(**flux), reporter)
+    source, base = loader.find(EngineSettings(**flux), reporter), checkpoints.inspect(tiny_flux)
+    link, least = simulate(2**40), loader.need(source, base, tasks=1).least
+    maps = perceive(EngineSettings(**flux, memory=1.01 * least / 2**30), reporter)
+    assert link.copied > 0
+    assert all(np.array_equal(maps[name], expected[name]) for name in MAPS)
+
+
+@pytest.mark.parametrize(
+    ("mode", "gigabytes", "hint"), [("auto", 0.5, "larger budget."), ("none", 0.6, "or use the offload mode auto")]
+)
+def test_budget_below_one_block_is_refused_before_the_weights_are_read(
+    simulate, flux, reporter, monkeypatch, mode, gigabytes, hint
+):
+    simulate(2**40)
+    monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("weights are read"))
+    with pytest.raises(DeviceMemoryError, match=rf"needs at least .*, and the budget is {gigabytes} GB") as caught:
+        perceive(EngineSettings(**flux, offload=mode, memory=gigabytes), reporter)
+    assert caught.value.hint.endswith(hint + ("" if hint.endswith(".") else "."))
 
 
 @pytest.mark.slow
