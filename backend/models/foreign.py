@@ -15,7 +15,7 @@ _SIGNS = {
     ".wscales": "by Nunchaku (SVDQuant, 4 bit), which only its own CUDA kernels can run",
     ".quant_state.bitsandbytes__fp4": "by bitsandbytes (fp4)",
     ".weight._data": "by Quanto",
-    "_weight_qdata": "by torchao",
+    "_weight_qdata": "by torchao, which is read in diffusers folders only, and",
     ".weight_scale_2": "as NVFP4",
     ".weight_packed": "by compressed-tensors, packed",
     ".qzeros": "by GPTQ or AWQ (packed int4)",
@@ -35,6 +35,6 @@ def refuse_config(place: Path, config: Mapping[str, Any], use: str) -> None:
     """Raise WeightsError where a diffusers config names a quantisation that is not read."""
     if found := config.get(CONFIG):
         method = found.get("quant_method") if isinstance(found, dict) else found
-        if method == "bitsandbytes":
+        if method in ("bitsandbytes", "torchao"):
             return
         raise WeightsError(f"{place} is quantised by {method}, which isn't read.", use)

@@ -17,7 +17,7 @@ from accelerate import init_empty_weights
 
 from ...shared import json_file
 from ...shared.protocol.errors import WeightsError
-from . import bitsandbytes_file, config_bounds, foreign, quantised, weights
+from . import bitsandbytes_file, config_bounds, foreign, quantised, torchao_file, weights
 
 #: Tensor name → (storage, shape). The storage is a dtype as in safetensors files, or a quantisation of GGUF; the shape
 #: is that of the decoded tensor.
@@ -179,12 +179,14 @@ def part_of_folder(folder: Path, cls: Any, again: str = _AGAIN) -> Part:
     files = _weight_files(folder)
     headers = {file: read_header(file) for file in files}
     tensors = {key: value for header in headers.values() for key, value in header.items()}
-    foreign.refuse(folder, tensors, again)
-    if not bitsandbytes_file.is_in(tensors):
+    form = next((form for form in (bitsandbytes_file, torchao_file) if form.is_in(tensors)), None)
+    if form is not torchao_file:
+        foreign.refuse(folder, tensors, again)
+    if form is None:
         return Part(cls, config, files, "", tensors)
-    headers = {file: bitsandbytes_file.header(file, header, again) for file, header in headers.items()}
+    headers = {file: form.header(file, header, again) for file, header in headers.items()}
     tensors = {key: value for header in headers.values() for key, value in header.items()}
-    return Part(cls, config, files, "", tensors, read=bitsandbytes_file.read)
+    return Part(cls, config, files, "", tensors, read=form.read)
 
 
 class _Shards(msgspec.Struct):

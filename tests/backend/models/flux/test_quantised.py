@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from panoform.backend.models import bitsandbytes_file, parts, quantised
+from panoform.backend.models import bitsandbytes_file, parts, quantised, torchao_file
 from panoform.backend.models.flux import checkpoints, single_file
 from panoform.backend.models.links import ThreadLink
 from panoform.backend.pipelines.omnix import OmniXPipeline
 from panoform.shared.protocol.errors import WeightsError
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "bitsandbytes.safetensors"
+TORCHAO = GOLDEN.with_name("torchao.safetensors")
 QKV = "double_blocks.0.img_attn.qkv"
 SPELLINGS = ["scaled_fp8", "input_scale", "comfy_quant"]
 
@@ -219,6 +220,76 @@ def test_tasks_of_one_pass_share_what_is_decoded(pair, tiny_adapters, monkeypatc
     linears = {id(x) for b in blocks for n, x in b.named_modules() if hasattr(x, "storage") and "norm" not in n}
     assert sum(id(linear) in linears for linear in count) == len(linears) * one["num_inference_steps"]
     assert not any(x._kept is not None for x in count)
+
+
+@pytest.mark.parametrize("name", ["int8", "int8_groups", "float8"])
+def test_weights_are_decoded_as_by_torchao(name):
+    """The golden file was written by torchao 0.18.0, with what it decodes to float32."""
+    header = torchao_file.header(TORCHAO, parts.read_header(TORCHAO), "")
+    storage, (rows, columns) = header[f"{name}.weight"]
+    tensors = dict(torchao_file.read(TORCHAO, {f"{name}.weight", f"{name}.weight_scale"}))
+    scale = tensors[f"{name}.weight_scale"]
+    assert scale.shape == header[f"{name}.weight_scale"][1]
+    linear = quantised.QuantisedLinear(columns, rows, bias=False, storage=storage, scales=scale.shape[1])
+    linear.load_state_dict(
+        {"weight": tensors[f"{name}.weight"].view(torch.uint8), "weight_scale": scale}, assign=True
+    )  # fmt: skip
+    expected = load_file(TORCHAO)[f"{name}.decoded"]
+    torch.testing.assert_close(linear.decoded(torch.float32), expected, rtol=1e-6, atol=0)
+
+
+def in_torchao(state: dict, dtype: torch.dtype, scales: int = 1) -> tuple[dict, dict]:
+    """Return every matrix as torchao stores it in diffusers folders, and the decoded state."""
+    stored, decoded, limit = {}, {}, 448 if dtype.is_floating_point else 127
+    for key, tensor in state.items():
+        stored[key] = decoded[key] = tensor
+        if tensor.ndim == 2:
+            module = key.removesuffix(".weight")
+            groups = tensor.float().unflatten(1, (scales, -1))
+            scale = groups.abs().amax(2, keepdim=True) / limit
+            number = groups / scale if dtype.is_floating_point else (groups / scale).round()
+            del stored[key]
+            stored[f"{module}._weight_qdata"] = number.to(dtype).flatten(1)
+            stored[f"{module}._weight_scale"] = scale[:, :, 0].clone()
+            stored[f"{module}._weight_zero_point"] = torch.zeros(len(tensor), scales, dtype=torch.int8)
+            decoded[key] = (number.to(dtype).float() * scale).flatten(1)
+    return stored, decoded
+
+
+def torchao_folder(tiny_flux: Path, folder: Path, stored: dict) -> Path:
+    shutil.copytree(tiny_flux, folder)
+    save_file(stored, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    file = folder / "transformer" / "config.json"
+    quantisation = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": quantisation}))
+    return folder
+
+
+@pytest.mark.parametrize(("dtype", "scales"), [(torch.int8, 1), (torch.int8, 2), (torch.float8_e4m3fn, 1)])
+def test_torchao_folder_equals_the_decoded_weights(tiny_flux, tmp_path, dtype, scales):
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    stored, decoded = in_torchao(load_file(tiny_flux / weights), dtype, scales)
+    folder = torchao_folder(tiny_flux, tmp_path / "torchao", stored)
+    reference = shutil.copytree(tiny_flux, tmp_path / "decoded")
+    save_file(decoded, reference / weights)
+    loaded = load(folder).transformer
+    assert_equal(loaded, load(reference).transformer, rtol=1e-6)
+    memory = sum(tensor.nbytes for tensor in loaded.state_dict().values())
+    assert memory == checkpoints.inspect(folder).transformer.bytes_in(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("ending", "tensor", "words"),
+    [
+        ("qdata", torch.zeros(128, 16, dtype=torch.uint8), "by torchao as U8, which isn't read"),
+        ("scale", torch.ones(5, 1), r"damaged: the scale of x_embedder is F32 of shape \(5, 1\)"),
+        ("zero_point", torch.ones(128, 1, dtype=torch.int8), "by torchao asymmetrically"),
+    ],
+)
+def test_other_formats_of_torchao_are_refused(tiny_flux, tmp_path, ending, tensor, words):
+    stored, _ = in_torchao(load_file(tiny_flux / "transformer/diffusion_pytorch_model.safetensors"), torch.int8)
+    folder = torchao_folder(tiny_flux, tmp_path / "torchao", stored | {f"x_embedder._weight_{ending}": tensor})
+    assert "GGUF" in assert_rejected(folder, words).hint
 
 
 # Refusals
