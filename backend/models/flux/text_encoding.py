@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import save
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast  # pyright: ignore
 from transformers.utils import logging as transformers_logging
 
 from ....shared.protocol.errors import SettingError, WeightsError
@@ -84,6 +86,23 @@ def _cached(base: Base) -> Path:
     return platformdirs.user_cache_path("panoform", appauthor=False) / "prompt" / f"{name}.safetensors"
 
 
+def _pipeline(folder: Path) -> FluxPipeline:
+    """Return a pipeline of the text encoders alone; the folder needs no model_index.json."""
+    none: Any = None
+    encoders: dict[str, Any] = {
+        part: cls.from_pretrained(folder / part, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True)
+        for part, cls in (("text_encoder", CLIPTextModel), ("text_encoder_2", T5EncoderModel))
+    }
+    return FluxPipeline(
+        scheduler=none,
+        vae=none,
+        transformer=none,
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        tokenizer_2=T5TokenizerFast.from_pretrained(folder / "tokenizer_2", local_files_only=True),
+        **encoders,
+    )
+
+
 def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressReporter) -> list[dict[str, torch.Tensor]]:
     """Encode each text as `embeds` returns it. The text encoders are in memory only during the call.
 
@@ -91,7 +110,7 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressRepor
     """
     folder = _encoders(checkpoint)
     if not _has_encoders(folder) and hub.is_id(checkpoint.name):
-        folder = hub.fetch(checkpoint.name, [f"{part}/*" for part in (*_PARTS, "model_index.json")], folder, reporter)
+        folder = hub.fetch(checkpoint.name, [f"{part}/*" for part in _PARTS], folder, reporter)
     missing = [part for part in _PARTS if not (folder / part).is_dir()]
     if missing:
         raise WeightsError(
@@ -110,10 +129,7 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressRepor
         logging.disable_progress_bar()
     reporter.progress("Loading the text encoders", 0, 0, 0.0, None)
     try:
-        pipeline = FluxPipeline.from_pretrained(
-            folder, transformer=None, vae=None, scheduler=None,
-            dtype=torch.bfloat16, local_files_only=True, use_safetensors=True,
-        )  # fmt: skip
+        pipeline = _pipeline(folder)
     except Exception as error:  # transformers checks no configs: one can make it raise anything
         raise WeightsError(f"The text encoders in {folder} can't be loaded: {error}", "Download them again.") from error
     found = []

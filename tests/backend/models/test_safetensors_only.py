@@ -21,8 +21,8 @@ BACKEND = Path(panoform.backend.__path__[0])
 LOADERS = ("from_pretrained", "lora_state_dict")
 #: Modules, and functions of modules, that read pickles.
 PICKLES = {"pickle", "dill", "joblib", "cloudpickle", "shelve"}
-#: Calls that load no weights: this tokenizer reads JSON and text only.
-NO_WEIGHTS = {"CLIPTokenizer.from_pretrained"}
+#: Calls that load no weights: these tokenizers read JSON and text only.
+NO_WEIGHTS = {"CLIPTokenizer.from_pretrained", "T5TokenizerFast.from_pretrained"}
 #: What reads safetensors, and the one module that may import it.
 READERS, LOADER = {"safe_open", "load_file", "load", "load_model"}, "models/weights.py"
 #: Methods of diffusers and torch that have no option to reject pickles, or also read other files.

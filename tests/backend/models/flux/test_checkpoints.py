@@ -346,6 +346,17 @@ def test_prompt_embeds_are_computed_once_and_cached(copy, reporter):
     assert all(torch.equal(again[name], found[name]) for name in found)
 
 
+def test_text_encoders_beside_a_single_file_need_no_index(tiny_flux, tiny_states, tmp_path, reporter):
+    """As found by the diagnosis, and with the embedding that the folder has."""
+    file = write_single_file(tmp_path, tiny_states)
+    for part in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        shutil.copytree(tiny_flux / part, tmp_path / part)
+    checkpoint = checkpoints.locate(flux(file), reporter)
+    assert text_encoding.origin(checkpoint, checkpoints.inspect(file)) == "text encoders"
+    found, expected = load_embeds(file, reporter), load_embeds(tiny_flux, reporter)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_missing_text_encoder_without_cached_embeds_is_rejected(copy, reporter):
     shutil.rmtree(copy / "text_encoder_2")
     with pytest.raises(WeightsError, match="text_encoder_2") as caught:
