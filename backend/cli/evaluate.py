@@ -1,4 +1,4 @@
-"""`panoform evaluate`: compare an engine's maps with ground truth."""
+"""`panoform evaluate`: compare an engine's maps with ground truth, or with those of the same seed at other settings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ...shared.batch import panoramas
+from ...shared.engines import EngineSettings
 from ...shared.jobs.perceive import PerceiveSettings, check_perceive
 from ...shared.maps import check_names
+from ...shared.protocol.errors import SettingError
 from . import options as shared_options
-from .perceive import add_maps
+from .perceive import add_approximations, add_maps
 from .terminal import Terminal
 
 
@@ -23,6 +26,17 @@ def add(commands: Any) -> None:
     shared_options.add_engine(parser, "perceive")
     parser.add_argument("--height", type=int, metavar="N", help="height of the maps in pixels (default: the engine's)")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the engine's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    add_approximations(parser)
+    parser.add_argument(
+        "--against", metavar="SETTINGS",
+        help="compare with maps of the same seed at these settings, as steps=50, instead of with ground truth; DIR may "
+        "be a folder of panoramas then",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compare", action="append", metavar="SETTINGS",
+        help="with --against: what is compared, as steps=8,cache=0.1; may be repeated (default: the other options)",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N scenes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -30,13 +44,18 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    from ..evaluation.evaluate import evaluate, table
-
     engine = shared_options.engine_settings(options)
     settings = PerceiveSettings(
-        maps=check_names(options.maps), height=options.height, num_inference_steps=options.steps
-    )
+        maps=check_names(options.maps), height=options.height, num_inference_steps=options.steps, seed=options.seed,
+        cache=options.cache, turbo=options.turbo, turbo_scale=options.turbo_scale,
+    )  # fmt: skip
     check_perceive(settings)
+    if options.compare and not options.against:
+        raise SettingError("--compare needs --against.", "Give what to compare with, as --against steps=50.")
+    if options.against:
+        return _compare(options, engine, settings)
+    from ..evaluation.evaluate import evaluate, table
+
     with Terminal() as terminal:
         evaluation = evaluate(options.data, engine, settings, terminal, options.limit)
     if options.json:
@@ -44,3 +63,27 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(table(evaluation))
     return 0
+
+
+def _compare(options: argparse.Namespace, engine: EngineSettings, settings: PerceiveSettings) -> int:
+    from ..evaluation import against
+
+    scenes = sorted(options.data.glob("*/panorama.exr"))
+    files = (scenes or list(panoramas.find(options.data)))[: options.limit]
+    variants = options.compare or [_given(options, engine)]
+    with Terminal() as terminal:
+        comparison = against.compare(files, engine, settings, options.against, variants, terminal)
+    if options.json:
+        shared_options.print_json(comparison)
+    else:
+        print(against.table(comparison))
+    return 0
+
+
+def _given(options: argparse.Namespace, engine: EngineSettings) -> str:
+    """Return the options as settings to compare."""
+    steps = options.steps or engine.spec.qualities["standard"].num_inference_steps
+    given = [f"steps={steps}"]
+    given += [f"cache={options.cache:g}"] if options.cache else []
+    given += [f"turbo={options.turbo}", f"turbo-scale={options.turbo_scale:g}"] if options.turbo else []
+    return ",".join(given)

@@ -39,10 +39,21 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--height", type=int, metavar="H", help="height of the maps, a multiple of 16 (default: the engine's)"
     )
+    add_approximations(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="also replace files that aren't Panoform's (never the source)"
     )
     parser.add_argument("--repair", action="store_true", help="replace NaN, infinite and negative pixels")
+
+
+def add_approximations(parser: argparse.ArgumentParser) -> None:
+    """Add the options of approximations, which are off by default."""
+    parser.add_argument(
+        "--cache", type=float, default=0.0, metavar="X",
+        help="threshold of the first-block cache, as 0.1: faster, approximate (default: 0, off)",
+    )  # fmt: skip
+    parser.add_argument("--turbo", metavar="P", help="file, folder or hub id of a LoRA of FLUX for few steps")
+    parser.add_argument("--turbo-scale", type=float, default=1.0, metavar="X", help="its scale (default: 1)")
 
 
 def add_maps(parser: argparse.ArgumentParser, help: str) -> None:
@@ -78,6 +89,9 @@ def settings_of(options: argparse.Namespace) -> PerceiveSettings:
         seed=options.seed,
         height=options.height,
         repair=options.repair,
+        cache=options.cache,
+        turbo=options.turbo,
+        turbo_scale=options.turbo_scale,
     )
     check_perceive(settings)
     return settings

@@ -53,12 +53,15 @@ _BEST_PSNR = 50.0
 def measure(maps: Maps, truth: Maps) -> dict[str, float]:
     """Compute the metrics of one scene for the given `maps`; `truth` as ground_truth.read_scene returns it, same size.
 
+    `truth` may have less: the maps that `maps` has, which are then compared everywhere where there is no distance.
+
     distance: median-scaled AbsRel and share within a factor of 1.25; normal: mean and median angle; seam step: how far
     distance jumps in logarithm from the last column to the first, over the mean jump between neighbouring columns of
     the same map.
     """
     metrics = {}
-    surface = np.isfinite(truth["distance"][..., 0])
+    shape = next(iter(truth.values())).shape[:2]
+    surface = np.isfinite(truth["distance"][..., 0]) if "distance" in truth else np.ones(shape, bool)
     if "distance" in maps and surface.any():
         estimate, known = maps["distance"][surface, 0], truth["distance"][surface, 0]
         ratio = estimate / known
@@ -82,7 +85,7 @@ def measure(maps: Maps, truth: Maps) -> dict[str, float]:
     return metrics
 
 
-def _truth_metrics(truth: Maps) -> dict[str, float]:
+def truth_metrics(truth: Maps) -> dict[str, float]:
     """Return the seam step of the true distances, with the sky as far as the farthest surface."""
     distance = truth["distance"]
     finite = np.isfinite(distance)
@@ -234,7 +237,7 @@ def evaluate(
         metrics[engine.engine].append(measure(fitted(perceived.maps, size[0]), truth))
         for name, maps in baselines(size[0]).items():
             metrics[name].append(measure({key: maps[key] for key in perceived.maps}, truth))
-        metrics["truth"].append(_truth_metrics(truth) if "distance" in perceived.maps else {})
+        metrics["truth"].append(truth_metrics(truth) if "distance" in perceived.maps else {})
     return Evaluation(
         str(folder),
         len(found),
@@ -255,16 +258,23 @@ def means(rows: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def table(evaluation: Evaluation) -> str:
-    """Format the evaluation as a text table; ">" marks metrics where higher is better, "<" where lower is."""
-    columns = list(evaluation.columns)
-    lines = [f"{'':24}" + "".join(f"{name:>12}" for name in columns)]
+def rows(columns: dict[str, dict[str, float]], width: int = 12) -> list[str]:
+    """Return the lines of a table of metrics: those that the first column has, a column of `width` for each."""
+    names = list(columns)
+    lines = [f"{'':24}" + "".join(f"{name:>{width}}" for name in names)]
     for metric, (unit, more) in METRICS.items():
-        values = [evaluation.columns[name].get(metric) for name in columns]
+        values = [columns[name].get(metric) for name in names]
         if values[0] is None:
             continue
         label = f"{metric}{f' ({unit})' if unit else ''} {'>' if more else '<'}"
-        lines.append(f"{label:24}" + "".join(f"{value:12.3f}" if value is not None else f"{'':12}" for value in values))
+        cells = (f"{value:{width}.3f}" if value is not None else f"{'':{width}}" for value in values)
+        lines.append(f"{label:24}" + "".join(cells))
+    return lines
+
+
+def table(evaluation: Evaluation) -> str:
+    """Format the evaluation as a text table; ">" marks metrics where higher is better, "<" where lower is."""
+    lines = rows(evaluation.columns)
     height, width = evaluation.size
     perceived = evaluation.perceived
     lines.append(

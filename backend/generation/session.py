@@ -16,7 +16,7 @@ import torch
 
 from ...shared.engines import Capability, EngineSettings
 from ...shared.jobs.generate import MIN_HEIGHT, MULTIPLE, GenerateSettings, Recipe, rounded
-from ...shared.protocol.errors import AdapterError, WeightsError
+from ...shared.protocol.errors import WeightsError
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress
 from ..models import device, folders, hub, lora, records
 from ..models.cache import ModelCache
@@ -203,13 +203,9 @@ def find_lora(name: str | None, reporter: ProgressReporter | None) -> Path | Non
         return None
     own = hub.is_id(name) and hub.split_id(name)[0] == dit360.ADAPTER
     local = folders.models_folder() / "DiT360"
-    path = local if name == dit360.ADAPTER and local.exists() else Path(name).expanduser()
-    if path.exists():
-        return path
-    if not hub.is_id(name):
-        raise AdapterError(f"There is no LoRA {name}.", "Check the path, or give a hub id as owner/name.")
-    files = [dit360.ADAPTER_FILE] if own else ["*.safetensors"]
-    return hub.fetch(name, files, local, reporter, AdapterError)
+    if name == dit360.ADAPTER and local.exists():
+        return local
+    return lora.find(name, reporter, [dit360.ADAPTER_FILE] if own else ["*.safetensors"], local)
 
 
 def _size_hint(where: torch.device, model: FluxModel, height: int) -> str:

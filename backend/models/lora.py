@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate import cpu_offload
-from accelerate.hooks import remove_hook_from_module
 from diffusers.loaders.lora_base import _fetch_state_dict
 from torch import Tensor, nn
 
 from ...shared.protocol.errors import AdapterError
-from . import hub, lora_file, weights
+from . import folders, hub, lora_file, weights
 
 if TYPE_CHECKING:
+    from ..jobs.progress import ProgressReporter
     from ..pipelines.panorama_pipeline import PanoramaPipeline
 
 _NAMED = "Name a .safetensors file, a folder that holds one, or a hub repository."
@@ -31,9 +30,11 @@ def load(
     adapter_name: str | None = None,
     weight_name: str | None = None,
     token: str | None = None,
+    scale: float = 1.0,
 ) -> None:
     """Add a LoRA from a file, a folder, a hub repository or a state dict: in the namings of `lora_file`, or XLabs'.
 
+    It is applied `scale` times.
     Raise AdapterError, naming keys, where it can't be read or any of it does not fit this pipeline's transformer.
     """
     name = "The state dict" if isinstance(source, dict) else str(source)
@@ -51,9 +52,10 @@ def load(
             else "Its keys are in no naming that is known: convert it to the names of diffusers or ComfyUI.",
         )
     # PEFT takes the precision of the base's weights, which quantised ones don't have.
-    state = {key: tensor.to(pipeline.compute_dtype) for key, tensor in state.items()}
-    with _without_offload(pipeline):
-        pipeline.load_lora_into_transformer(state, None, pipeline.transformer, adapter_name, low_cpu_mem_usage=True)
+    state = {
+        key: tensor.to(pipeline.compute_dtype) * (scale if ".lora_B." in key else 1) for key, tensor in state.items()
+    }
+    pipeline.load_lora_into_transformer(state, None, pipeline.transformer, adapter_name, low_cpu_mem_usage=True)
 
 
 def _read(
@@ -112,31 +114,35 @@ def _by_diffusers(pipeline: PanoramaPipeline, raw: dict[str, Tensor], name: str)
 
 
 @contextmanager
-def applied(pipeline: PanoramaPipeline, source: str | Path | None) -> Iterator[None]:
-    """Apply a LoRA to the pipeline's transformer within the block. None: no LoRA. Raise AdapterError."""
+def applied(pipeline: PanoramaPipeline, source: str | Path | None, scale: float = 1.0) -> Iterator[None]:
+    """Apply a LoRA, times `scale`, to the pipeline's transformer within the block. None: none. Raise AdapterError."""
     if source is None:
         yield
         return
-    load(pipeline, source)
+    load(pipeline, source, scale=scale)
     try:
         yield
     finally:
-        with _without_offload(pipeline):
-            pipeline.unload_lora_weights()
+        pipeline.unload_lora_weights()
 
 
-@contextmanager
-def _without_offload(pipeline: PanoramaPipeline) -> Iterator[None]:
-    """Detach sequential offloading within the block, so that the transformer's weights are in the transformer."""
-    transformer, device = pipeline.transformer, pipeline._execution_device
-    offloaded = any(parameter.is_meta for parameter in transformer.parameters())
-    if offloaded:
-        remove_hook_from_module(transformer, recurse=True)
-    try:
-        yield
-    finally:
-        if offloaded:
-            cpu_offload(transformer, device)
+def find(
+    name: str,
+    reporter: ProgressReporter | None,
+    files: Sequence[str] = ("*.safetensors",),
+    local: Path | None = None,
+) -> Path:
+    """Return the file or folder of a LoRA; `files` of a hub id are downloaded (without a `reporter`: not).
+
+    `local` is a folder into which the user may copy them instead. Raise AdapterError where there is none.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if not hub.is_id(name):
+        raise AdapterError(f"There is no LoRA {name}.", "Check the path, or give a hub id as owner/name.")
+    local = local or folders.models_folder() / hub.split_id(name)[0].rpartition("/")[2]
+    return hub.fetch(name, files, local, reporter, AdapterError)
 
 
 def _only_file(folder: Path) -> str:

@@ -24,7 +24,7 @@ from ..io import panoramas, results
 from ..io.results import Perceived
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress
 from ..lighting import exposure
-from ..models import device, records
+from ..models import device, lora, records
 from ..models.cache import ModelCache
 from ..models.flux import loader
 from ..models.flux.checkpoints import ModelConfig
@@ -56,6 +56,7 @@ class _Sampling:
     guidance_scale: float
     height: int
     seed: int
+    cache: float = 0.0
 
 
 def _sampling(settings: PerceiveSettings, config: ModelConfig) -> _Sampling:
@@ -64,6 +65,7 @@ def _sampling(settings: PerceiveSettings, config: ModelConfig) -> _Sampling:
         config.guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
         settings.height or config.height,
         settings.seed,
+        settings.cache,
     )
 
 
@@ -117,13 +119,16 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
     sampling = _sampling(request.settings, config)
     inputs = _expose(panorama, request, config.input_heights(sampling.height), sampling.height)
 
+    turbo = lora.find(request.settings.turbo, reporter) if request.settings.turbo else None
+
     tasks = [task for task, produced in MAPS_OF_TASK.items() if set(produced) & set(names)]
     model = loader.load(models, source, tasks, reporter)
     loader.make_room(model, sampling.height, len(tasks))
     seconds = {"loading": time.monotonic() - began}
     with device.translate_out_of_memory(f"Encoding the panorama at {inputs.size}", source.device):
         conditions = [_encode(model, picture) for picture in inputs.pictures]  # (1, 16, H/8, W/8) each
-    maps = _sample_tasks(model, tasks, names, conditions, sampling, inputs.size, reporter, seconds)
+    with lora.applied(model.pipeline, turbo, request.settings.turbo_scale):
+        maps = _sample_tasks(model, tasks, names, conditions, sampling, inputs.size, reporter, seconds)
     meanings = _align_normals(maps, config)
     if config.input_heights(sampling.height)[-1] != sampling.height:
         meanings = {name: f"{meaning}; computed at {inputs.size}, enlarged" for name, meaning in meanings.items()}
@@ -210,13 +215,25 @@ def identity(engine: EngineSettings, settings: PerceiveSettings, source: Source)
         "engine": engine.engine,
         "model": records.name(source.checkpoint.name, engine),
         "adapters": records.name(source.checkpoint.adapters_name, engine),
-        "weights": records.digests(source.checkpoint.name, source.checkpoint.adapters_name),
+        "weights": records.digests(source.checkpoint.name, source.checkpoint.adapters_name, settings.turbo),
         "dtype": device.dtype_name(source.settings, source.dtype),
         "size": (sampling.height, 2 * sampling.height),
         "seed": sampling.seed,
         "num_inference_steps": sampling.num_inference_steps,
         "guidance_scale": sampling.guidance_scale,
+        "approximations": _approximations(engine, settings),
     }
+
+
+def _approximations(engine: EngineSettings, settings: PerceiveSettings) -> dict[str, float | str]:
+    found: dict[str, float | str] = {}
+    if engine.attention != "auto":  # some kernels round
+        found["attention"] = engine.attention
+    if settings.cache:
+        found["cache"] = settings.cache
+    if settings.turbo:
+        found |= {"turbo": records.name(settings.turbo, engine), "turbo_scale": settings.turbo_scale}
+    return found
 
 
 def _info(
@@ -294,6 +311,7 @@ def _sample(
             num_inference_steps=steps,
             guidance_scale=sampling.guidance_scale,
             output_type="latent",
+            cache=sampling.cache,
             callback_on_step_end=partial(on_step_end, index),
             check=progress.reporter.check_cancelled,
         ).images

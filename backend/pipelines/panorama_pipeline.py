@@ -47,10 +47,11 @@ class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
 
     def enable_model_cpu_offload(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Raise SettingError: the blocks are called one by one, which the hook on the whole transformer doesn't see."""
-        raise SettingError(
-            "diffusers' model offloading does not see the blocks of this pipeline.",
-            "Use stream(), or enable_sequential_cpu_offload().",
-        )
+        raise SettingError("diffusers' offloading does not see the blocks of this pipeline.", "Use stream().")
+
+    def enable_sequential_cpu_offload(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Raise SettingError: `stream` moves the same weights once a step, beside the computation."""
+        raise SettingError("diffusers' offloading does not see the blocks of this pipeline.", "Use stream().")
 
     @property
     def residency(self) -> residency.Residency:

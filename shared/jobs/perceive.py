@@ -31,6 +31,12 @@ class PerceiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     height: int | None = None
     #: Replace NaN, infinite and negative pixels (0, the largest finite value, 0) instead of rejecting them.
     repair: bool = False
+    #: Approximations that save time, off by default. Threshold of the first-block cache, 0 for none: steps whose first
+    #: block changes less take the changes of all others from the step before.
+    cache: float = 0.0
+    #: A LoRA of FLUX for few steps (a file, folder or hub id) that is used beside the adapters, and its scale.
+    turbo: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    turbo_scale: float = 1.0
 
 
 class PerceiveRequest(JobRequest, kw_only=True):
@@ -81,6 +87,8 @@ class Info(msgspec.Struct, kw_only=True):
     seed: int
     num_inference_steps: int
     guidance_scale: float
+    #: What was approximated to save time, by the names of settings; {} for nothing.
+    approximations: dict[str, float | str] = {}
     device: str
     dtype: str
     #: Seconds for each map, and in total ("all").
@@ -102,11 +110,13 @@ class PerceiveReply(JobReply, kw_only=True):
 
 
 def check_perceive(settings: PerceiveSettings) -> None:
-    """Raise SettingError for an unknown map, and for steps, guidance, seed or height out of range."""
+    """Raise SettingError for an unknown map, and for numbers out of range."""
     check_names(settings.maps)
     check_range("The seed", settings.seed, 0, MAX_SEED)
     check_range("The number of steps", settings.num_inference_steps, 1, MAX_STEPS)
     check_range("Guidance", settings.guidance_scale, 0, MAX_GUIDANCE)
+    check_range("The threshold of the cache", settings.cache, 0, 1)
+    check_range("The scale of the turbo LoRA", settings.turbo_scale, 0, 2)
     check_range("The height", settings.height, MIN_HEIGHT, MAX_HEIGHT)
     if settings.height is not None and settings.height % MULTIPLE:
         lower = settings.height // MULTIPLE * MULTIPLE

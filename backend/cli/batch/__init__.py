@@ -12,8 +12,11 @@ from .. import options as shared_options
 from .. import perceive
 from .plan import Plan
 
-_VALUES = ("engine", "model", "adapters", "device", "dtype", "offload", "steps", "guidance", "seed", "height")
-_FLAGS = ("record_paths", "overwrite", "repair")
+_VALUES = (
+    "engine", "model", "adapters", "device", "dtype", "offload", "memory", "attention", "steps", "guidance", "seed",
+    "height", "cache", "turbo", "turbo_scale",
+)  # fmt: skip
+_FLAGS = ("record_paths", "compile", "overwrite", "repair")
 
 
 def add(commands: Any) -> None:
@@ -64,8 +67,8 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _arguments(options: argparse.Namespace) -> list[str]:
     """Return the options of perception as arguments, all that are given or have a default."""
     values: dict[str, Any] = {name: getattr(options, name) for name in _VALUES} | {"maps": ",".join(options.maps)}
-    for name in ("model", "adapters"):  # the tasks run in other folders
+    for name in ("model", "adapters", "turbo"):  # the tasks run in other folders
         if values[name] and Path(values[name]).exists():
             values[name] = Path(values[name]).absolute()
-    arguments = [f"--{name}={value}" for name, value in values.items() if value is not None]
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
     return arguments + [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(options, name)]

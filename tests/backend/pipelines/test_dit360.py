@@ -10,7 +10,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from accelerate import cpu_offload
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
@@ -130,17 +129,24 @@ def test_lora_is_loaded_and_unloaded(plain, golden, call):
     assert torch.equal(plain(**call).images, before)
 
 
-def test_lora_is_applied_and_removed_with_offloading(plain, pipe, call):
-    """With accelerate's hooks, which `--offload sequential` installs."""
-    offloaded = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux")
-    offloaded.set_progress_bar_config(disable=True)
-    for model in (offloaded.transformer, offloaded.vae):
-        cpu_offload(model, torch.device("cpu"))
-    with lora.applied(offloaded, LORA):
-        assert offloaded.transformer.proj_out.weight.is_meta
-        torch.testing.assert_close(offloaded(**call).images, pipe(**call).images)
-    assert offloaded.transformer.proj_out.weight.is_meta
-    torch.testing.assert_close(offloaded(**call).images, plain(**call).images)
+def test_lora_is_applied_and_removed_where_weights_stream(plain, pipe, call):
+    streamed = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux")
+    streamed.set_progress_bar_config(disable=True)
+    link = ThreadLink()
+    streamed.stream(link, resident=False)
+    with lora.applied(streamed, LORA):
+        assert torch.equal(streamed(**call).images, pipe(**call).images)
+    assert link.copied > 0
+    assert torch.equal(streamed(**call).images, plain(**call).images)
+
+
+def test_lora_is_scaled(plain, pipe, call):
+    doubled = {key: tensor * (2 if ".lora_B." in key else 1) for key, tensor in lora_state().items()}
+    lora.load(plain, doubled, scale=0.5)
+    try:
+        assert torch.equal(plain(**call).images, pipe(**call).images)
+    finally:
+        plain.unload_lora_weights()
 
 
 def lora_state() -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import cpu_offload
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from omnix_golden import GOLDEN, GOLDEN_TASKS, INDEX, arguments, golden, write_adapters
 from safetensors.torch import load_file, save_file
@@ -240,19 +239,11 @@ def test_compute_dtype_is_not_guessed_from_the_first_weight(new_pipe):
     assert {factor.dtype for pair in mixed.resident["rgb_to_depth"].values() for factor in pair} == {torch.float16}
 
 
-@pytest.mark.slow
-def test_offloading_does_not_change_the_result(pipe):
-    """With accelerate's hooks, which `enable_sequential_cpu_offload` installs; those of whole models are refused."""
-    offloaded = OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux")
-    for model in (offloaded.transformer, offloaded.vae):
-        cpu_offload(model, torch.device("cpu"))
-    assert offloaded.transformer.proj_out.weight.is_meta
-    offloaded.load_adapters(GOLDEN / "adapters", "rgb_to_depth")
-    for options in ({}, {"circular_encode": False}):
-        expected = pipe(**arguments("rgb_to_depth"), **options).images
-        torch.testing.assert_close(offloaded(**arguments("rgb_to_depth"), **options).images, expected)
-    with pytest.raises(SettingError, match=r"Use stream\(\)"):
-        pipe.enable_model_cpu_offload()
+def test_offloading_of_diffusers_is_refused(pipe):
+    """The denoiser calls the blocks one by one, and streams them by itself."""
+    for offload in (pipe.enable_model_cpu_offload, pipe.enable_sequential_cpu_offload):
+        with pytest.raises(SettingError, match=r"Use stream\(\)"):
+            offload()
 
 
 def test_callback_receives_the_denoised_target(pipe):

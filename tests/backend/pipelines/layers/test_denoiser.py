@@ -12,12 +12,16 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
+from torch._dynamo.utils import counters
 
+from panoform.backend.models import kernels
 from panoform.backend.models.flux import stream_adapters
 from panoform.backend.models.links import ThreadLink
 from panoform.backend.models.residency import Residency, Streaming
 from panoform.backend.pipelines.layers import modulation, shared_attention
 from panoform.backend.pipelines.layers.denoiser import Batch, denoiser
+from panoform.shared.engines import EngineSettings
+from panoform.shared.protocol.errors import SettingError
 
 CPU = torch.device("cpu")
 TIMESTEPS = torch.tensor([1000.0, 812.5, 333.3])
@@ -224,3 +228,23 @@ def test_first_block_cache_leaves_streaming_in_order(transformer):
     expected = denoise(transformer, batches, cache=1e9)
     link = ThreadLink()
     assert_equal(denoise(transformer, batches, cache=1e9, residency=Streaming(link, resident=False)), expected)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_and_are_compiled_once():
+    """Not again for the adapters of other tasks."""
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(**CONFIG | {"num_layers": 1, "num_single_layers": 2}).eval().requires_grad_(False)
+    try:
+        kernels.check(EngineSettings(compile=True), CPU, torch.float32)
+    except SettingError as error:
+        pytest.skip(error.message)
+    first, others = ([streams(model, 2, seed + i) for i in range(2)] for seed in (0, 5))
+    expected = denoise(model, first), denoise(model, others)
+    kernels.apply(EngineSettings(compile=True), model)
+    graphs = []
+    for batches, exact in zip((first, others), expected, strict=True):
+        for a, b in zip(chain(*denoise(model, batches)), chain(*exact), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1]
