@@ -69,6 +69,8 @@ class Preferences(bpy.types.AddonPreferences):
         name="OmniX Adapters",
         description="A folder of OmniX adapters or a Hugging Face id. Empty: OmniX's adapters from Hugging Face",
     )
+    #: Where the page about models found FLUX.1-dev with OmniX's adapters on this computer; "": nowhere.
+    flux_found: StringProperty()
     multiview_model: StringProperty(
         name="Stable Diffusion 2.1",
         description="Stable Diffusion 2.1-base: a diffusers folder, a single .safetensors file, or a Hugging Face id",
@@ -153,11 +155,11 @@ class Preferences(bpy.types.AddonPreferences):
     def engine_settings(self, engine: str) -> EngineSettings:
         """Return the settings of `engine` (an upper-case name) from these preferences.
 
-        AUTO: the engine that loads a checkpoint if one is set, else the bundled engine.
+        AUTO: the engine that loads a checkpoint if one is set or was found, else the bundled engine.
         """
         if engine == "AUTO":
             specs = (ENGINES[name] for name in engines_for("perceive"))
-            spec = next(spec for spec in specs if spec.bundled != bool(self.flux_model))
+            spec = next(spec for spec in specs if spec.bundled != (bool(self.flux_model) or self.is_flux_here()))
         else:
             spec = ENGINES[engine.lower()]
         if spec.bundled:  # small: needs no offloading, runs on a CPU
@@ -172,6 +174,11 @@ class Preferences(bpy.types.AddonPreferences):
             memory=self.memory or None,
             compile=self.compile_blocks,
         )
+
+    def is_flux_here(self) -> bool:
+        """Return whether FLUX.1-dev was found on this computer, and can be used without a setting."""
+        # What another computer has is not known here, where its backend may be another one tomorrow.
+        return bool(self.flux_found) and self.running_backend() is None and Path(self.flux_found).exists()
 
     def model_settings(self, engine: str) -> EngineSettings:
         """Return where the weights of `engine`, "flux" or "multiview", are, and the device."""

@@ -25,8 +25,8 @@ class Model(Protocol):
         """Name of its device for display: "NVIDIA GeForce RTX 4070"."""
         ...
 
-    def device_memory(self) -> tuple[int, int]:
-        """Return the (free, total) memory of its device in bytes."""
+    def device_memory(self) -> tuple[int, int, int]:
+        """Return (free, total, held by this process) memory of its device in bytes."""
         ...
 
 

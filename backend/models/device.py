@@ -109,6 +109,13 @@ def held(device: torch.device) -> int:
     return 0
 
 
+def taken(device: torch.device) -> int:
+    """Return the device's memory that other programs can't use because of this process, in bytes."""
+    if device.type in ("cuda", "xpu"):
+        return torch.get_device_module(device).memory_reserved(device)
+    return psutil.Process().memory_info().rss
+
+
 def free(device: torch.device, budget: int | None) -> int:
     """Return the device's memory that is free, or is left of `budget` for the process, in bytes."""
     found = memory(device)[0]

@@ -78,7 +78,8 @@ def _attention(x: Tensor, backend: AttentionBackendName) -> Tensor:
 def _check_compiler(device: torch.device) -> None:
     """Raise SettingError where PyTorch can't compile for the device, by compiling a small function."""
     try:
-        torch.compile(lambda x: (x * 2).sin())(torch.ones(8, device=device))
+        with warnings.catch_warnings(action="ignore"):
+            torch.compile(lambda x: (x * 2).sin())(torch.ones(8, device=device))
     except Exception as error:  # of the compiler, of its absence, of an unknown device: anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SettingError(

@@ -64,6 +64,7 @@ class ModelStatus(NamedTuple):
     device: str | None = None
     memory_free: int | None = None
     memory_total: int | None = None
+    memory_held: int | None = None
 
 
 class Worker:

@@ -60,6 +60,9 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
                 free, total = status.memory_free / 2**30, status.memory_total / 2**30
                 text = tr("{device}: {free:.1f} of {total:.0f} GB free", device=status.device, free=free, total=total)
                 layout.label(text=text, icon="BLANK1")
+                if status.memory_held:
+                    text = tr("The backend holds {held:.1f} GB", held=status.memory_held / 2**30)
+                    layout.label(text=text, icon="BLANK1")
     draw_text(layout, jobs.patience, width, icon="TIME")
 
 

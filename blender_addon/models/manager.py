@@ -183,6 +183,7 @@ class Models:
             case ModelsReply():
                 self.tasks.remove(task)
                 self.state = message
+                _keep_found(task.request, message)
             case DownloadReply():
                 self.tasks.remove(task)
                 _use_download(_name(task), message.path)
@@ -206,6 +207,18 @@ def _use_download(name: str, path: str) -> None:
     """
     if name == "sd21" and not getattr(preferences.get(), PREFERENCES[name]):
         use(name, path)
+
+
+def _keep_found(request: ModelsRequest, reply: ModelsReply) -> None:
+    """Keep in the preferences where FLUX and its adapters are, for the engine Automatic, or that they aren't."""
+    own = preferences.get()
+    if own.running_backend() is not None or any(engine.model for engine in request.engines if engine.engine == "flux"):
+        return
+    states = {state.name: state for state in reply.weights}
+    here = all(name in states and states[name].place and not states[name].problem for name in ("flux", "omnix"))
+    found = states["flux"].place if here else ""
+    if found != own.flux_found:
+        preferences.change("flux_found", found)
 
 
 def _name(task: Task) -> str:

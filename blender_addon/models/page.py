@@ -65,8 +65,9 @@ def _draw_precisions(layout: bpy.types.UILayout, state: ModelsReply, engine: str
     status = jobs.session.status if jobs.session is not None else None
     is_short = any(precision.runs != "whole" for precision in state.precisions[engine])
     if is_short and status is not None and status.engine is not None and status.device == device.label:
-        text = "The backend that runs holds {engine}: once it is stopped, more is free."
-        text = tr(text, engine=status.engine.split(" (")[0])  # without the explanation in its label
+        text = "The backend that runs holds {engine} in {size}: once it is stopped, more is free."
+        label = status.engine.split(" (")[0]  # without the explanation
+        text = tr(text, engine=label, size=gigabytes(status.memory_held or 0))
         draw_text(layout, text, width, icon="INFO")
     column = layout.column(align=True)
     for precision in state.precisions[engine]:
@@ -98,6 +99,8 @@ def _draw_weights(layout: bpy.types.UILayout, spec: WeightsSpec, own: bpy.types.
     draw_text(column, text, width, icon="BLANK1")
     if state is not None and state.place:
         draw_text(column, f"{state.place}. {state.problem}".strip(), width, icon="BLANK1")
+    if spec.name == "flux" and own.is_flux_here():
+        draw_text(column, "The engine Automatic uses it.", width, icon="BLANK1")
     _draw_buttons(column, spec, state, is_ready=is_ready)
     if spec.name in models.failures:
         draw_text(column, str(models.failures[spec.name]), width, icon="ERROR")

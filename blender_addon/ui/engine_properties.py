@@ -12,7 +12,7 @@ QUALITY_ITEMS = (
     ("best", "Best", "Highest quality, slower"),
 )
 ENGINE_ITEMS = (
-    ("AUTO", "Automatic", "FLUX + OmniX if its checkpoint is set in the preferences, else the starter"),
+    ("AUTO", "Automatic", "FLUX + OmniX if Models in the preferences has found or set it, else the starter"),
     *((name.upper(), ENGINES[name].label, "") for name in engines_for("perceive", "outpaint")),
 )
 

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 #: Incremented with every incompatible change.
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
@@ -128,6 +128,8 @@ class StatusReply(Reply, kw_only=True):
     #: Free and total memory of that device in bytes.
     memory_free: int | None = None
     memory_total: int | None = None
+    #: What the backend holds of it, in bytes.
+    memory_held: int | None = None
 
 
 class CancelReply(Reply, kw_only=True):

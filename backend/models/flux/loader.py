@@ -70,8 +70,8 @@ class FluxModel:
     def device_label(self) -> str:
         return device.name(self.source.device)
 
-    def device_memory(self) -> tuple[int, int]:
-        return device.memory(self.source.device)
+    def device_memory(self) -> tuple[int, int, int]:
+        return *device.memory(self.source.device), device.taken(self.source.device)
 
     @property
     def config(self) -> checkpoints.ModelConfig:

@@ -63,8 +63,8 @@ class MultiViewModel:
     def device_label(self) -> str:
         return device.name(self.source.device)
 
-    def device_memory(self) -> tuple[int, int]:
-        return device.memory(self.source.device)
+    def device_memory(self) -> tuple[int, int, int]:
+        return *device.memory(self.source.device), device.taken(self.source.device)
 
 
 def adapter_source(settings: EngineSettings) -> str:

@@ -28,8 +28,8 @@ class Loaded:
 
     label = device_label = "toy"
 
-    def device_memory(self) -> tuple[int, int]:
-        return 0, 0
+    def device_memory(self) -> tuple[int, int, int]:
+        return 0, 0, 0
 
 
 def test_where_nothing_is_clipped_nothing_runs(reporter) -> None:

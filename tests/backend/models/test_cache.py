@@ -10,8 +10,8 @@ class Loaded:
 
     label = device_label = "toy"
 
-    def device_memory(self) -> tuple[int, int]:
-        return 0, 0
+    def device_memory(self) -> tuple[int, int, int]:
+        return 0, 0, 0
 
 
 def test_without_room_the_least_recently_used_is_released() -> None:

@@ -110,8 +110,9 @@ def test_loaded_model_has_a_label_and_device(reporter):
     perceive(models, reporter, ["distance"])
     assert models.latest.label == "Starter (built in, preview quality)"
     assert models.latest.device_label
-    free, total = models.latest.device_memory()
+    free, total, held = models.latest.device_memory()
     assert 0 < free < total
+    assert 2**26 < held < total
     models.clear()
     assert models.latest is None
 

@@ -83,6 +83,7 @@ def test_real_engine_perceives_while_status_is_answered(tmp_path):
         status = peer.status()
         assert (status.running, status.engine) == (None, "Starter (built in, preview quality)")
         assert 0 < status.memory_free <= status.memory_total
+        assert 2**26 < status.memory_held < status.memory_total
     finally:
         peer.close()
         backend.end()
@@ -102,7 +103,7 @@ def test_status_reports_the_running_job_and_the_last_model(peer):
     peer.receive_until_reply("short")
     status = peer.status()
     assert (status.running, status.engine, status.device) == (None, "Arithmetic", "abacus")
-    assert (status.memory_free, status.memory_total) == (3, 10)
+    assert (status.memory_free, status.memory_total, status.memory_held) == (3, 10, 2)
 
 
 # Jobs
@@ -335,7 +336,7 @@ def test_status_is_correct_after_a_failed_load(serve):
         label, device_label = "Large", "abacus"
 
         def device_memory(self):
-            return 1, 2
+            return 1, 2, 1
 
     def run(request, models, reporter):
         models.clear()

@@ -21,7 +21,8 @@ from panoform.blender_addon.backend import operators
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.blender_addon.models import manager
 from panoform.blender_addon.models.manager import Models
-from panoform.shared.jobs.models import DeviceState, ModelsReply, Precision
+from panoform.shared.engines import EngineSettings
+from panoform.shared.jobs.models import DeviceState, ModelsReply, ModelsRequest, Precision, WeightsState
 from panoform.shared.protocol.messages import StatusReply
 from panoform.shared.weights import WEIGHTS
 
@@ -33,6 +34,7 @@ CONTENT = {LARGE: np.random.default_rng(0).bytes(30_000_000), SMALL: b"small"}
 PAGE_PREFERENCES = (
     "flux_model",
     "flux_adapters",
+    "flux_found",
     "multiview_model",
     "multiview_adapters",
     "page",
@@ -121,11 +123,11 @@ def test_page_says_that_the_backend_of_jobs_holds_memory(models: Models, drawn, 
         id="x", weights=(), devices=(gpu,), device="cuda:0", precisions={"flux": (large,), "multiview": ()},
         folder="", disk_free=0, seconds=0,
     )  # fmt: skip
-    said = "The backend that runs holds FLUX + OmniX: once it is stopped, more is free."
+    said = "The backend that runs holds FLUX + OmniX in 17.3 GB: once it is stopped, more is free."
     assert said not in drawn()
     status = StatusReply(
         id="x", version="0.1.0", pid=1, running=None, queued=0, engine="FLUX + OmniX", device="NVIDIA",
-        memory_free=10**9, memory_total=24 * 10**9,
+        memory_free=10**9, memory_total=24 * 10**9, memory_held=17_300_000_000,
     )  # fmt: skip
     monkeypatch.setattr(addon, "session", SimpleNamespace(status=status, client=None, close=lambda: None))
     texts = drawn()
@@ -153,6 +155,41 @@ def test_without_online_access_nothing_is_downloaded(models: Models, drawn, monk
     models.download("mv-adapter")
     models.wait(60)
     assert "may not use the internet" in models.failures["mv-adapter"].message
+
+
+def test_automatic_uses_flux_once_it_is_found(models: Models, drawn, tmp_path: Path) -> None:
+    own, place = preferences.get(), tmp_path / "FLUX.1-dev"
+    place.mkdir()
+
+    def answer(*here: str, problem: str = "", model: str | None = None) -> str:
+        weights = tuple(
+            WeightsState(name=name, place=str(place) if name in here else "", problem=problem if name == "flux" else "")
+            for name in ("flux", "omnix")
+        )
+        reply = ModelsReply(
+            id="x", weights=weights, devices=(), device="", precisions={"flux": (), "multiview": ()}, folder="",
+            disk_free=0, seconds=0,
+        )  # fmt: skip
+        request = ModelsRequest(engines=(EngineSettings(engine="flux", model=model),))
+        models.tasks.append(manager.Task(request, id="x"))
+        models._handle(reply)
+        return own.engine_settings("AUTO").engine
+
+    said = "The engine Automatic uses it."
+    assert answer("flux") == "starter", "its adapters are missing"
+    assert said not in drawn()
+    assert answer("flux", "omnix") == "flux"
+    assert own.engine_settings("AUTO").model is None
+    assert said in drawn()
+    assert answer(model="elsewhere") == "flux", "another place was asked for"
+    own.connection_file = str(tmp_path / "backend.json")
+    assert own.engine_settings("AUTO").engine == "starter", "another computer"
+    own.connection_file = ""
+    place.rmdir()
+    assert own.engine_settings("AUTO").engine == "starter", "nothing is downloaded without being asked for"
+    place.mkdir()
+    assert answer("flux", "omnix", problem="damaged") == "starter"
+    assert own.flux_found == ""
 
 
 def test_download_keeps_the_model_that_the_user_chose(models: Models) -> None:

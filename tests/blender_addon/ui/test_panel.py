@@ -160,12 +160,13 @@ def test_job_running(addon: Jobs, drawn, scene) -> None:
 def test_ready_with_memory(addon: Jobs, drawn, monkeypatch) -> None:
     status = StatusReply(
         id="x", version="0.1.0", pid=1, running=None, queued=0, engine="Starter (built in, preview quality)",
-        device="cuda:0", memory_free=7 * 2**30, memory_total=12 * 2**30,
+        device="cuda:0", memory_free=7 * 2**30, memory_total=12 * 2**30, memory_held=3 * 2**30,
     )  # fmt: skip
     monkeypatch.setattr(addon, "session", SimpleNamespace(status=status, client=None, close=lambda: None))
     texts = drawn()
     assert "Ready · Starter" in texts
     assert "cuda:0: 7.0 of 12 GB free" in texts
+    assert "The backend holds 3.0 GB" in texts
 
 
 def test_error_shows_hint_and_fix(addon: Jobs, drawn) -> None:

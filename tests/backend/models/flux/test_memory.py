@@ -1,15 +1,23 @@
-"""The estimate of memory compared with a trace at FLUX.1-dev's full size, with fake tensors (bench/memory.py)."""
+"""The estimate of memory, compared with a trace at full size with fake tensors (bench/memory.py), and documented."""
 
 import importlib.util
 from pathlib import Path
 
 import pytest
 
-_SPEC = importlib.util.spec_from_file_location("bench_memory", Path(__file__).parents[4] / "bench" / "memory.py")
-assert _SPEC
-assert _SPEC.loader
-bench_memory = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(bench_memory)
+BENCH = Path(__file__).parents[4] / "bench"
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+bench_memory = load("memory")
 
 GIB = 2**30
 
@@ -29,3 +37,12 @@ def test_vae_is_estimated_within_5_percent_and_never_under():
     encoding, decoding, estimated = bench_memory.trace_vae(512, 1024)
     assert encoding < decoding
     assert 1 <= estimated / decoding < 1.05
+
+
+@pytest.mark.slow
+def test_table_of_cards_is_that_of_the_estimate():
+    cards, readme = load("cards"), (BENCH.parent / "README.md").read_text(encoding="utf-8")
+    for name, per_parameter in cards.WEIGHTS.items():
+        row = next(line for line in readme.splitlines() if line.startswith(f"| {name} ("))
+        written = [int(cell) for cell in row.split("|")[2:-1]]
+        assert written == [round(cards.arriving(card, per_parameter)) for card in cards.CARDS]
