@@ -136,8 +136,7 @@ def _png(data: Data, name: str, layer: str) -> Header:
     header.width, header.height, _, colour_type = struct.unpack_from(">IIBB", chunks.get(b"IHDR", b""))
     if colour_type in (0, 4):
         header.refusal = PanoramaError(f"{name} has one channel (grey) and no colour.", _AS_RGB)
-    if not header.refusal:
-        _set_colour(header, *_png_colour(chunks, name))
+    _set_colour(header, *_png_colour(chunks, name, is_grey=colour_type in (0, 4)))
     if b"eXIf" in chunks:
         _set_orientation(header, exif.read(chunks[b"eXIf"].removeprefix(b"Exif\0\0")).orientation)
     header.xmp = chunks.get(b"xmp", b"")
@@ -167,13 +166,13 @@ def _text(kind: bytes, body: bytes) -> bytes:
     return zlib.decompressobj().decompress(text, 1 << 22) if is_compressed else text
 
 
-def _png_colour(chunks: dict[bytes, bytes], name: str) -> tuple[ColourSpace | None, str]:
+def _png_colour(chunks: dict[bytes, bytes], name: str, *, is_grey: bool) -> tuple[ColourSpace | None, str]:
     """Return the colour space and the chunk that tells it, by the precedence of PNG 3, 4.3."""
     if b"cICP" in chunks:
         return _cicp(chunks[b"cICP"][0], chunks[b"cICP"][1], name), "cICP"
     if b"iCCP" in chunks:
         compressed = chunks[b"iCCP"].split(b"\0", 1)[1][1:]
-        return icc.read(zlib.decompressobj().decompress(compressed, 1 << 24), name), "ICC profile"
+        return icc.read(zlib.decompressobj().decompress(compressed, 1 << 24), name, is_grey=is_grey), "ICC profile"
     if b"sRGB" in chunks or b"gAMA" not in chunks:
         primaries = None if b"sRGB" in chunks else _png_primaries(chunks)
         return None if primaries is None else from_chromaticities(primaries, linear_from_srgb), "cHRM"
@@ -224,7 +223,7 @@ _FISHEYE = "Stitch it with the camera's own program, and export an equirectangul
 def _jpeg(data: Data, name: str, layer: str) -> Header:
     header = Header("JPEG")
     profile: dict[int, bytes] = {}
-    xmp, camera = b"", exif.Camera()
+    xmp, camera, components = b"", exif.Camera(), 3
     at = 2
     while True:
         mark, marker = struct.unpack_from(">BB", data, at)
@@ -262,8 +261,9 @@ def _jpeg(data: Data, name: str, layer: str) -> Header:
         )
     elif gpano.NAMESPACE.encode() not in xmp and _DUAL_FISHEYE.search(camera.model):
         header.refusal = PanoramaError(f"{name} is a dual-fisheye picture ({camera.model}), not a panorama.", _FISHEYE)
-    if profile and not header.refusal:
-        _set_colour(header, icc.read(b"".join(profile[i] for i in sorted(profile)), name), "ICC profile")
+    if profile and components in (1, 3):
+        icc_profile = b"".join(profile[i] for i in sorted(profile))
+        _set_colour(header, icc.read(icc_profile, name, is_grey=components == 1), "ICC profile")
     elif camera.is_adobe_rgb:
         _set_colour(header, from_chromaticities(ADOBE_RGB, gamma(563 / 256)), "EXIF")
     _set_orientation(header, camera.orientation)
@@ -290,10 +290,10 @@ def _tiff(data: Data, name: str, layer: str) -> Header:
     if photometric in (0, 1):
         header.refusal = PanoramaError(f"{name} has one channel (grey) and no colour.", _AS_RGB)
     profile, xmp = tags.get(_ICC), tags.get(_XMP)
-    if header.refusal:
+    if photometric in _SPACES:
         return header
     if isinstance(profile, bytes):
-        _set_tiff_profile(header, profile, name)
+        _set_tiff_profile(header, profile, name, is_grey=photometric in (0, 1))
     else:
         primaries, white = tags.get(_PRIMARY_COLOURS), tags.get(_WHITE)
         if isinstance(primaries, tuple) and isinstance(white, tuple) and len(primaries) == 6 and len(white) == 2:
@@ -306,8 +306,8 @@ def _tiff(data: Data, name: str, layer: str) -> Header:
     return header
 
 
-def _set_tiff_profile(header: Header, profile: bytes, name: str) -> None:
-    colour = icc.read(profile, name)
+def _set_tiff_profile(header: Header, profile: bytes, name: str, *, is_grey: bool) -> None:
+    colour = icc.read(profile, name, is_grey=is_grey)
     if colour is None and header.is_float:
         colour = from_chromaticities(REC709, linear_from_srgb, "sRGB")
     _set_colour(header, colour, "ICC profile")

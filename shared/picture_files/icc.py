@@ -1,4 +1,4 @@
-"""ICC profiles of RGB pictures: three curves and a matrix (ICC.1:2022, 9.2, 10.6 and 10.18)."""
+"""ICC profiles of RGB and grey pictures: curves and a matrix (ICC.1:2022, 8.3.4, 8.4.3, 10.6 and 10.18)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ _CONVERT = "Convert it to sRGB when you export it."
 _SRGB_TOLERANCE = 4e-3
 
 
-def read(profile: bytes, name: str) -> ColourSpace | None:
-    """Return the colour space of an RGB profile; None for sRGB. Raise PanoramaError for others, and damaged ones."""
+def read(profile: bytes, name: str, *, is_grey: bool = False) -> ColourSpace | None:
+    """Return the colour space of a profile for RGB, or for the three equal channels of a picture that `is_grey`.
+
+    None for sRGB. Raise PanoramaError for others, and damaged ones.
+    """
     try:
-        return _read(profile, name)
+        return _read(profile, name, is_grey)
     except (struct.error, IndexError, ValueError) as error:
         raise PanoramaError(f"The ICC profile of {name} is damaged.", _CONVERT) from error
 
 
-def _read(profile: bytes, name: str) -> ColourSpace | None:
+def _read(profile: bytes, name: str, is_grey: bool) -> ColourSpace | None:
     space = profile[16:20].decode("latin-1").strip()
     if profile[36:40] != b"acsp":
         raise ValueError("no profile")
@@ -35,6 +38,8 @@ def _read(profile: bytes, name: str) -> ColourSpace | None:
         key, offset, size = struct.unpack_from(">4sII", profile, 132 + 12 * i)
         tags[key.decode("latin-1")] = profile[offset : offset + size]
     title = _description(tags.get("desc", b"")) or "an unnamed ICC profile"
+    if space == "GRAY" and is_grey and "kTRC" in tags:
+        return ColourSpace(title, np.eye(3), _curve(tags["kTRC"]))
     if space != "RGB":
         raise PanoramaError(f"{name} holds {space} colours ({title}), not RGB.", _CONVERT)
     if any(f"{channel}TRC" not in tags or f"{channel}XYZ" not in tags for channel in "rgb"):

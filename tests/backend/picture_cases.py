@@ -185,6 +185,15 @@ def profile(primaries: Sequence[float], gamma: float | None, name: str) -> bytes
     return start + b"\0" * 28 + fixed(D50_XYZ) + b"\0" * 48 + table + body
 
 
+def grey_profile(gamma: float) -> bytes:
+    """Return a version 2 ICC profile of grey with an exponent."""
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    white = b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in D50_XYZ)
+    start = struct.pack(">4sII", b"kTRC", 156, 16) + struct.pack(">4sII", b"wtpt", 172, 20)
+    head = struct.pack(">I4sI4s4s4s", 192, b"none", 0x02400000, b"mntr", b"GRAY", b"XYZ ") + b"\0" * 12 + b"acsp"
+    return head.ljust(128, b"\0") + struct.pack(">I", 2) + start + curve + white
+
+
 def by_littlecms(pixels: np.ndarray, icc: bytes) -> np.ndarray:
     """Convert 8-bit pixels from a profile to sRGB by LittleCMS."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(icc))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import picture_cases
 import pytest
+from PIL import Image
 
 from panoform.backend.io import panoramas, photo
 from panoform.shared.protocol.errors import PanoramaError
@@ -52,6 +53,19 @@ def test_photos_are_converted_and_not_cropped_by_gpano(tmp_path):
     np.testing.assert_allclose(photo.read(cropped.write(tmp_path)).pixels, picture_cases.picture(), atol=1e-6)
     grey = picture_cases.write_pillow(tmp_path / "grey.png", picture_cases.picture(), "L")
     assert np.ptp(photo.read(grey).pixels, axis=-1).max() == 0
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_grey_photos_are_converted_by_their_profile(tmp_path, suffix):
+    path = picture_cases.write_pillow(
+        tmp_path / f"a{suffix}", picture_cases.picture(), "L", icc_profile=picture_cases.grey_profile(1)
+    )
+    stored = np.asarray(Image.open(path), np.float32) / 255
+    linear = np.repeat(stored[..., None], 3, -1)
+    expected = picture_cases.converted(linear, "Linear Rec.709 (sRGB)", "sRGB Encoded Rec.709 (sRGB)")
+    np.testing.assert_allclose(photo.read(path).pixels, expected, atol=0.02 if suffix == ".jpg" else 4e-3)
+    with pytest.raises(PanoramaError, match="one channel"):
+        panoramas.read(path)
 
 
 def test_photo_with_transparent_pixels_is_refused_but_not_a_mask(tmp_path):

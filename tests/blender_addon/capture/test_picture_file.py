@@ -6,7 +6,7 @@ import numpy as np
 import picture_cases
 import pytest
 
-from panoform.backend.io import panoramas
+from panoform.backend.io import panoramas, photo
 from panoform.blender_addon.capture import properties, sources
 from panoform.shared.protocol.errors import PanoramaError
 
@@ -116,6 +116,14 @@ def test_layers_compressed_by_dwa_are_read_or_refused_with_the_reason(tmp_path):
     with pytest.raises(PanoramaError, match=r"DWAA or DWAB \(beauty\)"):
         sources.from_file(picture_cases.write_exr(tmp_path / "two.exr", two, "dwaa"))
     assert panoramas.read(tmp_path / "two.exr")[0].shape == (16, 32, 3)
+
+
+def test_grey_photo_is_converted_by_its_profile(tmp_path):
+    profile = picture_cases.grey_profile(1)
+    path = picture_cases.write_pillow(tmp_path / "a.png", picture_cases.picture(), "L", icc_profile=profile)
+    read = sources.picture_file.read(path, is_panorama=False).colours
+    np.testing.assert_allclose(read.pixels, photo.read(path).pixels, atol=1e-3)
+    assert read.pixels.mean() > picture_cases.picture().mean() + 0.1
 
 
 def test_large_image_is_decoded_once(tmp_path, monkeypatch):
