@@ -56,6 +56,7 @@ def test_mesh_of_a_blend_is_textured(blend: Path, tmp_path: Path, capsys) -> Non
         (["--blend", "würfel.blend", "--object", "Cube", "--save", "würfel.blend"], 1, "is a source"),
         (["--blend", "würfel.blend", "--object", "Cube", "--reference", "no.png", "--save", "x.blend"], 1, "no.png"),
         (["--blend", "würfel.blend", "--save", "x.blend"], 2, "--object"),
+        (["--use-camera", "--reference", "red.png"], 2, "not allowed with"),
     ],
 )
 def test_error_is_printed_once(blend: Path, arguments, code, message, tmp_path, monkeypatch, capfd) -> None:
