@@ -14,7 +14,7 @@ _ALIVE = 17.3
 #: The same that each batch keeps between its turns.
 _WAITING = 1.05
 #: Feature maps of the VAE's second width at the panorama's size that are alive at once, traced likewise.
-_FEATURES = 3.8
+_FEATURES = 3.04
 #: float32 copies of quantised weights while they are decoded, in parts of 2^23 weights.
 _DECODED_AT_ONCE = 2**27
 #: For buffers of the device's libraries, memory lost between allocations, and other programs that may want some.
