@@ -112,6 +112,11 @@ class Preferences(bpy.types.AddonPreferences):
         soft_max=48.0,
         precision=1,
     )
+    attention: StringProperty(
+        name="Attention",
+        description="Kernel of FLUX's attention, by its name in diffusers. auto: the one that PyTorch chooses",
+        default="auto",
+    )
     compile_blocks: BoolProperty(
         name="Compile",
         description="Compile FLUX's blocks: takes a minute or more at the first job, then each step is faster. Needs a "
@@ -136,7 +141,7 @@ class Preferences(bpy.types.AddonPreferences):
             case "MODELS":
                 page.draw(column, self, context)
             case "DEVICE":
-                for name in ("device", "dtype", "offload", "memory", "compile_blocks"):
+                for name in ("device", "dtype", "offload", "memory", "attention", "compile_blocks"):
                     column.prop(self, name)
 
     def environment_folder(self) -> Path:
@@ -172,6 +177,7 @@ class Preferences(bpy.types.AddonPreferences):
             dtype=self.dtype,
             offload=self.offload,
             memory=self.memory or None,
+            attention=self.attention.strip() or "auto",
             compile=self.compile_blocks,
         )
 
