@@ -29,8 +29,8 @@ _KEY = re.compile(
 _FACTOR = {"lora_A": "A", "lora_down": "A", "lora_B": "B", "lora_up": "B"}
 #: Parts of keys of adapters that are no LoRA → what these are.
 _OTHERS = {
-    "dora_scale": "a DoRA, whose weights are also scaled",
-    "lora_magnitude_vector": "a DoRA, whose weights are also scaled",
+    "dora_scale": "a DoRA, whose scale needs the norms of the model's own weights, which may be quantised or offloaded",
+    "lora_magnitude_vector": "a DoRA, whose scale needs the norms of the model's own weights, which may be quantised or offloaded",
     "lokr_": "a LoKr (Kronecker products), not a LoRA",
     "hada_": "a LoHa (Hadamard products), not a LoRA",
     "oft_": "an OFT, not a LoRA",
