@@ -27,10 +27,11 @@ _KEY = re.compile(
     r"(?P<module>.+?)(?:\.(?P<factor>lora_A|lora_B|lora_down|lora_up)(?:\.(?P<adapter>\w+))??\.weight|\.(?P<alpha>alpha))"
 )
 _FACTOR = {"lora_A": "A", "lora_down": "A", "lora_B": "B", "lora_up": "B"}
+_DORA = "a DoRA, whose scale needs the norms of the model's own weights, which may be quantised or offloaded"
 #: Parts of keys of adapters that are no LoRA → what these are.
 _OTHERS = {
-    "dora_scale": "a DoRA, whose scale needs the norms of the model's own weights, which may be quantised or offloaded",
-    "lora_magnitude_vector": "a DoRA, whose scale needs the norms of the model's own weights, which may be quantised or offloaded",
+    "dora_scale": _DORA,
+    "lora_magnitude_vector": _DORA,
     "lokr_": "a LoKr (Kronecker products), not a LoRA",
     "hada_": "a LoHa (Hadamard products), not a LoRA",
     "oft_": "an OFT, not a LoRA",
