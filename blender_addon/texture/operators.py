@@ -133,12 +133,15 @@ class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
 
         Both are from the properties that a script set, else from the panel. Raise SettingError for both at once.
         """
-        if self.reference and self.use_camera:
+        # In a window, properties that are not set have the values of the last call.
+        given = self.properties.is_property_set
+        reference, use_camera = given("reference") and self.reference, given("use_camera") and self.use_camera
+        if reference and use_camera:
             raise SettingError("There are a reference picture and the camera.", "Give one of them.")
-        if self.reference:
-            return sources.named_image(self.reference), False
-        if self.use_camera or self.properties.is_property_set("prompt"):
-            return None, self.use_camera
+        if reference:
+            return sources.named_image(reference), False
+        if use_camera or given("prompt"):
+            return None, use_camera
         settings = scene.panoform.texture
         return (None, True) if settings.use_camera else (settings.reference, False)
 
