@@ -6,6 +6,7 @@ Writes its results to OUT/seen.json and, where it can, a picture of the window b
 
 import contextlib
 import importlib
+import json
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,26 @@ def steps():
     with in_view():
         bpy.ops.ed.redo()
     seen["redone"] = state()
+    if not BASE:
+        yield from from_camera()
+
+
+def from_camera():
+    """Texture it again from the scene camera's render, which runs while the window lives on."""
+    scene = bpy.context.scene
+    scene.render.resolution_x = scene.render.resolution_y = 64
+    with in_view():
+        bpy.ops.ed.undo_push(message="before the camera")
+        bpy.ops.panoform.texture("EXEC_DEFAULT", True, use_camera=True, view_size=64, size=256)
+    seen["rendering"] = jobs.job is not None and jobs.job.spec.is_rendering
+    by = time.monotonic() + 200
+    while jobs.job is not None or any(result.pending for result in jobs.results):
+        assert time.monotonic() < by, jobs.job and jobs.job.text
+        yield 0.2
+    seen["camera failure"] = jobs.failure and jobs.failure.details
+    material = bpy.data.objects["Cube"].material_slots[0].material
+    seen["camera"] = json.loads(material["panoform_texture"])["source"]
+    seen["scenes"] = [one.name for one in bpy.data.scenes]
 
 
 run(steps(), seen, Path(OUT))

@@ -25,3 +25,7 @@ def test_a_press_textures_a_cube_and_undo_restores_it(in_window, tiny_sd21, mult
     assert (layers, scenes, mode) == (["Panoform"], 1, "OBJECT")
     assert seen["undone"] == seen["before"]
     assert seen["redone"] == seen["built"]
+    if not model:
+        assert seen["rendering"]
+        assert seen["camera failure"] is None
+        assert (seen["camera"], seen["scenes"]) == ("Camera", ["Scene"])
