@@ -9,15 +9,8 @@ from ...shared.imaging.colour import linear_from_srgb
 from ..io import panoramas
 from .solve import Solution, nearest
 
-#: Rows of the light that shines on the grey ball.
-_ROWS = 24
 #: Logarithm of a factor of two: the ends of the colours.
 _END = np.log(2)
-
-
-def balls(light: np.ndarray, size: int = 256) -> np.ndarray:
-    """Return a mirror ball and a grey ball, seen from −X, under a panorama (H, W, 3): (size, 2 · size, 3) sRGB."""
-    return light_balls.balls(light, panoramas.resize(light, _ROWS), size)
 
 
 def trust(solution: Solution, size: int = 256) -> np.ndarray:
@@ -34,5 +27,5 @@ def trust(solution: Solution, size: int = 256) -> np.ndarray:
 def sheet(ldr: np.ndarray, solution: Solution, size: int = 256) -> np.ndarray:
     """Return the picture, its trust, and the balls under its solved and its plain light, (2 · size, 4 · size, 3)."""
     top = [panoramas.resize(ldr, size).clip(0, 1), trust(solution, size)]
-    bottom = [balls(solution.light, size), balls(linear_from_srgb(ldr), size)]
+    bottom = [light_balls.balls(solution.light, size), light_balls.balls(linear_from_srgb(ldr), size)]
     return np.concatenate([np.concatenate(row, axis=1) for row in (top, bottom)])

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...shared.imaging import light_balls
 from ...shared.imaging.colour import linear_from_srgb
-from ...shared.imaging.shrink import MARGIN, block_means, block_side
+from ...shared.imaging.shrink import MARGIN, block_side
 from ...shared.protocol.errors import PanoramaError
 from ..capture import pixels
 from ..ui import previews
@@ -15,8 +15,8 @@ from . import world
 
 #: Custom properties of a world: the light of its panorama, linear Rec.709 as float16, row by row, and its height.
 _LIGHT, _HEIGHT = "panoform_light", "panoform_light_height"
-#: Rows that are kept at least, of panoramas that have them; and about as many light the grey ball.
-_ROWS, _COARSE_ROWS = 64, 16
+#: Rows that are kept at least, of panoramas that have them.
+_ROWS = 64
 #: Side of a ball in pixels.
 SIZE = 96
 #: Names of the previews; and what they show now.
@@ -57,9 +57,7 @@ def icons(scene: bpy.types.Scene) -> list[int]:
     if key != _shown or not all(map(previews.exists, NAMES)):
         stored = np.frombuffer(shown[_LIGHT], np.float16).astype(np.float32)
         light = stored.reshape(shown[_HEIGHT], -1, 3) * np.float32(factor)
-        rows, columns, _ = light.shape
-        coarse = block_means(light, block_side(rows, columns, _COARSE_ROWS / MARGIN))
-        picture = light_balls.balls(light, coarse, SIZE, panorama_from_camera)
+        picture = light_balls.balls(light, SIZE, panorama_from_camera)
         alpha = light_balls.inside(SIZE)[..., None]
         for name, ball in zip(NAMES, np.split(picture, 2, axis=1), strict=True):
             previews.show(name, np.round(np.concatenate([ball, alpha], axis=-1) * 255).astype(np.uint8))

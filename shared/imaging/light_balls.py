@@ -11,16 +11,17 @@ from .sphere import directions, solid_angles
 GREY = 0.5
 #: The viewer looks along +X, with +Y on the left: columns are right, up and back, as of Blender's cameras.
 FRONT = np.array([[0.0, 0, -1], [-1, 0, 0], [0, 1, 0]])
+#: Most rows of parts of the panorama that light the grey ball.
+_ROWS = 24
 #: Half the width of a ball's picture, in radii.
 _MARGIN = 1.05
 
 
-def balls(light: np.ndarray, coarse: np.ndarray, size: int, panorama_from_camera: np.ndarray = FRONT) -> np.ndarray:
+def balls(light: np.ndarray, size: int, panorama_from_camera: np.ndarray = FRONT) -> np.ndarray:
     """Return a mirror ball and a grey ball under a panorama of linear light: (size, 2 · size, 3) float32 sRGB.
 
-    light: (H, W, 3), which the mirror ball shows.
-    coarse: (h, 2h, 3), the same light for the grey ball; 24 rows are enough. A point p of it has the irradiance
-        ∫ light(ω) max(p · ω, 0) dω, and the radiance GREY / π times that.
+    light: (H, W, 3). A point p of the grey ball has the irradiance ∫ light(ω) max(p · ω, 0) dω, here the sum of the
+        light of up to _ROWS × 2 · _ROWS parts of the panorama, and the radiance GREY / π times that.
     panorama_from_camera: (3, 3), the viewer's right, up and back in the panorama's frame (+X its centre, +Z up).
 
     The exposure is that of the panorama: 1 is white. Outside the balls it is black.
@@ -34,13 +35,25 @@ def balls(light: np.ndarray, coarse: np.ndarray, size: int, panorama_from_camera
     height, width = light.shape[:2]
     row = np.minimum((np.arccos(mirrored[..., 2].clip(-1, 1)) / np.pi * height).astype(int), height - 1)
     column = ((0.5 - np.arctan2(mirrored[..., 1], mirrored[..., 0]) / (2 * np.pi)) * width).astype(int) % width
-    rows, columns = coarse.shape[:2]
-    arriving = (coarse * solid_angles(rows, columns)[..., None]).reshape(-1, 3)
-    cosine = np.maximum(normal[is_ball] @ directions(rows, columns).reshape(-1, 3).T, 0)
+    towards, arriving = _parts(light)
+    cosine = np.maximum(normal[is_ball] @ towards.T, 0)
     grey = np.zeros((size, size, 3))
     grey[is_ball] = GREY / np.pi * cosine @ arriving
     pair = np.concatenate([np.where(is_ball[..., None], light[row, column], 0), grey], axis=1)
     return srgb_from_linear(pair.clip(0, 1)).astype(np.float32)
+
+
+def _parts(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean unit directions, (P, 3), and radiance × solid angle, (P, 3), of parts of the panorama."""
+    height, width = light.shape[:2]
+    parts = min(_ROWS, height, width // 2)
+    rows, columns = (np.arange(count) * length // count for count, length in ((parts, height), (2 * parts, width)))
+    solid = solid_angles(height, width)[..., None]
+    towards, arriving = (
+        np.add.reduceat(np.add.reduceat(values * solid, rows), columns, axis=1).reshape(-1, 3)
+        for values in (directions(height, width), light)
+    )
+    return towards / np.linalg.norm(towards, axis=1, keepdims=True), arriving
 
 
 def inside(size: int) -> np.ndarray:

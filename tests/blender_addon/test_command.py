@@ -97,6 +97,7 @@ def test_build(addon: Jobs, tmp_path: Path, capsys) -> None:
     assert bpy.data.objects["zimmer dome"].matrix_world.translation.z == pytest.approx(3.2, rel=0.01)
 
 
+@pytest.mark.slow
 def test_build_with_lamps_as_lights(addon: Jobs, tmp_path: Path, capsys) -> None:
     """The lamp of the room's ceiling becomes an area light above the camera, whose power is π · area · radiance."""
     folder, saved = room_folder.write(tmp_path / "zimmer", room_folder.maps(64)), tmp_path / "room.blend"

@@ -234,6 +234,7 @@ def test_names_of_result_folders(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_checks_need_no_torch(tmp_path):
     code = (
         "import sys\nfrom panoform.backend.cli.main import main\n"

@@ -76,6 +76,7 @@ def test_help_and_the_server_do_not_import_torch():
     assert output.rstrip().endswith("heavy:")
 
 
+@pytest.mark.slow
 def test_version_is_printed():
     from importlib import metadata
 
@@ -127,6 +128,7 @@ def test_unwritable_output_is_rejected_before_perceiving(panorama, tmp_path, cap
     assert "Starting" not in error
 
 
+@pytest.mark.slow
 def test_missing_command_is_rejected():
     assert panoform().returncode == 2
 

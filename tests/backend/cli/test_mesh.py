@@ -152,6 +152,7 @@ def test_record_tells_how_it_was_made(written) -> None:
     assert written.record["settings"]["camera_height_m"] == CAMERA_HEIGHT
 
 
+@pytest.mark.slow
 def test_parts_with_one_primitive_each(written, imported) -> None:
     names = [mesh["name"] for mesh in written.tree["meshes"]]
     assert names[:2] == ["Visible", "Hidden"]

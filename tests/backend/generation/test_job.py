@@ -47,6 +47,7 @@ def test_prompt_gives_one_panorama_per_seed(models, flux, prompt_settings, repor
     assert np.array_equal(again.panorama, made[1].panorama)
 
 
+@pytest.mark.slow
 def test_panoramas_stay_where_light_can_not_be_measured(models, flux, prompt_settings, reporter, monkeypatch):
     """A grey panorama with a white square is generated for each seed."""
     picture = np.full((HEIGHT, 2 * HEIGHT, 3), 0.4, np.float32)

@@ -110,6 +110,7 @@ def test_coverage_equals_the_solid_angle_of_the_field_of_view():
     assert exact * 0.96 < covered <= exact
 
 
+@pytest.mark.slow
 def test_detail_finer_than_a_pixel_is_averaged():
     checks = np.indices((2000, 2000)).sum(0) % 2
     picture = np.repeat(checks[..., None].astype(np.float32), 3, -1)

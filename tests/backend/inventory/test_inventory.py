@@ -55,6 +55,7 @@ def test_empty_computer_is_told_what_it_could_run(reporter, user_folders):
     assert multiview.everything == 4 * sum(job.SD21_PARAMETERS)
 
 
+@pytest.mark.slow
 def test_estimate_is_that_of_doctor(reporter, tiny_flux, tiny_adapters):
     settings = EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters))
     reply, states = listed(reporter, settings)

@@ -217,6 +217,7 @@ def write_with_limit(limit, names, *directories):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE")
 @pytest.mark.parametrize("names", ["distance", "albedo", "semantic"])
 def test_file_size_limit_leaves_the_folder_unchanged(tmp_path, names):

@@ -59,6 +59,7 @@ def energy(light: np.ndarray) -> float:
     return float((np.maximum(light - 1, 0) @ LUMINANCE * SOLID).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sun_strength", [2.0, 8.0, 40.0])
 def test_a_sun_over_a_sphere_is_solved(sun_strength: float) -> None:
     """The estimate from the picture is 2 to 40 times too dim."""
@@ -88,6 +89,7 @@ def test_light_is_unchanged_where_nothing_is_clipped() -> None:
     assert solution.confidence == 1
 
 
+@pytest.mark.slow
 def test_pixels_that_are_not_clipped_are_unchanged() -> None:
     truth = sphere(8.0)
     light = solve.reconstruct(truth.picture, truth.maps).light
@@ -125,6 +127,7 @@ def test_the_strength_of_suns_is_applied_after_the_solution() -> None:
     assert none < 0.2 * whole
 
 
+@pytest.mark.slow
 def test_too_high_albedos_do_not_dim_a_sun() -> None:
     """By albedos that are far too high, less light arrives than the sky alone gives: that tells nothing of the sun."""
     picture, maps = picture_and_maps(sphere(2.0))

@@ -96,6 +96,7 @@ def test_other_attention_is_refused_with_what_works(name, words):
         kernels.check(EngineSettings(attention=name), CPU, torch.float32)
 
 
+@pytest.mark.slow
 def test_attention_is_that_of_the_settings(tiny_flux, tiny_adapters, reporter):
     def load(**options):
         settings = EngineSettings(

@@ -51,6 +51,7 @@ def test_info_records_the_settings_used(engine, reporter):
     assert info.notice in ("", UNTRAINED)
 
 
+@pytest.mark.slow
 def test_srgb_is_not_exposed(engine, reporter):
     picture = (scene(HEIGHT) / 1000).clip(0, 1)
     result = perceive(engine, reporter, ["distance"], panorama=picture, encoding="srgb")

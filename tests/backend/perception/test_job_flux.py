@@ -43,6 +43,7 @@ def test_flux_starts_from_the_seeds_noise(flux_engine, flux, reporter):
     assert not np.array_equal(run(seed=1), run(seed=1, guidance_scale=9.0))
 
 
+@pytest.mark.slow
 def test_unset_settings_are_the_defaults_of_the_model(flux_engine, flux, reporter):
     unset = PerceiveSettings(maps=ALL)
     assert _sampling(unset, FLUX_CONFIG) == _Sampling(28, 3.5, 512, 0)

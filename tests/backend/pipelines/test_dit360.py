@@ -372,6 +372,7 @@ def test_padding_removes_the_seam_of_generated_latents(plain):
     assert np.median([one.percentile for one in off]) == 1
 
 
+@pytest.mark.slow
 def test_tiles_leave_no_seam(plain, monkeypatch):
     """Tiles that wrap around leave no seam at 0°; others do."""
     on = measure_seams(plain, tile=(128, 256))

@@ -91,11 +91,13 @@ def test_every_step_matches_the_reference(pipes, run):
     assert timesteps == INDEX[run]["timesteps"]
 
 
+@pytest.mark.slow
 def test_images_match_the_reference(pipes):
     image = pipes["ig2mv"](**arguments("ig2mv") | {"output_type": "pt"}).images
     torch.testing.assert_close(image, (golden("ig2mv")["image"]).clamp(0, 1), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_reference_latents_replace_the_picture(pipes):
     given = arguments("ig2mv")
     expected = golden("ig2mv")

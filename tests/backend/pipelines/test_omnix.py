@@ -189,6 +189,7 @@ def zeroed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: torch.zeros_like(value) if "lora_B" in key else value for key, value in state.items()}
 
 
+@pytest.mark.slow
 def test_large_panoramas_are_coded_in_tiles(pipe, monkeypatch):
     """As DiT360's: the tiles wrap around, so that a half turn of the panorama only turns the result."""
     for name, value in (("MAX_WHOLE", 100), ("VAE_TILE", 16), ("VAE_OVERLAP", 8)):
@@ -218,6 +219,7 @@ def test_same_seed_repeats_and_another_differs(pipe):
     assert error(first, other) > 0.1
 
 
+@pytest.mark.slow
 def test_bfloat16_result_is_close_to_float32(pipe):
     pipe_bfloat16 = OmniXPipeline.from_pretrained(GOLDEN / "tiny-flux", dtype=torch.bfloat16)
     pipe_bfloat16.load_adapters(GOLDEN / "adapters", "rgb_to_depth")

@@ -173,6 +173,7 @@ def test_textures_show_detail_of_the_panorama(reporter) -> None:
     np.testing.assert_allclose(plain, blurred, atol=0.51 / 255)
 
 
+@pytest.mark.slow
 def test_emission_of_lamps(reporter) -> None:
     picture = panorama(HEIGHT, lamp=50)
     reply = run(DISTANCE, reporter, panorama=picture, encoding="linear")
@@ -196,6 +197,7 @@ def test_bright_sky_is_no_lamp(reporter) -> None:
     assert "emission" not in reply.parts[0].textures
 
 
+@pytest.mark.slow
 def test_semantic_map_of_another_size_is_not_mixed(reporter) -> None:
     soft = room.soften(room.maps(HEIGHT))
     from panoform.backend.perception.palette import PALETTE

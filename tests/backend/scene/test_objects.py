@@ -88,6 +88,7 @@ def test_bases_stand_on_the_floor(built: Built) -> None:
     np.testing.assert_allclose(base(points, side), [1, 0, 0])
 
 
+@pytest.mark.slow
 def test_room_without_its_things_has_no_holes(built: Built) -> None:
     rays = sphere.directions(HEIGHT, 2 * HEIGHT)[::3, ::3].reshape(-1, 3)
     exact, empty = (room.cast(np.zeros(3), rays, furnished=furnished) for furnished in (True, False))
@@ -118,6 +119,7 @@ def test_texture_of_what_is_hidden_is_that_of_what_surrounds_it() -> None:
     assert ((normal * empty).sum(-1)[thing] > 0.9).mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [(0, 0), (1, 1), (-1, 0), (2, -2)])
 def test_outlines_of_a_shifted_map_go_to_the_edges(shift: tuple[int, int]) -> None:
     exact, label = room.maps(HEIGHT), truth()

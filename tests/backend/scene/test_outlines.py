@@ -5,6 +5,7 @@ from __future__ import annotations
 import analytic_room as room
 import bpy  # noqa: F401  # contains mathutils
 import numpy as np
+import pytest
 from mathutils import Vector
 from mathutils.bvhtree import BVHTree
 
@@ -14,6 +15,7 @@ from panoform.shared.imaging import sphere
 HEIGHT, FINER = 128, 4
 
 
+@pytest.mark.slow
 def test_the_outline_of_a_ball_is_rounder_than_pixels_are() -> None:
     exact = room.maps(HEIGHT, window=False)
     surface = build.build(exact.distance, exact.normal, scale=1.0).surface

@@ -80,6 +80,7 @@ def test_ramp_between_upright_walls_is_no_tilted_panorama() -> None:
     assert (placed(sloping, SceneSettings()).world_from_panorama == np.eye(3)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("yaw", [-44.0, 7.5])
 @pytest.mark.parametrize("soft", [False, True])
 def test_walls_are_aligned(yaw: float, soft: bool) -> None:

@@ -104,6 +104,7 @@ def test_edge_has_no_halo() -> None:
     np.testing.assert_allclose(sharp[far], albedo[far], atol=0.01)
 
 
+@pytest.mark.slow
 def test_texture_too_fine_for_the_map_comes_from_the_panorama_and_shading_does_not() -> None:
     rng = np.random.default_rng(0)
     fine = rng.uniform(0.6, 1.0, (256, 512, 1))

@@ -32,6 +32,7 @@ def port(connection):
     return int(connection.endpoint.rpartition(":")[2])
 
 
+@pytest.mark.slow
 def test_silent_connections_stop_nobody_and_are_closed(backend: Backend):
     silent = [socket.create_connection(("127.0.0.1", port(backend.connection))) for _ in range(300)]
     process = psutil.Process(backend.process.pid)

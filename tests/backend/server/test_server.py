@@ -24,6 +24,7 @@ from panoform.shared.protocol.errors import ModelError, SettingError
 # Status
 
 
+@pytest.mark.slow
 def test_status_is_answered_before_torch_is_loaded(tmp_path):
     backend = Backend(REAL, tmp_path / "connection.json")
     peer = Peer(backend.connection)
@@ -89,6 +90,7 @@ def test_real_engine_perceives_while_status_is_answered(tmp_path):
         backend.end()
 
 
+@pytest.mark.slow
 def test_status_reports_the_running_job_and_the_last_model(peer):
     peer.perceive("long", steps=200)
     peer.perceive("next")
@@ -127,6 +129,7 @@ def test_job_sends_queued_progress_and_preview_events_before_its_reply(peer):
     assert reply.info.source == "räum.exr"
 
 
+@pytest.mark.slow
 def test_large_panorama_is_transferred_bit_for_bit(peer):
     panorama = np.random.default_rng(0).random((1024, 2048, 3), np.float32)
     peer.perceive("large", panorama)
@@ -271,6 +274,7 @@ def test_shutdown_sends_a_reply_to_every_request(own_backend):
     peer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl+C"])
 def test_signals_shut_the_server_down_cleanly(own_backend, number):

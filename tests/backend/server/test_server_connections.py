@@ -51,6 +51,7 @@ def test_server_listens_on_loopback_only(backend):
     assert [address.ip for address in listening] == ["127.0.0.1"]
 
 
+@pytest.mark.slow
 def test_server_survives_raw_connections(backend, peer):
     port = int(backend.connection.endpoint.rsplit(":", 1)[1])
     rng = random.Random(0)
@@ -172,6 +173,7 @@ def test_connection_file_is_readable_by_its_owner_only(backend):
         assert stat.S_IMODE(backend.file.stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 def test_existing_connection_file_is_not_overwritten(backend):
     before = backend.file.read_bytes()
     second = subprocess.run(

@@ -244,6 +244,7 @@ def test_nan_in_float32_is_an_error(tiny_sd21, multiview_adapters, reporter, tmp
         job.run(request(unwrapped(SMALL), engine, reference=picture()), ModelCache(), reporter)
 
 
+@pytest.mark.slow
 def test_adapter_of_another_task_is_refused(engine, multiview_adapters, reporter):
     file = multiview_adapters / "mvadapter_tg2mv_sd21.safetensors"
     wrong = msgspec.structs.replace(engine, adapters=str(file))

@@ -130,6 +130,7 @@ def test_poll_does_not_block(connect, impostor):
     assert client.poll() == []
 
 
+@pytest.mark.slow
 def test_cancelled_job_ends_in_an_error_reply(connect, connection):
     client = connect(connection)
     job = perceive(client, PANORAMA, steps=200)
@@ -140,6 +141,7 @@ def test_cancelled_job_ends_in_an_error_reply(connect, connection):
     assert [m.cancelled for m in received if m.id == cancel] == [True]
 
 
+@pytest.mark.slow
 def test_shutdown_is_confirmed_and_then_reported(connect, connection):
     client = connect(connection)
     end = client.shutdown()
@@ -149,6 +151,7 @@ def test_shutdown_is_confirmed_and_then_reported(connect, connection):
         lose(client)
 
 
+@pytest.mark.slow
 def test_array_that_cannot_be_sent_is_rejected_by_the_client(connect, connection):
     client = connect(connection)
     with pytest.raises(ProtocolError, match="float64"):
@@ -156,6 +159,7 @@ def test_array_that_cannot_be_sent_is_rejected_by_the_client(connect, connection
     receive(client, messages.StatusReply, client.status())
 
 
+@pytest.mark.slow
 def test_backend_killed_during_a_job_is_reported(connect, connection):
     client = connect(connection)
     job = perceive(client, PANORAMA, source="stuck")
@@ -168,6 +172,7 @@ def test_backend_killed_during_a_job_is_reported(connect, connection):
         client.status()
 
 
+@pytest.mark.slow
 def test_closed_port_is_reported(connect, connection):
     psutil.Process(connection.pid).kill()
     psutil.wait_procs([psutil.Process(connection.pid)], PATIENCE_S)
@@ -175,6 +180,7 @@ def test_closed_port_is_reported(connect, connection):
         lose(connect(connection))
 
 
+@pytest.mark.slow
 def test_keys_of_another_backend_are_refused(connect, connection):
     public, secret = zmq.curve_keypair()
     other = msgspec.structs.replace(connection, client_public_key=public.decode(), client_secret_key=secret.decode())
@@ -190,6 +196,7 @@ def test_unresponsive_backend_is_reported(connect, impostor):
     assert isinstance(impostor.receive()[1], messages.StatusRequest)
 
 
+@pytest.mark.slow
 def test_suspended_backend_is_unresponsive(connect, connection):
     client = connect(connection, ping_after_s=0.1, reply_timeout_s=0.5)
     receive(client, messages.StatusReply, client.status())
@@ -210,6 +217,7 @@ def test_client_that_did_not_poll_does_not_report_the_backend(connect, connectio
     assert [type(message) for message in client.poll()] == [messages.StatusReply]
 
 
+@pytest.mark.slow
 def test_backend_that_answers_only_status_is_responsive(connect, connection):
     client = connect(connection, ping_after_s=0.05, reply_timeout_s=5)
     job = perceive(client, PANORAMA, source="stuck")

@@ -100,6 +100,7 @@ def test_two_processes_are_independent(start, folder):
     assert len(list(folder.glob("*.json"))) == len(list(folder.glob("*.log"))) == 2
 
 
+@pytest.mark.slow
 def test_python_variables_are_not_inherited(start, monkeypatch):
     monkeypatch.setenv("PYTHONHOME", "nowhere")
     monkeypatch.setenv("PYTHONPATH", "nowhere")
@@ -207,6 +208,7 @@ def test_backend_of_another_version_is_reported(start, protocol, update):
     until(lambda: process._process.poll() is not None)
 
 
+@pytest.mark.slow
 def test_killed_backend_is_reported(start, folder):
     process = start()
     found = connected(process)
@@ -293,6 +295,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_backend(tmp_path):
     until(lambda: has_exited(backend))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="the number of a process may be taken again at once")
 def test_connection_files_of_killed_backends_are_deleted(start, folder):
     alive = connected(start())

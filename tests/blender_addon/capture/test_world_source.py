@@ -295,6 +295,7 @@ def test_world_of_images_pixels_is_rendered_without_change(scene, monkeypatch):
     np.testing.assert_allclose(found.panorama.pixels, values, rtol=1e-3, atol=5)  # 1e-4 of a sun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [own_texture_mapping, other_image_by_light_path], ids=lambda change: change.__name__)
 def test_light_of_suns_of_one_pixel_is_kept(scene, monkeypatch, change):
     monkeypatch.setattr(render, "_WORLD_WIDTHS", (512, 1024))

@@ -125,6 +125,7 @@ def test_failed_build_is_repeated_in_its_scene(addon: Jobs, scene) -> None:
     assert not shown.collection.children
 
 
+@pytest.mark.slow
 def test_result_survives_opening_another_file(addon: Jobs, scene, tmp_path: Path) -> None:
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "other.blend"))
     addon.begin(spec(bpy.context.scene))
@@ -418,6 +419,7 @@ def test_killed_backend_is_told_at_once_and_the_next_job_works(arithmetic, scene
     assert len(arithmetic.results) == 1
 
 
+@pytest.mark.slow
 def test_panel_tells_of_silence(arithmetic, scene, monkeypatch) -> None:
     """The process and the job have patiences of their own, and neither is killed for a slow step."""
     monkeypatch.setattr("panoform.blender_addon.jobs.job._SLOW_S", 0.5)

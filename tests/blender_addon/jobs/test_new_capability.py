@@ -150,6 +150,7 @@ class BrokenSpec(AddSpec):
         return 1 // 0
 
 
+@pytest.mark.slow
 @posix_only
 def test_a_follow_up_that_raises_keeps_the_result(adding: Jobs, scene) -> None:
     good = spec(scene, 4)
@@ -169,6 +170,7 @@ def test_the_command_line_has_it() -> None:
     assert (done.returncode, "Keep it below 2" in done.stderr) == (1, True)
 
 
+@pytest.mark.slow
 def test_the_server_comes_without_torch_for_it() -> None:
     """The job needs no model, so nothing heavy is loaded for it."""
     code = (

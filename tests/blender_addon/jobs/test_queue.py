@@ -43,6 +43,7 @@ def test_jobs_run_one_after_the_other(arithmetic: Jobs, scene) -> None:
         np.testing.assert_allclose(distance, panorama.sum(-1).ravel(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_queue_goes_on_after_a_failed_and_a_cancelled_job(arithmetic: Jobs, scene) -> None:
     for name, source, steps in (("a", "memory", 2), ("b", "", 500), ("c", "", 2)):
         arithmetic.submit(named(scene, name, source, num_inference_steps=steps))
@@ -55,6 +56,7 @@ def test_queue_goes_on_after_a_failed_and_a_cancelled_job(arithmetic: Jobs, scen
     assert names(arithmetic) == ([], ["c"])
 
 
+@pytest.mark.slow
 def test_jobs_are_moved_and_removed_by_buttons(arithmetic: Jobs, scene) -> None:
     specs = [named(scene, name, num_inference_steps=500 if name == "a" else 2) for name in "abcd"]
     for one in specs:
@@ -86,6 +88,7 @@ def test_queue_is_held_when_the_backend_stops(arithmetic: Jobs, scene) -> None:
     assert names(arithmetic) == ([], ["b", "c"])
 
 
+@pytest.mark.slow
 def test_queue_is_held_where_the_backend_cannot_start(arithmetic: Jobs, scene, monkeypatch) -> None:
     arithmetic.submit(named(scene, "a"))
     arithmetic.submit(named(scene, "b"))
@@ -103,6 +106,7 @@ def test_queue_is_held_where_the_backend_cannot_start(arithmetic: Jobs, scene, m
     assert arithmetic.failure.error.message == "It can't start."
 
 
+@pytest.mark.slow
 def test_clearing_stops_renders_and_keeps_the_running_job(arithmetic: Jobs, scene) -> None:
     class Rendering(Render):
         def __init__(self) -> None:

@@ -36,6 +36,7 @@ def served(stopped: Jobs, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.wait(20)
 
 
+@pytest.mark.slow
 def test_jobs_run_there_and_it_is_not_stopped(served, stopped: Jobs, scene) -> None:
     assert stopped.state is State.STOPPED
     for expected in (1, 2):

@@ -113,6 +113,7 @@ def test_world_source_and_a_second_run(addon: Jobs, scene, panorama: Path) -> No
     assert world.node_tree.nodes.get(texture.name) is not None
 
 
+@pytest.mark.slow
 def test_image_source(addon: Jobs, panorama: Path) -> None:
     image = bpy.data.images.load(str(panorama))
     bpy.ops.panoform.perceive(source="IMAGE", image=image.name, maps={"DISTANCE"}, quality="draft", kind="DOME")

@@ -211,6 +211,7 @@ def test_second_run_adds_datablocks(scene):
     assert {child.name for child in scene.collection.children} == {first.name, second.name}
 
 
+@pytest.mark.slow
 def test_user_renames_and_deletions_are_kept(scene):
     maps = small_maps()
     first = build(scene, cycles.images_of(maps), panorama(), "hall")

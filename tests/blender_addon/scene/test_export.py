@@ -135,6 +135,7 @@ def _on_walls(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarr
     return np.stack([(np.abs(inside - corner) < 0.02).sum(axis=0) for corner in (low, high)])
 
 
+@pytest.mark.slow
 def test_gltf_has_what_viewers_need(addon: Jobs, scene, folder, tmp_path) -> None:
     build(folder)
     lamp = bpy.data.objects.new("lamp", bpy.data.lights.new("lamp", "SUN"))
@@ -216,6 +217,7 @@ def test_existing_files_are_kept(addon: Jobs, scene, folder, tmp_path) -> None:
     assert {entry.name for entry in tmp_path.iterdir()} == {"room.obj", "room.mtl", "room_obj_textures"}
 
 
+@pytest.mark.slow
 def test_failure_leaves_nothing(addon: Jobs, scene, folder, tmp_path, monkeypatch) -> None:
     build(folder)
     before = state()

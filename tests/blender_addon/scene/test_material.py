@@ -203,6 +203,7 @@ def test_displacement_is_not_applied_twice(scene, tmp_path):
     np.testing.assert_allclose(with_displacement, without, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_displacement_adds_missing_detail(scene, tmp_path, scale):
     """A coarse dome, subdivided after its modifier: displacement moves the new vertices to the map."""

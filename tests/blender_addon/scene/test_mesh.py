@@ -110,6 +110,7 @@ def test_detail_and_camera_height(addon: Jobs, scene, folder: Path) -> None:
     assert len(build(folder).data.polygons) > 1.3 * coarse
 
 
+@pytest.mark.slow
 def test_nothing_of_the_user_changes(addon: Jobs, scene, folder: Path) -> None:
     mine = bpy.data.objects.new("mine", bpy.data.cameras.new("mine"))
     scene.collection.objects.link(mine)
@@ -125,6 +126,7 @@ def test_nothing_of_the_user_changes(addon: Jobs, scene, folder: Path) -> None:
     assert "zimmer mesh.001" in bpy.data.objects
 
 
+@pytest.mark.slow
 def test_textures_are_packed_and_survive_save_and_reload(addon: Jobs, scene, folder: Path, tmp_path: Path) -> None:
     body = build(folder)
     textures = addon.results[0].reply.parts[0].textures
@@ -272,6 +274,7 @@ def test_normals_are_right_under_rotation_and_scale(addon, scene, folder, tmp_pa
 # All or nothing
 
 
+@pytest.mark.slow
 def test_failed_build_leaves_nothing(addon: Jobs, scene, folder: Path, monkeypatch) -> None:
     old = scene.world = bpy.data.worlds.new("old")
     before = existing()

@@ -101,6 +101,7 @@ def test_a_moved_thing_leaves_no_hole_and_shows_a_back(addon: Jobs, scene, folde
         assert normal.dot(away) > 0
 
 
+@pytest.mark.slow
 def test_failed_build_leaves_nothing(addon: Jobs, scene, folder: Path, monkeypatch) -> None:
     before = existing()
 

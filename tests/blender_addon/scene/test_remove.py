@@ -61,6 +61,7 @@ def test_everything_of_a_build_goes_and_nothing_else(addon: Jobs, scene, folder:
     assert not bpy.ops.panoform.remove_environment.poll()
 
 
+@pytest.mark.slow
 def test_what_the_user_added_to_the_collection_stays(addon: Jobs, scene, folder: Path) -> None:
     build_scene(folder, "MESH")
     body = environment.find(bpy.context)
@@ -75,6 +76,7 @@ def test_what_the_user_added_to_the_collection_stays(addon: Jobs, scene, folder:
     assert all(image.name in bpy.data.images for image in textures)
 
 
+@pytest.mark.slow
 def test_copies_children_and_materials_of_the_user_stay(addon: Jobs, scene, folder: Path) -> None:
     build_scene(folder, "MESH")
     body = environment.find(bpy.context)

@@ -178,6 +178,7 @@ def test_scale_is_kept_with_the_file(addon: Jobs, scene, folder: Path, tmp_path:
     np.testing.assert_allclose(again.matrix_world.translation, (0, 0, 2.4), rtol=0.01)
 
 
+@pytest.mark.slow
 def test_lengths_that_give_no_scale(addon: Jobs, scene, folder: Path) -> None:
     with pytest.raises(RuntimeError, match="No environment was built"):
         bpy.ops.panoform.set_scale(measured=1.0, length=2.0)

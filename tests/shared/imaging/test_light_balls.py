@@ -1,6 +1,7 @@
 """Balls under light whose picture is known in closed form."""
 
 import numpy as np
+import pytest
 
 from panoform.shared.imaging import light_balls
 from panoform.shared.imaging.colour import linear_from_srgb
@@ -11,12 +12,13 @@ def centres(size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.meshgrid(place, -place)
 
 
-def test_even_light_gives_even_balls() -> None:
-    light = np.broadcast_to(np.float32([0.8, 0.4, 0.2]), (24, 48, 3))
-    mirror, grey = np.split(linear_from_srgb(light_balls.balls(light, light, 64)), 2, axis=1)
+@pytest.mark.parametrize("height", [24, 33, 128])
+def test_even_light_gives_even_balls(height: int) -> None:
+    light = np.broadcast_to(np.float32([0.8, 0.4, 0.2]), (height, 2 * height, 3))
+    mirror, grey = np.split(linear_from_srgb(light_balls.balls(light, 64)), 2, axis=1)
     inside = np.hypot(*centres(64)) < 1
     np.testing.assert_allclose(mirror[inside], np.broadcast_to([0.8, 0.4, 0.2], mirror[inside].shape), atol=1e-4)
-    np.testing.assert_allclose(grey[inside], np.broadcast_to([0.4, 0.2, 0.1], grey[inside].shape), rtol=0.01)
+    np.testing.assert_allclose(grey[inside], np.broadcast_to([0.4, 0.2, 0.1], grey[inside].shape), rtol=0.02)
     assert not mirror[~inside].any()
 
 
@@ -25,7 +27,7 @@ def test_a_lamp_overhead() -> None:
     light = np.zeros((180, 360, 3), np.float32)
     light[:2] = 400
     solid_angle = 2 * np.pi * (1 - np.cos(np.radians(2)))
-    mirror, grey = np.split(linear_from_srgb(light_balls.balls(light, light, 128)), 2, axis=1)
+    mirror, grey = np.split(linear_from_srgb(light_balls.balls(light, 128)), 2, axis=1)
     right, up = centres(128)
     inside = np.hypot(right, up) < 0.98
     expected = 0.5 / np.pi * 400 * solid_angle * np.maximum(up, 0)
@@ -38,6 +40,6 @@ def test_a_lamp_overhead() -> None:
 def test_what_is_left_is_seen_on_the_left() -> None:
     light = np.zeros((90, 180, 3), np.float32)
     light[43:47, 43:47] = 1  # u = 0.25: +Y, on the left of +X
-    mirror = light_balls.balls(light, light, 128)[:, :128]
+    mirror = light_balls.balls(light, 128)[:, :128]
     _rows, columns = np.nonzero(mirror[..., 0])
     np.testing.assert_allclose((columns.mean() + 0.5) / 128 * 2.1 - 1.05, -np.sqrt(0.5), atol=0.03)

@@ -86,6 +86,7 @@ def test_invalid_panoform_json_is_rejected(tmp_path, reporter, content):
 # Loading
 
 
+@pytest.mark.slow
 def test_diffusers_folder_loads_the_same_weights_as_diffusers(tiny_flux):
     from diffusers import FluxPipeline
 
@@ -97,6 +98,7 @@ def test_diffusers_folder_loads_the_same_weights_as_diffusers(tiny_flux):
     assert ours.text_encoder is None
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_merged(tiny_flux, copy):
     from diffusers import FluxTransformer2DModel
 
@@ -114,6 +116,7 @@ def test_weights_have_the_requested_dtype(tiny_flux, dtype):
     assert pipeline.vae.dtype == (torch.float32 if dtype == torch.float16 else dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["flux1-dev and ae beside it", "all in one file"])
 def test_single_file_loads_the_same_weights_as_the_folder(tiny_flux, tiny_states, tmp_path, layout):
     transformer, vae = tiny_states
@@ -329,6 +332,7 @@ def load_embeds(path, reporter):
     return text_encoding.embeds(checkpoint, checkpoints.inspect(checkpoint.path), reporter)
 
 
+@pytest.mark.slow
 def test_prompt_embeds_are_computed_once_and_cached(copy, reporter):
     from diffusers import FluxPipeline
 
@@ -346,6 +350,7 @@ def test_prompt_embeds_are_computed_once_and_cached(copy, reporter):
     assert all(torch.equal(again[name], found[name]) for name in found)
 
 
+@pytest.mark.slow
 def test_text_encoders_beside_a_single_file_need_no_index(tiny_flux, tiny_states, tmp_path, reporter):
     """As found by the diagnosis, and with the embedding that the folder has."""
     file = write_single_file(tmp_path, tiny_states)

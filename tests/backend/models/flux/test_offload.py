@@ -118,6 +118,7 @@ def test_another_model_on_the_device_is_released(simulate, flux, reporter):
     assert len(models._models) == 1
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_refused_before_the_weights_are_read(simulate, flux, reporter, monkeypatch):
     simulate(2**20)
 

@@ -104,6 +104,7 @@ def test_raw_float8_stays_in_8_bit(tiny_states, tmp_path, dtype, layout):
     assert_equal(load(file).transformer, load(write(tmp_path / "reference", tiny_states, decoded)).transformer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize(
     ("spelling", "dtype"),
@@ -265,6 +266,7 @@ def torchao_folder(tiny_flux: Path, folder: Path, stored: dict) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "scales"), [(torch.int8, 1), (torch.int8, 2), (torch.float8_e4m3fn, 1)])
 def test_torchao_folder_equals_the_decoded_weights(tiny_flux, tmp_path, dtype, scales):
     weights = "transformer/diffusion_pytorch_model.safetensors"
@@ -401,6 +403,7 @@ SCALES_AT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [("Q8_0",), ("Q5_1", "Q5_0", "Q4_1", "Q4_0", "BF16", "F16")])
 def test_gguf_equals_the_decoded_weights(tiny_states, tiny_adapters, tmp_path, kinds):
     """By numpy's decoding in the library of llama.cpp; the streams' results by 5e-5. Files mix types."""

@@ -158,6 +158,7 @@ def test_full_size_needs_less_than_three_quarters_of_the_weights():
         assert sum(x.numel() for x in transformer.parameters()) <= 8.66e9
 
 
+@pytest.mark.slow
 def test_check_stops_within_a_step_and_restores_the_transformer(transformer):
     batches = [streams(transformer, 2, seed) for seed in range(2)]
     expected, modules = denoise(transformer, batches), dict(transformer.named_modules())
@@ -174,6 +175,7 @@ def test_check_stops_within_a_step_and_restores_the_transformer(transformer):
     assert_equal(denoise(transformer, batches), expected)
 
 
+@pytest.mark.slow
 def test_step_is_computed_again_where_another_program_takes_memory(transformer, caplog):
     """The device runs out of memory twice in one step; results don't change, and fewer weights stay."""
     batches = [streams(transformer, 2, seed) for seed in range(2)]
