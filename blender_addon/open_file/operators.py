@@ -8,14 +8,16 @@ from typing import ClassVar
 import bpy
 from bpy.props import EnumProperty, StringProperty
 
+from ...shared.file_errors import display_name
 from ...shared.imaging import headers
 from ...shared.panorama_size import check_size
 from ...shared.protocol.errors import InputError, PanoramaError
 from ..capture import image_limits, sources
-from ..scene import world
+from ..scene import light_probe, world
 from ..scene.datablocks import all_or_nothing
 from ..translation import tr_report
-from ..ui.operator_parts import FINISHED, build_disabled_reason, poll_unless, relay, reporting
+from ..ui.operator_parts import CANCELLED, FINISHED, build_disabled_reason, poll_unless, relay, reporting
+from ..ui.path_properties import BLEND_RELATIVE
 
 #: Uses of a panorama, and of another picture.
 PANORAMA_USES = (
@@ -42,7 +44,9 @@ def uses(path: Path) -> tuple:
 
 
 def _file() -> StringProperty:
-    return StringProperty(name="File", description="Picture file", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    return StringProperty(
+        name="File", description="Picture file", subtype="FILE_PATH", options={"SKIP_SAVE"} | BLEND_RELATIVE
+    )
 
 
 class PANOFORM_OT_use_file(bpy.types.Operator):
@@ -68,8 +72,9 @@ class PANOFORM_OT_use_file(bpy.types.Operator):
             case "WORLD":
                 _show(scene, path)
             case "PERCEIVE":
+                if not relay(self, lambda: bpy.ops.panoform.perceive(source="FILE", filepath=str(path))):
+                    return CANCELLED
                 scene.panoform.source, scene.panoform.filepath = "FILE", str(path)
-                relay(self, lambda: bpy.ops.panoform.perceive(source="FILE", filepath=str(path)))
                 return FINISHED
             case "GENERATE":
                 scene.panoform.generate.of, scene.panoform.generate.image = "PICTURE", _image(path)
@@ -77,7 +82,7 @@ class PANOFORM_OT_use_file(bpy.types.Operator):
                 scene.panoform.texture.reference = _image(path)
                 scene.panoform.texture.use_camera = False
         label = next(label for use, label, *_rest in PANORAMA_USES + PICTURE_USES if use == self.use)
-        self.report({"INFO"}, tr_report("{label}: {name}", label=label, name=path.name))
+        self.report({"INFO"}, tr_report("{label}: {name}", label=label, name=display_name(path.name)))
         return FINISHED
 
 
@@ -90,6 +95,8 @@ class PANOFORM_OT_drop_file(bpy.types.Operator):
 
     filepath: _file()
 
+    poll = poll_unless(lambda: "Only available in a window" if bpy.app.background else "")
+
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         path = _path(self.filepath)
@@ -98,7 +105,7 @@ class PANOFORM_OT_drop_file(bpy.types.Operator):
         def draw(menu: bpy.types.Menu, _context: bpy.types.Context) -> None:
             draw_uses(menu.layout, path, found)
 
-        context.window_manager.popup_menu(draw, title=path.name, icon="IMAGE_DATA")
+        context.window_manager.popup_menu(draw, title=display_name(path.name), icon="IMAGE_DATA")
         return FINISHED
 
 
@@ -117,9 +124,10 @@ def _path(filepath: str) -> Path:
 
 
 def _image(path: Path) -> bpy.types.Image:
-    """Return the image of this file, loaded if the .blend file has none."""
+    """Return the image of this file as it is now: that of the .blend file, unless it is packed or was painted on."""
     for image in bpy.data.images:
-        if image.source == "FILE" and sources.image_file(image) == path:
+        if image.source == "FILE" and sources.image_file(image) == path and not (image.packed_file or image.is_dirty):
+            image.reload()
             return image
     return image_limits.load(path)
 
@@ -131,6 +139,7 @@ def _show(scene: bpy.types.Scene, path: Path) -> None:
         capture = sources.from_file(path)  # Blender shows the file otherwise: its pixels are the world
     with all_or_nothing(scene):
         shown = world.create(capture.source, capture.world_picture(), capture.world_from_panorama)
+        light_probe.remember(shown, capture.panorama)
         world.assign(scene, shown)
 
 

@@ -119,9 +119,11 @@ def start_render(render: Render[ResultT]) -> ResultT | Render[ResultT]:
     return render
 
 
-def relay(operator: bpy.types.Operator, run: Callable[[], object]) -> None:
-    """Run another operator; report its error as this operator's."""
+def relay(operator: bpy.types.Operator, run: Callable[[], object]) -> bool:
+    """Run another operator; report its error as this operator's. Return whether there was none."""
     try:
         run()
     except RuntimeError as error:  # how bpy.ops passes on a report of an error
         operator.report({"ERROR"}, str(error).removeprefix("Error: ").strip())
+        return False
+    return True

@@ -12,7 +12,7 @@ GREY = 0.5
 #: The viewer looks along +X, with +Y on the left: columns are right, up and back, as of Blender's cameras.
 FRONT = np.array([[0.0, 0, -1], [-1, 0, 0], [0, 1, 0]])
 #: Most rows of parts of the panorama that light the grey ball.
-_ROWS = 24
+_ROWS = 16
 #: Half the width of a ball's picture, in radii.
 _MARGIN = 1.05
 
@@ -36,7 +36,7 @@ def balls(light: np.ndarray, size: int, panorama_from_camera: np.ndarray = FRONT
     row = np.minimum((np.arccos(mirrored[..., 2].clip(-1, 1)) / np.pi * height).astype(int), height - 1)
     column = ((0.5 - np.arctan2(mirrored[..., 1], mirrored[..., 0]) / (2 * np.pi)) * width).astype(int) % width
     towards, arriving = _parts(light)
-    cosine = np.maximum(normal[is_ball] @ towards.T, 0)
+    cosine = np.maximum(normal[is_ball].astype(np.float32) @ towards.T, 0)
     grey = np.zeros((size, size, 3))
     grey[is_ball] = GREY / np.pi * cosine @ arriving
     pair = np.concatenate([np.where(is_ball[..., None], light[row, column], 0), grey], axis=1)
@@ -53,7 +53,8 @@ def _parts(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         np.add.reduceat(np.add.reduceat(values * solid, rows), columns, axis=1).reshape(-1, 3)
         for values in (directions(height, width), light)
     )
-    return towards / np.linalg.norm(towards, axis=1, keepdims=True), arriving
+    unit = towards / np.linalg.norm(towards, axis=1, keepdims=True)
+    return unit.astype(np.float32), arriving.astype(np.float32)
 
 
 def inside(size: int) -> np.ndarray:

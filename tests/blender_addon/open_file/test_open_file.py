@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import bpy
@@ -77,16 +78,43 @@ def test_picture_is_given_to_generate_and_texture_and_loaded_once(scene: bpy.typ
     assert Path(image.filepath) == photo
 
 
-@pytest.mark.parametrize("what", ["WORLD", "GENERATE", "TEXTURE"])
+@pytest.mark.parametrize("what", ["WORLD", "PERCEIVE", "GENERATE", "TEXTURE"])
 def test_missing_or_broken_file_changes_nothing(scene: bpy.types.Scene, tmp_path: Path, what: str) -> None:
     broken = tmp_path / "broken.exr"
     broken.write_bytes(INTERIOR.read_bytes()[:600])
-    before = scene.world
+    before, settings = scene.world, scene.panoform
+    source = settings.source
     for path in (tmp_path / "none.exr", broken):
         with pytest.raises(RuntimeError, match=path.name):
             use(path, what)
     assert scene.world == before
+    assert (settings.source, settings.filepath) == (source, "")
     assert not bpy.data.images
+
+
+def test_picture_is_read_as_its_file_is_now(scene: bpy.types.Scene, photo: Path) -> None:
+    use(photo, "GENERATE")
+    for change in (lambda _image: None, lambda image: image.pack()):
+        image = scene.panoform.generate.image
+        assert image.pixels[0] >= 0  # decoded
+        change(image)
+        stored = np.full((48, 64, 3), 10 + 20 * len(bpy.data.images), np.uint8)
+        Image.fromarray(stored).save(photo)
+        use(photo, "GENERATE")
+        np.testing.assert_allclose(scene.panoform.generate.image.pixels[0], stored[0, 0, 0] / 255, atol=1e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode there")
+def test_name_that_is_not_utf_8(scene: bpy.types.Scene, photo: Path) -> None:
+    path = photo.with_name("f\udcff.png")
+    photo.rename(path)
+    use(path, "TEXTURE")
+    assert scene.panoform.texture.reference is not None
+
+
+def test_dropping_needs_a_window(scene: bpy.types.Scene, photo: Path) -> None:
+    with pytest.raises(RuntimeError, match="Only available in a window"):
+        bpy.ops.panoform.drop_file(filepath=str(photo))
 
 
 def test_photo_is_no_world(scene: bpy.types.Scene, photo: Path) -> None:

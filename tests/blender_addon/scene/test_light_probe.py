@@ -101,3 +101,40 @@ def test_worlds_of_the_user_have_no_probe(scene: bpy.types.Scene) -> None:
     assert not light_probe.icons(scene)
     scene.world = bpy.data.worlds.new("mine")
     assert not light_probe.icons(scene)
+
+
+def test_light_of_another_image_is_not_shown(scene: bpy.types.Scene) -> None:
+    open_file._show(scene, INTERIOR)
+    assert light_probe.icons(scene)
+    red = bpy.data.images.new("red", 64, 32, float_buffer=True)
+    red.generated_color = (1, 0, 0, 1)
+    textures = [node for node in scene.world.node_tree.nodes if node.bl_idname == "ShaderNodeTexEnvironment"]
+    textures[0].image = red
+    assert not light_probe.icons(scene)
+    world.assign(scene, scene.world)
+    assert light_probe.icons(scene)
+    mirror, grey = shown()
+    assert mirror[48, 48, 0] > 0.99
+    assert not mirror[..., 1].any()
+    assert grey[48, 48, 0] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("_height", 65),
+        ("_height", "64"),
+        ("_height", 0),
+        ("_height", 1.5),
+        ("", "text"),
+        ("", 3),
+        ("", b"abc"),
+        ("_image", 3),
+    ],
+)
+def test_edited_properties_show_nothing(scene: bpy.types.Scene, name: str, value: object) -> None:
+    open_file._show(scene, INTERIOR)
+    del scene.world[f"panoform_light{name}"]
+    assert not light_probe.icons(scene)
+    scene.world[f"panoform_light{name}"] = value
+    assert not light_probe.icons(scene)
