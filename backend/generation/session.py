@@ -129,7 +129,7 @@ class Session:
         """Apply the LoRA of the settings; out-of-memory errors name a size that fits."""
         height = self.settings.height
         where = self.model.source.device
-        hint = _size_hint(where, self.model, height)
+        hint = _size_hint(self.model, height)
         try:
             with (
                 device.translate_out_of_memory(f"A panorama of {2 * height} × {height}", where, hint),
@@ -208,14 +208,14 @@ def find_lora(name: str | None, reporter: ProgressReporter | None) -> Path | Non
     return lora.find(name, reporter, [dit360.ADAPTER_FILE] if own else ["*.safetensors"], local)
 
 
-def _size_hint(where: torch.device, model: FluxModel, height: int) -> str:
+def _size_hint(model: FluxModel, height: int) -> str:
     """Return a hint for out-of-memory errors: a size that fits; "" if none is known.
 
     It is estimated from the VAE, whose widest feature maps have the full size.
     """
     vae = model.pipeline.vae
     per_pixel = _WIDEST_FEATURES * vae.config.block_out_channels[1] * torch.finfo(vae.dtype).bits // 8
-    fits = int(math.sqrt(device.memory(where)[0] / per_pixel / 2)) // MULTIPLE * MULTIPLE
+    fits = int(math.sqrt(max(0, model.source.free()) / per_pixel / 2)) // MULTIPLE * MULTIPLE
     if not MIN_HEIGHT <= fits < height:
         return ""
     return f"About {2 * fits} × {fits} would fit."

@@ -192,7 +192,7 @@ def _precision(name: str, need: Need, where: torch.device) -> Precision:
 
 
 def _devices() -> list[DeviceState]:
-    names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    names = ["cpu", *(f"cuda:{index}" for index in range(device.usable(torch.cuda)))]
     if torch.backends.mps.is_available():
         names.append("mps")
     states = []

@@ -8,6 +8,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import psutil
 import torch
@@ -47,11 +48,19 @@ def choose(settings: EngineSettings) -> torch.device:
 def _counts() -> dict[str, int]:
     """Return the number of devices of each kind, the best kind first. ROCm's are of the kind cuda."""
     return {
-        "cuda": torch.cuda.device_count(),
-        "xpu": torch.xpu.device_count(),
+        "cuda": usable(torch.cuda),
+        "xpu": usable(torch.xpu),
         "mps": int(torch.backends.mps.is_available()),
         "cpu": 1,
     }
+
+
+def usable(kind: ModuleType) -> int:
+    """Return the number of devices of `kind`, torch.cuda or torch.xpu, that can be used.
+
+    `device_count` alone asks the driver, and also counts those whose driver is too old for PyTorch.
+    """
+    return kind.device_count() if kind.is_available() else 0
 
 
 def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:

@@ -329,4 +329,12 @@ def test_out_of_memory_error_suggests_a_size_that_fits(models, flux, prompt_sett
         patch.setattr("panoform.backend.models.device.memory", lambda _: (2**20, 2**34))
         with pytest.raises(DeviceMemoryError, match=r"1024 × 512 ran out of memory.*Lower the height, and close other"):
             generate(models, flux, changed(prompt_settings, height=512), reporter)
+        # A budget limits it, too.
+        patch.setattr("panoform.backend.models.device.memory", lambda _: (2**34, 2**34))
+        patch.setattr("panoform.backend.models.flux.loader.Source.budget", property(lambda _: 5 * 32 * 4 * 400 * 800))
+        with pytest.raises(DeviceMemoryError, match=r"1024 × 512 ran out of memory.*About 800 × 400 would fit\.$"):
+            generate(models, flux, changed(prompt_settings, height=512), reporter)
+        patch.setattr("panoform.backend.models.device.held", lambda _: 2**34)
+        with pytest.raises(DeviceMemoryError, match=r"1024 × 512 ran out of memory.*Lower the height, and close other"):
+            generate(models, flux, changed(prompt_settings, height=512), reporter)
     assert np.array_equal(generate(models, flux, changed(prompt_settings, lora=""), reporter)[0].panorama, before)

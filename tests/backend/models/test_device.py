@@ -19,8 +19,9 @@ def present(monkeypatch):
     """Return a function that lets this computer have so many devices of each kind."""
 
     def present(**counts: int) -> None:
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: counts.get("cuda", 0))
-        monkeypatch.setattr(torch.xpu, "device_count", lambda: counts.get("xpu", 0))
+        for kind, module in {"cuda": torch.cuda, "xpu": torch.xpu}.items():
+            monkeypatch.setattr(module, "device_count", lambda kind=kind: counts.get(kind, 0))
+            monkeypatch.setattr(module, "is_available", lambda kind=kind: kind in counts)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in counts)
 
     return present
@@ -33,6 +34,16 @@ def present(monkeypatch):
 def test_best_device_is_chosen(present, counts, chosen):
     present(**counts)
     assert device.choose(EngineSettings()).type == chosen
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_devices_with_too_old_a_driver_are_not_used(present, monkeypatch, kind):
+    """The driver counts one, and PyTorch can't use it."""
+    present(**{kind: 1})
+    monkeypatch.setattr(getattr(torch, kind), "is_available", lambda: False)
+    assert device.choose(EngineSettings()) == CPU
+    with pytest.raises(SettingError, match=f"{kind} is not on this computer"):
+        device.choose(EngineSettings(device=kind))
 
 
 @pytest.mark.parametrize(
