@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +180,15 @@ def part_of_folder(folder: Path, cls: Any, again: str = _AGAIN) -> Part:
     files = _weight_files(folder)
     headers = {file: read_header(file) for file in files}
     tensors = {key: value for header in headers.values() for key, value in header.items()}
-    form = next((form for form in (bitsandbytes_file, torchao_file) if form.is_in(tensors)), None)
-    if form is not torchao_file:
-        foreign.refuse(folder, tensors, again)
-    if form is None:
+    if torchao_file.is_in(tensors):
+        tensors = torchao_file.header(files, tensors, again)
+        return Part(cls, config, files, "", tensors, read=partial(torchao_file.read, tensors))
+    foreign.refuse(folder, tensors, again)
+    if not bitsandbytes_file.is_in(tensors):
         return Part(cls, config, files, "", tensors)
-    headers = {file: form.header(file, header, again) for file, header in headers.items()}
+    headers = {file: bitsandbytes_file.header(file, header, again) for file, header in headers.items()}
     tensors = {key: value for header in headers.values() for key, value in header.items()}
-    return Part(cls, config, files, "", tensors, read=form.read)
+    return Part(cls, config, files, "", tensors, read=bitsandbytes_file.read)
 
 
 class _Shards(msgspec.Struct):

@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from panoform.backend.models import bitsandbytes_file, parts, quantised, torchao_file
@@ -226,9 +227,9 @@ def test_tasks_of_one_pass_share_what_is_decoded(pair, tiny_adapters, monkeypatc
 @pytest.mark.parametrize("name", ["int8", "int8_groups", "float8"])
 def test_weights_are_decoded_as_by_torchao(name):
     """The golden file was written by torchao 0.18.0, with what it decodes to float32."""
-    header = torchao_file.header(TORCHAO, parts.read_header(TORCHAO), "")
+    header = torchao_file.header([TORCHAO], parts.read_header(TORCHAO), "")
     storage, (rows, columns) = header[f"{name}.weight"]
-    tensors = dict(torchao_file.read(TORCHAO, {f"{name}.weight", f"{name}.weight_scale"}))
+    tensors = dict(torchao_file.read(header, TORCHAO, {f"{name}.weight", f"{name}.weight_scale"}))
     scale = tensors[f"{name}.weight_scale"]
     assert scale.shape == header[f"{name}.weight_scale"][1]
     linear = quantised.QuantisedLinear(columns, rows, bias=False, storage=storage, scales=scale.shape[1])
@@ -278,6 +279,31 @@ def test_torchao_folder_equals_the_decoded_weights(tiny_flux, tmp_path, dtype, s
     assert_equal(loaded, load(reference).transformer, rtol=1e-6)
     memory = sum(tensor.nbytes for tensor in loaded.state_dict().values())
     assert memory == checkpoints.inspect(folder).transformer.bytes_in(torch.float32)
+
+
+def test_torchao_folder_may_end_a_shard_between_a_weight_and_its_scale(tiny_flux, tmp_path):
+    """The sorted tensors are cut there, as one file for all before and one for the others."""
+    stored, _ = in_torchao(load_file(tiny_flux / "transformer/diffusion_pytorch_model.safetensors"), torch.int8)
+    stored["x_embedder._weight_scale"] = stored["x_embedder._weight_scale"][:1]  # one for all rows
+    whole = torchao_folder(tiny_flux, tmp_path / "whole", stored)
+    folder = torchao_folder(tiny_flux, tmp_path / "shards", stored) / "transformer"
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    names = sorted(stored)
+    cut = names.index("x_embedder._weight_scale")
+    assert names[cut - 1] == "x_embedder._weight_qdata"
+    files = {}
+    for number, part in enumerate((names[:cut], names[cut:]), 1):
+        name = f"diffusion_pytorch_model-{number:05}-of-00002.safetensors"
+        save_file({key: stored[key] for key in part}, folder / name)
+        files |= dict.fromkeys(part, name)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    found, expected = (
+        parts.load(parts.part_of_folder(path, FluxTransformer2DModel), torch.float32).state_dict()
+        for path in (folder, whole / "transformer")
+    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
 
 
 @pytest.mark.parametrize(
