@@ -21,7 +21,7 @@ from ..capture import pixels
 from ..capture.sources import Capture
 from ..jobs.specs import JobSpec
 from ..translation import tr, tr_report
-from . import dome, environment, images, maps_folder, remove, scale
+from . import dome, environment, images, light_probe, maps_folder, remove, scale
 from .build import build, build_mesh, show
 from .datablocks import all_or_nothing
 
@@ -193,6 +193,8 @@ def _dome(
             height = dome.camera_height(distance, metres)
     pose = Matrix.Translation((0, 0, height)) if source is None else source.pose(height)
     collection = build(scene, maps, panorama, name, scale=metres, world_from_panorama=pose)
+    if source is not None:
+        light_probe.remember(scene.world, source.panorama)
     if distance is not None:
         posed = source is not None and source.has_position
         floor = pose.to_3x3().inverted() @ Vector((0, 0, 0 if posed else -height))
