@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Collection
 
 ORIENTATION, EXIF_IFD, INTEROP_IFD = 0x0112, 0x8769, 0xA005
 MAKE, MODEL = 0x010F, 0x0110
 _INTEROP_INDEX = 1
+#: The tags that `Camera` says something of.
+_CAMERA = (ORIENTATION, MAKE, MODEL, EXIF_IFD)
 #: TIFF types: code → struct format and bytes.
 _TYPES = {1: ("B", 1), 2: ("s", 1), 3: ("H", 2), 4: ("I", 4), 5: ("II", 8), 7: ("B", 1), 9: ("i", 4), 10: ("ii", 8)}
 _TYPES |= {12: ("d", 8), 16: ("Q", 8)}
@@ -18,12 +21,20 @@ Tag = tuple[float, ...] | str | bytes
 
 
 def directory(
-    data: bytes | mmap.mmap, order: str, at: int, *, big: bool = False, is_exif: bool = False, many: int = _MANY
+    data: bytes | mmap.mmap,
+    order: str,
+    at: int,
+    wanted: Collection[int],
+    *,
+    big: bool = False,
+    is_exif: bool = False,
+    many: int = _MANY,
 ) -> dict[int, Tag]:
-    """Read the tags of the directory at byte `at`, at most `many` values of each; `big` as in BigTIFF.
+    """Read the `wanted` tags of the directory at byte `at`, at most `many` values of each; `big` as in BigTIFF.
 
-    Of a tag that is there twice the first counts, as for libtiff. In EXIF data, a tag whose values lie beyond the end
-    says nothing, and the others stay; in a TIFF, struct.error is raised for it.
+    No others are read: thousands of tags, of all the file's bytes each, would take memory without bound. Of a tag that
+    is there twice the first counts, as for libtiff. In EXIF data, a tag whose values lie beyond the end says nothing,
+    and the others stay; in a TIFF, struct.error is raised for it.
     """
     count_form, entry_form, field = ("Q", "HHQ", 8) if big else ("H", "HHI", 4)
     head, size = struct.calcsize(order + count_form), struct.calcsize(order + entry_form) + field
@@ -32,7 +43,7 @@ def directory(
     for number in range(min(count, _MANY_TAGS)):
         entry = at + head + size * number
         tag, kind, values = struct.unpack_from(order + entry_form, data, entry)
-        if kind not in _TYPES or tag in tags:
+        if kind not in _TYPES or tag not in wanted or tag in tags:
             continue
         form, width = _TYPES[kind]
         offset = entry + size - field
@@ -48,8 +59,9 @@ def _values(data: bytes | mmap.mmap, form: str, offset: int, kind: int, count: i
     if kind in (1, 2, 7):
         raw = data[offset : offset + count]
         return raw.split(b"\0")[0].decode("latin-1") if kind == 2 else bytes(raw)
-    found = struct.unpack_from(form[0] + form[1:] * min(count, many), data, offset)
-    if len(form) == 3:  # fractions
+    codes = form[1:]
+    found = struct.unpack_from(f"{form[0]}{min(count, many) * len(codes)}{codes[0]}", data, offset)
+    if len(codes) == 2:  # fractions
         found = tuple(a / b if b else 0.0 for a, b in zip(found[::2], found[1::2], strict=True))
     return found
 
@@ -73,7 +85,7 @@ def read(data: bytes) -> Camera:
     """Read EXIF data, a TIFF header and its directories; what is damaged says nothing, as in other programs."""
     try:
         order = byte_order(data)
-        tags = directory(data, order, struct.unpack_from(order + "I", data, 4)[0], is_exif=True)
+        tags = directory(data, order, struct.unpack_from(order + "I", data, 4)[0], _CAMERA, is_exif=True)
     except (struct.error, IndexError):
         return Camera()
     return Camera(orientation(tags), model(tags), _is_adobe_rgb(data, order, tags))
@@ -97,11 +109,11 @@ def first(tags: dict[int, Tag], tag: int) -> float | None:
 def _is_adobe_rgb(data: bytes, order: str, tags: dict[int, Tag]) -> bool:
     """Return whether the interoperability directory calls the file a DCF option file, "R03", whose colours are so."""
     try:
-        for ifd in (EXIF_IFD, INTEROP_IFD):
+        for ifd, wanted in ((EXIF_IFD, (INTEROP_IFD,)), (INTEROP_IFD, (_INTEROP_INDEX,))):
             at = first(tags, ifd)
             if at is None:
                 return False
-            tags = directory(data, order, int(at), is_exif=True)
+            tags = directory(data, order, int(at), wanted, is_exif=True)
     except (struct.error, IndexError):
         return False
     index = tags.get(_INTEROP_INDEX, "")

@@ -274,6 +274,9 @@ def _jpeg(data: Data, name: str, layer: str) -> Header:
 
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES, _SAMPLE_FORMAT = 256, 257, 258, 262, 277, 339
 _TRANSFER, _WHITE, _PRIMARY_COLOURS, _XMP, _ICC = 301, 318, 319, 700, 34675
+_TIFF_TAGS = (
+    exif.ORIENTATION, _WIDTH, _HEIGHT, _PHOTOMETRIC, _SAMPLE_FORMAT, _WHITE, _PRIMARY_COLOURS, _XMP, _ICC,
+)  # fmt: skip
 _SPACES = {5: "CMYK", 8: "Lab", 9: "Lab", 10: "Lab", 32844: "LogLuv", 32845: "LogLuv", 32803: "a camera's raw"}
 
 
@@ -281,7 +284,7 @@ def _tiff(data: Data, name: str, layer: str) -> Header:
     order = exif.byte_order(data[:2])
     big = struct.unpack_from(order + "H", data, 2)[0] == 43
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    tags = exif.directory(data, order, at, big=big)
+    tags = exif.directory(data, order, at, _TIFF_TAGS, big=big)
     header = Header("TIFF", int(exif.first(tags, _WIDTH) or 0), int(exif.first(tags, _HEIGHT) or 0))
     header.is_float = exif.first(tags, _SAMPLE_FORMAT) == 3
     photometric = int(exif.first(tags, _PHOTOMETRIC) or 0)

@@ -13,6 +13,7 @@ from . import exif, exr
 from .header import Data, Header
 
 _STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
+_PLACES = (_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES)
 #: Strips and tiles of a picture that are checked.
 _MANY = 2**20
 
@@ -41,7 +42,7 @@ def _tiff(data: Data, header: Header) -> bool:
     order = exif.byte_order(data[:2])
     big = struct.unpack_from(order + "H", data, 2)[0] == 43
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    tags = exif.directory(data, order, at, big=big, many=_MANY)
+    tags = exif.directory(data, order, at, _PLACES, big=big, many=_MANY)
     for places, lengths in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
         ends = zip(_numbers(tags, places), _numbers(tags, lengths), strict=False)
         if any(place + length > len(data) for place, length in ends):

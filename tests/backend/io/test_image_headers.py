@@ -5,6 +5,7 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import large_pictures
@@ -16,6 +17,7 @@ from PIL import Image
 from panoform.backend.io import data_image, image_input, maps, panoramas, photo
 from panoform.shared.imaging import headers
 from panoform.shared.imaging.headers import tiff
+from panoform.shared.picture_files import reading
 from panoform.shared.protocol.errors import InputError, PanoramaError
 
 FORMATS = [
@@ -400,3 +402,24 @@ def test_the_largest_panorama_is_read_in_less_than_a_gigabyte(tmp_path):
     *_, kilobytes = printed.stdout.split()
     assert printed.stdout.startswith("(2048, 4096, 3) (8192, 16384)")
     assert int(kilobytes) < 1_000_000
+
+
+@pytest.mark.parametrize("kind", [7, 12], ids=["bytes", "numbers"])
+def test_tags_that_share_their_bytes_are_not_read(kind):
+    """A TIFF of 1 MB, in which a hundred tags that say nothing of a panorama are all of its bytes each."""
+    file = io.BytesIO()
+    Image.new("RGB", (32, 16)).save(file, "TIFF")
+    data = file.getvalue()
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    own = data[at + 2 : at + 2 + 12 * count]
+    values = 2**20 // {7: 1, 12: 8}[kind]
+    more = b"".join(struct.pack("<HHII", 40000 + number, kind, values, 0) for number in range(100))
+    data = (
+        data[:4] + struct.pack("<I", len(data)) + data[8:] + struct.pack("<H", count + 100) + own + more + bytes(2**20)
+    )
+    tracemalloc.start()
+    assert reading.read(data, "a.tif").width == 32
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
