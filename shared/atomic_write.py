@@ -154,6 +154,15 @@ def _moved(draft: Path) -> tuple[Path, Path]:
     return draft.with_name(f"{draft.name}.old"), draft.with_name(f"{draft.name}.moving")
 
 
+def sweep(directory: Path) -> None:
+    """Finish or undo what killed processes began in `directory`, as the next write does, where it exists.
+
+    Call it before files there are judged: those of a killed write are there in part. Raise OutputError.
+    """
+    with translate_errors(directory), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        _sweep(directory)
+
+
 def _sweep(directory: Path) -> None:
     """Finish or undo the moves of processes that were killed while they wrote to `directory`; remove their drafts."""
     try:

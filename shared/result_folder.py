@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from . import json_file, overwriting
+from .atomic_write import sweep
 from .maps import INFO_FILENAME, MAPS, PANORAMA_FILENAME
 from .protocol.errors import OutputError
 
@@ -28,8 +29,10 @@ def check_files(
     """Raise OutputError if a result of these maps would replace or remove files that must be kept.
 
     `sources` are the files that the maps are made from. Other files are Panoform's own if they belong to an earlier
-    result, of any version, and are as it was written. Return the names of those that the new result lacks.
+    result, of any version, and are as it was written. What a killed process began to write is finished or undone first.
+    Return the names of those that the new result lacks.
     """
+    sweep(directory)
     earlier = _earlier(directory)
     written, own = _filenames(maps), _filenames(earlier.maps) if earlier else set()
 

@@ -1,4 +1,8 @@
-"""The summary of a batch: a table of its panoramas as CSV, and as HTML with thumbnails."""
+"""The summary of a batch: a table of its panoramas as CSV, and as HTML with thumbnails.
+
+Each tells by a digest of its own whether it is as it was written. That of the table is the last column, the same in
+each row: the SHA-256 of the table in which this column is empty.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,7 @@ import msgspec
 import numpy as np
 
 from ...shared import overwriting
-from ...shared.atomic_write import atomic_write_all
-from ...shared.file_errors import is_file
+from ...shared.atomic_write import atomic_write_all, sweep
 from ...shared.maps import DISTANCE, NORMAL
 from ...shared.protocol.errors import InputError
 from . import maps, panoramas
@@ -27,8 +30,10 @@ from .encoding import encode_jpeg
 CSV_FILENAME, HTML_FILENAME = "summary.csv", "summary.html"
 _THUMBNAIL_HEIGHT_PX = 96
 _GENERATOR = '<meta name="generator" content="Panoform">'
-#: The last line of a page: the SHA-256 of what precedes it, and of the table, so that changes are noticed.
-_DIGESTS = re.compile(r"<!-- SHA-256: ([0-9a-f]{64}); summary\.csv: ([0-9a-f]{64}) -->\n\Z")
+#: The last line of a page: the SHA-256 of what precedes it.
+_PAGE_DIGEST = re.compile(rb"<!-- SHA-256: ([0-9a-f]{64}) -->\n\Z")
+#: The end of a table (`_csv`).
+_TABLE_DIGEST = re.compile(rb",([0-9a-f]{64})\r\n\Z")
 _HEAD = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">{_GENERATOR}<title>Panoform</title><style>
 body {{ font: 14px sans-serif; margin: 2em; color: #222; background: #fff }}
@@ -56,22 +61,19 @@ class Row(msgspec.Struct, kw_only=True):
 
 def check(directory: Path, *, overwrite: bool) -> None:
     """Raise OutputError where a summary would replace files that are not one, or were changed, unless `overwrite` is
-    set."""
+    set. What a killed process began to write is finished or undone first."""
+    sweep(directory)
     overwriting.check((directory / name for name in (CSV_FILENAME, HTML_FILENAME)), _is_own, overwrite=overwrite)
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether it is a page or a table as it was written, by the digests in the page."""
-    page = path.with_name(HTML_FILENAME)
-    if not is_file(page):
-        return False
-    content = page.read_bytes()
-    found = _DIGESTS.search(content.decode("utf-8", "replace"))
+    """Return whether it is a page or a table as it was written. Raise OSError."""
+    content, is_page = path.read_bytes(), path.name == HTML_FILENAME
+    found = (_PAGE_DIGEST if is_page else _TABLE_DIGEST).search(content)
     if found is None:
         return False
-    if path == page:
-        return _sha256(content[: content.rindex(b"<!--")]) == found[1]
-    return _sha256(path.read_bytes()) == found[2]
+    rest = content[: found.start()] if is_page else content.replace(found[1], b"")
+    return _sha256(rest) == found[1].decode()
 
 
 def _sha256(content: bytes) -> str:
@@ -80,20 +82,21 @@ def _sha256(content: bytes) -> str:
 
 def write(directory: Path, rows: Sequence[Row], *, overwrite: bool = False) -> None:
     """Write both tables to `directory`, which holds the result folders. Raise OutputError (also `check`)."""
-    table, page = _csv(rows).encode(), _html(directory, rows).encode()
-    digests = f"<!-- SHA-256: {_sha256(page)}; {CSV_FILENAME}: {_sha256(table)} -->\n"
+    page = _html(directory, rows).encode()
+    page += f"<!-- SHA-256: {_sha256(page)} -->\n".encode()
+    table = _csv(rows, _sha256(_csv(rows, "").encode())).encode()
     check(directory, overwrite=overwrite)
-    files = {directory / CSV_FILENAME: table, directory / HTML_FILENAME: page + digests.encode()}
+    files = {directory / CSV_FILENAME: table, directory / HTML_FILENAME: page}
     atomic_write_all(files, make_folders=True)
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[Row], digest: str) -> str:
     text = io.StringIO()
     table = csv.writer(text)
-    table.writerow(Row.__struct_fields__)
+    table.writerow((*Row.__struct_fields__, "table_sha256"))
     for row in rows:
         values = msgspec.structs.asdict(row) | {"maps": " ".join(row.maps)}
-        table.writerow(values.values())
+        table.writerow((*values.values(), digest))
     return text.getvalue()
 
 

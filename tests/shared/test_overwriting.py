@@ -66,6 +66,18 @@ def test_records_of_others_prove_nothing(tmp_path: Path, record: bytes) -> None:
         result_folder.check_files(tmp_path, ["distance"])
 
 
+def test_a_result_that_a_killed_process_wrote_in_part_is_finished_first(tmp_path: Path) -> None:
+    """It had moved one of its files; the folder is as atomic_write describes it."""
+    draft = tmp_path / ".panoform-0123456789abcdef"
+    draft.with_name(f"{draft.name}.lock").touch()
+    moving = draft.with_name(f"{draft.name}.moving")
+    moving.mkdir()
+    (moving / "maps.json").write_text('{"panoform": "9", "frame": "", "maps": {"distance": ""}}')
+    (tmp_path / "distance.exr").write_text("made")
+    assert result_folder.check_files(tmp_path, ["distance"]) == set()
+    assert {path.name for path in tmp_path.iterdir()} == {"distance.exr", "maps.json"}
+
+
 def test_what_changed_since_is_the_users(tmp_path: Path) -> None:
     """The SHA-256 of "made" in the record is by another program."""
     digest = "ea0890697a77af0a2e054cccec587c8a42feb5cf38e778c6c6e2a96bfb945c0b"

@@ -148,21 +148,66 @@ def test_files_of_the_user_are_kept(tmp_path, capsys):
     assert run(one, out, "--overwrite") == 0
 
 
-@pytest.mark.parametrize("change", ["column", "row", "cell"])
-def test_tables_that_were_changed_are_kept(tmp_path, change):
+@pytest.mark.parametrize("page", [True, False], ids=["with page", "page deleted"])
+@pytest.mark.parametrize("change", ["column", "row", "cell", "last cell"])
+def test_tables_that_were_changed_are_kept(tmp_path, change, page):
     rows = [summary.Row(panorama="a, b", status="failed", folder="a", error='two\n"lines"')]
     summary.write(tmp_path, rows)
     summary.write(tmp_path, rows)
     table = tmp_path / "summary.csv"
-    text = table.read_text("utf-8")
+    content = table.read_bytes()
     changed = {
-        "column": text.replace("error", "error,rating", 1),
-        "row": f"{text}a note\n",
-        "cell": text.replace("two", "my note"),
+        "column": content.replace(b"error", b"error,rating", 1),
+        "row": content + b"a note\r\n",
+        "cell": content.replace(b"two", b"my note"),
+        "last cell": content[:-3] + b"!\r\n",
     }
-    table.write_text(changed[change], "utf-8")
+    assert changed[change] != content
+    table.write_bytes(changed[change])
+    if not page:
+        (tmp_path / "summary.html").unlink()
     with pytest.raises(OutputError, match=r"not a result of Panoform: summary\.csv"):
         summary.write(tmp_path, rows)
+
+
+@pytest.mark.parametrize("deleted", ["summary.csv", "summary.html"])
+def test_half_of_a_summary_is_written_again(tmp_path, deleted):
+    for name in ("a", "b"):
+        summary.write(tmp_path, [summary.Row(panorama=name, status="failed", folder="a", error="two, three")] * 2)
+        (tmp_path / deleted).unlink()
+    summary.write(tmp_path, [summary.Row(panorama="c", status="failed", folder="a", error="")])
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.csv", "summary.html"}
+    assert "c,failed,a" in (tmp_path / "summary.csv").read_text("utf-8")
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from panoform.backend.io import summary
+moves, folder = int(sys.argv[1]), Path(sys.argv[2])
+replace = Path.replace
+def killed(self, target):
+    global moves
+    if not moves:
+        os._exit(9)
+    moves -= 1
+    return replace(self, target)
+Path.replace = killed
+summary.write(folder, [summary.Row(panorama="b", status="failed", folder="b", error="killed")])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moves", range(5))
+def test_summary_is_written_again_after_a_run_that_was_killed_while_it_was(tmp_path, moves):
+    """Both files are moved aside, then the folder of the new ones, then these: after each a process is killed."""
+    rows = [summary.Row(panorama="a", status="failed", folder="a", error="")]
+    summary.write(tmp_path, rows)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(moves), str(tmp_path)], check=False)
+    assert killed.returncode == 9
+    summary.check(tmp_path, overwrite=False)
+    summary.write(tmp_path, rows)
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.csv", "summary.html"}
 
 
 def test_page_that_was_changed_is_kept(tmp_path):
