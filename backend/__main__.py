@@ -7,10 +7,19 @@ from .server import parent
 
 
 def _guard(arguments: list[str]) -> None:
-    """Start the guardian of a backend that Blender starts: before everything else is imported, which takes a second."""
+    """Start the guardian of a backend that Blender starts: before everything else is imported, which takes a second.
+
+    Exit with 1, and a line that says why, if it can't be started.
+    """
     if "--parent-pipe" in arguments and "--connection-file" in arguments[:-1]:
         file = arguments[arguments.index("--connection-file") + 1]
-        parent.guard(exit_after_s=parent.EXIT_AFTER_S, connection_file=Path(file))
+        try:
+            parent.guard(exit_after_s=parent.EXIT_AFTER_S, connection_file=Path(file))
+        except OSError as error:
+            sys.exit(
+                "panoform: The process that ends the backend with Blender can't be started: "
+                f"{error.strerror or error}. Close other programs, and try again."
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Refuse pictures whose pixels end early, alike in both programs: Blender shows what there is of some, the rest black.
+"""Refuse pictures that are cut short, alike in both programs: Blender shows what there is of some, the rest black.
 
 Other formats than these are refused by both decoders themselves.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 
@@ -14,6 +15,9 @@ from .header import Data, Header
 
 _STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
 _PLACES = (_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES)
+_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
+#: A marker that ends compressed pixels (JPEG, ITU-T T.81, B.1.1): no stuffed byte, TEM or restart.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
 #: Strips and tiles of a picture that are checked.
 _MANY = 2**20
 
@@ -30,12 +34,21 @@ def check(data: Data, header: Header, name: str) -> None:
 
 
 def _cut(name: str) -> PanoramaError:
-    return PanoramaError(f"{name} is damaged: its pixels end early.", "Save or download it again.")
+    return PanoramaError(f"{name} is damaged: its end is missing.", "Save or download it again.")
 
 
 def _jpeg(data: Data, header: Header) -> bool:
-    # Pictures within the metadata, as thumbnails, lie before the pixels; 0xFF in pixels is followed by 0.
-    return data.rfind(b"\xff\xd9") > header.pixels_at
+    """Follow the scans, and the segments between them, to the end marker; other pictures may lie behind it."""
+    at, has_pixels = header.pixels_at, False
+    while found := _MARKER.search(data, at):
+        at = found.end()
+        marker = data[at - 1]
+        if marker in (_START_OF_IMAGE, _END_OF_IMAGE):
+            return marker == _END_OF_IMAGE and has_pixels
+        has_pixels |= marker == _START_OF_SCAN
+        at += struct.unpack_from(">H", data, at)[0]
+    # Without an end marker nothing but decoding tells whether pixels are missing.
+    return False
 
 
 def _tiff(data: Data, header: Header) -> bool:

@@ -633,9 +633,12 @@ def _damaged_cases() -> list[Case]:
     light = linear(picture())
     noise = np.random.default_rng(0).random((HEIGHT, WIDTH, 3)).astype(np.float32)  # so that pixels take most bytes
 
-    def cut(path: Path) -> Path:
-        path.write_bytes(path.read_bytes()[:-40])
+    def changed(path: Path, change: Callable[[bytes], bytes]) -> Path:
+        path.write_bytes(change(path.read_bytes()))
         return path
+
+    def cut(path: Path) -> Path:
+        return changed(path, lambda data: data[:-40])
 
     writers: dict[str, Callable[[Path], Path]] = {
         "EXR": lambda folder: write_exr(folder / "a.exr", [("", ("R", "G", "B"), light)]),
@@ -653,8 +656,20 @@ def _damaged_cases() -> list[Case]:
     }
     return [
         Case(f"{kind}, cut short", "refused by what it is", lambda folder, write=write: cut(write(folder)),
-             refusal="damaged|pixels end early|can't be read")
+             refusal="damaged|can't be read")
         for kind, write in writers.items()
+    ] + [
+        Case("JPEG, without its end marker", "refused: pixels may be missing",
+             lambda folder: changed(writers["JPEG"](folder), lambda data: data[:-2]), refusal="its end is missing"),
+        Case("JPEG, cut short, with another JPEG behind it", "refused by what it is",
+             lambda folder: changed(writers["JPEG"](folder), lambda data: data[:-40] + data),
+             refusal="its end is missing"),
+        Case("JPEG with another JPEG behind it (a gain map, MPO)", "the first is read",
+             lambda folder: changed(write_pillow(folder / "a.jpg", picture()), lambda data: data + data[:-40]),
+             picture(), tolerance=0.02),
+        Case("JPEG, progressive, with restarts", "as it is",
+             lambda folder: write_pillow(folder / "a.jpg", picture(), progressive=True, restart_marker_blocks=1),
+             picture(), tolerance=0.02),
     ]  # fmt: skip
 
 

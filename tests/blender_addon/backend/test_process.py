@@ -284,6 +284,31 @@ def test_backend_that_is_stopped_while_it_starts_ends_with_its_parent(tmp_path):
     until(lambda: has_exited(backend.pid))
 
 
+_FEW_FILES = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))
+os.execv(sys.executable, [sys.executable, "-m", "panoform.backend", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no limit of open files")
+def test_guardian_that_cannot_be_started_is_told_in_one_line(tmp_path):
+    """Three more files can be opened: enough to import modules, and too few to start a process."""
+    command = [
+        sys.executable,
+        "-c",
+        _FEW_FILES,
+        "serve",
+        "--connection-file",
+        str(tmp_path / "a.json"),
+        "--parent-pipe",
+    ]
+    backend = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, text=True, check=False)
+    assert backend.returncode == 1
+    (line,) = backend.stderr.splitlines()
+    assert line.endswith("can't be started: Too many open files. Close other programs, and try again.")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such process groups")
 def test_ctrl_c_in_the_terminal_does_not_reach_the_backend(tmp_path):
     command = parent_command(tmp_path / "folder", "")
