@@ -31,7 +31,7 @@ _WORLD_WIDTHS = (2048, 8192)
 #: Width for Blender's skies, whose sun is half a degree wide.
 _SKY_WIDTH = 4096
 
-#: Custom property of the copied scenes and their cameras.
+#: Custom property of the copied scenes, their cameras and copied worlds.
 _IS_COPY = "panoform_render"
 
 ResultT = TypeVar("ResultT", Capture, Picture, CutOut)
@@ -69,7 +69,7 @@ class Render(abc.ABC, Generic[ResultT]):
     #: Whether what is behind the objects is transparent.
     transparent: ClassVar[bool] = False
 
-    #: `session_uid` of the copies and cameras that are in use.
+    #: `session_uid` of the copies that are in use: scenes, cameras, worlds.
     _in_use: ClassVar[set[int]] = set()
 
     def __init__(
@@ -85,7 +85,7 @@ class Render(abc.ABC, Generic[ResultT]):
 
     def _prepare(
         self, scene: bpy.types.Scene, camera_data: bpy.types.Camera, pose: Matrix, size: tuple[int, int], samples: int
-    ) -> tuple[int, int]:
+    ) -> tuple[int, ...]:
         copy = self._copied(scene)
         copy.name = "Panoform Render"
         camera_data.name = "Panoform Render"
@@ -118,7 +118,8 @@ class Render(abc.ABC, Generic[ResultT]):
         rendered = next((layer for layer in layers if layer.use), layers[0])
         for layer in layers:
             layer.use = layer == rendered
-        return copy.session_uid, camera.session_uid
+        copied = [block for block in (copy, camera, copy.world) if block is not None and _IS_COPY in block]
+        return tuple(block.session_uid for block in copied)
 
     def _copied(self, scene: bpy.types.Scene) -> bpy.types.Scene:
         """Return the scene that is rendered, which is removed at the end."""
@@ -193,11 +194,8 @@ class Render(abc.ABC, Generic[ResultT]):
         if self._started:
             _show_no_samples(bpy.app.background)
         self._folder.close()
-        for camera in [camera for camera in bpy.data.objects if camera.session_uid == self._uids[1]]:
-            bpy.data.cameras.remove(camera.data)
-        scene = self._scene()
-        if scene is not None:
-            _remove(scene)
+        for copy in [copy for copy in _copies() if copy.session_uid in self._uids]:
+            _remove(copy)
         self._in_use.difference_update(self._uids)
         return None
 
@@ -232,7 +230,6 @@ class WorldRender(Render[Capture]):
         """Raise SceneError if the world has one colour, PanoramaError if an image that it shows can't be read."""
         sources.check_world(scene)
         _check_cycles()
-        self._world = ""
         frame = sources.common_frame(scene)
         width, self._side = _world_size(sources.world_textures(scene), is_aligned=frame is not None)
         self._pose = Matrix.Identity(4) if frame is None else frame
@@ -242,7 +239,7 @@ class WorldRender(Render[Capture]):
 
     def _copied(self, scene: bpy.types.Scene) -> bpy.types.Scene:
         world = scene.world.copy()
-        self._world = world.name
+        world[_IS_COPY] = True
         engine = "CYCLES" if scene.render.engine == "CYCLES" else "EEVEE"  # whose output the user sees
         output = world.node_tree.get_output_node(engine) or world.node_tree.get_output_node("ALL")
         if output is not None:
@@ -259,13 +256,6 @@ class WorldRender(Render[Capture]):
         # The narrowest filter: its samples are in the pixels' centres.
         copy.cycles.pixel_filter_type, copy.cycles.filter_width = "GAUSSIAN", 0.01
         return copy
-
-    def _clean_up(self) -> float | None:
-        later = super()._clean_up()
-        world = bpy.data.worlds.get(self._world)
-        if later is None and world is not None:
-            bpy.data.worlds.remove(world)
-        return later
 
     def _read(self, light: pixels.Pixels, _alpha: np.ndarray) -> Capture:
         averaged = light._replace(pixels=block_means(light.pixels, self._side)) if self._side > 1 else light
@@ -360,24 +350,29 @@ def _check_cycles() -> None:
         raise SceneError("Cycles is disabled.", "Enable the add-on Cycles Render Engine in the preferences.")
 
 
-def _remove(scene: bpy.types.Scene) -> None:
-    """Remove a copied scene, unless it is the only scene left because the user deleted the original."""
-    if len(bpy.data.scenes) > 1:
-        bpy.data.scenes.remove(scene)
+def _copies() -> list[bpy.types.ID]:
+    """Return all copies in the file: cameras, scenes and worlds."""
+    kinds = (bpy.data.objects, bpy.data.scenes, bpy.data.worlds)
+    return [block for blocks in kinds for block in blocks if _IS_COPY in block]
+
+
+def _remove(copy: bpy.types.ID) -> None:
+    """Remove a copy; not a scene that is the only one left because the user deleted the original."""
+    if isinstance(copy, bpy.types.World):
+        bpy.data.worlds.remove(copy)
+    elif isinstance(copy, bpy.types.Object):
+        bpy.data.cameras.remove(copy.data)
+    elif len(bpy.data.scenes) > 1:
+        bpy.data.scenes.remove(copy)
 
 
 @persistent
 def remove_stale_copies(*_: object) -> None:
     """Remove copies that are not in use. A handler after undo, redo and loading, which may restore copies from a state
     saved during a render."""
-    copies = [block for blocks in (bpy.data.objects, bpy.data.scenes) for block in blocks if _IS_COPY in block]
-    for copy in copies:
-        if copy.session_uid in Render._in_use:
-            continue
-        if isinstance(copy, bpy.types.Scene):
+    for copy in _copies():
+        if copy.session_uid not in Render._in_use:
             _remove(copy)
-        else:
-            bpy.data.cameras.remove(copy.data)
 
 
 _HANDLERS = ("undo_post", "redo_post", "load_post")

@@ -174,10 +174,25 @@ def test_render_stores_its_pose(addon: Jobs, scene, tmp_path: Path) -> None:
     refused("not a matrix", source="IMAGE", image=image.name)
 
 
-def test_restored_scene_copy_is_removed(addon: Jobs, scene, tmp_path: Path) -> None:
-    """It is restored by undo, or by loading a file saved during the render."""
+def world_render(scene: bpy.types.Scene) -> render.WorldRender:
+    world = scene.world = bpy.data.worlds.new("directions")
+    cycles.use_nodes(world)
+    nodes, links = world.node_tree.nodes, world.node_tree.links
+    coordinates = nodes.new("ShaderNodeTexCoord")
+    links.new(coordinates.outputs["Generated"], nodes["Background"].inputs["Color"])
+    return render.WorldRender(scene)
+
+
+def panorama_render(scene: bpy.types.Scene) -> render.PanoramaRender:
+    return render.PanoramaRender(scene, sources.cursor_pose(scene), width=64, samples=1)
+
+
+@pytest.mark.parametrize("start", [panorama_render, world_render])
+def test_restored_copies_are_removed(addon: Jobs, scene, tmp_path: Path, start) -> None:
+    """They are restored by undo, or by loading a file saved during the render."""
     bpy.ops.ed.undo_push(message="before")
-    rendering = render.PanoramaRender(scene, sources.cursor_pose(scene), width=64, samples=1)
+    rendering = start(scene)
+    own = [scene.world.name] if scene.world else []
     bpy.ops.ed.undo_push(message="in the midst of it")
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "midst.blend"), copy=True)
     assert len(bpy.data.scenes) == 2
@@ -185,10 +200,12 @@ def test_restored_scene_copy_is_removed(addon: Jobs, scene, tmp_path: Path) -> N
     bpy.ops.ed.undo_push(message="after")
     bpy.ops.ed.undo()
     assert [one.name for one in bpy.data.scenes] == ["Scene"]
+    assert [one.name for one in bpy.data.worlds] == own
     assert not bpy.data.cameras
     assert not bpy.data.objects
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "midst.blend"))
     assert [one.name for one in bpy.data.scenes] == ["Scene"]
+    assert [one.name for one in bpy.data.worlds] == own
     assert not bpy.data.cameras
 
 
