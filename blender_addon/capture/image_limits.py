@@ -40,26 +40,52 @@ def check(image: bpy.types.Image) -> None:
     elif image.packed_file:
         _check_packed(image)
     elif image.filepath:
-        path = Path(bpy.path.abspath(image.filepath, library=image.library))
+        path = _path(image)
         if is_file(path):
             headers.check_file(path)
 
 
-def check_frame(image: bpy.types.Image, user: bpy.types.ImageUser, scene_frame: int) -> None:
-    """Raise PanoramaError, as `check`, for the file of an image sequence that `user` shows in a frame of the scene."""
-    path = Path(bpy.path.abspath(image.filepath, library=image.library))
+def check_frame(image: bpy.types.Image, user: bpy.types.ImageUser, scene_frame: int) -> headers.ImageHeader:
+    """Return the header of the file of an image sequence that `user` shows in a frame of the scene.
+
+    Raise PanoramaError as `check`.
+    """
+    path = _path(image)
     number = re.search(r"(\d+)(\D*)$", path.stem)
     if number is not None:
         shown = str(_frame(user, scene_frame)).zfill(len(number[1]))
         path = path.with_name(f"{path.stem[: number.start()]}{shown}{number[2]}{path.suffix}")
-    headers.check_file(path)
+    return headers.check_file(path)
 
 
 def _frame(user: bpy.types.ImageUser, scene_frame: int) -> int:
     """Return the number in the file's name, as Blender counts it (BKE_image_user_frame_get)."""
-    frame, count = scene_frame - user.frame_start + 1, max(user.frame_duration, 1)
-    frame = (frame - 1) % count + 1 if user.use_cyclic else min(max(frame, 1), count)
-    return frame + user.frame_offset
+    frame, count = scene_frame - user.frame_start + 1, user.frame_duration
+    if not count:
+        return 0
+    # Before its first frame Blender counts 0, whose file need not exist.
+    frame = (frame - 1) % count + 1 if user.use_cyclic else min(max(frame, 0), count)
+    return max(frame + user.frame_offset, 0)
+
+
+def shown_size(image: bpy.types.Image, user: bpy.types.ImageUser, scene_frame: int) -> tuple[int, int]:
+    """Return width and height of an image, which `check` passed, as `user` shows it in a frame of the scene.
+
+    They are those of its file for sequences and multilayer EXRs, to which Blender gives none. Raise PanoramaError as
+    `check_frame`.
+    """
+    if image.source == "SEQUENCE":
+        header = check_frame(image, user, scene_frame)
+    else:
+        width, height = image.size  # loads the file, which tells its type
+        if image.type != "MULTILAYER":
+            return width, height
+        header = _check_packed(image) if image.packed_file else headers.check_file(_path(image))
+    return header.width, header.height
+
+
+def _path(image: bpy.types.Image) -> Path:
+    return Path(bpy.path.abspath(image.filepath, library=image.library))
 
 
 def size(image: bpy.types.Image) -> tuple[int, int]:
@@ -67,7 +93,7 @@ def size(image: bpy.types.Image) -> tuple[int, int]:
     if not image.has_data and image.source == "FILE" and image.packed_file:
         return _packed_size(image)
     if not image.has_data and image.source == "FILE" and image.filepath:
-        path = Path(bpy.path.abspath(image.filepath, library=image.library))
+        path = _path(image)
         try:
             stat = path.stat()
         except (OSError, ValueError):

@@ -219,19 +219,25 @@ class PanoramaRender(Render[Capture]):
 class WorldRender(Render[Capture]):
     """An equirectangular render of the scene's world alone, as Cycles' camera sees it, in linear light.
 
-    One sample is taken at the centre of each pixel. Where all images have the same size and rotation, these centres are
-    those of their pixels: nothing is interpolated, and each pixel keeps its light. Elsewhere the samples are at most
-    half a pixel of the image apart, up to images of half the largest width, and averaged, which keeps the light of a
-    lamp of one pixel within 1 % (5 % where the image's pixels are narrow, at its poles). Random samples would need
-    hundreds per pixel for that.
+    One sample is taken at the centre of each pixel. Where all images have the same size and rotation, and at least the
+    least width, these centres are those of their pixels: nothing is interpolated, and each pixel keeps its light.
+    Elsewhere the samples are at most half a pixel of the image apart, up to images of half the largest width, and
+    averaged, which keeps the light of a lamp of one pixel within 1 % (4 % in images narrower than the least width, 5 %
+    where the image's pixels are narrow, at its poles). Random samples would need hundreds per pixel for that.
+
+    A render of limited height takes no more samples than it has pixels: it keeps the light of lamps in images of half
+    its width, and in images of the same size and rotation of its width or twice that.
     """
 
-    def __init__(self, scene: bpy.types.Scene) -> None:
-        """Raise SceneError if the world has one colour, PanoramaError if an image that it shows can't be read."""
+    def __init__(self, scene: bpy.types.Scene, height: int | None = None) -> None:
+        """`height`: the largest, in pixels; None: what the world's images need.
+
+        Raise SceneError if the world has one colour, PanoramaError if an image that it shows can't be read.
+        """
         sources.check_world(scene)
         _check_cycles()
         frame = sources.common_frame(scene)
-        width, self._side = _world_size(sources.world_textures(scene), is_aligned=frame is not None)
+        width, self._side = _world_size(scene, height, is_aligned=frame is not None)
         self._pose = Matrix.Identity(4) if frame is None else frame
         name = scene.world.name
         super().__init__(scene, *_panorama_camera(self._pose), (width * self._side, width // 2 * self._side), 1)
@@ -264,15 +270,19 @@ class WorldRender(Render[Capture]):
         return Capture(averaged, self._source, self._pose, is_plain=False, notes=notes)
 
 
-def _world_size(textures: list[bpy.types.Node], *, is_aligned: bool) -> tuple[int, int]:
+def _world_size(scene: bpy.types.Scene, height: int | None, *, is_aligned: bool) -> tuple[int, int]:
     """Return the width of a world's panorama, even, and the side of the blocks of samples that are averaged."""
-    images = [node.image for node in textures if getattr(node, "image", None) is not None]
+    textures = sources.world_textures(scene)
+    widths = [width for width, _ in sources.shown_sizes(scene)]
     sky = _SKY_WIDTH if any(node.bl_idname == "ShaderNodeTexSky" for node in textures) else 0
     least, largest = _WORLD_WIDTHS
-    wanted = max([image.size[0] for image in images] + [sky])
-    is_dense = is_aligned or (0 < 2 * wanted <= least and len(images) == len(textures))
+    wanted = max([*widths, sky])
+    is_dense = (is_aligned and wanted >= least) or (0 < 2 * wanted <= least and len(widths) == len(textures))
     width = min(max(wanted // 2 * 2, least), largest if is_dense else largest // 2)
-    return width, 1 if is_dense else 2
+    side = 1 if is_dense else 2
+    if height is not None and width * side > 2 * height:
+        return min(width, 2 * height), 1
+    return width, side
 
 
 def _panorama_camera(pose: Matrix) -> tuple[bpy.types.Camera, Matrix]:

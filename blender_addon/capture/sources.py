@@ -248,11 +248,12 @@ def _is_unmapped(texture: bpy.types.Node) -> bool:
 def from_world(scene: bpy.types.Scene, height: int | None = None) -> Capture:
     """Read the scene's world as Blender displays it: its HDRI where it is shown plainly, else a render of the world.
 
-    `height` as in picture_file.read. Raise SceneError if the world shows no texture, PanoramaError.
+    `height` as in picture_file.read; a render is at most that high. Raise SceneError if the world shows no texture,
+    PanoramaError.
     """
     from .render import WorldRender  # which imports this module
 
-    return from_plain_world(scene, height) or WorldRender(scene).run()
+    return from_plain_world(scene, height) or WorldRender(scene, height).run()
 
 
 def from_plain_world(scene: bpy.types.Scene, height: int | None = None) -> Capture | None:
@@ -329,6 +330,16 @@ def world_textures(scene: bpy.types.Scene) -> list[bpy.types.Node]:
     return [node for node in nodes if _is_texture(node) and not node.name.startswith(LIGHT)]
 
 
+def shown_sizes(scene: bpy.types.Scene) -> list[tuple[int, int]]:
+    """Return width and height of the images that the scene's world shows in the current frame, (0, 0) for one that is
+    missing. Raise PanoramaError where one can't be read."""
+    return [
+        image_limits.shown_size(node.image, node.image_user, scene.frame_current)
+        for node in world_textures(scene)
+        if getattr(node, "image", None) is not None
+    ]
+
+
 def _is_texture(node: bpy.types.Node) -> bool:
     return node.bl_idname.startswith("ShaderNodeTex") and node.bl_idname != "ShaderNodeTexCoord"
 
@@ -351,8 +362,8 @@ def common_frame(scene: bpy.types.Scene) -> Matrix | None:
     textures = world_textures(scene)
     if not textures or any(node.bl_idname != "ShaderNodeTexEnvironment" or node.image is None for node in textures):
         return None
-    sizes = {tuple(node.image.size) for node in textures}
-    if len(sizes) != 1 or any(width != 2 * height for width, height in sizes):
+    sizes = set(shown_sizes(scene))
+    if len(sizes) != 1 or any(not width or width != 2 * height for width, height in sizes):
         return None
     try:
         first, *others = (_rotation(scene.world, node) for node in textures)

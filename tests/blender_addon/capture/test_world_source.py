@@ -17,6 +17,7 @@ from panoform.blender_addon.capture import pixels, render, sources
 from panoform.blender_addon.scene import images
 from panoform.blender_addon.scene import world as worlds
 from panoform.shared.imaging import sphere
+from panoform.shared.imaging.shrink import block_means
 from panoform.shared.protocol.errors import PanoramaError, SceneError
 
 
@@ -295,6 +296,51 @@ def test_world_of_images_pixels_is_rendered_without_change(scene, monkeypatch):
     np.testing.assert_allclose(found.panorama.pixels, values, rtol=1e-3, atol=5)  # 1e-4 of a sun
 
 
+@pytest.mark.parametrize("kind", ["sequence", "multilayer"])
+def test_files_to_which_blender_gives_no_size_are_rendered_without_change(scene, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(render, "_WORLD_WIDTHS", (256, 1024))
+    nodes = Nodes(scene)
+    _, values = suns(512)
+    layers = ["Combined", "Normal"] if kind == "multilayer" else [""]
+    channels = [f"{layer}.{channel}".strip(".") for layer in layers for channel in "RGB"]
+    path = picture_cases.write_exr(tmp_path / "a0001.exr", [("", channels, np.tile(values, len(layers)))])
+    image = nodes.texture.image = bpy.data.images.load(str(path))
+    if kind == "sequence":
+        image.source = "SEQUENCE"
+    saturation(nodes)
+    found = sources.from_world(scene)
+    assert image.size[:] == (0, 0)
+    np.testing.assert_allclose(found.panorama.pixels, values, rtol=1e-3, atol=5)
+
+
+def test_render_of_limited_height_shows_means_of_the_images_pixels(scene, monkeypatch):
+    monkeypatch.setattr(render, "_WORLD_WIDTHS", (512, 1024))
+    nodes = Nodes(scene)
+    nodes.texture.image, values = suns(1024)
+    saturation(nodes)
+    found = sources.from_world(scene, 256)
+    np.testing.assert_allclose(found.panorama.pixels, block_means(values, 2), rtol=1e-3, atol=5)
+
+
+@pytest.mark.parametrize("change", [saturation, mirror_ball, gradient, sky], ids=lambda change: change.__name__)
+def test_render_of_limited_height_takes_one_sample_for_each_pixel(scene, change):
+    change(Nodes(scene))
+    rendering = render.WorldRender(scene, 64)
+    settings = bpy.data.scenes["Panoform Render"].render
+    assert (settings.resolution_x, settings.resolution_y) == (128, 64)
+    assert rendering.run().panorama.pixels.shape == (64, 128, 3)
+
+
+def test_sun_of_an_image_narrower_than_the_render_keeps_its_light(scene, monkeypatch):
+    monkeypatch.setattr(render, "_WORLD_WIDTHS", (512, 1024))
+    nodes = Nodes(scene)
+    values = np.zeros((180, 360, 3), np.float32)
+    values[90, 9] = 5e4  # the samples of a render 512 px wide show 12 % more light
+    nodes.texture.image = images.create_float("sun", values, "Linear Rec.709")
+    saturation(nodes)
+    assert flux(sources.from_world(scene).panorama.pixels) == pytest.approx(flux(values), rel=0.03)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [own_texture_mapping, other_image_by_light_path], ids=lambda change: change.__name__)
 def test_light_of_suns_of_one_pixel_is_kept(scene, monkeypatch, change):
@@ -326,6 +372,41 @@ def test_frame_of_an_image_sequence_is_shown(scene, tmp_path, monkeypatch):
     (tmp_path / "a0008.exr").write_bytes(b"v/1\x01")
     with pytest.raises(PanoramaError, match="a0008"):
         sources.from_world(scene)
+
+
+def test_file_before_an_image_sequence_is_that_of_frame_0(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "_WORLD_WIDTHS", (512, 512))
+    nodes = Nodes(scene)
+    path = picture_cases.write_exr(tmp_path / "a0001.exr", [("", "RGB", np.full((16, 32, 3), 0.25))])
+    nodes.texture.image = bpy.data.images.load(str(path))
+    nodes.texture.image.source = "SEQUENCE"
+    for frame in (0, -3):
+        scene.frame_set(frame)
+        with pytest.raises(PanoramaError, match="a0000"):
+            sources.from_world(scene)
+    picture_cases.write_exr(tmp_path / "a0000.exr", [("", "RGB", np.full((16, 32, 3), 0.75))])
+    np.testing.assert_allclose(sources.from_world(scene).panorama.pixels, 0.75, atol=1e-3)
+    path.unlink()
+    user = nodes.texture.image_user
+    user.frame_offset = -7  # Blender's names have no negative numbers
+    np.testing.assert_allclose(sources.from_world(scene).panorama.pixels, 0.75, atol=1e-3)
+    user.frame_offset, user.frame_duration = 1, 0
+    np.testing.assert_allclose(sources.from_world(scene).panorama.pixels, 0.75, atol=1e-3)
+
+
+def test_users_world_with_the_name_of_the_copy_stays(scene, tmp_path):
+    gradient(Nodes(scene))
+    rendering = render.WorldRender(scene)
+    name = next(world.name for world in bpy.data.worlds if world != scene.world)
+    rendering.close()
+    bpy.data.worlds.new(name).use_fake_user = True
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "other.blend"), copy=True)
+    bpy.data.worlds.remove(bpy.data.worlds[name])
+    rendering = render.WorldRender(scene)
+    assert name in bpy.data.worlds
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "other.blend"))
+    rendering.close()
+    assert name in bpy.data.worlds
 
 
 def test_world_that_shows_no_texture_is_refused(scene):

@@ -12,6 +12,8 @@ import pytest
 
 from panoform.blender_addon.generate import world_preview
 from panoform.blender_addon.perceive import look_around, look_operators
+from panoform.shared.imaging import sphere
+from panoform.shared.imaging.colour import srgb_from_linear
 from panoform.shared.protocol.errors import PanoramaError, SceneError
 
 
@@ -175,3 +177,14 @@ def test_source_is_shown_as_it_would_be_perceived(addon, scene, tmp_path) -> Non
     choices = [name for name, *_ in look_operators._choices(None, bpy.context)]
     assert choices == ["SOURCE"]
     assert not bpy.ops.panoform.look_around.poll(), "there is no window"
+
+
+def test_rendered_world_is_shown_in_the_height_of_the_view(addon, scene, monkeypatch) -> None:
+    monkeypatch.setattr(look_operators, "_HEIGHT_PX", 32)
+    scene.panoform.source = "WORLD"
+    world = scene.world = bpy.data.worlds.new("directions")
+    cycles.use_nodes(world)
+    coordinates = world.node_tree.nodes.new("ShaderNodeTexCoord")
+    world.node_tree.links.new(coordinates.outputs["Generated"], world.node_tree.nodes["Background"].inputs["Color"])
+    expected = srgb_from_linear(sphere.directions(32, 64).clip(0, 1)) * 255
+    assert np.abs(look_operators.source_picture(scene) - expected).max() < 1
