@@ -343,7 +343,9 @@ def test_backend_version_mismatch(addon: Jobs, stopped, panorama: Path, monkeypa
     stand_in.write_text(
         f"#!{sys.executable}\nimport json, pathlib, sys, time\n"
         "path = sys.argv[sys.argv.index('--connection-file') + 1]\n"
-        "pathlib.Path(path).write_text(json.dumps({'protocol': 999}))\n"
+        "draft = pathlib.Path(path + '.draft')\n"
+        "draft.write_text(json.dumps({'protocol': 999}))\n"
+        "draft.replace(path)\n"  # as a whole: it is read at any time
         "time.sleep(60)\n"
     )
     stand_in.chmod(stat.S_IRWXU)
