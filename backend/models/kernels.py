@@ -6,9 +6,10 @@ import functools
 import warnings
 
 import torch
+import torch._dynamo
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...shared.engines import EngineSettings
 from ...shared.protocol.errors import SettingError
@@ -19,6 +20,8 @@ _MAX_DIFFERENCE = 0.1
 _DOWNLOADED = "_hub"
 #: Fast in compiled blocks only: alone it holds all scores in memory.
 _NEEDS_COMPILING = AttentionBackendName.FLEX
+#: Variants of a block that are compiled at most; PyTorch's own limit is 8.
+_RECOMPILE_LIMIT = 64
 
 
 def check(settings: EngineSettings, device: torch.device, dtype: torch.dtype) -> None:
@@ -46,7 +49,16 @@ def apply(settings: EngineSettings, transformer: FluxTransformer2DModel) -> None
         for processor in transformer.attn_processors.values():
             processor._attention_backend = AttentionBackendName(settings.attention)  # pyright: ignore
     if settings.compile:
+        # The limit counts all blocks of a kind, numbers of tasks and heights together; reaching it is an error.
+        config = torch._dynamo.config
+        name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before PyTorch 2.7
+        setattr(config, name, max(getattr(config, name), _RECOMPILE_LIMIT))
         transformer.compile_repeated_blocks(fullgraph=True)
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Return whether `apply` compiled blocks of the network."""
+    return any(module._compiled_call_impl is not None for module in network.modules())
 
 
 @functools.cache

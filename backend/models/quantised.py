@@ -1,8 +1,8 @@
 """Linear layers whose weights stay in memory as a quantised file stores them, and are decoded for each product.
 
-Only memory is saved, not time; batches that are computed in turn can share what is decoded (`decoded_once`). The
-products are those of the decoded weights. The weights are kept as bytes, so that nothing that casts a network, as PEFT
-does, changes them.
+Only memory is saved, not time; batches that are computed in turn can share what is decoded (`decoded_once`), and
+compiled blocks take it from there: each storage and shape would be compiled anew. The products are those of the decoded
+weights. The weights are kept as bytes, so that nothing that casts a network, as PEFT does, changes them.
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ class QuantisedLinear(nn.Linear):
     """
 
     weight_scale: nn.Parameter | None
-    #: Whether the decoded weight is kept, and what is kept; see `decoded_once`.
-    _keeps = False
+    #: The decoded weight; see `decoded_once`.
     _kept: Tensor | None = None
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, storage: str, scales: int = 0) -> None:
@@ -81,8 +80,6 @@ class QuantisedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Map (…, in_features) to (…, out_features), in the precision of the input."""
         weight = self.decoded(input.dtype) if self._kept is None else self._kept
-        if self._keeps:
-            self._kept = weight
         return F.linear(input, weight, self.bias)
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
@@ -105,16 +102,16 @@ class QuantisedLinear(nn.Linear):
 
 
 @contextmanager
-def decoded_once(network: nn.Module) -> Iterator[None]:
-    """Keep the weights of the QuantisedLinears in `network`, once they are decoded, until the end of the block."""
+def decoded_once(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Decode the weights of the QuantisedLinears in `network` to `dtype`, that of their inputs, for the block."""
     linears = [module for module in network.modules() if isinstance(module, QuantisedLinear)]
-    for linear in linears:
-        linear._keeps = True
     try:
+        for linear in linears:
+            linear._kept = linear.decoded(dtype)
         yield
     finally:
         for linear in linears:
-            linear._keeps, linear._kept = False, None
+            linear._kept = None
 
 
 def decode(stored: Tensor, storage: str) -> Tensor:

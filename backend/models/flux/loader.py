@@ -166,7 +166,7 @@ def need(source: Source, base: checkpoints.Base, height: int | None = None, task
     decoded = latents_at_once(height // scale, 2 * height // scale) * scale**2
     return memory.perception(
         transformer.config, vae.config, transformer.bytes_in(dtype), vae.bytes_in(vae_dtype), [2] * tasks,
-        height, decoded, dtype, vae_dtype,
+        height, decoded, dtype, vae_dtype, source.settings.compile,
     )  # fmt: skip
 
 

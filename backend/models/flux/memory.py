@@ -44,12 +44,12 @@ def activations(rows: Sequence[int], tokens: int, width: int, dtype: torch.dtype
     return int(state * (_ALIVE * max(rows) + _WAITING * sum(rows)) + _MARGIN)
 
 
-def decoded_weights(batches: int, width: int, dtype: torch.dtype) -> int:
-    """Return what a quantised transformer needs for its decoded weights: of a Linear, or of a block for many batches.
+def decoded_weights(whole_blocks: bool, width: int, dtype: torch.dtype) -> int:
+    """Return what a quantised transformer needs for its decoded weights: those of a Linear, or of a block.
 
-    `batches` share them (`quantised.decoded_once`).
+    Batches share those of a block, and compiled blocks need them (`quantised.decoded_once`).
     """
-    return int((24 if batches > 1 else 5) * width**2 * dtype.itemsize + _DECODED_AT_ONCE)
+    return int((24 if whole_blocks else 5) * width**2 * dtype.itemsize + _DECODED_AT_ONCE)
 
 
 def cached(rows: Sequence[int], tokens: int, width: int, dtype: torch.dtype) -> int:
@@ -72,10 +72,12 @@ def perception(
     decoded: int,
     dtype: torch.dtype,
     vae_dtype: torch.dtype,
+    compiled: bool = False,
 ) -> Need:
     """Return what tasks of `rows` streams each need in one pass, for maps of `height`, `decoded` pixels at once.
 
     `transformer` and `vae` are configs, the bytes those of their weights in memory.
+    `compiled`: whether its blocks are.
     """
     width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
     doubles, singles = transformer["num_layers"], transformer["num_single_layers"]
@@ -92,7 +94,7 @@ def perception(
     table = _STEPS * modulation * width * dtype.itemsize
     step = activations(rows, tokens, width, dtype) + table
     if per_parameter < 0.9 * dtype.itemsize:
-        step += decoded_weights(len(rows), width, dtype)
+        step += decoded_weights(len(rows) > 1 or compiled, width, dtype)
     picture = decoding(vae, decoded, vae_dtype)
     rest = transformer_bytes - blocks - modulation * width**2 * per_parameter + vae_bytes
     buffers = 2 * (double * width**2 * per_parameter + 18 * factors)

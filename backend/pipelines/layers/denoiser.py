@@ -19,7 +19,7 @@ import torch
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformer2DModel
 from torch import Tensor
 
-from ...models import quantised
+from ...models import kernels, quantised
 from ...models.flux import memory
 from ...models.residency import Residency
 from . import modulation, shared_attention
@@ -76,6 +76,8 @@ class Denoiser:
     residency: Residency
     check: Callable[[], None]
     cache: FirstBlockCache | None
+    #: Whether quantised weights of a block are decoded before it, for all batches.
+    decodes_blocks: bool
 
     def __call__(self, step: int, hidden_states: Sequence[Tensor]) -> list[Tensor]:
         """Return the velocity of each batch at timestep number `step`, from its tokens (rows, tokens, 4C).
@@ -101,8 +103,8 @@ class Denoiser:
         computed = list(range(len(images)))
         first: dict[int, tuple[Tensor, Tensor]] = {}  # result tokens of a batch before and after the first block
         for number, (name, block) in enumerate(self.blocks):
-            shared = quantised.decoded_once(block) if len(computed) > 1 else nullcontext()
-            with self.residency.present(number), shared:
+            decoded = quantised.decoded_once(block, texts[0].dtype) if self.decodes_blocks else nullcontext()
+            with self.residency.present(number), decoded:
                 for i in computed:
                     batch, before = self.batches[i], images[i]
                     self.check()
@@ -194,8 +196,9 @@ def denoiser(
             tensors.append([*block.parameters(), *block.buffers(), *factors])
         rows, length = [batch.rows for batch in batches], len(txt_ids) + len(img_ids)
         need = memory.activations(rows, length, transformer.inner_dim, dtype)
+        decodes_blocks = len(batches) > 1 or kernels.is_compiled(transformer)
         if any(isinstance(module, quantised.QuantisedLinear) for module in transformer.modules()):
-            need += memory.decoded_weights(len(batches), transformer.inner_dim, dtype)
+            need += memory.decoded_weights(decodes_blocks, transformer.inner_dim, dtype)
         if cache:
             need += memory.cached(rows, length, transformer.inner_dim, dtype)
         stack.enter_context(residency.opened(tensors, need))
@@ -216,6 +219,7 @@ def denoiser(
             residency=residency,
             check=check,
             cache=FirstBlockCache(cache) if cache else None,
+            decodes_blocks=decodes_blocks,
         )
 
 

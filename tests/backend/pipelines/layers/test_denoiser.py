@@ -5,6 +5,7 @@ shapes: they differ by rounding, but are bit-identical for several batches and e
 """
 
 import copy
+from functools import partial
 from itertools import chain
 
 import pytest
@@ -14,7 +15,7 @@ from diffusers import FluxTransformer2DModel
 from peft import LoraConfig
 from torch._dynamo.utils import counters
 
-from panoform.backend.models import kernels
+from panoform.backend.models import kernels, quantised
 from panoform.backend.models.flux import stream_adapters
 from panoform.backend.models.links import ThreadLink
 from panoform.backend.models.residency import Residency, Streaming
@@ -250,3 +251,29 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once():
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] == graphs[1]
+
+
+@pytest.mark.slow
+def test_compiled_blocks_take_quantised_weights_of_all_heights_and_numbers_of_tasks(monkeypatch):
+    """Of PyTorch's compiler only the tracing is used, which needs no C++ compiler."""
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(**CONFIG).eval().requires_grad_(False)
+    quantised.round_linears(model, "I8")
+    compiled = copy.deepcopy(model)
+    compile_blocks = partial(FluxTransformer2DModel.compile_repeated_blocks, compiled, backend="eager")
+    monkeypatch.setattr(compiled, "compile_repeated_blocks", compile_blocks)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    kernels.apply(EngineSettings(compile=True), compiled)
+    graphs = []
+    for columns in (5, 6, 8, 9):
+        monkeypatch.setattr(f"{__name__}.COLUMNS", columns)
+        monkeypatch.setattr(
+            f"{__name__}.IDS", torch.cartesian_prod(*(torch.arange(n * 1.0) for n in (1, ROWS, columns)))
+        )
+        for count in (1, 2):
+            batches = [streams(model, 2, seed) for seed in range(count)]
+            found, expected = denoise(compiled, batches), denoise(model, batches)
+            for a, b in zip(chain(*found), chain(*expected), strict=True):
+                torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] < graphs[1] == graphs[3]  # the first other height is compiled for all heights
