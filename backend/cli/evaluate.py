@@ -30,12 +30,12 @@ def add(commands: Any) -> None:
     add_approximations(parser)
     parser.add_argument(
         "--against", metavar="SETTINGS",
-        help="compare with maps of the same seed at these settings, as steps=50, instead of with ground truth; DIR may "
-        "be a folder of panoramas then",
+        help="compare with maps of the same seed at these settings, as steps=50, instead of with ground truth; what "
+        "they don't name is off. DIR may be a folder of panoramas then",
     )  # fmt: skip
     parser.add_argument(
         "--compare", action="append", metavar="SETTINGS",
-        help="with --against: what is compared, as steps=8,cache=0.1; may be repeated (default: the other options)",
+        help="with --against: what is compared, as steps=8,cache=0.1; may be repeated (default: --steps, --cache …)",
     )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N scenes")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -52,6 +52,13 @@ def run(options: argparse.Namespace) -> int:
     check_perceive(settings)
     if options.compare and not options.against:
         raise SettingError("--compare needs --against.", "Give what to compare with, as --against steps=50.")
+    if options.compare and settings != PerceiveSettings(maps=settings.maps, height=settings.height, seed=settings.seed):
+        raise SettingError(
+            "With --compare, the options --steps, --cache, --turbo and --turbo-scale are not used.",
+            "Name them in the settings, as --compare steps=8,cache=0.1.",
+        )
+    if options.limit is not None and options.limit < 1:
+        raise SettingError(f"The limit is {options.limit}.", "Use 1 or more.")
     if options.against:
         return _compare(options, engine, settings)
     from ..evaluation.evaluate import evaluate, table
@@ -70,20 +77,11 @@ def _compare(options: argparse.Namespace, engine: EngineSettings, settings: Perc
 
     scenes = sorted(options.data.glob("*/panorama.exr"))
     files = (scenes or list(panoramas.find(options.data)))[: options.limit]
-    variants = options.compare or [_given(options, engine)]
+    variants = [against.changed(settings, text) for text in options.compare or []] or [settings]
     with Terminal() as terminal:
-        comparison = against.compare(files, engine, settings, options.against, variants, terminal)
+        comparison = against.compare(files, engine, against.changed(settings, options.against), variants, terminal)
     if options.json:
         shared_options.print_json(comparison)
     else:
         print(against.table(comparison))
     return 0
-
-
-def _given(options: argparse.Namespace, engine: EngineSettings) -> str:
-    """Return the options as settings to compare."""
-    steps = options.steps or engine.spec.qualities["standard"].num_inference_steps
-    given = [f"steps={steps}"]
-    given += [f"cache={options.cache:g}"] if options.cache else []
-    given += [f"turbo={options.turbo}", f"turbo-scale={options.turbo_scale:g}"] if options.turbo else []
-    return ",".join(given)

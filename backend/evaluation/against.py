@@ -6,7 +6,7 @@ metrics are those of `evaluate`, with the maps at the other settings in the plac
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from ...shared.engines import EngineSettings
 from ...shared.jobs.perceive import PerceiveRequest, PerceiveSettings, check_perceive
 from ...shared.protocol.errors import SettingError
 from ..io import panoramas
+from ..io.results import Perceived
 from ..jobs.progress import ProgressReporter
+from ..models import lora
 from ..models.cache import ModelCache
 from . import evaluate
 
@@ -39,17 +41,18 @@ class Comparison(msgspec.Struct, frozen=True):
     panoramas: int
     #: Settings → metric → value; of `against` only the seam step.
     columns: dict[str, dict[str, float]]
-    #: Settings → mean seconds per panorama, without loading.
+    #: Settings → mean seconds per panorama of sampling and decoding, without loading and compiling.
     seconds: dict[str, float]
 
 
 def changed(settings: PerceiveSettings, text: str) -> PerceiveSettings:
     """Return `settings` with the approximations that `text` names ("steps=8,cache=0.1"), and no others.
 
-    Raise SettingError.
+    A path may have commas. Raise SettingError.
     """
-    fields: dict[str, Any] = {"num_inference_steps": None, "cache": 0.0, "turbo": None, "turbo_scale": 1.0}
-    for part in text.split(","):
+    plain = PerceiveSettings(maps=settings.maps)
+    fields: dict[str, Any] = {field: getattr(plain, field) for field, _ in SETTINGS.values()}
+    for part in re.split(r",(?=[\w-]+=)", text):
         name, _, value = part.partition("=")
         if name not in SETTINGS:
             raise SettingError(f"There is no setting {name!r} to compare.", f"Use {', '.join(SETTINGS)}, as steps=50.")
@@ -63,47 +66,68 @@ def changed(settings: PerceiveSettings, text: str) -> PerceiveSettings:
     return result
 
 
+def named(settings: PerceiveSettings) -> str:
+    """Return the approximations of settings that have steps, as `changed` reads them: "steps=8,cache=0.1"."""
+    found = [f"steps={settings.num_inference_steps}"]
+    found += [f"cache={settings.cache:g}"] if settings.cache else []
+    found += [f"turbo={settings.turbo}", f"turbo-scale={settings.turbo_scale:g}"] if settings.turbo else []
+    return ",".join(found)
+
+
 def compare(
     files: Sequence[Path],
     engine: EngineSettings,
-    settings: PerceiveSettings,
-    against: str,
-    variants: Sequence[str],
+    against: PerceiveSettings,
+    variants: Sequence[PerceiveSettings],
     reporter: ProgressReporter,
 ) -> Comparison:
-    """Perceive each panorama at the settings `against` and at each of `variants` (`changed`), and compute the metrics.
+    """Perceive each panorama at the settings `against` and at each of `variants`, and compute the metrics.
 
-    Raise SettingError, and the errors of reading panoramas and of `perceive`.
+    They differ in their approximations only. Raise SettingError, AdapterError for a missing LoRA before anything is
+    computed, and the errors of reading panoramas and of `perceive`.
     """
     from ..perception.job import perceive
 
-    names = list(dict.fromkeys([against, *variants]))
-    if len(names) != 1 + len(variants):
-        raise SettingError(f"{against} is compared with itself, or settings are given twice.", "Give each once.")
-    chosen = {name: changed(settings, name) for name in names}
+    steps = engine.spec.qualities["standard"].num_inference_steps
+    chosen: dict[str, PerceiveSettings] = {}
+    for settings in (against, *variants):
+        full = msgspec.structs.replace(settings, num_inference_steps=settings.num_inference_steps or steps)
+        if named(full) in chosen:
+            raise SettingError(f"{named(full)} is compared with itself, or given twice.", "Give each once.")
+        chosen[named(full)] = full
+    expected_name, *others = chosen
+    for settings in chosen.values():
+        if settings.turbo:
+            lora.find(settings.turbo, reporter)
+    height = against.height or max(quality.height for quality in engine.spec.qualities.values())
     models = ModelCache()
-    metrics: dict[str, list[dict[str, float]]] = {name: [] for name in [*variants, against]}
+
+    def run(read: panoramas.Read, settings: PerceiveSettings) -> Perceived:
+        request = PerceiveRequest(panorama=read[0], encoding=read[1], engine=engine, settings=settings)
+        return perceive(request, models, evaluate.Silent(reporter))
+
+    # One step of each, so that LoRAs that don't fit are told at once, and compiling isn't timed.
+    read = panoramas.read_reduced(files[0], height)
+    for name, settings in chosen.items():
+        reporter.progress(f"Preparing {name}", 0, len(files), 0.0, None)
+        run(read, msgspec.structs.replace(settings, num_inference_steps=1))
+    metrics: dict[str, list[dict[str, float]]] = {name: [] for name in [*others, expected_name]}
     seconds: dict[str, list[float]] = {name: [] for name in metrics}
     for index, file in enumerate(files):
-        height = settings.height or max(quality.height for quality in engine.spec.qualities.values())
-        panorama, encoding, _, _ = panoramas.read_reduced(file, height)
+        read = panoramas.read_reduced(file, height)
         expected: evaluate.Maps = {}
-        for number, name in enumerate(names):
-            done = index + number / len(names)
+        for number, (name, settings) in enumerate(chosen.items()):
+            done = index + number / len(chosen)
             reporter.progress(f"{file.name}, {name}", index, len(files), done / len(files), None)
-            request = PerceiveRequest(
-                panorama=panorama, encoding=encoding, source=file.name, engine=engine, settings=chosen[name]
-            )
-            started = time.monotonic()
-            perceived = perceive(request, models, evaluate.Silent(reporter))
-            seconds[name].append(time.monotonic() - started - perceived.info.seconds["loading"])
-            if name == against:
+            perceived = run(read, settings)
+            seconds[name].append(perceived.info.seconds["sampling"] + perceived.info.seconds["decoding"])
+            if name == expected_name:
                 expected = perceived.maps
                 metrics[name].append(evaluate.truth_metrics(expected) if "distance" in expected else {})
-            if name in variants:
+            else:
                 metrics[name].append(evaluate.measure(perceived.maps, expected))
     return Comparison(
-        against=against,
+        against=expected_name,
         panoramas=len(files),
         columns={name: evaluate.means(rows) for name, rows in metrics.items()},
         seconds={name: float(np.mean(values)) for name, values in seconds.items()},

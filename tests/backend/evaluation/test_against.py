@@ -1,6 +1,7 @@
 """Maps at approximate settings compared with exact ones of the same seed."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from panoform.shared.engines import EngineSettings
 from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings
 from panoform.shared.protocol.errors import AdapterError, SettingError
 
+STEPS = EngineSettings(engine="starter").spec.qualities["standard"].num_inference_steps
 SETTINGS = PerceiveSettings(maps=("distance", "albedo"), height=64, seed=3, cache=0.5, turbo="x")
 
 
@@ -28,6 +30,13 @@ def test_settings_name_all_approximations():
     assert (found.maps, found.height, found.seed) == (SETTINGS.maps, 64, 3)
     found = against.changed(SETTINGS, "steps=4,turbo=a/b.safetensors,turbo-scale=0.125")
     assert (found.turbo, found.turbo_scale) == ("a/b.safetensors", 0.125)
+
+
+def test_a_path_may_have_commas():
+    text = "steps=4,turbo=four, or so/b,c.safetensors,turbo-scale=0.125"
+    found = against.changed(SETTINGS, text)
+    assert (found.turbo, found.turbo_scale) == ("four, or so/b,c.safetensors", 0.125)
+    assert against.named(found) == text
 
 
 @pytest.mark.parametrize(
@@ -54,8 +63,8 @@ def test_maps_without_distance_are_compared_everywhere():
 @pytest.mark.slow
 def test_command_compares_approximations_with_exact_maps(tiny_flux, tiny_adapters, tiny_lora, tmp_path, capsys):
     write_image(tmp_path / "panorama.exr", picture(), "float")
-    exact = ("steps=3,cache=0.000000001", f"steps=3,turbo={tiny_lora},turbo-scale=0")
-    approximate = ("steps=1", "steps=3,cache=1", f"steps=3,turbo={tiny_lora}")
+    exact = ("steps=3,cache=1e-09", f"steps=3,turbo={tiny_lora},turbo-scale=0")
+    approximate = ("steps=1", "steps=3,cache=1", f"steps=3,turbo={tiny_lora},turbo-scale=1")
     arguments = [
         "evaluate", "--data", str(tmp_path), "--engine", "flux", "--model", str(tiny_flux), "--dtype", "fp32",
         "--adapters", str(tiny_adapters), "--device", "cpu", "--maps", "distance,albedo", "--height", "64",
@@ -97,6 +106,69 @@ def test_approximations_are_recorded_and_leave_the_model_as_it_was(tiny_flux, ti
     assert np.array_equal(plain.maps["albedo"], perceive().maps["albedo"])
     with pytest.raises(AdapterError, match=r"no LoRA nowhere\.safetensors"):
         perceive(turbo="nowhere.safetensors")
+
+
+def command(monkeypatch, tmp_path, *arguments: str) -> tuple[int, list[PerceiveSettings]]:
+    """Return the exit status of the command with the starter, and the settings that it perceives at."""
+    write_image(tmp_path / "panorama.exr", picture(), "float")
+    asked = []
+
+    def perceive(request, *_):
+        asked.append(request.settings)
+        maps = {"albedo": np.full((64, 128, 3), len(asked) / 100, np.float32)}
+        # Loading, and compiling at the first, are no part of the work.
+        seconds = {"loading": 70.0, "sampling": 100.0 if len(asked) <= 2 else 2.0, "decoding": 1.0, "all": 200.0}
+        return SimpleNamespace(maps=maps, info=SimpleNamespace(seconds=seconds))
+
+    monkeypatch.setattr(job, "perceive", perceive)
+    options = [
+        "evaluate",
+        "--data",
+        str(tmp_path),
+        "--engine",
+        "starter",
+        "--maps",
+        "albedo",
+        "--height",
+        "64",
+        "--json",
+    ]
+    return main.main([*options, *arguments]), asked
+
+
+def test_other_options_are_what_is_compared(monkeypatch, tmp_path, capsys):
+    """Against settings that don't name them; each column has its steps, and the seconds of its work alone."""
+    status, asked = command(monkeypatch, tmp_path, "--cache", "0.1", "--against", "steps=50")
+    assert status == 0
+    assert [(x.num_inference_steps, x.cache) for x in asked] == [(1, 0), (1, 0.1), (50, 0), (STEPS, 0.1)]
+    found = json.loads(capsys.readouterr().out)
+    assert found["seconds"] == {f"steps={STEPS},cache=0.1": 3.0, "steps=50": 3.0}
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", "8"), ("cache", "0.1"), ("turbo", "x"), ("turbo-scale", "0.5")])
+def test_options_that_compare_would_not_use_are_refused(monkeypatch, tmp_path, capsys, name, value):
+    arguments = (f"--{name}", value, "--against", "steps=50", "--compare", "steps=8")
+    assert command(monkeypatch, tmp_path, *arguments) == (1, [])
+    assert "With --compare, the options --steps, --cache" in capsys.readouterr().err
+
+
+def test_missing_loras_are_told_before_anything_is_computed(monkeypatch, tmp_path, capsys):
+    arguments = ("--against", "steps=50", "--compare", "turbo=nowhere.safetensors")
+    assert command(monkeypatch, tmp_path, *arguments) == (1, [])
+    assert "no LoRA nowhere.safetensors" in capsys.readouterr().err
+
+
+def test_settings_that_are_the_same_are_refused(monkeypatch, tmp_path, capsys):
+    """Whether they name the engine's steps or not."""
+    arguments = ("--against", "cache=0.1", "--compare", f"steps={STEPS},cache=0.10")
+    assert command(monkeypatch, tmp_path, *arguments) == (1, [])
+    assert "compared with itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_limit_is_at_least_one(monkeypatch, tmp_path, capsys, limit):
+    assert command(monkeypatch, tmp_path, "--against", "steps=50", "--limit", limit) == (1, [])
+    assert f"The limit is {limit}. Use 1 or more." in capsys.readouterr().err
 
 
 def test_compare_needs_against(tmp_path, capsys):
