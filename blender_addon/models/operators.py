@@ -12,6 +12,7 @@ from ...shared.protocol.errors import SettingError
 from ...shared.weights import WEIGHTS
 from ..jobs.manager import State, jobs
 from ..ui.operator_parts import FINISHED, poll_unless, reporting
+from ..ui.path_properties import BLEND_RELATIVE
 from . import timer
 from .manager import models, use
 
@@ -93,7 +94,7 @@ class PANOFORM_OT_use_model_file(bpy.types.Operator):
     bl_options: ClassVar = {"INTERNAL"}
 
     name: StringProperty(name="Model", options={"HIDDEN"})
-    filepath: StringProperty(name="File or Folder", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filepath: StringProperty(name="File or Folder", subtype="FILE_PATH", options={"SKIP_SAVE"} | BLEND_RELATIVE)
     filter_glob: StringProperty(default="*.safetensors;*.gguf;model_index.json", options={"HIDDEN"})
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:

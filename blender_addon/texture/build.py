@@ -70,9 +70,12 @@ def _restoring(objects: list[bpy.types.Object], uv_name: str) -> Callable[[], No
 
     def restore() -> None:
         for thing, slots, had_uv, active, render, indices in before:
-            thing.data.polygons.foreach_set("material_index", indices)
-            while len(thing.data.materials) > len(slots):
-                thing.data.materials.pop()
+            materials = thing.data.materials
+            if not slots:
+                materials.clear()  # after popping the last one, objects would keep an empty slot
+            while len(materials) > len(slots):
+                materials.pop()
+            thing.data.polygons.foreach_set("material_index", indices)  # last: both change it
             thing.data.update()
             for slot, (link, material) in zip(thing.material_slots, slots, strict=False):
                 slot.link, slot.material = link, material
@@ -129,7 +132,7 @@ def _material(name: str, texture: bpy.types.Image, uv_name: str) -> bpy.types.Ma
 
 def _assign(thing: bpy.types.Object, material: bpy.types.Material) -> None:
     """Put the material into all slots of an object. Where others use its mesh, theirs stay."""
-    shared = thing.data.users > 1
+    shared = parts.is_shared(thing.data)
     if not thing.material_slots:
         thing.data.materials.append(None if shared else material)
     for slot in thing.material_slots:

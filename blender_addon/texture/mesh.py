@@ -85,7 +85,7 @@ def read(selection: Sequence[bpy.types.Object], frame: Matrix | None = None, fac
         raise InputError("No face is chosen.", "Select faces in Edit Mode, or turn off Only Selected Faces.")
     own = tuple(None if chosen[thing].all() else chosen[thing] for thing in objects)
     for thing, some in zip(objects, own, strict=True):
-        if some is not None and thing.data.users > 1:
+        if some is not None and parts.is_shared(thing.data):
             raise SceneError(
                 f"The mesh of {thing.name!r} is used by other objects, whose faces would change, too.",
                 "Make it single-user (Object ▸ Relations), or texture all its faces.",

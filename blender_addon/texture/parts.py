@@ -53,6 +53,11 @@ def slots(mesh: bpy.types.Mesh, count: int) -> np.ndarray:
     return index.clip(0, max(count - 1, 0))
 
 
+def is_shared(mesh: bpy.types.Mesh) -> bool:
+    """Return whether several objects use a mesh."""
+    return mesh.users - mesh.use_fake_user > 1
+
+
 def has_meshes(thing: bpy.types.Object) -> bool:
     """Return whether an object is a mesh, or an instance of a collection with meshes."""
     return bool(owners([thing]))

@@ -7,6 +7,7 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, Po
 
 from ...shared.jobs.texture import DEFAULT_SIZE, FRONTS, MAX_SIZE, MIN_SIZE
 from ..ui.engine_properties import quality_property
+from ..ui.path_properties import BLEND_RELATIVE
 
 FRONT_ITEMS = tuple((axis, axis.replace("-", "−"), "World axis that the front of the object faces") for axis in FRONTS)
 UPSCALE_ITEMS = (
@@ -51,8 +52,9 @@ class TextureInputs:
     )
     upscale: EnumProperty(name="Enlarge Views", items=UPSCALE_ITEMS)
     upscaler: StringProperty(
-        name="Upscaler", description="An image upscaler (ESRGAN, SwinIR …) as .safetensors file", subtype="FILE_PATH"
-    )
+        name="Upscaler", description="An image upscaler (ESRGAN, SwinIR …) as .safetensors file", subtype="FILE_PATH",
+        options=BLEND_RELATIVE,
+    )  # fmt: skip
 
 
 class TextureProperties(TextureInputs, bpy.types.PropertyGroup):

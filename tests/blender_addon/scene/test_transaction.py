@@ -227,13 +227,19 @@ def test_unexpected_errors_are_told(addon, mine: bpy.types.Scene, monkeypatch) -
     assert state() == before
 
 
-def test_texture(mine: bpy.types.Scene) -> None:
+@pytest.mark.parametrize("slots", [1, 0])
+@pytest.mark.parametrize("some", [False, True], ids=["all", "faces"])
+def test_texture(mine: bpy.types.Scene, slots: int, some: bool) -> None:
     """Also the slots and the UV maps of the user's mesh are as they were."""
     cube = bpy.context.object
+    if not slots:
+        cube.data.materials.clear()
+    indices = np.array([0, 3, 0, 1, 0, 2], np.int32)  # beyond the slots, as Blender allows
+    cube.data.polygons.foreach_set("material_index", indices)
     corners = np.zeros((len(cube.data.loops), 2), np.float32)
     mesh = SimpleNamespace(
-        objects=[cube.session_uid], new_uv=[corners], uv_name="Panoform", pose=np.eye(4).tolist(), faces=[None],
-        selection=["Cube"], instanced=True,
+        objects=[cube.session_uid], new_uv=[corners], uv_name="Panoform", pose=np.eye(4).tolist(),
+        faces=[np.arange(6) < 2 if some else None], selection=["Cube"], instanced=True,
     )  # fmt: skip
     file = encoded("a.png", picture() / 2, "sRGB")
     reply = SimpleNamespace(texture=file, views=dict.fromkeys(VIEWS, file))
@@ -241,6 +247,8 @@ def test_texture(mine: bpy.types.Scene) -> None:
 
     def run() -> None:
         assert [layer.name for layer in cube.data.uv_layers] == layers
+        assert len(cube.material_slots) == len(cube.data.materials) == slots
+        assert [face.material_index for face in cube.data.polygons] == indices.tolist()
         texture.build(mine, reply, {}, mesh, "cube")  # pyright: ignore[reportArgumentType]
 
     every_call_is_undone(run, every=7)

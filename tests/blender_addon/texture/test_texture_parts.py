@@ -107,6 +107,16 @@ def test_faces_of_shared_meshes_and_no_faces_are_refused():
     select(thing, 2, 0)
 
 
+@pytest.mark.usefixtures("addon")
+def test_meshes_with_a_fake_user_are_not_shared():
+    thing = add("cube")
+    thing.data.use_fake_user = True
+    select(thing, 2, 1)
+    read = mesh.read([thing], faces=parts.selected_faces)
+    assert read.triangles.chosen is not None
+    assert read.triangles.chosen.sum() == 2
+
+
 @pytest.mark.slow
 def test_only_selected_faces_get_the_texture(set_up: Jobs, reference, tmp_path) -> None:
     """A cube turned so that Cycles sees two of its faces: one is red, the other stays blue; so after Bake Again."""
