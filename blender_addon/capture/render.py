@@ -314,13 +314,18 @@ class ObjectRender(Render[CutOut]):
     transparent = True
 
     def __init__(self, scene: bpy.types.Scene, objects: Sequence[bpy.types.Object], *, samples: int) -> None:
-        """Raise SceneError without a camera, or with a panoramic one."""
+        """Raise SceneError without a camera, or with a panoramic one, and for objects that renders don't show."""
         if scene.camera is None:
             raise SceneError("The scene has no camera.", "Add a camera.")
         if scene.camera.data.type == "PANO":
             raise SceneError(f"{scene.camera.name!r} is a panoramic camera.", "Set its Type to Perspective.")
+        for thing in objects:
+            if thing.hide_render:
+                raise SceneError(f"{thing.name!r} is disabled in renders.", "Enable it, by its camera in the Outliner.")
+            if not thing.visible_camera:
+                raise SceneError(f"{thing.name!r} is hidden from cameras.", "Turn on its Ray Visibility ▸ Camera.")
         _check_cycles()
-        self._objects = objects
+        self._objects, self._exposure = objects, scene.view_settings.exposure
         camera = scene.camera.data.copy()
         camera.dof.use_dof = False
         super().__init__(scene, camera, scene.camera.matrix_world.copy(), _view_size(scene.render), samples)
@@ -332,9 +337,9 @@ class ObjectRender(Render[CutOut]):
         copy = bpy.data.scenes.new("Panoform Render")
         copy.world = scene.world
         copy.frame_set(scene.frame_current, subframe=scene.frame_subframe)
-        copy.cycles.device = scene.cycles.device
+        copy.cycles.device, copy.cycles.film_exposure = scene.cycles.device, scene.cycles.film_exposure
         layer = next((layer for layer in scene.view_layers if layer.use), scene.view_layers[0])
-        lights = [thing for thing in layer.objects if thing.type == "LIGHT"]
+        lights = [thing for thing in _rendered(layer.layer_collection) if thing.type == "LIGHT"]
         for thing in dict.fromkeys([*self._objects, *lights]):
             copy.collection.objects.link(thing)
         return copy
@@ -343,9 +348,17 @@ class ObjectRender(Render[CutOut]):
         if not (alpha > 0.5).any():
             raise SceneError("The scene's camera shows nothing of the selected objects.", "Point it at them.")
         # Renders store their colours multiplied by alpha.
-        plain = light._replace(pixels=light.pixels / np.maximum(alpha, 1e-6)[..., None])
+        plain = light._replace(pixels=light.pixels / np.maximum(alpha, 1e-6)[..., None] * 2**self._exposure)
         rgba = np.concatenate([pixels.display(plain), alpha[..., None].clip(0, 1)], axis=-1)
         return CutOut(np.ascontiguousarray((np.nan_to_num(rgba) * 255 + 0.5).astype(np.uint8)), self._source)
+
+
+def _rendered(layer: bpy.types.LayerCollection) -> list[bpy.types.Object]:
+    """Return the objects of collections that aren't disabled in renders."""
+    if layer.collection.hide_render:
+        return []
+    own = [] if layer.exclude else list(layer.collection.objects)
+    return [*own, *(thing for child in layer.children for thing in _rendered(child))]
 
 
 def _view_size(render: bpy.types.RenderSettings) -> tuple[int, int]:

@@ -77,11 +77,19 @@ def read(selection: Sequence[bpy.types.Object], frame: Matrix | None = None, fac
         if thing.library or thing.data.library:
             raise SceneError(f"{thing.name!r} is linked from another file.", "Make it local first.")
         _changed(thing)
-    count, hiding = _count(selection)
-    notice = tr("Instances only hide the meshes, and keep their materials.") if hiding else ""
+    shown = _shown(selection)
+    for thing in parts.owners(selection):
+        if thing.data.polygons and thing not in shown.textured and (thing in shown.instancers or not shown.textured):
+            raise _only_instances(thing)
+    check_count(shown.count)
     chosen = {thing: faces(thing, thing.data) for thing in parts.owners(selection)}
     objects = [thing for thing, some in chosen.items() if some.any()]
-    if count and not objects:
+    if not objects and faces is all_faces:
+        raise InputError(
+            f"Modifiers make all faces of {selection[0].name!r}.",
+            "Apply them (Object ▸ Apply ▸ Visual Geometry to Mesh).",
+        )
+    if not objects:
         raise InputError("No face is chosen.", "Select faces in Edit Mode, or turn off Only Selected Faces.")
     own = tuple(None if chosen[thing].all() else chosen[thing] for thing in objects)
     for thing, some in zip(objects, own, strict=True):
@@ -98,7 +106,7 @@ def read(selection: Sequence[bpy.types.Object], frame: Matrix | None = None, fac
         return TexturedMesh(
             triangles, tuple(thing.session_uid for thing in objects), own,
             name, new_uv, tuple(thing.name for thing in selection), frame @ selection[0].matrix_world,
-            any(thing.type != "MESH" for thing in selection), notice,
+            any(thing.type != "MESH" for thing in selection), _notice(shown.hiding, objects),
         )  # fmt: skip
 
     for name in _usable_names(objects):
@@ -108,10 +116,12 @@ def read(selection: Sequence[bpy.types.Object], frame: Matrix | None = None, fac
     _check_owners(objects)
     name, new_uv = _free_name(objects), unwrap(objects, own)
     with _added(objects, name, new_uv):
-        missing = [thing.name for thing in _evaluated(objects) if name not in thing.data.uv_layers]
+        missing = [thing for thing in _evaluated(objects) if name not in thing.data.uv_layers]
+        if missing and not missing[0].data.polygons:
+            raise _only_instances(missing[0])
         if missing:
             raise InputError(
-                f"The modifiers of {missing[0]!r} make a mesh without its UV maps.",
+                f"The modifiers of {missing[0].name!r} make a mesh without its UV maps.",
                 "Apply them, or add a UV map in them.",
             )
         mesh = made(name, new_uv)
@@ -214,16 +224,47 @@ def _evaluated(objects: Sequence[bpy.types.Object]) -> list[bpy.types.Object]:
     return [thing.evaluated_get(depsgraph) for thing in objects]
 
 
-def _count(selection: Sequence[bpy.types.Object]) -> tuple[int, bool]:
-    """Return the number of triangles, and whether there are parts that only hide. Raise InputError for too many."""
-    count, hiding = 0, False
+class _Shown(NamedTuple):
+    """What a selection shows."""
+
+    #: Number of triangles.
+    count: int
+    #: Those that get the texture and have faces; those that parts which only hide are instances of; what shows these.
+    textured: set[bpy.types.Object]
+    hiding: set[bpy.types.Object]
+    instancers: set[bpy.types.Object]
+
+
+def _shown(selection: Sequence[bpy.types.Object]) -> _Shown:
+    """Return what a selection shows. Raise InputError for too many triangles of instances."""
+    count, textured, hiding, instancers = 0, set(), set(), set()
     for part in parts.evaluated(selection):
-        count += len(part.thing.data.loops) - 2 * len(part.thing.data.polygons)
-        hiding |= not part.textured
+        triangles = len(part.thing.data.loops) - 2 * len(part.thing.data.polygons)
+        count += triangles
+        if not part.textured:
+            hiding.add(part.thing.original)
+            instancers.add(part.shower)
+        elif triangles:
+            textured.add(part.thing.original)
         if count > MAX_TRIANGLES and hiding:  # there may be millions of them
-            break
-    check_count(count)
-    return count, hiding
+            check_count(count)
+    return _Shown(count, textured, hiding, instancers)
+
+
+def _only_instances(thing: bpy.types.Object) -> SceneError:
+    return SceneError(
+        f"{thing.name!r} shows no faces of its own, at most instances.",
+        "Make instances real (Object ▸ Apply ▸ Make Instances Real), and select those.",
+    )
+
+
+def _notice(hiding: set[bpy.types.Object], objects: Sequence[bpy.types.Object]) -> str:
+    """Return what the user is told of the objects that are seen as instances, of which `objects` get the texture."""
+    notices = (
+        tr("Further instances of what is textured show the same texture.") if hiding & set(objects) else "",
+        tr("Instances of other objects only hide, and keep their materials.") if hiding - set(objects) else "",
+    )
+    return " ".join(filter(None, notices))
 
 
 def _triangles(

@@ -22,6 +22,8 @@ class Part(NamedTuple):
     world: Matrix
     #: Whether it gets the texture; else it only hides others.
     textured: bool
+    #: What was selected and shows it: the mesh itself, or what instances it.
+    shower: bpy.types.Object
 
 
 def all_faces(_thing: bpy.types.Object, mesh: bpy.types.Mesh) -> np.ndarray:
@@ -90,8 +92,8 @@ def evaluated(objects: Sequence[bpy.types.Object]) -> Iterator[Part]:
             continue
         if not instance.is_instance:
             if own in single:
-                yield Part(thing, instance.matrix_world.copy(), True)
+                yield Part(thing, instance.matrix_world.copy(), True, own)
         elif instance.parent.original in single or instance.parent.original in collections:
             textured = own in waiting and instance.parent.original in collections
             waiting -= {own} if textured else set()
-            yield Part(thing, instance.matrix_world.copy(), textured)
+            yield Part(thing, instance.matrix_world.copy(), textured, instance.parent.original)

@@ -90,6 +90,52 @@ def test_what_the_camera_cannot_show_is_said(addon: Jobs, scene, red_cube) -> No
         render.ObjectRender(scene, [red_cube], samples=1)
 
 
+def test_objects_that_renders_do_not_show_are_named(addon: Jobs, scene, red_cube) -> None:
+    red_cube.hide_render = True
+    with pytest.raises(SceneError, match="'Cube' is disabled in renders"):
+        render.ObjectRender(scene, [red_cube], samples=1)
+    red_cube.hide_render, red_cube.visible_camera = False, False
+    with pytest.raises(SceneError, match="'Cube' is hidden from cameras"):
+        render.ObjectRender(scene, [red_cube], samples=1)
+
+
+def test_only_rendered_lights_light_the_picture(addon: Jobs, scene, red_cube) -> None:
+    """A white cube under a sun: it is dark where the sun, or a collection that holds it, is disabled in renders."""
+    scene.world = None
+    red_cube.data.materials[0] = bpy.data.materials.new("white")
+    sun = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
+    sun.rotation_euler, sun.data.energy = (np.pi / 2, 0, 0), 0.5
+    outer, inner = bpy.data.collections.new("outer"), bpy.data.collections.new("inner")
+    scene.collection.children.link(outer)
+    outer.children.link(inner)
+    inner.objects.link(sun)
+
+    def colour() -> int:
+        bpy.context.view_layer.update()
+        return int(render.ObjectRender(scene, [red_cube], samples=1).run().pixels[32, 32, 0])
+
+    lit = colour()
+    assert lit > 50
+    for thing in (sun, outer):
+        thing.hide_render = True
+        assert colour() == 0
+        thing.hide_render = False
+    bpy.context.view_layer.layer_collection.children["outer"].exclude = True
+    assert colour() == 0
+    bpy.context.view_layer.layer_collection.children["outer"].exclude = False
+    assert colour() == lit
+
+
+@pytest.mark.parametrize("kind", ["view", "film"])
+def test_exposure_is_that_of_the_scene(addon: Jobs, scene, red_cube, kind: str) -> None:
+    if kind == "view":
+        scene.view_settings.exposure = -1
+    else:
+        scene.cycles.film_exposure = 0.5
+    shown = render.ObjectRender(scene, [red_cube], samples=1).run().pixels[32, 32, :3] / 255
+    np.testing.assert_allclose(linear_from_srgb(shown), linear_from_srgb(np.array(RED)) / 2, rtol=0.05)
+
+
 @pytest.mark.slow
 def test_camera_is_the_reference(set_up: Jobs, scene, red_cube) -> None:
     preferences.get().multiview_model = ""

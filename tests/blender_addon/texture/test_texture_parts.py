@@ -162,7 +162,7 @@ def test_instances_of_a_collection_give_their_objects():
     assert len(twice.triangles.corners) == 2 * len(read.triangles.corners)
     assert twice.triangles.chosen is not None
     assert twice.triangles.chosen.sum() == len(read.triangles.corners), "an object has one texture, from one instance"
-    assert "Instances only hide" in twice.notice
+    assert twice.notice == "Further instances of what is textured show the same texture."
 
 
 @pytest.mark.usefixtures("addon")
@@ -178,7 +178,48 @@ def test_instances_of_modifiers_only_hide():
     hiding = read.triangles.corners[read.triangles.chosen == 0]
     assert len(hiding) == 3 * 12
     np.testing.assert_allclose([hiding.min((0, 1)), hiding.max((0, 1))], [(-1, -1, -1), (9, 1, 1)], atol=1e-5)
-    assert "Instances only hide" in read.notice
+    assert read.notice == "Instances of other objects only hide, and keep their materials."
+
+
+@pytest.mark.usefixtures("addon")
+def test_what_shows_only_instances_is_refused_as_such():
+    cube, sphere = add("cube"), add("uv_sphere", segments=8, ring_count=6)
+    instances_on_points(sphere, cube)
+    tree = sphere.modifiers[0].node_group
+    (given,) = (node for node in tree.nodes if node.bl_idname == "NodeGroupInput")
+    tree.links.remove(given.outputs[0].links[0])
+    bpy.context.view_layer.update()
+    message = "'Sphere' shows no faces of its own"
+    with pytest.raises(SceneError, match=message):
+        mesh.read([sphere])
+    with pytest.raises(SceneError, match=message):
+        mesh.read([cube, sphere])
+    inside = instance("inside", kit(sphere))
+    with pytest.raises(SceneError, match=message):
+        mesh.read([inside])
+
+
+@pytest.mark.usefixtures("addon")
+def test_instancer_that_is_not_shown_is_refused_as_such():
+    plane, child = add("plane", size=4), add("cube", location=(0, 0, 5))
+    child.parent, plane.instance_type, plane.show_instancer_for_viewport = plane, "FACES", False
+    bpy.context.view_layer.update()
+    with pytest.raises(SceneError, match="'Plane' shows no faces of its own, at most instances"):
+        mesh.read([plane])
+    plane.show_instancer_for_viewport = True
+    bpy.context.view_layer.update()
+    assert mesh.read([plane]).objects == (plane.session_uid,)
+
+
+@pytest.mark.usefixtures("addon")
+def test_faces_that_only_modifiers_make_are_refused_as_such():
+    thing = add("plane")
+    thing.data.clear_geometry()
+    thing.data.from_pydata([(1, 0, 0), (1, 0, 1)], [(0, 1)], [])
+    thing.modifiers.new("turned", "SCREW")
+    bpy.context.view_layer.update()
+    with pytest.raises(InputError, match="Modifiers make all faces of 'Plane'"):
+        mesh.read([thing])
 
 
 @pytest.mark.slow
@@ -194,6 +235,9 @@ def test_instanced_collection_is_textured_and_baked_again(set_up: Jobs, referenc
     material = texture(reference="disc")
     assert [slot.material for slot in cube.material_slots] == [material]
     assert SELECTION in material
+    graph = bpy.context.evaluated_depsgraph_get()
+    shown = [one.object.material_slots[0].material.original for one in graph.object_instances if one.is_instance]
+    assert shown == [material, material], "the instance that wasn't selected shows the texture, too"
     empty.location = (0, 0, 0)
     bpy.context.view_layer.update()
     assert bpy.ops.panoform.bake_texture_again(size=128) == {"FINISHED"}
