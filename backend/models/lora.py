@@ -67,7 +67,7 @@ def _read(
     """
     if isinstance(source, dict):
         return dict(source), None
-    path = Path(source).expanduser()
+    path = folders.expanded(source)
     if path.is_dir():
         path /= weight_name or _only_file(path)
     elif hub.is_id(str(source)) and not path.exists():
@@ -136,7 +136,7 @@ def find(
 
     `local` is a folder into which the user may copy them instead. Raise AdapterError where there is none.
     """
-    path = Path(name).expanduser()
+    path = folders.expanded(name)
     if path.exists():
         return path
     if not hub.is_id(name):

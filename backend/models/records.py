@@ -10,6 +10,7 @@ import msgspec
 
 from ...shared.engines import EngineSettings
 from ...shared.overwriting import sha256
+from . import folders
 
 #: Files of a folder of weights whose content its digest depends on.
 _SUFFIXES = (".safetensors", ".gguf", ".json")
@@ -63,5 +64,5 @@ def _digest(path: Path, states: tuple[tuple[Path, int, int], ...]) -> str:
 
 def _local(text: str) -> Path | None:
     """Return the path of weights on this computer; None for a hub id, or for those that are built in."""
-    path = Path(text).expanduser()
+    path = folders.expanded(text)
     return path if path.is_absolute() or path.exists() or text.startswith((".", "~")) or "\\" in text else None

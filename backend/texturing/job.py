@@ -66,7 +66,8 @@ def _bake(
     baked, seen = texture.make(mesh, others, pictures, request.settings.texture_size, reporter.check_cancelled)
     data = _encoded(baked)
     progress.step_done()
-    info = _record(request, began, task="", settings=request.settings, view_size=pictures.shape[1], seen=seen)
+    settings = msgspec.structs.replace(request.settings, upscale="off", upscaler="")  # nothing is drawn
+    info = _record(request, began, task="", settings=settings, view_size=pictures.shape[1], seen=seen)
     return TextureReply(id=request.id, texture=data, views=request.views, info=info)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from ...shared.engines import EngineSettings
 from ...shared.jobs.texture import TextureSettings
 from ...shared.protocol.errors import NumericsError, SettingError
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
-from ..models import device
+from ..models import device, folders
 from ..models.cache import ModelCache
 from ..models.sd21 import loader
 from ..models.sd21.loader import MultiViewModel, Source
@@ -116,7 +115,7 @@ def _draw(
 ) -> tuple[np.ndarray, StagedProgress]:
     """Return views (6, H, H, 3) in [0, 1], and the progress. Raise NumericsError for NaN."""
     upscaler_folder = upscale.locate(reporter) if settings.upscale == "latent" else None  # before gigabytes are read
-    file = Path(settings.upscaler).expanduser()
+    file = folders.expanded(settings.upscaler)
     enlarging = upscale_file.load(file, source.device) if settings.upscale == "file" else None
     model = loader.load(models, source, reporter)
     pipeline, steps = model.pipeline, settings.num_inference_steps or 0

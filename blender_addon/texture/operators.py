@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import bpy
 import msgspec
@@ -63,6 +63,11 @@ def texture_disabled_reason(scene: bpy.types.Scene) -> str:
     return reason
 
 
+def shown(settings: TextureInputs, name: str) -> Any:
+    """Return a setting of the panel. Without a model, it doesn't show how views are enlarged, and none are."""
+    return "off" if name == "upscale" and not has_model() else getattr(settings, name)
+
+
 def has_model() -> bool:
     """Return whether a model that draws views is set in the preferences."""
     return bool(preferences.get().multiview_model)
@@ -105,9 +110,9 @@ class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
         return run_job(self, self._spec(context.scene))
 
     def _spec(self, scene: bpy.types.Scene) -> TextureSpec:
-        engine = preferences.get().texture_engine_settings()
+        engine, panel = preferences.get().texture_engine_settings(), scene.panoform.texture
         settings = settings_from(
-            lambda name: property_or_setting(self, name, scene.panoform.texture), engine,
+            lambda name: getattr(self, name) if self.properties.is_property_set(name) else shown(panel, name), engine,
             steps=self.num_inference_steps, view_size=self.view_size,
         )  # fmt: skip
         image, use_camera = self._reference(scene)
@@ -116,7 +121,7 @@ class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
         if image is None and not use_camera and not has_model():
             raise SettingError("A prompt alone needs a model.", f"Choose a reference picture. {MODEL}")
         objects = mesh.selected(bpy.context.view_layer)
-        only_selected = property_or_setting(self, "only_selected_faces", scene.panoform.texture)
+        only_selected = property_or_setting(self, "only_selected_faces", panel)
         textured = mesh.read(objects, faces=parts.selected_faces if only_selected else parts.all_faces)
 
         def render() -> CutOut | Render:

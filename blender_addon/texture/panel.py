@@ -92,7 +92,9 @@ def _draw_button(column: bpy.types.UILayout, context: bpy.types.Context) -> None
     draw_text(column, reason, characters(context), icon="INFO")
     engine = preferences.get().texture_engine_settings()
     try:
-        draw_last_duration(column, cost(engine, settings_from(lambda name: getattr(settings, name), engine), True))
+        draw_last_duration(
+            column, cost(engine, settings_from(lambda name: operators.shown(settings, name), engine), True)
+        )
     except SettingError:
         return  # a value is out of range: the operator reports it
 

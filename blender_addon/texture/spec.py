@@ -17,6 +17,7 @@ from ...shared.jobs.texture import (
     TextureRequest,
     TextureSettings,
     check,
+    check_enlarging,
     check_mesh,
     check_texture,
 )
@@ -84,6 +85,7 @@ def from_mesh(
     check_texture(settings)
     check_mesh(request)
     check_engine(engine, "texture")
+    check_enlarging(engine, settings)
     return dataclasses.replace(job, source=render())
 
 

@@ -282,6 +282,15 @@ def check_reference(reference: np.ndarray | None, prompt: str) -> None:
         )
 
 
+def check_enlarging(engine: EngineSettings, settings: TextureSettings) -> None:
+    """Raise SettingError where views are to be enlarged that the engine doesn't draw."""
+    if settings.upscale != "off" and "draw_views" not in engine.spec.capabilities:
+        raise SettingError(
+            f"The engine {engine.engine} draws no views that could be enlarged.",
+            "Don't enlarge them (--upscale off), or choose a model.",
+        )
+
+
 def check_names(views: dict[str, np.ndarray], what: str) -> None:
     """Raise InputError unless there is one for each of the six views, and no other."""
     missing = [name for name in VIEWS if name not in views]
@@ -303,6 +312,7 @@ def check(request: TextureRequest) -> None:
         return
     check_reference(request.reference, request.settings.prompt)
     check_engine(request.engine, "texture_from_prompt" if request.reference is None else "texture")
+    check_enlarging(request.engine, request.settings)
 
 
 def check_views(request: ViewsRequest) -> None:

@@ -125,7 +125,7 @@ def locate(settings: EngineSettings, reporter: ProgressReporter | None) -> Check
     """
     pinned_model = settings.model
     if settings.spec.bundled:
-        path = Path(settings.model).expanduser() if settings.model else STARTER
+        path = folders.expanded(settings.model) if settings.model else STARTER
         if not (path / "panoform.json").is_file():
             raise WeightsError(
                 f"{path} is not a starter model: it has no panoform.json.",
@@ -135,7 +135,7 @@ def locate(settings: EngineSettings, reporter: ProgressReporter | None) -> Check
     else:
         local = folders.models_folder() / WEIGHTS["flux"].folder
         name = settings.model or (str(local) if local.exists() else FLUX_ID)
-        path = Path(name).expanduser()
+        path = folders.expanded(name)
         if not path.exists():
             if not hub.is_id(name):
                 raise WeightsError(

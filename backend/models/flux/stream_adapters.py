@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ....shared.protocol.errors import AdapterError
-from .. import hub, lora_file, weights
+from .. import folders, hub, lora_file, weights
 
 #: Module of the transformer → (out_features, in_features).
 Shapes = Mapping[str, tuple[int, int]]
@@ -80,7 +80,7 @@ def find(
     Raise AdapterError where there is none; its hint names what to download, or where to log in.
     """
     names = filenames(task, stream)
-    folder = Path(source).expanduser()
+    folder = folders.expanded(source)
     if folder.is_dir():
         for file in names:
             if (folder / file).is_file():

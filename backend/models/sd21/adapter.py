@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ....shared.protocol.errors import AdapterError
-from .. import hub, weights
+from .. import folders, hub, weights
 
 #: Name of a tensor → its shape.
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,7 +37,7 @@ def find(source: str | Path, task: str, *, token: str | None = None, local_files
     Raise AdapterError where there is none, and where the name of the file is that of another task: files of different
     tasks may have the same tensors.
     """
-    path = Path(source).expanduser()
+    path = folders.expanded(source)
     name = str(source)
     if path.is_dir():
         file = path / filename(task)

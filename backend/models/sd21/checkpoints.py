@@ -55,7 +55,7 @@ def locate(model: str | None, reporter: ProgressReporter | None) -> tuple[Path, 
     """
     local = folders.models_folder() / _WEIGHTS.folder
     name = model or (str(local) if local.exists() else BASE_ID)
-    path = Path(name).expanduser()
+    path = folders.expanded(name)
     if path.exists():
         return path, name, model
     if not hub.is_id(name):

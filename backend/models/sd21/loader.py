@@ -85,7 +85,7 @@ def find(settings: EngineSettings, task: str, reporter: ProgressReporter) -> Sou
     base, name, pinned_model = checkpoints.locate(settings.model, reporter)
     source = adapter_source(settings)
     pinned_adapters = settings.adapters
-    if hub.is_id(source) and not Path(source).expanduser().exists():
+    if hub.is_id(source) and not folders.expanded(source).exists():
         instead = folders.models_folder() / _WEIGHTS.folder
         folder = hub.fetch(source, [adapter.filename(task)], instead, reporter, AdapterError)
         file, pinned_adapters = adapter.find(folder, task), hub.pinned(source, folder)

@@ -285,6 +285,15 @@ def test_invalid_requests_are_refused(fields, message, reporter):
         job.run(request(SPHERE, **{"views": known_views(SPHERE, 64)} | fields), ModelCache(), reporter)
 
 
+def test_views_that_are_not_drawn_are_not_enlarged(reporter):
+    projection = EngineSettings(engine="projection")
+    asked = request(SPHERE, projection, reference=picture(), settings={"upscale": "bicubic"})
+    with pytest.raises(SettingError, match="engine projection draws no views that could be enlarged"):
+        job.run(asked, ModelCache(), reporter)
+    baked = request(SPHERE, views=known_views(SPHERE, 64), settings={"upscale": "bicubic"})
+    assert job.run(baked, ModelCache(), reporter).info.settings.upscale == "off"
+
+
 def test_invalid_views_are_refused(reporter):
     views = known_views(SPHERE, 64)
     for change, message in (

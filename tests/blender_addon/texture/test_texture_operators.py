@@ -77,6 +77,19 @@ def test_picture_is_projected_without_a_model(set_up: Jobs, reference, tmp_path)
 
 
 @pytest.mark.slow
+def test_panel_does_not_enlarge_views_without_a_model(set_up: Jobs, scene, reference) -> None:
+    """It doesn't show the setting then."""
+    preferences.get().multiview_model = ""
+    bpy.ops.mesh.primitive_cube_add()
+    scene.panoform.texture.upscale = "file"
+    try:
+        material = texture(reference="disc")
+    finally:
+        scene.panoform.texture.property_unset("upscale")
+    assert msgspec.json.decode(material[RECORD], type=TextureInfo).settings.upscale == "off"
+
+
+@pytest.mark.slow
 def test_views_are_drawn_and_become_a_material(set_up: Jobs, reference, capfd) -> None:
     thing = suzanne()
     mine = bpy.data.materials.new("mine")
@@ -181,6 +194,8 @@ def test_errors_change_nothing(set_up: Jobs, scene, reference) -> None:
     preferences.get().multiview_model = ""
     with pytest.raises(RuntimeError, match="A prompt alone needs a model"):
         bpy.ops.panoform.texture(prompt="a cube")
+    with pytest.raises(RuntimeError, match="draws no views that could be enlarged"):
+        bpy.ops.panoform.texture(reference="disc", upscale="bicubic")
     assert records() == before
     bpy.ops.object.mode_set(mode="EDIT")
     assert not bpy.ops.panoform.texture.poll()
