@@ -205,6 +205,7 @@ def test_a_writer_that_fails_for_another_reason_is_told(monkeypatch):
         encoding.encode_image("a.png", np.zeros((4, 8, 3), np.float32), "sRGB")
 
 
+@pytest.mark.slow
 def test_msgspec_raises_nothing_else_for_messages():
     rng = np.random.default_rng(0)
     for _ in range(2000):

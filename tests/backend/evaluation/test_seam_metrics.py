@@ -32,6 +32,7 @@ def hdri(request) -> np.ndarray:
     return picture(request.param)
 
 
+@pytest.mark.slow
 def test_panorama_has_no_seam_at_any_rotation(hdri):
     found = [seam_metrics.seam(np.roll(hdri, turn, axis=1)) for turn in range(0, 256, 16)]
     assert 0.25 < np.median([one.percentile for one in found]) < 0.75

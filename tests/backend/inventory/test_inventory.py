@@ -69,6 +69,7 @@ def test_estimate_is_that_of_doctor(reporter, tiny_flux, tiny_adapters):
     assert first.runs == "whole"
 
 
+@pytest.mark.slow
 def test_planned_base_has_the_published_number_of_parameters():
     assert checkpoints.planned().transformer.parameters == 11_901_408_320
 

@@ -318,6 +318,7 @@ def test_files_that_ask_for_much_are_refused_before_they_are_decoded(tmp_path, n
         maps.read(tmp_path / "maps")
 
 
+@pytest.mark.slow
 def test_no_header_raises_another_error(tmp_path):
     """Headers cut short at each byte, and with each byte changed."""
     paths = [save(tmp_path / f"{index}{name}", depth, attributes) for index, (name, depth, attributes) in

@@ -24,6 +24,7 @@ def test_file_is_read_or_refused(tmp_path, case):
     np.testing.assert_allclose(pixels, case.pixels, atol=case.tolerance)
 
 
+@pytest.mark.slow
 def test_notes_tell_what_was_converted(tmp_path):
     told = {case.what: panoramas.read_reduced(case.write(tmp_path), None, layer=case.layer).notes
             for case in picture_cases.cases() if case.pixels is not None}  # fmt: skip

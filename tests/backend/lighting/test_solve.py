@@ -71,6 +71,7 @@ def test_a_sun_over_a_sphere_is_solved(sun_strength: float) -> None:
     assert solution.spread < 1.01
 
 
+@pytest.mark.slow
 def test_the_sun_has_its_colour() -> None:
     light = np.maximum(solve.reconstruct(*picture_and_maps(sphere(8.0))).light - 1, 0) * SOLID[..., None]
     colour = light.sum((0, 1))
@@ -102,6 +103,7 @@ def test_a_white_panorama_is_refused() -> None:
         solve.reconstruct(np.ones((64, 128, 3), np.float32), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["no maps", "all sky", "black albedo", "NaN albedo", "NaN normals"])
 def test_without_measurements_the_estimate_stays(case: str) -> None:
     picture, maps = picture_and_maps(sphere(8.0))

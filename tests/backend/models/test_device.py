@@ -65,6 +65,7 @@ def test_refusals_say_why(present, settings, words):
         device.choose(EngineSettings(**settings))
 
 
+@pytest.mark.slow
 def test_8_bit_floats_are_refused_on_apple_gpus(present, tiny_flux, tiny_adapters, tmp_path, reporter, monkeypatch):
     """By the loader before weights are read, and by the diagnosis."""
     folder = tmp_path / "float8"

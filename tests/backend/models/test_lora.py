@@ -139,6 +139,7 @@ def test_config_beside_the_file_gives_alpha(pipeline, tmp_path, rslora):
     assert_same(found, {name: delta * alphas[name] / divisor for name, delta in deltas.items()})
 
 
+@pytest.mark.slow
 def test_alpha_pattern_may_have_the_prefixes_of_keys(pipeline, tmp_path):
     state, deltas = written(pipeline, "base_model.model.", table=PLAIN)
     name = "transformer_blocks.0.attn.to_q"
@@ -171,6 +172,7 @@ def test_8_bit_floats_are_read(pipeline):
         lora.load(pipeline, state)
 
 
+@pytest.mark.slow
 def test_adapter_saved_by_peft_gives_what_peft_computes(tmp_path):
     pipe = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux")
     config = LoraConfig(r=4, lora_alpha=12, target_modules=["to_q", "proj_mlp"], rank_pattern={"to_q": 2},

@@ -201,6 +201,7 @@ def test_panorama_that_is_not_two_to_one_is_rejected(engine, reporter):
     check_rejected(PanoramaError, "not 2:1", engine, reporter, panorama=np.ones((64, 64, 3), np.float32))
 
 
+@pytest.mark.slow
 def test_nan_is_rejected_or_repaired(engine, reporter):
     panorama = scene()
     panorama[0, 0] = np.nan

@@ -62,6 +62,7 @@ def call(golden) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_latents_match_the_reference(pipe, golden, call):
     trace = []
     final = pipe(
@@ -129,6 +130,7 @@ def test_lora_is_loaded_and_unloaded(plain, golden, call):
     assert torch.equal(plain(**call).images, before)
 
 
+@pytest.mark.slow
 def test_lora_is_applied_and_removed_where_weights_stream(plain, pipe, call):
     streamed = DiT360Pipeline.from_pretrained(GOLDEN / "tiny-flux")
     streamed.set_progress_bar_config(disable=True)
@@ -194,6 +196,7 @@ def test_file_that_is_not_a_lora_is_rejected(plain, content, tmp_path):
         plain.load_lora_weights(tmp_path / "absent.safetensors")
 
 
+@pytest.mark.slow
 def test_batch_equals_single_panoramas(pipe, golden, call):
     noise = torch.cat([golden["noise"], golden["noise"].flip(-1)])
     both = pipe(**{**call, "latents": noise}).images
@@ -248,6 +251,7 @@ def test_edit_keeps_latents_outside_the_mask(pipe, call):
     assert (edited - source)[~kept].abs().mean() > 0.1
 
 
+@pytest.mark.slow
 def test_lower_strength_stays_closer_to_the_image(pipe, call):
     source = pipe.encode(picture())
     distances = [
@@ -269,11 +273,13 @@ def test_tiles_wrap_around(plain, call):
     assert (one - plain(**{**larger, "latents": noise}).images).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_tile_height_is_limited_to_the_panorama(plain, call):
     larger = {**call, "height": 64, "width": 256, "latents": torch.randn(1, 16, 8, 32)}
     assert torch.equal(plain(**larger, tile=(64, 128)).images, plain(**larger, tile=(1024, 128)).images)
 
 
+@pytest.mark.slow
 def test_large_panoramas_are_decoded_in_tiles(plain, monkeypatch):
     monkeypatch.setattr(panorama_pipeline, "MAX_WHOLE", 100)
     monkeypatch.setattr(panorama_pipeline, "VAE_TILE", 16)

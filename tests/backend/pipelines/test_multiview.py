@@ -206,6 +206,7 @@ def test_callback_can_stop(pipes):
     )
 
 
+@pytest.mark.slow
 def test_nan_names_the_step_and_the_precision(pipes):
     given = arguments("ig2mv")
     given["latents"] = given["latents"].clone()

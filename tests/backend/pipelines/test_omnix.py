@@ -172,6 +172,7 @@ def test_alternating_tasks_do_not_affect_each_other(pipe):
         assert torch.equal(pipe(**arguments(task)).images, expected[task])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["rgb", "depth"])
 def test_swapped_or_zero_adapter_changes_the_result(new_pipe, tmp_path, stream):
     """Replacing a stream's adapter by the other stream's, or by zeros, changes the result."""
@@ -257,6 +258,7 @@ def test_callback_receives_the_denoised_target(pipe):
     torch.testing.assert_close(received[-1]["denoised"][..., 6:], result[..., 6:])
 
 
+@pytest.mark.slow
 def test_exception_in_the_callback_stops_and_restores_the_transformer(pipe):
     def cancel(pipe, i, t, tensors) -> None:
         steps.append(i)
@@ -270,6 +272,7 @@ def test_exception_in_the_callback_stops_and_restores_the_transformer(pipe):
     assert torch.equal(pipe(**arguments("rgb_to_depth")).images, pipe(**arguments("rgb_to_depth")).images)
 
 
+@pytest.mark.slow
 def test_flux_pipeline_with_a_lora_runs_between_tasks(pipe):
     """Text to panorama uses the same transformer in diffusers' own pipeline, with diffusers' LoRA loading."""
     values = arguments("rgb_to_depth")

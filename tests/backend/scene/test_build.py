@@ -36,6 +36,7 @@ def tree(surface: Surface) -> BVHTree:
     return found
 
 
+@pytest.mark.slow
 def test_empty_closed_room_is_covered_once_in_every_direction() -> None:
     built = rebuilt(room.maps(128, furnished=False, window=False))
     assert solid_angle(built.surface) == pytest.approx(4 * np.pi, rel=1e-6)
@@ -185,6 +186,7 @@ def test_without_normals_the_mesh_follows_from_the_distances() -> None:
     assert np.quantile(agreeing, 0.05) > np.cos(np.radians(2))
 
 
+@pytest.mark.slow
 def test_creases_between_facets_are_kept() -> None:
     """Pixels are cut along the diagonal that lies in their surface: the other one cuts off creases, p95 0.19 %."""
     rays = sphere.directions(96, 192).astype(np.float64)

@@ -94,6 +94,7 @@ def test_files_of_many_formats(reporter) -> None:
     assert reply.info.scale == pytest.approx(8, rel=0.01)
 
 
+@pytest.mark.slow
 def test_infinite_and_huge_distances_are_sky(reporter) -> None:
     huge = np.where(np.isinf(EXACT.distance), 1e10, EXACT.distance).astype(np.float32)
     first, second = run(DISTANCE, reporter), run({"distance.exr": file("distance.exr", huge)}, reporter)
@@ -108,6 +109,7 @@ def test_objects_need_a_semantic_map(reporter) -> None:
         run(DISTANCE, reporter, SceneSettings(objects=True))
 
 
+@pytest.mark.slow
 def test_things_travel_with_their_triangles(reporter) -> None:
     """The cuboid is a chair."""
     chair = EXACT.distance < room.maps(HEIGHT, furnished=False).distance
@@ -149,6 +151,7 @@ def test_panorama_serves_as_albedo_where_there_is_none(reporter) -> None:
         assert decoded(part.textures["albedo"].data).shape == (HEIGHT, 2 * HEIGHT, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "of_panorama", "width", "expected"),
     [(64, 256, 8192, 256), (64, 256, 256, 128), (256, 64, 8192, 256), (256, 64, 128, 64), (256, None, 128, 64)],
@@ -256,6 +259,7 @@ def test_files_that_are_refused(reporter, files, error, words) -> None:
     assert "/tmp" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_map_slightly_off_two_to_one_is_resampled(reporter) -> None:
     albedo = np.full((100, 199, 3), 0.5, np.float32)
     reply = run(DISTANCE | {"albedo.png": file("albedo.png", albedo, "sRGB")}, reporter, panorama=panorama(128))

@@ -154,6 +154,7 @@ def test_without_things_the_mesh_is_the_plain_one() -> None:
     assert (same.surface.triangles == plain.surface.triangles).all()
 
 
+@pytest.mark.slow
 def test_everything_is_a_thing() -> None:
     """A panorama from inside a box."""
     exact = room.maps(64, furnished=False, window=False)

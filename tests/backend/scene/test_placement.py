@@ -46,6 +46,7 @@ def test_tilted_floor_is_levelled(tilt: float, soft: bool) -> None:
     assert abs(Rotation.from_matrix(place.world_from_panorama).as_rotvec()[2]) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tilt", [0.0, 0.1])
 @pytest.mark.parametrize("soft", [False, True])
 def test_level_floor_stays(tilt: float, soft: bool) -> None:
@@ -55,12 +56,14 @@ def test_level_floor_stays(tilt: float, soft: bool) -> None:
     assert place.notices == ()
 
 
+@pytest.mark.slow
 def test_floor_is_left_tilted_where_that_is_wanted() -> None:
     place = placed(room.turned(HEIGHT, turn(10)), NOTHING)
     assert (place.world_from_panorama == np.eye(3)).all()
     assert place.height == pytest.approx(-room.LOW[2] / np.cos(np.radians(10)), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_world_that_the_user_has_turned_is_level() -> None:
     """The panorama is tilted by 25°, and the world's mapping turned back: nothing more is to do."""
     world = turn(25, 20).T
@@ -69,6 +72,7 @@ def test_world_that_the_user_has_turned_is_level() -> None:
     assert place.height == pytest.approx(-room.LOW[2], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_ramp_between_upright_walls_is_no_tilted_panorama() -> None:
     """A floor that rises by 6° towards +X, between the walls of the room."""
     rays = sphere.directions(HEIGHT, 2 * HEIGHT).astype(np.float64)
@@ -108,6 +112,7 @@ def test_round_room_has_no_main_direction() -> None:
     assert (place.world_from_panorama == np.eye(3)).all()
 
 
+@pytest.mark.slow
 def test_true_distances_give_the_scale() -> None:
     """Of maps in another unit; a third of the known distances are of objects that the maps don't show."""
     rng = np.random.default_rng(0)

@@ -89,6 +89,7 @@ def _step(height: int) -> np.ndarray:
     return np.where(inside[..., None], (0.75, 0.6, 0.5), (0.2, 0.3, 0.45)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_edge_has_no_halo() -> None:
     """Also where the light changes at the edge: each side is fitted by itself."""
     albedo = _step(256)

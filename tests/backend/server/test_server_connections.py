@@ -68,6 +68,7 @@ def test_server_survives_raw_connections(backend, peer):
     assert peer.status().pid == backend.process.pid
 
 
+@pytest.mark.slow
 def test_server_survives_fuzzed_frames(backend, peer):
     rng = random.Random(0)
     good = [bytes(frame) for frame in wire.encode(messages.CancelRequest(id="fuzz", job="x"))]

@@ -107,6 +107,7 @@ def test_fill_spreads_over_the_surface_only():
     np.testing.assert_allclose(filled[baked.covered & ~first], 5)
 
 
+@pytest.mark.slow
 def test_subdivided_surface_is_the_same(geometry):
     mesh = golden_mesh(geometry)
     fine = subdivide(mesh, 0.02)

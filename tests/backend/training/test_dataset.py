@@ -122,6 +122,7 @@ def test_augment_keeps_unit_normals_and_the_range_of_pictures():
     assert 0 <= out["rgb"].min() < out["rgb"].max() <= 1
 
 
+@pytest.mark.slow
 def test_augment_permutes_light_and_albedo_alike():
     room = box_room()
     room["albedo"] = room["albedo"] * torch.tensor([0.2, 0.8, 1.8])[:, None, None]

@@ -309,6 +309,7 @@ def test_guardian_that_cannot_be_started_is_told_in_one_line(tmp_path):
     assert line.endswith("can't be started: Too many open files. Close other programs, and try again.")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such process groups")
 def test_ctrl_c_in_the_terminal_does_not_reach_the_backend(tmp_path):
     command = parent_command(tmp_path / "folder", "")

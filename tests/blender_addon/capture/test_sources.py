@@ -267,6 +267,7 @@ def test_render_from_the_cursor_matches_the_room(scene):
     assert found.pose(1.3) == found.world_from_panorama, "a render has the position of its camera"
 
 
+@pytest.mark.slow
 def test_render_from_the_camera_keeps_its_yaw_and_position(scene):
     emissive_room(scene)
     with pytest.raises(SceneError, match="no camera"):

@@ -356,6 +356,7 @@ def test_light_of_suns_of_one_pixel_is_kept(scene, monkeypatch, change):
     assert flux(found.panorama.pixels) == pytest.approx(flux(values), rel=0.01)
 
 
+@pytest.mark.slow
 def test_frame_of_an_image_sequence_is_shown(scene, tmp_path, monkeypatch):
     monkeypatch.setattr(render, "_WORLD_WIDTHS", (512, 512))
     for number, grey in ((7, 0.25), (8, 0.75)):

@@ -199,6 +199,7 @@ def test_infinite_and_nan_pixels_are_rejected(saved: Path, value: float) -> None
     assert not suns()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["city", "forest", "sunrise", "courtyard"])
 def test_light_removed_from_hdris_equals_the_lamp(saved: Path, name: str) -> None:
     """With Blender's CC0 HDRIs, some of which have slightly negative pixels."""

@@ -138,6 +138,7 @@ def test_result_survives_opening_another_file(addon: Jobs, scene, tmp_path: Path
     assert bpy.data.objects
 
 
+@pytest.mark.slow
 def test_undo_during_a_job_keeps_the_scene(addon: Jobs, scene) -> None:
     bpy.ops.ed.undo_push(message="before")
     bpy.data.objects.new("something", None)
@@ -247,6 +248,7 @@ def test_unexpected_error_discards_the_job_and_is_reported(addon: Jobs, stopped,
     addon.cancel()
 
 
+@pytest.mark.slow
 def test_failed_build_does_not_block_other_results(addon: Jobs, scene) -> None:
     good, bad = Result(spec(scene), perceived()), Result(spec(scene), perceived())
     bad.reply.maps["distance"] = None

@@ -116,6 +116,7 @@ def test_the_first_result_stays_if_the_second_job_fails(adding: Jobs, scene) -> 
     assert scene.objects.get("sum 10") is not None
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize("sent", [False, True])
 def test_the_first_result_stays_if_the_second_job_is_cancelled(adding: Jobs, scene, sent: bool) -> None:

@@ -134,6 +134,7 @@ def test_clearing_stops_renders_and_keeps_the_running_job(arithmetic: Jobs, scen
     poll_until(arithmetic, lambda: idle(arithmetic))
 
 
+@pytest.mark.slow
 def test_number_of_waiting_jobs_is_bounded(arithmetic: Jobs, scene, monkeypatch) -> None:
     monkeypatch.setattr(queue, "MAX_WAITING", 1)
     arithmetic.submit(named(scene, "a", num_inference_steps=500))

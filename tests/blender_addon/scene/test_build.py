@@ -144,6 +144,7 @@ def test_dome_transmits_light_and_receives_shadows(scene, tmp_path):
     assert shaded[40:60].mean() < 0.7 * lit[40:60].mean()
 
 
+@pytest.mark.slow
 def test_everything_is_kept_on_save_and_reload(scene, tmp_path):
     maps = small_maps()
     build(scene, cycles.images_of(maps), panorama(), "hall")
@@ -231,6 +232,7 @@ def test_user_renames_and_deletions_are_kept(scene):
     assert "hall dome" in bpy.data.objects
 
 
+@pytest.mark.slow
 def test_a_pose_places_dome_and_world(scene):
     pose = Matrix.Translation((1, 2, 3)) @ Matrix.Rotation(0.5, 4, "Z")
     dome = build(scene, cycles.images_of(small_maps()), panorama(), "hall", world_from_panorama=pose).objects[0]

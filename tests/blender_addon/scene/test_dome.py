@@ -57,6 +57,7 @@ def test_uvs_show_each_direction_its_own_pixel(scene, body):
     assert checked > 7000
 
 
+@pytest.mark.slow
 def test_vertices_lie_on_the_surface(body):
     positions = evaluated(body)
     radius = np.linalg.norm(positions, axis=-1)

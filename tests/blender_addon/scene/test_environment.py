@@ -91,6 +91,7 @@ def test_former_views_survive_save_and_reload(screen, tmp_path: Path) -> None:
     assert [state(space) for space in views(again)] == before
 
 
+@pytest.mark.slow
 def test_building_in_background_mode_leaves_the_views(addon: Jobs, scene) -> None:
     screens = {screen.name: [state(space) for space in views(screen)] for screen in bpy.data.screens}
     assert not bpy.ops.panoform.enter_environment.poll()

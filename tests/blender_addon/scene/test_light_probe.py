@@ -72,6 +72,7 @@ def test_balls_are_those_that_cycles_renders(scene: bpy.types.Scene, tmp_path: P
         assert np.abs(picture[:, ::-1] - expected)[inside].mean() > 3 * wrong
 
 
+@pytest.mark.slow
 def test_probe_follows_the_world(scene: bpy.types.Scene) -> None:
     open_file._show(scene, INTERIOR)
     light_probe.icons(scene)

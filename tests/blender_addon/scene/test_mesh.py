@@ -320,6 +320,7 @@ def test_bad_maps_are_reported(addon: Jobs, scene, tmp_path: Path) -> None:
         bpy.ops.panoform.build_scene()
 
 
+@pytest.mark.slow
 def test_dome_from_a_folder(addon: Jobs, scene, folder: Path) -> None:
     assert build(folder, kind="DOME").name == "zimmer dome"
     assert scene.world.name == "Panoform zimmer"

@@ -114,6 +114,7 @@ def test_failed_build_leaves_nothing(addon: Jobs, scene, folder: Path, monkeypat
     assert existing() == before
 
 
+@pytest.mark.slow
 def test_semantic_map_is_required(addon: Jobs, scene, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no semantic map"):
         build(room_folder.write(tmp_path / "plain"))

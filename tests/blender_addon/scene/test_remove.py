@@ -159,6 +159,7 @@ def test_environment_copied_by_the_user_is_not_replaced(addon: Jobs, scene, fold
     assert len(environment.all_in(scene)) == 2
 
 
+@pytest.mark.slow
 def test_own_world_stays_while_a_preview_is_shown(addon: Jobs, scene) -> None:
     """Another world is chosen while a panorama is generated."""
     own = mine(scene)

@@ -59,6 +59,7 @@ def state(scene: bpy.types.Scene) -> tuple:
     return names, scene.render.engine, scene.render.film_transparent, scene.render.filepath, scene.camera.name
 
 
+@pytest.mark.slow
 def test_only_the_objects_are_rendered_on_transparency(addon: Jobs, scene, red_cube) -> None:
     before = state(scene)
     picture = render.ObjectRender(scene, [red_cube], samples=4).run()
@@ -75,6 +76,7 @@ def test_only_the_objects_are_rendered_on_transparency(addon: Jobs, scene, red_c
     assert (picture.pixels[:12, :, 3] == 0).all()
 
 
+@pytest.mark.slow
 def test_what_the_camera_cannot_show_is_said(addon: Jobs, scene, red_cube) -> None:
     before = state(scene)
     red_cube.location = (50, 0, 0)

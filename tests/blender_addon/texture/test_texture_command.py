@@ -46,6 +46,7 @@ def test_mesh_of_a_blend_is_textured(blend: Path, tmp_path: Path, capsys) -> Non
     assert material["panoform_view_top"].size[0] == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -66,6 +66,7 @@ def test_own_uv_map_for_renders_is_used():
     assert state(thing) == before
 
 
+@pytest.mark.slow
 def test_modifiers_are_applied():
     thing = suzanne()
     thing.modifiers.new("smooth", "SUBSURF").levels = 1

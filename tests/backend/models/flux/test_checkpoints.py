@@ -56,6 +56,7 @@ def test_starter_is_located(reporter):
     checkpoints.inspect(found.path)
 
 
+@pytest.mark.slow
 def test_flux_is_found_in_the_models_folder(tiny_flux, tiny_adapters, reporter, tmp_path, monkeypatch):
     monkeypatch.setenv("PANOFORM_MODELS", str(tmp_path))
     shutil.copytree(tiny_flux, tmp_path / "FLUX.1-dev")

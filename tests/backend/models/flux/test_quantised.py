@@ -121,6 +121,7 @@ def test_every_spelling_of_scales_equals_the_decoded_weights(tiny_states, tmp_pa
     assert_equal(loaded, load(write(tmp_path / "reference", tiny_states, decoded)).transformer)
 
 
+@pytest.mark.slow
 def test_decoding_in_parts_changes_nothing(tiny_states, tmp_path, monkeypatch):
     state, _, _ = scaled(tiny_states, "scaled_fp8", True)
     linear = load(write(tmp_path, tiny_states, state)).transformer.single_transformer_blocks[0].proj_mlp
@@ -569,6 +570,7 @@ def test_bitsandbytes_equals_the_decoded_weights(tiny_flux, tiny_states, tmp_pat
     assert_equal(load(file).transformer, load(reference).transformer, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "change", "words"),
     [

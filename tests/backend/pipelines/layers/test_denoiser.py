@@ -117,6 +117,7 @@ def test_each_of_several_batches_is_computed_as_alone(transformer):
         assert (ours - expected).abs().mean() < limit
 
 
+@pytest.mark.slow
 def test_lora_of_modulation_is_applied(transformer):
     """LoRAs of other trainers adapt these layers too; OmniX's and DiT360's don't."""
     batch = Batch(*prompts(2, transformer.dtype), {})
@@ -150,6 +151,7 @@ def test_table_holds_one_row_where_all_are_equal(transformer):
     assert {tuple(value.shape) for value in both.values()} == {(3, 2, n * 64) for n in (2, 3, 6)}
 
 
+@pytest.mark.slow
 def test_full_size_needs_less_than_three_quarters_of_the_weights():
     """FLUX.1-dev's parameters by its config: 11.90 G, of which 8.65 G are needed while denoising."""
     with init_empty_weights():
@@ -201,6 +203,7 @@ def test_step_is_computed_again_where_another_program_takes_memory(transformer, 
     assert_equal(denoise(transformer, batches), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transformer", [torch.float32], indirect=True)
 def test_first_block_cache_adds_what_the_other_blocks_added_before(transformer):
     """In closed form: the first block of each step, and the changes that the others made in the first step."""

@@ -56,6 +56,7 @@ def together(transformer, layers, inputs) -> torch.Tensor:
         return run(transformer, inputs)
 
 
+@pytest.mark.slow
 def test_together_equals_sequential_streams(case):
     plain, peft, layers, names, inputs = case
     with bench_streams.reference(peft, names):
@@ -75,6 +76,7 @@ def test_every_adapter_affects_the_result(case):
             assert (result - expected).abs().max() > 1e-4, f"{name} of stream {stream} is not applied"
 
 
+@pytest.mark.slow
 def test_streams_attend_to_each_other(case):
     plain, _, layers, _, inputs = case
     changed = inputs | {"hidden_states": inputs["hidden_states"].clone()}
@@ -83,6 +85,7 @@ def test_streams_attend_to_each_other(case):
     assert (difference > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_single_stream_with_zero_adapter_equals_plain_flux(case):
     plain, _, layers, _, inputs = case
     inputs = {name: x if name.endswith("_ids") else x[:1] for name, x in inputs.items()}
@@ -121,6 +124,7 @@ def test_gradients_reach_every_adapter():
             assert factor.grad.abs().max() > 0, name
 
 
+@pytest.mark.slow
 def test_bfloat16_error_is_no_larger_than_the_references(case):
     plain, peft, layers, names, inputs = case
     expected = together(plain, layers, inputs)

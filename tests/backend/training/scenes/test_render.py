@@ -22,6 +22,7 @@ def marked_room(rng) -> float:
     return 1.5
 
 
+@pytest.mark.slow
 def test_ground_truth_of_a_known_room(tmp_path):
     assert render.render_scene(tmp_path, marked_room, 7, HEIGHT, 1)
     (scene,) = ground_truth.scenes(tmp_path, HEIGHT)
