@@ -21,7 +21,7 @@ $(READY): constraints.txt pyproject.toml
 demo: $(READY)
 	$(BIN)/python tests/demo.py $(if $(PANORAMA),--panorama "$(PANORAMA)")
 
-# For every change: three to four minutes on two cores.
+# For every change: two minutes on two cores.
 check: lint
 	$(MAKE) --no-print-directory -j2 types-fast fast
 
