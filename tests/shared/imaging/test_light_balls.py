@@ -9,7 +9,8 @@ from panoform.shared.imaging.colour import linear_from_srgb
 
 def centres(size: int) -> tuple[np.ndarray, np.ndarray]:
     place = (np.arange(size) + 0.5) / size * 2.1 - 1.05
-    return np.meshgrid(place, -place)
+    right, up = np.meshgrid(place, -place)
+    return right, up
 
 
 @pytest.mark.parametrize("height", [24, 33, 128])
