@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One process per core, each with one thread of torch.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: setup demo check test lint types types-fast types-later fast whole coverage test-diffusers zip bench clean
+.PHONY: setup demo check test lint types types-fast types-later fast whole coverage test-blender test-diffusers zip bench clean
 
 setup: $(READY)
 
@@ -49,6 +49,10 @@ fast: $(READY)
 
 whole: $(READY)
 	$(PYTEST)
+
+# All tests with the Blender application, in all its versions that are installed.
+test-blender: $(READY)
+	$(PYTEST) -m real_blender --every-blender tests/blender_addon
 
 coverage: $(READY)
 	$(PYTEST) --cov

@@ -18,7 +18,7 @@ _EXIT_STATUS = pytest.StashKey[int]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--every-blender", action="store_true", help="run all tests with the Blender application in every version of it"
+        "--every-blender", action="store_true", help="run all tests with the Blender application, in all its versions"
     )
 
 

@@ -43,15 +43,15 @@ def _installed(version: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before -m evaluates the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests with the Blender application as slow, with a longer timeout. In versions before the newest one, only
-    those marked `every_blender` run, unless --every-blender asks for all."""
+    """Mark tests with the Blender application as slow, with a longer timeout. Only those marked `every_blender` run, in
+    the newest version, unless --every-blender asks for all, in all versions."""
     left_out = []
     for item in items:
         if item.get_closest_marker("real_blender"):
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.timeout(2 * WINDOW_S))
-            older = NEWEST not in item.name
-            if older and not (item.get_closest_marker("every_blender") or config.getoption("--every-blender")):
+            is_chosen = NEWEST in item.name and item.get_closest_marker("every_blender")
+            if not (is_chosen or config.getoption("--every-blender")):
                 left_out.append(item)
     if left_out:
         items[:] = [item for item in items if item not in left_out]
