@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import warnings
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ...shared.engines import EngineSettings
 from ...shared.protocol.errors import SettingError
 
+_log = logging.getLogger(__name__)
 #: Largest difference of attention from PyTorch's own, of numbers of about 1: SageAttention rounds to 8 bit.
 _MAX_DIFFERENCE = 0.1
 #: Ending of kernels that are programs downloaded from the hub.
@@ -72,8 +74,8 @@ def available(device: torch.device, dtype: torch.dtype, *, compiled: bool = Fals
             continue
         try:
             difference = (_attention(x, backend) - expected).abs().max().item()
-        # Of a package that is missing, or of a kernel for other devices: anything
-        except Exception:
+        except Exception as error:  # of a package that is missing, or of a kernel for other devices: anything
+            _log.debug("The attention kernel %s doesn't work on %s: %s", backend.value, device, error)
             continue
         if difference < _MAX_DIFFERENCE:
             found.append(backend.value)

@@ -259,7 +259,7 @@ def _only_instances(thing: bpy.types.Object) -> SceneError:
 
 
 def _notice(hiding: set[bpy.types.Object], objects: Sequence[bpy.types.Object]) -> str:
-    """Return what the user is told of the objects that are seen as instances, of which `objects` get the texture."""
+    """Return the notice about objects shown as instances (`hiding`); `objects` get the texture. "" without any."""
     notices = (
         tr("Further instances of what is textured show the same texture.") if hiding & set(objects) else "",
         tr("Instances of other objects only hide, and keep their materials.") if hiding - set(objects) else "",
