@@ -30,6 +30,7 @@ from ..models.flux import loader
 from ..models.flux.checkpoints import ModelConfig
 from ..models.flux.loader import FluxModel, Source
 from ..pipelines.omnix import TASKS, OmniXPipeline
+from ..scene import floor
 from . import decode, postprocess
 
 #: Task → the maps that it produces.
@@ -135,7 +136,7 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
     for name in names:
         reporter.preview(name, preview(name, maps[name]))
     seconds["all"] = time.monotonic() - began
-    info = _info(request, source, meanings, inputs.exposure, seconds)
+    info = _info(request, source, meanings, inputs.exposure, _floor(maps), seconds)
     return Perceived({name: maps[name] for name in names}, inputs.picture, info)
 
 
@@ -241,6 +242,7 @@ def _info(
     source: Source,
     meanings: dict[str, str],
     exposed: dict[str, float | str] | None,
+    floor_plane: tuple[float, float, float, float] | None,
     seconds: dict[str, float],
 ) -> Info:
     checkpoint = source.checkpoint
@@ -254,11 +256,21 @@ def _info(
         source_notes=request.source_notes,
         source_size=request.source_size or (request.panorama.shape[0], request.panorama.shape[1]),
         exposure=exposed,
+        floor=floor_plane,
         device=device.name(source.device),
         seconds={name: round(value, 3) for name, value in seconds.items()},
         versions={"python": platform.python_version()}
         | {package: metadata.version(package) for package in ("torch", "diffusers", "numpy")},
     )
+
+
+def _floor(maps: dict[str, np.ndarray]) -> tuple[float, float, float, float] | None:
+    """Return the floor that maps show, as in `Info`."""
+    found = floor.of_maps(maps["distance"], maps.get("normal")) if "distance" in maps else None
+    if found is None:
+        return None
+    x, y, z = map(float, found.normal)
+    return x, y, z, float(found.height)
 
 
 def _picture(model: FluxModel, latents: torch.Tensor) -> np.ndarray:

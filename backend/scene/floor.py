@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..io import panoramas
+from . import planes, sky
 from .planes import Planes
 
 #: Largest angle between a floor's normal and the vertical axis, and between the normals on it, in degrees.
@@ -22,6 +25,8 @@ _ON_PLANE = 0.005
 _SECTORS, _SEEN = 8, 5
 #: Smallest number of standard errors by which a tilt is known.
 _CERTAIN = 3.0
+#: Rows of maps that are enough to find a floor.
+_ROWS = 256
 #: Largest angle between a wall's normal and a level plane, in degrees; smallest share of the panorama of walls.
 _UPRIGHT, _WALLS = 20.0, 0.05
 #: If walls are this much more upright without the turn (ratio of the median angles), the floor is a slope.
@@ -38,6 +43,19 @@ class Floor:
     normal: np.ndarray
     #: Angle between the normal and the vertical axis, in degrees.
     tilt_deg: float
+
+
+def of_maps(distance: np.ndarray, normal: np.ndarray | None) -> Floor | None:
+    """Return the floor that a finite distance map (H, W, 1) with unit normals (H, W, 3) shows; None without one.
+
+    The vertical axis is the panorama's own.
+    """
+    rows = min(len(distance), _ROWS)
+    distance = panoramas.resize(distance, rows)[..., 0]
+    normal = None if normal is None else panoramas.resize(normal, rows)
+    found = planes.fit(distance, normal)
+    found = dataclasses.replace(found, solid=~sky.find(distance, None, normal))
+    return find(found, np.array([0.0, 0.0, 1.0]))
 
 
 def find(found: Planes, up: np.ndarray) -> Floor | None:

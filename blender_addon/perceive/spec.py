@@ -56,11 +56,12 @@ class PerceiveSpec(MapsSpec):
             name=self.name,
             scene_uid=scene_uid,
             maps_notice=self.notice(reply),
+            floor=reply.info.floor,
             request=SceneRequest(files=_files(reply), settings=settings),
         )
 
     def build(self, reply: PerceiveReply, scene: bpy.types.Scene) -> str:
-        report = dome_from_files(scene, self.name, _files(reply), self.source, self.scene_settings)
+        report = dome_from_files(scene, self.name, _files(reply), self.source, self.scene_settings, reply.info.floor)
         return f"{report} {self.notice(reply)}".strip()
 
     def summary(self, reply: PerceiveReply) -> str:

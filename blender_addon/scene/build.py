@@ -37,7 +37,7 @@ def build(
     if "distance" not in maps:
         scale = dome.SPHERE_RADIUS_M
     elif scale is None:
-        scale = dome.scale_from_floor(pixels.raw(maps["distance"])[..., :1], camera_height_m)
+        scale = camera_height_m / dome.floor_depth(pixels.raw(maps["distance"])[..., :1])
     collection = bpy.data.collections.new(f"Panoform {name}")
     for kind, image in maps.items():
         image.name = f"{name} {kind}"

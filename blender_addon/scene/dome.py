@@ -7,8 +7,11 @@ Scale, 1 the full distance.
 
 from __future__ import annotations
 
+import math
+
 import bpy
 import numpy as np
+from mathutils import Matrix, Vector
 
 from ...shared.imaging import sphere
 from . import rays
@@ -16,6 +19,11 @@ from . import rays
 COLUMNS, ROWS = 64, 32
 #: 512 × 256 faces.
 DETAIL = 3
+#: A floor: unit normal, upwards, in the panorama's frame, and the depth of its plane. See Info in
+#: shared/jobs/perceive.py.
+FloorPlane = tuple[float, float, float, float]
+#: Smallest tilt of a floor that is levelled, in degrees, as for meshes (backend/scene/placement.py).
+SMALLEST_TILT = 0.2
 #: Radius of a dome without a distance map, in metres.
 SPHERE_RADIUS_M = 10.0
 MODIFIER_NAME = "Panoform Dome"
@@ -97,21 +105,27 @@ def _nodes(name: str, distance: bpy.types.Image | None, scale: float) -> bpy.typ
     return tree
 
 
-def scale_from_floor(distance: np.ndarray, camera_height_m: float) -> float:
-    """Return the metres per unit of `distance` (H, W, 1) that put the floor `camera_height_m` below the dome's origin.
+def levelled(turn: Matrix, floor: FloorPlane) -> tuple[Matrix, float]:
+    """Turn a rotation from the panorama's frame to the world's, 3 × 3, so that the floor is level.
 
-    The median depth is robust to furniture and a tripod.
+    Also return the angle that it was turned by in degrees: 0 where the floor is as good as level.
     """
-    return camera_height_m / _floor_depth(distance)
+    if tuple(floor[:3]) == (0, 0, 1):  # its tilt isn't known
+        return turn, 0.0
+    upright = (turn @ Vector(floor[:3])).rotation_difference(Vector((0, 0, 1)))
+    tilt_deg = math.degrees(upright.angle)
+    return (turn, 0.0) if tilt_deg < SMALLEST_TILT else (upright.to_matrix() @ turn, tilt_deg)
 
 
-def camera_height(distance: np.ndarray, scale: float) -> float:
-    """Return the height over the floor in metres for a scale: the inverse of `scale_from_floor`."""
-    return scale * _floor_depth(distance)
+def depth_below(turn: Matrix, floor: FloorPlane) -> float:
+    """Return the depth of the floor straight below, in its unit. `turn`: see `levelled`."""
+    return floor[3] / max((turn @ Vector(floor[:3])).z, 0.1)
 
 
-def _floor_depth(distance: np.ndarray) -> float:
-    """Return the depth of the floor in units of `distance` (H, W, 1): its median within 45° of straight down."""
+def floor_depth(distance: np.ndarray) -> float:
+    """Return the depth of the floor in units of `distance` (H, W, 1): its median within 45° of straight down, which is
+    robust to furniture and a tripod.
+    """
     height, width, _ = distance.shape
     depth = -sphere.directions(height, width)[..., 2:]
     down = depth[:, 0, 0] >= np.sqrt(0.5)

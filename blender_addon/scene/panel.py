@@ -57,9 +57,9 @@ class PANOFORM_PT_placement(Section, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform
         column = self.layout.column()
+        column.prop(settings, "level_floor")
         turned = column.column()
         turned.enabled = settings.kind != "DOME"
-        turned.prop(settings, "level_floor")
         turned.prop(settings, "align_walls")
         column.operator("panoform.measure_length", icon="DRIVER_DISTANCE")
 

@@ -67,7 +67,7 @@ def texture_width_property() -> IntProperty:
 def level_floor_property() -> BoolProperty:
     return BoolProperty(
         name="Level Floor",
-        description="Turn a mesh and its world so that the floor is level, where its tilt is certain. "
+        description="Turn a mesh or dome and its world so that the floor is level, where its tilt is certain. "
         "Scenes from a render stay as they are",
         default=True,
     )

@@ -24,6 +24,7 @@ from ..translation import tr, tr_report
 from . import dome, environment, images, light_probe, maps_folder, remove, scale
 from .build import build, build_mesh, show
 from .datablocks import all_or_nothing
+from .dome import FloorPlane
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -46,6 +47,8 @@ class SceneSpec(MapsSpec):
     directory: Path | None = None
     #: A notice for the user about the maps, as PerceiveReply.info.notice.
     maps_notice: str = ""
+    #: The floor of the maps, for a dome, as PerceiveReply.info.floor.
+    floor: FloorPlane | None = None
     #: Whether the scale of the settings is one that the user measured earlier.
     has_measured_scale: bool = False
 
@@ -67,6 +70,7 @@ class SceneSpec(MapsSpec):
             scene_uid=scene_uid,
             directory=self.directory,
             maps_notice=self.maps_notice,
+            floor=self.floor,
             request=SceneRequest(files=self.request.files, settings=settings),
         )
 
@@ -98,7 +102,7 @@ class SceneSpec(MapsSpec):
         if self.source is None:
             report = dome_from_folder(scene, self.directory, settings, self.maps_digest())
         else:
-            report = dome_from_files(scene, self.name, self.request.files, self.source, settings)
+            report = dome_from_files(scene, self.name, self.request.files, self.source, settings, self.floor)
         return " ".join(filter(None, (report, self._scale_notice())))
 
     def maps_digest(self) -> str:
@@ -145,7 +149,12 @@ def _digest(files: dict[str, np.ndarray]) -> str:
 
 
 def dome_from_files(
-    scene: bpy.types.Scene, name: str, files: dict[str, np.ndarray], source: Capture, settings: SceneSettings
+    scene: bpy.types.Scene,
+    name: str,
+    files: dict[str, np.ndarray],
+    source: Capture,
+    settings: SceneSettings,
+    floor: FloorPlane | None,
 ) -> str:
     """Build a dome from the files of perceived maps, as SceneRequest.files, and return a report of it."""
     with all_or_nothing(scene):
@@ -154,8 +163,8 @@ def dome_from_files(
             for kind in MAPS.values()
             if kind.filename in files
         }
-        collection = _dome(scene, maps, source.world_picture(), name, settings, source, _digest(files))
-        return tr_report("Built {name!r}.", name=collection.name)
+        collection, notice = _dome(scene, maps, source.world_picture(), name, settings, source, floor, _digest(files))
+        return f"{tr_report('Built {name!r}.', name=collection.name)} {notice}".strip()
 
 
 def dome_from_folder(
@@ -168,8 +177,10 @@ def dome_from_folder(
     with all_or_nothing(scene):
         folder = maps_folder.read(directory)
         name = Path(bpy.path.abspath(str(directory))).name
-        collection = _dome(scene, folder.maps, folder.panorama, name, settings, None, maps_digest)
-        return tr_report("Built {name!r} from {maps}.", name=collection.name, maps=", ".join(folder.maps))
+        floor = None if folder.info is None else folder.info.floor
+        collection, notice = _dome(scene, folder.maps, folder.panorama, name, settings, None, floor, maps_digest)
+        report = tr_report("Built {name!r} from {maps}.", name=collection.name, maps=", ".join(folder.maps))
+        return f"{report} {notice}".strip()
 
 
 def _dome(
@@ -179,28 +190,38 @@ def _dome(
     name: str,
     settings: SceneSettings,
     source: Capture | None,
+    floor: FloorPlane | None,
     maps_digest: str,
-) -> bpy.types.Collection:
-    """Build a dome from images (`build.build`) and step inside. Raise PanoramaError (`pixels.raw`)."""
-    height, metres = settings.camera_height_m, settings.scale
+) -> tuple[bpy.types.Collection, str]:
+    """Build a dome from images (`build.build`), step inside, and return a notice for the user.
+
+    Raise PanoramaError (`pixels.raw`).
+    """
+    height, metres, notice = settings.camera_height_m, settings.scale, ""
+    posed = source is not None and source.has_position
+    turn = Matrix.Identity(3) if source is None else source.world_from_panorama.to_3x3()
+    if floor is not None and settings.level_floor and not posed:
+        turn, tilt_deg = dome.levelled(turn, floor)
+        notice = f"The floor was tilted by {tilt_deg:.1f}°." if tilt_deg else ""
     distance = pixels.raw(maps["distance"])[..., :1] if "distance" in maps else None
     if distance is not None:
         if metres is None and source is not None and source.known_distances is not None:
             metres = true_scale(distance[..., 0], source.known_distances)
+        depth = dome.floor_depth(distance) if floor is None else dome.depth_below(turn, floor)
         if metres is None:
-            metres = dome.scale_from_floor(distance, height)
+            metres = height / depth
         else:
-            height = dome.camera_height(distance, metres)
-    pose = Matrix.Translation((0, 0, height)) if source is None else source.pose(height)
+            height = metres * depth
+    place = Vector((0, 0, height)) if source is None else source.pose(height).translation
+    pose = Matrix.Translation(place) @ turn.to_4x4()
     collection = build(scene, maps, panorama, name, scale=metres, world_from_panorama=pose)
     if source is not None:
         light_probe.remember(scene.world, source.panorama)
     if distance is not None:
-        posed = source is not None and source.has_position
-        floor = pose.to_3x3().inverted() @ Vector((0, 0, 0 if posed else -height))
-        scale.store(environment.of(collection), maps_digest, metres, floor, measured=settings.scale is not None)
+        below = pose.to_3x3().inverted() @ Vector((0, 0, 0 if posed else -height))
+        scale.store(environment.of(collection), maps_digest, metres, below, measured=settings.scale is not None)
     _finish(scene, collection)
-    return collection
+    return collection, notice
 
 
 def _finish(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:

@@ -84,6 +84,9 @@ class Info(msgspec.Struct, kw_only=True):
     size: tuple[int, int]
     #: How HDR was exposed to the model's [0, 1] input (backend/lighting/exposure.py); None for an sRGB source.
     exposure: dict[str, float | str] | None
+    #: The floor that the distances show: its unit normal, upwards, in the axes of `frame`, and how far the panorama's
+    #: place lies above it, in the unit of the distances. The normal is +Z where a tilt isn't certain; None: no floor.
+    floor: tuple[float, float, float, float] | None = None
     seed: int
     num_inference_steps: int
     guidance_scale: float

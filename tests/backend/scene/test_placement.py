@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from panoform.backend.scene import build, placement
+from panoform.backend.scene import build, floor, placement
 from panoform.shared.imaging import sphere
 from panoform.shared.imaging.true_scale import true_scale
 from panoform.shared.jobs.scene import SceneSettings
@@ -54,6 +54,26 @@ def test_level_floor_stays(tilt: float, soft: bool) -> None:
     place = placed(room.soften(exact) if soft else exact, SceneSettings())
     assert (place.world_from_panorama == np.eye(3)).all()
     assert place.notices == ()
+
+
+@pytest.mark.parametrize("tilt", [0.0, 8.0])
+@pytest.mark.parametrize("soft", [False, True])
+def test_floor_of_maps(tilt: float, soft: bool) -> None:
+    """As Perceive finds it: at most 256 rows, the sky in the window finite."""
+    exact = room.turned(HEIGHT, turn(tilt, 20))
+    hit = room.soften(exact) if soft else exact
+    distance = np.where(np.isfinite(hit.distance), hit.distance, 30).astype(np.float32)
+    found = floor.of_maps(distance[..., None], hit.normal)
+    assert found is not None
+    assert found.height == pytest.approx(-room.LOW[2], rel=0.005)
+    up = turn(tilt, 20).T @ found.normal
+    assert np.degrees(np.arccos(min(up[2], 1))) < 0.2
+
+
+def test_a_map_of_a_ceiling_has_no_floor() -> None:
+    rays = sphere.directions(64, 128)
+    distance = np.where(rays[..., 2] > 0.05, 2 / np.maximum(rays[..., 2], 0.05), 40).astype(np.float32)
+    assert floor.of_maps(distance[..., None], None) is None
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import bpy
 import numpy as np
 import pytest
 from cycles_truth import HALF, box_distance, images_of, set_input
+from mathutils import Matrix, Vector
 
 from panoform.blender_addon.scene import dome
 from panoform.blender_addon.scene.build import build
@@ -137,9 +138,28 @@ def test_zenith_does_not_bleed_into_the_nadir(scene):
 
 def test_floor_is_camera_height_below():
     distance = box_distance(sphere.directions(128, 256)).astype(np.float32)
-    assert dome.scale_from_floor(distance, 1.6) * HALF[2] == pytest.approx(1.6, rel=1e-4)
+    assert dome.floor_depth(distance) == pytest.approx(HALF[2], rel=1e-4)
     distance[-8:] *= 0.3  # a tripod in the middle of the floor
-    assert dome.scale_from_floor(distance, 1.6) * HALF[2] == pytest.approx(1.6, rel=1e-3)
+    assert dome.floor_depth(distance) == pytest.approx(HALF[2], rel=1e-3)
+
+
+@pytest.mark.parametrize("tilt_deg", [0.0, 7.0])
+def test_floor_of_a_perceived_dome_lies_level_on_the_ground(scene, tilt_deg: float):
+    """A box whose floor is tilted in the panorama, the floor's plane as Perceive tells it: in half metres."""
+    tilt = Matrix.Rotation(math.radians(tilt_deg), 3, Vector((1, 2, 0)))  # panorama from world
+    distance = box_distance(sphere.directions(64, 128) @ np.array(tilt)).astype(np.float32) * 2
+    floor = (*(tilt @ Vector((0, 0, 1))), 2 * HALF[2])
+    turn, found_deg = dome.levelled(Matrix.Identity(3), floor)
+    assert found_deg == pytest.approx(tilt_deg, abs=1e-3)
+    scale = 1.6 / dome.depth_below(turn, floor)
+    assert scale * 2 * HALF[2] == pytest.approx(1.6, rel=1e-5)
+    pose = Matrix.Translation((0, 0, 1.6)) @ turn.to_4x4()
+    body = build(scene, images_of({"distance": distance}), None, "box", scale=scale, world_from_panorama=pose).objects[
+        0
+    ]
+    world = evaluated(body) @ np.array(turn).T + (0, 0, 1.6)
+    down = world[(world[:, 2] - 1.6) < -0.8 * np.linalg.norm(world[:, :2], axis=1)]
+    assert np.abs(down[:, 2]).max() < 0.02
 
 
 def test_without_distance_it_is_a_sphere(scene):
