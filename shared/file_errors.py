@@ -10,9 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .protocol.errors import InputError
+from .atomic_write import DISK_FULL, MAKE_ROOM
+from .protocol.errors import InputError, OutputError, PanoformError, memory_error
 
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.ELOOP)
+#: Access, devices that fail, and what there is too much of: open files, processes, memory.
+_REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM,
+)  # fmt: skip
 _SHOWN = 200
 #: Categories of characters that break lines or control terminals, and the characters that reverse what is read.
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
@@ -34,14 +39,27 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def name_error(error: BaseException) -> InputError | None:
-    """Return the error to tell where a system doesn't allow a file's name; None for any other error."""
-    if isinstance(error, OSError) and error.errno in _NAME_ERRORS:
+def system_error(error: BaseException) -> PanoformError | None:
+    """Return the error to tell where the system refuses: a file's name, memory, room on the disk, access, a resource.
+
+    None for any other error.
+    """
+    if isinstance(error, MemoryError):
+        return memory_error()
+    if isinstance(error, OSError):
         name = display_name(str(error.filename or ""))
         shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
-        return InputError(
-            f"The system doesn't allow the name {shown} ({error.strerror}).", "Use a shorter, plain name."
-        )
+        if error.errno in DISK_FULL:
+            return OutputError("The disk is full" + (f": {shown} could not be written." if shown else "."), MAKE_ROOM)
+        if error.errno in _NAME_ERRORS:
+            return InputError(
+                f"The system doesn't allow the name {shown} ({error.strerror}).", "Use a shorter, plain name."
+            )
+        if error.errno in _REFUSED:
+            return PanoformError(
+                f"The system refused{f' {shown}' if shown else ''}: {error.strerror}.",
+                "Check permissions, the disk, and how many files and programs are open.",
+            )
     if isinstance(error, UnicodeEncodeError):
         return InputError("A file's name is not UTF-8.", "Rename the file.")
     if isinstance(error, ValueError) and "null byte" in str(error):

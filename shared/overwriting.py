@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from .atomic_write import sweep
 from .protocol.errors import OutputError
 
 _HINT = (
@@ -24,8 +25,12 @@ def check(
     """Raise OutputError where writing the `targets` would replace files that must be kept.
 
     These are folders, the `sources` of the result (also under other names, as links), and, unless `overwrite` is set,
-    files that are not Panoform's own: `is_own` tells by their record. It is called for those that exist only.
+    files that are not Panoform's own: `is_own` tells by their record. It is called for those that exist only, after
+    what a killed process began to write in their folders, records included, was finished or undone.
     """
+    targets = [*targets]
+    for folder in dict.fromkeys(path.parent for path in targets):
+        sweep(folder)
     existing = [path for path in targets if os.path.lexists(path)]
     for path in existing:
         if path.is_dir() and not path.is_symlink():

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from . import json_file, overwriting
-from .atomic_write import sweep
 from .jobs.generate import PanoramaFile, Recipe
 from .protocol.errors import OutputError
 
@@ -44,15 +43,13 @@ def check_path(
     """Raise OutputError where writing the panoramas and their recipes would replace files that must be kept.
 
     `sources` are the input files: they are never replaced. Other files are replaced only if they are generated
-    panoramas that are as they were written, by the SHA-256 in the record beside them, or if `overwrite` is set. What a
-    killed process began to write is finished or undone first.
+    panoramas that are as they were written, by the SHA-256 in the record beside them, or if `overwrite` is set.
     """
-    sweep(path.parent)
     for target in (with_seed(path, seed, seeds) for seed in seeds):
         sidecar = target.with_suffix(".json")
-        own = _read_sidecar(sidecar)
 
-        def is_own(file: Path, target: Path = target, own: _Sidecar | None = own) -> bool:
+        def is_own(file: Path, target: Path = target, sidecar: Path = sidecar) -> bool:
+            own = _read_sidecar(sidecar)
             if file != target:
                 return own is not None
             return own is not None and overwriting.sha256(file) == own.file_sha256

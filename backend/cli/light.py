@@ -102,18 +102,17 @@ def run(options: argparse.Namespace) -> int:
 
 def _perceived(picture: Any, name: str) -> dict[str, Any]:
     """Return the starter's maps of a picture: name → (H, W, channels)."""
-    import tempfile
-
+    from ...shared.atomic_write import drafts
     from ..io.maps import read as read_maps
     from ..lighting.maps import HEIGHT, NAMES
 
-    with tempfile.TemporaryDirectory(prefix="panoform-") as folder:
+    with drafts() as folder:
         request = PerceiveRequest(
             panorama=picture, encoding="srgb", source=name, engine=EngineSettings(engine="starter"),
-            settings=PerceiveSettings(maps=NAMES, height=HEIGHT), directory=folder,
+            settings=PerceiveSettings(maps=NAMES, height=HEIGHT), directory=str(folder),
         )  # fmt: skip
         cast("PerceiveReply", shared_options.run(request))
-        return read_maps(Path(folder)).maps
+        return read_maps(folder).maps
 
 
 def _check_paths(options: argparse.Namespace, record: Path, sources: Sequence[Path]) -> None:
@@ -122,12 +121,12 @@ def _check_paths(options: argparse.Namespace, record: Path, sources: Sequence[Pa
         raise OutputError(f"{options.out.name} is not an EXR.", "Name it .exr: other files can't store light.")
     if options.sheet and options.sheet.suffix.lower() != ".png":
         raise OutputError(f"{options.sheet.name} is not a PNG.", "Name it .png.")
-    try:
-        earlier = json_file.read(record, _Record)
-    except (OSError, ValueError):  # none, or another program's
-        earlier = None
 
     def is_own(path: Path) -> bool:
+        try:
+            earlier = json_file.read(record, _Record)
+        except (OSError, ValueError):  # none, or another program's
+            earlier = None
         if earlier is None or path == record:
             return earlier is not None
         return earlier.files.get(path.name) == overwriting.sha256(path)

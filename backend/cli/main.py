@@ -7,38 +7,62 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
-from ...shared.file_errors import name_error
+from ...shared.file_errors import system_error
 from ...shared.protocol.errors import Cancelled, PanoformError
 from . import batch, doctor, edit, evaluate, generate, light, mesh, models, perceive, serve, texture
 
 COMMANDS = (perceive, batch, mesh, light, generate, edit, texture, evaluate, doctor, models, serve)
 INTERRUPTED = 130
+#: What shells report of a program whose reader left, as of `panoform models | head -1`.
+CLOSED = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Return 0 on success, 1 on failure (reported on stderr), 2 on wrong usage, 130 if interrupted."""
     # Suppress its warnings about packages that FLUX does not use.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    _open_streams()
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()  # here, where an error can be told
+        return code
     except Cancelled as error:
         print(f"panoform: {error}", file=sys.stderr)
         return INTERRUPTED
     except PanoformError as error:
         print(f"panoform: {error}", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
-        if (told := name_error(error)) is None:
+    except BrokenPipeError:
+        _discard_output()
+        return CLOSED
+    except (OSError, ValueError, MemoryError) as error:
+        if (told := system_error(error)) is None:
             raise
+        if isinstance(error, OSError) and error.filename is None:
+            _discard_output()
         print(f"panoform: {told}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("panoform: stopped", file=sys.stderr)
         return INTERRUPTED
+
+
+def _open_streams() -> None:
+    """Let all three streams exist, also where the caller closed them, and take any text."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = Path(os.devnull).open("r" if descriptor == 0 else "w")  # noqa: SIM115 (until the end)
+            setattr(sys, name, opened)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _discard_output() -> None:
+    """Drop what stdout could not take, which Python would try to write again at its end."""
+    sys.stdout = None
 
 
 def _parser() -> argparse.ArgumentParser:

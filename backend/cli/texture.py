@@ -231,9 +231,8 @@ def _check_folder(folder: Path, names: Iterable[str], sources: Iterable[Path | N
     from ..io import atomic
     from ..scene import gltf
 
-    record = _record(folder)
-
     def is_own(path: Path) -> bool:
+        record = _record(folder)
         if record is None or path.name == INFO_FILENAME:
             return record is not None
         if record.files:

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from ...shared import overwriting
-from ...shared.atomic_write import atomic_write_all, sweep
+from ...shared.atomic_write import atomic_write_all
 from ...shared.maps import DISTANCE, NORMAL
 from ...shared.protocol.errors import InputError
 from . import maps, panoramas
@@ -61,8 +61,7 @@ class Row(msgspec.Struct, kw_only=True):
 
 def check(directory: Path, *, overwrite: bool) -> None:
     """Raise OutputError where a summary would replace files that are not one, or were changed, unless `overwrite` is
-    set. What a killed process began to write is finished or undone first."""
-    sweep(directory)
+    set."""
     overwriting.check((directory / name for name in (CSV_FILENAME, HTML_FILENAME)), _is_own, overwrite=overwrite)
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import zmq
 
-from ...shared.file_errors import name_error
+from ...shared.file_errors import system_error
 from ...shared.protocol import wire
 from ...shared.protocol.errors import Cancelled, DeviceMemoryError, PanoformError
 from ...shared.protocol.messages import (
@@ -177,7 +177,7 @@ class _JobReporter(NamedTuple):
 
 def error_reply(request_id: str, error: BaseException) -> ErrorReply:
     """Return the reply that reports this error to the client."""
-    error = name_error(error) or error
+    error = system_error(error) or error
     if isinstance(error, PanoformError):
         return ErrorReply(id=request_id, code=error.code, message=error.message[:_MAX_MESSAGE], hint=error.hint)
     description = f"{type(error).__name__}: {error}"[:500]

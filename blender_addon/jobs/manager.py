@@ -21,6 +21,7 @@ from pathlib import Path
 import bpy
 
 from ...shared import VERSION
+from ...shared.file_errors import system_error
 from ...shared.protocol import errors
 from ...shared.protocol.errors import (
     BackendMissingError,
@@ -415,7 +416,7 @@ class Jobs:
     def fail(self, error: BaseException, log: str = "") -> None:
         """Store an error for the panel; the details of an unexpected one include its traceback."""
         if not isinstance(error, PanoformError):
-            error = errors.unexpected(error)
+            error = system_error(error) or errors.unexpected(error)
         if error.__cause__ is not None:
             log = "\n".join(["".join(traceback.format_exception(error.__cause__)), log])
         system = f"Panoform {VERSION}, Blender {bpy.app.version_string}, {platform.platform()}"

@@ -265,12 +265,16 @@ def extract(data: Data, layer: Layer) -> bytes:
     """Return a file of one part whose channels R, G, B (and A) are those of `layer`, the chunks unchanged.
 
     Its display window is its data window. Programs that read no layers or parts, or only the first, read this one.
-    Raise PanoramaError for a file that is cut short, and for one whose compression doesn't allow it.
+    It is no larger than the file. Raise PanoramaError for a file that is damaged, and where its compression doesn't
+    allow it.
     """
     try:
         return _extract(data, layer)
     except (struct.error, IndexError, KeyError, OverflowError) as error:
-        raise PanoramaError("The EXR is damaged: its pixels end early.", "Save or download it again.") from error
+        raise PanoramaError(
+            f"The EXR is damaged: the pixels of the layer {layer.name or '(unnamed)'} are not all in it.",
+            "Save or download it again.",
+        ) from error
 
 
 def _extract(data: Data, layer: Layer) -> bytes:
@@ -282,10 +286,10 @@ def _extract(data: Data, layer: Layer) -> bytes:
             f"One layer can't be taken out of an EXR with several that is compressed by DWAA or DWAB ({layer.name}).",
             "Save it with another compression (ZIP), or that layer alone; or use the command line, which reads it.",
         )
-    chunks = []
-    for start in starts:
-        (size,) = struct.unpack_from("<I", data, start + coordinates)
-        chunks.append(bytes(data[start : start + coordinates + 4 + size]))
+    lengths = [coordinates + 4 + struct.unpack_from("<I", data, start + coordinates)[0] for start in starts]
+    if sum(lengths) > len(data):  # a table can name one chunk as often as it wants
+        raise struct.error("chunks overlap")
+    chunks = [bytes(data[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
     header = _header(part, layer)
     flags = 2 | (_TILED if "tiles" in part.attributes else 0) | _LONG_NAMES
     offset = 8 + len(header) + 8 * len(chunks)
@@ -344,6 +348,8 @@ def _chunk_count(part: Part, version: int) -> int:
         return -(-height // lines)
     tile_width, tile_height, mode = struct.unpack("<IIB", part.attributes["tiles"].data)
     round_up = mode >> 4
+    if mode & 15 > 2 or round_up > 1:
+        raise struct.error("tiles of an unknown kind")
     if mode & 15 == 0:
         return -(-width // tile_width) * -(-height // tile_height)
 

@@ -122,13 +122,18 @@ def from_code(code: str, message: str, hint: str = "") -> PanoformError:
     return PanoformError(message, hint)
 
 
+def memory_error() -> PanoformError:
+    """Return the error to tell where main memory is used up."""
+    return PanoformError("There is not enough main memory.", "Close other programs, or choose a smaller size.")
+
+
 def unexpected(error: BaseException) -> PanoformError:
     """Return a PanoformError for an unexpected error, mostly a bug in Panoform; `error` is its cause."""
     lines = str(error).strip().splitlines()
     description = f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
     wrapped = PanoformError(f"Unexpected error in Panoform: {description}", "Copy the details into a bug report.")
     if isinstance(error, MemoryError):
-        wrapped = PanoformError("There is not enough main memory.", "Close other programs, or choose a smaller size.")
+        wrapped = memory_error()
     elif isinstance(error, KeyboardInterrupt):
         wrapped = Cancelled("It was interrupted.", "Nothing was changed.")
     wrapped.__cause__ = error

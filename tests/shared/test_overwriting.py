@@ -78,6 +78,23 @@ def test_a_result_that_a_killed_process_wrote_in_part_is_finished_first(tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"distance.exr", "maps.json"}
 
 
+def test_what_a_killed_process_left_is_settled_in_every_folder_before_its_files_are_judged(tmp_path: Path) -> None:
+    """It had moved aside what it replaces, the record first."""
+    folders = tmp_path / "a", tmp_path / "b"
+    for folder in folders:
+        aside = folder / ".panoform-0123456789abcdef.old"
+        aside.mkdir(parents=True)
+        (folder / ".panoform-0123456789abcdef.lock").touch()
+        (aside / "record").write_text("own")
+        (folder / "file").write_text("made")
+
+    def is_own(path: Path) -> bool:
+        return path.with_name("record").read_text() == "own"
+
+    overwriting.check([folder / "file" for folder in folders], is_own)
+    assert [*tmp_path.rglob(".panoform-*")] == []
+
+
 def test_what_changed_since_is_the_users(tmp_path: Path) -> None:
     """The SHA-256 of "made" in the record is by another program."""
     digest = "ea0890697a77af0a2e054cccec587c8a42feb5cf38e778c6c6e2a96bfb945c0b"

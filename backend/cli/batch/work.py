@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
+from ....shared.file_errors import system_error
 from ....shared.jobs.perceive import Info, PerceiveReply
 from ....shared.protocol.errors import (
     AdapterError,
@@ -46,7 +47,7 @@ class Failure(msgspec.Struct):
     @classmethod
     def of(cls, error: Exception) -> Failure:
         """Describe an error."""
-        told = error if isinstance(error, PanoformError) else unexpected(error)
+        told = error if isinstance(error, PanoformError) else system_error(error) or unexpected(error)
         details = "" if told is error else "".join(traceback.format_exception(error))
         return cls(told.code, told.message, told.hint, details)
 

@@ -1,15 +1,21 @@
 """The command line: in a separate process what depends on that, because importing torch takes seconds there."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import OpenImageIO as oiio
 import pytest
 
+from panoform.backend.cli import main as cli
 from panoform.backend.cli.main import main
+from panoform.backend.server.worker import error_reply
 
 COMMAND = [sys.executable, "-m", "panoform.backend"]
 
@@ -126,6 +132,64 @@ def test_unwritable_output_is_rejected_before_perceiving(panorama, tmp_path, cap
     error = capsys.readouterr().err
     assert "can't be written" in error
     assert "Starting" not in error
+
+
+#: A command that prints more than a pipe holds, with the command line's own handling around it.
+PRINTS = """
+import sys, types
+from panoform.backend.cli import main
+
+def add(commands):
+    commands.add_parser("print").set_defaults(run=lambda options: print("x" * 1_000_000) or 0)
+
+main.COMMANDS = [types.SimpleNamespace(add=add)]
+sys.exit(main.main(["print"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the shell's redirections")
+@pytest.mark.parametrize(
+    ("redirection", "code", "told"),
+    [
+        (">&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        ("| head -c 1 >/dev/null", 141, ""),
+        pytest.param(
+            ">/dev/full", 1, "panoform: The disk is full. Make room on the disk, or choose another folder.\n",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full"),
+        ),
+    ],
+)  # fmt: skip
+def test_output_that_is_not_taken_is_told(redirection, code, told):
+    script = f'set -o pipefail; "$0" -c "$1" {redirection}'
+    process = subprocess.run(
+        ["bash", "-c", script, sys.executable, PRINTS], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stderr) == (code, told)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "There is not enough main memory"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "The system refused: Too many open files"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "x.exr"), "The disk is full: x.exr could not be written"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a.exr"), "refused a.exr: Permission denied"),
+        (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "a" * 300), "doesn't allow the name aaa"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_a_line(monkeypatch, capsys, error, told):
+    def failing(_):
+        raise error
+
+    command = types.SimpleNamespace(add=lambda commands: commands.add_parser("fail").set_defaults(run=failing))
+    monkeypatch.setattr(cli, "COMMANDS", [command])
+    assert main(["fail"]) == 1
+    output = capsys.readouterr().err
+    assert told in output
+    assert output.count("\n") == 1
+    assert told in error_reply("job", error).message
 
 
 @pytest.mark.slow
