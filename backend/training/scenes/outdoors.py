@@ -10,7 +10,7 @@ from .furniture import clear_of
 from .sky import sky
 
 
-def _facade(b: Builder, start, end, height: float) -> None:
+def facade(b: Builder, start, end, height: float) -> None:
     """Add a facade with rows of windows; the street is to the left of start → end."""
     rng = b.rng
     start, end = np.array(start, dtype=float), np.array(end, dtype=float)
@@ -44,7 +44,7 @@ def _facade(b: Builder, start, end, height: float) -> None:
             b.box((x, 0.05, z), (w, 0.04, h), glass, "window", yaw, tuple(start))
 
 
-def _scatter(b: Builder, count: int, near: float, far: float, taken: list, pieces: list, z=lambda x, y: 0.0) -> None:
+def scatter(b: Builder, count: int, near: float, far: float, taken: list, pieces: list, z=lambda x, y: 0.0) -> None:
     """Place random pieces around the camera; `z` gives the height of the ground."""
     rng = b.rng
     for _ in range(count):
@@ -72,9 +72,9 @@ def courtyard(b: Builder) -> float:
     corners = turned_plan(corners, yaw)
     for index in range(4):
         if rng.uniform() < 0.75:
-            _facade(b, corners[index], corners[(index + 1) % 4], rng.uniform(2.5, 12))
+            facade(b, corners[index], corners[(index + 1) % 4], rng.uniform(2.5, 12))
     taken = [(0.0, 0.0, 0.9)]
-    _scatter(b, rng.integers(2, 14), 1.2, float(half.mean()), taken, furniture.OUTDOORS)
+    scatter(b, rng.integers(2, 14), 1.2, float(half.mean()), taken, furniture.OUTDOORS)
     if night:
         for _ in range(3):
             x, y = rng.uniform(-half.mean(), half.mean(), 2)
@@ -107,7 +107,7 @@ def street(b: Builder) -> float:
             if rng.uniform() < 0.85:
                 near, far = turn(x, side * edge), turn(x + length, side * edge)
                 start, end = (far, near) if side > 0 else (near, far)
-                _facade(b, start, end, rng.uniform(3, 16))
+                facade(b, start, end, rng.uniform(3, 16))
             x += length + (rng.uniform(1, 6) if rng.uniform() < 0.2 else 0)
     for _ in range(rng.integers(0, 9)):
         side = rng.choice([-1, 1])
@@ -166,7 +166,7 @@ def landscape(b: Builder) -> float:
 
     taken = [(0.0, 0.0, 1.2)]
     pieces = [[furniture.tree, furniture.bush, furniture.rock], [furniture.rock], [furniture.tree], furniture.OUTDOORS]
-    _scatter(b, rng.integers(3, 45), 2, rng.uniform(15, 60), taken, pieces[rng.integers(4)], ground)
+    scatter(b, rng.integers(3, 45), 2, rng.uniform(15, 60), taken, pieces[rng.integers(4)], ground)
     if rng.uniform() < 0.3:
         angle = rng.uniform(0, 2 * np.pi)
         at, along = (
@@ -174,5 +174,5 @@ def landscape(b: Builder) -> float:
             np.array([-np.sin(angle), np.cos(angle)]),
         )
         half = rng.uniform(3, 8)
-        _facade(b, at - along * half, at + along * half, rng.uniform(2.5, 7))
+        facade(b, at - along * half, at + along * half, rng.uniform(2.5, 7))
     return float(rng.uniform(1.3, 2.2))
