@@ -6,7 +6,7 @@ from .backend import panel as backend_panel
 from .capture import operators as capture_operators
 from .capture import panel as capture_panel
 from .capture import render
-from .generate import gallery_operators, world_preview
+from .generate import deleted, gallery_operators, world_preview
 from .generate import operators as generate_operators
 from .generate import panel as generate_panel
 from .generate import properties as generate_properties
@@ -50,6 +50,7 @@ FEATURES = (
     look_operators,
     look_around,
     generate_operators,
+    deleted,
     gallery_operators,
     scene_operators,
     scene_measure,

@@ -11,7 +11,6 @@ from bpy.props import StringProperty
 
 from ...shared.atomic_write import translate_errors
 from ...shared.protocol.errors import InputError, SettingError
-from ..capture.sources import image_file
 from ..translation import tr_report
 from ..ui.operator_parts import (
     FINISHED,
@@ -21,7 +20,7 @@ from ..ui.operator_parts import (
     relay,
     reporting,
 )
-from . import gallery, panoramas
+from . import deleted, gallery, panoramas
 from .gallery import Entry
 from .properties import SIZE_ITEMS
 
@@ -122,9 +121,7 @@ class PANOFORM_OT_delete_panorama(_PanoramaOperator, bpy.types.Operator):
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
         path = self.entry(context.scene).path
-        for image in bpy.data.images:
-            if image_file(image) == path and image.packed_file is None:
-                image.pack()
+        deleted.keep(path)
         for file in (path, path.with_suffix(".json")):
             with translate_errors(file):
                 file.unlink()

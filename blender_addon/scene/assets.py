@@ -59,12 +59,15 @@ def write_catalogue(folder: Path) -> Path | None:
     """
     path = folder / CATALOGUE_FILE
     with translate_errors(path):
-        text = path.read_bytes().decode() if path.exists() else _HEADER
+        # Lines of another encoding stay as they are.
+        text = path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else _HEADER
     if any(line.startswith(f"{CATALOGUE_ID}:") for line in text.splitlines()):
         return None
     if not text.endswith("\n"):
         text += "\n"
-    atomic_write(path, f"{text}{CATALOGUE_ID}:{CATALOGUE}:{CATALOGUE.replace('/', '-')}\n".encode())
+    atomic_write(
+        path, f"{text}{CATALOGUE_ID}:{CATALOGUE}:{CATALOGUE.replace('/', '-')}\n".encode("utf-8", "surrogateescape")
+    )
     return path
 
 

@@ -94,10 +94,11 @@ class PANOFORM_OT_mark_as_asset(bpy.types.Operator):
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
+        if bpy.data.filepath:  # first: it may fail
+            assets.write_catalogue(Path(bpy.data.filepath).parent)
         marked = assets.mark(environment.find(context), context.scene)
         names = " and ".join(repr(block.name) for block in marked)
         if bpy.data.filepath:
-            assets.write_catalogue(Path(bpy.data.filepath).parent)
             self.report({"INFO"}, tr_report("Marked {names}. Save the file, so that other files see it.", names=names))
         else:
             self.report(

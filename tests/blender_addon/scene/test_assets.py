@@ -75,3 +75,11 @@ def test_file_that_is_not_saved_has_no_catalogue(built, scene, tmp_path, monkeyp
     scene.world = bpy.data.worlds.new("mine")
     with pytest.raises(RuntimeError, match="no HDRI"):
         bpy.ops.panoform.mark_as_asset()
+
+
+def test_catalogue_lines_of_another_encoding_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / assets.CATALOGUE_FILE
+    path.write_bytes(b"VERSION 1\n\n# M\xf6bel\n")
+    assert assets.write_catalogue(tmp_path) == path
+    assert path.read_bytes().startswith(b"VERSION 1\n\n# M\xf6bel\n")
+    assert assets.write_catalogue(tmp_path) is None
