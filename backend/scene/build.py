@@ -120,7 +120,7 @@ def find_layers(
     if not open_sky.any():
         open_sky = sky.find(found.distance, sky_candidates, normal)
         if picture is not None:
-            found, open_sky = skyline.refine(found, open_sky, picture)
+            found, open_sky = skyline.refine(found, open_sky, picture, finite)
     if open_sky.all():
         raise InputError("The maps show nothing but sky.", "There is nothing to build a mesh of.")
     found = dataclasses.replace(

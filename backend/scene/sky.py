@@ -73,6 +73,14 @@ def find(distance: np.ndarray, candidates: np.ndarray | None = None, normal: np.
     return sky
 
 
+def is_unsure(distance: np.ndarray, open_sky: np.ndarray) -> bool:
+    """Return whether the distances of the sky (H, W) bool in a map (H, W) vary by more than those of a shell."""
+    if not open_sky.any():
+        return False
+    low, high = np.quantile(distance[open_sky], (0.1, 0.9))
+    return bool(high > low * (1 + 2 * _ALIKE))
+
+
 def _unsure(log: np.ndarray, candidates: np.ndarray | None, normal: np.ndarray) -> np.ndarray:
     """Return the sky of a map of log distances (H, W) whose distance varies, (H, W) bool. See `find`."""
     facing = -grid.dot(normal, sphere.directions(*log.shape)) > _FACING

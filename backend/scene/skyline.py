@@ -1,7 +1,8 @@
 """Outline of the sky in a model's maps → that which the panorama shows.
 
-A model's maps are soft: the outline of their sky lies beside the true one. The panorama shows the true one, where the
-sky's colour differs from that of what is in front of it.
+A model that isn't sure how far the sky is isn't sure where it ends either: its outline lies beside the true one. The
+panorama shows that one, where the sky's colour differs from that of what is in front of it. A model that is sure knows
+it better than colours, which a bright wall beside a window, or a far house, may share with the sky.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..io import parallel
 from . import planes, sky
 from .planes import Planes
 
-#: How far the outline lies beside the true one, as a share of the panorama's width, and how often it is moved.
+#: How far the outline lies beside the true one at most, as a share of the panorama's width, and how often it is moved.
 _BESIDE, _PASSES = 1 / 85, 5
 #: Added to luminances before their logarithm, and to the variances of colours, which are never quite even.
 _DARK, _EVEN = 0.02, 0.02
@@ -28,11 +29,14 @@ _SPECK = 1e-4
 _SMEARED = 1.1
 
 
-def refine(found: Planes, open_sky: np.ndarray, picture: np.ndarray) -> tuple[Planes, np.ndarray]:
+def refine(found: Planes, open_sky: np.ndarray, picture: np.ndarray, distance: np.ndarray) -> tuple[Planes, np.ndarray]:
     """Return planes and sky (H, W) bool with the outline of the sky that the panorama (H, W, 3), sRGB, shows.
 
-    Surfaces end there, without leading up to the sky.
+    Surfaces end there, without leading up to the sky. `distance`: the map itself, (H, W), finite. Where all of its sky
+    is as far, the outline stays as it is.
     """
+    if not sky.is_unsure(distance, open_sky):
+        return found, open_sky
     reach = max(1, round(open_sky.shape[1] * _BESIDE))
     refined = outlined(open_sky, picture, reach)
     return _pulled_back(found, open_sky, refined, reach), refined

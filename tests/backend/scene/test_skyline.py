@@ -86,13 +86,33 @@ def test_surfaces_end_at_the_sky() -> None:
     truth = np.zeros((HEIGHT, WIDTH), bool)
     truth[:50] = True
     rays = sphere.directions(HEIGHT, WIDTH)
-    # A round wall at 5 m around; in the maps it leads up to the sky at 100 m over eight pixels.
+    # A round wall at 5 m around; in the maps it leads up to the sky, at 70 to 140 m, over eight pixels.
     row = np.arange(HEIGHT)[:, None]
-    smeared = 5 * 20 ** np.clip((52 - row) / 8, 0, 1) * np.ones((1, WIDTH))
+    smeared = 5 * (20 * 2 ** np.linspace(-0.5, 0.5, WIDTH)) ** np.clip((52 - row) / 8, 0, 1)
     before = np.broadcast_to(row < 44, truth.shape)
     fitted = planes.fit(smeared, -rays)
-    found, after = skyline.refine(fitted, before, _picture(truth, BLUE, GREEN))
+    found, after = skyline.refine(fitted, before, _picture(truth, BLUE, GREEN), smeared)
     assert _errors(after, truth) < 20
     wall = ~after & (row < 60)
     assert smeared[wall].max() > 6
     assert found.distance[wall].max() == pytest.approx(5, rel=0.15)
+
+
+@pytest.mark.parametrize("is_sure", [True, False])
+def test_outline_of_a_sky_that_is_all_as_far_stays(is_sure: bool) -> None:
+    """White reveals beside a window have the sky's colour; a model that is sure of the sky leaves them as they are."""
+    exact = room.maps(HEIGHT)
+    truth = np.isinf(exact.distance)
+    assert truth.any()
+    white = ndimage.binary_dilation(truth, iterations=3)
+    white[HEIGHT // 2 :] &= truth[HEIGHT // 2 :]  # no sky is added below the horizon
+    picture = np.where(white[..., None], WHITE, GREEN).astype(np.float32)
+    varied = 1.0 if is_sure else np.exp(np.random.default_rng(1).normal(0, 0.5, truth.shape))
+    distance = np.where(truth, 30 * varied, exact.distance).astype(np.float32)
+    found = planes.fit(distance, np.where(truth[..., None], -sphere.directions(HEIGHT, WIDTH), exact.normal))
+    same, refined = skyline.refine(found, truth, picture, distance)
+    if is_sure:
+        np.testing.assert_array_equal(refined, truth)
+        assert same is found
+    else:
+        assert (refined & ~truth).sum() > 0.5 * (white & ~truth).sum()
