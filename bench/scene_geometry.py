@@ -1,15 +1,19 @@
 """Measure geometry that is built from a panorama's maps against scenes rendered by Cycles.
 
-    python bench/scene_geometry.py [--methods dome,closed,torn,ours] [--soft] [--scenes 6] [--json] [--sheet FILE.png]
+    python bench/scene_geometry.py [--methods dome,closed,torn,ours] [--soft] [--relit] [--scenes 6] [--json]
 
 Random scenes are rendered once into --cache: exact maps of 1024 × 512 at one point, and views from cameras 0.5 m and
 1 m beside it. Each method turns the maps into surfaces, which are seen from the same cameras with albedo as emission.
+"ours" gets the panorama too, as in Perceive.
 
 Columns, for cameras at 0.5 m and at 1 m, means over the scenes; shares are of the pixels that aren't sky:
 PSNR of the sRGB albedo over the pixels that the origin sees, and over all; *wrong*: share of the seen pixels whose
 distance is off by more than 5 % or that are holes; *hole*: nothing there; *rubber*: over 5 % before what is there;
 *beyond*: over 5 % behind it; *false*: their sum; *walled*: share of true sky that geometry covers. *p95*: 95th
-percentile of the error of the distance along the origin's rays, through pixel centres and between them.
+percentile of the error of the distance along the origin's rays, through pixel centres and between them. *scale*: error
+in percent of the metres per unit that the floor tells, where there is a floor. *relit*: PSNR of the sRGB render by the
+light of one lamp, with its shadows, over the pixels that the origin sees; the true scene has the maps' albedo projected
+on it.
 The method "truth" is the scene's own mesh with the maps' albedo projected on it: a check, and a bound of "PSNR seen".
 """
 
@@ -32,6 +36,7 @@ from quiet import quiet
 from scene_truth import Maps, Truth
 from scipy import ndimage
 
+from panoform.backend.lighting import exposure
 from panoform.backend.scene import build, textures
 from panoform.shared.imaging import sphere
 from panoform.shared.imaging.colour import srgb_from_linear
@@ -136,7 +141,8 @@ def torn(maps: Maps) -> list[Surface]:
 
 def ours(maps: Maps) -> list[Surface]:
     """Build the mesh of backend/scene/build.py, with textures of the maps' size."""
-    built = build.build(maps.distance, maps.normal, scale=1.0)
+    picture, _ = exposure.expose(maps.panorama, "linear")
+    built = build.build(maps.distance, maps.normal, picture=picture, scale=1.0)
     mesh = built.surface
     ends = np.cumsum((0, *mesh.counts))
     return [
@@ -148,6 +154,12 @@ def ours(maps: Maps) -> list[Surface]:
         )
         for index, (start, end) in enumerate(itertools.pairwise(ends))
     ]
+
+
+def scale_error(maps: Maps, camera_height_m: float) -> float:
+    """Return the error in percent of the metres per unit that the floor tells; NaN without a floor."""
+    found = build.find_layers(maps.distance, maps.normal, camera_height_m=camera_height_m)
+    return np.nan if found.floor is None else 100 * abs(found.scale - 1)
 
 
 METHODS: dict[str, Method] = {"dome": dome, "closed": closed, "torn": torn, "ours": ours}
@@ -178,8 +190,8 @@ class Seen(NamedTuple):
     between: np.ndarray
 
 
-def _material(index: int, surface: Surface) -> bpy.types.Material:
-    """Return emission of the surface's texture, which is also written to the AOV "albedo"."""
+def _material(index: int, surface: Surface, lit: bool) -> bpy.types.Material:
+    """Return a material of the surface's texture, which is also written to the AOV "albedo": emission, or matt."""
     height, width, _ = surface.albedo.shape
     image = bpy.data.images.new(f"albedo {index}", width, height, float_buffer=True, is_data=True)
     pixels = np.ones((height, width, 4), np.float32)
@@ -196,17 +208,18 @@ def _material(index: int, surface: Surface) -> bpy.types.Material:
     else:
         texture = nodes.new("ShaderNodeTexImage")
     texture.image = image
-    glow, output = nodes.new("ShaderNodeEmission"), nodes.new("ShaderNodeOutputMaterial")
+    shader = nodes.new("ShaderNodeBsdfDiffuse" if lit else "ShaderNodeEmission")
+    output = nodes.new("ShaderNodeOutputMaterial")
     aov = nodes.new("ShaderNodeOutputAOV")
     aov.aov_name = "albedo"
-    links.new(texture.outputs["Color"], glow.inputs["Color"])
+    links.new(texture.outputs["Color"], shader.inputs["Color"])
     links.new(texture.outputs["Color"], aov.inputs["Color"])
-    links.new(glow.outputs["Emission"], output.inputs["Surface"])
+    links.new(shader.outputs[0], output.inputs["Surface"])
     return material
 
 
-def _add(index: int, surface: Surface) -> None:
-    """Add a surface to the open file."""
+def _add(index: int, surface: Surface, lit: bool = False) -> None:
+    """Add a surface to the open file, as emission of its albedo, or matt."""
     count = len(surface.triangles)
     mesh = bpy.data.meshes.new(f"surface {index}")
     mesh.vertices.add(len(surface.positions))
@@ -222,7 +235,7 @@ def _add(index: int, surface: Surface) -> None:
         # A repeating texture would blend zenith and nadir.
         uv[..., 1] = np.clip(uv[..., 1], half, 1 - half)
         mesh.uv_layers.new(name="UVMap", do_init=False).uv.foreach_set("vector", uv.ravel())
-    mesh.materials.append(_material(index, surface))
+    mesh.materials.append(_material(index, surface, lit))
     bpy.context.scene.collection.objects.link(bpy.data.objects.new(mesh.name, mesh))
 
 
@@ -241,6 +254,29 @@ def see(surfaces: list[Surface], cameras: np.ndarray) -> Seen:
         scene_truth.centres(depth),
         scene_truth.centres(depth, -1),
     )
+
+
+def relight(surfaces: list[Surface], cameras: np.ndarray, lamp: np.ndarray) -> np.ndarray:
+    """Render surfaces from cameras (P, 3) by the direct light of a point at `lamp` (3,), (P, 6, V, V, 3) linear."""
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    for index, surface in enumerate(surfaces):
+        if len(surface.triangles):
+            _add(index, surface, lit=True)
+    scene_truth.prepare()
+    light = bpy.data.lights.new("lamp", "POINT")
+    light.energy, light.shadow_soft_size = 1000, 0
+    thing = bpy.data.objects.new("lamp", light)
+    thing.location = lamp
+    bpy.context.scene.collection.objects.link(thing)
+    return np.array([[scene_truth.lit_view(at, turn) for turn in scene_truth.TURNS] for at in cameras])
+
+
+def place_lamp(distance: np.ndarray) -> np.ndarray:
+    """Return a place (3,) beside and above the origin, well before what the distances (H, W) show there."""
+    height, width = distance.shape
+    row, column = height // 3, width // 3
+    near = min(1.0, 0.5 * float(distance[row - 20 : row + 21, column - 20 : column + 21].min()))
+    return near * sphere.directions(height, width)[row, column]
 
 
 # --- Scores ----------------------------------------------------------------------------------------------------------
@@ -287,6 +323,18 @@ def score(truth: Truth, seen: Seen) -> dict[str, float]:
     return out
 
 
+def relit_score(truth: Truth, true: np.ndarray, rebuilt: np.ndarray) -> dict[str, float]:
+    """Return "relit" of a rebuilt scene for each displacement; the pictures are those of `relight`."""
+    exposure = 0.2 / max(float(np.median(true[true > 0])), 1e-9)
+    error = srgb_from_linear(np.clip(rebuilt * exposure, 0, 1)) - srgb_from_linear(np.clip(true * exposure, 0, 1))
+    counted = truth.seen & np.isfinite(truth.distance)
+    return {
+        f"relit {far:g}": _psnr(error[some][counted[some]])
+        for far in sorted(set(truth.displacement.tolist()))
+        for some in (truth.displacement == far,)
+    }
+
+
 # --- Command line ------------------------------------------------------------------------------------------------
 
 
@@ -319,12 +367,13 @@ def _write(path: Path, picture: np.ndarray) -> None:
 
 def _table(rows: dict[str, dict[str, float]]) -> None:
     for far in ("0.5", "1"):
-        names = ("seen dB", "all dB", "wrong", "hole", "rubber", "beyond", "false", "walled", "unseen")
-        print(f"\n{far + ' m':18}" + "".join(f"{name:>9}" for name in names) + "      p95  between  triangles  seconds")
+        views = ("seen dB", "all dB", "wrong", "hole", "rubber", "beyond", "false", "walled", "unseen", "relit")
+        whole = ("p95", "p95 between", "scale", "seconds", "triangles")
+        print(f"\n{far + ' m':12}" + "".join(f"{name:>9}" for name in views) + "".join(f"{name:>12}" for name in whole))
         for method, row in rows.items():
-            line = "".join(f"{row.get(f'{name} {far}', np.nan):9.2f}" for name in names)
-            line += f"{row['p95']:9.3f}{row['p95 between']:9.3f}{row['triangles']:11,.0f}{row['seconds']:9.1f}"
-            print(f"{method:18}{line}")
+            line = "".join(f"{row.get(f'{name} {far}', np.nan):9.2f}" for name in views)
+            line += "".join(f"{row.get(name, np.nan):12.3f}" for name in whole[:-1])
+            print(f"{method:12}{line}{row['triangles']:12,.0f}")
 
 
 def main() -> None:
@@ -336,6 +385,7 @@ def main() -> None:
     parser.add_argument("--soft", action="store_true", help="blur the maps, add noise, make the sky finite")
     parser.add_argument("--true-normals", action="store_true", help="without bumps and smooth shading")
     parser.add_argument("--each", action="store_true", help="print each scene's table")
+    parser.add_argument("--relit", action="store_true", help="render by the light of a lamp too")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--sheet", type=Path, help="write views: truth, then each method and where it is wrong")
     options = parser.parse_args()
@@ -348,17 +398,23 @@ def main() -> None:
         maps = truth.maps._replace(normal=truth.true_normal) if options.true_normals else truth.maps
         maps = soft(maps, index) if options.soft else maps
         pictures.append(_strip(truth.albedo))
+        whole = [Surface(truth.vertices, truth.triangles, None, truth.maps.albedo)]
+        lamp = place_lamp(truth.maps.distance)
+        with quiet():
+            true_light = relight(whole, truth.cameras, lamp) if options.relit else np.empty(0)
         for method, scores in results.items():
             start = time.perf_counter()
-            if method == "truth":
-                surfaces = [Surface(truth.vertices, truth.triangles, None, truth.maps.albedo)]
-            else:
-                surfaces = METHODS[method](maps)
+            surfaces = whole if method == "truth" else METHODS[method](maps)
             seconds = time.perf_counter() - start
             with quiet():
                 seen = see(surfaces, truth.cameras)
             count = float(sum(len(surface.triangles) for surface in surfaces))
             scores[truth.name] = score(truth, seen) | {"triangles": count, "seconds": seconds}
+            if options.relit:
+                with quiet():
+                    scores[truth.name] |= relit_score(truth, true_light, relight(surfaces, truth.cameras, lamp))
+            if method == "ours":
+                scores[truth.name]["scale"] = scale_error(maps, truth.camera_height_m)
             pictures += [_strip(seen.albedo), _errors(truth, seen)]
         if options.each:
             _table({method: scores[truth.name] for method, scores in results.items()})

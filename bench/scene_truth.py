@@ -78,6 +78,8 @@ class Truth(NamedTuple):
     #: (V, 3) and (T, 3): all that the scene consists of.
     vertices: np.ndarray
     triangles: np.ndarray
+    #: Height of the panorama's camera over the floor.
+    camera_height_m: float
 
 
 def prepare(aovs: tuple[str, ...] = ("albedo",)) -> None:
@@ -176,6 +178,13 @@ def view(at: np.ndarray, turn: tuple[float, float]) -> tuple[np.ndarray, np.ndar
     depth = finite_distance(centres(passes["Depth"])[..., 0])
     albedo = _means(np.clip(passes["albedo"], 0, 1))
     return (depth * np.linalg.norm(view_rays(turn), axis=-1)).astype(np.float32), albedo.astype(np.float32)
+
+
+def lit_view(at: np.ndarray, turn: tuple[float, float]) -> np.ndarray:
+    """Render a square view of 90° in the light of the open file's lamps, (V, V, 3) linear."""
+    camera = bpy.context.scene.camera
+    camera.data.type, camera.location, camera.rotation_euler = "PERSP", tuple(at), _rotation(turn)
+    return render(VIEW, VIEW)["Combined"]
 
 
 def _collect() -> tuple[np.ndarray, np.ndarray]:
@@ -327,7 +336,7 @@ def make(index: int, light_samples: int = 3) -> dict[str, np.ndarray]:
     out |= {
         "cameras": cameras, "displacement": np.array(DISPLACEMENTS)[found], "view_distance": depth, "view_seen": seen,
         "view_albedo": np.array([[albedo for _, albedo in some] for some in views]),
-        "vertices": vertices, "triangles": triangles,
+        "vertices": vertices, "triangles": triangles, "camera_height_m": np.array(height),
     }  # fmt: skip
     return {key: value.astype(np.float32) if value.dtype == np.float64 else value for key, value in out.items()}
 
@@ -353,4 +362,5 @@ def load(cache: Path, index: int) -> Truth:
     return Truth(
         name, maps, data["true_normal"], data["between"], data["cameras"], data["displacement"],
         data["view_distance"], data["view_albedo"], data["view_seen"], data["vertices"], data["triangles"],
+        float(data["camera_height_m"]),
     )  # fmt: skip
