@@ -17,6 +17,7 @@ from mathutils import Euler, Matrix
 
 from ...shared import panorama_file
 from ...shared.atomic_write import atomic_write_all, translate_errors
+from ...shared.file_names import is_device
 from ...shared.jobs.generate import PanoramaFile, Recipe
 from ...shared.protocol.errors import OutputError
 from .. import preferences
@@ -29,8 +30,6 @@ from ..scene.datablocks import all_or_nothing
 _NAME_LENGTH = 40
 #: Characters that some system forbids in file names. (Blender's `clean_name` also replaces ä and é.)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-#: Names of devices, which files can't have on Windows, whatever their suffix.
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
 
 
 def folder(scene: bpy.types.Scene) -> Path:
@@ -44,7 +43,7 @@ def folder(scene: bpy.types.Scene) -> Path:
 def free_path(folder: Path, prompt: str) -> Path:
     """Return "a stone courtyard.exr" for that prompt, or "a stone courtyard 2.exr" if that exists, and so on."""
     stem = _FORBIDDEN.sub(" ", prompt[:_NAME_LENGTH]).strip(" .") or "panorama"
-    if _RESERVED.fullmatch(stem.split(".")[0].strip()):
+    if is_device(stem):
         stem = f"panorama {stem}"
     path, count = folder / f"{stem}.exr", 1
     while os.path.lexists(path) or os.path.lexists(path.with_suffix(".json")):

@@ -13,6 +13,7 @@ from pathlib import Path
 import bpy
 
 from ...shared.atomic_write import atomic_write, translate_errors
+from ...shared.file_names import is_device
 from ...shared.protocol.errors import InputError, SettingError
 from ..preferences import EXTENSION
 from . import schema
@@ -25,8 +26,6 @@ _JOINERS = "\u200c\u200d"
 _MAX_BYTES = 200
 #: Letters, digits and what can stand between them in file names of every system; marks count as "_".
 _NAME = re.compile(r"[^\W_]([\w .+-]{0,62}[\w+-])?")
-#: Names of devices, which files can't have on Windows, whatever their suffix.
-_RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[\d¹²³])(\..*)?", re.IGNORECASE)
 
 
 def folder(kind: str) -> Path:
@@ -99,7 +98,7 @@ def _files(kind: str) -> dict[str, Path]:
 
 def _is_name(name: str) -> bool:
     shape = "".join("_" if _is_mark(char) else char for char in name)
-    return bool(_NAME.fullmatch(shape)) and not _RESERVED.fullmatch(name) and len(name.encode()) <= _MAX_BYTES
+    return bool(_NAME.fullmatch(shape)) and not is_device(name) and len(name.encode()) <= _MAX_BYTES
 
 
 def _is_mark(char: str) -> bool:

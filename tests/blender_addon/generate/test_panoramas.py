@@ -101,6 +101,7 @@ def test_free_path_is_valid_and_unused(tmp_path: Path) -> None:
     assert panoramas.free_path(tmp_path, "石の中庭").name == "石の中庭.exr"
     assert panoramas.free_path(tmp_path, "schöner Höf, 2.0").name == "schöner Höf, 2.0.exr"
     assert panoramas.free_path(tmp_path, 'a\\b|c?"d"\n').name == "a b c  d.exr"
+    assert panoramas.free_path(tmp_path, "COM¹").name == "panorama COM¹.exr"
 
 
 def test_two_blenders_take_two_names(addon: Jobs, scene, tmp_path: Path, monkeypatch) -> None:
