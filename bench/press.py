@@ -1,8 +1,9 @@
 """Measure from the press of Perceive to the built scene: python bench/press.py [PANORAMA]
 
 Prints the seconds of three presses with the starter, in one Blender (the bpy module): one with no backend running, one
-right after it, and one in a backend that was started early and warmed up, as the panel does. Without a PANORAMA, one of
-Blender's own HDRIs is perceived. A window also draws the result, which is not measured.
+right after it, and one in a backend that was started early and warmed up, as the panel does; how long the mesh took of
+it; and the processor seconds of Blender and of the backend, which other programs change less. Without a PANORAMA, one
+of Blender's own HDRIs is perceived. A window also draws the result, which is not measured.
 """
 
 from __future__ import annotations
@@ -22,11 +23,22 @@ from panoform.blender_addon.jobs.manager import State, jobs
 HDRI = Path(bpy.utils.system_resource("DATAFILES", path="studiolights/world")) / "interior.exr"
 
 
-def press(path: Path) -> tuple[float, float]:
-    """Perceive and build; return the seconds of the press, and those of the backend's job."""
-    began = time.perf_counter()
+def press(path: Path) -> tuple[float, float, float, float]:
+    """Perceive and build; return the seconds of all, those of the mesh, and the processor seconds of both programs.
+
+    The start of a backend that was not running counts too.
+    """
+    began, used, before = time.perf_counter(), time.process_time(), backend_time()
     bpy.ops.panoform.perceive(source="FILE", filepath=str(path))
-    return time.perf_counter() - began, jobs.results[0].reply.info.seconds
+    seconds, used = time.perf_counter() - began, time.process_time() - used
+    return seconds, jobs.results[0].reply.info.seconds, used, backend_time() - before
+
+
+def backend_time() -> float:
+    """Return the processor seconds that the backend has used; 0 where none runs."""
+    if jobs.state is not State.READY:
+        return 0.0
+    return sum(psutil.Process(jobs.session.process.poll().pid).cpu_times()[:2])
 
 
 def warm_up() -> None:
@@ -35,9 +47,8 @@ def warm_up() -> None:
     while jobs.state is not State.READY:
         jobs.poll()
         time.sleep(0.01)
-    backend = psutil.Process(jobs.session.process.poll().pid)
     used = -1.0
-    while (now := sum(backend.cpu_times()[:2])) - used > 0.05:
+    while (now := backend_time()) - used > 0.05:
         used = now
         time.sleep(0.5)
 
@@ -52,8 +63,10 @@ def main() -> None:
         if name == "started early":
             jobs.stop(wait=True)
             warm_up()
-        whole, job = press(path)
-        print(f"{name:14} {whole:5.1f} s, of which {job:.1f} s perceive")
+        whole, mesh, blender, backend = press(path)
+        print(
+            f"{name:14} {whole:5.1f} s, mesh {mesh:.1f} s; processor: Blender {blender:.1f} s, backend {backend:.1f} s"
+        )
     jobs.close(wait=True)
 
 

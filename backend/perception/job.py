@@ -290,7 +290,8 @@ def _sample(
 ) -> torch.Tensor:
     """Run `tasks` on latents (1, 16, H/8, W/8): return latents (len(tasks), 16, H/8, W/8), the mean of all passes.
 
-    Call `show` with the intermediate picture of each task every `every` steps.
+    Call `show` with the intermediate picture of each task every `every` steps, unless a pass is a single step: decoding
+    them would take longer than that.
     """
     pipeline, config, steps = model.pipeline, model.config, sampling.num_inference_steps
     start = condition
@@ -305,7 +306,7 @@ def _sample(
     ) -> None:
         progress.step_done()
         done = index * steps + step + 1
-        if done % every == 0 and done < steps * len(shifts):
+        if steps > 1 and done % every == 0 and done < steps * len(shifts):
             denoised = tensors["denoised"].roll(-shifts[index], -1)
             small = F.avg_pool2d(denoised, max(1, condition.shape[-1] * 8 // _PREVIEW_WIDTH))
             for i, task in enumerate(tasks):

@@ -70,15 +70,34 @@ def fit(pixels: np.ndarray, guide: np.ndarray, penalty: float) -> Fit:
         if colours:  # the logarithm of map / guide
             covariance = covariance - variance
             means[3:] -= means[:3]
-        penalised = np.moveaxis(variance, (0, 1), (2, 3)) + penalty * np.eye(3, dtype=np.float32)
-        slope = np.linalg.solve(penalised, np.moveaxis(covariance, (0, 1), (2, 3)))
+        penalised = variance + penalty * np.eye(3, dtype=np.float32)[..., None, None]
+        slope = _solve(penalised, covariance)
         spread = np.maximum(variance[range(3), range(3)].mean(0), 0)
         found.mean[:, rows], found.value[:, rows] = means[:3], means[3:]
         found.precision[rows] = 1 / (6 * (spread + _ALIKE_PIXEL**2))
-        found.slope[:, :, rows] = np.moveaxis(slope, (2, 3), (1, 0))
+        found.slope[:, :, rows] = slope.swapaxes(0, 1)
 
     parallel.by_rows(solve, height)
     return found
+
+
+def _solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve symmetric, positive definite systems (3, 3, …) for right sides (3, N, …): return (3, N, …).
+
+    By Cholesky's decomposition, pixel by pixel. numpy.linalg.solve wakes all threads of its BLAS for each pixel, and
+    waits for them: minutes, while another program uses the processors.
+    """
+    lower = np.empty_like(matrix)
+    for i in range(3):
+        for j in range(i + 1):
+            rest = matrix[i, j] - sum(lower[i, k] * lower[j, k] for k in range(j))
+            lower[i, j] = np.sqrt(rest) if i == j else rest / lower[j, j]
+    result = np.empty_like(right)
+    for i in range(3):
+        result[i] = (right[i] - sum(lower[i, k] * result[k] for k in range(i))) / lower[i, i]
+    for i in reversed(range(3)):
+        result[i] = (result[i] - sum(lower[k, i] * result[k] for k in range(i + 1, 3))) / lower[i, i]
+    return result
 
 
 def _moments(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
