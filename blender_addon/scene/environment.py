@@ -106,7 +106,7 @@ def turn(scene: bpy.types.Scene, angle: float) -> None:
     rotation = Matrix.Rotation(angle, 4, "Z")
     bpy.context.view_layer.update()  # matrix_world of what was moved
     for body in all_in(scene):
-        if body.matrix_world.to_quaternion().rotation_difference(pose.to_quaternion()).angle < _SAME_RAD:
+        if stands_as(body, scene.world):
             centre = Matrix.Translation(body.matrix_world.translation)
             moved = parts(body)
             poses = {part: centre @ rotation @ centre.inverted() @ part.matrix_world for part in moved}
@@ -114,6 +114,13 @@ def turn(scene: bpy.types.Scene, angle: float) -> None:
                 if part.parent not in moved:
                     part.matrix_world = poses[part]
     world.set_rotation(scene.world, rotation @ pose)
+
+
+def stands_as(body: bpy.types.Object, shown: bpy.types.World) -> bool:
+    """Return whether an environment has the rotation of a world, made by Panoform."""
+    pose = world.rotation(shown)
+    turned = pose and body.matrix_world.to_quaternion().rotation_difference(pose.to_quaternion())
+    return turned is not None and turned.angle < _SAME_RAD
 
 
 def enter(scene: bpy.types.Scene, body: bpy.types.Object) -> None:

@@ -84,8 +84,8 @@ def align_walls_property() -> BoolProperty:
 def replace_earlier_property() -> BoolProperty:
     return BoolProperty(
         name="Replace Earlier",
-        description="Building again from the same panorama removes what was built from it before, with its world. "
-        "What you have added stays",
+        description="Building again from the same panorama removes what was built from it before, with its world, "
+        "and stands where you have moved that. What you have added stays",
     )
 
 

@@ -1,4 +1,4 @@
-"""Remove environments with everything that was made for them, or let a new one take their place."""
+"""Remove environments with everything that was made for them, or let a new one take their place, wherever that is."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterable
 
 import bpy
+from mathutils import Matrix
 
-from . import environment, world
+from . import environment, scale, world
 
 _NUMBER = re.compile(r"\.\d{3}$")
 #: Custom property of datablocks other than objects that were made for an environment.
 MADE = "panoform_made_for"
+#: Largest difference from the identity, in metres and in ratios, of the motion of what was not moved.
+_SAME = 1e-5
 
 
 def remember(body: bpy.types.Object) -> None:
@@ -19,6 +22,7 @@ def remember(body: bpy.types.Object) -> None:
     for block in _belonging([body]):
         if not isinstance(block, bpy.types.Object):
             block[MADE] = True
+    scale.store_place(body, body.matrix_world)
 
 
 def remove(*bodies: bpy.types.Object) -> str:
@@ -75,6 +79,36 @@ def _belonging(bodies: list[bpy.types.Object] | tuple[bpy.types.Object, ...]) ->
     return found
 
 
+def take_place(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
+    """Move the new environment in `collection` as the newest that `replace_earlier` would remove was moved by the user.
+
+    Its world turns with it, if the earlier one stands as its own world does.
+    """
+    body = environment.of(collection)
+    earlier = [] if body is None else _earlier(scene, body)
+    if body is None or not earlier:
+        return
+    scene.view_layers[0].update()  # matrix_world of what was moved
+    was = earlier[-1]
+    motion = was.matrix_world @ scale.place(was).inverted()
+    if all(abs(value) < _SAME for row in motion - Matrix.Identity(4) for value in row):
+        return
+    scale.move(body, motion)
+    former, shown = was.get(environment.WORLD), body.get(environment.WORLD)
+    if former is not None and shown is not None and environment.stands_as(was, former):
+        world.set_rotation(shown, motion.to_quaternion().to_matrix().to_4x4() @ world.rotation(shown))
+
+
+def _earlier(scene: bpy.types.Scene, body: bpy.types.Object) -> list[bpy.types.Object]:
+    """Return the environments in `scene` that were built from the panorama of `body` before it, the newest last."""
+    source = body[environment.SOURCE]
+    return [
+        one
+        for one in environment.all_in(scene)
+        if one != body and one.get(environment.SOURCE) == source and environment.is_built(one)
+    ]
+
+
 def replace_earlier(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
     """Remove the environments in `scene` that were built from the panorama of the new one in `collection`, before it.
 
@@ -83,12 +117,7 @@ def replace_earlier(scene: bpy.types.Scene, collection: bpy.types.Collection) ->
     body = environment.of(collection)
     if body is None:
         return
-    source = body[environment.SOURCE]
-    earlier = [
-        one
-        for one in environment.all_in(scene)
-        if one != body and one.get(environment.SOURCE) == source and environment.is_built(one)
-    ]
+    earlier = _earlier(scene, body)
     if not earlier:
         return
     doomed = _doomed(tuple(earlier))

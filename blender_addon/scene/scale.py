@@ -1,4 +1,4 @@
-"""The scale of an environment: one length that the user measures sets it, also when it is built again.
+"""The scale and place of an environment: one length that the user measures sets the scale, also when it is built again.
 
 It is stored in custom properties of the mesh or dome.
 """
@@ -17,6 +17,8 @@ from . import environment
 SCALE, MEASURED = "panoform_scale", "panoform_scale_measured"
 #: The point of the floor under the panorama's centre in the object's axes, which stays in place.
 FLOOR = "panoform_floor"
+#: Its pose, 4 rows of 4, before the user moved it, at its present scale.
+PLACE = "panoform_place"
 #: Digest of the distance map that it was built from.
 MAPS = "panoform_maps"
 
@@ -42,19 +44,39 @@ def measured(scene: bpy.types.Scene, maps: str) -> float | None:
     return None
 
 
+def store_place(body: bpy.types.Object, pose: Matrix) -> None:
+    """Store the pose that `body` has, or would have if the user had not moved it."""
+    body[PLACE] = [value for row in pose for value in row]
+
+
+def place(body: bpy.types.Object) -> Matrix:
+    """Return the pose that `body` would have if the user had not moved it; of an earlier version, its own."""
+    values = body.get(PLACE)
+    return body.matrix_world.copy() if values is None else Matrix([values[i : i + 4] for i in range(0, 16, 4)])
+
+
 def apply(body: bpy.types.Object, factor: float) -> None:
     """Scale an environment, built by Panoform, about the floor under its centre; the world stays as it is.
 
     Cameras and lamps move, but keep their own size.
     """
-    pivot = body.matrix_world @ Vector(body.get(FLOOR, (0, 0, 0)))
-    scaling = Matrix.Translation(pivot) @ Matrix.Scale(factor, 4) @ Matrix.Translation(-pivot)
-    parts = environment.parts(body)
-    moved = {part: scaling @ part.matrix_world for part in parts if part.parent not in parts}
-    for part, pose in moved.items():
-        if part.type != "MESH":
-            location, pose = pose.translation, part.matrix_world.copy()
-            pose.translation = location
-        part.matrix_world = pose
+    former = place(body)
+    store_place(body, _about_floor(body, former, factor) @ former)
+    move(body, _about_floor(body, body.matrix_world, factor))
     body[SCALE] = body.get(SCALE, 1.0) * factor
     body[MEASURED] = True
+
+
+def _about_floor(body: bpy.types.Object, pose: Matrix, factor: float) -> Matrix:
+    pivot = pose @ Vector(body.get(FLOOR, (0, 0, 0)))
+    return Matrix.Translation(pivot) @ Matrix.Scale(factor, 4) @ Matrix.Translation(-pivot)
+
+
+def move(body: bpy.types.Object, motion: Matrix) -> None:
+    """Move an environment with all its parts by `motion`, 4 × 4. Cameras and lamps keep their own size."""
+    parts = environment.parts(body)
+    moved = {part: motion @ part.matrix_world for part in parts if part.parent not in parts}
+    for part, pose in moved.items():
+        if part.type != "MESH":
+            pose = Matrix.LocRotScale(pose.translation, pose.to_quaternion(), part.matrix_world.to_scale())
+        part.matrix_world = pose

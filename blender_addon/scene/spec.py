@@ -225,10 +225,12 @@ def _dome(
 
 
 def _finish(scene: bpy.types.Scene, collection: bpy.types.Collection) -> None:
-    """Step inside the built collection, and let it replace an earlier one, if the user wants that.
+    """Step inside the built collection, and let it replace an earlier one where that is, if the user wants that.
 
-    That comes last: what it removes could not be restored (`all_or_nothing`).
+    Removing comes last: what it removes could not be restored (`all_or_nothing`).
     """
+    if scene.panoform.replace_earlier:
+        remove.take_place(scene, collection)
     show(scene, collection)
     if scene.panoform.replace_earlier:
         remove.replace_earlier(scene, collection)

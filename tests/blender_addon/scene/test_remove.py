@@ -15,7 +15,7 @@ from mathutils import Matrix, Vector
 from panoform.blender_addon.capture import sources
 from panoform.blender_addon.generate import world_preview
 from panoform.blender_addon.jobs.manager import Jobs
-from panoform.blender_addon.scene import environment, images, remove, world
+from panoform.blender_addon.scene import environment, images, remove, scale, world
 from panoform.blender_addon.scene.build import build
 
 
@@ -136,6 +136,35 @@ def test_building_again_replaces_what_was_built_from_the_same_maps(addon: Jobs, 
     assert len(environment.all_in(scene)) == 1
     bpy.ops.panoform.restore_world()
     assert scene.world == own
+
+
+@pytest.mark.slow
+def test_what_replaces_a_moved_environment_stands_where_that_was_moved(addon: Jobs, scene, folder: Path) -> None:
+    """The first was also scaled by a measured length, which building again keeps, and turned with its world."""
+    scene.panoform.replace_earlier = True
+    bpy.ops.panoform.build_scene(directory=str(folder), kind="MESH")
+    body = environment.find(bpy.context)
+    scale.apply(body, 2.0)
+    body.location += Vector((3, -1, 0.5))
+    camera = next(part for part in environment.parts(body) if part.type == "CAMERA")
+    camera.location += Vector((3, -1, 0.5))
+    scene.view_layers[0].update()
+    environment.turn(scene, 0.7)
+    scene.view_layers[0].update()
+
+    def places() -> np.ndarray:
+        """Return the corners of the mesh, the place and the direction of the camera, and the axes of the world."""
+        body = environment.find(bpy.context)
+        lens = next(part for part in environment.parts(body) if part.type == "CAMERA").matrix_world
+        corners = [body.matrix_world @ Vector(corner) for corner in body.bound_box]
+        return np.array([*corners, lens.translation, lens.col[2].xyz, *world.rotation(scene.world).to_3x3()])
+
+    moved = places()
+    for _ in range(2):
+        bpy.ops.panoform.build_scene(directory=str(folder), kind="MESH")
+        scene.view_layers[0].update()
+        np.testing.assert_allclose(places(), moved, atol=1e-4)
+        assert len(environment.all_in(scene)) == 1
 
 
 def test_another_panorama_of_the_same_name_replaces_nothing(addon: Jobs, scene) -> None:
