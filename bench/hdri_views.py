@@ -23,6 +23,7 @@ import OpenImageIO as oiio
 from mathutils import Matrix
 from quiet import quiet
 
+from panoform import blender_addon
 from panoform.backend.cli import main as command_line
 from panoform.backend.cli import options
 from panoform.backend.io import panoramas
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("hdri_views.png"), metavar="FILE")
     parser.add_argument("--size", type=int, default=480, help="width of a picture in pixels")
     arguments = parser.parse_args()
+    blender_addon.register()
     rows = []
     for name in arguments.names.split(","):
         folder = arguments.maps / name
