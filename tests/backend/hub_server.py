@@ -27,6 +27,8 @@ class HubServer(ThreadingHTTPServer):
         self.sent: list[tuple[str, str | None]] = []
         #: While set, bodies of large files end after half of them, with the connection kept open.
         self.stalls = threading.Event()
+        #: How many bodies of large files still end after half of them, with the connection closed.
+        self.drops = 0
 
     @property
     def endpoint(self) -> str:
@@ -72,6 +74,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         body = content[start:]
+        if self.server.drops and len(content) > _LFS_BYTES:
+            self.server.drops -= 1
+            self.wfile.write(body[: len(body) // 2])
+            self.close_connection = True
+            return
         if self.server.stalls.is_set() and len(content) > _LFS_BYTES:
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()

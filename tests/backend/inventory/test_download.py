@@ -88,6 +88,26 @@ def test_stopped_download_is_resumed(hub, reporter, stopping_reporter, folder):
     assert (folder / LARGE).read_bytes() == CONTENT[LARGE]
 
 
+def test_lost_connection_is_made_again(hub, reporter, folder):
+    hub.drops = 1
+    run(reporter)
+    assert (folder / LARGE).read_bytes() == CONTENT[LARGE]
+    assert [wanted for file, wanted in hub.sent if file == LARGE] == [None, "bytes=25000-"]
+
+
+@pytest.mark.slow
+def test_connection_that_is_lost_over_and_over_is_told_and_what_had_arrived_stays(hub, reporter, folder):
+    hub.drops = 20
+    with pytest.raises(WeightsError, match="did not deliver"):
+        run(reporter)
+    hub.drops = 0
+    arrived = folder.with_name(f"{folder.name} (incomplete)").joinpath(LARGE).stat().st_size
+    assert arrived >= 25_000
+    run(reporter)
+    assert (LARGE, f"bytes={arrived}-") in hub.sent
+    assert (folder / LARGE).read_bytes() == CONTENT[LARGE]
+
+
 @pytest.mark.parametrize("name", [LARGE, SMALL])
 def test_damaged_files_are_refused_and_replaced(hub, reporter, folder, name):
     hub.damaged[name] = bytes(len(CONTENT[name]))
