@@ -1,12 +1,13 @@
 """Compare renders of a grey sphere on a plane under true, reconstructed and plain 8-bit environments.
 
-    python bench/lit_scene.py [--sheet docs/hdr.png] [--size 64] [--samples 256] [FILE.exr …]
+    python bench/lit_scene.py [--sheet docs/hdr.png] [--size 64] [--samples 256] [--cache DIR] [FILE.exr …]
 
 Each of the eight CC0 HDRIs that ship with bpy (or each FILE) is exposed so that 10 % of its pixels clip, and clipped to
-8 bits. Cycles renders the scene under the original light, under the light that `inverse_tonemapping.reconstruct`
-recovers from the clipped picture ("rebuilt"), and under its plain linearisation ("plain").
+8 bits. Cycles renders the scene under the original light, under the light that `solve.reconstruct` measures by the
+starter's maps of the clipped picture ("measured"; the maps are kept in --cache), and under its plain linearisation
+("plain").
 
-Columns, for rebuilt and plain: the mean difference of the renders' linear luminance, relative to the true mean; the
+Columns, for measured and plain: the mean difference of the renders' linear luminance, relative to the true mean; the
 angle between the shadow's direction and the true one; the factors by which the shadow's depth (the largest share of
 light that it blocks from the plane) and the brightness of the sphere differ.
 """
@@ -24,7 +25,7 @@ import OpenImageIO as oiio
 from mathutils import Vector
 from scipy import ndimage
 
-from panoform.backend.lighting import inverse_tonemapping
+from panoform.backend.lighting import solve
 from panoform.shared.imaging.colour import linear_from_srgb, srgb_from_linear
 from panoform.shared.imaging.sun import Sun
 
@@ -152,7 +153,7 @@ def load(path: Path) -> np.ndarray:
 def titles(size: int) -> np.ndarray:
     """Render the titles of the sheet's columns, as wide as its rows: (size // 6, 5 · size, 3)."""
     strip = oiio.ImageBuf(oiio.ImageSpec(5 * size, size // 6, 3, oiio.FLOAT))
-    for column, title in ((0, "8-bit panorama"), (2, "true HDRI"), (3, "rebuilt"), (4, "plain")):
+    for column, title in ((0, "8-bit panorama"), (2, "true HDRI"), (3, "measured"), (4, "plain")):
         position = column * size + size // 20, size // 8
         if not oiio.ImageBufAlgo.render_text(strip, *position, title, size // 9, "", (1.0, 1.0, 1.0)):
             raise RuntimeError(strip.geterror())
@@ -160,19 +161,24 @@ def titles(size: int) -> np.ndarray:
 
 
 def main() -> None:
+    import light_data  # in this folder; the tests import this file alone
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet: panorama, true, rebuilt, plain")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet: panorama, true, measured, plain")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--cache", type=Path, default=Path(".cache/light"), help="folder of maps")
     options = parser.parse_args()
     rows = []
     print(
-        f"{'':16}" + "".join(f"{method:>12}{'shadow':>9}{'depth':>7}{'sphere':>8}" for method in ("rebuilt", "plain"))
+        f"{'':16}" + "".join(f"{method:>12}{'shadow':>9}{'depth':>7}{'sphere':>8}" for method in ("measured", "plain"))
     )
     for path in options.files or bundled():
         light, picture = clipped(load(path))
-        lights = light, inverse_tonemapping.reconstruct(picture), linear_from_srgb(picture)
+        maps = light_data.perceived(picture, options.cache, f"{path.stem} 10 %")
+        measured = solve.reconstruct(picture, light_data.with_sky(maps)).light
+        lights = light, measured, linear_from_srgb(picture)
         renders = [render(panorama, options.size, options.samples) for panorama in lights]
         true, *others = [measure(image) for image in renders]
         line = f"{path.stem:16}"
