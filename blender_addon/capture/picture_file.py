@@ -18,7 +18,7 @@ import numpy as np
 from ...shared.atomic_write import drafts
 from ...shared.imaging.shrink import block_side
 from ...shared.panorama_size import check_size
-from ...shared.picture_files import assemble, exr, reading
+from ...shared.picture_files import assemble, exr, reading, tiff_bands
 from ...shared.picture_files.header import Header
 from ...shared.protocol.errors import PanoramaError
 from . import colour_management, image_limits, pixels
@@ -71,8 +71,12 @@ def read(
     header = reading.read_file(path, layer, is_panorama=is_panorama)
     if header.width and is_panorama:
         check_size(*assemble.size(header, (header.height, header.width), path.name))
+    stored = _means_of_bands(path, header, height) if is_panorama else None
+    if stored is not None:
+        return _reading(stored, header, path.name, (header.height, header.width), has_alpha)
     with _loaded(path, header) as image:
-        return _read(image, header, path.name, is_panorama, height, has_alpha)
+        stored, size = _stored(image, header, path.name, is_panorama, height)
+    return _reading(stored, header, path.name, size, has_alpha)
 
 
 def layer_names(path: Path) -> list[str]:
@@ -145,23 +149,51 @@ def _side(rows: int, columns: int, height: int | None) -> int:
     return block_side(rows, columns, height) if height and rows and columns else 1
 
 
-def _read(
-    image: bpy.types.Image, header: Header, name: str, is_panorama: bool, for_height: int | None, has_alpha: bool
-) -> Reading:
-    image.colorspace_settings.is_data = True
-    image.alpha_mode = "CHANNEL_PACKED"
-    width, height = image.size
-    if not (width and height):
-        raise PanoramaError(f"{name} is damaged: Blender can't read its pixels.", "Save or download it again.")
-    if is_panorama:
-        check_size(*assemble.size(header, (height, width), name))
+def _can_reduce(header: Header) -> bool:
     # The mean of values that are converted afterwards is another than the backend's, but for linear ones.
-    can_reduce = is_panorama and header.is_placed and (header.colour is None or header.is_float)
-    side = _side(height, width, for_height) if can_reduce else 1
-    stored = pixels.raw(image, side, in_place=True)
+    return header.is_placed and (header.colour is None or header.is_float)
+
+
+def _means_of_bands(path: Path, header: Header, for_height: int | None) -> np.ndarray | None:
+    """Return the stored pixels of a TIFF, reduced, of which Blender decodes a band at a time; None where it can't."""
+    side = _side(header.height, header.width, for_height)
+    if header.format != "TIFF" or side == 1 or not _can_reduce(header):
+        return None
+    means = []
+    with reading.mapped(path) as data:
+        for content in tiff_bands.bands(data, side) or ():
+            with _unpacked(path.name, content) as image:
+                means.append(_raw(image, path.name, side))
+    stored = np.concatenate(means) if means else None
+    return stored if stored is not None and np.isfinite(stored).all() else None
+
+
+def _stored(
+    image: bpy.types.Image, header: Header, name: str, is_panorama: bool, for_height: int | None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the stored pixels of an image, reduced where that is possible, and their height and width before."""
+    width, height = image.size
+    if is_panorama and width and height:
+        check_size(*assemble.size(header, (height, width), name))
+    side = _side(height, width, for_height) if is_panorama and _can_reduce(header) else 1
+    stored = _raw(image, name, side)
     if side > 1 and not np.isfinite(stored).all():
         image.reload()
         stored = pixels.raw(image)
+    return stored, (height, width)
+
+
+def _raw(image: bpy.types.Image, name: str, side: int) -> np.ndarray:
+    """Return the stored pixels of an image that is given up for it. Raise PanoramaError where it can't be read."""
+    image.colorspace_settings.is_data = True
+    image.alpha_mode = "CHANNEL_PACKED"
+    if not all(image.size):
+        raise PanoramaError(f"{name} is damaged: Blender can't read its pixels.", "Save or download it again.")
+    return pixels.raw(image, side, in_place=True)
+
+
+def _reading(stored: np.ndarray, header: Header, name: str, size: tuple[int, int], has_alpha: bool) -> Reading:
+    """Return what a file with the `stored` pixels shows; `size`: their height and width before they were reduced."""
     if not has_alpha:
         stored[..., 3:] = 1
     is_default = header.format == "TIFF" and header.is_float  # Blender takes a TIFF's floats for sRGB
@@ -169,7 +201,7 @@ def _read(
     alpha = None if np.all(picture[..., 3] == 1) else picture[..., 3]
     colours = Pixels(np.ascontiguousarray(picture[..., :3]), encoding)
     plain = header.is_plain and not is_default
-    return Reading(colours, alpha, plain, header, (height, width) if side > 1 else None)
+    return Reading(colours, alpha, plain, header, size if stored.shape[:2] != size else None)
 
 
 @contextmanager
@@ -178,12 +210,23 @@ def _loaded(path: Path, header: Header | None = None) -> Iterator[bpy.types.Imag
     if header and header.layer and header.needs_extraction:
         with reading.mapped(path) as data:
             content = exr.extract(data, header.layer)
-        image = bpy.data.images.new(path.name, 1, 1, float_buffer=True)
+        with _unpacked(path.name, content) as image:
+            yield image
+        return
+    image = image_limits.load(path)
+    try:
+        yield image
+    finally:
+        bpy.data.images.remove(image)
+
+
+@contextmanager
+def _unpacked(name: str, content: bytes) -> Iterator[bpy.types.Image]:
+    """Give the image in the content of a file, removed in the end."""
+    image = bpy.data.images.new(name, 1, 1, float_buffer=True)
+    try:
         image.pack(data=content, data_len=len(content))
         image.source = "FILE"
-    else:
-        image = image_limits.load(path)
-    try:
         yield image
     finally:
         bpy.data.images.remove(image)

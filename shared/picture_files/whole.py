@@ -58,7 +58,7 @@ def _tiff(data: Data, header: Header) -> bool:
     tags = exif.directory(data, order, at, _PLACES, big=big, many=_MANY)
     for places, lengths in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
         ends = zip(_numbers(tags, places), _numbers(tags, lengths), strict=False)
-        if any(place + length > len(data) for place, length in ends):
+        if any(not place or place + length > len(data) for place, length in ends):  # 0: never written
             return False
     return True
 

@@ -640,6 +640,10 @@ def _damaged_cases() -> list[Case]:
     def cut(path: Path) -> Path:
         return changed(path, lambda data: data[:-40])
 
+    def without_strips(data: bytes) -> bytes:
+        """Set the places and lengths of strips (tags 273 and 279) to 0."""
+        return re.sub(rb"([\x11\x17]\x01[\x03\x04]\0\x01\0\0\0)....", rb"\1\0\0\0\0", data, flags=re.DOTALL)
+
     writers: dict[str, Callable[[Path], Path]] = {
         "EXR": lambda folder: write_exr(folder / "a.exr", [("", ("R", "G", "B"), light)]),
         "Radiance HDR": lambda folder: write_hdr(folder / "a.hdr", "-Y 16 +X 32", light),
@@ -659,6 +663,8 @@ def _damaged_cases() -> list[Case]:
              refusal="damaged|can't be read")
         for kind, write in writers.items()
     ] + [
+        Case("TIFF, whose strips were never written, as of a program that was ended", "refused by what it is",
+             lambda folder: changed(writers["TIFF"](folder), without_strips), refusal="damaged|can't be read"),
         Case("JPEG, without its end marker", "refused: pixels may be missing",
              lambda folder: changed(writers["JPEG"](folder), lambda data: data[:-2]), refusal="its end is missing"),
         Case("JPEG, cut short, with another JPEG behind it", "refused by what it is",

@@ -102,7 +102,11 @@ def test_images_without_a_file_are_checked(scene):
         sources.from_image(image)
 
 
-@pytest.mark.parametrize(("suffix", "kind"), [("exr", "float"), ("png", "uint8"), ("png", "uint16"), ("hdr", "float")])
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [("exr", "float"), ("png", "uint8"), ("png", "uint16"), ("hdr", "float"), ("tif", "uint8"), ("tif", "uint16"),
+     ("tif", "float")],
+)  # fmt: skip
 def test_large_panoramas_are_reduced_by_means(scene, tmp_path, suffix, kind):
     path = tmp_path / f"large.{suffix}"
     rows, columns = np.mgrid[0:256, 0:512].astype(np.float32)
@@ -131,7 +135,7 @@ def test_pixels_that_are_not_numbers_keep_their_places(scene, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("suffix", "depth"), [("exr", "half"), ("png", "uint8")])
+@pytest.mark.parametrize(("suffix", "depth"), [("exr", "half"), ("png", "uint8"), ("tif", "uint16")])
 def test_the_largest_panorama_takes_less_than_three_gigabytes(tmp_path, suffix, depth):
     path = tmp_path / f"large.{suffix}"
     large_pictures.write(path, depth)
