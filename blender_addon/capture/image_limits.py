@@ -71,8 +71,8 @@ def _frame(user: bpy.types.ImageUser, scene_frame: int) -> int:
 def shown_size(image: bpy.types.Image, user: bpy.types.ImageUser, scene_frame: int) -> tuple[int, int]:
     """Return width and height of an image, which `check` passed, as `user` shows it in a frame of the scene.
 
-    They are those of its file for sequences and multilayer EXRs, to which Blender gives none. Raise PanoramaError as
-    `check_frame`.
+    They are those of the pixels in its file for sequences and multilayer EXRs, to which Blender gives none. Raise
+    PanoramaError as `check_frame`.
     """
     if image.source == "SEQUENCE":
         header = check_frame(image, user, scene_frame)
@@ -81,7 +81,7 @@ def shown_size(image: bpy.types.Image, user: bpy.types.ImageUser, scene_frame: i
         if image.type != "MULTILAYER":
             return width, height
         header = _check_packed(image) if image.packed_file else headers.check_file(_path(image))
-    return header.width, header.height
+    return header.stored or (header.width, header.height)
 
 
 def _path(image: bpy.types.Image) -> Path:

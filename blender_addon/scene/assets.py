@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import bpy
@@ -55,18 +56,20 @@ def mark(body: bpy.types.Object, scene: bpy.types.Scene) -> list[bpy.types.ID]:
 def write_catalogue(folder: Path) -> Path | None:
     """Add the catalogue to the definition file in a folder; return its path, None if it is there already.
 
-    All other lines stay as they are. Raise OutputError.
+    All other lines stay as they are; where it is a link, also of a library that several share, the file that it leads
+    to is written. Raise OutputError.
     """
     path = folder / CATALOGUE_FILE
-    with translate_errors(path):
+    target = Path(os.path.realpath(path))
+    with translate_errors(target):
         # Lines of another encoding stay as they are.
-        text = path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else _HEADER
+        text = target.read_bytes().decode("utf-8", "surrogateescape") if target.exists() else _HEADER
     if any(line.startswith(f"{CATALOGUE_ID}:") for line in text.splitlines()):
         return None
     if not text.endswith("\n"):
         text += "\n"
     atomic_write(
-        path, f"{text}{CATALOGUE_ID}:{CATALOGUE}:{CATALOGUE.replace('/', '-')}\n".encode("utf-8", "surrogateescape")
+        target, f"{text}{CATALOGUE_ID}:{CATALOGUE}:{CATALOGUE.replace('/', '-')}\n".encode("utf-8", "surrogateescape")
     )
     return path
 

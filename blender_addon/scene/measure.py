@@ -67,10 +67,9 @@ class PANOFORM_OT_set_scale(bpy.types.Operator):
             raise SettingError("A length of 0 gives no scale.", "Give the measured length and the true one.")
         context.view_layer.update()
         body = environment.find(context)
-        scale.apply(body, self.length / self.measured)
-        self.report(
-            {"INFO"}, tr_report("Scaled {name!r} by {factor:.4g}.", name=body.name, factor=self.length / self.measured)
-        )
+        factor = self.length / self.measured
+        scale.apply(body, factor)
+        self.report({"INFO"}, tr_report("Scaled {name!r} by {factor:.4g}.", name=body.name, factor=factor))
         return FINISHED
 
 

@@ -11,6 +11,7 @@ import bpy
 import numpy as np
 from mathutils import Matrix, Vector
 
+from ...shared.jobs.scene import check_scale
 from . import environment
 
 #: Metres per unit of distance, and whether the user measured it.
@@ -58,12 +59,14 @@ def place(body: bpy.types.Object) -> Matrix:
 def apply(body: bpy.types.Object, factor: float) -> None:
     """Scale an environment, built by Panoform, about the floor under its centre; the world stays as it is.
 
-    Cameras and lamps move, but keep their own size.
+    Cameras and lamps move, but keep their own size. Raise SettingError where its scale would be out of range.
     """
+    metres_per_unit = body.get(SCALE, 1.0) * factor
+    check_scale(metres_per_unit)
     former = place(body)
     store_place(body, _about_floor(body, former, factor) @ former)
     move(body, _about_floor(body, body.matrix_world, factor))
-    body[SCALE] = body.get(SCALE, 1.0) * factor
+    body[SCALE] = metres_per_unit
     body[MEASURED] = True
 
 

@@ -168,9 +168,14 @@ def rotation_rows(matrix: Iterable[Iterable[float]]) -> Rotation:
 def check_scene(settings: SceneSettings) -> None:
     """Raise SettingError for anything out of range."""
     check_range("The camera height", settings.camera_height_m, MIN_CAMERA_HEIGHT_M, MAX_CAMERA_HEIGHT_M, " m")
-    check_range("The scale", settings.scale, 1e-6, 1e6)
+    check_scale(settings.scale)
     check_range("The number of triangles", settings.max_triangles, MIN_TRIANGLES, MAX_TRIANGLES)
     check_range("The width of textures", settings.texture_width, 128, MAX_TEXTURE_WIDTH)
+
+
+def check_scale(metres_per_unit: float | None) -> None:
+    """Raise SettingError for a scale out of range. None, for that of the camera's height, passes."""
+    check_range("The scale", metres_per_unit, 1e-6, 1e6)
 
 
 def check(request: SceneRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 from typing import BinaryIO
@@ -51,12 +52,17 @@ def read(stream: BinaryIO) -> ImageHeader:
             break
     if not parts:
         raise Malformed("it has no parts")
-    widths, heights, samples, buffers = zip(*parts, strict=True)
-    return ImageHeader("openexr", max(widths), max(heights), sum(samples), sum(buffers))
+    shown, stored, samples, buffers = zip(*parts, strict=True)
+    width, height = (max(sides) for sides in zip(*stored, *shown, strict=True))
+    largest = max(stored, key=math.prod)
+    return ImageHeader("openexr", width, height, sum(samples), sum(buffers), largest)
 
 
-def _part(attributes: dict[bytes, bytes], tiled: bool | None) -> tuple[int, int, int, int]:
-    """Return width, height, samples and buffers of a part. `tiled`: what the flag of a file with one part says."""
+def _part(attributes: dict[bytes, bytes], tiled: bool | None) -> tuple[tuple[int, int], tuple[int, int], int, int]:
+    """Return the sizes of display and data window, samples and buffers of a part.
+
+    `tiled`: what the flag of a file with one part says.
+    """
     missing = _REQUIRED - attributes.keys()
     if missing:
         raise Malformed("its header lacks " + ", ".join(sorted(name.decode() for name in missing)))
@@ -86,7 +92,7 @@ def _part(attributes: dict[bytes, bytes], tiled: bool | None) -> tuple[int, int,
             raise Malformed("its compression is unknown")
         buffers = _AT_ONCE * width * _BLOCK_ROWS[compression[0]] * pixel_bytes + height * _OFFSET
     # Of the display window, nothing is allocated but by programs that show it: its sides are limited all the same.
-    return max(width, sizes[1][0]), max(height, sizes[1][1]), width * height * count, buffers
+    return sizes[1], sizes[0], width * height * count, buffers
 
 
 def _size(window: bytes) -> tuple[int, int]:

@@ -17,6 +17,8 @@ class ImageHeader(NamedTuple):
     samples: int
     #: Bytes that a decoder needs beside the pixels: tiles, strips, coefficients, tables, text.
     buffers: int = 0
+    #: Size of the stored pixels, where the picture that they are a part of may be larger; None: width and height.
+    stored: tuple[int, int] | None = None
 
 
 class Malformed(Exception):

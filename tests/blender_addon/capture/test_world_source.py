@@ -10,6 +10,7 @@ import math
 import bpy
 import cycles_truth as cycles
 import numpy as np
+import OpenImageIO as oiio
 import picture_cases
 import pytest
 
@@ -373,6 +374,21 @@ def test_frame_of_an_image_sequence_is_shown(scene, tmp_path, monkeypatch):
     (tmp_path / "a0008.exr").write_bytes(b"v/1\x01")
     with pytest.raises(PanoramaError, match="a0008"):
         sources.from_world(scene)
+
+
+def test_cropped_files_of_a_sequence_count_by_their_pixels(scene, tmp_path):
+    """Blender shows the data window of an EXR as the whole picture: for a single file its size says so."""
+    spec = oiio.ImageSpec(64, 32, 3, "half")
+    spec.x, spec.y, spec.full_width, spec.full_height = 100, 50, 1024, 512
+    output = oiio.ImageOutput.create(str(tmp_path / "a0001.exr"))
+    assert output.open(str(tmp_path / "a0001.exr"), spec)
+    output.write_image(np.full((32, 64, 3), 0.5, np.float32))
+    output.close()
+    nodes = Nodes(scene)
+    image = nodes.texture.image = bpy.data.images.load(str(tmp_path / "a0001.exr"))
+    assert sources.shown_sizes(scene) == [image.size[:]] == [(64, 32)]
+    image.source = "SEQUENCE"
+    assert sources.shown_sizes(scene) == [(64, 32)]
 
 
 def test_file_before_an_image_sequence_is_that_of_frame_0(scene, tmp_path, monkeypatch):

@@ -83,3 +83,22 @@ def test_catalogue_lines_of_another_encoding_are_kept(tmp_path: Path) -> None:
     assert assets.write_catalogue(tmp_path) == path
     assert path.read_bytes().startswith(b"VERSION 1\n\n# M\xf6bel\n")
     assert assets.write_catalogue(tmp_path) is None
+
+
+def test_catalogue_that_is_a_link_is_written_where_it_leads(tmp_path: Path) -> None:
+    shared, folder = tmp_path / "shared", tmp_path / "project"
+    shared.mkdir()
+    folder.mkdir()
+    link = folder / assets.CATALOGUE_FILE
+    try:
+        link.symlink_to(shared / "cats.txt")
+    except OSError:
+        pytest.skip("Links may not be made here.")
+    assert assets.write_catalogue(folder) == link  # it leads to no file yet
+    (shared / "cats.txt").write_text("VERSION 1\n\n# mine\n")
+    assert assets.write_catalogue(folder) == link
+    assert link.is_symlink()
+    text = (shared / "cats.txt").read_text()
+    assert text.startswith("VERSION 1\n\n# mine\n")
+    assert assets.CATALOGUE_ID in text
+    assert sorted(entry.name for entry in (*shared.iterdir(), *folder.iterdir())) == [assets.CATALOGUE_FILE, "cats.txt"]

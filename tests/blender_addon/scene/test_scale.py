@@ -186,6 +186,9 @@ def test_lengths_that_give_no_scale(addon: Jobs, scene, folder: Path) -> None:
     pose = body.matrix_world.copy()
     with pytest.raises(RuntimeError, match="A length of 0 gives no scale"):
         bpy.ops.panoform.set_scale(measured=0.0, length=2.0)
+    for measured, length in ((1e-30, 1.0), (1e-30, 1e30), (1.0, 1e7), (1e9, 1.0)):
+        with pytest.raises(RuntimeError, match="The scale is"):
+            bpy.ops.panoform.set_scale(measured=measured, length=length)
     assert body.matrix_world == pose
     assert environment.parts(body)[0] == body
 
