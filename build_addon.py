@@ -70,18 +70,18 @@ def dependency_wheels(python: str) -> list[Path]:
     found = []
     for platform, tags in PLATFORMS.items():
         folder = WHEELS / f"{python}-{platform}"
-        for requirement in map(pinned, REQUIREMENTS):
-            name, _, version = requirement.partition("==")
-            if not list(folder.glob(f"{name}-{version}-*.whl")):
-                print(f"downloading {requirement} for {platform}, Python {python}")
-                options = ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", python]
-                options += [option for tag in tags for option in ("--platform", tag)]
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryDirectory(dir=folder) as fresh:  # another build may use the folder
-                    run(sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", fresh, requirement)
-                    for wheel in Path(fresh).glob("*.whl"):
-                        wheel.replace(folder / wheel.name)
-            found += folder.glob(f"{name}-{version}-*.whl")
+        patterns = {want: "{}-{}-*.whl".format(*want.split("==")) for want in map(pinned, REQUIREMENTS)}
+        missing = [want for want, pattern in patterns.items() if not list(folder.glob(pattern))]
+        if missing:
+            print(f"downloading {' and '.join(missing)} for {platform}, Python {python}")
+            options = ["--no-deps", "--only-binary=:all:", "--implementation", "cp", "--python-version", python]
+            options += [option for tag in tags for option in ("--platform", tag)]
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as fresh:  # another build may use the folder
+                run(sys.executable, "-m", "pip", "download", "--quiet", *options, "--dest", fresh, *missing)
+                for wheel in Path(fresh).glob("*.whl"):
+                    wheel.replace(folder / wheel.name)
+        found += [wheel for pattern in patterns.values() for wheel in folder.glob(pattern)]
     return found
 
 
