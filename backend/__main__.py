@@ -1,8 +1,10 @@
 """`python -m panoform.backend` is `panoform`."""
 
+import os
 import sys
 from pathlib import Path
 
+from . import interrupts
 from .server import parent
 
 
@@ -22,8 +24,18 @@ def _guard(arguments: list[str]) -> None:
             )
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Run the command line, and return its exit code, also where Ctrl+C comes while its modules are imported."""
+    interrupts.stop_at_once()
     _guard(sys.argv)
-    from .cli.main import main
+    from .cli import main as cli
 
+    code = cli.main()
+    if code == interrupts.INTERRUPTED:
+        sys.stdout.flush()
+        os._exit(code)  # Python's own end takes a second, in which another Ctrl+C would change the code
+    return code
+
+
+if __name__ == "__main__":
     sys.exit(main())

@@ -15,7 +15,8 @@ import pytest
 
 from panoform.shared import VERSION
 
-pytestmark = pytest.mark.slow
+# Where build/wheels/ is empty, the first test downloads 24 wheels.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("shared", "backend", "blender_addon")

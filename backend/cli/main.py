@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ...shared.file_errors import system_error
 from ...shared.protocol.errors import Cancelled, PanoformError
+from ..interrupts import INTERRUPTED, stopping_in_order
 from . import batch, doctor, edit, evaluate, generate, light, mesh, models, perceive, serve, texture
 
 COMMANDS = (perceive, batch, mesh, light, generate, edit, texture, evaluate, doctor, models, serve)
-INTERRUPTED = 130
 #: What shells report of a program whose reader left, as of `panoform models | head -1`.
 CLOSED = 141
 
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_streams()
     options = _parser().parse_args(arguments)
     try:
-        code = options.run(options)
+        with stopping_in_order():
+            code = options.run(options)
         sys.stdout.flush()  # here, where an error can be told
         return code
     except Cancelled as error:
