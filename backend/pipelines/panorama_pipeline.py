@@ -129,7 +129,8 @@ class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
         """Encode as `_vae_encode`, across the seam: circular, or in tiles that wrap around."""
         scale, image = self.vae_scale_factor, image.to(self._execution_device)
         if image.shape[-2] * image.shape[-1] > MAX_WHOLE * scale**2:
-            latents = tiling.blend(self._vae_encode, image, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_in=scale)
+            with circular_padding.in_bands(self.vae):
+                latents = tiling.blend(self._vae_encode, image, (VAE_TILE, VAE_TILE), VAE_OVERLAP, unit_in=scale)
         else:
             with circular_padding.circular(self.vae):
                 latents = self._vae_encode(image)
@@ -140,7 +141,8 @@ class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
         latents = latents.to(self._execution_device)
         if latents.shape[-2] * latents.shape[-1] > MAX_WHOLE:
             tile, scale = (VAE_TILE, VAE_TILE), self.vae_scale_factor
-            return tiling.blend(self._vae_decode, latents, tile, VAE_OVERLAP, unit_out=scale)
+            with circular_padding.in_bands(self.vae):
+                return tiling.blend(self._vae_decode, latents, tile, VAE_OVERLAP, unit_out=scale)
         with circular_padding.circular(self.vae):
             return self._vae_decode(latents)
 

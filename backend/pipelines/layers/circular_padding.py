@@ -6,7 +6,8 @@ Latents are (N, C, h, w), images (N, 3, H, W); the last axis is longitude and it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 EXTENSION = 6
 #: Latent columns that the reference appends before it decodes.
 DECODE_EXTENSION = 2
+#: Numbers of a convolution's input that are convolved at once: 128 rows of 256 channels, 2048 pixels wide.
+BAND = 2**26
 
 
 def extend(latents: Tensor, columns: int = EXTENSION) -> Tensor:
@@ -48,39 +51,65 @@ def circular(vae: AutoencoderKL) -> Iterator[None]:
     less exact, since the padding takes part in norms and attention. diffusers' tiles would each wrap around by
     themselves, so tiling is disabled within the block.
     """
-    hooks, tiling = [], vae.use_tiling
-    for conv in vae.modules():
-        if not isinstance(conv, nn.Conv2d) or conv.kernel_size[1] == 1:
-            continue
-        if conv.padding[1]:
-            hooks.append(conv.register_forward_hook(_compute_edges))
-        else:
-            hooks.append(conv.register_forward_pre_hook(_repeat_first_column))
-    vae.use_tiling = False
+    tiling, vae.use_tiling = vae.use_tiling, False
+    try:
+        with _convolutions(vae, wrap=True):
+            yield
+    finally:
+        vae.use_tiling = tiling
+
+
+def in_bands(vae: AutoencoderKL) -> AbstractContextManager[None]:
+    """Let each convolution of `vae` compute large pictures in bands of rows within the block, with the same result.
+
+    cuDNN copies the whole input and output of a convolution in 16 bits into its own layout. `circular` does this, too.
+    """
+    return _convolutions(vae, wrap=False)
+
+
+@contextmanager
+def _convolutions(vae: AutoencoderKL, wrap: bool) -> Iterator[None]:
+    convolutions = [x for x in vae.modules() if isinstance(x, nn.Conv2d) and x.kernel_size[0] > 1]
+    before = [x.__dict__.get("forward") for x in convolutions]
+    for conv in convolutions:
+        conv.forward = partial(_convolve, conv, wrap)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        vae.use_tiling = tiling
-        for hook in hooks:
-            hook.remove()
+        for conv, forward in zip(convolutions, before, strict=True):
+            del conv.forward
+            if forward is not None:
+                conv.forward = forward
 
 
-def _compute_edges(conv: nn.Conv2d, args: tuple[Tensor], out: Tensor) -> None:
-    """Compute the first and last column of the output again, of a convolution 3 columns wide with zeros beside them.
+def _convolve(conv: nn.Conv2d, wrap: bool, x: Tensor) -> Tensor:
+    """Apply a convolution to (N, C, H, W) in bands of rows of its output; with `wrap`, columns go on across the seam.
 
-    To pad its input would copy it, which takes a fifth of the memory.
+    Where it pads nothing, diffusers' Downsample2D has put a row and a column of zeros behind the picture.
     """
-    (x,) = args
-    for column, beside in ((0, [-1, 0, 1]), (-1, [-2, -1, 0])):
-        strip = torch.stack([x[..., i] for i in beside], dim=-1)
-        edge = F.conv2d(strip, conv.weight, conv.bias, padding=(int(conv.padding[0]), 0))
-        out[..., column] = edge[..., 0]
-
-
-def _repeat_first_column(conv: nn.Module, args: tuple[Tensor]) -> Tensor:
-    # diffusers' Downsample2D has put one column of zeros on the right before this convolution.
-    (x,) = args
-    return torch.cat([x[..., :-1], x[..., :1]], dim=-1)
+    padding, kernel, stride = int(conv.padding[0]), conv.kernel_size[0], conv.stride[0]
+    height = x.shape[-2]
+    rows = (height + 2 * padding - kernel) // stride + 1
+    step = max(1, BAND * height // (x.numel() * stride))
+    out: Tensor | None = None
+    for top in range(0, rows, step):
+        bottom = min(top + step, rows)
+        first, last = top * stride - padding, (bottom - 1) * stride + kernel - padding
+        band = x[..., max(first, 0) : min(last, height), :]
+        if wrap and padding:
+            band = F.pad(band, (padding, padding, 0, 0), mode="circular")
+        elif wrap:
+            band = torch.cat([band[..., :-1], band[..., :1]], dim=-1)
+        if first < 0 or last > height:
+            band = F.pad(band, (0, 0, max(-first, 0), max(last - height, 0)))
+        part = F.conv2d(band, conv.weight, conv.bias, conv.stride, (0, 0 if wrap else padding))
+        if step >= rows:
+            return part
+        if out is None:
+            out = part.new_empty(*part.shape[:2], rows, part.shape[-1])
+        out[..., top:bottom, :] = part
+    assert out is not None
+    return out
 
 
 def decode_blended(decode: Callable[[Tensor], Tensor], latents: Tensor, scale: int) -> Tensor:

@@ -105,6 +105,20 @@ def test_circular_changes_only_latents_near_the_seam():
     assert not torch.allclose(circular[..., -1:], plain[..., -1:], atol=1e-3)
 
 
+@pytest.mark.parametrize("band", [100, 3000])
+def test_bands_change_nothing(vae, band, monkeypatch):
+    """Against torch's own convolution of the whole, and one of the picture padded around the seam."""
+    image = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(2))
+    plain = encode(vae, image), vae.decode(encode(vae, image)).sample
+    with circular_padding.circular(vae):
+        closed = encode(vae, image), vae.decode(encode(vae, image)).sample
+    monkeypatch.setattr(circular_padding, "BAND", band)
+    with circular_padding.in_bands(vae):
+        torch.testing.assert_close((encode(vae, image), vae.decode(plain[0]).sample), plain, atol=1e-5, rtol=1e-4)
+    with circular_padding.circular(vae):
+        torch.testing.assert_close((encode(vae, image), vae.decode(closed[0]).sample), closed, atol=1e-5, rtol=1e-4)
+
+
 def test_vae_is_restored_afterwards(vae):
     image = torch.randn(1, 3, 32, 64)
     before = encode(vae, image)
