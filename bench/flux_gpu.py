@@ -33,7 +33,7 @@ from accelerate.hooks import remove_hook_from_module
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from torch import Tensor
 
-from panoform.backend.models import residency
+from panoform.backend.models import quantised, residency
 from panoform.backend.models.flux import memory, single_file, stream_adapters
 from panoform.backend.models.links import CudaLink, Link, ThreadLink
 from panoform.backend.pipelines.layers import circular_padding, shared_attention
@@ -251,14 +251,18 @@ def to_main_memory(bench: Bench) -> None:
     bench.link.free(source)
 
 
-def card(bench: Bench, gib: int, height: int = 512, steps: int = 3) -> None:
-    """Five tasks on a card of `gib` GiB, with the budget chosen by what is free."""
+def card(bench: Bench, gib: int, height: int = 512, steps: int = 3, weights: str = "") -> None:
+    """Five tasks on a card of `gib` GiB, with the budget chosen by what is free.
+
+    `weights`: what they are, if they aren't those of the first stage.
+    """
     pipe = bench.pipe
     bench.clean()
     block, context = None, 0
     if isinstance(bench.link, ThreadLink):  # the part of the weights that a card of FLUX's would hold
         width, tokens = pipe.transformer.inner_dim, bench.text + 4 * 11
         need = memory.activations([2] * 5, tokens, width, bench.dtype)
+        need += memory.decoded_weights(True, width, bench.dtype) if weights else 0
         bench.link.memory = need + int(_block_bytes(pipe) * gib / 20)
     else:
         free, total = torch.cuda.mem_get_info()
@@ -271,9 +275,10 @@ def card(bench: Bench, gib: int, height: int = 512, steps: int = 3) -> None:
         best = min(seconds[1:])
         text = f"{best:.3f} s a step of five tasks at {height} × {2 * height}"
         if height == 512:
-            same = bench.expected is not None and torch.equal(result, bench.expected)
-            text += f", {best / bench.step_s:.2f} × resident, bit-equal to it: {same}"
-        bench.say(f"{gib} GB CARD: {text}")
+            text += f", {best / bench.step_s:.2f} × resident"
+        if height == 512 and not weights:
+            text += f", bit-equal to it: {bench.expected is not None and torch.equal(result, bench.expected)}"
+        bench.say(f"{gib} GB CARD{weights and ', '}{weights}: {text}")
         moved = f"{bench.streamed / 1e9:.2f} of {_block_bytes(pipe) / 1e9:.2f} GB streamed a step"
         bench.say(f"  steps {_list(seconds)}, before them {prepared:.1f} s; {moved}")
         if block is not None:
@@ -318,15 +323,36 @@ def sequential(bench: Bench) -> None:
 
 
 def decode(bench: Bench) -> None:
-    """The VAE's decoder."""
-    for height in (64,) if bench.tiny else (512, 1024):
-        bench.clean()
-        before = 0 if bench.tiny else torch.cuda.memory_allocated()
-        began = time.perf_counter()
-        bench.pipe.decode(torch.randn(1, 16, height // 8, height // 4, device=bench.device))
-        bench.synchronize()
-        peak = "" if bench.tiny else f", peak {(torch.cuda.max_memory_allocated() - before) / GIB:.2f} GiB"
-        bench.say(f"VAE decodes {height} × {2 * height}: {time.perf_counter() - began:.2f} s (once, cold){peak}")
+    """The VAE's decoder, and its encoder."""
+    for height in (64,) if bench.tiny else (512, 1024, 2048):
+        for name, run, channels, scale in (("decodes", bench.pipe.decode, 16, 8), ("encodes", bench.pipe.encode, 3, 1)):
+            x = torch.randn(1, channels, height // scale, 2 * height // scale, device=bench.device)
+            run(x)
+            bench.clean()
+            before = 0 if bench.tiny else torch.cuda.memory_allocated()
+            began = time.perf_counter()
+            run(x)
+            bench.synchronize()
+            seconds = time.perf_counter() - began
+            peak = "" if bench.tiny else f", peak {(torch.cuda.max_memory_allocated() - before) / GIB:.2f} GiB"
+            bench.say(f"VAE {name} {height} × {2 * height}: {seconds:.2f} s{peak}")
+
+
+def eight_bit(bench: Bench) -> None:
+    """The blocks' weights in 8-bit floats without scales, as in flux1-dev-fp8.safetensors; cards of 12 and 8 GiB."""
+    pipe = bench.pipe
+    residency.detach(pipe.transformer)
+    for blocks in (pipe.transformer.transformer_blocks, pipe.transformer.single_transformer_blocks):
+        for name, linear in list(blocks.named_modules()):
+            if type(linear) is torch.nn.Linear:
+                stored = linear.weight.to(bench.device).to(torch.float8_e4m3fn).view(torch.uint8).cpu()
+                new = quantised.stored(linear, "F8_E4M3", stored)
+                blocks.set_submodule(name, new)
+    if not bench.tiny:
+        torch.cuda.empty_cache()
+    pipe.stream(bench.link)
+    for gib in (12, 8):
+        card(bench, gib, weights="8-bit floats")
 
 
 def compiled(bench: Bench) -> None:
@@ -364,6 +390,7 @@ def main() -> None:
         bench = Bench(True, torch.device("cpu"), torch.float32, text=5)
     else:
         bench = Bench(False, torch.device("cuda", 0), torch.bfloat16)
+        torch.backends.cudnn.deterministic = True  # as for jobs
         torch.cuda.init()
         free, total = torch.cuda.mem_get_info()
         bench.say(
@@ -381,8 +408,9 @@ def main() -> None:
         ("card 16", 12, lambda: card(bench, 16)),
         ("large", 20, lambda: card(bench, 12, 1024, 2)),
         ("sequential", 25, lambda: sequential(bench)),
-        ("decode", 5, lambda: decode(bench)),
+        ("decode", 8, lambda: decode(bench)),
         ("compiled", 50, lambda: compiled(bench)),
+        ("8 bit", 30, lambda: eight_bit(bench)),
     ]
     failed = []
     for name, probable, run in stages:

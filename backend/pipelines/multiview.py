@@ -94,6 +94,24 @@ def adapter_parts(unet: Any, task: str, downscale_factor: int) -> AdapterParts:
     return AdapterParts(multiview_attention.processors(unet, chosen.layout, chosen.reference), encoder)
 
 
+def fill_adapter(unet: Any, file: Path, task: str, downscale_factor: int) -> T2IAdapter:
+    """Fill the self-attentions of `unet` with an adapter's file; return its encoder of control images, filled.
+
+    Raise as `adapter_parts`, and AdapterError for a file that has other tensors.
+    """
+    parts = adapter_parts(unet, task, downscale_factor)
+    tensors = adapter.read(file, parts.shapes)
+    device, dtype = unet.device, unet.dtype  # diffusers searches all parameters for each of these
+    tensors = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
+    for name, processor in parts.processors.items():
+        prefix = f"{name}.processor."
+        own = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
+        processor.load_state_dict(own, assign=True)
+    parts.encoder.load_state_dict(tensors, assign=True)
+    multiview_attention.install(unet, parts.processors)
+    return parts.encoder.eval()
+
+
 class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
     """Stable Diffusion with an MV-Adapter. `from_pretrained` reads safetensors only; the text encoder may be absent.
 
@@ -139,17 +157,8 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         """
         if any(hasattr(module, "_hf_hook") for module in self.unet.modules()):
             raise SettingError("The model is offloaded already.", "Load the adapter before enabling offloading.")
-        parts = adapter_parts(self.unet, task, self.vae_scale_factor)
-        tensors = adapter.read(adapter.find(source, task, token=token), parts.shapes)
-        device, dtype = self.unet.device, self.unet.dtype  # diffusers searches all parameters for each of these
-        tensors = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
-        for name, processor in parts.processors.items():
-            prefix = f"{name}.processor."
-            own = {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
-            processor.load_state_dict(own, assign=True)
-        parts.encoder.load_state_dict(tensors, assign=True)
-        multiview_attention.install(self.unet, parts.processors)
-        self.register_modules(cond_encoder=parts.encoder.eval())
+        file = adapter.find(source, task, token=token)
+        self.register_modules(cond_encoder=fill_adapter(self.unet, file, task, self.vae_scale_factor))
         self.task = task
 
     @torch.no_grad()

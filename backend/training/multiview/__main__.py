@@ -1,8 +1,8 @@
-"""Train the multi-view starter: `python -m panoform.backend.training.multiview COMMAND` (see --help of each).
+"""Train the model that completes views: `python -m panoform.backend.training.multiview COMMAND` (see --help of each).
 
-train       train the VAE, then U-Net and adapter, on objects that are rendered meanwhile; an interrupted run resumes
-export      write the latest checkpoints as a model's folder
-evaluate    compare views of unseen objects with the truth, and write a contact sheet
+train       train on objects that are rendered meanwhile; an interrupted run resumes
+export      write the latest checkpoint as a model's folder
+evaluate    compare completed views of unseen objects with the truth, and write a contact sheet
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ def _train(args: argparse.Namespace) -> None:
     torch.backends.cudnn.benchmark = True
     fit.train(
         fit.Options(
-            folder=args.data, device=device, size=args.size, crop=min(args.crop, args.size), batch=args.batch,
-            vae_batch=args.vae_batch, vae_steps=args.vae_steps, views_steps=args.views_steps, pool=args.pool,
-            fresh=args.fresh, minutes=args.minutes, every_minutes=args.every, compiled=device.type == "cuda",
+            folder=args.data, device=device, size=args.size, batch=args.batch, pool=args.pool, fresh=args.fresh,
+            every=args.every, minutes=args.minutes, every_minutes=args.save_every, compiled=device.type == "cuda",
             exact=args.exact,
         )
     )  # fmt: skip
@@ -48,30 +47,25 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     output.check(args.out, overwrite=args.overwrite)
     with output.file(args.out, overwrite=args.overwrite) as sheet:
-        print(
-            evaluate.evaluate(args.model, sheet, args.objects, args.size, args.steps, args.guidance, exact=args.exact)
-        )
+        print(evaluate.evaluate(args.data, sheet, args.objects, args.size, exact=args.exact))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m panoform.backend.training.multiview", description="Train the multi-view starter."
+        prog="python -m panoform.backend.training.multiview", description="Train the model that completes views."
     )
     data = user_cache_path("panoform-training", appauthor=False) / "multiview"
     parser.add_argument("--data", type=Path, default=data, help=f"folder for checkpoints (default: {data})")
     commands = parser.add_subparsers(required=True)
 
-    train = commands.add_parser("train", help="train both stages; resumes from their checkpoints")
-    train.add_argument("--vae-steps", type=int, default=3000, help="steps of the first stage")
-    train.add_argument("--views-steps", type=int, default=8000, help="steps of the second stage")
-    train.add_argument("--batch", type=int, default=16, help="objects per step of the second stage")
-    train.add_argument("--vae-batch", type=int, default=64, help="pictures per step of the first stage")
-    train.add_argument("--size", type=int, default=256, help="size of the views in pixels")
-    train.add_argument("--crop", type=int, default=128, help="size of the pictures of the first stage")
-    train.add_argument("--pool", type=int, default=2048, help="objects that are kept")
-    train.add_argument("--fresh", type=int, default=8, help="objects that are rendered at each step")
-    train.add_argument("--minutes", type=float, default=1e6, help="time limit")
-    train.add_argument("--every", type=float, default=5, help="minutes between checkpoints")
+    train = commands.add_parser("train", help="train; resumes from the checkpoint")
+    train.add_argument("--batch", type=int, default=32, help="objects per step")
+    train.add_argument("--size", type=int, default=128, help="size of the views in pixels")
+    train.add_argument("--pool", type=int, default=4096, help="objects that are kept")
+    train.add_argument("--fresh", type=int, default=16, help="objects that are rendered together")
+    train.add_argument("--every", type=int, default=8, help="steps between renderings")
+    train.add_argument("--minutes", type=float, default=60, help="time limit, to which the learning rate falls")
+    train.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
     train.add_argument("--device", help="default: cuda if available")
     _add_exact(train)
     train.add_argument("--threads", type=int, default=1, help="threads on the CPU")
@@ -82,13 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(run=_export)
 
     evaluate = commands.add_parser("evaluate", help="compare views of unseen objects with the truth")
-    evaluate.add_argument("--model", type=Path, required=True, help="model's folder")
     evaluate.add_argument("--out", type=Path, required=True, help="PNG file to write: a contact sheet")
-    evaluate.add_argument("--objects", type=int, default=8)
-    evaluate.add_argument("--size", type=int, default=256)
+    evaluate.add_argument("--objects", type=int, default=64)
+    evaluate.add_argument("--size", type=int, default=128)
     _add_exact(evaluate)
-    evaluate.add_argument("--steps", type=int, default=12)
-    evaluate.add_argument("--guidance", type=float, default=1.5)
     evaluate.set_defaults(run=_evaluate)
     for command in (export, evaluate):
         output.add_overwrite(command)

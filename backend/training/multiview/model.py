@@ -1,53 +1,39 @@
-"""What the second stage trains: several objects at once, each with its own reference picture, which may be hidden."""
+"""What is trained: U-Net and adapter, on several objects at once, each with a front of its own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...pipelines import multiview
 from ...pipelines.layers import multiview_attention
 from ...pipelines.layers.multiview_attention import MultiViewAttnProcessor, MultiViewState
+from ...texturing import completion
 from . import architecture
-
-VIEWS = 6
-
-
-@dataclass
-class BatchState(MultiViewState):
-    """The state of a batch of objects (views of the first, views of the second, …)."""
-
-    #: (B, 1, 1): 0 where an object's reference picture is hidden, as in the pipeline's unconditional half.
-    shown: Tensor | None = None
 
 
 class BatchAttnProcessor(MultiViewAttnProcessor):
-    """The pipeline's processor, but for a batch of objects, of which each has its own reference picture."""
+    """The pipeline's processor, but for a batch of objects (views of the first, views of the second, …)."""
 
     def _reference(self, attn: Any, x: Tensor, state: MultiViewState) -> Tensor:
-        assert isinstance(state, BatchState)
-        assert state.shown is not None
         reference = state.reference[self.name]  # (B, tokens, C)
-        objects = len(reference)
-        query = self._layer("q_ref")(x).unflatten(0, (objects, -1)).flatten(1, 2)
+        query = self._layer("q_ref")(x).unflatten(0, (len(reference), -1)).flatten(1, 2)
         key, value = self._layer("k_ref")(reference), self._layer("v_ref")(reference)
-        attended = multiview_attention.attention(attn, query, key, value) * state.shown
+        attended = multiview_attention.attention(attn, query, key, value)
         return self._layer("out_ref")(attended.unflatten(1, (state.views, -1)).flatten(0, 1))
 
 
 class Views(nn.Module):
-    """U-Net with the adapter's branches, the encoder of control images, and the prompts."""
+    """U-Net with the adapter's branches, the encoder of control images, and the prompt."""
 
     unet: Any
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.unet = architecture.create_unet(seed)
-        task = multiview.TASKS[architecture.TASK]
+        task = multiview.TASKS[completion.TASK]
         created = {
             name: BatchAttnProcessor(name, module.inner_dim, task.layout, task.reference)
             for name, module in self.unet.named_modules()
@@ -59,8 +45,15 @@ class Views(nn.Module):
                     nn.init.zeros_(parameter)
         multiview_attention.install(self.unet, created)
         self.encoder = architecture.create_encoder()
-        #: (2, tokens, dim): the prompt, and the negative one.
-        self.prompts = nn.Parameter(torch.randn(2, architecture.PROMPT_TOKENS, architecture.TEXT_DIM) * 0.1)
+        self.prompt = nn.Parameter(torch.randn(1, architecture.PROMPT_TOKENS, architecture.TEXT_DIM) * 0.1)
+
+    def forward(self, views: Tensor, seen: Tensor, control: Tensor) -> Tensor:
+        """Complete views as `completion.complete`; all arguments (B, 6, C, H, H)."""
+        made = completion.complete(
+            self.unet, self.encoder, self.prompt,
+            views.flatten(0, 1), seen.flatten(0, 1), control.flatten(0, 1), MultiViewState(),
+        )  # fmt: skip
+        return made.unflatten(0, (-1, completion.VIEWS))
 
     def parts(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the tensors of the U-Net and of the adapter, by their names in the files."""
@@ -69,35 +62,13 @@ class Views(nn.Module):
         return {name: state[name] for name in state if name not in adapter}, adapter | self.encoder.state_dict()
 
 
-def predict(
-    views: Views, noisy: Tensor, timesteps: Tensor, control: Tensor, reference: Tensor, shown: Tensor
-) -> Tensor:
-    """Predict v of B objects' views, (B · 6, C, h, w), as `MultiViewPipeline` does.
-
-    Args:
-        noisy: (B · 6, C, h, w) latents with noise.
-        timesteps: (B,).
-        control: (B · 6, 6, H, W) in [0, 1].
-        reference: (B, C, h, w) clean latents of the reference pictures.
-        shown: (B,) bool: whether the reference picture and the prompt are shown, or the negative prompt alone.
-    """
-    state = BatchState(shown=shown[:, None, None].to(noisy.dtype))
-    features = views.encoder(control)
-    prompts = torch.where(shown[:, None, None], views.prompts[:1], views.prompts[1:])
-    with multiview_attention.active(views.unet, state):
-        views.unet(reference, torch.zeros_like(timesteps), views.prompts[:1].expand(len(reference), -1, -1))
-        state.views = VIEWS
-        return views.unet(
-            noisy,
-            timesteps.repeat_interleave(VIEWS),
-            prompts.repeat_interleave(VIEWS, 0),
-            down_intrablock_additional_residuals=list(features),
-            return_dict=False,
-        )[0]
+def errors(views: Tensor, truth: Tensor, seen: Tensor, control: Tensor) -> Tensor:
+    """Return the mean squared error of each object's pixels that the picture doesn't show, (B,); 0 without any."""
+    hidden = object_mask(control) * (1 - seen)
+    square = (views - truth).square().mean(2, keepdim=True)
+    return (square * hidden).flatten(1).sum(1) / hidden.flatten(1).sum(1).clamp_min(1)
 
 
-def loss(predicted: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean squared error of latents (N, C, h, w), the object's (mask (N, 1, H, W)) four times as heavy as
-    the background's."""
-    weight = 0.25 + 0.75 * F.adaptive_max_pool2d(mask, predicted.shape[-2:])
-    return ((predicted.float() - wanted).square() * weight).sum() / weight.sum() / predicted.shape[1]
+def object_mask(control: Tensor) -> Tensor:
+    """Return where control images (…, 6, H, W) show the object, (…, 1, H, W) in {0, 1}: there are normals."""
+    return ((control[..., 3:, :, :] - 0.5).abs().amax(-3, keepdim=True) > 0.01).float()

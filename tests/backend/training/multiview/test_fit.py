@@ -1,70 +1,71 @@
-"""Training of the multi-view starter: its forward pass is the pipeline's; it resumes, and exports what loads."""
+"""Training of the model that completes views: its forward pass is the product's; it resumes, and exports what loads."""
 
 import pytest
 import torch
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from safetensors.torch import load_file
 
-from panoform.backend.models.sd21 import checkpoints
-from panoform.backend.pipelines.layers.snr_shift import shifted_betas
-from panoform.backend.pipelines.multiview import MultiViewPipeline
+from panoform.backend.pipelines.layers.multiview_attention import MultiViewState
+from panoform.backend.texturing import completion
 from panoform.backend.training.multiview import architecture, evaluate, model
 from panoform.backend.training.multiview.__main__ import main
 from panoform.backend.training.multiview.model import Views
 
 
-def pipeline(folder) -> tuple[MultiViewPipeline, dict[str, torch.Tensor]]:
-    loaded = MultiViewPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)
-    loaded.load_adapter(folder, architecture.TASK)
-    loaded.set_progress_bar_config(disable=True)
-    return loaded, {name: value.float() for name, value in load_file(folder / checkpoints.PROMPT_EMBEDS).items()}
-
-
 @pytest.mark.slow
 @torch.no_grad()
-def test_prediction_is_that_of_the_pipeline(tmp_path):
-    """A step from the same noise, without guidance (the prediction that is shown the reference) and with."""
+def test_two_objects_are_completed_as_each_alone_is_by_what_was_saved(tmp_path):
     generator = torch.Generator().manual_seed(0)
     views = Views()
     for parameter in views.parameters():  # branches that start from zero would hide a difference
         parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
         parameter.copy_(parameter.half())
-    architecture.save(tmp_path, architecture.create_vae(), *views.parts(), views.prompts)
-    control, noisy = torch.rand(6, 6, 64, 64, generator=generator), torch.randn(6, 8, 8, 8, generator=generator)
-    reference = torch.randn(1, 8, 8, 8, generator=generator)
-    twice = (noisy.repeat(2, 1, 1, 1), torch.tensor([999, 999]), control.repeat(2, 1, 1, 1))
-    shown, hidden = model.predict(views, *twice, reference.repeat(2, 1, 1, 1), torch.tensor([True, False])).chunk(2)
-    assert (shown - hidden).abs().max() > 0.1
-
-    loaded, prompts = pipeline(tmp_path)
-    base = DDPMScheduler.from_config(architecture.SCHEDULER)
-    kept = torch.cumprod(1 - shifted_betas(base.alphas_cumprod), 0)[999]
-    for guidance, velocity in ((1.0, shown), (2.0, 2 * shown - hidden)):
-        made = []
-        loaded(
-            architecture.TASK, control, None, num_inference_steps=1, guidance_scale=guidance, scheduler="ddim",
-            latents=noisy, output_type="latent", reference_latents=reference,
-            prompt_embeds=prompts["prompt_embeds"], negative_prompt_embeds=prompts["negative_prompt_embeds"],
-            callback_on_step_end=lambda _pipe, _step, _t, tensors, made=made: made.append(tensors["denoised"]),
+    architecture.save(tmp_path, *views.parts(), views.prompt)
+    shown, seen = torch.rand(2, 6, 3, 32, 32, generator=generator), torch.rand(2, 6, 1, 32, 32, generator=generator)
+    control = torch.rand(2, 6, 6, 32, 32, generator=generator)
+    together = views(shown, seen.round(), control)
+    loaded = completion.read(tmp_path, torch.device("cpu"))
+    for number in range(2):
+        alone = completion.complete(
+            loaded.unet, loaded.encoder, loaded.prompt, shown[number], seen[number].round(), control[number],
+            MultiViewState(),
         )  # fmt: skip
-        expected = kept.sqrt() * noisy - (1 - kept).sqrt() * velocity
-        torch.testing.assert_close(made[0], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(alone, together[number], atol=1e-4, rtol=1e-4)
+    assert (together - shown).abs().mean() > 0.01
+
+
+def test_an_untrained_model_changes_nothing():
+    shown, control = torch.rand(1, 6, 3, 32, 32), torch.rand(1, 6, 6, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(Views()(shown, torch.ones(1, 6, 1, 32, 32), control), shown)
+
+
+def test_errors_are_those_of_what_is_hidden():
+    truth, control = torch.zeros(1, 6, 3, 8, 8), torch.full((1, 6, 6, 8, 8), 0.5)
+    control[:, :, 5, :4] = 1.0  # the upper half is the object
+    seen = torch.zeros(1, 6, 1, 8, 8)
+    seen[..., :4] = 1.0
+    views = truth.clone()
+    views[..., :4] = 1.0  # wrong where it is seen
+    assert model.errors(views, truth, seen, control).item() == 0
+    views[..., 4:, 4:] = 1.0  # wrong beside the object
+    assert model.errors(views, truth, seen, control).item() == 0
+    views[..., :4, 4:] = 0.5
+    assert model.errors(views, truth, seen, control).item() == pytest.approx(0.25)
 
 
 @pytest.mark.slow
 def test_train_resume_export_evaluate(tmp_path, capsys):
     data, folder, sheet = tmp_path / "data", tmp_path / "model", tmp_path / "sheet.png"
     train = [
-        "--data", str(data), "train", "--vae-steps", "2", "--batch", "1", "--vae-batch", "4", "--size", "32",
-        "--crop", "16", "--pool", "1", "--fresh", "1", "--exact",
+        "--data", str(data), "train", "--batch", "1", "--size", "32", "--pool", "2", "--fresh", "1", "--exact",
+        "--minutes", "0.1",
     ]  # fmt: skip
-    main([*train, "--views-steps", "1"])
-    main([*train, "--views-steps", "2"])
-    assert "views: from step 1 of 2" in capsys.readouterr().out
+    main(train)
+    main(train)
+    assert "from step 0" in (printed := capsys.readouterr().out)
+    assert printed.count("from step") == 2
+    assert printed.count("from step 0") == 1
     main(["--data", str(data), "export", "--out", str(folder)])
-    base = checkpoints.inspect(folder)
+    assert completion.read(folder, torch.device("cpu")).prompt.shape == (1, 2, 64)
     assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) < 20e6
-    assert base.vae.config["scaling_factor"] != 0.18215
-    line = evaluate.evaluate(folder, sheet, 1, 32, 1, 1.0, exact=True)
-    assert "mean colour" in line
+    assert "2 objects: " in evaluate.evaluate(data, sheet, 2, 32, exact=True)
     assert sheet.stat().st_size > 0

@@ -64,9 +64,6 @@ def test_box_is_that_of_the_rasteriser(one_box, exact):
         colours = drawn.views[0, number].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(colours[mask], np.broadcast_to(COLOUR, (mask.sum(), 3)), atol=1e-4)
         np.testing.assert_allclose(colours[~mask], 0.5, atol=1e-6)
-    reference = drawn.reference[0].numpy()
-    assert np.abs(reference[:, 0] - 0.5).max() < 1e-6, "framed, with a margin"
-    assert 0.75 < (np.abs(reference - 0.5).max(axis=0) > 0.02).any(axis=0).mean() <= 0.95
 
 
 def test_objects_are_determined_by_the_seed_and_differ():

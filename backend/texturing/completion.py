@@ -1,0 +1,78 @@
+"""What a reference picture doesn't show of a mesh, guessed by a small multi-view model in one step.
+
+The engine projection spreads the front's colours over the surface; the model changes the six views of that where the
+picture doesn't show them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from ..models import parts, weights
+from ..models.sd21 import adapter
+from ..models.sd21.checkpoints import PROMPT_EMBEDS
+from ..pipelines import multiview
+from ..pipelines.layers import multiview_attention
+from ..pipelines.layers.multiview_attention import MultiViewState
+
+TASK = "ig2mv"
+VIEWS = 6
+#: Side of the blocks of pixels that the U-Net has in place of latents.
+BLOCK = 4
+#: Timesteps of the two passes: over the front, as MV-Adapter's, and over the views.
+_FRONT, _VIEWS = 0, 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model in memory."""
+
+    unet: Any
+    encoder: nn.Module
+    #: (1, tokens, dim)
+    prompt: Tensor
+
+
+def read(folder: Path, device: torch.device) -> Model:
+    """Read the model, in float32. Raise WeightsError, AdapterError for files that are damaged or missing."""
+    unet = parts.load(parts.part_of_folder(folder / "unet", UNet2DConditionModel), torch.float32).to(device)
+    encoder = multiview.fill_adapter(unet, adapter.find(folder, TASK), TASK, BLOCK)
+    prompt = weights.load(folder / PROMPT_EMBEDS)["prompt_embeds"].to(device, torch.float32)
+    return Model(unet, encoder, prompt)
+
+
+def complete(
+    unet: Any, encoder: nn.Module, prompt: Tensor, views: Tensor, seen: Tensor, control: Tensor, state: MultiViewState
+) -> Tensor:
+    """Return the views of B objects as the model guesses them, (B · 6, 3, H, H), not clipped.
+
+    Args:
+        unet: with the adapter's processors (`multiview_attention.install`).
+        encoder: of control images, a T2IAdapter.
+        prompt: (1, tokens, dim).
+        views: (B · 6, 3, H, H) sRGB in [0, 1]; the first of each object is its front.
+        seen: (B · 6, 1, H, H) in {0, 1}: where the views are known.
+        control: (B · 6, 6, H, H) in [0, 1], as `cameras.control_image`.
+        state: a new one; for several objects, one that the processors know to divide.
+    """
+    blocks = F.pixel_unshuffle(torch.cat([views, seen], dim=1) * 2 - 1, BLOCK)
+    features = list(encoder(control))
+    count = len(blocks) // VIEWS
+    with multiview_attention.active(unet, state):
+        unet(blocks[::VIEWS], _FRONT, prompt.expand(count, -1, -1))
+        state.views = VIEWS
+        change = unet(
+            blocks,
+            _VIEWS,
+            prompt.expand(len(blocks), -1, -1),
+            down_intrablock_additional_residuals=features,
+            return_dict=False,
+        )[0]
+    return views + F.pixel_shuffle(change, BLOCK)
