@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ...pipelines.layers.circular_padding import BAND
+
 #: Hidden states of a batch, (rows, tokens, width), that are alive at once at the peak of a single block: traced at
 #: FLUX.1-dev's full size with fake tensors in bfloat16. Rotary embeddings are computed in float32, in two of them each.
 _ALIVE = 17.3
@@ -59,7 +61,8 @@ def cached(rows: Sequence[int], tokens: int, width: int, dtype: torch.dtype) -> 
 
 def decoding(vae: Mapping[str, Any], pixels: int, dtype: torch.dtype) -> int:
     """Return what the VAE needs beside its weights to decode so many pixels at once."""
-    return int(pixels * vae["block_out_channels"][1] * dtype.itemsize * _FEATURES + _MARGIN)
+    features = pixels * vae["block_out_channels"][1] * _FEATURES
+    return int((features + 1.5 * BAND) * dtype.itemsize + _MARGIN)
 
 
 def perception(

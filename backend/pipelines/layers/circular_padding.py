@@ -18,8 +18,8 @@ from torch import Tensor, nn
 EXTENSION = 6
 #: Latent columns that the reference appends before it decodes.
 DECODE_EXTENSION = 2
-#: Numbers of a convolution's input that are convolved at once: 128 rows of 256 channels, 2048 pixels wide.
-BAND = 2**26
+#: Numbers of a convolution's input that are convolved at once: 32 rows of 256 channels, 2048 pixels wide.
+BAND = 2**24
 
 
 def extend(latents: Tensor, columns: int = EXTENSION) -> Tensor:
