@@ -1,4 +1,4 @@
-"""Make the documentation's picture of texturing without a model, with the bpy module:
+"""Make the documentation's picture of texturing by the engine projection, with the bpy module:
 
     .venv/bin/python docs/picture_texture.py docs/texture.png
 
@@ -16,7 +16,7 @@ import OpenImageIO as oiio
 from mathutils import Euler
 
 from panoform.backend.io.encoding import encode_image
-from panoform.backend.texturing import frame, projection
+from panoform.backend.texturing import completion, frame, projection
 from panoform.blender_addon.capture import render
 from panoform.blender_addon.capture.picture import CutOut
 from panoform.blender_addon.scene import images
@@ -118,7 +118,7 @@ def textured(thing: bpy.types.Object, reference: CutOut) -> None:
     engine, settings = EngineSettings(engine="projection"), TextureSettings(texture_size=1024)
     request = TextureRequest(**read.triangles._asdict(), reference=reference.pixels, engine=engine, settings=settings)
     chosen, others = frame.prepare(request)
-    made = projection.project(chosen, others, reference.pixels, 512, 1024, lambda: None)
+    made = projection.project(chosen, others, reference.pixels, 512, 1024, lambda: None, completion.bundled)
     for uv in read.new_uv:
         mesh.add_uv(thing, read.uv_name, uv)
     thing.data.uv_layers[read.uv_name].active_render = True

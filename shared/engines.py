@@ -86,7 +86,7 @@ ENGINES: dict[str, EngineSpec] = {
         ),
         EngineSpec(
             name="projection",
-            label="Front projection (built in, no model)",
+            label="Front projection (built in, preview quality)",
             family="projection",
             capabilities=frozenset({"texture"}),
             qualities={"draft": Quality(1, 512), "standard": Quality(1, 1024), "best": Quality(1, 1024)},

@@ -7,7 +7,7 @@ huanngzh/MV-Adapter, whose thresholds these are).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -44,6 +44,12 @@ class Baked:
     #: The triangle of each texel, (S, S) int32, -1: none; and the weights of its corners, (S, S, 3).
     triangle: np.ndarray
     corner_weights: np.ndarray
+
+    def over(self, other: Baked) -> Baked:
+        """Return this, with another's colours where no view sees a texel; `weight` stays that of these views."""
+        missing = other.valid & ~self.valid
+        texture = np.where(missing[..., None], other.texture, self.texture)
+        return replace(self, texture=texture, valid=self.valid | missing)
 
     def interpolate(self, corners: np.ndarray) -> np.ndarray:
         """Return values (S, S, C) of the triangles' corners (T, 3, C); 0 without a triangle."""

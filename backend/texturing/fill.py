@@ -15,8 +15,6 @@ from .cameras import Mesh
 _SAME_POINT = 1e-6
 #: Smallest and largest weight of an edge of a triangle: a negative one would make colours that nothing around has.
 _COTANGENTS = (0.02, 50.0)
-#: Relative error at which the solution ends.
-_TOLERANCE = 1e-5
 
 
 def fill(baked: Baked, mesh: Mesh) -> np.ndarray:
@@ -52,6 +50,15 @@ def fill(baked: Baked, mesh: Mesh) -> np.ndarray:
     return texture
 
 
+def components(mesh: Mesh) -> np.ndarray:
+    """Return the number of the connected part of the mesh that each triangle is in, (T,)."""
+    point = _points(mesh)
+    ends = np.concatenate([point[:, [0, 1]], point[:, [1, 2]]]).T
+    edges = sparse.coo_matrix((np.ones(ends.shape[1], bool), tuple(ends)), shape=(int(point.max()) + 1,) * 2)
+    _, part = csgraph.connected_components(edges, directed=False)
+    return part[point[:, 0]]
+
+
 def _points(mesh: Mesh) -> np.ndarray:
     """Return the number of the point at each corner, (T, 3): corners at the same place are one point."""
     rounded = np.round(mesh.corners.reshape(-1, 3) / _SAME_POINT).astype(np.int64)
@@ -83,11 +90,11 @@ def _spread(colour: np.ndarray, seen: np.ndarray, point: np.ndarray, corners: np
     rows = edges[unknown]
     matrix = (sparse.diags(np.asarray(rows.sum(axis=1)).ravel()) - rows[:, unknown]).tocsr()
     known = rows[:, seen] @ colour[seen]
-    preconditioner = sparse.diags(1 / matrix.diagonal())
-    solve: Any = linalg.cg
-    for c in range(colour.shape[1]):
-        solution = solve(matrix, known[:, c], colour[unknown, c], rtol=_TOLERANCE, M=preconditioner)
-        colour[unknown, c] = solution[0]
+    # Many times faster than conjugate gradients where triangles are long and thin.
+    factors = linalg.splu(
+        matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+    )
+    colour[unknown] = factors.solve(known)
 
 
 def pad(texture: np.ndarray, covered: np.ndarray, margin: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from ..io.generated import sha256
 from ..jobs.progress import ProgressReporter, Stage, StagedProgress, report_loading
 from ..models import device, records
 from ..models.cache import ModelCache
-from . import cameras, frame, projection, texture, view_files, views
+from . import cameras, completion, frame, projection, texture, view_files, views
 from .cameras import Mesh
 from .views import Drawn
 
@@ -81,7 +81,7 @@ def _project(
     side = request.settings.view_size or request.engine.spec.qualities["standard"].height
     settings = msgspec.structs.replace(request.settings, view_size=side)
     made = projection.project(
-        mesh, others, request.reference, side, settings.texture_size, reporter.check_cancelled
+        mesh, others, request.reference, side, settings.texture_size, reporter.check_cancelled, completion.bundled
     )  # fmt: skip
     data, files = _encoded(made.texture), view_files.encode(made.views)
     progress.step_done()

@@ -11,7 +11,7 @@ from ...shared.imaging.rasterise import rasterise
 from ...shared.jobs.texture import VIEWS
 from ...shared.protocol.errors import InputError
 from . import cameras
-from .bake import bake, sample, texel_points
+from .bake import Baked, bake, sample, texel_points
 from .cameras import Mesh
 from .fill import fill, pad
 from .reference import GREY
@@ -37,6 +37,19 @@ def make(
     their cameras. `others` only hide the mesh. Beyond the margins, the texture has its mean colour. Raise InputError
     where the UV map covers no texel, or no view shows the mesh.
     """
+    fine, baked = bake_views(mesh, others, views, size, check_cancelled, numbers)
+    return finish(fine, baked, check_cancelled), share(baked)
+
+
+def bake_views(
+    mesh: Mesh,
+    others: Mesh | None,
+    views: np.ndarray,
+    size: int,
+    check_cancelled: Callable[[], None],
+    numbers: Sequence[int] = range(len(VIEWS)),
+) -> tuple[Mesh, Baked]:
+    """Return the mesh with short edges, and what the views show of it, in linear light. Arguments, errors: `make`."""
     fine = subdivide(mesh, _MAX_EDGE)
     baked = bake(fine, linear_from_srgb(views), size, numbers=numbers, others=others, check_cancelled=check_cancelled)
     if not baked.covered.any():
@@ -44,11 +57,21 @@ def make(
     if not baked.valid.any():
         raise InputError("No view shows the faces that get the texture.", "Move what hides them, or turn the front.")
     check_cancelled()
+    return fine, baked
+
+
+def finish(fine: Mesh, baked: Baked, check_cancelled: Callable[[], None]) -> np.ndarray:
+    """Return the whole texture (S, S, 3) sRGB of what was baked on `fine`: filled, with margins."""
     filled = fill(baked, fine)
     check_cancelled()
     filled[~baked.covered] = filled[baked.covered].mean(axis=0)
-    padded = pad(filled, baked.covered, max(_MIN_MARGIN, round(size * _MARGIN)))
-    return srgb_from_linear(padded).clip(0, 1).astype(np.float32), float(baked.valid.sum() / baked.covered.sum())
+    padded = pad(filled, baked.covered, max(_MIN_MARGIN, round(len(filled) * _MARGIN)))
+    return srgb_from_linear(padded).clip(0, 1).astype(np.float32)
+
+
+def share(baked: Baked) -> float:
+    """Return the share of the texture's area that a view shows."""
+    return float(baked.valid.sum() / baked.covered.sum())
 
 
 def views(mesh: Mesh, others: Mesh | None, texture: np.ndarray, size: int) -> np.ndarray:

@@ -36,7 +36,7 @@ from .spec import TextureSpec, from_mesh, settings_from
 #: Stable Diffusion 2.1-base on Hugging Face; MV-Adapter's own files are found by themselves.
 MODEL_ID = WEIGHTS["sd21"].repository
 #: What the engine without a model does, and what a model would add.
-WITHOUT_MODEL = "The picture is projected from the front; the rest gets the colours around it."
+WITHOUT_MODEL = "The picture is projected from the front; the rest is guessed from its colours."
 MODEL = (
     "A model draws all sides, also from a prompt: Stable Diffusion 2.1-base (licence CreativeML Open RAIL++-M) and "
     "MV-Adapter (Apache-2.0), 3.8 GB."

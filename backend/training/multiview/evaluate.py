@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..fit import contact_sheet
 from . import fit, model, spread
@@ -30,9 +31,8 @@ def evaluate(checkpoints: Path, sheet: Path, objects: int, size: int, *, exact: 
     for first in range(0, objects, _TOGETHER):
         drawn = renderer.render(min(_TOGETHER, objects - first), _SEED + first, size)
         shown, seen = spread.project(drawn)
-        made = views(shown, seen, drawn.control).float().clamp(0, 1)
-        made = torch.where(seen * model.object_mask(drawn.control) > 0, shown, made)
-        made = torch.where(model.object_mask(drawn.control) > 0, made, shown)
+        made = _limited(views(shown, seen, drawn.control).float(), shown, seen)
+        made = torch.where((model.object_mask(drawn.control) > 0) & (seen == 0), made, shown)
         before.append(model.errors(shown, drawn.views, seen, drawn.control))
         after.append(model.errors(made, drawn.views, seen, drawn.control))
         if first < 4 * _TOGETHER:
@@ -46,3 +46,13 @@ def evaluate(checkpoints: Path, sheet: Path, objects: int, size: int, *, exact: 
         if chosen.any():
             lines.append(f"{name} ({int(chosen.sum())}): {old[chosen].mean():.2f} dB -> {new[chosen].mean():.2f} dB")
     return "\n".join(lines)
+
+
+def _limited(made: Tensor, shown: Tensor, seen: Tensor) -> Tensor:
+    """Clip views (B, 6, 3, H, H) to the colours that are seen, as `completion.completed`."""
+    far = torch.where(seen > 0, shown, torch.inf), torch.where(seen > 0, shown, -torch.inf)
+    low, high = (
+        reduce(x, dim=(1, 3, 4), keepdim=True) for x, reduce in zip(far, (torch.amin, torch.amax), strict=True)
+    )
+    none = ~(seen > 0).flatten(1).any(1)[:, None, None, None, None]
+    return made.clamp(torch.where(none, 0.0, low), torch.where(none, 1.0, high))

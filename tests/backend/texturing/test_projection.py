@@ -53,7 +53,7 @@ def test_front_shows_the_picture_and_the_rest_the_colours_around(reporter):
     assert seen[2][back.mask].min() > 0.05, "the picture's black surroundings"
     assert 0.3 < reply.info.seen < 0.5
     assert (reply.info.task, reply.info.model, reply.info.device) == ("projection", "", "")
-    assert reply.info.notices == (projection.PROJECTED,)
+    assert reply.info.notices == (projection.GUESSED,)
 
 
 @pytest.mark.slow

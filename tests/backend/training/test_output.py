@@ -17,13 +17,13 @@ def test_existing_files_are_refused_at_once(tmp_path, command):
 
 
 def test_existing_files_of_the_other_training_are_refused_at_once(tmp_path):
-    (tmp_path / "vae").mkdir()
-    (tmp_path / "vae" / "config.json").write_text("mine")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("mine")
     with pytest.raises(SystemExit, match=r"not a result of Panoform: config\.json"):
         multiview.main(["--data", str(tmp_path), "export", "--out", str(tmp_path)])
-    sheet = tmp_path / "vae" / "config.json"
+    sheet = tmp_path / "unet" / "config.json"
     with pytest.raises(SystemExit, match=r"not a result of Panoform: config\.json"):
-        multiview.main(["--data", str(tmp_path), "evaluate", "--model", str(tmp_path), "--out", str(sheet)])
+        multiview.main(["--data", str(tmp_path), "evaluate", "--out", str(sheet)])
     assert sheet.read_text() == "mine"
 
 
