@@ -121,8 +121,11 @@ def _limited(guessed: Baked, baked: Baked, main: np.ndarray) -> Baked:
     So what has one colour keeps it.
     """
     shown = baked.texture[baked.valid & main]
-    limits = np.percentile(shown, _RANGE, axis=0) if len(shown) else (0.0, 1.0)
-    return replace(guessed, texture=guessed.texture.clip(*limits), valid=guessed.valid & main)
+    colours = guessed.texture
+    if len(shown):
+        low, high = np.percentile(shown, _RANGE, axis=0)
+        colours = colours.clip(low, high)
+    return replace(guessed, texture=colours, valid=guessed.valid & main)
 
 
 def fitted(cut_out: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, float]:

@@ -60,7 +60,7 @@ def seen(mesh: Mesh, colours: Callable[[np.ndarray, np.ndarray], np.ndarray], si
 def test_guesses_are_nearer_to_the_truth_than_the_colours_around(monkeypatch):
     """Patterned lumps; the projection without the model is the baseline."""
     gains = []
-    for seed in (0, 3, 4, 7, 8, 12, 16, 20):
+    for seed in (0, 3, 4, 7, 8):
         mesh, colours = lump(seed), paint(seed)
         front, truth = seen(mesh, colours, 256)[0], seen(mesh, colours, SIZE)[1:]
         behind = (truth[..., 3] > 0) & np.stack(
