@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from .file_lock import try_lock
+from .file_lock import one_at_a_time, try_lock
 from .protocol.errors import OutputError
 
 MAKE_ROOM = "Make room on the disk, or choose another folder."
@@ -34,6 +34,8 @@ _CHOOSE = "Choose a folder that you may write to."
 _DRAFT = re.compile(r"(\.panoform-[0-9a-f]{16})\.lock")
 #: Errors of a full disk, a quota, a file size limit.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: How long another process may take to move its files into the same folder.
+_PATIENCE_S = 60
 #: Errors of file systems that can't flush a folder.
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
@@ -77,7 +79,11 @@ def writing(directory: Path, *, last: str = "", remove: Iterable[str] = ()) -> I
             directory.mkdir(parents=True, exist_ok=True)
             with drafts(directory) as draft:
                 yield draft
-                _publish(draft, directory, last, remove)
+                for entry in (*draft.rglob("*"), draft):
+                    flush_folder(entry) if entry.is_dir() else _flush(entry)
+                # Else, of two that replace several files at once, some of each would stay.
+                with one_at_a_time(directory, _PATIENCE_S):
+                    _publish(draft, directory, last, remove)
             for folder in made:
                 flush_folder(folder.parent)
         done = True
@@ -222,9 +228,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _publish(draft: Path, directory: Path, last: str, remove: Iterable[str]) -> None:
-    """Move the files of `draft` into `directory`, all or none."""
-    for entry in (*draft.rglob("*"), draft):
-        flush_folder(entry) if entry.is_dir() else _flush(entry)
+    """Move the files of `draft`, which are flushed to disk, into `directory`, all or none."""
     names = sorted(_files(draft), key=lambda name: (name == Path(last), name))
     for place in (directory / name for name in names):
         if place.is_dir() and not place.is_symlink():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from panoform.shared import atomic_write as atomic_write_module
 from panoform.shared import json_file
 from panoform.shared.atomic_write import atomic_write, atomic_write_all, writing
+from panoform.shared.file_lock import one_at_a_time
 from panoform.shared.protocol.errors import OutputError
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions, links and limits")
@@ -289,3 +292,52 @@ def test_folder_that_can_be_written_but_not_listed() -> None:
                 os.seteuid(0)
             folder.chmod(0o700)
         assert content(folder) == {"a": b"2"}
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from panoform.shared.atomic_write import atomic_write_all
+folder, content, pauses = Path(sys.argv[1]), sys.argv[2].encode(), sys.argv[3] == "pauses"
+replace = Path.replace
+def paused(self, target):
+    if self.name == "c" and ".moving" in str(self):
+        print("here", flush=True)
+        sys.stdin.readline()
+    return replace(self, target)
+if pauses:
+    Path.replace = paused
+atomic_write_all({folder / name: content for name in "abcde"})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Folders have no locks.")
+def test_of_two_processes_that_write_the_same_files_one_wins(tmp_path: Path) -> None:
+    """The second one writes while the first has moved half of its files."""
+    atomic_write_all({tmp_path / name: b"before" for name in "abcde"})
+
+    def start(content: str, how: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WRITE, str(tmp_path), content, how]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with start("first", "pauses") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "here\n"
+        with start("second", "") as second:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                second.wait(3)  # ample to write five files, were it not to wait
+            first.communicate("\n")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert len({entry.read_bytes() for entry in tmp_path.iterdir()}) == 1
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [*"abcde"]
+
+
+def test_process_that_does_not_end_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic_write_module, "_PATIENCE_S", 0.05)
+    with one_at_a_time(tmp_path, 0):
+        if os.name == "nt":
+            return
+        with pytest.raises(OutputError, match="another process writes"):
+            atomic_write_all({tmp_path / "a": b"", tmp_path / "b": b""})
+    assert [*tmp_path.iterdir()] == []
