@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..io.maps import Maps
 from ..lighting import exposure
 from . import textures
 from .build import Built, Layered
+from .layers import Layer
 from .light import Lights
 
 #: The maps that become textures.
@@ -82,13 +84,24 @@ def encode(
             continue
         continued = textures.continued(np.concatenate(list(hidden.values()), axis=-1), layer)
         ends = np.cumsum([pixels.shape[-1] for pixels in hidden.values()])
+        behind = dict(zip(hidden, np.split(continued, ends[:-1], axis=-1), strict=True))
+        if lights is not None:
+            _shine_on(behind, lights, layer)
         found.append(
-            encode_maps({
-                name: panoramas.resize(pixels, min(len(pixels), limit))
-                for name, pixels in zip(hidden, np.split(continued, ends[:-1], axis=-1), strict=True)
-            })
-        )  # fmt: skip
+            encode_maps({name: panoramas.resize(pixels, min(len(pixels), limit)) for name, pixels in behind.items()})
+        )
     return found
+
+
+def _shine_on(behind: dict[str, np.ndarray], lights: Lights, layer: Layer) -> None:
+    """Continue lamps in the maps of a hidden layer, `behind`: their light, and their albedo, which is black."""
+    lit = dataclasses.replace(layer, solid=layer.solid & lights.lamps.ravel()[layer.source])
+    shining = textures.continued(lights.lamps[..., None].astype(np.float32), layer) > 0.5
+    if not shining.any():
+        return
+    behind["emission"] = textures.continued(lights.emission, lit) * shining
+    if "albedo" in behind:
+        behind["albedo"] = behind["albedo"] * ~shining
 
 
 def parts(built: Built, encoded: list[dict[str, Texture]]) -> tuple[Part, ...]:

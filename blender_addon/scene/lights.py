@@ -90,9 +90,11 @@ def find(thing: bpy.types.Object) -> list[Lamp]:
 
 
 def _emission(material: bpy.types.Material | None) -> bpy.types.Image | None:
-    """Return the image that a material of ours emits; None without one."""
+    """Return the image that a material of ours emits; None without one, and for a hidden lamp, which lights nothing."""
     node = _principled(material)
-    links = node.inputs["Emission Color"].links if node is not None else ()
+    if node is None or any(link.from_node.name != _NODE for link in node.inputs["Emission Strength"].links):
+        return None
+    links = node.inputs["Emission Color"].links
     return links[0].from_node.image if links and hasattr(links[0].from_node, "image") else None
 
 

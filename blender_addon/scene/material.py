@@ -20,17 +20,21 @@ def create(name: str, images: dict[str, bpy.types.Image]) -> bpy.types.Material:
     return material
 
 
-def create_one_sided(name: str, images: dict[str, bpy.types.Image]) -> bpy.types.Material:
+def create_one_sided(name: str, images: dict[str, bpy.types.Image], *, lights_scene: bool = True) -> bpy.types.Material:
     """Create a material whose back is invisible to the camera, and opaque to light.
 
     `images` are by map name, and "emission": radiance in linear light. EEVEE culls the back; Cycles has an output of
-    its own, where the back is transparent to camera rays.
+    its own, where the back is transparent to camera rays. `lights_scene`: whether the emission lights the scene; if
+    not, only the camera sees it.
     """
     material = _new(name)
     material.use_backface_culling = True
     material.use_backface_culling_shadow = False
     tree = material.node_tree
     surface = _principled(tree, _Textures(tree, images))
+    if not lights_scene:
+        path = rays.add(tree, "ShaderNodeLightPath", 0, -700, {})
+        tree.links.new(path.outputs["Is Camera Ray"], surface.node.inputs["Emission Strength"])
     eevee = rays.add(tree, "ShaderNodeOutputMaterial", 1100, 200, {"Surface": surface}, target="EEVEE")
     camera = rays.add(tree, "ShaderNodeLightPath", 500, -100, {}).outputs["Is Camera Ray"]
     behind = rays.add(tree, "ShaderNodeNewGeometry", 500, -500, {}).outputs["Backfacing"]

@@ -36,16 +36,17 @@ def _materials(name: str, reply: SceneReply, materials: list[bpy.types.Material]
     slot = np.empty(len(reply.triangles), np.int32)
     start = 0
     seen: dict[str, bpy.types.Image] = {}
-    light: np.ndarray | None = None
+    front: np.ndarray | None = None  # the light of what is visible
     for part in reply.parts:
         label = f"{name} mesh" if part.name == "visible" else f"{name} mesh {part.name}"
         textures = _textures(label, part)
         emission = textures.pop("emission", None)
+        light = None if emission is None else pixels.raw(emission)[..., :3]
         if part.name == "visible":
             seen = {kind: image for kind, image in textures.items() if kind not in ("normal", "confidence")}
-            light = None if emission is None else pixels.raw(emission)[..., :3]
+            front = light
         elif part.name == "back":
-            textures = seen
+            textures, light = seen, front
         slots = slot[start : start + part.triangles]
         slots[:] = len(materials)
         materials.append(material.create_one_sided(label, textures))
@@ -58,7 +59,8 @@ def _materials(name: str, reply: SceneReply, materials: list[bpy.types.Material]
             lamps = _shows_light(reply.uv[start : start + part.triangles], light)
             if lamps.any():
                 slots[lamps] = len(materials)
-                materials.append(material.create_one_sided(f"{label} lamps", lit))
+                own = part.name != "hidden"  # the light of what is hidden is a guess
+                materials.append(material.create_one_sided(f"{label} lamps", lit, lights_scene=own))
         start += part.triangles
     return slot
 

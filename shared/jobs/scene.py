@@ -84,7 +84,8 @@ class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: Literal["visible", "hidden", "back"]
     #: Number of triangles; the parts follow each other in the mesh.
     triangles: int
-    #: Map name → texture. A back has none: it shows those of "visible", but for normals, confidence and emission.
+    #: Map name → texture. A back has none: it shows those of "visible", but for normals, confidence and emission. The
+    #: emission of what is hidden is a guess, for the camera only.
     textures: dict[str, Texture]
 
 

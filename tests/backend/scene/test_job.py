@@ -193,6 +193,40 @@ def test_emission_of_lamps(reporter) -> None:
     assert decoded(clipped.data)[picture[..., 0] == 50].mean() > 1.5
 
 
+@pytest.mark.slow
+def test_lamps_go_on_behind_things(reporter) -> None:
+    """The half of a wall behind the cuboid shines, that behind the ball doesn't: so do the triangles behind them."""
+    exact, rays = room.maps(HEIGHT, window=False), sphere.directions(HEIGHT, 2 * HEIGHT)
+    picture = panorama(HEIGHT)
+    wall = (exact.normal[..., 0] < -0.99) & (np.abs(exact.distance * rays[..., 0] - room.HIGH[0]) < 0.01)
+    picture[wall & (rays[..., 1] < 0)] = 50
+    files = {
+        "distance.exr": file("distance.exr", exact.distance.astype(np.float32)),
+        "normal.exr": file("normal.exr", exact.normal.astype(np.float32)),
+        "albedo.png": file("albedo.png", np.full((HEIGHT, 2 * HEIGHT, 3), 0.5, np.float32), "sRGB"),
+    }
+    reply = run(files, reporter, panorama=picture, encoding="linear")
+    ends = np.cumsum([part.triangles for part in reply.parts])
+    number = {True: 0, False: 0}
+    for part, end in zip(reply.parts, ends, strict=True):
+        if part.name != "hidden":
+            continue
+        these = slice(end - part.triangles, end)
+        x, y, z = reply.positions[reply.triangles[these]].mean(1).T
+        within = (y > room.LOW[1] + 0.25) & (z > room.LOW[2] + 0.25)  # near corners, other surfaces go on
+        on_wall = (np.abs(x / room.HIGH[0] - 1) < 0.01) & within & (np.abs(y) > 0.1)
+        u, v = reply.uv[these][on_wall].mean(1).T
+        pixel = ((1 - v) * HEIGHT).astype(int), (u * 2 * HEIGHT).astype(int) % (2 * HEIGHT)
+        albedo = decoded(part.textures["albedo"].data)[pixel]
+        light = decoded(part.textures["emission"].data)[pixel] if "emission" in part.textures else 0 * albedo
+        shines = y[on_wall, None] < 0
+        np.testing.assert_allclose(light, np.broadcast_to(50.0 * shines, light.shape), rtol=1e-4)
+        np.testing.assert_allclose(albedo, np.broadcast_to(0.5 * ~shines, albedo.shape), atol=0.01)
+        for lit in number:
+            number[lit] += int((shines == lit).sum())
+    assert min(number.values()) > 5
+
+
 def test_bright_sky_is_no_lamp(reporter) -> None:
     picture = panorama(HEIGHT)
     picture[np.isinf(EXACT.distance)] = 100

@@ -117,6 +117,35 @@ def test_the_back_of_a_lamp_is_light_and_emits_nothing(addon: Jobs, scene: bpy.t
     assert min(shader.inputs["Base Color"].default_value) >= 0.5
 
 
+def with_hidden_panel(dark: bool = False) -> bpy.types.Object:
+    """Build the room with a second panel that is hidden, and may be dark."""
+    reply = room()
+    textures = hidden = reply.parts[0].textures
+    if dark:
+        hidden = textures | {"emission": encoded("emission", np.zeros((8, 16, 3), np.float32))}
+    parts = (Part(name="visible", triangles=4, textures=textures), Part(name="hidden", triangles=2, textures=hidden))
+    reply = msgspec.structs.replace(reply, parts=parts)
+    found = environment.of(
+        build.build_mesh(bpy.context.scene, reply, None, "room", Matrix.Translation((0, 0, CAMERA_M)))
+    )
+    assert found is not None
+    bpy.context.view_layer.update()
+    return found
+
+
+def test_a_hidden_lamp_is_no_light(addon: Jobs, scene: bpy.types.Scene) -> None:
+    """It shines for the camera only, before and after."""
+    body = with_hidden_panel()
+    (lamp,) = lights.find(body)
+    np.testing.assert_allclose(lamp.place[:2], PLACES[0], atol=1e-5)
+    hidden = next(one for one in body.data.materials if one.name == "room mesh hidden lamps")
+    strength = hidden.node_tree.nodes["Principled BSDF"].inputs["Emission Strength"]
+    for _ in range(2):  # Lamps as Lights, and back
+        assert bpy.ops.panoform.lamps_as_lights() == {"FINISHED"}
+        assert strength.links[0].from_socket.name == "Is Camera Ray"
+    assert not lights.are_separate(body)
+
+
 def test_lights_go_with_their_environment(body: bpy.types.Object) -> None:
     bpy.ops.panoform.lamps_as_lights()
     bpy.ops.panoform.remove_environment()
@@ -288,6 +317,19 @@ def test_lights_light_as_the_lamps_did(body: bpy.types.Object, tmp_path) -> None
     figures = psnr(relit, truth), psnr(before, truth), psnr(np.zeros_like(truth), truth)
     print("PSNR of the relit floor, of the floor as it was, of the world alone:", figures)
     assert figures[0] > max(figures[1:]) + 6
+
+
+@pytest.mark.slow
+def test_a_hidden_lamp_does_not_light_the_scene(addon: Jobs, scene: bpy.types.Scene, tmp_path) -> None:
+    with_hidden_panel()
+    floor = Floor(tmp_path)
+    shining = floor()
+    scene.camera.location, scene.camera.data.ortho_scale = (*PLACES[1], 0.5), 0.5 * SIDE_M
+    scene.camera.rotation_euler = (np.pi, 0, 0)
+    np.testing.assert_allclose(floor().mean((0, 1)), DIM, rtol=0.2)  # seen from below
+    bpy.ops.panoform.remove_environment()
+    with_hidden_panel(dark=True)
+    np.testing.assert_allclose(shining.mean((0, 1)), Floor(tmp_path)().mean((0, 1)), rtol=0.02)
 
 
 @pytest.mark.slow
