@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Blender and from each other: where other programs compute, a job takes four times the processor time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _open_streams()
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         with stopping_in_order():
             code = options.run(options)
         sys.stdout.flush()  # here, where an error can be told
@@ -40,18 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"panoform: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        _discard_output()
         return CLOSED
     except (OSError, ValueError, MemoryError) as error:
         if (told := system_error(error)) is None:
             raise
-        if isinstance(error, OSError) and error.filename is None:
-            _discard_output()
         print(f"panoform: {told}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("panoform: stopped", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        _drop_unwritten()
 
 
 def _open_streams() -> None:
@@ -64,9 +63,12 @@ def _open_streams() -> None:
         stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _discard_output() -> None:
-    """Drop what stdout could not take, which Python would try to write again at its end."""
-    sys.stdout = None
+def _drop_unwritten() -> None:
+    """Drop what stdout can't take, which Python would try to write again at its end, and print a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = None
 
 
 def _parser() -> argparse.ArgumentParser:

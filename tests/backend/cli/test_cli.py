@@ -169,6 +169,35 @@ def test_output_that_is_not_taken_is_told(redirection, code, told):
     assert (process.returncode, process.stderr) == (code, told)
 
 
+#: A command that prints, and then fails.
+FAILS = """
+import sys, types
+from panoform.backend.cli import main
+from panoform.shared.protocol.errors import InputError
+
+def run(options):
+    print("x")
+    raise InputError("It failed.", "Stop.")
+
+main.COMMANDS = [types.SimpleNamespace(add=lambda commands: commands.add_parser("fail").set_defaults(run=run))]
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(("argument", "code", "told"), [("fail", 1, "panoform: It failed. Stop.\n"), ("--help", 0, "")])
+def test_output_that_is_not_taken_prints_no_traceback_at_the_end(argument, code, told):
+    """Python keeps what was printed until then, unless PYTHONUNBUFFERED is set."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [sys.executable, "-c", FAILS, argument], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            env=environment,
+        )  # fmt: skip
+    assert (process.returncode, process.stderr) == (code, told)
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
