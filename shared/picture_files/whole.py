@@ -28,7 +28,7 @@ def check(data: Data, header: Header, name: str) -> None:
     try:
         if is_whole is None or is_whole(data, header):
             return
-    except (struct.error, IndexError, KeyError) as error:
+    except (struct.error, IndexError, KeyError, OverflowError) as error:
         raise _cut(name) from error
     raise _cut(name)
 

@@ -56,3 +56,13 @@ def test_tiles_of_an_unknown_kind_are_refused(tmp_path: Path, mode: int) -> None
     path.write_bytes(_file(100, tiles=(16, 16, mode)))
     with pytest.raises(PanoramaError, match="damaged"):
         reading.read_file(path)
+
+
+def test_a_chunk_beyond_every_file_is_refused(tmp_path: Path) -> None:
+    """Its place is no number that Python's buffers have."""
+    path = tmp_path / "far.exr"
+    content = _file(100)
+    start = struct.pack("<Q", content.index(struct.pack("<ii", 0, 100)))
+    path.write_bytes(content.replace(start, struct.pack("<Q", 2**64 - 64)))
+    with pytest.raises(PanoramaError, match="its end is missing"):
+        reading.read_file(path)
