@@ -13,6 +13,7 @@ A file that holds these values is packed as it is; of others, the values are pac
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -189,6 +190,11 @@ def _info(path: Path) -> Info | None:
     if not path.exists():
         return None
     try:
-        return json_file.read(path, Info)
+        info = json_file.read(path, Info)
+        if info.floor is not None:
+            *normal, depth = info.floor
+            if abs(math.hypot(*normal) - 1) > 0.01 or normal[2] <= 0 or not 0 < depth < FAR:
+                raise ValueError("its floor is not a plane below the panorama")
     except (OSError, ValueError) as error:
         raise InputError(f"{path} can't be read: {error}.", "Delete it, or make the maps again.") from error
+    return info

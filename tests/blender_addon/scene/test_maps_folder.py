@@ -200,3 +200,9 @@ def test_info(scene, tmp_path):
         (tmp_path / "maps.json").write_bytes(damaged)
         with pytest.raises(InputError, match=r"maps\.json"):
             maps_folder.read(tmp_path)
+    (tmp_path / "maps.json").write_text(json.dumps(record | {"floor": [0.0, 0.6, 0.8, 1.5]}))
+    assert maps_folder.read(tmp_path).info.floor == (0, 0.6, 0.8, 1.5)
+    for floor in ([0, 0, 1, 0], [0, 0, 1, -1], [0, 0, -1, 1], [0, 0, 0, 1], [1e300, 0, 1, 1], [0, 0, 1, 1e300]):
+        (tmp_path / "maps.json").write_text(json.dumps(record | {"floor": floor}))
+        with pytest.raises(InputError, match="its floor is not a plane"):
+            maps_folder.read(tmp_path)
