@@ -15,7 +15,7 @@ from .open_places import cloister, park, roof, shore, square, terrace
 from .outdoors import courtyard, landscape, street
 from .room import room
 
-#: Kinds of scenes, and how often each is built: half of them are under the open sky.
+#: Kinds of scenes, and how often each is built: three fifths are under the open sky.
 MAKERS = (hall, cell, room, courtyard, street, landscape, terrace, roof, cloister, square, park, shore)
 CHANCES = (0.09, 0.08, 0.22, 0.06, 0.07, 0.07, 0.12, 0.06, 0.06, 0.06, 0.06, 0.05)
 
