@@ -105,8 +105,10 @@ class Server:
         self._router.backlog = 512
         self._connections = Connections(self._router)
         try:
+            if not 0 <= port < 2**16:  # ZeroMQ takes it modulo 2^16
+                raise ValueError("there is no such port")
             self._router.bind(f"tcp://127.0.0.1:{port or '*'}")
-        except zmq.ZMQError as error:
+        except (zmq.ZMQError, ValueError) as error:
             self._context.destroy(linger=0)
             raise SettingError(f"Port {port} can't be used: {error}.", "Choose another, from 1024 to 65535.") from error
         self.connection = connection.Connection(

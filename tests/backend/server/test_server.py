@@ -378,6 +378,8 @@ def test_port_is_chosen_or_refused():
         port = taken.getsockname()[1]
         with pytest.raises(SettingError, match=f"Port {port} can't be used"):
             server_module.Server(port=port)
+    with pytest.raises(SettingError, match="Port 99999 can't be used"):
+        server_module.Server(port=99999)
     chosen = server_module.Server(port=port)
     try:
         assert chosen.connection.endpoint == f"tcp://127.0.0.1:{port}"
