@@ -114,7 +114,7 @@ def measure(height: int) -> dict[str, float]:
     capture, scene = made.source, bpy.context.scene
     stalls.call(
         f"build {2 * height} × {height}",
-        lambda: spec.dome_from_files(scene, "room", files, capture, SceneSettings()),  # pyright: ignore[reportArgumentType]
+        lambda: spec.dome_from_files(scene, "room", files, capture, SceneSettings(), None),  # pyright: ignore[reportArgumentType]
     )
     return stalls.longest
 

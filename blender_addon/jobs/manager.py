@@ -416,7 +416,8 @@ class Jobs:
     def fail(self, error: BaseException, log: str = "") -> None:
         """Store an error for the panel; the details of an unexpected one include its traceback."""
         if not isinstance(error, PanoformError):
-            error = system_error(error) or errors.unexpected(error)
+            raised, error = error, system_error(error) or errors.unexpected(error)
+            error.__cause__ = raised
         if error.__cause__ is not None:
             log = "\n".join(["".join(traceback.format_exception(error.__cause__)), log])
         system = f"Panoform {VERSION}, Blender {bpy.app.version_string}, {platform.platform()}"

@@ -31,12 +31,14 @@ def transformer() -> FluxTransformer2DModel:
 
 
 def test_starter_is_at_most_40_megabytes():
-    assert sum(path.stat().st_size for path in STARTER.rglob("*") if path.is_file()) <= 40_000_000
+    """Without the model that completes views, which has a limit of its own (test_completion.py)."""
+    files = [path for path in STARTER.rglob("*") if path.is_file() and STARTER / "views" not in path.parents]
+    assert sum(path.stat().st_size for path in files) <= 40_000_000
 
 
 def test_every_weight_is_float16_and_finite():
     files = list(STARTER.rglob("*.safetensors"))
-    assert len(files) == 12 + 3
+    assert len(files) == 12 + 3 + 3  # adapters; transformer, VAE, prompt; the model that completes views
     for path in files:
         for key, value in load_file(path).items():
             assert value.dtype == torch.float16, (path, key)

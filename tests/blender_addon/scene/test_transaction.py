@@ -164,7 +164,7 @@ def earlier(mine: bpy.types.Scene) -> Iterator[bpy.types.Scene]:
 @pytest.mark.slow
 def test_dome(mine: bpy.types.Scene) -> None:
     files, capture = dome_files(), Capture(pixels.Pixels(picture(), "linear"), "yard", Matrix.Identity(4))
-    every_call_is_undone(lambda: spec.dome_from_files(mine, "yard", files, capture, SceneSettings()), every=3)
+    every_call_is_undone(lambda: spec.dome_from_files(mine, "yard", files, capture, SceneSettings(), None), every=3)
 
 
 @pytest.mark.slow

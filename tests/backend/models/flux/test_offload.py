@@ -168,7 +168,7 @@ def test_out_of_memory_tells_what_is_needed(simulate, flux, reporter, monkeypatc
     for mode, advised in (("none", True), ("auto", False)):
         with pytest.raises(DeviceMemoryError, match=r"Distance, Normal, Albedo at 128 × 64 ran out") as caught:
             perceive(EngineSettings(**flux, offload=mode), reporter)
-        assert "needs at least 0.7 GB of free memory" in caught.value.hint
+        assert "needs at least 1.3 GB of free memory" in caught.value.hint
         assert ("offload mode auto" in caught.value.hint) == advised
 
 
