@@ -1,4 +1,7 @@
-"""Panoramas whose files were deleted: images of them stay packed, also where undo goes back to before that."""
+"""Panoramas whose files were deleted: images of them stay packed, also where undo goes back to before that.
+
+Their names are not used again in this session, so that no image shows another panorama after undo.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,21 @@ from ..capture.sources import image_file
 
 #: Files of this session that images of the open .blend file show → their content.
 _contents: dict[Path, bytes] = {}
+#: All files deleted in this session, in lower case, as some systems ignore it.
+_names: set[str] = set()
 
 
 def keep(path: Path) -> None:
     """Pack the images that show a file, which is about to be deleted."""
+    _names.add(str(path).casefold())
     for image in _unpacked(path):
         image.pack()
         _contents[path] = image.packed_file.data
+
+
+def was_deleted(path: Path) -> bool:
+    """Return whether a panorama of that name was deleted in this session, so that undo may bring it back."""
+    return str(path).casefold() in _names
 
 
 def _unpacked(path: Path) -> list[bpy.types.Image]:
@@ -49,3 +60,4 @@ def unregister() -> None:
     for name, handler in _HANDLERS.items():
         getattr(bpy.app.handlers, name).remove(handler)
     _contents.clear()
+    _names.clear()

@@ -25,6 +25,7 @@ from ..capture import colour_management
 from ..capture.sources import image_file
 from ..scene import world
 from ..scene.datablocks import all_or_nothing
+from . import deleted
 
 #: Most characters of a file name that come from the prompt.
 _NAME_LENGTH = 40
@@ -41,12 +42,15 @@ def folder(scene: bpy.types.Scene) -> Path:
 
 
 def free_path(folder: Path, prompt: str) -> Path:
-    """Return "a stone courtyard.exr" for that prompt, or "a stone courtyard 2.exr" if that exists, and so on."""
+    """Return "a stone courtyard.exr" for that prompt, or "a stone courtyard 2.exr" if that exists, and so on.
+
+    Nor is it the name of a panorama that was deleted in this session.
+    """
     stem = _FORBIDDEN.sub(" ", prompt[:_NAME_LENGTH]).strip(" .") or "panorama"
     if is_device(stem):
         stem = f"panorama {stem}"
     path, count = folder / f"{stem}.exr", 1
-    while os.path.lexists(path) or os.path.lexists(path.with_suffix(".json")):
+    while os.path.lexists(path) or os.path.lexists(path.with_suffix(".json")) or deleted.was_deleted(path):
         count += 1
         path = folder / f"{stem} {count}.exr"
     return path

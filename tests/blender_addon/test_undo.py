@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import room_folder
 from generate.test_gallery_operators import write as write_panorama
+from generate.test_panoramas import encoded
 
 from panoform.backend.io.encoding import encode_image
-from panoform.blender_addon.capture import sources
+from panoform.blender_addon.capture import pixels, sources
+from panoform.blender_addon.generate import panoramas
 from panoform.blender_addon.presets import store
 from panoform.blender_addon.scene import assets
 
@@ -214,3 +216,15 @@ def test_a_deleted_panorama_stays_in_the_file_whatever_is_undone(folder: Path, s
     bpy.ops.wm.open_mainfile(filepath=str(folder / "kept.blend"))
     image = sources.world_image(bpy.context.scene)[0]
     assert tuple(image.size) == (32, 16)
+
+
+def test_a_new_panorama_does_not_take_the_place_of_a_deleted_one(folder: Path, scene) -> None:
+    path = folder / "gallery" / "a yard.exr"
+    bpy.ops.panoform.use_panorama(name=path.name)
+    before = pixels.read(sources.world_image(scene)[0]).pixels
+    bpy.ops.ed.undo_push(message="before")
+    bpy.ops.panoform.delete_panorama("EXEC_DEFAULT", True, name=path.name)
+    new = panoramas.write_new(path.parent, "A Yard", encoded())
+    assert new.name == "A Yard 2.exr"
+    bpy.ops.ed.undo()
+    np.testing.assert_array_equal(pixels.read(sources.world_image(bpy.context.scene)[0]).pixels, before)
