@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
         "--port", type=int, default=0, metavar="N", help="port on 127.0.0.1, for a tunnel (default: any that is free)"
     )
     parser.add_argument("--parent-pipe", action="store_true", help="exit when stdin is closed")
-    parser.add_argument("--warm-up", action="store_true", help="import what the first job needs while there is none")
+    parser.add_argument("--warm-up", action="store_true", help="load what the first job needs while there is none")
     parser.set_defaults(run=run)
 
 

@@ -19,7 +19,7 @@ from ...shared.jobs.perceive import PerceiveRequest, PerceiveSettings, check_per
 from ...shared.protocol.errors import SettingError
 from ..io import panoramas
 from ..io.results import Perceived
-from ..jobs.progress import ProgressReporter
+from ..jobs.progress import ProgressReporter, Silent
 from ..models import lora
 from ..models.cache import ModelCache
 from . import evaluate
@@ -104,7 +104,7 @@ def compare(
 
     def run(read: panoramas.Read, settings: PerceiveSettings) -> Perceived:
         request = PerceiveRequest(panorama=read[0], encoding=read[1], engine=engine, settings=settings)
-        return perceive(request, models, evaluate.Silent(reporter))
+        return perceive(request, models, Silent(reporter))
 
     # One step of each, so that LoRAs that don't fit are told at once, and compiling isn't timed.
     read = panoramas.read_reduced(files[0], height)

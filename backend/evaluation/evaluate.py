@@ -23,7 +23,7 @@ from ...shared.engines import EngineSettings
 from ...shared.imaging import sphere
 from ...shared.jobs.perceive import PerceiveRequest, PerceiveSettings
 from ..io.panoramas import resize
-from ..jobs.progress import ProgressReporter
+from ..jobs.progress import ProgressReporter, Silent
 from ..models.cache import ModelCache
 from ..perception.palette import PALETTE
 from . import ground_truth
@@ -190,19 +190,6 @@ class Evaluation(msgspec.Struct, frozen=True):
     #: Mean seconds per panorama, without loading.
     seconds: float
     notice: str
-
-
-class Silent:
-    """A ProgressReporter that reports nothing, but can be cancelled."""
-
-    def __init__(self, reporter: ProgressReporter) -> None:
-        self.check_cancelled = reporter.check_cancelled
-
-    def progress(self, stage: str, step: int, of: int, fraction: float, seconds_left: float | None) -> None:
-        self.check_cancelled()
-
-    def preview(self, name: str, picture: np.ndarray) -> None:
-        self.check_cancelled()
 
 
 def evaluate(

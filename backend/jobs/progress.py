@@ -29,6 +29,23 @@ class ProgressReporter(Protocol):
         ...
 
 
+class Silent:
+    """A ProgressReporter that reports nothing, but is cancelled with `reporter`; without one, never."""
+
+    def __init__(self, reporter: ProgressReporter | None = None) -> None:
+        self._reporter = reporter
+
+    def check_cancelled(self) -> None:
+        if self._reporter is not None:
+            self._reporter.check_cancelled()
+
+    def progress(self, stage: str, step: int, of: int, fraction: float, seconds_left: float | None) -> None:
+        self.check_cancelled()
+
+    def preview(self, name: str, picture: np.ndarray) -> None:
+        self.check_cancelled()
+
+
 def report_loading(reporter: ProgressReporter, stage: str) -> None:
     """Report the start of a stage without steps, before the first step of the job."""
     reporter.progress(stage, 0, 0, 0.0, None)

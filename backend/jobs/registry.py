@@ -7,6 +7,9 @@ A module is imported by the first job that needs it, so that the server starts w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from ...shared.jobs.edit import EditRequest
 from ...shared.jobs.generate import GenerateRequest
 from ...shared.jobs.models import DownloadRequest, ModelsRequest
@@ -20,9 +23,8 @@ from .progress import ProgressReporter
 
 _BACKEND = __name__.removesuffix(".jobs.registry")
 
-#: What the default engine needs to perceive and to build: imported in this order by a backend that is started before
-#: it has a job (`panoform serve --warm-up`).
-WARM_UP = ("torch", "transformers", f"{_BACKEND}.perception.job", f"{_BACKEND}.scene.job")
+#: What the default engine needs to perceive and to build, in the order in which it is imported.
+_FIRST = ("torch", "transformers", f"{_BACKEND}.perception.job", f"{_BACKEND}.scene.job")
 
 _MODULES: dict[type[JobRequest], str] = {
     PerceiveRequest: f"{_BACKEND}.perception.job",
@@ -34,6 +36,18 @@ _MODULES: dict[type[JobRequest], str] = {
     TextureRequest: f"{_BACKEND}.texturing.job",
     ViewsRequest: f"{_BACKEND}.texturing.views_job",
 }
+
+
+def _load_first(models: ModelCache) -> None:
+    import_job_module(_FIRST[2]).load_bundled(models)
+
+
+#: What a backend that is started before it has a job does, one after the other (`panoform serve --warm-up`): import
+#: what the first job most likely needs, then load the model that is built in.
+WARM_UP: tuple[Callable[[ModelCache], object], ...] = (
+    *(partial(lambda name, _models: import_job_module(name), name) for name in _FIRST),
+    _load_first,
+)
 
 
 def register(request_type: type[JobRequest], module: str) -> None:

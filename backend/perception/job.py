@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial, reduce
 from importlib import metadata
@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from ...shared.engines import EngineSettings
 from ...shared.jobs import perceive as contract
 from ...shared.jobs.perceive import Info, PerceiveReply, PerceiveRequest, PerceiveSettings
-from ...shared.maps import MAPS, check_names
+from ...shared.maps import DEFAULT_MAPS, MAPS, check_names
 from ...shared.protocol.errors import OutputError
 from ..io import panoramas, results
 from ..io.results import Perceived
-from ..jobs.progress import ProgressReporter, Stage, StagedProgress
+from ..jobs.progress import ProgressReporter, Silent, Stage, StagedProgress
 from ..lighting import exposure
 from ..models import device, lora, records
 from ..models.cache import ModelCache
@@ -87,6 +87,16 @@ class _Input:
         return f"{width} × {height}"
 
 
+def load_bundled(models: ModelCache) -> None:
+    """Load the model that is built in, with the adapters of the default maps, where it runs on the CPU.
+
+    A GPU's memory is left to other programs until there is a job.
+    """
+    source = loader.find(EngineSettings(), Silent())
+    if source.device.type == "cpu":
+        loader.load(models, source, _tasks(DEFAULT_MAPS), Silent())
+
+
 def run(request: PerceiveRequest, models: ModelCache, reporter: ProgressReporter) -> PerceiveReply:
     """Perceive the requested maps, and write them to the result folder if one is given."""
     directory = Path(request.directory) if request.directory else None
@@ -122,7 +132,7 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
 
     turbo = lora.find(request.settings.turbo, reporter) if request.settings.turbo else None
 
-    tasks = [task for task, produced in MAPS_OF_TASK.items() if set(produced) & set(names)]
+    tasks = _tasks(names)
     model = loader.load(models, source, tasks, reporter)
     loader.make_room(model, sampling.height, len(tasks))
     seconds = {"loading": time.monotonic() - began}
@@ -138,6 +148,12 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
     seconds["all"] = time.monotonic() - began
     info = _info(request, source, meanings, inputs.exposure, _floor(maps), seconds)
     return Perceived({name: maps[name] for name in names}, inputs.picture, info)
+
+
+def _tasks(names: Iterable[str]) -> list[str]:
+    """Return the tasks that produce the maps `names`."""
+    wanted = set(names)
+    return [task for task, produced in MAPS_OF_TASK.items() if wanted & set(produced)]
 
 
 def _expose(panorama: np.ndarray, request: PerceiveRequest, heights: list[int], height: int) -> _Input:

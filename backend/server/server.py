@@ -20,7 +20,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -47,7 +46,7 @@ from ...shared.protocol.messages import (
 from ..jobs import registry
 from . import log_limit, parent
 from .connections import Connections
-from .worker import Job, Run, Worker, error_reply
+from .worker import Job, Run, WarmUp, Worker, error_reply
 
 MAX_JOBS = 8
 MAX_QUEUED_BYTES = 4 * 2**30
@@ -70,8 +69,8 @@ log = logging.getLogger("panoform.server")
 class Server:
     """Listens once constructed; `run` serves until `end` is called, then call `close`."""
 
-    def __init__(self, run: Run = registry.run, warm_up: Sequence[str] = (), port: int = 0) -> None:
-        """`warm_up`: modules that the worker imports until the first job arrives. `port`: 0 for any that is free.
+    def __init__(self, run: Run = registry.run, warm_up: WarmUp = (), port: int = 0) -> None:
+        """`warm_up`: what the worker does until the first job arrives. `port`: 0 for any that is free.
 
         Raise SettingError for a port that can't be used.
         """
@@ -305,7 +304,7 @@ def _size(request: JobRequest) -> int:
 
 
 def serve(
-    connection_file: Path, parent_pipe: bool, run: Run = registry.run, warm_up: Sequence[str] = (), port: int = 0
+    connection_file: Path, parent_pipe: bool, run: Run = registry.run, warm_up: WarmUp = (), port: int = 0
 ) -> NoReturn:
     """Serve until a ShutdownRequest, Ctrl+C, SIGTERM or, with `parent_pipe`, the end of stdin; then exit with status 0.
 

@@ -24,7 +24,6 @@ from ...shared.protocol.messages import (
     PreviewEvent,
     ProgressEvent,
 )
-from ..jobs.imports import import_job_module
 from ..jobs.progress import ProgressReporter
 from ..models.cache import ModelCache
 
@@ -33,6 +32,8 @@ _MAX_MESSAGE = 10_000
 
 #: Runs a job: jobs.registry.run, or a substitute in tests.
 Run = Callable[[JobRequest, ModelCache, ProgressReporter], JobReply]
+#: What is done before the first job, with the cache that jobs use: jobs.registry.WARM_UP.
+WarmUp = Sequence[Callable[[ModelCache], object]]
 
 log = logging.getLogger("panoform.worker")
 
@@ -70,10 +71,10 @@ class ModelStatus(NamedTuple):
 class Worker:
     """Runs jobs in order of submission; sends a message to the inproc endpoint `wake` for each `Output`.
 
-    Until the first job arrives, it imports the modules `warm_up`, one after the other.
+    Until the first job arrives, it does the steps of `warm_up`, one after the other.
     """
 
-    def __init__(self, context: zmq.Context, wake: str, run: Run, warm_up: Sequence[str] = ()) -> None:
+    def __init__(self, context: zmq.Context, wake: str, run: Run, warm_up: WarmUp = ()) -> None:
         self.outputs: SimpleQueue[Output] = SimpleQueue()
         #: State after the last job, whether it succeeded or failed.
         self.status = ModelStatus()
@@ -81,7 +82,7 @@ class Worker:
         self._run_job = run
         self._models = ModelCache()
         self._warm_up = warm_up
-        #: Whether modules are being imported, which can't be interrupted.
+        #: Whether a step of it is being done, which can't be interrupted.
         self.is_warming_up = bool(warm_up)
         self._thread = threading.Thread(target=self._run, args=(context, wake), name="panoform-worker", daemon=True)
         self._thread.start()
@@ -96,20 +97,21 @@ class Worker:
         self._thread.join()
 
     def _run(self, context: zmq.Context, wake: str) -> None:
-        self._import_modules()
+        self._do_warm_up()
         with context.socket(zmq.PUSH) as waker:
             waker.connect(wake)
             # No variable for the job here: it would keep its arrays in memory until the next one arrives.
             while self._process(self._jobs.get(), waker):
                 pass
 
-    def _import_modules(self) -> None:
+    def _do_warm_up(self) -> None:
         try:
-            for name in self._warm_up:
+            for step in self._warm_up:
                 if self._jobs.empty():
-                    import_job_module(name)
+                    step(self._models)
         except Exception:
-            log.exception("an import failed")  # the job that needs the module reports it
+            log.exception("the warm-up failed")  # the job that needs the same reports it
+        self._update_status()
         self.is_warming_up = False
 
     def _process(self, job: Job | None, waker: zmq.Socket[bytes]) -> bool:

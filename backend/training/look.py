@@ -11,8 +11,8 @@ from ...shared.engines import EngineSettings
 from ...shared.jobs.perceive import PerceiveRequest, PerceiveSettings
 from ...shared.maps import MAPS
 from ..cli.terminal import Terminal
-from ..evaluation.evaluate import Silent
 from ..io import panoramas
+from ..jobs.progress import Silent
 from ..models.cache import ModelCache
 from ..perception.job import perceive, preview
 from . import output

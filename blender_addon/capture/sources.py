@@ -245,17 +245,6 @@ def _is_unmapped(texture: bpy.types.Node) -> bool:
     )
 
 
-def from_world(scene: bpy.types.Scene, height: int | None = None) -> Capture:
-    """Read the scene's world as Blender displays it: its HDRI where it is shown plainly, else a render of the world.
-
-    `height` as in picture_file.read; a render is at most that high. Raise SceneError if the world shows no texture,
-    PanoramaError.
-    """
-    from .render import WorldRender  # which imports this module
-
-    return from_plain_world(scene, height) or WorldRender(scene, height).run()
-
-
 def from_plain_world(scene: bpy.types.Scene, height: int | None = None) -> Capture | None:
     """Read the HDRI of the scene's world where nothing but a rotation and a strength change it; else None.
 

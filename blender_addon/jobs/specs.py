@@ -34,6 +34,8 @@ class JobSpec(abc.ABC):
 
     #: What the job does, as on the button that starts it.
     label: ClassVar[str] = "Job"
+    #: Whether its result changes the file: it is then built as an undo step, once nothing blocks that.
+    changes_file: ClassVar[bool] = True
 
     #: Name of the result, for datablocks, files and the record.
     name: str

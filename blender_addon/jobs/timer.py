@@ -132,6 +132,10 @@ def _build_pending() -> None:
         if find_scene(result.spec.scene_uid) is None:
             result.pending = False  # its file was closed or the scene deleted: it stays in the panel
             continue
+        if not result.spec.changes_file:
+            jobs.results.remove(result)
+            result.build(find_scene(result.spec.scene_uid))
+            continue
         result.waits_for = _blocked_by()
         if result.waits_for:
             continue

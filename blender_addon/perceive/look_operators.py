@@ -11,8 +11,12 @@ from bpy.props import EnumProperty
 from ...shared.maps import MAPS
 from ...shared.protocol.errors import SceneError
 from ..capture import pixels, sources
+from ..capture.render import Render, WorldRender
+from ..capture.sources import Capture
+from ..jobs import timer
 from ..jobs.manager import jobs
-from ..ui.operator_parts import FINISHED, poll_unless, reporting
+from ..jobs.specs import JobSpec
+from ..ui.operator_parts import FINISHED, poll_unless, reporting, start_render
 from . import look_around
 
 #: Rows of the source that are shown.
@@ -45,19 +49,40 @@ def _disabled_reason() -> str:
     return "A Panoform job is running" if jobs.job is not None else ""
 
 
-def source_picture(scene: bpy.types.Scene) -> np.ndarray:
-    """Return the source, (H, W, 3) uint8. Raise SceneError for one that is yet to be rendered, PanoramaError."""
+class LookSpec(JobSpec):
+    """Show the source around the views: once it is rendered, where it is a world that must be."""
+
+    label: ClassVar = "Look Around"
+    changes_file: ClassVar = False
+
+    def build(self, reply: None, scene: bpy.types.Scene) -> str:
+        _start(scene, picture(self.source))
+        return ""
+
+
+def source(scene: bpy.types.Scene) -> Capture | Render[Capture]:
+    """Return the source, or the started render of it. Raise SceneError for a scene that isn't rendered yet,
+    PanoramaError, BusyError while Blender renders."""
     settings = scene.panoform
     match settings.source:
         case "WORLD":
-            captured = sources.from_world(scene, _HEIGHT_PX)
+            return sources.from_plain_world(scene, _HEIGHT_PX) or start_render(WorldRender(scene, _HEIGHT_PX))
         case "IMAGE" if settings.image is not None:
-            captured = sources.from_image(settings.image, settings.layer, _HEIGHT_PX)
+            return sources.from_image(settings.image, settings.layer, _HEIGHT_PX)
         case "FILE" if settings.filepath:
-            captured = sources.from_file(bpy.path.abspath(settings.filepath), settings.layer, _HEIGHT_PX)
+            return sources.from_file(bpy.path.abspath(settings.filepath), settings.layer, _HEIGHT_PX)
         case _:
             raise SceneError("There is no panorama yet.", "Choose one as the source, or press Render Panorama.")
+
+
+def picture(captured: Capture) -> np.ndarray:
+    """Return a source as Blender displays it, (H, W, 3) uint8."""
     return (np.nan_to_num(pixels.display(captured.panorama)).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _start(scene: bpy.types.Scene, shown: np.ndarray) -> None:
+    windows = [window for window in bpy.context.window_manager.windows if window.scene == scene]
+    look_around.start(scene, shown, [window.screen for window in windows])
 
 
 class PANOFORM_OT_look_around(bpy.types.Operator):
@@ -73,10 +98,16 @@ class PANOFORM_OT_look_around(bpy.types.Operator):
 
     @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
-        name = self.of.lower()
-        picture = source_picture(context.scene) if name == "source" else look_around.map_picture(name, maps()[name])
-        windows = [window for window in context.window_manager.windows if window.scene == context.scene]
-        look_around.start(context.scene, picture, [window.screen for window in windows])
+        scene, name = context.scene, self.of.lower()
+        if name != "source":
+            _start(scene, look_around.map_picture(name, maps()[name]))
+            return FINISHED
+        captured = source(scene)
+        if isinstance(captured, Render):
+            jobs.begin(LookSpec(source=captured, name=scene.world.name, scene_uid=scene.session_uid))
+            timer.start()
+        else:
+            _start(scene, picture(captured))
         return FINISHED
 
 

@@ -11,6 +11,7 @@ from ..capture.spec import RenderSpec
 from ..jobs.manager import jobs
 from ..ui.panel_parts import Section, draw_job, draw_last_duration, start_label
 from . import look_around
+from .look_operators import LookSpec
 from .spec import PerceiveSpec, cost, settings_from
 
 
@@ -33,7 +34,7 @@ class PANOFORM_PT_perceive(Section, bpy.types.Panel):
         row.prop(settings, "seed")
         row.prop(settings, "engine", text="")
         job = jobs.job
-        if job is not None and (isinstance(job.spec, PerceiveSpec | RenderSpec) or job.kept is not None):
+        if job is not None and (isinstance(job.spec, PerceiveSpec | RenderSpec | LookSpec) or job.kept is not None):
             draw_job(column, job)
         row = column.row()
         row.scale_y = 1.4

@@ -72,7 +72,7 @@ seen = render.PanoramaRender(scene, Matrix.Identity(4), width=128, samples=4).ru
 np.testing.assert_allclose(seen[2:-2], sky[2:-2], atol=0.1)
 assert [one.name for one in bpy.data.scenes] == ["Scene"]
 body.hide_render = False
-found = sources.from_world(scene)
+found = sources.from_plain_world(scene)
 np.testing.assert_array_equal(found.panorama.pixels, sky)
 
 # Nothing is lost by saving and reloading.
@@ -91,6 +91,6 @@ read = maps_folder.read(folder)
 for kind, tolerance in (("distance", 0), ("normal", 0), ("albedo", 1.5 / 65535)):
     seen = pixels.read(read.maps[kind]).pixels[..., : maps[kind].shape[-1]]
     np.testing.assert_allclose(seen, maps[kind], atol=tolerance, rtol=0)
-build(bpy.context.scene, read.maps, sources.from_world(bpy.context.scene).world_picture(), "box")
+build(bpy.context.scene, read.maps, sources.from_plain_world(bpy.context.scene).world_picture(), "box")
 assert bpy.data.objects["box dome"] != bpy.data.objects["box dome.001"]
 print("PANOFORM SCENE OK", bpy.app.version_string)

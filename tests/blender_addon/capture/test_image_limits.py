@@ -10,6 +10,7 @@ import cycles_truth as cycles
 import large_pictures
 import numpy as np
 import pytest
+from captured import from_world
 
 from panoform.blender_addon.capture import image_limits, picture, pixels, sources
 from panoform.blender_addon.scene import maps_folder
@@ -58,7 +59,7 @@ def test_bombs_are_refused_undecoded(scene, tmp_path, name, packed):
     readers = {
         "raw": lambda: pixels.raw(image),
         "image": lambda: sources.from_image(image),
-        "world": lambda: sources.from_world(scene),
+        "world": lambda: from_world(scene),
         "picture": lambda: picture.from_image(image, View(fov=60)),
         "file": lambda: sources.from_file(path),
         "load": lambda: image_limits.load(path),

@@ -7,6 +7,7 @@ import bpy
 import cycles_truth as cycles
 import numpy as np
 import pytest
+from captured import from_world
 from mathutils import Matrix
 
 from panoform.blender_addon.capture import pixels, render, sources
@@ -47,7 +48,7 @@ def mapping(tree: bpy.types.NodeTree) -> bpy.types.Node:
 def test_preview_of_a_job_is_no_source(scene: bpy.types.Scene) -> None:
     world_preview.show(scene, np.zeros((8, 16, 3), np.uint8), Matrix.Identity(4))
     try:
-        for read in (sources.from_world, sources.world_image):
+        for read in (from_world, sources.world_image):
             with pytest.raises(SceneError, match="is a preview now"):
                 read(scene)
     finally:
@@ -126,7 +127,7 @@ def test_image_datablock_is_read(scene):
 def test_hdri_of_the_world_is_read(scene):
     image = bpy.data.images.load(str(INTERIOR))
     hdri_world(scene, image)
-    found = sources.from_world(scene)
+    found = from_world(scene)
     assert found.source == "interior"
     assert found.panorama.encoding == "linear"
     assert found.panorama.pixels.shape == (512, 1024, 3)
@@ -143,7 +144,7 @@ def test_default_pose_is_at_camera_height(scene, tmp_path):
     image = bpy.data.images.load(str(tmp_path / "sky.exr"))
     mapping(hdri_world(scene, image)).inputs["Rotation"].default_value = (0, 0, -0.7)
     up, turn = Matrix.Translation((0, 0, 1.3)), Matrix.Rotation(0.7, 4, "Z")
-    np.testing.assert_allclose(np.array(sources.from_world(scene).pose(1.3)), np.array(up @ turn), atol=1e-6)
+    np.testing.assert_allclose(np.array(from_world(scene).pose(1.3)), np.array(up @ turn), atol=1e-6)
     for found in (sources.from_image(image), sources.from_file(tmp_path / "sky.exr")):
         np.testing.assert_allclose(np.array(found.pose(1.3)), np.array(up), atol=1e-6)
 
@@ -161,26 +162,26 @@ def test_rotated_world_is_rebuilt_exactly(scene, tmp_path, kind, rotation):
     cycles.camera(scene, Matrix.Identity(4), panorama=True)
     scene.view_layers[0].name = "ViewLayer"
     before = cycles.combined(cycles.render(scene, tmp_path / "before.exr"))
-    found = sources.from_world(scene)
+    found = from_world(scene)
     build(scene, {}, found.world_picture(), found.source, world_from_panorama=found.world_from_panorama)
     assert scene.world.name == "Panoform sky"
     after = cycles.combined(cycles.render(scene, tmp_path / "after.exr"))
     np.testing.assert_allclose(after, before, atol=1e-3)
     assert np.abs(before - gradient(32)).max() > 0.1
-    again = sources.from_world(scene)  # a world made by Panoform is a source too
+    again = from_world(scene)  # a world made by Panoform is a source too
     np.testing.assert_allclose(np.array(again.world_from_panorama), np.array(found.world_from_panorama), atol=1e-6)
 
 
 def test_world_without_an_hdri_is_rejected(scene):
     with pytest.raises(SceneError, match="no HDRI"):
-        sources.from_world(scene)
+        from_world(scene)
     tree = hdri_world(scene, None)
     with pytest.raises(SceneError, match="no HDRI") as error:
-        sources.from_world(scene)
+        from_world(scene)
     assert "World tab" in error.value.hint
     tree.links.remove(tree.nodes["Background"].inputs["Color"].links[0])
     with pytest.raises(SceneError, match="no HDRI"):
-        sources.from_world(scene)
+        from_world(scene)
 
 
 def test_missing_hdri_file_is_rejected(scene, tmp_path):
@@ -190,7 +191,7 @@ def test_missing_hdri_file_is_rejected(scene, tmp_path):
     (tmp_path / "sky.exr").unlink()
     image.reload()
     with pytest.raises(PanoramaError, match=r"sky\.exr"):
-        sources.from_world(scene)
+        from_world(scene)
 
 
 @pytest.mark.parametrize("node", ["Scale", "Location", "driven", "Normal", "MIRROR_BALL", "two"])
@@ -314,7 +315,7 @@ def test_hdri_with_a_deleted_file_is_kept_as_pixels(scene, tmp_path):
     cycles.write(path, gradient())
     image = bpy.data.images.load(str(path))
     hdri_world(scene, image)
-    captured = sources.from_world(scene)
+    captured = from_world(scene)
     assert captured.world_picture().packed_file.data == path.read_bytes()
     path.unlink()
     collection = build(scene, {}, captured.world_picture(), "sky")

@@ -13,6 +13,7 @@ import numpy as np
 import OpenImageIO as oiio
 import picture_cases
 import pytest
+from captured import from_world
 
 from panoform.blender_addon.capture import pixels, render, sources
 from panoform.blender_addon.scene import images
@@ -224,7 +225,7 @@ def test_built_world_shows_what_the_world_showed(scene, tmp_path, change, monkey
     change(Nodes(scene))
     before = shown(scene, tmp_path / "before.exr")
     scenes, own = len(bpy.data.scenes), len(bpy.data.worlds)
-    found = sources.from_world(scene)
+    found = from_world(scene)
     assert (len(bpy.data.scenes), len(bpy.data.worlds)) == (scenes, own)
     assert bool(found.notes) == (change not in (*PLAIN, strength)), "rendered only where it must be"
     assert found.is_plain == (change in PLAIN)
@@ -246,7 +247,7 @@ def test_image_of_any_colour_space_is_read_as_it_is_displayed(scene, tmp_path, c
     image.colorspace_settings.name = colorspace
     nodes.mapping.mute = True
     before = shown(scene, tmp_path / "before.exr")
-    found, read = sources.from_world(scene), sources.from_image(image)
+    found, read = from_world(scene), sources.from_image(image)
     np.testing.assert_array_equal(found.panorama.pixels, read.panorama.pixels)
     assert found.panorama.encoding == "linear"
     np.testing.assert_allclose(
@@ -292,7 +293,7 @@ def test_world_of_images_pixels_is_rendered_without_change(scene, monkeypatch):
     nodes = Nodes(scene)
     nodes.texture.image, values = suns(512)
     saturation(nodes)
-    found = sources.from_world(scene)
+    found = from_world(scene)
     assert found.world_from_panorama != bpy.data.objects.new("identity", None).matrix_world
     np.testing.assert_allclose(found.panorama.pixels, values, rtol=1e-3, atol=5)  # 1e-4 of a sun
 
@@ -309,7 +310,7 @@ def test_files_to_which_blender_gives_no_size_are_rendered_without_change(scene,
     if kind == "sequence":
         image.source = "SEQUENCE"
     saturation(nodes)
-    found = sources.from_world(scene)
+    found = from_world(scene)
     assert image.size[:] == (0, 0)
     np.testing.assert_allclose(found.panorama.pixels, values, rtol=1e-3, atol=5)
 
@@ -319,7 +320,7 @@ def test_render_of_limited_height_shows_means_of_the_images_pixels(scene, monkey
     nodes = Nodes(scene)
     nodes.texture.image, values = suns(1024)
     saturation(nodes)
-    found = sources.from_world(scene, 256)
+    found = from_world(scene, 256)
     np.testing.assert_allclose(found.panorama.pixels, block_means(values, 2), rtol=1e-3, atol=5)
 
 
@@ -339,7 +340,7 @@ def test_sun_of_an_image_narrower_than_the_render_keeps_its_light(scene, monkeyp
     values[90, 9] = 5e4  # the samples of a render 512 px wide show 12 % more light
     nodes.texture.image = images.create_float("sun", values, "Linear Rec.709")
     saturation(nodes)
-    assert flux(sources.from_world(scene).panorama.pixels) == pytest.approx(flux(values), rel=0.03)
+    assert flux(from_world(scene).panorama.pixels) == pytest.approx(flux(values), rel=0.03)
 
 
 @pytest.mark.slow
@@ -352,7 +353,7 @@ def test_light_of_suns_of_one_pixel_is_kept(scene, monkeypatch, change):
     for node in nodes.tree.nodes:
         if node.bl_idname == "ShaderNodeTexEnvironment":
             node.image = image
-    found = sources.from_world(scene)
+    found = from_world(scene)
     assert found.panorama.pixels.shape == (256, 512, 3)
     assert flux(found.panorama.pixels) == pytest.approx(flux(values), rel=0.01)
 
@@ -370,10 +371,10 @@ def test_frame_of_an_image_sequence_is_shown(scene, tmp_path, monkeypatch):
     user.frame_duration, user.frame_start, user.frame_offset = 2, 1, 6
     for frame, grey in ((1, 0.25), (2, 0.75)):
         scene.frame_set(frame)
-        np.testing.assert_allclose(sources.from_world(scene).panorama.pixels, grey, atol=1e-3)
+        np.testing.assert_allclose(from_world(scene).panorama.pixels, grey, atol=1e-3)
     (tmp_path / "a0008.exr").write_bytes(b"v/1\x01")
     with pytest.raises(PanoramaError, match="a0008"):
-        sources.from_world(scene)
+        from_world(scene)
 
 
 def test_cropped_files_of_a_sequence_count_by_their_pixels(scene, tmp_path):
@@ -400,15 +401,15 @@ def test_file_before_an_image_sequence_is_that_of_frame_0(scene, tmp_path, monke
     for frame in (0, -3):
         scene.frame_set(frame)
         with pytest.raises(PanoramaError, match="a0000"):
-            sources.from_world(scene)
+            from_world(scene)
     picture_cases.write_exr(tmp_path / "a0000.exr", [("", "RGB", np.full((16, 32, 3), 0.75))])
-    np.testing.assert_allclose(sources.from_world(scene).panorama.pixels, 0.75, atol=1e-3)
+    np.testing.assert_allclose(from_world(scene).panorama.pixels, 0.75, atol=1e-3)
     path.unlink()
     user = nodes.texture.image_user
     user.frame_offset = -7  # Blender's names have no negative numbers
-    np.testing.assert_allclose(sources.from_world(scene).panorama.pixels, 0.75, atol=1e-3)
+    np.testing.assert_allclose(from_world(scene).panorama.pixels, 0.75, atol=1e-3)
     user.frame_offset, user.frame_duration = 1, 0
-    np.testing.assert_allclose(sources.from_world(scene).panorama.pixels, 0.75, atol=1e-3)
+    np.testing.assert_allclose(from_world(scene).panorama.pixels, 0.75, atol=1e-3)
 
 
 def test_users_world_with_the_name_of_the_copy_stays(scene, tmp_path):
@@ -430,4 +431,4 @@ def test_world_that_shows_no_texture_is_refused(scene):
     nodes = Nodes(scene)
     nodes.tree.links.remove(nodes.background.inputs["Color"].links[0])
     with pytest.raises(SceneError, match="no HDRI"):
-        sources.from_world(scene)
+        from_world(scene)

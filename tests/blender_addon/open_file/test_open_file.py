@@ -9,9 +9,10 @@ from pathlib import Path
 import bpy
 import numpy as np
 import pytest
+from captured import from_world
 from PIL import Image
 
-from panoform.blender_addon.capture import pixels, sources
+from panoform.blender_addon.capture import pixels
 from panoform.blender_addon.open_file import menus, operators
 from panoform.blender_addon.scene import world
 from panoform.shared.protocol.errors import PanoramaError
@@ -52,7 +53,7 @@ def test_panorama_becomes_the_world_as_blender_shows_it(scene: bpy.types.Scene, 
     own = bpy.data.worlds.new("mine")
     scene.world = own
     use(panorama, "WORLD")
-    shown = sources.from_world(scene).panorama
+    shown = from_world(scene).panorama
     expected = pixels.read_with_alpha(bpy.data.images.load(str(INTERIOR)), 1)[0]
     assert shown.encoding == expected.encoding == "linear"
     np.testing.assert_array_equal(shown.pixels, expected.pixels)
@@ -64,7 +65,7 @@ def test_eight_bit_panorama_keeps_its_colours(scene: bpy.types.Scene, tmp_path: 
     stored = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
     Image.fromarray(stored).save(tmp_path / "day.png")
     use(tmp_path / "day.png", "WORLD")
-    shown = sources.from_world(scene).panorama
+    shown = from_world(scene).panorama
     assert shown.encoding == "srgb"
     np.testing.assert_allclose(shown.pixels[..., :3] * 255, stored, atol=0.01)
 

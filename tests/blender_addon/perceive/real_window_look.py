@@ -6,6 +6,7 @@ Started with --enable-event-simulate and -- OUT. Writes OUT/seen.json, and pictu
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import bpy
@@ -15,6 +16,7 @@ from window_runner import EXTENSION, press, run, view, window
 
 (OUT,) = sys.argv[sys.argv.index("--") + 1 :]
 look_around = sys.modules[f"{EXTENSION}.blender_addon.perceive.look_around"]
+jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs.manager"].jobs
 jobs_timer = sys.modules[f"{EXTENSION}.blender_addon.jobs.timer"]
 seen: dict = {}
 
@@ -64,6 +66,24 @@ def steps():
     with bpy.context.temp_override(window=window(), area=view()):
         bpy.ops.panoform.stop_looking()
     seen["after"] = stands()
+    tree.nodes["Background"].inputs["Strength"].default_value = 1.0
+    curve = tree.nodes.new("ShaderNodeGamma")  # other nodes: the world is rendered first
+    tree.links.new(texture.outputs["Color"], curve.inputs["Color"])
+    tree.links.new(curve.outputs["Color"], tree.nodes["Background"].inputs["Color"])
+    began = time.monotonic()
+    with bpy.context.temp_override(window=window(), area=view()):
+        bpy.ops.panoform.look_around(of="SOURCE")
+    seen["returned after"] = time.monotonic() - began
+    seen["rendering"] = [jobs.job is not None, look_around.is_active()]
+    yield 0.5
+    shot("rendering")
+    while jobs.job is not None:
+        yield 0.2
+    yield 2.0
+    failure = jobs.failure and jobs.failure.details
+    seen["rendered"] = [failure, look_around.is_active(), len(jobs.results), len(bpy.data.scenes)]
+    with bpy.context.temp_override(window=window(), area=view()):
+        bpy.ops.panoform.stop_looking()
     views = [area.spaces.active for area in main.screen.areas if area.type == "VIEW_3D"]
     seen["shown"] = [space.show_object_viewport_mesh and space.overlay.show_overlays for space in views]
     yield 1.0

@@ -21,4 +21,6 @@ def test_views_show_the_panorama_and_return(in_window: Callable, tmp_path: Path)
     assert seen["looking"] == ["Panoform Preview", "MATERIAL", False, False]
     assert seen["windows"] == [2, 1], "the preferences were closed meanwhile"
     assert seen["after"] == seen["before"]
+    assert seen["rendering"] == [True, False], "a world with other nodes is rendered beside Blender"
+    assert seen["rendered"] == [None, True, 0, 1], "then it is shown, is no result, and its copy is gone"
     assert seen["shown"] == [True, True], "also the view that was split off"
