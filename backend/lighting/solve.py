@@ -40,6 +40,9 @@ _FINE = 4
 REGIONS, PIECES = 12, 240
 #: Reflectance of a dielectric's surface, beside its albedo.
 SPECULAR = 0.04
+#: Vertical part of a level surface's normal, and how many times the light of the brightest tenth of these other
+#: surfaces receive at most (a low sun's light is three times as strong on walls); beyond, they shine themselves.
+LEVEL, SHINING = 0.7, 3.0
 #: Standard deviations of the logarithms of: albedos' common error (by exact maps it is less, by the starter's of real
 #: panoramas 0.6); the lost light; a region's glow, and its disc.
 SCALE, COMMON, GLOW, DISC = 0.3, 1.0, 0.7, 1.5
@@ -175,7 +178,7 @@ def measure(linear: np.ndarray, mask: np.ndarray, maps: Maps) -> Points:
     """Measure the irradiance of up to POINTS points of the linear picture (H, W, 3), clipped where `mask` (H, W) is.
 
     They are spread evenly over the sphere. Left out are sky, edges, what is seen at a slant, black, or beside a clipped
-    pixel, and what isn't finite.
+    pixel, what isn't finite, and what shines: sky and lamps that the maps show as surfaces.
     """
     rays = directions(ROWS, 2 * ROWS)
     light, albedo = (_blocks(panoramas.resize(p.astype(np.float32), _FINE * ROWS)) for p in (linear, maps.albedo))
@@ -196,7 +199,12 @@ def measure(linear: np.ndarray, mask: np.ndarray, maps: Maps) -> Points:
     cell = np.unique(np.searchsorted(weight, (np.arange(POINTS) + 0.5) / POINTS * weight[-1]))
     place = (rays * np.where(solid, distance, 0)[..., None]).reshape(-1, 3)
     measured = np.pi * light.reshape(-1, 3)[cell] / (albedo.reshape(-1, 3)[cell] + SPECULAR)
-    return Points(cell, place[cell], normal.reshape(-1, 3)[cell], np.maximum(measured, 1e-6).astype(np.float64))
+    points = Points(cell, place[cell], normal.reshape(-1, 3)[cell], np.maximum(measured, 1e-6).astype(np.float64))
+    level, received = points.normal[:, 2] > LEVEL, points.measured @ LUMINANCE
+    if level.sum() < FEWEST:
+        return points
+    kept = level | (received < SHINING * np.quantile(received[level], 0.9))
+    return Points(*(values[kept] for values in points))
 
 
 def _blocks(pixels: np.ndarray) -> np.ndarray:

@@ -135,3 +135,18 @@ def test_too_high_albedos_do_not_dim_a_sun() -> None:
     picture, maps = picture_and_maps(sphere(2.0))
     estimate = energy(inverse_tonemapping.reconstruct(picture))
     assert energy(solve.reconstruct(picture, maps._replace(albedo=8 * maps.albedo)).light) > 0.95 * estimate
+
+
+def test_sky_that_the_maps_show_as_a_surface_measures_nothing() -> None:
+    """Its light and its albedo would mean five times as much light as on the floor; half as much again is believed."""
+    rays = directions(128, 256)
+    floor, sky = rays[..., 2] < -0.15, rays[..., 2] > 0.5
+    distance = np.where(floor | sky, 2 / np.maximum(np.abs(rays[..., 2]), 0.15), np.inf)
+    normal = np.where(floor[..., None], [0.0, 0.0, 1.0], -rays)
+    maps = solve.Maps(np.full(rays.shape, 0.06), distance, normal)
+    light, nothing = np.full(rays.shape, 0.02), np.zeros(distance.shape, bool)
+    for brighter, on_sky in ((1.5, True), (5.0, False)):
+        light[sky] = brighter * 0.02
+        points = solve.measure(light, nothing, maps)
+        assert (points.place[:, 2] > 0).any() == on_sky
+        assert (points.place[:, 2] < 0).sum() > solve.POINTS / 2
