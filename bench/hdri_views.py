@@ -51,7 +51,9 @@ def perceive(name: str, folder: Path) -> None:
 
 def _build(folder: Path, kind: str) -> None:
     """Build maps in the open file."""
-    found = spec.from_folder(folder, bpy.context.scene.session_uid, SceneSettings(camera_height_m=CAMERA_M))
+    found = spec.from_folder(
+        folder, bpy.context.scene.session_uid, SceneSettings(camera_height_m=CAMERA_M, match_panorama=True)
+    )
     if kind == "DOME":
         found.build_dome(bpy.context.scene)
     else:

@@ -2,8 +2,8 @@
 
     perceive --panorama P --save OUT.blend [--maps distance,normal,…] [--quality …] [--engine …] [--seed N] [--out DIR]
     build --maps DIR --save OUT.blend [--kind MESH | OBJECTS | DOME] [--camera-height M | --scale S]
-          [--triangles N] [--texture-width W] [--no-level-floor] [--align-walls] [--lamps-as-lights]
-          [--export OUT.glb] [--overwrite]
+          [--triangles N] [--texture-width W] [--no-level-floor] [--align-walls] [--no-match-panorama]
+          [--lamps-as-lights] [--export OUT.glb] [--overwrite]
     batch FOLDER --out DIR [--maps …] [--quality …] [--engine …] [--seed N] [--ray auto [--workers N]] [--overwrite] …
     import --directory DIR --save OUT.blend
     generate PROMPT --out OUT.exr [--image PHOTO [--fov DEG] [--yaw DEG] …] [--height H] [--steps N] [--seed N[,N…]] …
@@ -104,6 +104,12 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
                 default=default,
                 help=f"turn a mesh so that {what}",
             )
+        verb.add_argument(
+            "--match-panorama",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="change a model's albedo so that a mesh, under its own light, looks like the panorama",
+        )
     for verb in (perceive, build, import_):
         verb.add_argument("--camera-height", type=float, default=1.6, help="metres above the floor (default: 1.6)")
         verb.add_argument("--save", required=True, type=Path, help="the .blend to write")
@@ -207,6 +213,7 @@ def _scene_properties(options: argparse.Namespace) -> dict[str, Any]:
         "texture_width": options.texture_width,
         "level_floor": options.level_floor,
         "align_walls": options.align_walls,
+        "match_panorama": options.match_panorama,
     }
 
 

@@ -21,6 +21,7 @@ from .scene.properties import (
     detail_property,
     kind_property,
     level_floor_property,
+    match_panorama_property,
     replace_earlier_property,
     rotation_property,
     texture_width_property,
@@ -47,6 +48,7 @@ class PanoformSettings(bpy.types.PropertyGroup):
     texture_width: texture_width_property()
     level_floor: level_floor_property()
     align_walls: align_walls_property()
+    match_panorama: match_panorama_property()
     replace_earlier: replace_earlier_property()
     rotation: rotation_property()
     generate: PointerProperty(type=GenerateProperties)

@@ -37,11 +37,23 @@ def check_files(
     written, own = _filenames(maps), _filenames(earlier.maps) if earlier else set()
 
     def is_own(path: Path) -> bool:
-        digest = earlier.files.get(path.name) if earlier else None
-        return path.name in own and (digest is None or overwriting.sha256(path) == digest)
+        return path.name in own and (not earlier or path.name not in earlier.files or _is_unchanged(path, earlier))
 
     overwriting.check((directory / name for name in sorted(written | own)), is_own, sources, overwrite)
     return {name for name in own - written if overwriting.unchanged(directory / name, is_own)}
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a file belongs to a result in its folder, and is as it was written.
+
+    Raise OutputError where the record can't be read.
+    """
+    earlier = _earlier(path.parent)
+    return earlier is not None and path.name in earlier.files and _is_unchanged(path, earlier)
+
+
+def _is_unchanged(path: Path, record: _Record) -> bool:
+    return overwriting.sha256(path) == record.files[path.name]
 
 
 def _filenames(maps: Iterable[str]) -> set[str]:

@@ -48,6 +48,10 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--align-walls", action="store_true", help="turn the mesh so that walls stand along the axes")
     parser.add_argument(
+        "--match-panorama", action=argparse.BooleanOptionalAction, default=True,
+        help="change a model's albedo so that the mesh, under its own light, looks like the panorama (default: yes)",
+    )  # fmt: skip
+    parser.add_argument(
         "--objects", action="store_true", help="a closed mesh for each thing in the semantic map, which is required"
     )
     parser.add_argument("--overwrite", action="store_true", help="also replace a file that isn't Panoform's")
@@ -57,11 +61,13 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    from ...shared import result_folder
     from ...shared.atomic_write import atomic_write
     from ..io import maps, panoramas
     from ..lighting import exposure
     from ..scene import gltf, job
 
+    files = maps.find_in(options.directory)
     settings = SceneSettings(
         camera_height_m=options.camera_height,
         scale=options.scale,
@@ -69,10 +75,10 @@ def run(options: argparse.Namespace) -> int:
         texture_width=options.texture_width,
         level_floor=not options.no_level_floor,
         align_walls=options.align_walls,
+        match_panorama=options.match_panorama and ("albedo" not in files or result_folder.is_own(files["albedo"])),
         objects=options.objects,
     )
     check_scene(settings)
-    files = maps.find_in(options.directory)
     sources = list(files.values())
     check_path(options.out, sources, overwrite=options.overwrite)
     found = maps.read(options.directory)

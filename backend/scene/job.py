@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ import numpy as np
 
 from ...shared.atomic_write import MAKE_ROOM, drafts
 from ...shared.imaging import sphere
+from ...shared.imaging.colour import linear_from_srgb
 from ...shared.jobs import scene as contract
 from ...shared.jobs.scene import SceneInfo, SceneReply, SceneRequest, SceneSettings, Texture, Thing, rotation_rows
 from ...shared.maps import MAPS
@@ -24,8 +26,9 @@ from ..lighting import exposure
 from ..models.cache import ModelCache
 from ..perception import palette
 from ..perception.palette import PALETTE
-from . import build, light, normals, parts, placement, sky, solids, textures
+from . import build, light, match, normals, parts, placement, sky, solids, textures
 from .build import Built, Layered
+from .light import Lights
 from .parts import EncodeMaps
 from .solids import Solid
 
@@ -96,7 +99,8 @@ def build_scene(
         raise InputError("There is no semantic map.", "Objects need one: perceive Semantic too.")
     limit = settings.texture_width // 2
     with ThreadPoolExecutor(1) as beside:  # the mesh takes one processor only
-        visible = beside.submit(parts.visible, maps, limit)
+        matches = settings.match_panorama and maps.panorama is not None  # the albedo follows from the light, then
+        visible = beside.submit(parts.visible, _without_albedo(maps) if matches else maps, limit)
         encoded = beside.submit(lambda: encode_maps(parts.unlit(visible.result())))
         layered = build.find_layers(
             distance,
@@ -110,7 +114,7 @@ def build_scene(
             world_from_panorama=np.array(request.world_from_panorama),
             max_triangles=settings.max_triangles,
         )
-        looks = beside.submit(_looks, maps, found, layered, classes, visible, encoded, limit, encode_maps)
+        looks = beside.submit(_looks, maps, found, layered, classes, visible, encoded, settings, encode_maps)
         built = build.mesh(layered, settings.max_triangles)
     progress.step_done()
     layers, environment, mean_confidence = looks.result()
@@ -148,25 +152,51 @@ def _looks(
     classes: np.ndarray | None,
     visible: Future[dict[str, np.ndarray]],
     encoded: Future[dict[str, Texture]],
-    limit: int,
+    settings: SceneSettings,
     encode_maps: EncodeMaps,
 ) -> tuple[list[dict[str, Texture]], Texture | None, float | None]:
     """Return the textures of each layer and of the environment, and the mean confidence of the normals.
 
     `found`: the maps at the size of the distance map. `visible`: `parts.visible`. `encoded`: textures of
-    `parts.unlit`. `limit`: most rows of a texture.
+    `parts.unlit`.
     """
-    lights = None
+    lights, shown = None, visible.result()
     if maps.panorama is not None:
         lights = light.find(maps.panorama, found.get("albedo"), layered, _shows(classes, "floor"))
+        if settings.match_panorama:
+            found, lights = _matched(found, lights, layered, maps.panorama)
+            shown = shown | parts.visible(Maps({"albedo": found["albedo"]}, maps.panorama), settings.texture_width // 2)
     confidence = mean_confidence = None
     if "normal" in found:
         confidence = normals.confidence(panoramas.resize(found["normal"], len(layered.sky)), layered.planes)
         weight = layered.planes.solid * sphere.solid_angles(*confidence.shape)
         mean_confidence = float(np.average(confidence, weights=weight))
-    layers = parts.encode(layered, visible.result(), found, lights, confidence, limit, encode_maps, encoded.result())
+    limit = settings.texture_width // 2
+    layers = parts.encode(layered, shown, found, lights, confidence, limit, encode_maps, encoded.result())
     environment = {} if lights is None else encode_maps({"environment": lights.environment})
     return layers, environment.get("environment"), mean_confidence
+
+
+def _without_albedo(maps: Maps) -> Maps:
+    return Maps({name: pixels for name, pixels in maps.maps.items() if name != "albedo"}, maps.panorama)
+
+
+def _matched(
+    found: dict[str, np.ndarray], lights: Lights, layered: Layered, panorama: tuple[np.ndarray, Encoding]
+) -> tuple[dict[str, np.ndarray], Lights]:
+    """Return the maps, with an albedo, and the light of a scene that looks like its panorama."""
+    height = len(layered.sky)
+    own = {name: panoramas.resize(found[name], height) for name in ("albedo", "roughness", "metallic") if name in found}
+    same = match.match(
+        lights.all,
+        np.where(layered.sky, np.inf, layered.planes.distance),
+        layered.planes.normal,
+        linear_from_srgb(own["albedo"] if "albedo" in own else _picture(panorama, height)),
+        own["roughness"][..., 0] if "roughness" in own else None,
+        own["metallic"][..., 0] if "metallic" in own else None,
+    )
+    emission = np.where(lights.lamps[..., None], lights.emission, same.emission)
+    return found | {"albedo": same.albedo}, dataclasses.replace(lights, emission=emission)
 
 
 def _picture(panorama: tuple[np.ndarray, Encoding], height: int) -> np.ndarray:
@@ -207,7 +237,8 @@ def _notices(maps: Maps, built: Built, settings: SceneSettings) -> list[str]:
     missing = [name for name in parts.NAMES if name not in maps.maps]
     if "albedo" in missing and maps.panorama is not None:
         missing.remove("albedo")
-        notices.append(NO_ALBEDO)
+        if not settings.match_panorama:
+            notices.append(NO_ALBEDO)
     return [*notices, f"There is no map of {' and '.join(missing)}."] if missing else notices
 
 

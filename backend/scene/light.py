@@ -33,7 +33,9 @@ _SMOOTH_ROWS = 180
 class Lights:
     """What lights the scene; arrays have the size of the mesh's layers."""
 
-    #: Where there are lamps, (H, W) bool, and their linear light, (H, W, 3).
+    #: Linear light of the whole panorama, (H, W, 3).
+    all: np.ndarray
+    #: Where there are lamps, (H, W) bool, and what surfaces emit, linear, (H, W, 3): of lamps all that they show.
     lamps: np.ndarray
     emission: np.ndarray
     #: Linear light of the whole sky, (H, W, 3).
@@ -60,7 +62,7 @@ def find(
     if floor is not None:
         ground |= nearest(floor, height)
     shining = lamps(light, layered.sky, layered.planes.normal, grey, ground)
-    return Lights(shining, np.where(shining[..., None], light, 0), environment(light, layered.sky))
+    return Lights(light, shining, np.where(shining[..., None], light, 0), environment(light, layered.sky))
 
 
 def lamps(light: np.ndarray, sky: np.ndarray, normal: np.ndarray, albedo: np.ndarray, ground: np.ndarray) -> np.ndarray:

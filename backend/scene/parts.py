@@ -71,7 +71,7 @@ def encode(
         for name, pixels in visible.items()
         if name != "normal"
     }
-    if lights is not None and lights.lamps.any():
+    if lights is not None and lights.emission.any():
         shown["emission"] = panoramas.resize(lights.emission, min(len(lights.emission), limit))
         if "albedo" in shown:  # a lamp isn't lit by others too
             shown["albedo"] = shown["albedo"] * ~textures.nearest(lights.lamps[..., None], len(shown["albedo"]))
@@ -94,14 +94,16 @@ def encode(
 
 
 def _shine_on(behind: dict[str, np.ndarray], lights: Lights, layer: Layer) -> None:
-    """Continue lamps in the maps of a hidden layer, `behind`: their light, and their albedo, which is black."""
-    lit = dataclasses.replace(layer, solid=layer.solid & lights.lamps.ravel()[layer.source])
-    shining = textures.continued(lights.lamps[..., None].astype(np.float32), layer) > 0.5
+    """Continue what shines in the maps of a hidden layer, `behind`. The albedo of lamps is black."""
+    shines = lights.emission.any(axis=-1)
+    lit = dataclasses.replace(layer, solid=layer.solid & shines.ravel()[layer.source])
+    both = np.stack([shines, lights.lamps], axis=-1).astype(np.float32)
+    shining, lamps = np.split(textures.continued(both, layer) > 0.5, 2, axis=-1)
     if not shining.any():
         return
     behind["emission"] = textures.continued(lights.emission, lit) * shining
     if "albedo" in behind:
-        behind["albedo"] = behind["albedo"] * ~shining
+        behind["albedo"] = behind["albedo"] * ~lamps
 
 
 def parts(built: Built, encoded: list[dict[str, Texture]]) -> tuple[Part, ...]:

@@ -32,6 +32,7 @@ from ..scene.properties import (
     detail_property,
     kind_property,
     level_floor_property,
+    match_panorama_property,
     texture_width_property,
 )
 from ..scene.properties import settings_from as scene_settings_from
@@ -71,6 +72,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     texture_width: texture_width_property()
     level_floor: level_floor_property()
     align_walls: align_walls_property()
+    match_panorama: match_panorama_property()
     out_directory: StringProperty(
         name="Folder", description="Also write the maps to this folder", subtype="DIR_PATH", options=BLEND_RELATIVE
     )

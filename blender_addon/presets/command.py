@@ -40,6 +40,7 @@ def _options(preset: Preset) -> dict[str, Any]:
             "engine": _engine(preset.engine), "repair": preset.repair, "kind": preset.kind,
             "triangles": preset.detail, "texture_width": preset.texture_width,
             "level_floor": preset.level_floor, "align_walls": preset.align_walls,
+            "match_panorama": preset.match_panorama,
         }  # fmt: skip
     if isinstance(preset, GeneratePreset):
         return {

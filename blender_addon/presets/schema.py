@@ -47,6 +47,7 @@ class PerceivePreset(_Preset, tag="perceive"):
     texture_width: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     level_floor: bool
     align_walls: bool
+    match_panorama: bool = True
 
 
 class GeneratePreset(_Preset, tag="generate"):

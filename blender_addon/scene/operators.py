@@ -28,6 +28,7 @@ from .properties import (
     detail_property,
     kind_property,
     level_floor_property,
+    match_panorama_property,
     scale_property,
     settings_from,
     texture_width_property,
@@ -54,6 +55,7 @@ class PANOFORM_OT_build_scene(bpy.types.Operator):
     texture_width: texture_width_property()
     level_floor: level_floor_property()
     align_walls: align_walls_property()
+    match_panorama: match_panorama_property()
     scale: scale_property()
     choose_folder: BoolProperty(options={"HIDDEN", "SKIP_SAVE"})
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})

@@ -26,6 +26,7 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
         if settings.kind != "DOME":
             column.prop(settings, "detail")
             column.prop(settings, "texture_width")
+            column.prop(settings, "match_panorama")
         column.prop(settings, "replace_earlier")
         if settings.kind == "OBJECTS" and "SEMANTIC" not in settings.maps:
             column.label(text="Objects need Semantic: tick it in Perceive", icon="INFO")

@@ -81,6 +81,15 @@ def align_walls_property() -> BoolProperty:
     )
 
 
+def match_panorama_property() -> BoolProperty:
+    return BoolProperty(
+        name="Match Panorama",
+        description="Change a model's albedo so that a mesh, under its own light, looks like the panorama. "
+        "Maps of your own stay as they are",
+        default=True,
+    )
+
+
 def replace_earlier_property() -> BoolProperty:
     return BoolProperty(
         name="Replace Earlier",
@@ -129,6 +138,7 @@ def settings_from(get: Callable[[str], Any]) -> SceneSettings:
         texture_width=get("texture_width"),
         level_floor=get("level_floor"),
         align_walls=get("align_walls"),
+        match_panorama=get("match_panorama"),
         objects=get("kind") == "OBJECTS",
     )
     check_scene(settings)

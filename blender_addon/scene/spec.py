@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from mathutils import Matrix, Vector
 
+from ...shared import result_folder
 from ...shared.imaging.shrink import MARGIN, shrink
 from ...shared.imaging.true_scale import true_scale
 from ...shared.jobs.scene import SceneReply, SceneRequest, SceneSettings, rotation_rows
@@ -51,6 +52,12 @@ class SceneSpec(MapsSpec):
     floor: FloorPlane | None = None
     #: Whether the scale of the settings is one that the user measured earlier.
     has_measured_scale: bool = False
+    #: Whether the albedo is the user's own, and no model's: it stays as it is.
+    has_own_albedo: bool = False
+
+    def __post_init__(self) -> None:
+        if self.has_own_albedo:
+            self.request.settings = msgspec.structs.replace(self.request.settings, match_panorama=False)
 
     def set_source(self, source: Capture) -> None:
         super().set_source(source)
@@ -71,6 +78,7 @@ class SceneSpec(MapsSpec):
             directory=self.directory,
             maps_notice=self.maps_notice,
             floor=self.floor,
+            has_own_albedo=self.has_own_albedo,
             request=SceneRequest(files=self.request.files, settings=settings),
         )
 
@@ -140,7 +148,18 @@ def from_folder(directory: str | Path, scene_uid: int, settings: SceneSettings) 
     """Return the job that builds a mesh from a folder of maps. Raise InputError if it has none."""
     path = Path(bpy.path.abspath(str(directory)))
     request = SceneRequest(files=maps_folder.files(path), settings=settings)
-    return SceneSpec(name=path.name, scene_uid=scene_uid, directory=path, request=request)
+    return SceneSpec(
+        name=path.name,
+        scene_uid=scene_uid,
+        directory=path,
+        request=request,
+        has_own_albedo=_has_own(path, request.files, "albedo"),
+    )
+
+
+def _has_own(directory: Path, files: dict[str, np.ndarray], name: str) -> bool:
+    """Return whether the map is none of a result that is as it was written. False without it."""
+    return any(Path(file).stem.lower() == name and not result_folder.is_own(directory / file) for file in files)
 
 
 def _digest(files: dict[str, np.ndarray]) -> str:

@@ -41,6 +41,9 @@ class SceneSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     level_floor: bool = True
     #: Whether the scene is turned about Z so that most walls stand along the axes.
     align_walls: bool = False
+    #: Whether albedo and emission are changed so that the scene, under its own light, looks like the panorama: for the
+    #: albedo of a model, or none; the true one stays.
+    match_panorama: bool = False
     #: Each thing that the semantic map shows, as a chair, has a closed mesh of its own.
     objects: bool = False
 

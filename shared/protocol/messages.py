@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 #: Incremented with every incompatible change.
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -109,3 +110,16 @@ def test_what_changed_since_is_the_users(tmp_path: Path) -> None:
     assert result_folder.check_files(tmp_path, ["distance"], overwrite=True) == set()
     (tmp_path / "maps.json").write_text(record % "{}")  # an earlier version recorded no digests
     assert result_folder.check_files(tmp_path, ["distance"]) == {"albedo.png"}
+
+
+def test_only_unchanged_files_of_a_result_are_its_own(tmp_path: Path) -> None:
+    albedo = tmp_path / "albedo.png"
+    albedo.write_bytes(b"model")
+    assert not result_folder.is_own(albedo)  # no record
+    digest = overwriting.sha256(albedo)
+    record = {"panoform": "0.1.0", "frame": "", "maps": {"albedo": ""}, "files": {"albedo.png": digest}}
+    (tmp_path / "maps.json").write_text(json.dumps(record))
+    assert result_folder.is_own(albedo)
+    albedo.write_bytes(b"painted")
+    assert not result_folder.is_own(albedo)
+    assert not result_folder.is_own(tmp_path / "normal.exr")

@@ -1,0 +1,87 @@
+"""Albedo and emission with which the scene, under the light that the panorama shows, looks like the panorama.
+
+A model's albedo is blurred, and off in brightness and colour, so that a scene lit by its own light is darker or bluer
+than its panorama. A surface that receives the irradiance E and shows the radiance L, but for what it mirrors, has the
+albedo π · L / E. What is brighter than white paint shines: it is lit from elsewhere than the maps show, or lets light
+through.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ...shared.imaging.colour import LUMINANCE, srgb_from_linear
+from ...shared.imaging.sphere import directions, solid_angles
+from ..io import panoramas
+from ..lighting.irradiance import irradiance
+from . import grid
+from .textures import enlarge
+
+#: Darkest and brightest albedo, linear.
+DARKEST, BRIGHTEST = 0.01, 0.9
+#: Metallic from which on nothing is changed: a mirror shows the light of other places.
+_METAL = 0.5
+#: How many times as bright as white paint a surface is that begins to shine, and one that does so alone.
+_SHINES = 1.0, 2.0
+#: Roughness without a map; reflectance of a dielectric's surface from the front; the most of what a surface shows that
+#: it mirrors; rows of what is mirrored, blurred, and how many times the mean it is at most: no reflections of lamps.
+_ROUGHNESS, _FRONT, _MIRRORED, _ROWS, _CALM = 0.5, 0.04, 0.5, 16, 4.0
+
+
+class Match(NamedTuple):
+    """What makes surfaces look like their panorama; arrays have its size."""
+
+    #: sRGB, (H, W, 3) float32.
+    albedo: np.ndarray
+    #: Linear radiance that they emit, (H, W, 3).
+    emission: np.ndarray
+
+
+def match(
+    light: np.ndarray,
+    distance: np.ndarray,
+    normal: np.ndarray,
+    albedo: np.ndarray,
+    roughness: np.ndarray | None = None,
+    metallic: np.ndarray | None = None,
+) -> Match:
+    """Match surfaces to the linear light of their panorama (H, W, 3), W = 2·H.
+
+    `distance`: along the rays, (H, W), inf for sky; `normal`: unit normals towards the camera; `albedo`: linear, both
+    (H, W, 3); `roughness`, `metallic`: (H, W).
+    """
+    arriving = irradiance(light, distance, normal) / np.pi
+    lit = arriving @ LUMINANCE > 1e-6
+    if metallic is not None:
+        lit &= metallic < _METAL
+    diffuse = light - np.minimum(_mirrored(light, normal, roughness), _MIRRORED * light)
+    wanted = (diffuse / np.maximum(arriving, 1e-6)).clip(DARKEST, BRIGHTEST)
+    # Where a surface shines, it does so alone: how much light arrives beside a lamp is hardly known.
+    times = (light @ LUMINANCE) / np.maximum(arriving @ LUMINANCE, 1e-6)
+    shining = np.where(lit, ((times - _SHINES[0]) / (_SHINES[1] - _SHINES[0])).clip(0, 1), 0)[..., None]
+    found = srgb_from_linear(np.where(lit[..., None], wanted * (1 - shining), albedo))
+    return Match(found.astype(np.float32), (light * shining).astype(np.float32))
+
+
+def _mirrored(light: np.ndarray, normal: np.ndarray, roughness: np.ndarray | None) -> np.ndarray:
+    """Return the linear radiance (H, W, 3) that dielectric surfaces mirror towards the camera, roughly.
+
+    Their reflectance is that of a GGX lobe. (B. Karis, "Physically Based Shading on Mobile", 2014.)
+    """
+    height = len(light)
+    rays = directions(height, 2 * height).astype(np.float32)
+    cosine = -grid.dot(rays, normal).clip(-1, 0)
+    rough = _ROUGHNESS if roughness is None else roughness
+    slanted = np.minimum((1 - rough) ** 2, np.exp2(-9.28 * cosine)) * (1 - rough) + 0.0425 - 0.0275 * rough
+    reflectance = _FRONT * (1.04 - 0.572 * rough - 1.04 * slanted) + 1.04 * slanted - 0.04 + 0.022 * rough
+    x, y, z = np.moveaxis(rays + 2 * cosine[..., None] * normal, -1, 0)
+    row = np.arccos(z.clip(-1, 1)) / np.pi * height
+    column = (1 - np.arctan2(y, x) / np.pi) * height
+    luminance = light @ LUMINANCE
+    most = _CALM * np.average(luminance, weights=solid_angles(height, 2 * height) * np.ones_like(luminance))
+    calm = light * np.minimum(1, most / np.maximum(luminance, 1e-12))[..., None]
+    blurred = enlarge(panoramas.resize(calm.astype(np.float32), _ROWS), height, slice(0, height))
+    seen = blurred[np.minimum(row.astype(int), height - 1), column.astype(int) % (2 * height)]
+    return reflectance[..., None] * seen
