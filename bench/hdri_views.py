@@ -5,7 +5,8 @@
 The HDRIs are those that ship with Blender. DIR has a result folder for each; what is missing is perceived with the
 starter first, about a minute each. Each HDRI has two rows, the dome and the mesh, and four columns: the HDRI itself,
 and what is built of it, from cameras at the panorama's place, and 0.5 m and 1 m to its right, looking forward and a
-little down. Cycles renders them under the light of their own world, all exposed for the mean of the HDRI.
+little down. Cycles renders them under the light of their own world, all exposed for the mean of the HDRI. The PSNR of
+the second column against the first is printed.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ def main() -> None:
         for kind in arguments.kinds.split(","):
             with quiet():
                 rows.append(views(folder, kind, arguments.size))
-            print(f"{name}, {kind.lower()}", flush=True)
+            shown, built = rows[-1][:, : arguments.size], rows[-1][:, arguments.size : 2 * arguments.size]
+            psnr = -10 * math.log10(float(((shown - built) ** 2).mean()))
+            print(f"{name}, {kind.lower()}: {psnr:.1f} dB at the panorama's place", flush=True)
     sheet = oiio.ImageBuf(np.ascontiguousarray(np.concatenate(rows), np.float32))
     sheet.set_write_format("uint8")
     if not sheet.write(str(arguments.out)):

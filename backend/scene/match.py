@@ -2,8 +2,8 @@
 
 A model's albedo is blurred, and off in brightness and colour, so that a scene lit by its own light is darker or bluer
 than its panorama. A surface that receives the irradiance E and shows the radiance L, but for what it mirrors, has the
-albedo π · L / E. What is brighter than white paint shines: it is lit from elsewhere than the maps show, or lets light
-through.
+albedo π · L / E, and a metal the ratio of L to what it mirrors. What is brighter than white paint shines: it is lit
+from elsewhere than the maps show, or lets light through.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from .textures import enlarge
 
 #: Darkest and brightest albedo, linear.
 DARKEST, BRIGHTEST = 0.01, 0.9
-#: Metallic from which on nothing is changed: a mirror shows the light of other places.
-_METAL = 0.5
 #: How many times as bright as white paint a surface is that begins to shine, and one that does so alone.
 _SHINES = 1.0, 2.0
 #: Roughness without a map; reflectance of a dielectric's surface from the front; the most of what a surface shows that
@@ -52,30 +50,30 @@ def match(
     `distance`: along the rays, (H, W), inf for sky; `normal`: unit normals towards the camera; `albedo`: linear, both
     (H, W, 3); `roughness`, `metallic`: (H, W).
     """
-    arriving = irradiance(light, distance, normal) / np.pi
-    lit = arriving @ LUMINANCE > 1e-6
-    if metallic is not None:
-        lit &= metallic < _METAL
-    diffuse = light - np.minimum(_mirrored(light, normal, roughness), _MIRRORED * light)
-    wanted = (diffuse / np.maximum(arriving, 1e-6)).clip(DARKEST, BRIGHTEST)
+    metal = np.zeros((*distance.shape, 1)) if metallic is None else metallic[..., None]
+    clear, white_metal = _mirrored(light, normal, _ROUGHNESS if roughness is None else roughness)
+    white = (1 - metal) * irradiance(light, distance, normal) / np.pi + metal * white_metal
+    diffuse = light - np.minimum((1 - metal) * clear, _MIRRORED * light)
+    lit = (white @ LUMINANCE > 1e-6) & np.isfinite(distance)
+    wanted = (diffuse / np.maximum(white, 1e-6)).clip(DARKEST, BRIGHTEST)
     # Where a surface shines, it does so alone: how much light arrives beside a lamp is hardly known.
-    times = (light @ LUMINANCE) / np.maximum(arriving @ LUMINANCE, 1e-6)
+    times = (light @ LUMINANCE) / np.maximum(white @ LUMINANCE, 1e-6)
     shining = np.where(lit, ((times - _SHINES[0]) / (_SHINES[1] - _SHINES[0])).clip(0, 1), 0)[..., None]
     found = srgb_from_linear(np.where(lit[..., None], wanted * (1 - shining), albedo))
     return Match(found.astype(np.float32), (light * shining).astype(np.float32))
 
 
-def _mirrored(light: np.ndarray, normal: np.ndarray, roughness: np.ndarray | None) -> np.ndarray:
-    """Return the linear radiance (H, W, 3) that dielectric surfaces mirror towards the camera, roughly.
+def _mirrored(light: np.ndarray, normal: np.ndarray, roughness: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the linear radiance that dielectric surfaces mirror towards the camera, and white metal, each (H, W, 3).
 
-    Their reflectance is that of a GGX lobe. (B. Karis, "Physically Based Shading on Mobile", 2014.)
+    It comes from far away, and their reflectance is that of a GGX lobe. (B. Karis, "Physically Based Shading on
+    Mobile", 2014.)
     """
     height = len(light)
     rays = directions(height, 2 * height).astype(np.float32)
     cosine = -grid.dot(rays, normal).clip(-1, 0)
-    rough = _ROUGHNESS if roughness is None else roughness
-    slanted = np.minimum((1 - rough) ** 2, np.exp2(-9.28 * cosine)) * (1 - rough) + 0.0425 - 0.0275 * rough
-    reflectance = _FRONT * (1.04 - 0.572 * rough - 1.04 * slanted) + 1.04 * slanted - 0.04 + 0.022 * rough
+    slanted = np.minimum((1 - roughness) ** 2, np.exp2(-9.28 * cosine)) * (1 - roughness) + 0.0425 - 0.0275 * roughness
+    scale, offset = 1.04 - 0.572 * roughness - 1.04 * slanted, 1.04 * slanted - 0.04 + 0.022 * roughness
     x, y, z = np.moveaxis(rays + 2 * cosine[..., None] * normal, -1, 0)
     row = np.arccos(z.clip(-1, 1)) / np.pi * height
     column = (1 - np.arctan2(y, x) / np.pi) * height
@@ -84,4 +82,4 @@ def _mirrored(light: np.ndarray, normal: np.ndarray, roughness: np.ndarray | Non
     calm = light * np.minimum(1, most / np.maximum(luminance, 1e-12))[..., None]
     blurred = enlarge(panoramas.resize(calm.astype(np.float32), _ROWS), height, slice(0, height))
     seen = blurred[np.minimum(row.astype(int), height - 1), column.astype(int) % (2 * height)]
-    return reflectance[..., None] * seen
+    return (_FRONT * scale + offset)[..., None] * seen, (scale + offset)[..., None] * seen
