@@ -3,7 +3,7 @@
 Blender itself translates what is constant: names and descriptions of operators, panels and properties, texts of labels
 and buttons, poll messages, reports. Texts with values in them go through `tr` and `tr_report`, with the values named:
 
-    tr("Last run took {seconds:.0f} s", seconds=seconds)
+    tr("Last run: {time}", time=time)
 
 Messages of the backend stay in English. A language is an entry of TRANSLATIONS; its texts are those of the code, in the
 context "Operator" for names of operators, and "*" for all others.

@@ -13,6 +13,7 @@ from .. import preferences
 from ..jobs import timer
 from ..jobs.manager import jobs
 from ..models.manager import models
+from ..perceive import trial
 from ..translation import tr_report
 from ..ui.operator_parts import CANCELLED, FINISHED, poll_unless, reporting
 from . import hub_token, installer
@@ -36,7 +37,7 @@ def _setup_disabled_reason() -> str:
 
 
 class PANOFORM_OT_setup_backend(bpy.types.Operator):
-    """Download and install the backend into its own folder (several gigabytes), or update or repair it"""
+    """Download and install the backend into its own folder, or update or repair it, and try it out"""
 
     bl_idname = "panoform.setup_backend"
     bl_label = "Set Up Backend"
@@ -44,11 +45,13 @@ class PANOFORM_OT_setup_backend(bpy.types.Operator):
     poll = poll_unless(_setup_disabled_reason)
 
     @reporting
-    def execute(self, _context: bpy.types.Context) -> set[str]:
+    def execute(self, context: bpy.types.Context) -> set[str]:
         try:
-            jobs.set_up(installer.bundled_wheel(EXTENSION_FOLDER), installer.base_python())
+            wheel, python = installer.bundled_wheel(EXTENSION_FOLDER), installer.base_python()
+            jobs.set_up(wheel, python, trial.trial(context.scene))
             if bpy.app.background:
                 jobs.wait_for_setup()
+                jobs.results.remove(jobs.wait())
         except Cancelled:
             return CANCELLED
         timer.start()

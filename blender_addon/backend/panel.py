@@ -8,8 +8,9 @@ from ...shared.protocol.errors import Cancelled, PanoformError
 from .. import preferences
 from ..jobs import timer
 from ..jobs.manager import State, jobs
+from ..perceive.trial import TrialSpec
 from ..translation import tr
-from ..ui.panel_parts import Section, characters, draw_text
+from ..ui.panel_parts import Section, characters, draw_job, draw_text
 from . import installer
 from .setup_progress import free_space, gigabytes
 
@@ -63,6 +64,9 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
                 if status.memory_held:
                     text = tr("The backend holds {held:.1f} GB", held=status.memory_held / 2**30)
                     layout.label(text=text, icon="BLANK1")
+    if jobs.job is not None and isinstance(jobs.job.spec, TrialSpec):
+        draw_text(layout, "Set up. The built-in model is tried out:", width)
+        draw_job(layout, jobs.job)
     draw_text(layout, jobs.patience, width, icon="TIME")
 
 

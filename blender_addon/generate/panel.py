@@ -14,7 +14,7 @@ from ..capture import picture
 from ..jobs.manager import jobs
 from ..translation import tr
 from ..ui import previews
-from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text, start_label
+from ..ui.panel_parts import Section, characters, draw_run, draw_text, start_label
 from . import gallery, gallery_operators, operators
 from .spec import EditSpec, GenerateSpec, cost, settings_from
 
@@ -59,13 +59,11 @@ class PANOFORM_PT_generate(Section, bpy.types.Panel):
         row.prop(settings, "size", text="")
         row.prop(settings, "engine", text="")
         _draw_seed(column, settings)
-        if jobs.job is not None and type(jobs.job.spec) is GenerateSpec:
-            draw_job(column, jobs.job)
         supported = settings.of != "WORDS" or operators.engine_can(context.scene, "text_to_panorama")
         needs_flux = "" if supported else "Prompts"
         disabled_reason = operators.generate_disabled_reason(context.scene)
         _draw_button(column, context, "panoform.generate", "WORLD", needs_flux, disabled_reason)
-        draw_last_duration(column, _cost(settings))
+        draw_run(column, jobs.job if jobs.job and type(jobs.job.spec) is GenerateSpec else None, _cost(settings))
 
 
 class PANOFORM_PT_generate_options(Section, bpy.types.Panel):
@@ -137,11 +135,10 @@ class PANOFORM_PT_edit(Section, bpy.types.Panel):
         if settings.mode == "VARY":
             column.prop(settings, "strength", slider=True)
         _draw_seed(column, context.scene.panoform.generate)
-        if jobs.job is not None and isinstance(jobs.job.spec, EditSpec):
-            draw_job(column, jobs.job)
         needs_flux = "" if operators.engine_can(context.scene, "edit") else "Edits"
         disabled_reason = operators.edit_disabled_reason(context.scene)
         _draw_button(column, context, "panoform.edit", "WORLD", needs_flux, disabled_reason)
+        draw_run(column, jobs.job if jobs.job and isinstance(jobs.job.spec, EditSpec) else None, None)
 
 
 def _draw_entry(layout: bpy.types.UILayout, entry: gallery.Entry, *, is_active: bool) -> None:

@@ -86,3 +86,10 @@ def clock(seconds: float) -> str:
     """Return "0:05"."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02}"
+
+
+def duration(seconds: float) -> str:
+    """Return "40 s", "12 min" or "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

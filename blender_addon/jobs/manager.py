@@ -77,6 +77,8 @@ class Jobs:
     def __init__(self) -> None:
         self.session: Session | None = None
         self.setup: Setup | None = None
+        #: The job that starts once the setup has ended.
+        self._after_setup: JobSpec | None = None
         self.job: Job | None = None
         #: Jobs to run after it.
         self.queue = Queue()
@@ -119,14 +121,17 @@ class Jobs:
             self._installed = (now, folder, installer.find(folder, VERSION))
         return self._installed[2]
 
-    def set_up(self, wheel: Path, python: Path) -> None:
-        """Start setting up the environment in the folder from the preferences. Raise BusyError."""
+    def set_up(self, wheel: Path, python: Path, then: JobSpec | None = None) -> None:
+        """Start setting up the environment in the folder from the preferences; `then`: the job that tries it out.
+
+        Raise BusyError.
+        """
         if self.setup is not None and self.setup.cancelling:
             raise BusyError("The cancelled setup has not ended yet.", "Try again in a moment.")
         if self.setup is not None:
             raise BusyError("The backend is already being set up.", "Wait until it finishes, or cancel it.")
         self.stop()
-        self.failure = None
+        self.failure, self._after_setup = None, then
         self.setup = Setup(preferences.get().environment_folder(), wheel, python, before=self._wait_until_stopped)
         self.setup.start()
 
@@ -358,10 +363,16 @@ class Jobs:
 
     def _finish_setup(self, setup: Setup) -> None:
         self.setup = self._installed = None
-        if setup.error is None:
-            self._was_started = False
-        else:
+        then, self._after_setup = self._after_setup, None
+        if setup.error is not None:
             self.fail(setup.error, setup.log.read_text("utf-8", "replace")[-8000:] if setup.log.exists() else "")
+            return
+        self._was_started = False
+        if then is not None:
+            try:
+                self.begin(then)
+            except PanoformError as error:
+                self.fail(error)
 
     def _poll_render(self, job: Job) -> None:
         job.stage = "Rendering"

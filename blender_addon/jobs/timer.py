@@ -129,12 +129,14 @@ def _build_pending() -> None:
     for result in list(jobs.results):
         if not result.pending:
             continue
-        if find_scene(result.spec.scene_uid) is None:
-            result.pending = False  # its file was closed or the scene deleted: it stays in the panel
-            continue
+        scene = find_scene(result.spec.scene_uid)
         if not result.spec.changes_file:
             jobs.results.remove(result)
-            result.build(find_scene(result.spec.scene_uid))
+            if scene is not None:
+                result.build(scene)
+            continue
+        if scene is None:
+            result.pending = False  # its file was closed or the scene deleted: it stays in the panel
             continue
         result.waits_for = _blocked_by()
         if result.waits_for:

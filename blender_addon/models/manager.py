@@ -19,6 +19,7 @@ from ...shared.protocol.messages import ErrorReply, Event, JobRequest, ProgressE
 from ...shared.weights import WEIGHTS, gigabytes
 from .. import preferences
 from ..backend.session import Session
+from ..jobs.job import duration
 from ..jobs.manager import jobs
 from ..translation import tr
 
@@ -55,7 +56,7 @@ class Task:
         arrived = tr("{done} of {total}", done=gigabytes(self.step * 1e6), total=gigabytes(self.of * 1e6))
         if self.seconds_left is None:
             return arrived
-        return " · ".join((arrived, tr("{time} left", time=_duration(self.seconds_left))))
+        return " · ".join((arrived, tr("{time} left", time=duration(self.seconds_left))))
 
 
 class Models:
@@ -230,13 +231,6 @@ def _engines() -> tuple:
     """Return the settings of the engines with weights, from the preferences."""
     own = preferences.get()
     return tuple(own.model_settings(engine) for engine in dict.fromkeys(spec.engine for spec in WEIGHTS.values()))
-
-
-def _duration(seconds: float) -> str:
-    """Return "40 s", "12 min" or "2.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 #: The only instance.

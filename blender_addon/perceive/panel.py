@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import bpy
 
 from ...shared.maps import MAPS
 from ...shared.protocol.errors import SettingError
 from .. import preferences
 from ..capture.spec import RenderSpec
+from ..jobs.job import Job
 from ..jobs.manager import jobs
-from ..ui.panel_parts import Section, draw_job, draw_last_duration, start_label
+from ..ui.panel_parts import Section, draw_run, start_label
 from . import look_around
 from .look_operators import LookSpec
 from .spec import PerceiveSpec, cost, settings_from
@@ -33,9 +36,6 @@ class PANOFORM_PT_perceive(Section, bpy.types.Panel):
         row = column.row()
         row.prop(settings, "seed")
         row.prop(settings, "engine", text="")
-        job = jobs.job
-        if job is not None and (isinstance(job.spec, PerceiveSpec | RenderSpec | LookSpec) or job.kept is not None):
-            draw_job(column, job)
         row = column.row()
         row.scale_y = 1.4
         row.operator("panoform.perceive", text=start_label(), icon="SHADERFX")
@@ -43,11 +43,23 @@ class PANOFORM_PT_perceive(Section, bpy.types.Panel):
             row.operator("panoform.stop_looking", text="", icon="LOOP_BACK")
         else:
             row.operator_menu_enum("panoform.look_around", "of", text="", icon="HIDE_OFF")
-        engine = preferences.get().engine_settings(settings.engine)
-        try:
-            draw_last_duration(column, cost(engine, settings_from(lambda name: getattr(settings, name), engine)))
-        except SettingError:
-            return  # no map is selected: the operator reports it
+        draw_run(column, _job(), _cost(settings))
+
+
+def _job() -> Job | None:
+    """Return the job that runs, if it is of this section, or follows one."""
+    job = jobs.job
+    own = job is not None and (isinstance(job.spec, PerceiveSpec | RenderSpec | LookSpec) or job.kept is not None)
+    return job if own else None
+
+
+def _cost(settings: bpy.types.PropertyGroup) -> Hashable:
+    """Return the cost of the job with these settings; None where no map is selected, which the operator reports."""
+    engine = preferences.get().engine_settings(settings.engine)
+    try:
+        return cost(engine, settings_from(lambda name: getattr(settings, name), engine))
+    except SettingError:
+        return None
 
 
 CLASSES = (PANOFORM_PT_perceive,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import ClassVar
 
 import bpy
@@ -11,7 +12,7 @@ from ...shared.weights import WEIGHTS
 from .. import preferences
 from ..jobs.manager import jobs
 from ..translation import tr
-from ..ui.panel_parts import Section, characters, draw_job, draw_last_duration, draw_text, start_label
+from ..ui.panel_parts import Section, characters, draw_run, draw_text, start_label
 from . import mesh, operators
 from .spec import TextureSpec, cost, settings_from
 
@@ -49,9 +50,8 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
         column.prop(settings, "only_selected_faces")
         if model:
             column.prop(settings, "seed")
-        if jobs.job is not None and isinstance(jobs.job.spec, TextureSpec):
-            draw_job(column, jobs.job)
         _draw_button(column, context)
+        draw_run(column, jobs.job if jobs.job and isinstance(jobs.job.spec, TextureSpec) else None, _cost(settings))
         if not model:
             box = column.box()
             draw_text(box, f"{tr(operators.WITHOUT_MODEL)} {tr(operators.MODEL)}", characters(context) - 4, icon="INFO")
@@ -83,20 +83,21 @@ class PANOFORM_PT_texture_options(Section, bpy.types.Panel):
 
 
 def _draw_button(column: bpy.types.UILayout, context: bpy.types.Context) -> None:
-    settings = context.scene.panoform.texture
     reason = operators.texture_disabled_reason(context.scene)
     row = column.row()
     row.scale_y = 1.4
     row.enabled = not reason
     row.operator("panoform.texture", text=start_label(), icon="TEXTURE")
     draw_text(column, reason, characters(context), icon="INFO")
+
+
+def _cost(settings: bpy.types.PropertyGroup) -> Hashable:
+    """Return the cost of the job with these settings; None where a value is out of range: the operator reports it."""
     engine = preferences.get().texture_engine_settings()
     try:
-        draw_last_duration(
-            column, cost(engine, settings_from(lambda name: operators.shown(settings, name), engine), True)
-        )
+        return cost(engine, settings_from(lambda name: operators.shown(settings, name), engine), True)
     except SettingError:
-        return  # a value is out of range: the operator reports it
+        return None
 
 
 CLASSES = (PANOFORM_PT_texture, PANOFORM_PT_texture_options)

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import bpy
 
 from ...shared.maps import MAPS
-from ..jobs.job import Job
+from ..jobs.job import Job, duration
 from ..jobs.manager import jobs
 from ..translation import tr
 from . import previews
@@ -58,7 +58,14 @@ def start_label() -> str | None:
     return "Add to Queue" if jobs.job is not None else None
 
 
-def draw_last_duration(layout: bpy.types.UILayout, cost: Hashable) -> None:
-    """Draw the duration of the last job with that cost, if there was one."""
-    if cost in jobs.seconds:
-        layout.label(text=tr("Last run took {seconds:.0f} s", seconds=jobs.seconds[cost]))
+def draw_run(layout: bpy.types.UILayout, job: Job | None, cost: Hashable) -> None:
+    """Draw the progress of a section's job; without one, the duration of the last job with that cost, or an empty row.
+
+    The row is always there, as Blender moves what is below a section that grows only some redraws later.
+    """
+    if job is not None:
+        draw_job(layout, job)
+    elif cost is not None and cost in jobs.seconds:
+        layout.label(text=tr("Last run: {time}", time=duration(jobs.seconds[cost])), icon="TIME")
+    else:
+        layout.label(text="")

@@ -40,6 +40,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/")
+        if "/tree/" in path:
+            self._send_tree(path.removeprefix("api/models/").partition("/tree/")[0])
+            return
         if path.startswith("api/models/"):
             self._send_listing(path.removeprefix("api/models/").partition("/revision/")[0])
             return
@@ -64,15 +67,30 @@ class _Handler(BaseHTTPRequestHandler):
         listing = {"id": repository, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
         self._send(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
 
+    def _send_tree(self, repository: str) -> None:
+        files = [_sibling(name, content) for name, content in self.server.repositories[repository].items()]
+        tree: list[dict] = [
+            {"type": "file", "path": file["rfilename"], "oid": file["blobId"], **file} for file in files
+        ]
+        for file in tree:
+            if "lfs" in file:
+                file["lfs"] |= {"oid": file["lfs"]["sha256"]}
+        self._send(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+
     def _send_file(self, file: str, content: bytes) -> None:
         wanted = self.headers.get("Range")
-        self.server.sent.append((file, wanted))
+        if self.command == "GET":
+            self.server.sent.append((file, wanted))
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         self.send_response(206 if wanted else 200)
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.end_headers()
+        if self.command == "HEAD":
+            return
         body = content[start:]
         if self.server.drops and len(content) > _LFS_BYTES:
             self.server.drops -= 1
@@ -92,7 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command == "GET":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *_: object) -> None:
         pass

@@ -21,7 +21,7 @@ from panoform.blender_addon.ui import panel_parts
 
 ADDON = Path(blender_addon.__file__).parent
 GERMAN = {
-    "Last run took {seconds:.0f} s": "Der letzte Lauf dauerte {seconds:.0f} s",
+    "Last run: {time}": "Letzter Lauf: {time}",
     "Distance": "Abstand",
     "{time} left": "noch {time}",
     "Cancelling": "Wird abgebrochen",
@@ -38,16 +38,19 @@ def german(monkeypatch) -> None:
 
 
 def test_without_a_language_texts_stay() -> None:
-    assert translation.tr("Last run took {seconds:.0f} s", seconds=2.6) == "Last run took 3 s"
+    assert translation.tr("{seconds:.0f} s", seconds=2.6) == "3 s"
     assert translation.tr("100 % {") == "100 % {", "without values, braces are no fields"
 
 
 def test_labels_and_progress_are_translated(addon: Jobs, german) -> None:
     layout = Layout()
     addon.seconds["cost"] = 4.2
-    panel_parts.draw_last_duration(layout, "cost")
+    panel_parts.draw_run(layout, None, "cost")
+    addon.seconds["cost"] = 250
+    panel_parts.draw_run(layout, None, "cost")
+    panel_parts.draw_run(layout, None, "another cost")
     panel_parts.draw_text(layout, "Choose a picture.", 80)
-    assert layout.texts == ["Der letzte Lauf dauerte 4 s", "Wähle ein Bild."]
+    assert layout.texts == ["Letzter Lauf: 4 s", "Letzter Lauf: 4 min", "", "Wähle ein Bild."]
     job = Job(SimpleNamespace(), id="x", stage="Distance", step=3, of=28, seconds_left=41)
     assert job.text == "Abstand 3/28 · noch 0:41"
     job.cancelling = True
