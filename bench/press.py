@@ -42,7 +42,7 @@ def backend_time() -> float:
 
 
 def warm_up() -> None:
-    """Start the backend as the panel does, and wait until it has nothing more to import."""
+    """Start the backend as the panel does, and wait until it has nothing more to import or load."""
     jobs.start(warm_up=True)
     while jobs.state is not State.READY:
         jobs.poll()
@@ -67,7 +67,7 @@ def main() -> None:
         print(
             f"{name:14} {whole:5.1f} s, mesh {mesh:.1f} s; processor: Blender {blender:.1f} s, backend {backend:.1f} s"
         )
-    jobs.close(wait=True)
+    blender_addon.unregister()  # stops the backend; bpy crashes at its end while classes are registered
 
 
 if __name__ == "__main__":

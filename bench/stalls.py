@@ -129,7 +129,7 @@ def main() -> None:
     bpy.context.preferences.addons.new().module = preferences.EXTENSION
     for phase, seconds in measure(options.height).items():
         print(f"{phase:24} {1000 * seconds:7.0f} ms")
-    jobs.close(wait=True)
+    blender_addon.unregister()  # bpy crashes at its end while classes are registered
 
 
 if __name__ == "__main__":

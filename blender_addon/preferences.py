@@ -43,6 +43,13 @@ class Preferences(bpy.types.AddonPreferences):
         options=BLEND_RELATIVE,
         default=str(installer.default_folder()),
     )
+    packages: StringProperty(
+        name="Packages From",
+        description="A folder of wheels, which needs no internet, or the address of a package index (https://…). "
+        "Empty: as pip is configured, else PyPI",
+        subtype="DIR_PATH",
+        options=BLEND_RELATIVE,
+    )
     backend_python: StringProperty(
         name="Python",
         description="A Python with Panoform's wheel installed. Empty: that of the environment set up by Panoform",
@@ -133,7 +140,7 @@ class Preferences(bpy.types.AddonPreferences):
         column = layout.column()
         match self.page:
             case "BACKEND":
-                for name in ("folder", "backend_python", "connection_file", "start_early"):
+                for name in ("folder", "packages", "backend_python", "connection_file", "start_early"):
                     column.prop(self, name)
                 row = column.row()
                 row.operator("panoform.setup_backend", icon="IMPORT")
@@ -146,6 +153,11 @@ class Preferences(bpy.types.AddonPreferences):
 
     def environment_folder(self) -> Path:
         return Path(bpy.path.abspath(self.folder))
+
+    def packages_place(self) -> str:
+        """Return where a set-up takes packages from: a folder, the address of an index, or "" for pip's own."""
+        place = self.packages.strip()
+        return place if not place or "://" in place else bpy.path.abspath(place)
 
     def running_backend(self) -> Path | None:
         """Return the connection file of a running backend, from PANOFORM_CONNECTION_FILE or here; None: start one."""

@@ -154,6 +154,18 @@ def setup_needs() -> Needs:
     return needs(gpu=torch_build.needs_large_build())
 
 
+def is_offline(packages: str) -> bool:
+    """Return whether a set-up needs no network: its packages are in a folder."""
+    return bool(packages) and "://" not in packages
+
+
+def from_place(packages: str) -> tuple[str, ...]:
+    """Return pip's arguments to take packages from a folder, from an index by its address, or, for "", as it does."""
+    if not packages:
+        return ()
+    return ("--no-index", "--find-links", packages) if is_offline(packages) else ("--index-url", packages)
+
+
 def check_disk(folder: Path) -> None:
     """Raise BackendError if the disk of `folder` has no space for a setup: its downloads, and the environment."""
     needed, free = sum(setup_needs()), free_space(folder)
@@ -176,14 +188,16 @@ class Setup:
         wheel: Path,
         python: Path,
         pip_arguments: Sequence[str] = (),
+        packages: str = "",
         before: Callable[[], None] | None = None,
     ) -> None:
-        """`python` makes the venv; `pip_arguments` are added to each `pip install` (e.g. an index). `before` is called
-        first, on the thread (to wait for a backend that uses the environment)."""
+        """`python` makes the venv; `pip_arguments` are added to each `pip install`. `packages`: see `from_place`.
+        `before` is called first, on the thread (to wait for a backend that uses the environment)."""
         # Absolute, as programs run in a folder of their own.
         self.folder, self.wheel = folder.absolute(), wheel.absolute()
         self.python = python
-        self.pip_arguments = tuple(pip_arguments)
+        self.pip_arguments = (*pip_arguments, *from_place(packages))
+        self._packages = packages
         self._before = before
         self.progress = SetupProgress(folder, setup_needs())
         self.error: PanoformError | None = None
@@ -255,6 +269,11 @@ class Setup:
                 "Delete it if nobody needs it, or choose another folder in the add-on's preferences.",
             )
         _check_wheel(self.wheel)
+        if is_offline(self._packages) and not Path(self._packages).is_dir():
+            raise BackendError(
+                f"There is no folder {self._packages}.",
+                "Choose the folder of the wheels as Packages From in the preferences, or leave it empty.",
+            )
         if not environment.exists():  # an update fills the space of the old one again
             check_disk(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -268,7 +287,7 @@ class Setup:
             self._pip(log, "--upgrade", "pip")
             constraints = self.wheel.parent / "constraints.txt"
             pins = ("--constraint", constraints) if constraints.exists() else ()
-            if (backend := torch_build.uv_backend()) and not self._has_own_index(log):
+            if not self._packages and (backend := torch_build.uv_backend()) and not self._has_own_index(log):
                 # Not PyPI's torch: uv knows where the other builds are, and pip then keeps what it installed.
                 self._pip(log, "uv")
                 self.progress.text = "Looking for PyTorch"

@@ -31,7 +31,7 @@ def _setup_disabled_reason() -> str:
         return "The preferences set another Python, which Panoform does not modify"
     if models.tasks:
         return "Models are being downloaded: wait for it or cancel it"
-    if not bpy.app.online_access:
+    if not bpy.app.online_access and not installer.is_offline(preferences.get().packages_place()):
         return "Setup downloads packages: allow online access in Preferences ▸ System"
     return ""
 

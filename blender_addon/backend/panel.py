@@ -75,7 +75,7 @@ def _draw_setup(layout: bpy.types.UILayout, label: str, width: int) -> None:
     row.scale_y = 1.4
     row.operator("panoform.setup_backend", text=label, icon="IMPORT")
     draw_text(layout, _needs(), width, icon="INFO")
-    if not bpy.app.online_access:
+    if not bpy.app.online_access and not installer.is_offline(preferences.get().packages_place()):
         draw_text(layout, "Setup downloads packages: allow online access first.", width, icon="INFO")
         layout.operator("screen.userpref_show", text="Open Preferences", icon="PREFERENCES").section = "SYSTEM"
 
@@ -87,6 +87,10 @@ def _needs() -> str:
         free = gigabytes(free_space(folder))
     except OSError:  # a disk that is not connected: the setup reports it
         free = ""
+    packages = preferences.get().packages_place()
+    if installer.is_offline(packages):
+        return tr("Installs from {packages}, and needs {disk} in {folder}.", packages=packages,
+                  disk=gigabytes(expected.disk), folder=folder)  # fmt: skip
     text = "Downloads about {download}, and needs {disk} in {folder}."
     if free:
         text = "Downloads about {download}, and needs {disk} in {folder}, where {free} are free."

@@ -132,7 +132,10 @@ class Jobs:
             raise BusyError("The backend is already being set up.", "Wait until it finishes, or cancel it.")
         self.stop()
         self.failure, self._after_setup = None, then
-        self.setup = Setup(preferences.get().environment_folder(), wheel, python, before=self._wait_until_stopped)
+        own = preferences.get()
+        self.setup = Setup(
+            own.environment_folder(), wheel, python, packages=own.packages_place(), before=self._wait_until_stopped
+        )
         self.setup.start()
 
     @property

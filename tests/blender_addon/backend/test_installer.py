@@ -111,6 +111,44 @@ def test_cpu_build_of_torch_is_installed_before_what_needs_torch(tmp_path: Path,
 
 
 @pytest.mark.slow
+def test_folder_of_wheels_takes_the_place_of_the_network(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(torch_build, "uv_backend", lambda: "cpu")  # which is left to whoever filled the folder
+    monkeypatch.setenv("PIP_INDEX_URL", "https://nowhere.invalid/simple")
+    wheels = tmp_path / "Zoë's wheels"
+    other = make_wheel(wheels, "3.0.0")
+    with zipfile.ZipFile(other) as archive:
+        content = {name: archive.read(name).replace(b"Name: panoform", b"Name: other") for name in archive.namelist()}
+    other.unlink()
+    with zipfile.ZipFile(wheels / "other-3.0.0-py3-none-any.whl", "w") as archive:
+        for name, data in content.items():
+            new = name.replace("panoform", "other")
+            archive.writestr(new, data.replace(b"panoform", b"other") if name.endswith("RECORD") else data)
+    wheel = make_wheel(tmp_path / "w", requires="other>=3")
+    setup = Setup(tmp_path / "data", wheel, Path(sys.executable), packages=str(wheels))
+    setup._run()
+    assert setup.error is None, setup.log.read_text("utf-8")
+    assert "Successfully installed other-3.0.0 panoform-0.1.0" in setup.log.read_text("utf-8")
+
+
+def test_missing_folder_of_wheels_is_told_first(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "w")
+    setup = Setup(tmp_path / "data", wheel, Path(sys.executable), packages=str(tmp_path / "nowhere"))
+    setup._run()
+    assert isinstance(setup.error, BackendError)
+    assert str(tmp_path / "nowhere") in setup.error.message
+    assert not (tmp_path / "data").exists()
+
+
+def test_packages_come_from_a_folder_an_index_or_as_pip_is_configured() -> None:
+    assert installer.from_place("") == ()
+    assert installer.from_place("https://mirror.example/simple") == ("--index-url", "https://mirror.example/simple")
+    assert installer.from_place("/wheels") == ("--no-index", "--find-links", "/wheels")
+    assert [installer.is_offline(place) for place in ("", "https://mirror.example/simple", "/wheels")] == [
+        False, False, True
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_environment_of_another_version_is_out_of_date(ready: Path) -> None:
     assert installer.find(ready, "0.2.0") is Installed.OTHER_VERSION
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import bpy
@@ -67,11 +66,10 @@ def test_gallery_restores_the_rotation_of_the_world(saved: Path) -> None:
 
 def test_file_equals_that_of_the_command_line(addon: Jobs, scene, tmp_path: Path) -> None:
     path, other = tmp_path / "größe.exr", tmp_path / "other.exr"
-    panoramas.write(path, encoded())
-    generated.write(other, encoded())
-    # The header holds the second in which it was written.
-    written = re.compile(rb"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
-    assert written.sub(b"", path.read_bytes()) == written.sub(b"", other.read_bytes())
+    data = encoded()  # once: its header holds the second, and the recipe its digest
+    panoramas.write(path, data)
+    generated.write(other, data)
+    assert path.read_bytes() == other.read_bytes()
     assert path.with_suffix(".json").read_bytes() == other.with_suffix(".json").read_bytes()
     read = oiio.ImageBuf(str(path))
     assert np.array_equal(read.get_pixels(oiio.FLOAT), light())
