@@ -48,11 +48,11 @@ def irradiance(light: np.ndarray, distance: np.ndarray, normal: np.ndarray) -> n
     rest = np.ones_like(luminance)
     rest.ravel()[bright] = kept.ravel()[bright]
     ambient = panoramas.resize(pieces * rest[..., None].astype(np.float32), AMBIENT_ROWS)
-    found = _upsampled(_gathered(CELLS, ambient, None, distance, normal, table), distance, normal)
+    fine = nearest(distance, FINE), nearest(normal, FINE)
+    found = _upsampled(_gathered(CELLS, ambient, None, distance, normal, table), *fine)
     if len(bright):
-        sent = pieces * (1 - rest)[..., None]
-        found += _upsampled(_gathered(FINE, sent, bright, distance, normal, table), distance, normal)
-    return found
+        found += _gathered(FINE, pieces * (1 - rest)[..., None], bright, distance, normal, table)
+    return _upsampled(found, distance, normal)
 
 
 def _gathered(
