@@ -8,7 +8,7 @@ from typing import ClassVar
 import bpy
 
 from ...shared.protocol.errors import InputError
-from ...shared.weights import WEIGHTS
+from ...shared.weights import WEIGHTS, gigabytes
 from .. import preferences
 from ..capture import picture
 from ..jobs.manager import jobs
@@ -196,10 +196,16 @@ def _draw_button(
 
 
 def _draw_get_flux(layout: bpy.types.UILayout, context: bpy.types.Context, what: str) -> None:
-    text = tr("{what} need FLUX.1-dev. Its licence must be accepted once on huggingface.co.", what=tr(what))
+    flux = WEIGHTS["flux"]
+    text = (
+        "{what} need FLUX.1-dev: {size} on disk, and a GPU of 8 GB or more. Its licence must be accepted once on "
+        "huggingface.co: {licence}."
+    )
+    text = tr(text, what=tr(what), size=gigabytes(flux.bytes), licence=flux.licence)
     draw_text(layout, text, characters(context) - 4, icon="INFO")
     column = layout.column(align=True)
-    column.operator("wm.url_open", text="Accept Licence", icon="URL").url = WEIGHTS["flux"].page
+    column.operator("panoform.show_models", icon="PREFERENCES")
+    column.operator("wm.url_open", text="Accept Licence", icon="URL").url = flux.page
     column.operator("panoform.save_hub_token", icon="LOCKED")
     column.prop_enum(context.scene.panoform.generate, "engine", "FLUX", text="Use FLUX", icon="CHECKMARK")
 

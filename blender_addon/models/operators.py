@@ -10,6 +10,7 @@ from bpy.props import StringProperty
 
 from ...shared.protocol.errors import SettingError
 from ...shared.weights import WEIGHTS
+from .. import preferences
 from ..jobs.manager import State, jobs
 from ..ui.operator_parts import FINISHED, poll_unless, reporting
 from ..ui.path_properties import BLEND_RELATIVE
@@ -33,6 +34,21 @@ def _download_disabled_reason() -> str:
     if not bpy.app.online_access:
         return "Allow online access in Preferences ▸ System"
     return _backend_disabled_reason()
+
+
+class PANOFORM_OT_show_models(bpy.types.Operator):
+    """Show what this computer can run, in which precision, and download it, in the preferences"""
+
+    bl_idname = "panoform.show_models"
+    bl_label = "Models"
+    bl_options: ClassVar = {"INTERNAL"}
+
+    poll = poll_unless(lambda: "Needs a window" if bpy.app.background else "")
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        preferences.get().page = "MODELS"
+        bpy.ops.preferences.addon_show(module=preferences.EXTENSION)
+        return FINISHED
 
 
 class PANOFORM_OT_check_models(bpy.types.Operator):
@@ -134,6 +150,7 @@ def _go_on(timeout_s: float, name: str) -> None:
 
 
 CLASSES = (
+    PANOFORM_OT_show_models,
     PANOFORM_OT_check_models,
     PANOFORM_OT_download_model,
     PANOFORM_OT_cancel_download,

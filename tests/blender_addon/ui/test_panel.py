@@ -253,7 +253,9 @@ def test_prompt_without_flux_disables_the_button(drawn, scene) -> None:
     scene.panoform.generate.of = "WORDS"
     texts, disabled = reasons(drawn)
     assert "Prompts need FLUX.1-dev" in texts
-    assert {"Accept Licence", "Save Access Token", "Use FLUX"} <= set(drawn())
+    assert "33.7 GB on disk" in texts
+    assert "Non-Commercial" in texts
+    assert {"Models", "Accept Licence", "Save Access Token", "Use FLUX"} <= set(drawn())
     assert "Generate" in disabled
     assert "Edit" in disabled
     scene.panoform.generate.engine = "FLUX"
