@@ -56,6 +56,7 @@ class SceneSpec(MapsSpec):
     has_own_albedo: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.has_own_albedo:
             self.request.settings = msgspec.structs.replace(self.request.settings, match_panorama=False)
 
