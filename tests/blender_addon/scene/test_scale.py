@@ -72,6 +72,13 @@ def spec_of_own_scene(scene: bpy.types.Scene, folder: Path, known: np.ndarray | 
     )
 
 
+def test_a_mesh_is_built_with_its_panorama(scene, tmp_path: Path) -> None:
+    request = spec_of_own_scene(scene, tmp_path / "maps", None).request
+    assert request.panorama is not None
+    assert np.nanmin(request.panorama) == np.nanmax(request.panorama) == 0.5
+    assert not request.settings.align_walls
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["MESH", "DOME"])
 def test_mesh_of_a_render_lies_on_the_users_own_scene(addon: Jobs, scene, tmp_path: Path, kind: str) -> None:
