@@ -67,6 +67,9 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
     if jobs.job is not None and isinstance(jobs.job.spec, TrialSpec):
         draw_text(layout, "Set up. The built-in model is tried out:", width)
         draw_job(layout, jobs.job)
+    waits_for = next((result.waits_for for result in jobs.results if result.pending), "")
+    if waits_for:  # the section Results also says so, but may be out of sight
+        draw_text(layout, tr("A result is ready, and waits for {what}.", what=tr(waits_for)), width, icon="INFO")
     draw_text(layout, jobs.patience, width, icon="TIME")
 
 

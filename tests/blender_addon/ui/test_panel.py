@@ -190,6 +190,7 @@ def test_offload_is_not_offered_on_cpu(addon: Jobs, drawn) -> None:
 def test_results_and_dome_controls(addon: Jobs, drawn, scene) -> None:
     addon.results.append(Result(spec(scene), waits_for="Object Mode"))
     assert "Ready: waiting for Object Mode" in drawn()
+    assert "A result is ready, and waits for Object Mode." in " ".join(drawn()), "at the top"
     addon.results[0].waits_for, addon.results[0].pending = "", False
     assert "Press + to build it" in drawn()
     addon.results[0].spec.scene_uid = 0
