@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse import csgraph, linalg
 
+from . import rows
 from .bake import Baked
 from .cameras import Mesh
 
@@ -62,8 +63,7 @@ def components(mesh: Mesh) -> np.ndarray:
 def _points(mesh: Mesh) -> np.ndarray:
     """Return the number of the point at each corner, (T, 3): corners at the same place are one point."""
     rounded = np.round(mesh.corners.reshape(-1, 3) / _SAME_POINT).astype(np.int64)
-    _, number = np.unique(rounded, axis=0, return_inverse=True)
-    return number.reshape(-1, 3)
+    return rows.numbers(rounded).reshape(-1, 3)
 
 
 def _spread(colour: np.ndarray, seen: np.ndarray, point: np.ndarray, corners: np.ndarray) -> None:
@@ -87,9 +87,9 @@ def _spread(colour: np.ndarray, seen: np.ndarray, point: np.ndarray, corners: np
     unknown = ~seen & np.isin(part, np.unique(part[seen]))
     if not unknown.any():
         return
-    rows = edges[unknown]
-    matrix = (sparse.diags(np.asarray(rows.sum(axis=1)).ravel()) - rows[:, unknown]).tocsr()
-    known = rows[:, seen] @ colour[seen]
+    equations = edges[unknown]
+    matrix = (sparse.diags(np.asarray(equations.sum(axis=1)).ravel()) - equations[:, unknown]).tocsr()
+    known = equations[:, seen] @ colour[seen]
     # Many times faster than conjugate gradients where triangles are long and thin.
     factors = linalg.splu(
         matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}

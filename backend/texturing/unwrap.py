@@ -10,6 +10,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from ...shared.imaging.overlap import overlap
+from . import rows
 
 #: Points of the mesh nearer than this are one, in units of its longest side.
 _SAME_POINT = 1e-6
@@ -50,12 +51,12 @@ def _component(corners: np.ndarray, axis: np.ndarray) -> np.ndarray:
 def _charts(corners: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Return the number of the chart of each triangle, (T,): those of one direction (T,) that share edges."""
     rounded = np.round(corners.reshape(-1, 3) / _SAME_POINT).astype(np.int64)
-    point = np.unique(rounded, axis=0, return_inverse=True)[1].reshape(-1, 3)
+    point = rows.numbers(rounded).reshape(-1, 3)
     edges = np.sort(np.stack([point, np.roll(point, -1, axis=1)], axis=-1), axis=-1).reshape(-1, 2)
     key = np.concatenate([edges, np.repeat(direction, 3)[:, None]], axis=1)
     triangle = np.repeat(np.arange(len(corners)), 3)
     real = edges[:, 0] != edges[:, 1]  # an edge whose ends are one point joins nothing
-    edge = np.unique(key[real], axis=0, return_inverse=True)[1].ravel()
+    edge = rows.numbers(key[real])
     # Triangles and edges are nodes of one graph, so that many triangles on one edge take no more room than their count.
     count = len(corners) + len(edge)
     graph = sparse.coo_matrix((np.ones(len(edge), bool), (triangle[real], len(corners) + edge)), (count, count))
