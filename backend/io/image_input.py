@@ -50,7 +50,7 @@ def opened(
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise failure(f"The name of {name} is not UTF-8.", "Rename the file.") from error
+        raise failure(f"The name of {name} or its folder is not UTF-8.", "Rename it.") from error
     with translated(name, failure, hint):
         source = oiio.ImageInput.open(str(path)) if config is None else oiio.ImageInput.open(str(path), config)
         if source is None:

@@ -20,7 +20,7 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from ...shared import VERSION
-from ...shared.file_errors import is_file
+from ...shared.file_errors import display_name, is_file
 from ...shared.jobs.texture import check_count
 from ...shared.protocol.errors import InputError
 from ..scene.gltf import GENERATOR, EncodedImage
@@ -61,6 +61,8 @@ def read(path: Path) -> MeshFile:
             parts = [_placed(scene, node) for node in scene.graph.nodes_geometry]
     except InputError:
         raise
+    except UnicodeEncodeError as error:
+        raise InputError(f"The name of {display_name(path.name)} or its folder is not UTF-8.", "Rename it.") from error
     except Exception as error:  # trimesh's readers raise exceptions of any class
         raise InputError(f"{path.name} can't be read: {error}.", "Export it again.") from error
     parts = [part for part in parts if part is not None]

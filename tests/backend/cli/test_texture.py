@@ -1,6 +1,8 @@
 """`panoform texture` and `panoform multiview` on files."""
 
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -46,6 +48,15 @@ def test_mesh_file_keeps_corners_normals_and_uv(ball):
     read = mesh_files.read(ball)
     for name in ("corners", "normals", "uv"):
         np.testing.assert_allclose(getattr(read, name), getattr(MESH, name), atol=1e-6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_name_that_is_not_utf8_is_told(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.obj")
+    path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    with pytest.raises(InputError, match="is not UTF-8") as caught:
+        mesh_files.read(path)
+    str(caught.value).encode()
 
 
 def test_mesh_without_material_keeps_its_uv(tmp_path):
