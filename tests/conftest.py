@@ -51,8 +51,11 @@ def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-#: Their files run in one worker of pytest-xdist and share one backend process: each one's first job takes 7 s.
-_SHARING_A_BACKEND = tuple(f"tests/blender_addon/{folder}/" for folder in ("generate", "jobs", "perceive", "texture"))
+#: These run in one worker of pytest-xdist and share one backend process: the first job in each takes 7 s.
+_SHARING_A_BACKEND = tuple(
+    f"tests/blender_addon/{place}"
+    for place in ("generate/", "jobs/", "perceive/", "texture/", "scene/test_mesh.py", "test_command.py")
+)
 #: What takes longest is started first, so that no worker waits for another at the end.
 _FIRST = (
     "sharing a backend",

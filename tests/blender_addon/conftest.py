@@ -230,6 +230,15 @@ def addon(registered, scene, tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
+def connection(addon):
+    """The connection to the backend process that the add-on's tests share."""
+    addon.start()
+    while (connection := addon.session.process.poll()) is None:
+        time.sleep(0.02)
+    return connection
+
+
+@pytest.fixture
 def stopped(addon):
     """`addon` without a running backend. One that an earlier test started is kept for later tests, because the first
     job in a backend takes seconds."""

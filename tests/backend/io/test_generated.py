@@ -1,18 +1,14 @@
-"""Generated panoramas in files, by the command line, and over the wire from a real backend process."""
+"""Generated panoramas in files, and by the command line."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import OpenImageIO as oiio
 import pytest
-import zmq
-from decoding import decoded
 
 from panoform.backend.cli import main
 from panoform.backend.io import generated, panoramas
@@ -20,18 +16,15 @@ from panoform.backend.io.encoding import encode_image
 from panoform.backend.io.generated import Generated
 from panoform.shared import panorama_file
 from panoform.shared.engines import EngineSettings
-from panoform.shared.jobs.edit import EditRequest
 from panoform.shared.jobs.generate import (
     MAX_HEIGHT,
     MAX_SEEDS,
-    GenerateReply,
-    GenerateRequest,
     GenerateSettings,
     Recipe,
     View,
 )
 from panoform.shared.panorama_file import recipe_json
-from panoform.shared.protocol import connection, messages, wire
+from panoform.shared.protocol import wire
 from panoform.shared.protocol.errors import OutputError, SettingError
 
 
@@ -300,68 +293,3 @@ def test_command_line_rejects_invalid_arguments(arguments, message, tmp_path, ca
     assert main.main([*arguments, "--out", str(tmp_path / "x.exr")]) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_backend_process_generates_and_edits(tiny_flux, tiny_adapters, tiny_lora, tmp_path):
-    file = tmp_path / "connection"
-    command = [sys.executable, "-m", "panoform.backend", "serve", "--connection-file", str(file), "--parent-pipe"]
-    with (
-        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
-        zmq.Context() as context,
-    ):
-        try:
-            while not file.exists():
-                assert process.poll() is None
-            to = connection.read(file)
-            with context.socket(zmq.DEALER) as peer:
-                peer.linger = 0
-                peer.curve_serverkey = to.server_public_key.encode()
-                peer.curve_publickey = to.client_public_key.encode()
-                peer.curve_secretkey = to.client_secret_key.encode()
-                peer.connect(to.endpoint)
-
-                def ask(message):
-                    peer.send_multipart(wire.encode(message), copy=False)
-                    received = []
-                    while not received or not isinstance(received[-1], messages.Reply):
-                        assert peer.poll(120_000), "no answer"
-                        received.append(wire.decode_answer(peer.recv_multipart(copy=False)))
-                    return received
-
-                options = {
-                    "engine": EngineSettings(
-                        engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters), dtype="fp32"
-                    ),
-                    "settings": GenerateSettings(
-                        prompt="a yard", lora=str(tiny_lora), height=256, num_inference_steps=2, seeds=(1, 2)
-                    ),
-                }
-                *events, reply = ask(GenerateRequest(id="1", **options))
-                assert isinstance(reply, GenerateReply), reply
-                assert {type(event) for event in events} == {
-                    messages.QueuedEvent, messages.ProgressEvent, messages.PreviewEvent,
-                }  # fmt: skip
-                made = [decoded(one.data) for one in reply.panoramas]
-                assert [panorama.shape for panorama in made] == [(256, 512, 3)] * 2
-                recipes = [one.recipe for one in reply.panoramas]
-                assert [one.settings.seeds for one in recipes] == [(1,), (2,)]
-                assert recipes[0].encoding == "linear"
-
-                panorama = made[0]
-                mask = np.zeros((256, 512, 1), np.uint8)
-                mask[100:140, 10:60] = 255
-                edit = EditRequest(
-                    id="2", panorama=panorama, encoding="linear", mask=mask, turn=(0, 10, -20), **options
-                )
-                (*_, edited) = ask(edit)
-                outside = mask[..., 0] == 0
-                assert np.array_equal(decoded(edited.panoramas[1].data)[outside], panorama[outside])
-                assert edited.panoramas[1].recipe.turn == (0, 10, -20)
-                (*_, rejected) = ask(
-                    EditRequest(id="3", panorama=panorama, encoding="linear", mask=mask[1:], **options)
-                )
-                assert (rejected.code, "512 × 255" in rejected.message) == ("panorama", True)
-        finally:
-            process.stdin.close()
-            process.wait(30)

@@ -63,51 +63,34 @@ def test_warm_up_imports_torch_without_a_job_and_does_not_delay_the_exit(tmp_pat
 
 
 @pytest.mark.slow
-def test_warm_up_loads_the_built_in_model_which_the_first_job_uses(tmp_path, monkeypatch):
+def test_first_job_uses_the_model_of_the_warm_up_while_status_is_answered(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     backend = Backend(REAL, tmp_path / "connection.json", "--warm-up")
     peer = Peer(backend.connection)
     try:
         wait_until(lambda: peer.status().engine is not None)
-        assert peer.status().memory_held < 2**30
+        held = peer.status().memory_held
+        assert held is not None
+        assert held < 2**30
         panorama = np.random.default_rng(0).random((32, 64, 3), np.float32)
         settings = PerceiveSettings(maps=("distance", "albedo"), height=64)
         peer.send(PerceiveRequest(
             id="job", panorama=panorama, encoding="srgb", engine=EngineSettings(), settings=settings,
         ))  # fmt: skip
+        peer.send(messages.StatusRequest(id="status"))
         *events, reply = peer.receive_until_reply("job")
         assert isinstance(reply, PerceiveReply), reply
-        stages = [event.stage for event in events if isinstance(event, messages.ProgressEvent)]
-        assert stages
-        assert not [stage for stage in stages if stage.startswith("Loading")], "it was loaded again"
-    finally:
-        peer.close()
-        backend.end()
-
-
-@pytest.mark.slow
-def test_real_engine_perceives_while_status_is_answered(tmp_path):
-    backend = Backend(REAL, tmp_path / "connection.json")
-    peer = Peer(backend.connection)
-    try:
-        peer.send(
-            PerceiveRequest(
-                id="job",
-                panorama=np.random.default_rng(0).random((32, 64, 3), np.float32),
-                encoding="srgb",
-                engine=EngineSettings(device="cpu"),
-                settings=PerceiveSettings(maps=("distance",), height=64),
-            )
-        )
-        assert isinstance(peer.receive(), messages.QueuedEvent)
-        assert peer.status().running == "job"
-        reply = peer.receive_until_reply("job")[-1]
-        assert isinstance(reply, PerceiveReply), reply
-        assert {name: decoded(data).shape for name, data in reply.maps.items()} == {"distance": (64, 128, 1)}
+        shapes = {name: decoded(data).shape for name, data in reply.maps.items()}
+        assert shapes == {"distance": (64, 128, 1), "albedo": (64, 128, 3)}
+        assert isinstance(events[0], messages.QueuedEvent)
+        assert [event.running for event in events if isinstance(event, messages.StatusReply)] == ["job"]
         status = peer.status()
         assert (status.running, status.engine) == (None, "Starter (built in, preview quality)")
         assert 0 < status.memory_free <= status.memory_total
         assert 2**26 < status.memory_held < status.memory_total
+        stages = [event.stage for event in events if isinstance(event, messages.ProgressEvent)]
+        assert stages
+        assert not [stage for stage in stages if stage.startswith("Loading")], "it was loaded again"
     finally:
         peer.close()
         backend.end()

@@ -46,14 +46,12 @@ def paint(seed: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return colours
 
 
-def seen(mesh: Mesh, colours: Callable[[np.ndarray, np.ndarray], np.ndarray], size: int) -> np.ndarray:
-    """Return the six true views, (6, size, size, 4) with alpha, black where it is 0."""
-    images = np.zeros((6, size, size, 4))
-    for number in range(6):
-        view = cameras.render(mesh, number, size)
-        images[number][view.mask, :3] = colours(view.position[view.mask], view.normal[view.mask])
-        images[number][view.mask, 3] = 1
-    return images
+def seen(view: cameras.View, colours: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return the true picture of a view, (H, H, 4) with alpha, black where it is 0."""
+    image = np.zeros((*view.mask.shape, 4))
+    image[view.mask, :3] = colours(view.position[view.mask], view.normal[view.mask])
+    image[view.mask, 3] = 1
+    return image
 
 
 @pytest.mark.slow
@@ -62,10 +60,10 @@ def test_guesses_are_nearer_to_the_truth_than_the_colours_around(monkeypatch):
     gains = []
     for seed in (0, 3, 4, 7, 8):
         mesh, colours = lump(seed), paint(seed)
-        front, truth = seen(mesh, colours, 256)[0], seen(mesh, colours, SIZE)[1:]
-        behind = (truth[..., 3] > 0) & np.stack(
-            [cameras.render(mesh, number, SIZE).normal[..., 1] > 0 for number in range(1, 6)]
-        )
+        front = seen(cameras.render(mesh, 0, 256), colours)
+        others = [cameras.render(mesh, number, SIZE) for number in range(1, 6)]
+        truth = np.stack([seen(view, colours) for view in others])
+        behind = np.stack([view.mask & (view.normal[..., 1] > 0) for view in others])
 
         def error(mesh: Mesh = mesh, front: np.ndarray = front, truth=truth, behind=behind) -> float:
             picture = np.round(front * 255).astype(np.uint8)

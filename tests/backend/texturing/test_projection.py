@@ -76,13 +76,13 @@ def test_back_has_no_print_of_the_front(reporter):
 def test_object_is_stretched_to_the_front_and_told_if_unlike(reporter):
     """A picture of twice the width fits the sphere; one of another outline is told."""
     mesh = unwrapped(SHAPES["sphere"]())
-    expected = decoded(textured(mesh, front_picture(mesh), reporter).texture)
+    expected = decoded(textured(mesh, front_picture(mesh), reporter, view_size=64).texture)
     wide = np.repeat(front_picture(mesh), 2, axis=1)
-    found = textured(mesh, wide, reporter)
+    found = textured(mesh, wide, reporter, view_size=64)
     assert np.abs(decoded(found.texture) - expected).mean() < 0.005
     cross = np.zeros((60, 60, 4), np.uint8)
     cross[25:35] = cross[:, 25:35] = (200, 200, 30, 255)
-    unlike = textured(mesh, cross, reporter)
+    unlike = textured(mesh, cross, reporter, view_size=64)
     assert "The outlines" in unlike.info.notices[1]
     texture = decoded(unlike.texture)
     assert np.abs(texture - np.array([200, 200, 30]) / 255).max() < 0.02, "one colour, everywhere"

@@ -1,7 +1,5 @@
 """Fixtures for generating, with a real backend process and tests/backend's tiny checkpoints."""
 
-import time
-
 import backend_fixtures
 import pytest
 
@@ -14,12 +12,3 @@ tiny_flux, tiny_adapters, tiny_lora = _fixtures.tiny_flux, _fixtures.tiny_adapte
 @pytest.fixture(scope="session")
 def flux(tiny_flux, tiny_adapters):
     return EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters), device="cpu", dtype="fp32")
-
-
-@pytest.fixture
-def connection(addon):
-    """The connection to the backend process that the add-on's tests share."""
-    addon.start()
-    while (connection := addon.session.process.poll()) is None:
-        time.sleep(0.02)
-    return connection

@@ -2,6 +2,7 @@
 
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from decoding import decoded
@@ -40,12 +41,14 @@ def until_reply(client: Client, job: str) -> list[messages.Message]:
 
 @pytest.mark.slow
 def test_prompt_picture_and_edit_return_panoramas(client, flux, settings) -> None:
-    *events, reply = until_reply(client, client.submit(GenerateRequest(engine=flux, settings=settings)))
+    both = msgspec.structs.replace(settings, seeds=(1, 2))
+    *events, reply = until_reply(client, client.submit(GenerateRequest(engine=flux, settings=both)))
     assert isinstance(reply, GenerateReply), reply
+    assert {type(event) for event in events} == {messages.QueuedEvent, messages.ProgressEvent, messages.PreviewEvent}
     assert any(isinstance(event, messages.PreviewEvent) and event.map == "panorama" for event in events)
-    (made,) = reply.panoramas
-    panorama, recipe = decoded(made.data), made.recipe
-    assert panorama.shape == (256, 512, 3)
+    assert [one.recipe.settings.seeds for one in reply.panoramas] == [(1,), (2,)]
+    assert [decoded(one.data).shape for one in reply.panoramas] == [(256, 512, 3)] * 2
+    panorama, recipe = decoded(reply.panoramas[0].data), reply.panoramas[0].recipe
     assert (recipe.kind, recipe.encoding, recipe.settings.prompt) == ("words", "linear", "a yard")
 
     picture = np.random.default_rng(0).random((32, 48, 3), np.float32)
@@ -60,9 +63,11 @@ def test_prompt_picture_and_edit_return_panoramas(client, flux, settings) -> Non
     mask = np.zeros((256, 512, 1), np.uint8)
     mask[100:140, 10:60] = 1
     options = {"encoding": "linear", "source": "p", "engine": flux, "settings": settings}
-    (*_, edited) = until_reply(client, client.submit(EditRequest(panorama=panorama, mask=mask, **options)))
+    edit = EditRequest(panorama=panorama, mask=mask, turn=(0, 10, -20), **options)
+    (*_, edited) = until_reply(client, client.submit(edit))
     outside = mask[..., 0] == 0
     after = decoded(edited.panoramas[0].data)
+    assert edited.panoramas[0].recipe.turn == (0, 10, -20)
     assert np.array_equal(after[outside], panorama[outside])
     assert not np.array_equal(after, panorama)
     (*_, varied) = until_reply(client, client.submit(EditRequest(panorama=panorama, strength=0.5, **options)))

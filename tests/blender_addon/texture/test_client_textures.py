@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import trimesh
 from decoding import decoded
-from serving import REAL, Backend
 from texturing_shapes import unwrapped
 
 from panoform.blender_addon.backend.client import Client
@@ -18,12 +17,10 @@ PATIENCE_S = 120
 
 
 @pytest.fixture
-def client(tmp_path):
-    backend = Backend(REAL, tmp_path / "connection.json")
-    client = Client(backend.connection)
+def client(connection):
+    client = Client(connection)
     yield client
     client.close()
-    backend.end()
 
 
 def until_reply(client: Client, job: str) -> list[messages.Message]:

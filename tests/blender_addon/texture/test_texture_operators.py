@@ -15,7 +15,7 @@ from panoform.backend.texturing import cameras, frame
 from panoform.blender_addon import preferences
 from panoform.blender_addon.capture import pixels
 from panoform.blender_addon.jobs.manager import Jobs, find_scene
-from panoform.blender_addon.texture import mesh, spec
+from panoform.blender_addon.texture import mesh, operators, spec
 from panoform.blender_addon.texture.build import RECORD
 from panoform.shared.jobs.texture import VIEWS, TextureInfo, TextureSettings
 
@@ -76,17 +76,18 @@ def test_picture_is_projected_without_a_model(set_up: Jobs, reference, tmp_path)
     np.testing.assert_allclose(image[inside][:, :3], np.broadcast_to((0.8, 0.15, 0.1), (inside.sum(), 3)), atol=0.03)
 
 
-@pytest.mark.slow
-def test_panel_does_not_enlarge_views_without_a_model(set_up: Jobs, scene, reference) -> None:
+def test_panel_does_not_enlarge_views_without_a_model(set_up: Jobs, scene, reference, monkeypatch) -> None:
     """It doesn't show the setting then."""
+    begun: list = []
+    monkeypatch.setattr(operators, "run_job", lambda _, job: begun.append(job) or {"FINISHED"})
     preferences.get().multiview_model = ""
     bpy.ops.mesh.primitive_cube_add()
     scene.panoform.texture.upscale = "file"
     try:
-        material = texture(reference="disc")
+        assert bpy.ops.panoform.texture(**TINY, reference="disc") == {"FINISHED"}
     finally:
         scene.panoform.texture.property_unset("upscale")
-    assert msgspec.json.decode(material[RECORD], type=TextureInfo).settings.upscale == "off"
+    assert begun[0].request.settings.upscale == "off"
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 """Training of the model that completes views: its forward pass is the product's; it resumes, and exports what loads."""
 
+import itertools
+import time
+import types
+
 import pytest
 import torch
 
 from panoform.backend.pipelines.layers.multiview_attention import MultiViewState
 from panoform.backend.texturing import completion
-from panoform.backend.training.multiview import architecture, evaluate, model
+from panoform.backend.training.multiview import architecture, evaluate, fit, model
 from panoform.backend.training.multiview.__main__ import main
 from panoform.backend.training.multiview.model import Views
 
@@ -53,7 +57,10 @@ def test_errors_are_those_of_what_is_hidden():
 
 
 @pytest.mark.slow
-def test_train_resume_export_evaluate(tmp_path, capsys):
+def test_train_resume_export_evaluate(tmp_path, capsys, monkeypatch):
+    # A clock that is a second further each time that it is read: two steps in each training.
+    clock = types.SimpleNamespace(monotonic=itertools.count().__next__, strftime=time.strftime)
+    monkeypatch.setattr(fit, "time", clock)
     data, folder, sheet = tmp_path / "data", tmp_path / "model", tmp_path / "sheet.png"
     train = [
         "--data", str(data), "train", "--batch", "1", "--size", "32", "--pool", "2", "--fresh", "1", "--exact",
