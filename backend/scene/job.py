@@ -160,17 +160,20 @@ def _looks(
     `found`: the maps at the size of the distance map. `visible`: `parts.visible`. `encoded`: textures of
     `parts.unlit`.
     """
+    confidence = mean_confidence = None
+    shading = layered.planes.normal
+    if "normal" in found:
+        normal = panoramas.resize(found["normal"], len(layered.sky))
+        confidence = normals.confidence(normal, layered.planes)
+        weight = layered.planes.solid * sphere.solid_angles(*confidence.shape)
+        mean_confidence = float(np.average(confidence, weights=weight))
+        shading = normals.shading(normal, layered.planes, confidence)
     lights, shown = None, visible.result()
     if maps.panorama is not None:
         lights = light.find(maps.panorama, found.get("albedo"), layered, _shows(classes, "floor"))
         if settings.match_panorama:
-            found, lights = _matched(found, lights, layered, maps.panorama)
+            found, lights = _matched(found, lights, layered, shading, maps.panorama)
             shown = shown | parts.visible(Maps({"albedo": found["albedo"]}, maps.panorama), settings.texture_width // 2)
-    confidence = mean_confidence = None
-    if "normal" in found:
-        confidence = normals.confidence(panoramas.resize(found["normal"], len(layered.sky)), layered.planes)
-        weight = layered.planes.solid * sphere.solid_angles(*confidence.shape)
-        mean_confidence = float(np.average(confidence, weights=weight))
     limit = settings.texture_width // 2
     layers = parts.encode(layered, shown, found, lights, confidence, limit, encode_maps, encoded.result())
     environment = {} if lights is None else encode_maps({"environment": lights.environment})
@@ -182,15 +185,22 @@ def _without_albedo(maps: Maps) -> Maps:
 
 
 def _matched(
-    found: dict[str, np.ndarray], lights: Lights, layered: Layered, panorama: tuple[np.ndarray, Encoding]
+    found: dict[str, np.ndarray],
+    lights: Lights,
+    layered: Layered,
+    shading: np.ndarray,
+    panorama: tuple[np.ndarray, Encoding],
 ) -> tuple[dict[str, np.ndarray], Lights]:
-    """Return the maps, with an albedo, and the light of a scene that looks like its panorama."""
+    """Return the maps, with an albedo, and the light of a scene that looks like its panorama.
+
+    `shading`: the normals that light sees, (H, W, 3).
+    """
     height = len(layered.sky)
     own = {name: panoramas.resize(found[name], height) for name in ("albedo", "roughness", "metallic") if name in found}
     same = match.match(
         lights.all,
         np.where(layered.sky, np.inf, layered.planes.distance),
-        layered.planes.normal,
+        shading,
         linear_from_srgb(own["albedo"] if "albedo" in own else _picture(panorama, height)),
         own["roughness"][..., 0] if "roughness" in own else None,
         own["metallic"][..., 0] if "metallic" in own else None,

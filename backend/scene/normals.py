@@ -131,8 +131,20 @@ def confidence(normal: np.ndarray, found: Planes) -> np.ndarray:
     With θ, the angle between both, it is (cos θ − cos 60°) / (cos 20° − cos 60°), limited to [0, 1]: a normal map may
     show more relief than the mesh, but no other surface. It is 1 in the sky, and 0 where there is no normal.
     """
-    surface, residual = of_distance(found.distance, found.solid)
-    surface = np.where(_flat(residual, found.solid)[..., None], surface, found.normal)
+    surface = of_mesh(found)
     low, high = np.cos(np.radians((_UNSURE, _SURE)))
     agreement = np.clip((grid.dot(normal, surface) - low) / (high - low), 0, 1)
     return np.where(found.solid, agreement, 1).astype(np.float32)
+
+
+def shading(normal: np.ndarray, found: Planes, confidence: np.ndarray) -> np.ndarray:
+    """Return the normals (H, W, 3) that light sees: those of the mesh, and of the map (H, W, 3) by its confidence."""
+    mixed = of_mesh(found) * (1 - confidence[..., None]) + normal * confidence[..., None]
+    length = np.linalg.norm(mixed, axis=-1, keepdims=True)
+    return np.where(length > 1e-3, mixed / np.maximum(length, 1e-3), found.normal).astype(np.float32)
+
+
+def of_mesh(found: Planes) -> np.ndarray:
+    """Return the normals (H, W, 3) of the mesh that planes (H, W) become."""
+    surface, residual = of_distance(found.distance, found.solid)
+    return np.where(_flat(residual, found.solid)[..., None], surface, found.normal)
