@@ -36,7 +36,7 @@ class Maps(NamedTuple):
     normal: np.ndarray
 
 
-class _Silent:
+class Silent:
     """A ProgressReporter that reports nothing."""
 
     def progress(self, *_: object) -> None: ...
@@ -66,7 +66,7 @@ def perceived(picture: np.ndarray, cache: Path, name: str, height: int = MAP_HEI
             panorama=picture, encoding="srgb", engine=EngineSettings(engine="starter", device="cpu"),
             settings=PerceiveSettings(maps=("distance", "normal", "albedo"), height=height),
         )  # fmt: skip
-        maps = perceive(request, _models, _Silent()).maps
+        maps = perceive(request, _models, Silent()).maps
         _save(path, albedo=linear_from_srgb(maps["albedo"]), distance=maps["distance"][..., 0], normal=maps["normal"])
     with np.load(path) as file:
         return Maps(file["albedo"], file["distance"], file["normal"])
@@ -77,12 +77,13 @@ def scene(cache: Path, index: int) -> tuple[str, np.ndarray, Maps]:
     name = f"{index:02d}-{scene_truth.SCENES[index][0].__name__}"
     path = cache / "scenes" / f"{name}.npz"
     if not path.exists():
-        _save(path, **_render(index))
+        _save(path, **render(index))
     with np.load(path) as file:
         return name, file["light"], Maps(file["albedo"], file["distance"], file["normal"])
 
 
-def _render(index: int) -> dict[str, np.ndarray]:
+def render(index: int, height: int = HEIGHT) -> dict[str, np.ndarray]:
+    """Render light and exact maps of scene `index`, which is the open file then."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
     maker, seed = scene_truth.SCENES[index]
     height_m = maker(Builder(np.random.default_rng(seed)))
@@ -94,7 +95,7 @@ def _render(index: int) -> dict[str, np.ndarray]:
     scene.camera.data.type, scene.camera.rotation_euler = "PANO", (np.pi / 2, 0, -np.pi / 2)
     layer, cycles = scene.view_layers[0], scene.cycles
     layer.use_pass_normal = True
-    passes = scene_truth.render(2 * HEIGHT, HEIGHT)
+    passes = scene_truth.render(2 * height, height)
     distance = scene_truth.finite_distance(passes["Depth"])[..., 0]
     length = np.linalg.norm(passes["Normal"], axis=-1, keepdims=True)
     normal = np.where(length > 1e-3, passes["Normal"] / np.maximum(length, 1e-3), 0)
@@ -103,7 +104,7 @@ def _render(index: int) -> dict[str, np.ndarray]:
     cycles.diffuse_bounces, cycles.sample_clamp_indirect = 6, 8.0
     cycles.pixel_filter_type, cycles.filter_width = "BLACKMAN_HARRIS", 1.5
     scene.world.cycles.sampling_method, scene.world.cycles.sample_map_resolution = "MANUAL", 512
-    light = scene_truth.render(2 * HEIGHT, HEIGHT)["Combined"].astype(np.float64)
+    light = scene_truth.render(2 * height, height)["Combined"].astype(np.float64)
     rays, solid = directions(HEIGHT, 2 * HEIGHT), solid_angles(HEIGHT, 2 * HEIGHT)
     for thing in scene.objects:
         if thing.type == "LIGHT":
