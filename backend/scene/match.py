@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from ...shared.imaging.colour import LUMINANCE, srgb_from_linear
 from ...shared.imaging.sphere import directions, solid_angles
@@ -23,6 +24,8 @@ from .textures import enlarge
 DARKEST, BRIGHTEST = 0.01, 0.9
 #: How many times as bright as white paint a surface is that begins to shine, and one that does so alone.
 _SHINES = 1.0, 2.0
+#: Standard deviation of the edges of shadows, as a share of the height: 1.3°.
+_SOFT = 0.007
 #: Roughness without a map; reflectance of a dielectric's surface from the front; the most of what a surface shows that
 #: it mirrors; rows of what is mirrored, blurred, and how many times the mean it is at most: no reflections of lamps.
 _ROUGHNESS, _FRONT, _MIRRORED, _ROWS, _CALM = 0.5, 0.04, 0.5, 16, 4.0
@@ -52,7 +55,8 @@ def match(
     """
     metal = np.zeros((*distance.shape, 1)) if metallic is None else metallic[..., None]
     clear, white_metal = _mirrored(light, normal, _ROUGHNESS if roughness is None else roughness)
-    white = (1 - metal) * irradiance(light, distance, normal) / np.pi + metal * white_metal
+    arriving = _soft(irradiance(light, distance, normal), np.isfinite(distance))
+    white = (1 - metal) * arriving / np.pi + metal * white_metal
     diffuse = light - np.minimum((1 - metal) * clear, _MIRRORED * light)
     lit = (white @ LUMINANCE > 1e-6) & np.isfinite(distance)
     wanted = (diffuse / np.maximum(white, 1e-6)).clip(DARKEST, BRIGHTEST)
@@ -61,6 +65,18 @@ def match(
     shining = np.where(lit, ((times - _SHINES[0]) / (_SHINES[1] - _SHINES[0])).clip(0, 1), 0)[..., None]
     found = srgb_from_linear(np.where(lit[..., None], wanted * (1 - shining), albedo))
     return Match(found.astype(np.float32), (light * shining).astype(np.float32))
+
+
+def _soft(light: np.ndarray, solid: np.ndarray) -> np.ndarray:
+    """Blur the light (H, W, 3) of `solid` surfaces (H, W) a little: no pixels show at the edges of shadows."""
+
+    def blurred(values: np.ndarray) -> np.ndarray:
+        for axis, mode in ((0, "nearest"), (1, "wrap")):
+            values = ndimage.gaussian_filter1d(values, _SOFT * len(light), axis=axis, mode=mode)
+        return values
+
+    weight = solid[..., None].astype(np.float32)
+    return blurred(light * weight) / np.maximum(blurred(weight), 1e-6) * weight
 
 
 def _mirrored(light: np.ndarray, normal: np.ndarray, roughness: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
