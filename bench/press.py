@@ -50,7 +50,7 @@ def warm_up() -> None:
     used = -1.0
     while (now := backend_time()) - used > 0.05:
         used = now
-        time.sleep(0.5)
+        time.sleep(3.0)  # beside other programs it may get nothing for a while
 
 
 def main() -> None:
