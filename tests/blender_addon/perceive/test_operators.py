@@ -390,8 +390,10 @@ def test_unresponsive_backend_is_stopped(addon: Jobs, stopped, panorama: Path, m
 
 
 @pytest.mark.slow
-def test_setup_operator_installs_the_backend(addon: Jobs, stopped, monkeypatch, tmp_path: Path, capsys) -> None:
-    """With a dummy wheel and no network."""
+def test_setup_operator_installs_the_backend_and_tries_it(
+    addon: Jobs, stopped, monkeypatch, tmp_path: Path, capsys
+) -> None:
+    """With a dummy wheel and no network: the trial finds that no backend is in it."""
     make_wheel(tmp_path / "backend_wheel")
     monkeypatch.setattr(backend_operators, "EXTENSION_FOLDER", tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -403,7 +405,8 @@ def test_setup_operator_installs_the_backend(addon: Jobs, stopped, monkeypatch, 
         assert "online access" in backend_operators._setup_disabled_reason()
     monkeypatch.setattr(bpy.context.preferences.system, "use_online_access", True)
     assert addon.state is State.NOT_SET_UP
-    assert bpy.ops.panoform.setup_backend() == {"FINISHED"}
+    with pytest.raises(RuntimeError, match="has no Panoform installed"):
+        bpy.ops.panoform.setup_backend()
     assert addon.state is State.STOPPED
     assert "Panoform: Creating the Python environment" in capsys.readouterr().out
 
