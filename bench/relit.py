@@ -17,8 +17,8 @@ Measured:                    angle   lights    world  picture   all on
     room 3, the starter's      2.2     15.6     14.7     36.6     16.1
     room 8, the starter's     25.3     19.5     12.5     38.3     22.9
     room 0, exact maps         0.6     14.6     15.9     19.0
-By the starter's maps, the room is matched to the picture (15.0, 13.9 and 14.2 dB without). In rooms 3 and 8 the lamp gives
-hardly any light, and in 8 it isn't found.
+By the starter's maps, the room is matched to the picture (15.0, 13.9 and 14.2 dB without). In rooms 3 and 8 the lamp
+gives hardly any light, and in 8 it isn't found.
 """
 
 from __future__ import annotations
