@@ -201,7 +201,7 @@ def _matched(
         lights.all,
         np.where(layered.sky, np.inf, layered.planes.distance),
         shading,
-        linear_from_srgb(own["albedo"] if "albedo" in own else _picture(panorama, height)),
+        linear_from_srgb(own["albedo"] if "albedo" in own else panoramas.resize(_picture(panorama, height), height)),
         own["roughness"][..., 0] if "roughness" in own else None,
         own["metallic"][..., 0] if "metallic" in own else None,
     )

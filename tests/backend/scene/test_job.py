@@ -65,6 +65,15 @@ def test_reply_travels(reporter) -> None:
     assert reporter.reported[-1][3] == 1
 
 
+@pytest.mark.parametrize("height", [HEIGHT // 2, HEIGHT, 2 * HEIGHT])
+def test_without_an_albedo_the_panorama_and_its_light_tell_it(reporter, height: int) -> None:
+    picture = panorama(height)
+    reply = run(DISTANCE | NORMAL, reporter, SceneSettings(match_panorama=True), panorama=picture, encoding="linear")
+    shown = decoded(reply.parts[0].textures["albedo"].data)
+    assert shown.shape == (max(height, HEIGHT), 2 * max(height, HEIGHT), 3)
+    assert job.NO_ALBEDO not in reply.info.notices
+
+
 @pytest.mark.slow
 def test_files_of_many_formats(reporter) -> None:
     """Normals of 8 bits, an albedo as JPEG, roughness as TIFF, distances as PNG: each of another size."""
