@@ -80,7 +80,7 @@ def test_an_albedo_of_a_model_is_matched_to_the_panorama(addon: Jobs, scene, tmp
     bpy.ops.panoform.remove_environment()
     (directory / "maps.json").write_text(json.dumps(record))
     matched = own_light_psnr(name, directory, tmp_path / "matched.exr")
-    assert matched > own + 2
+    assert matched > max(own + 4, 21)
 
 
 @pytest.mark.slow
