@@ -160,18 +160,19 @@ def _looks(
     `found`: the maps at the size of the distance map. `visible`: `parts.visible`. `encoded`: textures of
     `parts.unlit`.
     """
-    confidence = mean_confidence = None
-    shading = layered.planes.normal
+    normal = confidence = mean_confidence = None
     if "normal" in found:
         normal = panoramas.resize(found["normal"], len(layered.sky))
         confidence = normals.confidence(normal, layered.planes)
         weight = layered.planes.solid * sphere.solid_angles(*confidence.shape)
         mean_confidence = float(np.average(confidence, weights=weight))
-        shading = normals.shading(normal, layered.planes, confidence)
     lights, shown = None, visible.result()
     if maps.panorama is not None:
         lights = light.find(maps.panorama, found.get("albedo"), layered, _shows(classes, "floor"))
         if settings.match_panorama:
+            shading = layered.planes.normal
+            if normal is not None and confidence is not None:
+                shading = normals.shading(normal, layered.planes, confidence)
             found, lights = _matched(found, lights, layered, shading, maps.panorama)
             shown = shown | parts.visible(Maps({"albedo": found["albedo"]}, maps.panorama), settings.texture_width // 2)
     limit = settings.texture_width // 2
