@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from .atomic_write import DISK_FULL, MAKE_ROOM
+from .plain_text import plain
 from .protocol.errors import InputError, OutputError, PanoformError, memory_error
 
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.ELOOP)
@@ -19,16 +19,12 @@ _REFUSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM,
 )  # fmt: skip
 _SHOWN = 200
-#: Categories of characters that break lines or control terminals, and the characters that reverse what is read.
-_CONTROL = ("Cc", "Cs", "Zl", "Zp")
-_REVERSING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def display_name(name: str | os.PathLike[str]) -> str:
     """Return a file's name as text that can be shown and stored: what isn't UTF-8 in it becomes �, control characters
     and those that reverse text too."""
-    text = os.fsencode(name).decode("utf-8", "replace")
-    return "".join("�" if unicodedata.category(one) in _CONTROL or one in _REVERSING else one for one in text)
+    return plain(os.fsencode(name).decode("utf-8", "replace"))
 
 
 def is_file(path: Path) -> bool:

@@ -22,13 +22,16 @@ def check(
     sources: Iterable[Path | None] = (),
     overwrite: bool = False,
 ) -> None:
-    """Raise OutputError where writing the `targets` would replace files that must be kept.
+    """Raise OutputError where the `targets` would replace files that must be kept, or no file can have their names.
 
-    These are folders, the `sources` of the result (also under other names, as links), and, unless `overwrite` is set,
-    files that are not Panoform's own: `is_own` tells by their record. It is called for those that exist only, after
-    what a killed process began to write in their folders, records included, was finished or undone.
+    To be kept are folders, the `sources` of the result (files, also under other names, as links; of a folder all its
+    files), and, unless `overwrite` is set, files that are not Panoform's own: `is_own` tells by their record. It is
+    called for those that exist only, after what a killed process began to write in their folders, records included,
+    was finished or undone.
     """
     targets = [*targets]
+    for path in targets:
+        _check_name(path)
     for folder in dict.fromkeys(path.parent for path in targets):
         sweep(folder)
     existing = [path for path in targets if os.path.lexists(path)]
@@ -43,6 +46,16 @@ def check(
         raise OutputError(f"{foreign[0].parent} has files that are not a result of Panoform: {names}.", _HINT)
 
 
+def _check_name(path: Path) -> None:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return
+    except (OSError, ValueError) as error:  # too long, with a zero
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{path} can't be written: {reason}.", "Choose a shorter, plain name.") from error
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, by which a record identifies it. Raise OSError."""
     with path.open("rb") as file:
@@ -50,7 +63,10 @@ def sha256(path: Path) -> str:
 
 
 def _same(path: Path, source: Path) -> bool:
+    """Return whether a file that exists is the source, or in it."""
     try:
+        if source.is_dir():
+            return source.resolve() in path.resolve().parents
         return os.path.samestat(path.lstat(), source.lstat()) or path.samefile(source)
     # One of them is missing, a link to nothing, or has a name that no file can have: they are not the same file.
     except (OSError, ValueError):

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     from ..io import generated, panoramas, photo
 
-    sources = (options.panorama, options.mask)
+    sources = (options.panorama, options.mask, *shared_options.weights(options))
     generated.check_path(options.out, options.seed, *sources, overwrite=options.overwrite)
     settings, engine = settings_of(options), shared_options.engine_settings(options, default_engine("edit"))
     if options.extend and options.mask:

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
 
     request = _request_from_recipe(options) if options.recipe else _request(options)
     seeds = request.settings.seeds
-    sources = (options.image, options.recipe)
+    sources = (options.image, options.recipe, *shared_options.weights(options))
     generated.check_path(options.out, seeds, *sources, overwrite=options.overwrite)
     return run_and_write(request, options, seeds, sources)
 
@@ -166,5 +166,5 @@ def run_and_write(
         shared_options.print_json(recipes)
     for notice in dict.fromkeys(line for recipe in recipes for line in recipe.notices):
         print(notice, file=sys.stderr)
-    print(f"Wrote {', '.join(map(str, paths))} in {reply.compute_seconds:.0f} s.", file=sys.stderr)
+    print(f"Wrote {', '.join(map(display_name, paths))} in {reply.compute_seconds:.0f} s.", file=sys.stderr)
     return 0

@@ -13,6 +13,7 @@ import msgspec
 
 from ...shared import json_file, overwriting
 from ...shared.engines import EngineSettings
+from ...shared.file_errors import display_name
 from ...shared.jobs.perceive import PerceiveReply, PerceiveRequest, PerceiveSettings
 from ...shared.protocol.errors import OutputError, PanoramaError
 from . import options as shared_options
@@ -73,7 +74,8 @@ def run(options: argparse.Namespace) -> int:
         raise PanoramaError(
             f"{options.panorama.name} is linear light, not a clipped picture.", "Use it as it is, or give an 8-bit one."
         )
-    maps = light_maps(read_maps(options.maps).maps if options.maps else _perceived(picture, options.panorama.name))
+    name = display_name(options.panorama.name)
+    maps = light_maps(read_maps(options.maps).maps if options.maps else _perceived(picture, name))
     if maps is None:
         raise PanoramaError(f"{options.maps} lacks a map of {', '.join(NAMES)}.", "Perceive all three.")
     solution = solve.reconstruct(picture, maps, sun_strength=options.sun_strength, threshold=options.sun_threshold)
@@ -81,13 +83,13 @@ def run(options: argparse.Namespace) -> int:
     if options.sheet:
         files[options.sheet] = encode_image("sheet.png", probe.sheet(picture, solution), "sRGB", bits=8)
     info = _Record(
-        source=options.panorama.name,
-        maps=str(options.maps) if options.maps else "starter",
+        source=name,
+        maps=display_name(options.maps.resolve().name) if options.maps else "starter",
         confidence=round(solution.confidence, 3),
         points=solution.points,
         spread=round(solution.spread, 3),
         brightest=float(solution.light.max()),
-        files={path.name: hashlib.sha256(content).hexdigest() for path, content in files.items()},
+        files={display_name(path.name): hashlib.sha256(content).hexdigest() for path, content in files.items()},
     )
     files[record] = msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n"
     _check_paths(options, record, sources)  # again: perceiving takes a while
@@ -96,7 +98,8 @@ def run(options: argparse.Namespace) -> int:
         shared_options.print_json(info)
     if solution.confidence == 0:
         print("The maps show nothing that can be measured: the light is an estimate from the picture.", file=sys.stderr)
-    print(f"Wrote {', '.join(map(str, files))} (confidence {100 * solution.confidence:.0f} %).", file=sys.stderr)
+    names = ", ".join(map(display_name, files))
+    print(f"Wrote {names} (confidence {100 * solution.confidence:.0f} %).", file=sys.stderr)
     return 0
 
 
@@ -129,7 +132,7 @@ def _check_paths(options: argparse.Namespace, record: Path, sources: Sequence[Pa
             earlier = None
         if earlier is None or path == record:
             return earlier is not None
-        return earlier.files.get(path.name) == overwriting.sha256(path)
+        return earlier.files.get(display_name(path.name)) == overwriting.sha256(path)
 
     targets = [options.out, record, *([options.sheet] if options.sheet else [])]
     overwriting.check(targets, is_own, sources, options.overwrite)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
+from ...shared.file_errors import display_name
 from ...shared.jobs.scene import (
     DEFAULT_TEXTURE_WIDTH,
     DEFAULT_TRIANGLES,
@@ -100,12 +101,17 @@ def run(options: argparse.Namespace) -> int:
     count = len(reply.triangles)
     if options.json:
         shared_options.print_json(
-            {"file": str(options.out), "triangles": count, "settings": settings, **msgspec.structs.asdict(reply.info)}
+            {
+                "file": display_name(options.out),
+                "triangles": count,
+                "settings": settings,
+                **msgspec.structs.asdict(reply.info),
+            }
         )
     for notice in reply.info.notices:
         print(notice, file=sys.stderr)
     size = f"{count:,} triangles, {len(data) / 1e6:.1f} MB"
-    print(f"Wrote {options.out} ({size}) in {reply.info.seconds:.0f} s.", file=sys.stderr)
+    print(f"Wrote {display_name(options.out)} ({size}) in {reply.info.seconds:.0f} s.", file=sys.stderr)
     return 0
 
 

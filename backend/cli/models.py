@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from ...shared.engines import ENGINES, EngineSettings
+from ...shared.file_errors import display_name
 from ...shared.jobs.models import DownloadReply, DownloadRequest, ModelsReply, ModelsRequest, Precision, check_download
 from ...shared.weights import WEIGHTS, gigabytes
 from . import options as shared_options
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             shared_options.print_json(downloaded)
         else:
-            print(f"{WEIGHTS[request.weights].label}: {downloaded.path}, {gigabytes(downloaded.bytes)}")
+            print(f"{WEIGHTS[request.weights].label}: {display_name(downloaded.path)}, {gigabytes(downloaded.bytes)}")
     return 0
 
 

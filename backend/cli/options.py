@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -73,6 +74,12 @@ def engine_settings(options: argparse.Namespace, default: str = "") -> EngineSet
     settings = EngineSettings(**{**fields, "engine": options.engine or default})
     check_engine(settings, *options.capabilities)
     return settings
+
+
+def weights(options: argparse.Namespace) -> list[Path]:
+    """Return the files and folders of weights that the options name, which no result replaces; hub ids with them."""
+    given = [getattr(options, name, None) for name in ("model", "adapters", "lora", "turbo", "upscaler")]
+    return [Path(path) for path in given if path]
 
 
 def run(

@@ -68,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
     # First all checks that do not need torch.
     engine = shared_options.engine_settings(options)
     job = request(
-        options.panorama, options.out, engine, settings_of(options), [options.panorama],
+        options.panorama, options.out, engine, settings_of(options),
+        [options.panorama, *shared_options.weights(options)],
         overwrite=options.overwrite, layer=options.layer,
     )  # fmt: skip
     info = cast("PerceiveReply", shared_options.run(job)).info
@@ -76,7 +77,9 @@ def run(options: argparse.Namespace) -> int:
         shared_options.print_json(info)
     for notice in filter(None, (*info.source_notes, info.notice)):
         print(notice, file=sys.stderr)
-    print(f"Wrote {', '.join(info.maps)} to {options.out} in {info.seconds['all']:.0f} s.", file=sys.stderr)
+    print(
+        f"Wrote {', '.join(info.maps)} to {display_name(options.out)} in {info.seconds['all']:.0f} s.", file=sys.stderr
+    )
     return 0
 
 

@@ -147,7 +147,7 @@ def run_texture(options: argparse.Namespace) -> int:
     keeps_views = options.views is not None and options.out.is_dir() and options.views.samefile(options.out)
     names = [f"{options.mesh.stem}.glb", "texture.png", *([] if keeps_views else _view_names()), INFO_FILENAME]
     given = [] if options.views is None else [_only(options.views, name) for name in VIEWS]
-    sources = [*mesh_files.files(options.mesh), options.reference, *given]
+    sources = [*mesh_files.files(options.mesh), options.reference, *given, *shared_options.weights(options)]
     _check_folder(options.out, names, sources, options.overwrite)
     mesh, notice = _with_uv(mesh_files.read(options.mesh), options.mesh.name)
     assert mesh.uv is not None
@@ -187,7 +187,7 @@ def run_views(options: argparse.Namespace) -> int:
     """Run the command `multiview`."""
     settings = _settings(options)
     controls = [_only(options.control, f"{kind}_{view}") for view in VIEWS for kind in ("position", "normal")]
-    sources = [options.reference, *controls]
+    sources = [options.reference, *controls, *shared_options.weights(options)]
     _check_folder(options.out, [*_view_names(), INFO_FILENAME], sources, options.overwrite)
     request = ViewsRequest(
         control={name: _control(options.control, name) for name in VIEWS}, **_reference(options),
@@ -275,5 +275,6 @@ def _write(
         shared_options.print_json(info)
     for notice in info.notices:
         print(notice, file=sys.stderr)
-    print(f"Wrote {', '.join([*files, 'the views'])} to {options.out} in {info.seconds:.0f} s.", file=sys.stderr)
+    written = display_name(", ".join([*files, f"the views to {options.out}"]))
+    print(f"Wrote {written} in {info.seconds:.0f} s.", file=sys.stderr)
     return 0

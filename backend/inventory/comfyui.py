@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ...shared.file_errors import display_name
 from ...shared.jobs.models import FoundFile
 from ...shared.protocol.errors import PanoformError
 
@@ -45,6 +46,6 @@ def _files() -> Iterator[Path]:
         for models in models_folders()
         for folder in _FOLDERS
         for path in sorted((models / folder).rglob("*"))
-        if path.suffix in _SUFFIXES and path.is_file()
+        if path.suffix in _SUFFIXES and path.is_file() and display_name(path) == str(path)  # others can't be sent
     )
     yield from (path for path, _ in zip(paths, range(_MAX_FILES), strict=False))

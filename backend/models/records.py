@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from ...shared.engines import EngineSettings
+from ...shared.file_errors import display_name
 from ...shared.overwriting import sha256
 from . import folders
 
@@ -21,7 +22,7 @@ _WHOLE_BYTES, _END_BYTES = 2**30, 2**20
 def name(text: str, settings: EngineSettings) -> str:
     """Return the name of weights, a path or a hub id, in a record."""
     path = _local(text)
-    return text if path is None or settings.record_paths else path.name
+    return display_name(text if path is None or settings.record_paths else path.name)
 
 
 def engine(settings: EngineSettings) -> EngineSettings:
@@ -38,7 +39,7 @@ def digests(*texts: str | None) -> dict[str, str]:
     both ends of the files. Raise OSError.
     """
     paths = [path for text in texts if text and (path := _local(text)) is not None]
-    return {path.name: digest(path) for path in paths if path.exists()}
+    return {display_name(path.name): digest(path) for path in paths if path.exists()}
 
 
 def digest(path: Path) -> str:
@@ -54,7 +55,7 @@ def _digest(path: Path, states: tuple[tuple[Path, int, int], ...]) -> str:
         return sha256(path)
     found = hashlib.sha256()
     for file, size, _ in states:
-        found.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
+        found.update(f"{file.relative_to(path).as_posix()} {size}\n".encode("utf-8", "surrogateescape"))
         with file.open("rb") as opened:
             found.update(opened.read(_END_BYTES))
             opened.seek(max(0, size - _END_BYTES))

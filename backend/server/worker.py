@@ -14,6 +14,7 @@ import numpy as np
 import zmq
 
 from ...shared.file_errors import system_error
+from ...shared.plain_text import plain
 from ...shared.protocol import wire
 from ...shared.protocol.errors import Cancelled, DeviceMemoryError, PanoformError
 from ...shared.protocol.messages import (
@@ -182,7 +183,7 @@ def error_reply(request_id: str, error: BaseException) -> ErrorReply:
     error = system_error(error) or error
     if isinstance(error, PanoformError):
         return ErrorReply(id=request_id, code=error.code, message=error.message[:_MAX_MESSAGE], hint=error.hint)
-    description = f"{type(error).__name__}: {error}"[:500]
+    description = plain(f"{type(error).__name__}: {error}"[:500])
     return ErrorReply(
         id=request_id,
         code="error",

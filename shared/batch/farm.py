@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .. import overwriting
@@ -26,10 +26,11 @@ _MARK = MARK.encode()
 _MARK_IN_FILE = re.compile(re.escape(_MARK) + rb" SHA-256 of the rest: ([0-9a-f]{64})")
 
 
-def write(kind: str, job: FarmJob, path: Path, *, overwrite: bool) -> None:
-    """Write the template of a kind. Raise SettingError for a job that it can't express, OutputError."""
+def write(kind: str, job: FarmJob, path: Path, sources: Iterable[Path], *, overwrite: bool) -> None:
+    """Write the template of a kind; it replaces no `sources`. Raise SettingError for a job that it can't express,
+    OutputError."""
     content = KINDS[kind](job, path).encode()
-    overwriting.check([path], _is_own, overwrite=overwrite)
+    overwriting.check([path], _is_own, sources, overwrite)
     mark = f"{MARK} SHA-256 of the rest: {hashlib.sha256(content).hexdigest()}"
     atomic_write(path, content.replace(_MARK, mark.encode(), 1))
 

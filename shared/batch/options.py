@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..file_errors import display_name
 from ..jobs.checks import check_range
 from ..protocol.errors import SettingError
 from . import farm, openjd
@@ -67,13 +68,16 @@ def write_job_template(options: argparse.Namespace, command: tuple[str, ...], ar
     # Without "..", which no template may hold; links stay, as other computers may have other ones.
     paths = (options.folder, options.out, options.to)
     panoramas, results, path = (Path(os.path.abspath(each)) for each in paths)  # noqa: PTH100
-    count = len(find(panoramas))
+    sources = find(panoramas)
+    count = len(sources)
     tasks = -(-count // (options.per_task or 1))
     job = FarmJob(command=command, options=arguments, panoramas=panoramas, results=results, tasks=tasks)
-    farm.write(options.job_template, job, path, overwrite=options.overwrite)
-    print(f"Wrote {options.to}: {job.tasks} tasks for {count} panoramas.", file=sys.stderr)
+    farm.write(options.job_template, job, path, sources, overwrite=options.overwrite)
+    print(f"Wrote {display_name(options.to)}: {job.tasks} tasks for {count} panoramas.", file=sys.stderr)
     if options.job_template == "openjd":
         folders = {"Panoramas": job.panoramas, "Results": job.results}
         given = [f"{name}={folder}" for name, folder in folders.items() if not openjd.is_below(folder, path)]
         if given:
-            print(f"It is not beside these folders: submit it with {' and '.join(given)}.", file=sys.stderr)
+            print(
+                f"It is not beside these folders: submit it with {display_name(' and '.join(given))}.", file=sys.stderr
+            )

@@ -27,16 +27,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ..plain_text import plain
+
 
 class PanoformError(Exception):
-    """Base class of all errors. `str` is the message, followed by the hint if there is one."""
+    """Base class of all errors. `str` is the message, followed by the hint if there is one, in one line.
+
+    Both are made plain, because they name files, and repeat what other programs say.
+    """
 
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = plain(message), plain(hint)
+        super().__init__(self.message, self.hint)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from panoform.backend.cli.main import main
-from panoform.backend.io import encoding
+from panoform.backend.io import encoding, generated
 from panoform.backend.models import hub
 from panoform.backend.server.worker import error_reply
 from panoform.shared import file_errors, json_file
@@ -76,6 +76,29 @@ def test_a_backend_tells_names_in_plain_words():
     error = OSError(errno.ENAMETOOLONG, "File name too long", "/a/" + "n" * 300)
     reply = error_reply("1", error)
     assert (reply.code, "allow the name" in reply.message) == ("input", True)
+
+
+@pytest.mark.parametrize("error", [ValueError("\udcff\x1b[2J"), WeightsError("\udcff", "\n\x1b[2J")])
+def test_errors_of_a_job_can_be_sent_and_shown(error):
+    """Whatever a library, or a file's name, puts into them: a reply that can't be encoded would end the worker."""
+    reply = error_reply("1", error)
+    assert wire.encode(reply)
+    assert f"{reply.message}{reply.hint}".isprintable()
+
+
+@pytest.mark.parametrize("name", ["{}.exr".format("n" * 252), "{}.exr".format("n" * 251), "a\0.exr"])
+def test_names_of_results_are_told_before_time_is_spent(tmp_path, name):
+    """With the second one, the panorama has a place, but not its recipe, whose name is longer."""
+    with pytest.raises(OutputError, match="can't be written"):
+        generated.check_path(tmp_path / name, (0,))
+
+
+def test_names_can_not_control_a_terminal(tmp_path, capfd):
+    path = tmp_path / "a\x1b[31m\n.png"
+    if os.name == "posix":
+        path.write_bytes(b"not a recipe")
+    assert main(["generate", "--recipe", str(path), "--out", str(tmp_path / "o.exr")]) == 1
+    assert capfd.readouterr().err.rstrip("\n").isprintable()
 
 
 def test_names_become_text_that_can_be_stored():

@@ -48,6 +48,16 @@ def test_a_source_is_known_by_every_name(tmp_path: Path, overwrite: bool) -> Non
             assert refused(path, given, overwrite=overwrite)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_all_files_of_a_folder_of_sources_are_sources(tmp_path: Path, overwrite: bool) -> None:
+    file = tmp_path / "model" / "vae" / "config.json"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert refused(file, tmp_path / "model", overwrite=overwrite)
+    assert not refused(file, tmp_path / "mod", overwrite=overwrite)
+    assert not refused(file, tmp_path / "model" / "vae" / "more", overwrite=overwrite)
+
+
 @posix_only
 def test_links_of_the_user_are_kept(tmp_path: Path) -> None:
     """Also those that lead nowhere now, as to a disk that isn't mounted."""

@@ -18,7 +18,8 @@ class Display:
         #: Whether anything is seen.
         self.shown = console.is_terminal
         self._bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[state]}"),
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
             console=console, transient=True, redirect_stdout=False, disable=not self.shown,
         )  # fmt: skip
         self._batch = self._bars.add_task("All panoramas", total=total, state="")

@@ -48,6 +48,12 @@ def write(kind: str, folder: Path, to: Path, *options: str) -> int:
     return main.main(["batch", str(folder), "--out", str(out), "--job-template", kind, "--to", str(to), *options])
 
 
+def test_a_template_replaces_no_panorama(folder):
+    source = folder / NAMES[0]
+    assert write("openjd", folder, source, "--overwrite") == 1
+    assert source.read_bytes() == b""
+
+
 def plan(arguments: list[str]):
     """Read a task's arguments as `panoform` does."""
     return batch._plan(main._parser().parse_args(arguments))
