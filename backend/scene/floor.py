@@ -72,6 +72,8 @@ def find(found: Planes, up: np.ndarray) -> Floor | None:
     level = candidates & (found.normal @ normal > np.cos(np.radians(_ALIKE)))
     depth = -found.distance * (found.rays @ normal)
     level &= depth > 0
+    if not level.any():  # no two alike, as in noise
+        return None
     heights, weights = depth[level], weight[level]
     bins = np.round(np.log(heights) / _BIN).astype(int)
     low = bins.min()

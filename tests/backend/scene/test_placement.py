@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import analytic_room as room
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from panoform.backend.scene import build, floor, placement
+from panoform.backend.scene import build, floor, placement, planes
 from panoform.shared.imaging import sphere
 from panoform.shared.imaging.true_scale import true_scale
 from panoform.shared.jobs.scene import SceneSettings
@@ -77,6 +79,14 @@ def test_a_map_of_a_ceiling_has_no_floor() -> None:
 
 
 @pytest.mark.slow
+def test_normals_of_which_none_is_near_their_mean_show_no_floor() -> None:
+    """All below are tilted by 14°, to the left or to the right: as some are in the maps of noise."""
+    found = planes.fit(np.ones((32, 64)), -sphere.directions(32, 64).astype(np.float32))
+    side = np.radians(14) * np.where(np.arange(64) % 2, 1, -1)
+    normal = np.broadcast_to(np.stack([0 * side, np.sin(side), np.cos(side)], axis=-1), (32, 64, 3))
+    assert floor.find(dataclasses.replace(found, normal=normal), np.array([0.0, 0.0, 1.0])) is None
+
+
 def test_floor_is_left_tilted_where_that_is_wanted() -> None:
     place = placed(room.turned(HEIGHT, turn(10)), NOTHING)
     assert (place.world_from_panorama == np.eye(3)).all()
