@@ -13,7 +13,22 @@ from ...shared.imaging.true_scale import true_scale
 from ...shared.jobs.scene import DEFAULT_TRIANGLES
 from ...shared.protocol.errors import InputError
 from ..io import panoramas, parallel
-from . import behind, edges, floor, grid, layers, objects, planes, regularise, sky, skyline, solids, surface
+from . import (
+    behind,
+    edges,
+    flatten,
+    floor,
+    fusion,
+    grid,
+    layers,
+    objects,
+    planes,
+    regularise,
+    sky,
+    skyline,
+    solids,
+    surface,
+)
 from .floor import Floor
 from .layers import Layer, Links
 from .objects import Things
@@ -129,6 +144,8 @@ def find_layers(
         normal=np.where(open_sky[..., None], -found.rays, found.normal),
         solid=~open_sky,
     )
+    if normal is not None and found.noise >= regularise.EXACT:
+        found = flatten.flatten(fusion.fuse(found, normal, picture))
     ground = floor.find(found, np.array([0.0, 0.0, 1.0]) if world_from_panorama is None else world_from_panorama[2])
     unit = ground.height if ground is not None else _WITHOUT_FLOOR * float(np.median(found.distance[found.solid]))
     if scale is None and known_distances is not None:
