@@ -144,8 +144,8 @@ def find_layers(
         normal=np.where(open_sky[..., None], -found.rays, found.normal),
         solid=~open_sky,
     )
-    if normal is not None and found.noise >= regularise.EXACT:
-        found = flatten.flatten(fusion.fuse(found, normal, picture))
+    if found.noise >= regularise.EXACT:
+        found = flatten.flatten(found if normal is None else fusion.fuse(found, normal, picture))
     ground = floor.find(found, np.array([0.0, 0.0, 1.0]) if world_from_panorama is None else world_from_panorama[2])
     unit = ground.height if ground is not None else _WITHOUT_FLOOR * float(np.median(found.distance[found.solid]))
     if scale is None and known_distances is not None:

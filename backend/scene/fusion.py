@@ -23,8 +23,8 @@ from .planes import Planes
 _ROWS = 256
 #: Weight of a pixel's own distance at _ROWS rows, where a step has 1, if the surfaces of the distances differ from the
 #: normals by an angle of _USUAL degrees in the better quarter of the pixels: the normals tell the shape of about ten
-#: pixels. It is inversely proportional to the square of that angle, which is _FINE degrees at least.
-_OWN, _USUAL, _FINE = 0.01, 3.5, 0.35
+#: pixels. It is inversely proportional to the square of that angle; up to _FINE degrees, nothing is to be corrected.
+_OWN, _USUAL, _FINE = 0.01, 3.5, 2.5
 #: Logarithm of a distance's correction from which on it counts less, as one that is wrong.
 _WRONG = 0.15
 #: Difference of the logarithms of neighbours that is a step; one between two pixels that is none of a model's errors,
@@ -41,7 +41,8 @@ _ROUNDS, _ITERATIONS, _FINER, _RESIDUAL = 3, 200, 20, 1e-3
 def fuse(found: Planes, normal: np.ndarray, picture: np.ndarray | None) -> Planes:
     """Return planes with distances that agree with a model's unit normals (H, W, 3) too.
 
-    `picture`: the panorama, (H, W, 3), sRGB; None: any step may be an edge of it. The sky stays as it is.
+    `picture`: the panorama, (H, W, 3), sRGB; None: any step may be an edge of it. The sky stays as it is, and so do
+    all distances of maps that agree.
     """
     given = grid.dot(normal, normal)[..., None] > 0.5
     maps = _Maps(
@@ -49,7 +50,10 @@ def fuse(found: Planes, normal: np.ndarray, picture: np.ndarray | None) -> Plane
     )
     step = -(-len(maps.distance) // _ROWS)
     coarse = maps.sampled(step)
-    own = _OWN * (_USUAL / max(_FINE, _disagreement(coarse))) ** 2
+    angle = _disagreement(coarse)
+    if angle < _FINE:
+        return found
+    own = _OWN * (_USUAL / angle) ** 2
     correction = _correction(coarse, own, np.zeros(coarse.distance.shape), _ITERATIONS)
     if step > 1:
         correction = _correction(maps, own / step**2, _enlarged(correction, maps.distance.shape), _FINER)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..io import parallel
-from . import flatten, grid, planes, sky
+from . import grid, planes, sky
 from .planes import Planes
 
 #: Noise below which maps count as exact.
@@ -34,7 +34,7 @@ _SKY_SMEARED, _BEFORE_SKY = 0.4, 0.05
 
 
 def regularise(found: Planes, sky_candidates: np.ndarray | None = None, sky_normal: np.ndarray | None = None) -> Planes:
-    """Put smeared pixels of depth edges on one side, then smooth surfaces, and flatten flat ones, within the noise.
+    """Put smeared pixels of depth edges on one side, then smooth surfaces within the noise.
 
     `sky_candidates`, `sky_normal`: see `sky.find`.
     """
@@ -48,7 +48,7 @@ def regularise(found: Planes, sky_candidates: np.ndarray | None = None, sky_norm
     sky_distance = float(np.median(small[open_sky])) if open_sky.any() else None
     for reach in _REACHES:
         found = sharpen_edges(found, reach, sky_distance)
-    return flatten.flatten(smooth(found))
+    return smooth(found)
 
 
 def support(found: Planes, tolerance: float) -> np.ndarray:

@@ -86,3 +86,10 @@ def test_the_sky_stays_as_it_is() -> None:
     fused = fusion.fuse(found, exact.normal, None)
     assert np.array_equal(fused.distance[~solid], found.distance[~solid])
     assert not np.array_equal(fused.distance[solid], found.distance[solid])
+
+
+def test_distances_that_agree_with_the_normals_stay_as_they_are() -> None:
+    exact = closed_room()
+    noise = np.random.default_rng(2).normal(1, 0.002, exact.distance.shape)
+    found = planes.fit(exact.distance * noise, exact.normal)
+    assert fusion.fuse(found, exact.normal, None) is found
