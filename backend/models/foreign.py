@@ -12,7 +12,7 @@ from ...shared.protocol.errors import WeightsError
 CONFIG = "quantization_config"
 #: Ending of a tensor's name → what writes it. The first that is found counts.
 _SIGNS = {
-    ".wscales": "by Nunchaku (SVDQuant, 4 bit), which only its own CUDA kernels can run",
+    ".wscales": "by Nunchaku (SVDQuant, 4 bit, for CUDA kernels of its own)",
     ".quant_state.bitsandbytes__fp4": "by bitsandbytes (fp4)",
     ".weight._data": "by Quanto",
     "_weight_qdata": "by torchao, which is read in diffusers folders only, and",

@@ -71,10 +71,12 @@ def weights(tensors: Header, file: Path, prefix: str) -> Header:
             if dtype in _SCALED and len(shape) == 2 and key.removesuffix(".weight") not in scales
         ]
         if unscaled:
+            others = "others have one" if scales else "though it is marked as scaled"
             raise WeightsError(
-                f"{file.name} is damaged: {len(unscaled)} of its 8-bit weights have no scale ({unscaled[0]}), others "
-                "have one.", USE,
-            )  # fmt: skip
+                f"{file.name} is damaged: {len(unscaled)} of its 8-bit weights have no scale "
+                f"({unscaled[0]}), {others}.",
+                USE,
+            )
     return found
 
 
