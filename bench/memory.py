@@ -22,7 +22,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from panoform.backend.models.flux import memory, stream_adapters
+from panoform.backend.models.flux import checkpoints, memory, stream_adapters
 from panoform.backend.models.residency import Residency
 from panoform.backend.pipelines.layers import circular_padding, modulation
 from panoform.backend.pipelines.layers.denoiser import Batch, denoiser
@@ -119,6 +119,38 @@ def trace_vae(height: int, width: int) -> tuple[int, int, int]:
     return peaks[0], peaks[1], int(memory.decoding(VAE, height * width, BF16) - memory._MARGIN)
 
 
+def sums(tasks: int, height: int, traced: int) -> dict[str, tuple[int, int]]:
+    """Return mode → (counted, estimated) bytes of a job of OmniX's tasks, two streams each, in bfloat16.
+
+    Counted tensor by tensor, with adapters of OmniX's rank, and the `traced` activations of a step.
+    """
+    base = checkpoints.planned()
+    config, width = base.transformer.config, 24 * 128
+    modulated = [f"{name}.linear" for name in modulation.norms(base.transformer.network())]
+    weights: dict[str, int] = {}  # part → bytes
+    for name, (_, shape) in base.transformer.tensors.items():
+        part = ".".join(name.split(".")[:2]) if "blocks." in name else "rest"
+        part = "modulation" if name.removesuffix(".bias").removesuffix(".weight") in modulated else part
+        weights[part] = weights.get(part, 0) + torch.Size(shape).numel() * BF16.itemsize
+    vae = sum(torch.Size(shape).numel() for _, shape in base.vae.tensors.values()) * BF16.itemsize
+    factors: dict[str, int] = {}  # block → bytes
+    for name, (out, inner) in stream_adapters.targets(config).items():
+        block = ".".join(name.split(".")[:2])
+        factors[block] = factors.get(block, 0) + tasks * 2 * 64 * (out + inner) * BF16.itemsize
+    blocks = {name: size + factors[name] for name, size in weights.items() if name in factors}
+    table = 50 * (12 * config["num_layers"] + 3 * config["num_single_layers"] + 2) * width * BF16.itemsize
+    step = traced + table + vae + weights["rest"]
+    counted = {
+        "everything": step + sum(blocks.values()) + weights["modulation"],
+        "denoising": step + sum(blocks.values()),
+        "least": step + 2 * max(blocks.values()),
+    }
+    need = memory.perception(
+        config, base.vae.config, base.transformer.bytes_in(BF16), vae, [2] * tasks, height, 2 * height**2, BF16, BF16
+    )
+    return {name: (size, int(getattr(need, name) - memory._MARGIN)) for name, size in counted.items()}
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     print("Activations of a step, GiB:        traced  estimated")
@@ -127,6 +159,10 @@ def main() -> None:
             traced, estimated = trace_step(tasks, streams, height)
             name = f"{tasks} × {streams} streams, {height} × {2 * height}"
             print(f"  {name:30} {traced / GIB:8.3f} {estimated / GIB:9.3f}  {estimated / traced - 1:+.1%}")
+            if streams == 2 and height == 512:
+                for mode, (counted, estimated) in sums(tasks, height, traced).items():
+                    name = f"  with weights: {mode}"
+                    print(f"  {name:30} {counted / GIB:8.3f} {estimated / GIB:9.3f}  {estimated / counted - 1:+.1%}")
     print("VAE, GiB:                      encoding  decoding  estimated")
     for height, width in ((512, 1024), (720, 1440), (1024, 1024), (1024, 2048)):
         encoding, decoding, estimated = trace_vae(height, width)
