@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -39,9 +39,6 @@ GET_FLUX = (
 )
 #: Texts whose embeddings are kept in memory, 4 MB each.
 _MAX_KNOWN = 32
-#: Number of its widest feature maps that the VAE's decoder holds in memory: measured for FLUX at 512 × 256 and
-#: 768 × 384 on a CPU.
-_WIDEST_FEATURES = 5
 
 
 class Session:
@@ -70,7 +67,7 @@ class Session:
             self.settings = msgspec.structs.replace(self.settings, lora=hub.pinned(self.settings.lora, self._lora))
         self._tasks = ["image_to_pano"] if method == "omnix" else []
         self.model: FluxModel = loader.load(models, source, self._tasks, reporter)
-        loader.make_room(self.model, self.settings.height)
+        loader.make_room(models, self.model, *self._denoised)
         if settings.guidance_scale is None:
             self.settings = msgspec.structs.replace(self.settings, guidance_scale=self._default_guidance(method))
 
@@ -104,6 +101,13 @@ class Session:
         return min(self.settings.height, self.native_height)
 
     @property
+    def _denoised(self) -> tuple[int, list[int], int]:
+        """What is denoised, as `loader.needs` takes it: height, rows of each batch, and most of the height at once."""
+        # With OmniX the picture is a stream of its own, and with a negative prompt there are two panoramas.
+        rows = 2 if self._tasks or self.settings.true_cfg_scale > 1 else 1
+        return self.settings.height, [rows], self.native_height
+
+    @property
     def prompt(self) -> str:
         """The prompt with its trigger."""
         return f"{self.settings.trigger} {self.settings.prompt}".strip()
@@ -129,7 +133,7 @@ class Session:
         """Apply the LoRA of the settings; out-of-memory errors name a size that fits."""
         height = self.settings.height
         where = self.model.source.device
-        hint = _size_hint(self.model, height)
+        hint = partial(loader.advice, self.model, *self._denoised, smallest=MIN_HEIGHT)
         try:
             with (
                 device.translate_out_of_memory(f"A panorama of {2 * height} × {height}", where, hint),
@@ -206,19 +210,6 @@ def find_lora(name: str | None, reporter: ProgressReporter | None) -> Path | Non
     if name == dit360.ADAPTER and local.exists():
         return local
     return lora.find(name, reporter, [dit360.ADAPTER_FILE] if own else ["*.safetensors"], local)
-
-
-def _size_hint(model: FluxModel, height: int) -> str:
-    """Return a hint for out-of-memory errors: a size that fits; "" if none is known.
-
-    It is estimated from the VAE, whose widest feature maps have the full size.
-    """
-    vae = model.pipeline.vae
-    per_pixel = _WIDEST_FEATURES * vae.config.block_out_channels[1] * torch.finfo(vae.dtype).bits // 8
-    fits = int(math.sqrt(max(0, model.source.free()) / per_pixel / 2)) // MULTIPLE * MULTIPLE
-    if not MIN_HEIGHT <= fits < height:
-        return ""
-    return f"About {2 * fits} × {fits} would fit."
 
 
 def _steps(steps: int, strength: float) -> int:

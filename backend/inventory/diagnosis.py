@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import torch
 
@@ -20,6 +22,8 @@ from ..pipelines.omnix import TASKS
 
 #: Tasks of the engine multiview: textures from a reference picture, and from a prompt.
 MULTIVIEW_TASKS = ("ig2mv", "tg2mv")
+#: What is needed by the height of the maps, or of the views, in pixels; and that height.
+_Needed = tuple[Callable[[int], Need], int]
 NO_ENCODERS = "There is neither an encoded prompt nor a text encoder; FLUX.1-dev's text encoders are needed once."
 
 
@@ -83,11 +87,11 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
         found.device, found.dtype = device.name(torch_device), device.dtype_name(settings, dtype)
         found.memory_free, found.memory_total = device.memory(torch_device)
         inspect = {"flux": _inspect_flux, "sd21": _inspect_sd21}[settings.spec.family]
-        need = inspect(settings, found)
+        needed, height = inspect(settings, found)
     except PanoformError as error:
         found.problems.append(str(error))
         return found
-    offload = settings.offload if links.exist(torch_device) else "none"
+    need, offload = needed(height), settings.offload if links.exist(torch_device) else "none"
     found.memory_everything = need.everything
     # Blocks of FLUX stream in all modes; diffusers moves whole networks of the others.
     model = need.least if settings.spec.family == "flux" else need.denoising
@@ -95,6 +99,8 @@ def diagnose(settings: EngineSettings) -> Diagnosis:
     found.memory_needed = modes[offload]
     if found.memory_needed > found.memory_free:
         advice = ", or use --offload auto" if offload in ("none", "model") and links.exist(torch_device) else ""
+        fits = flux_loader.fitting(needed, height, found.memory_free, whole=offload == "none")
+        advice += f". A height of {fits} would fit" if fits else ""
         found.problems.append(
             f"This needs about {_size(found.memory_needed)}; {_size(found.memory_free)} are free on the device. "
             f"Close other programs, or lower the height{advice}."
@@ -113,7 +119,7 @@ def _part_lines(networks: dict[str, Part]) -> list[PartLine]:
     ]
 
 
-def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> Need:
+def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> _Needed:
     """Add what there is of FLUX, and return what perception needs. Raise WeightsError where there is no such base."""
     checkpoint = checkpoints.locate(settings, None)
     found.model, found.adapters = checkpoint.name, checkpoint.adapters
@@ -128,10 +134,10 @@ def _inspect_flux(settings: EngineSettings, found: Diagnosis) -> Need:
     where = device.choose(settings)
     source = flux_loader.Source(settings, checkpoint, where, device.choose_dtype(settings, where))
     flux_loader.check_device(source, base)
-    return flux_loader.need(source, base)
+    return flux_loader.needs(source, base), checkpoint.config.height
 
 
-def _inspect_sd21(settings: EngineSettings, found: Diagnosis) -> Need:
+def _inspect_sd21(settings: EngineSettings, found: Diagnosis) -> _Needed:
     """Add what there is of Stable Diffusion and MV-Adapter, and return what the weights of the base need.
 
     An adapter of one task is enough. Raise WeightsError where there is no such base.
@@ -147,7 +153,8 @@ def _inspect_sd21(settings: EngineSettings, found: Diagnosis) -> Need:
     if all(line.problem for line in found.streams):
         found.problems += [line.problem for line in found.streams]
     dtype = device.choose_dtype(settings, device.choose(settings))
-    return sd21_need((base.unet.parameters, base.vae.parameters), dtype)
+    need = sd21_need((base.unet.parameters, base.vae.parameters), dtype)
+    return lambda _: need, settings.spec.qualities["standard"].height
 
 
 def sd21_need(parameters: tuple[int, int], dtype: torch.dtype) -> Need:

@@ -1,4 +1,6 @@
-"""Keep models in memory between jobs, as many as fit; the least recently used are released first.
+"""Keep models in memory between jobs, as many as fit; the least recently used make room first.
+
+On a device of little memory they leave that first, for main memory, and are not read again when they are used next.
 
 Nothing here imports torch, so that the server can hold the cache before any model is loaded.
 """
@@ -29,6 +31,13 @@ class Model(Protocol):
         """Return (free, total, held by this process) memory of its device in bytes."""
         ...
 
+    def leave_device(self) -> bool:
+        """Move from a device with memory of its own to main memory, until it is used again.
+
+        Return False, and change nothing, where that can't be: it is there already, or does not fit there.
+        """
+        ...
+
 
 M = TypeVar("M", bound=Model)
 
@@ -49,20 +58,34 @@ class ModelCache:
     def get(self, key: Hashable, load: Callable[[], M], fits: Callable[[], bool]) -> M:
         """Return the model of `key`, loading it if needed.
 
-        `key` identifies the weights and their place: files, precision, device, offload mode. Before loading, the least
-        recently used models are released until `fits` returns True, or none is left; none within `keeping`.
+        `key` identifies the weights and their place: files, precision, device, offload mode. Before loading, the others
+        make room until `fits` returns True; none within `keeping`.
         """
         model = self._models.pop(key, None)
         if model is None:
-            while self._models and not self._keeps_all and not fits():
-                self._release(next(iter(self._models)))
+            self._make_room(fits)
             model = load()
         self._models[key] = model
         return cast("M", model)
 
+    def make_room(self, fits: Callable[[], bool]) -> None:
+        """Let all models but the one used last make room until `fits` returns True; none within `keeping`."""
+        key, latest = self._models.popitem()
+        try:
+            self._make_room(fits)
+        finally:
+            self._models[key] = latest
+
+    def _make_room(self, fits: Callable[[], bool]) -> None:
+        """Let the least recently used models leave their device, or release those that can't, until `fits`."""
+        while self._models and not self._keeps_all and not fits():
+            key, oldest = next(iter(self._models.items()))
+            if not oldest.leave_device():
+                self._release(key)
+
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
-        """Release no model within the block, where a job that holds one needs another for a moment.
+        """Release and move no model within the block, where a job that holds one needs another for a moment.
 
         After it, the models from before count as used last, in their order.
         """

@@ -134,7 +134,7 @@ def perceive(request: PerceiveRequest, models: ModelCache, reporter: ProgressRep
 
     tasks = _tasks(names)
     model = loader.load(models, source, tasks, reporter)
-    loader.make_room(model, sampling.height, len(tasks))
+    loader.make_room(models, model, inputs.pictures[-1].shape[0], _streams(tasks))
     seconds = {"loading": time.monotonic() - began}
     with device.translate_out_of_memory(f"Encoding the panorama at {inputs.size}", source.device):
         conditions = [_encode(model, picture) for picture in inputs.pictures]  # (1, 16, H/8, W/8) each
@@ -154,6 +154,10 @@ def _tasks(names: Iterable[str]) -> list[str]:
     """Return the tasks that produce the maps `names`."""
     wanted = set(names)
     return [task for task, produced in MAPS_OF_TASK.items() if wanted & set(produced)]
+
+
+def _streams(tasks: list[str]) -> list[int]:
+    return [len(TASKS[task].streams) for task in tasks]
 
 
 def _expose(panorama: np.ndarray, request: PerceiveRequest, heights: list[int], height: int) -> _Input:
@@ -198,7 +202,7 @@ def _sample_tasks(
 
     every = -(-passes * sampling.num_inference_steps // _PREVIEWS)
     maps: dict[str, np.ndarray] = {}
-    hint = partial(loader.advice, model, 8 * conditions[-1].shape[-2], len(tasks))
+    hint = partial(loader.advice, model, 8 * conditions[-1].shape[-2], _streams(tasks))
     with device.translate_out_of_memory(f"{label} at {size}", model.source.device, hint):
         started = time.monotonic()
         samples = [_sample(model, tasks, condition, sampling, progress, every, show) for condition in conditions]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -22,8 +24,10 @@ from . import checkpoints, memory, stream_adapters, text_encoding
 
 FILL_EDITS = "FLUX.1-Fill makes and edits panoramas, but perceives nothing and completes no picture."
 
-#: Memory kept free for a job's activations, in bytes.
-_HEADROOM = 2 * 2**30
+#: Batches of perception's default maps, as `needs` takes them: five tasks of two streams each.
+ALL_TASKS = (2,) * 5
+#: Multiple of the heights of panoramas, in pixels.
+_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,20 @@ class FluxModel:
     def device_memory(self) -> tuple[int, int, int]:
         return *device.memory(self.source.device), device.taken(self.source.device)
 
+    def leave_device(self) -> bool:
+        source, held = self.source, self.base.bytes_in(self.dtype)
+        free = device.memory(torch.device("cpu"))[0]
+        if source.settings.offload != "auto" or not links.exist(source.device) or self.streams or held > free:
+            return False
+        self.pipeline.to("cpu")
+        self.pipeline.stream(links.to(source.device, source.budget))
+        return True
+
+    @property
+    def streams(self) -> bool:
+        """Whether its weights are in main memory, and reach the device while they are used."""
+        return isinstance(self.pipeline.residency, Streaming)
+
     @property
     def config(self) -> checkpoints.ModelConfig:
         return self.source.checkpoint.config
@@ -107,23 +125,25 @@ def load(models: ModelCache, source: Source, tasks: list[str], reporter: Progres
         return checkpoints.inspect(source.checkpoint.path, dtype=source.settings.dtype)
 
     def fits() -> bool:
-        needed = base().bytes_in(source.dtype)
+        found = need(source, base(), rows=(2,))
         if source.settings.offload != "none" and links.exist(source.device):
-            least = need(source, base(), tasks=1).least  # another model may be on the device
-            return needed <= device.memory(torch.device("cpu"))[0] and least <= source.free()
-        return needed + _HEADROOM <= source.free()
+            # Another model may be on the device
+            in_main = base().bytes_in(source.dtype) <= device.memory(torch.device("cpu"))[0]
+            return in_main and found.least <= source.free()
+        return found.everything <= source.free()
 
     def from_disk() -> FluxModel:
         _refuse_fill(base().is_fill, tasks)
         check_device(source, base())
-        _find_adapters(source.checkpoint.adapters, tasks, reporter)  # before gigabytes are read
+        config = base().transformer.config
+        _find_adapters(source.checkpoint.adapters, tasks, config, reporter)  # before gigabytes are read
         _refuse_too_large(source, base())
         return _read(source, base(), reporter)
 
     model = models.get(source.key, from_disk, fits)
     _refuse_fill(dit360.is_fill(model.pipeline), tasks)
     missing = [task for task in tasks if task not in model.pipeline.resident]
-    _find_adapters(source.checkpoint.adapters, missing, reporter)
+    _find_adapters(source.checkpoint.adapters, missing, model.pipeline.transformer.config, reporter)
     for task in missing:
         report_loading(reporter, "Loading adapters")
         model.pipeline.load_adapters(source.checkpoint.adapters, task)
@@ -157,41 +177,87 @@ def check_device(source: Source, base: checkpoints.Base) -> None:
     kernels.check(source.settings, where, source.dtype)
 
 
-def need(source: Source, base: checkpoints.Base, height: int | None = None, tasks: int = len(TASKS) - 2) -> memory.Need:
-    """Return what perception of `tasks` tasks needs on the device, for maps of `height` (None: the model's own)."""
+def needs(
+    source: Source, base: checkpoints.Base, rows: Sequence[int] = ALL_TASKS, at_once: int | None = None
+) -> Callable[[int], memory.Need]:
+    """Return a function: height of a panorama in pixels → what a job needs on the device, in bytes.
+
+    `rows`: the streams, or panoramas, of each batch that is denoised. `at_once`: most of the height that is denoised at
+    once, of a panorama that is completed in windows.
+    """
     transformer, vae, dtype = base.transformer, base.vae, source.dtype
     vae_dtype = checkpoints.vae_dtype(dtype)
-    height = height or source.checkpoint.config.height
+    weights = transformer.bytes_in(dtype), vae.bytes_in(vae_dtype)
     scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
-    decoded = latents_at_once(height // scale, 2 * height // scale) * scale**2
-    return memory.perception(
-        transformer.config, vae.config, transformer.bytes_in(dtype), vae.bytes_in(vae_dtype), [2] * tasks,
-        height, decoded, dtype, vae_dtype, source.settings.compile,
-    )  # fmt: skip
+
+    def of(height: int) -> memory.Need:
+        decoded = latents_at_once(height // scale, 2 * height // scale) * scale**2
+        return memory.perception(
+            transformer.config, vae.config, *weights, rows, min(height, at_once or height), decoded, dtype, vae_dtype,
+            source.settings.compile,
+        )  # fmt: skip
+
+    return of
 
 
-def make_room(model: FluxModel, height: int, tasks: int = 1) -> None:
-    """Let the weights stream from here on, if the offload mode is auto and this job doesn't fit beside all of them."""
-    source = model.source
-    if source.settings.offload != "auto" or not links.exist(source.device):
-        return
-    beside = need(source, model.base, height, tasks).everything - model.base.bytes_in(source.dtype)
-    if not isinstance(model.pipeline.residency, Streaming) and beside > source.free():
-        model.pipeline.to("cpu")
-        model.pipeline.stream(links.to(source.device, source.budget))
+def need(source: Source, base: checkpoints.Base, rows: Sequence[int] = ALL_TASKS) -> memory.Need:
+    """Return what perception needs on the device for maps of the model's own height."""
+    return needs(source, base, rows)(source.checkpoint.config.height)
 
 
-def advice(model: FluxModel, height: int, tasks: int) -> str:
-    """Return a hint for perception that ran out of memory: what it needs; "" for devices that use main memory."""
+def make_room(
+    models: ModelCache, model: FluxModel, height: int, rows: Sequence[int], at_once: int | None = None
+) -> None:
+    """Let other models leave the device where a job doesn't fit beside them, then this one's weights stream.
+
+    They stream only if the offload mode is auto. The arguments are those of `needs`.
+    """
     source = model.source
     if not links.exist(source.device):
-        return ""
-    found = need(source, model.base, height, tasks)
+        return
+    found = needs(source, model.base, rows, at_once)(height)
+    beside = found.least if model.streams else found.everything - model.base.bytes_in(source.dtype)
+    models.make_room(lambda: beside <= source.free())
+    if beside > source.free():
+        model.leave_device()
+
+
+def advice(
+    model: FluxModel, height: int, rows: Sequence[int], at_once: int | None = None, smallest: int = _MULTIPLE
+) -> str:
+    """Return a hint for a job that ran out of memory: what it needs, and a height that fits; "" if none is known.
+
+    `smallest`: the least height that can be asked for; the other arguments are those of `needs`.
+    """
+    source, needed = model.source, needs(model.source, model.base, rows, at_once)
+    if not links.exist(source.device):  # the weights are in main memory
+        fits = fitting(needed, height, source.free() + model.base.bytes_in(source.dtype), True, smallest)
+        return f"About {2 * fits} × {fits} would fit." if fits else ""
+    found, whole = needed(height), source.settings.offload == "none"
+    fits = fitting(needed, height, source.free() + device.held(source.device), whole, smallest)
+    smaller = f"About {2 * fits} × {fits} would fit. Else close" if fits else "Lower the height, close"
     instead = "" if source.settings.offload == "auto" else ", or use the offload mode auto"
     return (
         f"This needs at least {found.least / 2**30:.1f} GB of free memory, and {found.everything / 2**30:.1f} GB with "
-        f"all weights on the device. Lower the height, close other programs on the device{instead}."
+        f"all weights on the device. {smaller} other programs on the device{instead}."
     )
+
+
+def fitting(
+    needed: Callable[[int], memory.Need], height: int, free: int, whole: bool, smallest: int = _MULTIPLE
+) -> int | None:
+    """Return the largest height, from `smallest` to below `height`, that fits into `free` bytes.
+
+    None where there is none, or `height` itself fits. `needed` is what `needs` returns. `whole`: whether all weights
+    stay on the device.
+    """
+
+    def fits(height: int) -> bool:
+        found = needed(height)
+        return (found.everything if whole else found.least) <= free
+
+    smaller = range((height - 1) // _MULTIPLE * _MULTIPLE, smallest - 1, -_MULTIPLE)
+    return None if fits(height) else next(filter(fits, smaller), None)
 
 
 def _fits(source: Source, base: checkpoints.Base) -> bool:
@@ -202,9 +268,13 @@ def _refuse_too_large(source: Source, base: checkpoints.Base) -> None:
     """Raise DeviceMemoryError where not even one task fits, or more than the budget is wanted."""
     if not links.exist(source.device):
         return
-    free, found, whole = source.free(), need(source, base, tasks=1), source.settings.offload == "none"
-    least, name = (found.everything if whole else found.least), source.checkpoint.config.name
-    where = device.name(source.device)
+    needed, height, whole = (
+        needs(source, base, rows=(2,)),
+        source.checkpoint.config.height,
+        source.settings.offload == "none",
+    )
+    free, found, name, where = source.free(), needed(height), source.checkpoint.config.name, device.name(source.device)
+    least = found.everything if whole else found.least
     if source.budget is not None and least > source.budget:
         raise DeviceMemoryError(
             f"{name} needs at least {least / 2**30:.1f} GB of memory on {where}{' with all weights' if whole else ''}, "
@@ -212,9 +282,10 @@ def _refuse_too_large(source: Source, base: checkpoints.Base) -> None:
             f"Give a larger budget{', or use the offload mode auto' if whole else ''}.",
         )
     if not whole and least > free:
+        fits = fitting(needed, height, free, whole)
         raise DeviceMemoryError(
             f"{name} needs at least {least / 2**30:.1f} GB of memory on {where}, and {free / 2**30:.1f} GB are free.",
-            "Close other programs on the device.",
+            f"Close other programs on the device{f'. Maps of height {fits} would fit' if fits else ''}.",
         )
 
 
@@ -238,11 +309,15 @@ def _read(source: Source, base: checkpoints.Base, reporter: ProgressReporter) ->
     return FluxModel(source, base, pipeline, {omnix.TRIGGER: embeds})
 
 
-def _find_adapters(source: str, tasks: list[str], reporter: ProgressReporter) -> None:
-    """Download the adapters of `tasks` where they are missing. Raise AdapterError, Cancelled."""
+def _find_adapters(source: str, tasks: list[str], config: Mapping[str, Any], reporter: ProgressReporter) -> None:
+    """Download the adapters of `tasks` where they are missing.
+
+    Raise AdapterError, also where their headers don't fit a transformer of that `config`, and Cancelled.
+    """
     wanted = [(task, stream) for task in tasks for stream in TASKS[task].streams]
     if wanted and hub.is_id(source) and not Path(source).is_dir():
         files = [name for stream in wanted for name in stream_adapters.filenames(*stream)]
         hub.fetch(source, files, folders.models_folder() / "OmniX", reporter, AdapterError)
+    shapes = stream_adapters.targets(config)
     for task, stream in wanted:
-        stream_adapters.find(source, task, stream)
+        stream_adapters.check(stream_adapters.find(source, task, stream), shapes)

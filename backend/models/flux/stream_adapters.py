@@ -132,6 +132,12 @@ def inspect(file: Path, shapes: Shapes) -> Report:
     return Report(file, survey.filled, len(shapes), survey.rank, survey.dtype, file.stat().st_size, survey.problem)
 
 
+def check(file: Path, shapes: Shapes) -> None:
+    """Raise AdapterError, naming keys and file, unless a file fills exactly the modules of `shapes`, by its header."""
+    if problem := inspect(file, shapes).problem:
+        raise _refusal(file, problem)
+
+
 def stack(adapters: Sequence[Adapter], dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
     """Stack the adapters of a task's streams in order: module → A (streams, rank, in) and B (streams, out, rank).
 

@@ -31,6 +31,9 @@ class Loaded:
     def device_memory(self) -> tuple[int, int, int]:
         return 0, 0, 0
 
+    def leave_device(self) -> bool:
+        return False
+
 
 def test_where_nothing_is_clipped_nothing_runs(reporter) -> None:
     picture, models = sunny() * np.float32(0.9), ModelCache()

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
 from perceiving import ALL, check_rejected, equal_maps, perceive
 from safetensors.torch import load_file, save_file
 
@@ -85,6 +86,17 @@ def test_missing_adapter_is_reported_before_loading(reporter, tiny_flux, tiny_ad
     )
     assert "rgb_to_normal" in error.hint
     assert engine.latest is None
+
+
+def test_adapter_in_another_precision_is_refused_before_loading(reporter, tiny_flux, tiny_adapters, tmp_path):
+    folder = shutil.copytree(tiny_adapters / "rgb_to_depth", tmp_path / "rgb_to_depth")
+    file = folder / "depth" / "pytorch_lora_weights.safetensors"
+    save_file({key: x.to(torch.float8_e4m3fn) for key, x in load_file(file).items()}, file)
+    settings, engine = EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tmp_path)), ModelCache()
+    error = check_rejected(AdapterError, "is F8_E4M3", engine, reporter, names=["distance"], settings=settings)
+    assert "OmniX's" in error.hint
+    assert engine.latest is None
+    assert not any(stage.startswith("Loading FLUX") for stage, *_ in reporter.reported)
 
 
 @pytest.fixture

@@ -348,6 +348,9 @@ def test_status_is_correct_after_a_failed_load(serve):
         def device_memory(self):
             return 1, 2, 1
 
+        def leave_device(self):
+            return False
+
     def run(request, models, reporter):
         models.clear()
         if request.source == "broken":

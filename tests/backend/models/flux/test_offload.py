@@ -1,5 +1,7 @@
 """Offload modes, with main memory in place of a GPU's: `links.to` is replaced by a simulated link."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +118,33 @@ def test_another_model_on_the_device_is_released(simulate, flux, reporter):
     assert first is not second
     models.release_unused()
     assert len(models._models) == 1
+
+
+@pytest.mark.slow
+def test_two_bases_alternate_on_a_device_that_holds_one_and_are_read_once(
+    simulate, flux, tiny_flux, reporter, tmp_path, monkeypatch
+):
+    """Each is whole on the device when it comes, and in main memory while the other is used."""
+    bases = {"first": flux, "second": flux | {"model": str(shutil.copytree(tiny_flux, tmp_path / "other"))}}
+    settings = {name: EngineSettings(**base) for name, base in bases.items()}
+    expected = {name: perceive(base, reporter) for name, base in settings.items()}
+    simulate(2**40)
+    source = loader.find(settings["first"], reporter)
+    weights = checkpoints.inspect(tiny_flux).bytes_in(torch.float32)
+    room = loader.need(source, checkpoints.inspect(tiny_flux)).everything
+    models, read, load = ModelCache(), [], checkpoints.load
+
+    def memory_of(_):
+        whole = [model for model in models._models.values() if not model.streams]
+        return room - weights * len(whole), room
+
+    monkeypatch.setattr("panoform.backend.models.device.memory", memory_of)
+    monkeypatch.setattr(checkpoints, "load", lambda base, dtype: read.append(base.path) or load(base, dtype))
+    for name in ("first", "second", "first", "second", "first"):
+        maps = perceive(settings[name], reporter, models)
+        assert all(np.array_equal(maps[kind], expected[name][kind]) for kind in MAPS)
+    assert [model.streams for model in models._models.values()] == [False, True]
+    assert len(read) == 2
 
 
 @pytest.mark.slow
