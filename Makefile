@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # One process per core, each with one thread of torch.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# What is imported is compiled once, also where the environment says otherwise: installing doesn't compile all packages.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo check test lint types types-fast types-later fast whole coverage test-blender test-diffusers zip bench clean
 
@@ -12,8 +14,9 @@ setup: $(READY)
 
 $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
-	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt setuptools
+	$(BIN)/python -m pip install --no-compile --disable-pip-version-check --no-build-isolation -c constraints.txt \
+		-e ".[dev]"
 	mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/panoform
 	@touch $(READY)
 
