@@ -7,6 +7,7 @@ arrives by plain HTTP. Until all files are complete they are in a folder beside,
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars, filter_repo_objects
 
 from ...shared.atomic_write import MAKE_ROOM, output_error
+from ...shared.file_errors import display_name
 from ...shared.file_lock import try_lock
 from ...shared.jobs.models import DownloadReply, DownloadRequest, check_download
 from ...shared.protocol.errors import BusyError, OutputError, WeightsError
@@ -68,6 +70,7 @@ def run(request: DownloadRequest, models: ModelCache, reporter: ProgressReporter
     with _locked(draft, spec.label), hub.translate_errors(name, WeightsError, by_hand, online=True):
         revision, files = _list(name, spec)
         missing = [file for file in files if not _is_complete(folder / file.name, file)]
+        _check_free(folder, missing)
         _check_space(draft, missing)
         _fetch(name, revision, missing, draft, reporter)
         _move(draft, folder, missing)
@@ -112,6 +115,16 @@ def _list(name: str, spec: WeightsSpec) -> tuple[str, list[RemoteFile]]:
 
 def _is_complete(path: Path, file: RemoteFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size
+
+
+def _check_free(folder: Path, missing: Sequence[RemoteFile]) -> None:
+    """Raise OutputError where a file would be replaced: downloads appear whole, so that it is the user's."""
+    for file in missing:
+        if os.path.lexists(path := folder / file.name):
+            raise OutputError(
+                f"{display_name(path)} is there, but is another file than the hub's ({file.size:,} bytes).",
+                "Move it away, and try again.",
+            )
 
 
 def _check_space(draft: Path, missing: Sequence[RemoteFile]) -> None:

@@ -15,6 +15,7 @@ from ...shared.protocol.errors import SettingError
 from ..translation import tr_report
 from ..ui.operator_parts import CANCELLED, FINISHED, build_disabled_reason, poll_unless, reporting
 from . import environment, scale
+from .datablocks import all_or_nothing
 
 #: Colour and width of the line, in pixels at UI scale 1.
 _COLOUR, _WIDTH_PX = (1.0, 0.5, 0.1, 1.0), 3.0
@@ -68,7 +69,8 @@ class PANOFORM_OT_set_scale(bpy.types.Operator):
         context.view_layer.update()
         body = environment.find(context)
         factor = self.length / self.measured
-        scale.apply(body, factor)
+        with all_or_nothing(context.scene, scale.restoring(body)):
+            scale.apply(body, factor)
         self.report({"INFO"}, tr_report("Scaled {name!r} by {factor:.4g}.", name=body.name, factor=factor))
         return FINISHED
 

@@ -22,6 +22,7 @@ from ..ui.operator_parts import (
 )
 from ..ui.path_properties import BLEND_RELATIVE
 from . import environment, remove, world
+from .datablocks import all_or_nothing
 from .properties import (
     align_walls_property,
     camera_height_property,
@@ -152,10 +153,13 @@ class PANOFORM_OT_remove_environment(bpy.types.Operator):
 
     poll = poll_unless(lambda: build_disabled_reason() or environment.disabled_reason())
 
+    @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
-        name = remove.remove(environment.find(context))
-        if not environment.all_in(context.scene) and environment.is_inside():
-            environment.leave()
+        body = environment.find(context)
+        with all_or_nothing(context.scene):
+            if environment.all_in(context.scene) == [body] and environment.is_inside():
+                environment.leave()
+            name = remove.remove(body)
         self.report({"INFO"}, tr_report("Removed {name!r}.", name=name))
         return FINISHED
 
@@ -169,8 +173,10 @@ class PANOFORM_OT_restore_world(bpy.types.Operator):
 
     poll = poll_unless(lambda: "" if world.is_made(bpy.context.scene.world) else "The world is not Panoform's")
 
+    @reporting
     def execute(self, context: bpy.types.Context) -> set[str]:
-        world.restore(context.scene)
+        with all_or_nothing(context.scene):
+            world.restore(context.scene)
         return FINISHED
 
 

@@ -6,6 +6,7 @@ It is stored in custom properties of the mesh or dome.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import bpy
 import numpy as np
@@ -68,6 +69,24 @@ def apply(body: bpy.types.Object, factor: float) -> None:
     move(body, _about_floor(body, body.matrix_world, factor))
     body[SCALE] = metres_per_unit
     body[MEASURED] = True
+
+
+def restoring(body: bpy.types.Object) -> Callable[[], None]:
+    """Return what gives an environment the scale and place back that it has now."""
+    held = {name: body[name] for name in (PLACE, SCALE, MEASURED) if name in body}
+    held = {name: value if isinstance(value, float | bool) else list(value) for name, value in held.items()}
+    poses = [(part, part.matrix_basis.copy()) for part in environment.parts(body)]
+
+    def restore() -> None:
+        for name in (PLACE, SCALE, MEASURED):
+            body.pop(name, None)
+        for name, value in held.items():
+            body[name] = value
+        for part, pose in poses:
+            part.matrix_basis = pose
+        bpy.context.view_layer.update()  # matrix_world
+
+    return restore
 
 
 def _about_floor(body: bpy.types.Object, pose: Matrix, factor: float) -> Matrix:

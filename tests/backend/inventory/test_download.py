@@ -1,5 +1,7 @@
 """Downloads from a hub on this computer: resumed, checked by their sums, refused where they can't be."""
 
+import errno
+import os
 import shutil
 from collections import namedtuple
 
@@ -17,7 +19,7 @@ from panoform.backend.perception.job import MAPS_OF_TASK
 from panoform.backend.pipelines import dit360
 from panoform.backend.pipelines.omnix import TASKS
 from panoform.shared.jobs.models import DownloadRequest
-from panoform.shared.protocol.errors import BusyError, Cancelled, OutputError, SettingError, WeightsError
+from panoform.shared.protocol.errors import BusyError, Cancelled, OutputError, PanoformError, SettingError, WeightsError
 from panoform.shared.weights import WEIGHTS
 
 MV = WEIGHTS["mv-adapter"]
@@ -117,6 +119,35 @@ def test_damaged_files_are_refused_and_replaced(hub, reporter, folder, name):
     hub.damaged.clear()
     run(reporter)
     assert (folder / name).read_bytes() == CONTENT[name]
+
+
+def test_a_full_disk_is_told_and_what_has_arrived_stays(hub, reporter, folder, monkeypatch):
+    """Another program took the room meanwhile: the system raises this in the middle of a file."""
+    write = download._Counted.write
+
+    def written(self, data):
+        if self._stream.tell() > 20_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download._Counted, "write", written)
+        with pytest.raises(PanoformError, match="disk is full") as caught:
+            run(reporter)
+    assert caught.value.hint
+    assert not folder.exists()
+    run(reporter)
+    assert contents(folder) == {name: CONTENT[name] for name in MV.files}
+
+
+@pytest.mark.parametrize("name", MV.files)
+def test_a_file_of_the_user_is_never_replaced(hub, reporter, folder, name):
+    """One that was tuned, say, or copied in part."""
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(b"mine")
+    with pytest.raises(OutputError, match="another file than the hub's"):
+        run(reporter)
+    assert contents(folder) == {name: b"mine"}
 
 
 def test_too_little_room_is_told_before_anything_arrives(hub, reporter, monkeypatch):
