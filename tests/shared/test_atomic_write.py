@@ -75,6 +75,26 @@ def test_interruption_leaves_no_temporary_file(tmp_path: Path) -> None:
     assert content(tmp_path) == {}
 
 
+@pytest.mark.parametrize("names", [("a",), ("a", "b")])
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch, names: tuple[str, ...]) -> None:
+    """Else a power cut could leave an empty file under it; the folder is flushed afterwards."""
+    flushed: list[int] = []
+    moved: list[bool] = []
+    replace = Path.replace
+
+    def watched(path: Path, target: Path) -> Path:
+        if path.is_file():
+            moved.append(path.stat().st_ino in flushed)
+            flushed.clear() if len(moved) == len(names) else None
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
+    monkeypatch.setattr(Path, "replace", watched)
+    atomic_write_all({tmp_path / name: b"new" for name in names})
+    assert moved == [True] * len(names)
+    assert os.name == "nt" or tmp_path.stat().st_ino in flushed
+
+
 @posix_only
 def test_permissions_are_set(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"open to all")
