@@ -10,7 +10,7 @@ from .generate import deleted, gallery_operators, world_preview
 from .generate import operators as generate_operators
 from .generate import panel as generate_panel
 from .generate import properties as generate_properties
-from .jobs import manager, timer
+from .jobs import manager, status_bar, timer
 from .jobs import operators as jobs_operators
 from .jobs import panel as jobs_panel
 from .models import manager as models_manager
@@ -71,6 +71,7 @@ FEATURES = (
     scene_panel,
     texture_panel,
     jobs_panel,
+    status_bar,
     command,
     manager,
     timer,

@@ -14,7 +14,6 @@ import dataclasses
 import platform
 import time
 import traceback
-from collections.abc import Hashable
 from enum import Enum
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from ..backend.process import STOP_TIMEOUT_S, BackendProcess
 from ..backend.running import RunningBackend
 from ..backend.session import Session
 from ..translation import tr
+from .durations import Durations
 from .job import Job, clock
 from .queue import Queue
 from .specs import JobSpec, Result
@@ -86,7 +86,7 @@ class Jobs:
         self.results: list[Result] = []
         self.failure: Failure | None = None
         #: Duration in seconds of the last job with each cost (`JobSpec.cost`).
-        self.seconds: dict[Hashable, float] = {}
+        self.seconds = Durations()
         #: Whether the backend was started in this Blender, after which it isn't started early again.
         self._was_started = False
         self._installed: tuple[float, Path, Installed] | None = None

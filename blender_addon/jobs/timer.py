@@ -17,6 +17,7 @@ from ...shared.protocol.errors import PanoformError
 from ..generate import world_preview
 from ..perceive import look_around
 from ..ui import previews
+from . import status_bar
 from .job import Job
 from .manager import find_scene, jobs
 
@@ -181,6 +182,7 @@ def _state() -> tuple:
 
 
 def _redraw() -> None:
+    status_bar.redraw()
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
             for region in area.regions:

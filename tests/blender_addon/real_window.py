@@ -20,11 +20,18 @@ jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs.manager"].jobs
 #: Centre of the button "Perceive" in a window of 1600 × 900, from its lower left corner.
 BUTTON = (1155, 481)
 seen: dict = {}
+#: What the status bar was drawn with while a job ran.
+progress: set[str] = set()
 
 
 def shot(name):
     if shutil.which("import"):
         subprocess.run(["import", "-window", "root", str(Path(OUT) / f"{name}.png")], check=True)
+
+
+def note_progress(_header, _context):
+    if jobs.job is not None:
+        progress.add(jobs.job.text)
 
 
 def stands():
@@ -69,8 +76,11 @@ def steps():
     seen["before"], seen["view before"], seen["shading"] = stands(), eye(), [shading.type]
     yield from press("LEFTMOUSE", at=BUTTON)
     seen["pressed"] = jobs.job is not None
+    bpy.types.STATUSBAR_HT_header.append(note_progress)
+    yield 4.0
     shot("2 at work")
     seen["ticks at work"] = yield from wait_for_job()
+    seen["status bar"] = len(progress)
     seen["failure"] = jobs.failure and jobs.failure.details
     seen["built"] = stands()
     seen["inside"] = eye()

@@ -57,6 +57,7 @@ def test_window(in_window: Callable, panorama: Path, tmp_path: Path) -> None:
 
     assert seen["pressed"]
     assert seen["ticks at work"] > 1, "the window was blocked"
+    assert seen["status bar"] > 2, "the status bar was not redrawn while the job went on"
     objects, world, _ = seen["before"]
     built = [sorted([*objects, "größe of a room camera", "größe of a room mesh"]), "Panoform größe of a room"]
     assert seen["built"][:2] == built

@@ -14,6 +14,7 @@ from recorded_layout import Layout
 from panoform.blender_addon import preferences
 from panoform.blender_addon.backend.panel import PANOFORM_PT_main
 from panoform.blender_addon.jobs import manager, timer
+from panoform.blender_addon.jobs.durations import Durations
 from panoform.blender_addon.jobs.manager import Jobs
 from panoform.blender_addon.perceive import panel, trial
 from panoform.shared.protocol.errors import BackendError
@@ -35,8 +36,8 @@ def ended(addon: Jobs, monkeypatch, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_set_up_tries_the_model_and_leaves_nothing(addon: Jobs, scene, ended, monkeypatch) -> None:
-    addon.seconds.clear()
+def test_set_up_tries_the_model_and_leaves_nothing(addon: Jobs, scene, ended, tmp_path: Path) -> None:
+    preferences.get().folder = str(tmp_path)  # where no duration is known
     cost = panel._cost(scene.panoform)
     assert cost is not None
     ended(scene, None)
@@ -50,6 +51,8 @@ def test_set_up_tries_the_model_and_leaves_nothing(addon: Jobs, scene, ended, mo
     poll_until(addon, lambda: addon.job is None)
     assert addon.failure is None
     assert addon.seconds[cost] > 0, "the panel's first settings"
+    poll_until(addon, (tmp_path / "durations.json").exists)
+    assert Durations()[cost] == addon.seconds[cost], "the next Blender knows it"
     objects = list(bpy.data.objects)
     timer._build_pending()
     assert (addon.results, list(bpy.data.objects)) == ([], objects)
