@@ -38,7 +38,8 @@ class Preferences(bpy.types.AddonPreferences):
     )
     folder: StringProperty(
         name="Folder",
-        description="Folder for the backend's environment (several gigabytes) and its logs. Kept when uninstalling",
+        description="Folder for the backend's environment (several gigabytes) and its logs. Uninstalling the extension "
+        "keeps it: press Remove Backend before",
         subtype="DIR_PATH",
         options=BLEND_RELATIVE,
         default=str(installer.default_folder()),
@@ -144,6 +145,7 @@ class Preferences(bpy.types.AddonPreferences):
                     column.prop(self, name)
                 row = column.row()
                 row.operator("panoform.setup_backend", icon="IMPORT")
+                row.operator("panoform.remove_backend", icon="TRASH")
                 row.operator("panoform.stop_backend", icon="X")
             case "MODELS":
                 page.draw(column, self, context)

@@ -18,8 +18,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
@@ -36,11 +34,9 @@ from ...shared.protocol.errors import (
     BackendError,
     BackendMissingError,
     BusyError,
-    Cancelled,
-    PanoformError,
-    unexpected,
 )
 from . import tied_process, torch_build
+from .environment_task import EnvironmentTask
 from .log_file import BoundedLog
 from .setup_progress import Needs, SetupProgress, free_space, gigabytes, needs
 
@@ -63,6 +59,8 @@ class _Marker(msgspec.Struct):
 
     #: "" while the set-up is not complete.
     version: str
+    #: Of the environment, when it was complete; 0 if it is not known.
+    bytes: int = 0
 
 
 class Installed(Enum):
@@ -103,6 +101,15 @@ def find(folder: Path, version: str) -> Installed:
     if not complete or not marker.version:
         return Installed.BROKEN
     return Installed.READY if marker.version == version else Installed.OTHER_VERSION
+
+
+def size(folder: Path) -> float:
+    """Return the bytes of the environment in `folder`, or about what a setup takes if it was not complete."""
+    try:
+        marker = json_file.read(folder / "environment" / MARKER, _Marker)
+    except (OSError, ValueError):
+        return setup_needs().disk
+    return marker.bytes or setup_needs().disk
 
 
 def _base_folder(environment: Path) -> Path:
@@ -176,11 +183,11 @@ def check_disk(folder: Path) -> None:
         )
 
 
-class Setup:
-    """A setup of the environment on its own thread. When `done`, `error` is None or the reason of the failure.
+class Setup(EnvironmentTask):
+    """A setup of the environment."""
 
-    `progress` describes the current step, and how much is done.
-    """
+    label = "Set Up Backend"
+    _cancelled_message = "The setup was cancelled.", "Finished downloads are kept for the next one."
 
     def __init__(
         self,
@@ -191,83 +198,30 @@ class Setup:
         packages: str = "",
         before: Callable[[], None] | None = None,
     ) -> None:
-        """`python` makes the venv; `pip_arguments` are added to each `pip install`. `packages`: see `from_place`.
-        `before` is called first, on the thread (to wait for a backend that uses the environment)."""
-        # Absolute, as programs run in a folder of their own.
-        self.folder, self.wheel = folder.absolute(), wheel.absolute()
+        """`python` makes the venv; `pip_arguments` are added to each `pip install`. `packages`: see `from_place`."""
+        super().__init__(folder, before)
+        self.wheel = wheel.absolute()
         self.python = python
         self.pip_arguments = (*pip_arguments, *from_place(packages))
         self._packages = packages
-        self._before = before
         self.progress = SetupProgress(folder, setup_needs())
-        self.error: PanoformError | None = None
-        self._began = time.monotonic()
-        self._cancelled = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._lock = -1
-        self._thread = threading.Thread(target=self._run, name="panoform-setup", daemon=True)
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "environment" / "setup.log"
-
-    @property
-    def cancelling(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._cancelled.is_set()
-
-    @property
-    def status(self) -> str:
-        """The current step, or "Cancelling"."""
-        return "Cancelling" if self.cancelling else self.progress.text
-
-    @property
-    def bar_text(self) -> str:
-        """The progress and the elapsed time, as in "42 % · 1:05"."""
-        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        return f"{self.progress.fraction:.0%} · {minutes}:{seconds:02}".replace("%", " %")
-
-    @property
-    def done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def start(self) -> None:
-        self._thread.start()
 
     def cancel(self, *, wait: bool = False) -> None:
         """Cancel the setup; `wait` until it has ended. Downloads stay in pip's cache for the next one."""
         self._cancelled.set()
         if self._process is not None:
             _end(self._process)
-        if wait:
-            self._thread.join()
+        super().cancel(wait=wait)
 
-    def _run(self) -> None:
-        try:
-            if self._before is not None:
-                self._before()
-            self._set_up()
-        except PanoformError as error:
-            self.error = error
-        except OSError as error:
-            self.error = _error_from_os_error(error, self.folder)
-        except Exception as error:
-            self.error = unexpected(error)
+    def _from_os_error(self, error: OSError) -> BackendError:
+        return error_from_output(f"{error}", self.folder, None)
 
-    def _check_cancelled(self) -> None:
-        if self.cancelling:
-            raise Cancelled("The setup was cancelled.", "Finished downloads are kept for the next one.")
-
-    def _set_up(self) -> None:
+    def _work(self) -> None:
         self._check_cancelled()
-        environment = self.folder / "environment"
-        is_own = (environment / MARKER).exists() or _was_interrupted(environment)
-        is_used = environment.exists() and (environment.is_symlink() or any(environment.iterdir()))
-        if is_used and (environment.is_symlink() or not is_own):
-            raise BackendError(
-                f"{environment} exists and is not a Python environment that Panoform made.",
-                "Delete it if nobody needs it, or choose another folder in the add-on's preferences.",
-            )
+        environment = self.environment
+        check_own(environment)
         _check_wheel(self.wheel)
         if is_offline(self._packages) and not Path(self._packages).is_dir():
             raise BackendError(
@@ -279,7 +233,7 @@ class Setup:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.progress.text = "Creating the Python environment"
         with contextlib.ExitStack() as stack:
-            self._lock = stack.enter_context(_lock(self.folder / LOCK))
+            self._lock = stack.enter_context(locked(self.folder / LOCK))
             _empty(environment)
             log = stack.enter_context(BoundedLog(self.log))
             self._call(log, self.python, "-I", "-m", "venv", environment)
@@ -302,7 +256,8 @@ class Setup:
                     f"The environment is not complete: {checked.splitlines()[-1] if checked else 'no version'}",
                     "Set up again.",
                 )
-            atomic_write(environment / MARKER, _marker(version_of(self.wheel)))
+            complete = _Marker(version_of(self.wheel), _size(environment))
+            atomic_write(environment / MARKER, msgspec.json.encode(complete))
 
     def _has_own_index(self, log) -> bool:
         """Return whether pip takes packages from elsewhere than PyPI: that place then chooses the build of torch."""
@@ -343,8 +298,25 @@ class Setup:
         return "".join(output)
 
 
-def _marker(version: str) -> bytes:
-    return msgspec.json.encode(_Marker(version))
+def check_own(environment: Path) -> None:
+    """Raise BackendError if there is something else than an environment that Panoform made."""
+    is_own = (environment / MARKER).exists() or _was_interrupted(environment)
+    is_used = environment.exists() and (environment.is_symlink() or any(environment.iterdir()))
+    if is_used and (environment.is_symlink() or not is_own):
+        raise BackendError(
+            f"{environment} exists and is not a Python environment that Panoform made.",
+            "Delete it if nobody needs it, or choose another folder in the add-on's preferences.",
+        )
+
+
+def mark(environment: Path) -> None:
+    """Mark an environment as not complete; in place, as no draft is to be left in a folder that has no marker."""
+    (environment / MARKER).write_bytes(msgspec.json.encode(_Marker("")))
+
+
+def _size(environment: Path) -> int:
+    """Return the bytes of the files in an environment."""
+    return sum(Path(folder, name).lstat().st_size for folder, _, files in os.walk(environment) for name in files)
 
 
 def _empty(environment: Path) -> None:
@@ -353,7 +325,7 @@ def _empty(environment: Path) -> None:
     Raise OSError.
     """
     environment.mkdir(exist_ok=True)
-    (environment / MARKER).write_bytes(_marker(""))  # in place: no draft is left in a folder that has no marker
+    mark(environment)
     for entry in environment.iterdir():
         if entry.name == MARKER:
             continue
@@ -374,7 +346,7 @@ def _was_interrupted(environment: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[int]:
+def locked(path: Path) -> Iterator[int]:
     """Lock `path`, and yield the open file; the system releases it when all that inherited it have ended.
 
     Raise BusyError if another Blender, or a program that it started, holds it.
@@ -390,10 +362,6 @@ def _end(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     with contextlib.suppress(OSError):  # it has ended
         process.stdin.close()
-
-
-def _error_from_os_error(error: OSError, folder: Path) -> BackendError:
-    return error_from_output(f"{error}", folder, None)
 
 
 def error_from_output(output: str, folder: Path, log: Path | None) -> BackendError:

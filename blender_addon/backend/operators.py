@@ -8,6 +8,7 @@ from typing import ClassVar
 import bpy
 from bpy.props import StringProperty
 
+from ...shared import VERSION
 from ...shared.protocol.errors import Cancelled
 from .. import preferences
 from ..jobs import timer
@@ -17,6 +18,7 @@ from ..perceive import trial
 from ..translation import tr_report
 from ..ui.operator_parts import CANCELLED, FINISHED, poll_unless, reporting
 from . import hub_token, installer
+from .setup_progress import gigabytes
 
 #: The extension's root, which holds `backend_wheel/`.
 EXTENSION_FOLDER = Path(__file__).resolve().parents[2]
@@ -54,6 +56,42 @@ class PANOFORM_OT_setup_backend(bpy.types.Operator):
                 jobs.results.remove(jobs.wait())
         except Cancelled:
             return CANCELLED
+        timer.start()
+        return FINISHED
+
+
+def _removal_disabled_reason() -> str:
+    if jobs.setup is not None:
+        return "The backend is being set up or removed"
+    if jobs.job is not None:
+        return "A job is running: wait for it or cancel it"
+    if installer.find(preferences.get().environment_folder(), VERSION) is installer.Installed.ABSENT:
+        return "Panoform's folder has no environment"
+    return ""
+
+
+class PANOFORM_OT_remove_backend(bpy.types.Operator):
+    """Delete the backend's environment. Models, results and preferences stay, and it can be set up again"""
+
+    bl_idname = "panoform.remove_backend"
+    bl_label = "Remove Backend"
+
+    poll = poll_unless(_removal_disabled_reason)
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        folder = preferences.get().environment_folder()
+        message = tr_report(
+            "This deletes about {size} in {folder}.", size=gigabytes(installer.size(folder)), folder=folder
+        )
+        return context.window_manager.invoke_confirm(
+            self, event, title=tr_report("Remove the backend?"), message=message, confirm_text=tr_report("Remove")
+        )
+
+    @reporting
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        jobs.remove_environment()
+        if bpy.app.background:
+            jobs.wait_for_setup()
         timer.start()
         return FINISHED
 
@@ -132,6 +170,7 @@ class PANOFORM_OT_save_hub_token(bpy.types.Operator):
 
 CLASSES = (
     PANOFORM_OT_setup_backend,
+    PANOFORM_OT_remove_backend,
     PANOFORM_OT_stop_backend,
     PANOFORM_OT_copy_error,
     PANOFORM_OT_dismiss_error,

@@ -14,6 +14,7 @@ import dataclasses
 import platform
 import time
 import traceback
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 
@@ -33,8 +34,10 @@ from ...shared.protocol.errors import (
 from ...shared.protocol.messages import ErrorReply, Event, JobReply, PreviewEvent, ProgressEvent, QueuedEvent, Reply
 from .. import preferences
 from ..backend import installer
+from ..backend.environment_task import EnvironmentTask
 from ..backend.installer import Installed, Setup
 from ..backend.process import STOP_TIMEOUT_S, BackendProcess
+from ..backend.removal import Removal
 from ..backend.running import RunningBackend
 from ..backend.session import Session
 from ..translation import tr
@@ -76,7 +79,8 @@ class Jobs:
 
     def __init__(self) -> None:
         self.session: Session | None = None
-        self.setup: Setup | None = None
+        #: The setup of the environment, or its removal.
+        self.setup: EnvironmentTask | None = None
         #: The job that starts once the setup has ended.
         self._after_setup: JobSpec | None = None
         self.job: Job | None = None
@@ -126,16 +130,27 @@ class Jobs:
 
         Raise BusyError.
         """
+        own = preferences.get()
+        self._start_task(
+            lambda: Setup(
+                own.environment_folder(), wheel, python, packages=own.packages_place(), before=self._wait_until_stopped
+            )
+        )
+        self._after_setup = then
+
+    def remove_environment(self) -> None:
+        """Start removing the environment in the folder from the preferences. Raise BusyError."""
+        self._start_task(lambda: Removal(preferences.get().environment_folder(), self._wait_until_stopped))
+
+    def _start_task(self, make: Callable[[], EnvironmentTask]) -> None:
+        """Start work on the environment once the backend, which uses it, has stopped. Raise BusyError."""
         if self.setup is not None and self.setup.cancelling:
             raise BusyError("The cancelled setup has not ended yet.", "Try again in a moment.")
         if self.setup is not None:
             raise BusyError("The backend is already being set up.", "Wait until it finishes, or cancel it.")
         self.stop()
-        self.failure, self._after_setup = None, then
-        own = preferences.get()
-        self.setup = Setup(
-            own.environment_folder(), wheel, python, packages=own.packages_place(), before=self._wait_until_stopped
-        )
+        self.failure = self._after_setup = None
+        self.setup = make()
         self.setup.start()
 
     @property
@@ -364,7 +379,7 @@ class Jobs:
             )
         return self.job.slow if self.job is not None else ""
 
-    def _finish_setup(self, setup: Setup) -> None:
+    def _finish_setup(self, setup: EnvironmentTask) -> None:
         self.setup = self._installed = None
         then, self._after_setup = self._after_setup, None
         if setup.error is not None:

@@ -13,7 +13,7 @@ _WIDTH = 16
 def draw(header: bpy.types.Header, _context: bpy.types.Context) -> None:
     """Draw what runs, how far it is, and a button to cancel it; nothing while nothing runs."""
     if jobs.setup is not None:
-        label, fraction, text = tr("Set Up Backend"), jobs.setup.progress.fraction, jobs.setup.bar_text
+        label, fraction, text = tr(jobs.setup.label), jobs.setup.progress.fraction, jobs.setup.bar_text
     elif jobs.job is not None:
         label, fraction, text = tr(jobs.job.spec.label), jobs.job.fraction, jobs.job.text
     else:

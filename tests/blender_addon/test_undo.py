@@ -31,9 +31,9 @@ OF_JOBS = {
 OF_NO_DATABLOCK = {
     "look_around", "stop_looking", "enter_environment", "leave_environment", "forget_result", "cancel",
     "remove_waiting_job", "move_waiting_job", "clear_queue", "resume_queue", "drop_file", "export_scene",
-    "setup_backend", "stop_backend", "copy_error", "dismiss_error", "use_offload", "save_hub_token", "save_preset",
-    "delete_preset", "export_preset", "check_models", "download_model", "cancel_download", "use_model_file",
-    "show_panorama_folder", "use_multiview_hub", "measure_length", "show_models",
+    "setup_backend", "remove_backend", "stop_backend", "copy_error", "dismiss_error", "use_offload", "save_hub_token",
+    "save_preset", "delete_preset", "export_preset", "check_models", "download_model", "cancel_download",
+    "use_model_file", "show_panorama_folder", "use_multiview_hub", "measure_length", "show_models",
 }  # fmt: skip
 
 

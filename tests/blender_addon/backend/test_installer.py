@@ -345,7 +345,7 @@ addon.__path__ = [str(Path(panoform.shared.__file__).parents[1] / "blender_addon
 sys.modules[addon.__name__] = addon
 from panoform.blender_addon.backend import installer, tied_process
 folder = Path(sys.argv[1])
-with installer._lock(folder / installer.LOCK) as lock:
+with installer.locked(folder / installer.LOCK) as lock:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(1000)'])"
     process = tied_process.start(Path(sys.executable), [sys.executable, "-c", code], folder, lock)
     print(process.pid, flush=True)
@@ -379,12 +379,12 @@ def test_what_a_killed_blender_started_ends_and_holds_the_lock_until_then(tmp_pa
             writer.suspend()
         blender.kill()
         blender.wait()
-        with pytest.raises(BusyError), installer._lock(tmp_path / installer.LOCK):
+        with pytest.raises(BusyError), installer.locked(tmp_path / installer.LOCK):
             pass  # they would still write
         for writer in writers:
             writer.resume()
         until(lambda: all(map(has_ended, writers)))
-    with installer._lock(tmp_path / installer.LOCK):
+    with installer.locked(tmp_path / installer.LOCK):
         pass
 
 
@@ -392,7 +392,7 @@ def test_programs_find_no_configuration_in_their_folder(tmp_path: Path) -> None:
     for name in ("uv.toml", "pip.conf", "pyproject.toml", "setup.cfg"):
         (tmp_path / name).write_text("[global]\nindex-url = http://evil.example")
     setup = Setup(tmp_path, tmp_path / "wheel", Path(sys.executable))
-    with installer._lock(tmp_path / installer.LOCK) as setup._lock, (tmp_path / "log").open("w") as log:
+    with installer.locked(tmp_path / installer.LOCK) as setup._lock, (tmp_path / "log").open("w") as log:
         code = "import os, pathlib; print(os.listdir(), os.stat('.').st_mode & 0o777)"
         assert setup._call(log, sys.executable, "-c", code).strip() == f"[] {0o700 if os.name == 'posix' else 0o777}"
         with pytest.raises(BackendError):
