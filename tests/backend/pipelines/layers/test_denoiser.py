@@ -260,7 +260,7 @@ def test_compiled_blocks_give_the_same_and_are_compiled_once():
 def test_compiled_blocks_take_quantised_weights_of_all_heights_and_numbers_of_tasks(monkeypatch):
     """Of PyTorch's compiler only the tracing is used, which needs no C++ compiler."""
     torch.manual_seed(0)
-    model = FluxTransformer2DModel(**CONFIG).eval().requires_grad_(False)
+    model = FluxTransformer2DModel(**CONFIG | {"num_layers": 1, "num_single_layers": 2}).eval().requires_grad_(False)
     quantised.round_linears(model, "I8")
     compiled = copy.deepcopy(model)
     compile_blocks = partial(FluxTransformer2DModel.compile_repeated_blocks, compiled, backend="eager")
@@ -268,7 +268,7 @@ def test_compiled_blocks_take_quantised_weights_of_all_heights_and_numbers_of_ta
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     kernels.apply(EngineSettings(compile=True), compiled)
     graphs = []
-    for columns in (5, 6, 8, 9):
+    for columns in (5, 6, 9):
         monkeypatch.setattr(f"{__name__}.COLUMNS", columns)
         monkeypatch.setattr(
             f"{__name__}.IDS", torch.cartesian_prod(*(torch.arange(n * 1.0) for n in (1, ROWS, columns)))
@@ -279,4 +279,4 @@ def test_compiled_blocks_take_quantised_weights_of_all_heights_and_numbers_of_ta
             for a, b in zip(chain(*found), chain(*expected), strict=True):
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         graphs.append(counters["stats"]["unique_graphs"])
-    assert graphs[0] < graphs[1] == graphs[3]  # the first other height is compiled for all heights
+    assert graphs[0] < graphs[1] == graphs[2]  # the first other height is compiled for all heights
