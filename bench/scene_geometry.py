@@ -1,6 +1,6 @@
 """Measure geometry that is built from a panorama's maps against scenes rendered by Cycles.
 
-    python bench/scene_geometry.py [--methods dome,closed,torn,ours] [--soft] [--relit] [--scenes 6] [--json]
+    python bench/scene_geometry.py [--methods dome,closed,torn,ours] [--soft | --perceived] [--relit] [--scenes 6]
 
 Random scenes are rendered once into --cache: exact maps of 1024 × 512 at one point, and views from cameras 0.5 m and
 1 m beside it. Each method turns the maps into surfaces, which are seen from the same cameras with albedo as emission.
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bpy
+import light_data
 import numpy as np
 import OpenImageIO as oiio
 import scene_truth
@@ -154,6 +155,19 @@ def ours(maps: Maps) -> list[Surface]:
         )
         for index, (start, end) in enumerate(itertools.pairwise(ends))
     ]
+
+
+def perceived(truth: Truth, cache: Path) -> Maps:
+    """Return the starter's maps of a scene's panorama, of half the size, in metres as their median tells.
+
+    Albedo and panorama stay the true ones, so that the views differ by the geometry alone.
+    """
+    shown, _ = exposure.expose(truth.maps.panorama, "linear")
+    maps = light_data.perceived(shown.astype(np.float32), cache, truth.name, scene_truth.HEIGHT // 2)
+    true = truth.maps.distance[1::2, 1::2]
+    solid = np.isfinite(true)
+    scale = np.float32(np.median(true[solid] / maps.distance[solid]))
+    return truth.maps._replace(distance=maps.distance * scale, normal=maps.normal)
 
 
 def scale_error(maps: Maps, camera_height_m: float) -> float:
@@ -383,6 +397,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=6, help=f"the first N of {len(scene_truth.SCENES)}")
     parser.add_argument("--only", help="indices of scenes, as 0,5, instead of the first N")
     parser.add_argument("--soft", action="store_true", help="blur the maps, add noise, make the sky finite")
+    parser.add_argument("--perceived", action="store_true", help="the starter's maps")
     parser.add_argument("--true-normals", action="store_true", help="without bumps and smooth shading")
     parser.add_argument("--each", action="store_true", help="print each scene's table")
     parser.add_argument("--relit", action="store_true", help="render by the light of a lamp too")
@@ -397,6 +412,9 @@ def main() -> None:
         print(f"{truth.name}: {len(truth.cameras)} cameras", file=sys.stderr, flush=True)
         maps = truth.maps._replace(normal=truth.true_normal) if options.true_normals else truth.maps
         maps = soft(maps, index) if options.soft else maps
+        if options.perceived:
+            with quiet():
+                maps = perceived(truth, options.cache)
         pictures.append(_strip(truth.albedo))
         whole = [Surface(truth.vertices, truth.triangles, None, truth.maps.albedo)]
         lamp = place_lamp(truth.maps.distance)
