@@ -6,9 +6,8 @@ nf4 is in blocks of 64 weights, two in a byte, each block with a scale, `X.weigh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -42,30 +41,33 @@ def is_in(names: Iterable[str]) -> bool:
     return any(name.endswith((_STATE, _SCALES)) for name in names)
 
 
-def header(file: Path, found: Header, use: str) -> Header:
+def header(places: Mapping[str, Path], found: Header, use: str) -> Header:
     """Return the header of what `read` yields: weights as they are stored, and their scales as `X.weight_scale`.
 
-    `found` is the file's own. Raise WeightsError, with the hint `use`, where parts are missing or don't fit.
+    `found` is that of all files of the network, and `places` tells which file each tensor is in: a weight and its parts
+    may be in several. Raise WeightsError, with the hint `use`, where parts are missing or don't fit.
     """
     result = {name: value for name, value in found.items() if not name.endswith(_PARTS)}
-    with weights.opened(file) as tensors:
-        for name in found:
-            if name.endswith(_STATE):
-                weight = name.removesuffix(_STATE)
-                try:
-                    state = _state(tensors, weight)
-                except ValueError as error:
-                    raise WeightsError(f"{file.name} is damaged: {name} can't be read ({error}).", use) from error
-                rows, columns = state.shape
-                _check(file, found, weight, state, use)
-                result[weight] = "NF4", state.shape
-                result[weight + "_scale"] = "F32", (rows, columns // quantised.NF4_BLOCK)
-            elif name.endswith(_SCALES):
-                weight = name.removesuffix(_SCALES) + _WEIGHT
-                rows = found.get(weight, ("missing", ()))[1][:1]
-                if found.get(weight, ("missing",))[0] != "I8" or found[name][1] != rows:
-                    raise WeightsError(f"{file.name} is damaged: {name} does not fit {weight}.", use)
-                result[weight + "_scale"] = "F32", (*rows, 1)
+    for file in sorted({file for name, file in places.items() if name.endswith(_STATE)}):
+        with weights.opened(file) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no dict
+                if name.endswith(_STATE):
+                    weight = name.removesuffix(_STATE)
+                    try:
+                        state = _state(tensors.get_tensor(name))
+                    except ValueError as error:
+                        raise WeightsError(f"{file.name} is damaged: {name} can't be read ({error}).", use) from error
+                    rows, columns = state.shape
+                    _check(file, found, weight, state, use)
+                    result[weight] = "NF4", state.shape
+                    result[weight + "_scale"] = "F32", (rows, columns // quantised.NF4_BLOCK)
+    for name, (_, shape) in found.items():
+        if name.endswith(_SCALES):
+            weight = name.removesuffix(_SCALES) + _WEIGHT
+            rows = found.get(weight, ("missing", ()))[1][:1]
+            if found.get(weight, ("missing",))[0] != "I8" or shape != rows:
+                raise WeightsError(f"{places[name].name} is damaged: {name} does not fit {weight}.", use)
+            result[weight + "_scale"] = "F32", (*rows, 1)
     return result
 
 
@@ -88,34 +90,46 @@ def _check(file: Path, found: Header, weight: str, state: _State, use: str) -> N
             )  # fmt: skip
 
 
-def read(file: Path, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in `names`, which are of `header`: weights in nf4 as (rows, columns / 2) uint8."""
+def read(
+    places: Mapping[str, Path], header: Header, file: Path, names: Collection[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in `names` that `file` has; `header` is what the function `header` returned for `places`.
+
+    Weights in nf4 are (rows, columns / 2) uint8. Scales are in the file of their `absmax` or `SCB`; what else they need
+    is read from wherever it is.
+    """
     with weights.opened(file) as tensors:
         present = set(tensors.keys())
+
+        def get(name: str) -> Tensor:
+            if name in present:
+                return tensors.get_tensor(name)
+            with weights.opened(places[name]) as others:
+                return others.get_tensor(name)
+
         for name in names:
             weight = name.removesuffix("_scale")
-            if weight + _STATE in present:
-                state = _state(tensors, weight)
-                rows, columns = state.shape
-                if name == weight:
-                    yield name, tensors.get_tensor(name).reshape(rows, columns // 2)
-                else:
-                    yield name, _absmax(tensors, weight, state).reshape(rows, columns // quantised.NF4_BLOCK)
-            elif name in present:
-                yield name, tensors.get_tensor(name)
+            if name in present:
+                storage, shape = header[name]
+                tensor = get(name)
+                yield name, tensor.reshape(shape[0], shape[1] // 2) if storage == "NF4" else tensor
+            elif weight == name:
+                continue
+            elif f"{weight}.absmax" in present:
+                yield name, _absmax(get, weight).reshape(header[name][1])
             elif (scales := weight.removesuffix(_WEIGHT) + _SCALES) in present:
-                yield name, tensors.get_tensor(scales).float()[:, None] / _INT8
+                yield name, get(scales).float()[:, None] / _INT8
 
 
-def _state(tensors: Any, weight: str) -> _State:
-    return json_file.decode(tensors.get_tensor(weight + _STATE).numpy().tobytes(), _State)
+def _state(tensor: Tensor) -> _State:
+    return json_file.decode(tensor.numpy().tobytes(), _State)
 
 
-def _absmax(tensors: Any, weight: str, state: _State) -> Tensor:
+def _absmax(get: Callable[[str], Tensor], weight: str) -> Tensor:
     """Return the scales of all blocks, one-dimensional float32."""
-    absmax = tensors.get_tensor(f"{weight}.absmax")
+    state, absmax = _state(get(weight + _STATE)), get(f"{weight}.absmax")
     if not state.nested_blocksize:
         return absmax.float()
-    numbers = tensors.get_tensor(f"{weight}.nested_quant_map").float()[absmax.int()]
-    outer = tensors.get_tensor(f"{weight}.nested_absmax").float().repeat_interleave(state.nested_blocksize)
+    numbers = get(f"{weight}.nested_quant_map").float()[absmax.int()]
+    outer = get(f"{weight}.nested_absmax").float().repeat_interleave(state.nested_blocksize)
     return numbers * outer[: len(numbers)] + state.nested_offset

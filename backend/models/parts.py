@@ -186,9 +186,9 @@ def part_of_folder(folder: Path, cls: Any, again: str = _AGAIN) -> Part:
     foreign.refuse(folder, tensors, again)
     if not bitsandbytes_file.is_in(tensors):
         return Part(cls, config, files, "", tensors)
-    headers = {file: bitsandbytes_file.header(file, header, again) for file, header in headers.items()}
-    tensors = {key: value for header in headers.values() for key, value in header.items()}
-    return Part(cls, config, files, "", tensors, read=bitsandbytes_file.read)
+    places = {key: file for file, header in headers.items() for key in header}
+    tensors = bitsandbytes_file.header(places, tensors, again)
+    return Part(cls, config, files, "", tensors, read=partial(bitsandbytes_file.read, places, tensors))
 
 
 class _Shards(msgspec.Struct):

@@ -253,7 +253,9 @@ def _inspect_file(file: Path) -> Base:
         )
     foreign.refuse(file, header, scales.USE)
     if bitsandbytes_file.is_in(header):
-        header, read = bitsandbytes_file.header(file, header, scales.USE), bitsandbytes_file.read
+        places = dict.fromkeys(header, file)
+        header = bitsandbytes_file.header(places, header, scales.USE)
+        read = partial(bitsandbytes_file.read, places, header)
     prefix = single_file.TRANSFORMER_PREFIX if any(k.startswith(single_file.TRANSFORMER_PREFIX) for k in header) else ""
     inner = parts.within(header, prefix)
     config = single_file.transformer_config({key: shape for key, (_, shape) in inner.items()}, file)

@@ -527,16 +527,57 @@ def in_bitsandbytes(state, kind):
 @pytest.mark.parametrize(("name", "storage"), [("plain", "NF4"), ("nested", "NF4"), ("int8", "I8")])
 def test_weights_are_decoded_as_by_bitsandbytes(name, storage):
     """The golden file was written by bitsandbytes 0.50.2, with what it decodes."""
-    header = bitsandbytes_file.header(GOLDEN, parts.read_header(GOLDEN), "")
+    found = parts.read_header(GOLDEN)
+    places = dict.fromkeys(found, GOLDEN)
+    header = bitsandbytes_file.header(places, found, "")
     weight = f"{name}.weight"
     assert header[weight][0] == storage
-    tensors = dict(bitsandbytes_file.read(GOLDEN, {weight, f"{weight}_scale"}))
+    tensors = dict(bitsandbytes_file.read(places, header, GOLDEN, {weight, f"{weight}_scale"}))
     (rows, columns), scale = header[weight][1], tensors[f"{weight}_scale"]
     assert scale.shape == header[f"{weight}_scale"][1]
     linear = quantised.QuantisedLinear(columns, rows, bias=False, storage=storage, scales=scale.shape[1])
     linear.load_state_dict({"weight": tensors[weight].view(torch.uint8), "weight_scale": scale}, assign=True)
     expected = load_file(GOLDEN)[f"{name}.decoded"]
     torch.testing.assert_close(linear.decoded(torch.float32), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["plain", "nested", "int8"])
+def test_a_weight_and_its_parts_may_be_in_several_files(tmp_path, name):
+    """Each tensor of bitsandbytes' own file in a file of its own is read as from the one."""
+    found = parts.read_header(GOLDEN)
+    places = {key: tmp_path / f"{i}.safetensors" for i, key in enumerate(found)}
+    golden = load_file(GOLDEN)
+    for key, file in places.items():
+        save_file({key: golden[key]}, file)
+    one = dict.fromkeys(found, GOLDEN)
+    header, names = bitsandbytes_file.header(places, found, ""), {f"{name}.weight", f"{name}.weight_scale"}
+    assert header == bitsandbytes_file.header(one, found, "")
+    read = [entry for file in places.values() for entry in bitsandbytes_file.read(places, header, file, names)]
+    expected = dict(bitsandbytes_file.read(one, header, GOLDEN, names))
+    assert len(read) == 2
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in read)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_shards_may_end_between_a_weight_and_its_parts(tiny_flux, tmp_path, kind):
+    folders = [shutil.copytree(tiny_flux / "transformer", tmp_path / name) for name in ("one file", "shards")]
+    file = "diffusion_pytorch_model.safetensors"
+    state = load_file(folders[0] / file)
+    stored, _ = in_bitsandbytes(state, kind)
+    assert len(stored) > len(state)
+    save_file(stored, folders[0] / file)
+    (folders[1] / file).unlink()
+    shards = {key: f"{'weights' if key in state else 'parts'}.safetensors" for key in stored}
+    for shard in ("weights.safetensors", "parts.safetensors"):
+        save_file({key: tensor for key, tensor in stored.items() if shards[key] == shard}, folders[1] / shard)
+    (folders[1] / f"{file}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    one, many = (parts.part_of_folder(folder, FluxTransformer2DModel) for folder in folders)
+    parts.check_tensors(many)
+    assert many.quantised == [{"nf4": "NF4", "int8": "I8"}[kind]]
+    expected, found = (parts.load(part, torch.float32).state_dict() for part in (one, many))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in found.items())
 
 
 def test_nf4_is_rounded_as_by_bitsandbytes():
