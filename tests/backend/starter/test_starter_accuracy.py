@@ -31,22 +31,20 @@ SWAP = {
     "rgb_to_semantic": "rgb_to_depth",
 }
 FILE = "pytorch_lora_weights.safetensors"
-#: Less than the starter's own height, 256, in half the time: errors are 3 to 5 % larger, and roughness 0.9 dB worse.
-HEIGHT = 192
-#: Height and scene of drafts, which also show the effect of the adapters, in a twentieth of the time.
+#: Height and scenes of drafts, which also show the effect of the adapters, in a tenth of the time.
 DRAFT = 128
-DRAFTED = "room"
+ONE_OF_EACH = ("room", "second-arcade")
 
 
 @pytest.fixture(scope="module")
 def measure(stopping_reporter) -> Callable[..., dict[str, dict[str, float]]]:
     """Return a function that evaluates the starter: column → metric → value.
 
-    It takes a folder of adapters, by default the starter's own, a height and a folder of scenes.
+    It takes a folder of adapters and a height, by default the starter's own, and a folder of scenes.
     """
 
     def measure(
-        adapters: Path | None = None, height: int = HEIGHT, scenes: Path = SCENES
+        adapters: Path | None = None, height: int | None = None, scenes: Path = SCENES
     ) -> dict[str, dict[str, float]]:
         engine = EngineSettings(device="cpu", adapters=str(adapters) if adapters else None)
         settings = PerceiveSettings(maps=tuple(MAPS), height=height)
@@ -68,7 +66,7 @@ def test_errors_are_below_the_baselines(columns, figure, share, baseline):
     assert columns["starter"][figure] < share * columns[baseline][figure]
 
 
-@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.35), ("albedo PSNR", 5.5), ("roughness PSNR", 0.6)])
+@pytest.mark.parametrize(("figure", "more"), [("distance δ1.25", 0.35), ("albedo PSNR", 5.5), ("roughness PSNR", 1.2)])
 @pytest.mark.parametrize("baseline", ["mean map", "constant"])
 def test_scores_are_above_the_baselines(columns, figure, more, baseline):
     assert columns["starter"][figure] > columns[baseline][figure] + more
@@ -100,9 +98,10 @@ def test_distance_is_continuous_at_the_seam(stopping_reporter):
 
 @pytest.fixture(scope="module")
 def draft(measure, tmp_path_factory) -> Callable[[Path | None], dict[str, float]]:
-    """Return a function that measures the starter's drafts of one scene, by a folder of adapters."""
+    """Return a function that measures the starter's drafts of one scene of each generator, by a folder of adapters."""
     scenes = tmp_path_factory.mktemp("scenes")
-    shutil.copytree(SCENES / DRAFTED, scenes / DRAFTED)
+    for name in ONE_OF_EACH:
+        shutil.copytree(SCENES / name, scenes / name)
 
     def draft(adapters: Path | None) -> dict[str, float]:
         return measure(adapters, DRAFT, scenes)["starter"]
