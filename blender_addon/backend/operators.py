@@ -24,11 +24,16 @@ from .setup_progress import gigabytes
 EXTENSION_FOLDER = Path(__file__).resolve().parents[2]
 
 
-def _setup_disabled_reason() -> str:
+def _busy_reason() -> str:
+    """Return what the environment is used for; "" if it may be changed."""
     if jobs.setup is not None:
-        return "The setup is being cancelled" if jobs.setup.cancelling else "The backend is being set up"
-    if jobs.job is not None:
-        return "A job is running: wait for it or cancel it"
+        return "The setup is being cancelled" if jobs.setup.cancelling else "The backend is being set up or removed"
+    return "" if jobs.job is None else "A job is running: wait for it or cancel it"
+
+
+def _setup_disabled_reason() -> str:
+    if reason := _busy_reason():
+        return reason
     if preferences.get().python() is not None:
         return "The preferences set another Python, which Panoform does not modify"
     if models.tasks:
@@ -61,10 +66,8 @@ class PANOFORM_OT_setup_backend(bpy.types.Operator):
 
 
 def _removal_disabled_reason() -> str:
-    if jobs.setup is not None:
-        return "The backend is being set up or removed"
-    if jobs.job is not None:
-        return "A job is running: wait for it or cancel it"
+    if reason := _busy_reason():
+        return reason
     if installer.find(preferences.get().environment_folder(), VERSION) is installer.Installed.ABSENT:
         return "Panoform's folder has no environment"
     return ""

@@ -268,12 +268,9 @@ def _refuse_too_large(source: Source, base: checkpoints.Base) -> None:
     """Raise DeviceMemoryError where not even one task fits, or more than the budget is wanted."""
     if not links.exist(source.device):
         return
-    needed, height, whole = (
-        needs(source, base, rows=(2,)),
-        source.checkpoint.config.height,
-        source.settings.offload == "none",
-    )
-    free, found, name, where = source.free(), needed(height), source.checkpoint.config.name, device.name(source.device)
+    config, needed, whole = source.checkpoint.config, needs(source, base, rows=(2,)), source.settings.offload == "none"
+    height, name, where = config.height, config.name, device.name(source.device)
+    free, found = source.free(), needed(height)
     least = found.everything if whole else found.least
     if source.budget is not None and least > source.budget:
         raise DeviceMemoryError(
