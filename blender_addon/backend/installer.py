@@ -353,7 +353,7 @@ def locked(path: Path) -> Iterator[int]:
     """
     with path.open("a+b") as handle:
         if not try_lock(handle.fileno()):
-            raise BusyError("Another Blender is setting up the backend.", "Wait until it has finished.")
+            raise BusyError("Another Blender is setting up or removing the backend.", "Wait until it has finished.")
         yield handle.fileno()
 
 

@@ -147,7 +147,7 @@ class Jobs:
         if self.setup is not None and self.setup.cancelling:
             raise BusyError("The cancelled setup has not ended yet.", "Try again in a moment.")
         if self.setup is not None:
-            raise BusyError("The backend is already being set up.", "Wait until it finishes, or cancel it.")
+            raise BusyError("The backend is already being set up or removed.", "Wait until it finishes, or cancel it.")
         self.stop()
         self.failure = self._after_setup = None
         self.setup = make()

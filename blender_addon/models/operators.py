@@ -24,7 +24,7 @@ _ANSWER_S, _DOWNLOAD_S = 300.0, 24 * 3600.0
 def _backend_disabled_reason() -> str:
     match jobs.state:
         case State.SETTING_UP:
-            return "The backend is being set up"
+            return "The backend is being set up or removed"
         case State.NOT_SET_UP | State.OUT_OF_DATE:
             return "Set up the backend first"
     return ""

@@ -74,7 +74,7 @@ def job_disabled_reason() -> str:
     """Return why no job can be started or wait for others now; "" if one can."""
     match jobs.state:
         case State.SETTING_UP:
-            return "The backend is being set up"
+            return "The backend is being set up or removed"
         case State.NOT_SET_UP if not bpy.app.background:
             return "The backend is not set up yet"
         case State.OUT_OF_DATE if not bpy.app.background:
