@@ -7,10 +7,13 @@ alone without guidance.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
+import safetensors.torch
 import torch
 from diffusers.models.adapter import T2IAdapter
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -22,6 +25,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ...shared.jobs.checks import check_range
 from ...shared.protocol.errors import AdapterError, InputError, NumericsError, SettingError, WeightsError
 from ..models.sd21 import adapter
 from .layers import multiview_attention
@@ -52,6 +56,8 @@ PROMPT = "high quality"
 NEGATIVE_PROMPT = "watermark, ugly, deformed, noisy, blurry, low contrast"
 #: Channels of the control images: position and normal, or the camera's ray.
 _CONTROL_CHANNELS = 6
+#: How far values of control images may lie outside of [0, 1].
+_ROUNDING = 1e-3
 
 
 class AdapterParts(NamedTuple):
@@ -146,8 +152,41 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
             requires_safety_checker,
         )  # fmt: skip
         self.register_modules(cond_encoder=cond_encoder)
-        #: The task of the loaded adapter.
-        self.task: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """Load the pipeline; of a local folder with an adapter for one task (`save_pretrained`), that too."""
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        folder = Path(pretrained_model_name_or_path)
+        tasks = [task for task in TASKS if (folder / adapter.filename(task)).is_file()]
+        if len(tasks) == 1:
+            pipe.load_adapter(folder, tasks[0])
+        return pipe
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save the base model as a diffusers folder, and in it the loaded adapter as a file of the hub's layout."""
+        task, encoder = self.task, self.cond_encoder
+        if task is None or encoder is None:
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        with multiview_attention.removed(self.unet) as processors:
+            self.register_modules(cond_encoder=None)
+            try:
+                super().save_pretrained(save_directory, *args, **kwargs)
+            finally:
+                self.register_modules(cond_encoder=encoder)
+        tensors = encoder.state_dict()
+        for processor in processors:
+            tensors |= {f"{processor.name}.processor.{name}": x for name, x in processor.state_dict().items()}
+        safetensors.torch.save_file(tensors, Path(save_directory) / adapter.filename(task), {"format": "pt"})
+
+    @property
+    def task(self) -> str | None:
+        """The task of the loaded adapter; None without one, or where other processors have replaced its own."""
+        found = multiview_attention.installed(self.unet)
+        if self.cond_encoder is None or found is None:
+            return None
+        return next(name for name, task in TASKS.items() if (task.layout, task.reference) == found)
 
     def load_adapter(self, source: str | Path, task: str, *, token: str | None = None) -> None:
         """Load the adapter of `task` from a file, a folder or a hub repository, instead of the one loaded before.
@@ -157,9 +196,9 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         """
         if any(hasattr(module, "_hf_hook") for module in self.unet.modules()):
             raise SettingError("The model is offloaded already.", "Load the adapter before enabling offloading.")
+        _task(task)
         file = adapter.find(source, task, token=token)
         self.register_modules(cond_encoder=fill_adapter(self.unet, file, task, self.vae_scale_factor))
-        self.task = task
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
@@ -197,7 +236,7 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         reference_scale: float = 1.0,
         control_scale: float = 1.0,
         control_factor: float = 1.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         scheduler: str = "ddpm",
         output_type: str = "pt",
         callback_on_step_end: Callable[[MultiViewPipeline, int, Tensor, dict[str, Tensor]], Any] | None = None,
@@ -215,11 +254,13 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
             negative_prompt: by default `NEGATIVE_PROMPT`. Not used if `guidance_scale` is at most 1.
             negative_prompt_embeds: as `prompt_embeds`.
             latents: (n, 4, H / 8, W / 8) initial noise; sampled from `generator` by default.
+            num_inference_steps: at least 1, fewer than the steps that the model was trained with (1000).
             guidance_scale: classifier-free guidance; at most 1: none, at half the cost.
             mv_scale: weight of the attention to other views.
             reference_scale: weight of the attention to the reference picture.
             control_scale: weight of the control images.
-            control_factor: share of the steps, from the first on, that see the control images.
+            control_factor: share of the steps, in [0, 1], from the first on, that see the control images.
+            generator: one, or one for each view.
             scheduler: "ddpm" (samples noise at each step) or "ddim".
             output_type: "pt" for (n, 3, H, W) in [0, 1], "latent" for (n, 4, H / 8, W / 8), both float32.
             callback_on_step_end: called as `(pipe, step, timestep, {"latents", "denoised"})` after each step, both
@@ -227,14 +268,20 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
                 its return value is ignored.
 
         Raises:
-            SettingError: an unknown task, scheduler or output type; embeddings and prompts together.
-            InputError: an input of the wrong shape, or one that the task lacks, or does not take.
-            AdapterError: the adapter of the task is not loaded.
+            SettingError: an unknown task, scheduler or output type, a number out of range; embeddings and prompts
+                together.
+            InputError: an input of the wrong shape or range, or one that the task lacks, or does not take.
+            AdapterError: the adapter of the task is not loaded, or something has replaced its attention
+                (`enable_attention_slicing` does).
             WeightsError: a prompt must be encoded but the text encoder is absent.
             NumericsError: NaN or infinite values, naming the step and the precision.
         """
         # 1. Check the inputs
-        self._check_inputs(task, control, reference, reference_latents, scheduler, output_type)
+        self._check_inputs(task, control, reference, reference_latents, generator, scheduler, output_type)
+        self._check_numbers(
+            num_inference_steps, control_factor, guidance_scale=guidance_scale, mv_scale=mv_scale,
+            reference_scale=reference_scale, control_scale=control_scale,
+        )  # fmt: skip
         assert self.cond_encoder is not None  # checked
         views, _, height, width = control.shape
         device, dtype = self._execution_device, self.unet.dtype
@@ -245,6 +292,11 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         embeds = positive.expand(views, -1, -1)
         if guided:
             negative = self._embed_prompt(negative_prompt, NEGATIVE_PROMPT, negative_prompt_embeds)
+            if negative.shape != positive.shape:
+                raise InputError(
+                    f"The embeddings are {tuple(positive.shape)}, the negative ones {tuple(negative.shape)}.",
+                    "Give the same number of tokens.",
+                )
             embeds = torch.cat([negative.expand(views, -1, -1), embeds])  # [B, tokens, dim]
 
         # 3. Encode the control images, once for all steps
@@ -306,6 +358,7 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         control: Tensor,
         reference: Tensor | None,
         reference_latents: Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None,
         scheduler: str,
         output_type: str,
     ) -> None:
@@ -324,6 +377,13 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
             raise InputError(f"The control images are {tuple(control.shape)}.", f"The size is a multiple of {side}.")
         if chosen.views is not None and len(control) != chosen.views:
             raise InputError(f"{task} draws {chosen.views} views, but there are {len(control)} control images.")
+        _check_values("control images", control)
+        if not -_ROUNDING <= control.min() <= control.max() <= 1 + _ROUNDING:
+            raise InputError(
+                f"The control images reach from {control.min():.3g} to {control.max():.3g}.", "Give values in [0, 1]."
+            )
+        if isinstance(generator, list) and len(generator) not in (1, len(control)):
+            raise InputError(f"There are {len(generator)} generators for {len(control)} views.", "Give one for each.")
         given = [tensor for tensor in (reference, reference_latents) if tensor is not None]
         if len(given) != chosen.reference:
             wanted = "one reference picture, or its latents" if chosen.reference else "no reference picture"
@@ -336,6 +396,17 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
                     f"The reference picture is {tuple(tensor.shape)} instead of (1, {depth}, height, width).",
                     f"Both sides are multiples of {factor}." if factor > 1 else "",
                 )
+            _check_values("reference picture", tensor)
+
+    def _check_numbers(self, steps: int, control_factor: float, **others: float) -> None:
+        """Raise SettingError for a number of steps that the schedule doesn't have, and for NaN."""
+        trained = self.scheduler.config.num_train_timesteps
+        if not (isinstance(steps, int) and 0 < steps < trained):
+            raise SettingError(f"The number of steps is {steps}.", f"Give a whole number from 1 to {trained - 1}.")
+        check_range("The control_factor", control_factor, 0, 1)
+        for name, value in others.items():
+            if not math.isfinite(value):
+                raise SettingError(f"The {name} is {value}.", "Give a finite number.")
 
     def _embed_prompt(self, prompt: str | None, default: str, embeds: Tensor | None) -> Tensor:
         """Return the embeddings of a prompt, given or computed, (1, tokens, dim)."""
@@ -364,6 +435,15 @@ def _task(name: str) -> Task:
     if name not in TASKS:
         raise SettingError(f"There is no task {name!r}.", f"The tasks are {', '.join(TASKS)}.")
     return TASKS[name]
+
+
+def _check_values(what: str, values: Tensor) -> None:
+    """Raise InputError for an input that is not of finite floating-point numbers."""
+    if not values.is_floating_point():
+        kind = str(values.dtype).removeprefix("torch.")
+        raise InputError(f"The values of the {what} are of type {kind}.", "Give floating-point numbers.")
+    if not torch.isfinite(values).all():
+        raise InputError(f"There are NaN or infinite values in the {what}.")
 
 
 def _check_finite(values: Tensor, where: str, dtype: torch.dtype) -> None:

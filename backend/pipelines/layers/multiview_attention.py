@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
@@ -43,7 +43,8 @@ class MultiViewAttnProcessor(nn.Module):
 
     def __init__(self, name: str, channels: int, layout: Layout, reference: bool) -> None:
         super().__init__()
-        self.name, self.layout, self.has_reference = name, layout, reference
+        self.name, self.has_reference = name, reference
+        self.layout: Layout = layout
         self.state: MultiViewState | None = None
         for branch in ("mv", "ref") if reference else ("mv",):
             for kind in "qkv":
@@ -139,6 +140,28 @@ def install(unet: UNet2DConditionModel, processors: Mapping[str, MultiViewAttnPr
     """Replace the processors of the modules that are named."""
     current: Any = unet.attn_processors
     unet.set_attn_processor(current | {f"{name}.processor": new for name, new in processors.items()})
+
+
+def installed(unet: UNet2DConditionModel) -> tuple[Layout, bool] | None:
+    """Return layout, and whether there is a reference, of the processors of all self-attentions; None: others."""
+    found: set[tuple[Layout, bool] | None] = {
+        (processor.layout, processor.has_reference) if isinstance(processor, MultiViewAttnProcessor) else None
+        for name, processor in unet.attn_processors.items()
+        if name.endswith("attn1.processor")
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+@contextmanager
+def removed(unet: UNet2DConditionModel) -> Iterator[list[MultiViewAttnProcessor]]:
+    """Within the block `unet` has plain self-attentions; return the processors that are put back after it."""
+    used = {name: p for name, p in unet.attn_processors.items() if isinstance(p, MultiViewAttnProcessor)}
+    current: Any = unet.attn_processors
+    unet.set_attn_processor(current | dict.fromkeys(used, AttnProcessor2_0()))
+    try:
+        yield list(used.values())
+    finally:
+        unet.set_attn_processor(current)
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Multi-view diffusion compared with values of the reference implementation (tests/golden/multiview)."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 
 from panoform.backend.pipelines.layers.snr_shift import shifted_betas
@@ -185,12 +187,54 @@ def test_generator_determines_the_result(pipes):
 
 
 @pytest.mark.slow
-def test_saved_pipeline_is_loaded_again(tmp_path):
-    """The model without its adapter: the processors' weights are not the U-Net's own."""
+def test_each_view_can_have_a_generator_of_its_own(pipes):
+    """The first view's noise is the first generator's, whatever the others are."""
+    made = []
+    for last in (5, 6):
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1, 2, 3, 4, last)]
+        given = arguments("ig2mv") | {"latents": None, "generator": generators, "mv_scale": 0.0, "scheduler": "ddpm"}
+        made.append(pipes["ig2mv"](**given).images)
+    torch.testing.assert_close(made[0][:5], made[1][:5], **TOLERANCE)
+    assert (made[0][5] - made[1][5]).abs().max() > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["ig2mv", "tg2mv"])
+def test_saved_pipeline_is_loaded_again(tmp_path, run):
+    """The folder has the base model's tensors alone, and the adapter's file as the hub has it."""
+    pipe = pipeline(run)
+    pipe.save_pretrained(tmp_path)
+
+    for file, original in (
+        ("unet/diffusion_pytorch_model.safetensors", GOLDEN / "tiny-sd21"),
+        (f"mvadapter_{run}_sd21.safetensors", GOLDEN / "adapters"),
+    ):
+        saved, expected = load_file(tmp_path / file), load_file(original / file)
+        assert saved.keys() == expected.keys()
+        assert all(torch.equal(saved[name], expected[name]) for name in saved)
+    for one in (pipe, MultiViewPipeline.from_pretrained(tmp_path)):  # the saved one is as it was
+        torch.testing.assert_close(one(**arguments(run)).images, golden(run)["final_latents"], **TOLERANCES[run])
+
+
+@pytest.mark.slow
+def test_saved_pipeline_without_adapter_takes_one(tmp_path):
     MultiViewPipeline.from_pretrained(GOLDEN / "tiny-sd21", text_encoder=None, tokenizer=None).save_pretrained(tmp_path)
     pipe = MultiViewPipeline.from_pretrained(tmp_path)
+    assert pipe.task is None
     pipe.load_adapter(GOLDEN / "adapters" / "mvadapter_ig2mv_sd21.safetensors", "ig2mv")
     torch.testing.assert_close(pipe(**arguments("ig2mv")).images, golden("ig2mv")["final_latents"], **TOLERANCE)
+
+
+def test_pipeline_of_another_ones_components_has_its_adapter(pipes):
+    assert MultiViewPipeline(**pipes["tg2mv"].components).task == "tg2mv"
+
+
+def test_adapter_that_other_processors_replaced_is_missed():
+    """diffusers' `enable_attention_slicing` and others replace the processors; the views would be wrong."""
+    pipe = pipeline("ig2mv")
+    pipe.unet.set_attn_processor(AttnProcessor2_0())
+    with pytest.raises(AdapterError, match="adapter of ig2mv is not loaded: none is"):
+        pipe(**arguments("ig2mv"))
 
 
 @pytest.mark.slow
@@ -228,8 +272,20 @@ def test_nan_names_the_step_and_the_precision(pipes):
         ({"reference_latents": torch.zeros(1, 4, 8, 8)}, InputError, "2 are given"),
         ({"reference": torch.zeros(1, 3, 60, 64)}, InputError, "multiples of 8"),
         ({"reference": torch.zeros(3, 64, 64)}, InputError, "reference picture is"),
+        ({"reference": torch.full((1, 3, 64, 64), torch.nan)}, InputError, "NaN or infinite values in the reference"),
+        ({"control": torch.zeros(6, 6, 64, 64, dtype=torch.uint8)}, InputError, "type uint8"),
+        ({"control": torch.full((6, 6, 64, 64), torch.inf)}, InputError, "infinite values in the control images"),
+        ({"control": torch.full((6, 6, 64, 64), 2.0)}, InputError, "from 2 to 2"),
+        ({"generator": [torch.Generator()] * 5}, InputError, "5 generators for 6 views"),
+        ({"num_inference_steps": 0}, SettingError, "from 1 to 999"),
+        ({"num_inference_steps": 1000}, SettingError, "from 1 to 999"),
+        ({"num_inference_steps": 2.5}, SettingError, "from 1 to 999"),
+        ({"control_factor": 1.5}, SettingError, "control_factor is 1.5"),
+        ({"mv_scale": math.nan}, SettingError, "mv_scale is nan"),
+        ({"guidance_scale": math.inf}, SettingError, "guidance_scale is inf"),
         ({"latents": torch.zeros(6, 4, 9, 8)}, InputError, "noise"),
         ({"prompt_embeds": torch.zeros(1, 77, 31)}, InputError, "embeddings"),
+        ({"prompt_embeds": torch.zeros(1, 76, 32)}, InputError, "the same number of tokens"),
         ({"prompt": "a chair"}, SettingError, "either"),
         ({"negative_prompt_embeds": None}, WeightsError, "text encoder"),
         ({"scheduler": "euler"}, SettingError, "ddpm"),
@@ -244,6 +300,11 @@ def test_invalid_input_is_refused(pipes, change, error, message):
 def test_task_without_reference_takes_none(pipes):
     with pytest.raises(InputError, match="no reference picture"):
         pipes["tg2mv"](**arguments("tg2mv"), reference=torch.zeros(1, 3, 64, 64))
+
+
+def test_unknown_task_has_no_adapter(pipes):
+    with pytest.raises(SettingError, match="no task 'ig3mv'"):
+        pipes["ig2mv"].load_adapter(GOLDEN / "adapters", "ig3mv")
 
 
 def test_base_whose_first_level_has_no_attention_is_refused():
