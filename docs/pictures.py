@@ -71,6 +71,16 @@ def _look(turn_rad: float, aside: Vector) -> None:
     space.view_location = eye - space.view_rotation @ towards
 
 
+def _open_generate() -> None:
+    """Let the section Generate start open, and its options closed. Only before the tab is shown."""
+    panels = [bpy.types.PANOFORM_PT_generate, bpy.types.PANOFORM_PT_generate_options]
+    for panel in reversed(panels):
+        bpy.utils.unregister_class(panel)
+    panels[0].bl_options = set()
+    for panel in panels:
+        bpy.utils.register_class(panel)
+
+
 def steps() -> Iterator[float]:
     """Yield the seconds to wait before the next step."""
     scene = window().scene
@@ -80,6 +90,7 @@ def steps() -> Iterator[float]:
     texture.image = bpy.data.images.load(str(files / "interior.exr"))
     tree.links.new(texture.outputs["Color"], tree.nodes["Background"].inputs["Color"])
     bpy.data.objects["Cube"].hide_set(True)
+    _open_generate()
     view().spaces.active.show_region_ui = True
     yield DRAWN_S
     region("UI").active_panel_category = "Panoform"
@@ -93,7 +104,7 @@ def steps() -> Iterator[float]:
     screenshot(OUT / "panel.png")
 
     generate = scene.panoform.generate
-    generate.of, generate.prompt, generate.engine = "WORDS", "a stone courtyard at dusk", "FLUX"
+    generate.of, generate.prompt, scene.panoform.engine = "WORDS", "a stone courtyard at dusk", "FLUX"
     yield DRAWN_S
     sidebar = region("UI")
     screenshot(OUT / "panel-generate.png", (sidebar.x, sidebar.y, sidebar.width, sidebar.height))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import bpy
 
-from ...shared.protocol.errors import Cancelled, PanoformError
+from ...shared.protocol.errors import Cancelled
 from .. import preferences
 from ..jobs import timer
-from ..jobs.manager import State, jobs
+from ..jobs.manager import Failure, State, jobs
 from ..perceive.trial import TrialSpec
 from ..translation import tr
 from ..ui.panel_parts import Section, characters, draw_job, draw_text
@@ -29,8 +29,10 @@ class PANOFORM_PT_main(Section, bpy.types.Panel):
         timer.start_early()
         column = self.layout.column()
         _draw_state(column, characters(context))
+        if jobs.state in {State.STOPPED, State.STARTING, State.READY}:
+            _draw_model(column, context.scene.panoform)
         if jobs.failure is not None:
-            _draw_failure(column.box(), jobs.failure.error, characters(context))
+            _draw_failure(column.box(), jobs.failure, characters(context))
 
 
 def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
@@ -73,6 +75,12 @@ def _draw_state(layout: bpy.types.UILayout, width: int) -> None:
     draw_text(layout, jobs.patience, width, icon="TIME")
 
 
+def _draw_model(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+    """Draw what all sections share: the quality and the engine."""
+    layout.row().prop(settings, "quality", expand=True)
+    layout.prop(settings, "engine", text="")
+
+
 def _draw_setup(layout: bpy.types.UILayout, label: str, width: int) -> None:
     row = layout.row()
     row.scale_y = 1.4
@@ -100,10 +108,13 @@ def _needs() -> str:
     return tr(text, download=gigabytes(expected.download), disk=gigabytes(sum(expected)), folder=folder, free=free)
 
 
-def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) -> None:
+def _draw_failure(layout: bpy.types.UILayout, failure: Failure, width: int) -> None:
+    error = failure.error
     if isinstance(error, Cancelled):
         row = layout.row()
         row.label(text=error.message, icon="INFO")
+        if failure.job is not None:
+            row.operator("panoform.retry_job", text="", icon="FILE_REFRESH")
         row.operator("panoform.dismiss_error", text="", icon="X")
         draw_text(layout, error.hint, width - 4, icon="BLANK1")
         return
@@ -114,6 +125,8 @@ def _draw_failure(layout: bpy.types.UILayout, error: PanoformError, width: int) 
         operator, label = FIXES[error.code]
         layout.operator(operator, text=label)
     row = layout.row()
+    if failure.job is not None:
+        row.operator("panoform.retry_job", icon="FILE_REFRESH")
     row.operator("panoform.copy_error", icon="COPYDOWN")
     row.operator("panoform.dismiss_error", text="", icon="X")
 

@@ -180,7 +180,7 @@ def use_recipe(scene: bpy.types.Scene, entry: Entry) -> None:
         value = getattr(recipe.settings, name)
         panel.property_unset(name) if value is None else setattr(panel, name, value)
     panel.of, panel.size, panel.new_seed, panel.count = "WORDS", str(recipe.size[0]), True, 1
-    panel.engine = recipe.engine.engine.upper()
+    scene.panoform.engine = recipe.engine.engine.upper()
     if is_render:
         panel.of = "CAMERA"
     if image is not None:

@@ -25,6 +25,7 @@ from ..capture.render import ViewRender
 from ..capture.sources import Capture
 from ..jobs.manager import jobs
 from ..translation import tr_report
+from ..ui.engine_properties import engine_property, quality_property
 from ..ui.operator_parts import (
     CANCELLED,
     FINISHED,
@@ -48,8 +49,8 @@ GET_FLUX = (
 
 
 def engine_can(scene: bpy.types.Scene, capability: Capability) -> bool:
-    """Return whether the engine selected for generating has the capability."""
-    return preferences.get().engine_settings(scene.panoform.generate.engine).spec.can(capability)
+    """Return whether the selected engine has the capability."""
+    return preferences.get().engine_settings(scene.panoform.engine).spec.can(capability)
 
 
 def _check_capability(engine: EngineSettings, capability: Capability, what: str) -> None:
@@ -95,7 +96,7 @@ def _paint_disabled_reason() -> str:
         sources.world_image(scene)
     except SceneError as error:
         return error.message
-    return "" if engine_can(scene, "edit") else "Edits need FLUX.1-dev: choose the engine FLUX + OmniX in Generate"
+    return "" if engine_can(scene, "edit") else "Edits need FLUX.1-dev: choose the engine FLUX + OmniX"
 
 
 def split_disabled_reason() -> str:
@@ -106,6 +107,8 @@ def split_disabled_reason() -> str:
 class _SamplingOperator(SamplingProperties):
     """Base of the operators that generate and edit."""
 
+    quality: quality_property()
+    engine: engine_property()
     height: IntProperty(name="Height", description="Height of the panorama in pixels", options={"HIDDEN"})
     num_inference_steps: IntProperty(name="Steps", description="0: set by the quality", options={"HIDDEN"})
     out: StringProperty(
@@ -122,7 +125,7 @@ class _SamplingOperator(SamplingProperties):
         return run_job(self, self._spec(context.scene))
 
     def _get(self, scene: bpy.types.Scene, name: str):
-        return property_or_setting(self, name, scene.panoform.generate)
+        return property_or_setting(self, name, scene.panoform.generate, scene.panoform)
 
     def _engine(self, scene: bpy.types.Scene) -> EngineSettings:
         return preferences.get().engine_settings(self._get(scene, "engine"))
@@ -154,7 +157,7 @@ class PANOFORM_OT_generate(_SamplingOperator, GenerateInputs, bpy.types.Operator
     """Generate a panorama from a prompt or a picture, and light the scene with it"""
 
     bl_idname = "panoform.generate"
-    bl_label = "Generate"
+    bl_label = "Generate Environment"
 
     image: StringProperty(name="Picture", description="Name of an image in this file to extend to a panorama")
     use_camera: BoolProperty(name="Camera", description="Render the scene camera's view and extend it to a panorama")
@@ -209,7 +212,7 @@ class PANOFORM_OT_edit(_SamplingOperator, EditInputs, bpy.types.Operator):
     mask: StringProperty(name="Mask", description="Name of an image in this file, white where the panorama is edited")
 
     def _get(self, scene: bpy.types.Scene, name: str):
-        return property_or_setting(self, name, scene.panoform.edit, scene.panoform.generate)
+        return property_or_setting(self, name, scene.panoform.edit, scene.panoform.generate, scene.panoform)
 
     def _spec(self, scene: bpy.types.Scene) -> EditSpec:
         engine = self._engine(scene)
@@ -296,7 +299,7 @@ class PANOFORM_OT_split_sun(bpy.types.Operator):
     """Replace the sun in the world's HDRI by a Sun lamp; a copy of the HDRI without the sun becomes the world"""
 
     bl_idname = "panoform.split_sun"
-    bl_label = "Extract Sun Lamp"
+    bl_label = "Extract Sun to Lamp"
     bl_options: ClassVar = {"REGISTER", "UNDO"}
 
     poll = poll_unless(split_disabled_reason)

@@ -14,6 +14,7 @@ from ..capture import picture
 from ..jobs.manager import jobs
 from ..translation import tr
 from ..ui import previews
+from ..ui.operator_parts import setting
 from ..ui.panel_parts import Section, characters, draw_run, draw_text, start_label
 from . import gallery, gallery_operators, operators
 from .spec import EditSpec, GenerateSpec, cost, settings_from
@@ -33,6 +34,7 @@ class PANOFORM_PT_generate(Section, bpy.types.Panel):
     bl_label = "Generate"
     bl_parent_id = "PANOFORM_PT_main"
     bl_order = 3
+    bl_options: ClassVar = {"DEFAULT_CLOSED"}
 
     def draw_header_preset(self, _context: bpy.types.Context) -> None:
         self.layout.menu("PANOFORM_MT_generate_presets", text="", icon="PRESET")
@@ -54,16 +56,13 @@ class PANOFORM_PT_generate(Section, bpy.types.Panel):
         row.prop(settings, "prompt", text="", placeholder=placeholder)
         if gallery_operators.prompts(context.scene):
             row.menu("PANOFORM_MT_prompts", text="", icon="TIME")
-        column.row().prop(settings, "quality", expand=True)
-        row = column.row()
-        row.prop(settings, "size", text="")
-        row.prop(settings, "engine", text="")
+        column.prop(settings, "size", text="")
         _draw_seed(column, settings)
         supported = settings.of != "WORDS" or operators.engine_can(context.scene, "text_to_panorama")
         needs_flux = "" if supported else "Prompts"
         disabled_reason = operators.generate_disabled_reason(context.scene)
         _draw_button(column, context, "panoform.generate", "WORLD", needs_flux, disabled_reason)
-        draw_run(column, jobs.job if jobs.job and type(jobs.job.spec) is GenerateSpec else None, _cost(settings))
+        draw_run(column, jobs.job if jobs.job and type(jobs.job.spec) is GenerateSpec else None, _cost(context.scene))
 
 
 class PANOFORM_PT_generate_options(Section, bpy.types.Panel):
@@ -207,15 +206,17 @@ def _draw_get_flux(layout: bpy.types.UILayout, context: bpy.types.Context, what:
     column.operator("panoform.show_models", icon="PREFERENCES")
     column.operator("wm.url_open", text="Accept Licence", icon="URL").url = flux.page
     column.operator("panoform.save_hub_token", icon="LOCKED")
-    column.prop_enum(context.scene.panoform.generate, "engine", "FLUX", text="Use FLUX", icon="CHECKMARK")
+    column.prop_enum(context.scene.panoform, "engine", "FLUX", text="Use FLUX", icon="CHECKMARK")
 
 
-def _cost(settings: bpy.types.PropertyGroup) -> Hashable:
-    """Return the cost of the job with these settings."""
-    engine = preferences.get().engine_settings(settings.engine)
+def _cost(scene: bpy.types.Scene) -> Hashable:
+    """Return the cost of the job with the scene's settings."""
+    settings = scene.panoform.generate
+    engine = preferences.get().engine_settings(scene.panoform.engine)
     sampling = settings_from(
-        lambda name: getattr(settings, name), engine=engine, prompt=settings.prompt, height=int(settings.size), seed=0
-    )
+        lambda name: setting(name, settings, scene.panoform), engine=engine, prompt=settings.prompt,
+        height=int(settings.size), seed=0,
+    )  # fmt: skip
     return cost(engine, sampling, settings.of == "WORDS")
 
 

@@ -12,7 +12,6 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, Po
 
 from ...shared.jobs.generate import MAX_SEEDS, METHODS, GenerateSettings
 from ..capture import picture
-from ..ui.engine_properties import engine_property, quality_property
 from ..ui.path_properties import BLEND_RELATIVE
 from . import gallery
 
@@ -40,8 +39,6 @@ def _angle(name: str, description: str) -> FloatProperty:
 class SamplingProperties:
     """Sampling settings for generating and editing. 0 and "" stand for the method's default."""
 
-    quality: quality_property()
-    engine: engine_property()
     seed: IntProperty(name="Seed", description="The same seed and prompt give the same panorama", soft_min=0)
     new_seed: BoolProperty(name="Random Seed", description="Use a new seed for every run", default=True)
     count: IntProperty(

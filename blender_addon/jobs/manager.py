@@ -72,6 +72,8 @@ class Failure:
     error: PanoformError
     #: Details for a bug report.
     details: str
+    #: The job that failed, if it can be started again.
+    job: Job | None = None
 
 
 class Jobs:
@@ -275,6 +277,14 @@ class Jobs:
             self.queue.held = True
             self.fail(error)
 
+    def retry(self) -> None:
+        """Start the job that failed or was cancelled again, before those that wait. Raise the errors of `begin`."""
+        failed = self.failure.job
+        self.begin(failed.spec)
+        if failed.kept in self.results:
+            self.results.remove(failed.kept)
+        self.job.kept = failed.kept
+
     def cancel(self) -> None:
         """Cancel the setup or the job."""
         if self.setup is not None:
@@ -353,15 +363,16 @@ class Jobs:
             if self.job is not None and self.job.cancelling and self.job.restart_in_s < 0:
                 self._restart()
         except Exception as error:
-            self.fail(error, session.process.log_tail())
+            self.fail(error, session.process.log_tail(), self.job)
             self.stop()
 
     def _restart(self) -> None:
         """Restart the backend, whose job does not stop; only connect again to one that isn't this Blender's."""
         done = "the backend was restarted" if self.session.process.is_own else "the connection was closed"
+        job = self.job
         self.stop(timeout_s=_RESTART_TIMEOUT_S)
         message = f"The job was cancelled. It did not stop within {Job.PATIENCE_S:.0f} s: {done}."
-        self.fail(Cancelled(message))
+        self.fail(Cancelled(message), job=job)
         self.start()
         self.queue.held = False
 
@@ -424,7 +435,7 @@ class Jobs:
             case ErrorReply():
                 self._drop()
                 error = errors.from_code(message.code, message.message, message.hint)
-                self.fail(error, self.session.process.log_tail())
+                self.fail(error, self.session.process.log_tail(), job)
 
     def _finish(self, job: Job, reply: JobReply) -> None:
         """Store the result of the job, or start the job that follows it."""
@@ -442,8 +453,11 @@ class Jobs:
         while len(self.results) > MAX_RESULTS and any(old.built for old in self.results):
             self.results.remove(next(old for old in reversed(self.results) if old.built))
 
-    def fail(self, error: BaseException, log: str = "") -> None:
-        """Store an error for the panel; the details of an unexpected one include its traceback."""
+    def fail(self, error: BaseException, log: str = "", job: Job | None = None) -> None:
+        """Store an error for the panel; the details of an unexpected one include its traceback.
+
+        `job`: the one that it ended. It can be started again unless its source was still being rendered.
+        """
         if not isinstance(error, PanoformError):
             raised, error = error, system_error(error) or errors.unexpected(error)
             error.__cause__ = raised
@@ -451,7 +465,8 @@ class Jobs:
             log = "\n".join(["".join(traceback.format_exception(error.__cause__)), log])
         system = f"Panoform {VERSION}, Blender {bpy.app.version_string}, {platform.platform()}"
         lines = (system, f"{error.code}: {error.message}", error.hint, log)
-        self.failure = Failure(error, "\n".join(line for line in lines if line))
+        again = job if job is not None and not job.spec.is_rendering else None
+        self.failure = Failure(error, "\n".join(line for line in lines if line), again)
 
 
 def find_scene(uid: int) -> bpy.types.Scene | None:

@@ -7,7 +7,16 @@ from typing import ClassVar
 import bpy
 from bpy.props import IntProperty
 
-from ..ui.operator_parts import CANCELLED, FINISHED, build_and_report, build_disabled_reason, poll_unless, reporting
+from ..ui.operator_parts import (
+    CANCELLED,
+    FINISHED,
+    JOB_RUNNING,
+    build_and_report,
+    build_disabled_reason,
+    job_disabled_reason,
+    poll_unless,
+    reporting,
+)
 from . import timer
 from .manager import find_scene, jobs
 from .specs import JobSpec
@@ -57,6 +66,28 @@ class PANOFORM_OT_cancel(bpy.types.Operator):
     def execute(self, _context: bpy.types.Context) -> set[str]:
         jobs.cancel()
         return FINISHED
+
+
+class PANOFORM_OT_retry_job(bpy.types.Operator):
+    """Start the job that failed or was cancelled again, with the same settings"""
+
+    bl_idname = "panoform.retry_job"
+    bl_label = "Try Again"
+    bl_options: ClassVar = {"INTERNAL"}
+
+    poll = poll_unless(lambda: job_disabled_reason() or _retry_disabled_reason())
+
+    @reporting
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        jobs.retry()
+        timer.start()
+        return FINISHED
+
+
+def _retry_disabled_reason() -> str:
+    if jobs.failure is None or jobs.failure.job is None:
+        return "No job has failed"
+    return JOB_RUNNING if jobs.job is not None else ""
 
 
 class _WaitingJob:
@@ -123,6 +154,7 @@ CLASSES = (
     PANOFORM_OT_build_result,
     PANOFORM_OT_forget_result,
     PANOFORM_OT_cancel,
+    PANOFORM_OT_retry_job,
     PANOFORM_OT_remove_waiting_job,
     PANOFORM_OT_move_waiting_job,
     PANOFORM_OT_clear_queue,

@@ -54,7 +54,7 @@ class PANOFORM_OT_perceive(bpy.types.Operator):
     """Perceive maps of the panorama and build world, mesh, objects or dome, and material from them"""
 
     bl_idname = "panoform.perceive"
-    bl_label = "Perceive"
+    bl_label = "Build Scene from Panorama"
 
     source: source_property()
     image: StringProperty(name="Image", description="Name of an image in this file")

@@ -29,13 +29,10 @@ class PANOFORM_PT_perceive(Section, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform
         column = self.layout.column()
-        column.row().prop(settings, "quality", expand=True)
         grid = column.grid_flow(columns=2, even_columns=True, row_major=True, align=True)
         for kind in MAPS.values():
             grid.prop_enum(settings, "maps", kind.name.upper())
-        row = column.row()
-        row.prop(settings, "seed")
-        row.prop(settings, "engine", text="")
+        column.prop(settings, "seed")
         row = column.row()
         row.scale_y = 1.4
         row.operator("panoform.perceive", text=start_label(), icon="SHADERFX")

@@ -85,17 +85,17 @@ Preset = PerceivePreset | GeneratePreset | TexturePreset
 _CLASSES: dict[str, type[_Preset]] = {"perceive": PerceivePreset, "generate": GeneratePreset, "texture": TexturePreset}
 
 
-def settings_of(scene: bpy.types.Scene, kind: str) -> bpy.types.PropertyGroup:
-    """Return the panel's settings that a kind of preset holds."""
-    return scene.panoform if kind == "perceive" else getattr(scene.panoform, kind)
+def owner(scene: bpy.types.Scene, kind: str, name: str) -> bpy.types.PropertyGroup:
+    """Return the settings with this property: those of the section, or those that all sections share."""
+    section = getattr(scene.panoform, kind, None)
+    return section if section is not None and name in section.bl_rna.properties else scene.panoform
 
 
 def of_scene(scene: bpy.types.Scene, kind: str) -> Preset:
     """Return the scene's settings as a preset. Raise SettingError where one is out of its range."""
-    settings = settings_of(scene, kind)
     values: dict[str, Any] = {}
     for name in _CLASSES[kind].__struct_fields__:
-        value = getattr(settings, name)
+        value = getattr(owner(scene, kind, name), name)
         values[name] = sorted(value) if isinstance(value, set) else value
     if values.get("lora") and not _is_hub_id(values["lora"]):
         values |= {"lora": None, "trigger": None}
@@ -108,10 +108,9 @@ def of_scene(scene: bpy.types.Scene, kind: str) -> Preset:
 def apply(scene: bpy.types.Scene, preset: Preset, kind: str) -> None:
     """Set the scene's settings. Raise InputError, and set none, for a preset that doesn't fit (`check`)."""
     check(scene, preset, kind)
-    settings = settings_of(scene, kind)
     for name, value in msgspec.structs.asdict(preset).items():
         if value is not None:
-            setattr(settings, name, set(value) if isinstance(value, list) else value)
+            setattr(owner(scene, kind, name), name, set(value) if isinstance(value, list) else value)
 
 
 def omitted(preset: Preset) -> str:
@@ -125,12 +124,12 @@ def check(scene: bpy.types.Scene, preset: Preset, kind: str) -> None:
     """Raise InputError for a preset of another kind, or with a choice that this version does not have."""
     if type(preset) is not _CLASSES[kind]:
         raise InputError("The preset is for another section.", f"Choose one for {kind.capitalize()}.")
-    properties = settings_of(scene, kind).bl_rna.properties
     for name, value in msgspec.structs.asdict(preset).items():
-        if properties[name].type != "ENUM":
+        items = getattr(owner(scene, kind, name).bl_rna.properties[name], "enum_items", None)
+        if items is None:
             continue
         for choice in value if isinstance(value, list) else [value]:
-            if choice not in properties[name].enum_items:
+            if choice not in items:
                 raise InputError(
                     f"The preset has {name} {choice!r}, which is unknown here.", "Update Panoform, or save it again."
                 )

@@ -41,7 +41,7 @@ class PANOFORM_OT_build_scene(bpy.types.Operator):
     """Build a mesh, objects or a dome from a folder of maps, or from the maps perceived last"""
 
     bl_idname = "panoform.build_scene"
-    bl_label = "Build Scene"
+    bl_label = "Build Scene from Maps"
     bl_options: ClassVar = {"UNDO"}
 
     directory: StringProperty(

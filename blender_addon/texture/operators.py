@@ -18,6 +18,7 @@ from ..capture import sources
 from ..capture.picture import CutOut
 from ..capture.properties import RENDER_SAMPLES
 from ..capture.render import ObjectRender, Render
+from ..ui.engine_properties import quality_property
 from ..ui.operator_parts import (
     FINISHED,
     build_disabled_reason,
@@ -26,6 +27,7 @@ from ..ui.operator_parts import (
     property_or_setting,
     reporting,
     run_job,
+    setting,
     start_render,
 )
 from . import mesh, parts, reference
@@ -63,9 +65,11 @@ def texture_disabled_reason(scene: bpy.types.Scene) -> str:
     return reason
 
 
-def shown(settings: TextureInputs, name: str) -> Any:
+def shown(scene: bpy.types.Scene, name: str) -> Any:
     """Return a setting of the panel. Without a model, it doesn't show how views are enlarged, and none are."""
-    return "off" if name == "upscale" and not has_model() else getattr(settings, name)
+    if name == "upscale" and not has_model():
+        return "off"
+    return setting(name, scene.panoform.texture, scene.panoform)
 
 
 def has_model() -> bool:
@@ -97,6 +101,7 @@ class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
     bl_idname = "panoform.texture"
     bl_label = "Texture from Reference"
 
+    quality: quality_property()
     reference: StringProperty(name="Reference", description="Name of an image in this file. Empty with a prompt: none")
     num_inference_steps: IntProperty(name="Steps", description="0: set by the quality", options={"HIDDEN"})
     view_size: IntProperty(
@@ -112,7 +117,7 @@ class PANOFORM_OT_texture(TextureInputs, bpy.types.Operator):
     def _spec(self, scene: bpy.types.Scene) -> TextureSpec:
         engine, panel = preferences.get().texture_engine_settings(), scene.panoform.texture
         settings = settings_from(
-            lambda name: getattr(self, name) if self.properties.is_property_set(name) else shown(panel, name), engine,
+            lambda name: getattr(self, name) if self.properties.is_property_set(name) else shown(scene, name), engine,
             steps=self.num_inference_steps, view_size=self.view_size,
         )  # fmt: skip
         image, use_camera = self._reference(scene)

@@ -43,7 +43,6 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
             pictured = settings.use_camera or settings.reference is not None
             placeholder = "Prompt (optional)" if pictured else "Prompt"
             column.prop(settings, "prompt", text="", placeholder=placeholder)
-        column.row().prop(settings, "quality", expand=True)
         row = column.row()
         row.prop(settings, "size")
         row.prop(settings, "front", text="")
@@ -51,7 +50,8 @@ class PANOFORM_PT_texture(Section, bpy.types.Panel):
         if model:
             column.prop(settings, "seed")
         _draw_button(column, context)
-        draw_run(column, jobs.job if jobs.job and isinstance(jobs.job.spec, TextureSpec) else None, _cost(settings))
+        job = jobs.job if jobs.job and isinstance(jobs.job.spec, TextureSpec) else None
+        draw_run(column, job, _cost(context.scene))
         if not model:
             box = column.box()
             draw_text(box, f"{tr(operators.WITHOUT_MODEL)} {tr(operators.MODEL)}", characters(context) - 4, icon="INFO")
@@ -91,11 +91,11 @@ def _draw_button(column: bpy.types.UILayout, context: bpy.types.Context) -> None
     draw_text(column, reason, characters(context), icon="INFO")
 
 
-def _cost(settings: bpy.types.PropertyGroup) -> Hashable:
+def _cost(scene: bpy.types.Scene) -> Hashable:
     """Return the cost of the job with these settings; None where a value is out of range: the operator reports it."""
     engine = preferences.get().texture_engine_settings()
     try:
-        return cost(engine, settings_from(lambda name: operators.shown(settings, name), engine), True)
+        return cost(engine, settings_from(lambda name: operators.shown(scene, name), engine), True)
     except SettingError:
         return None
 

@@ -6,7 +6,6 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from ...shared.jobs.texture import DEFAULT_SIZE, FRONTS, MAX_SIZE, MIN_SIZE
-from ..ui.engine_properties import quality_property
 from ..ui.path_properties import BLEND_RELATIVE
 
 FRONT_ITEMS = tuple((axis, axis.replace("-", "−"), "World axis that the front of the object faces") for axis in FRONTS)
@@ -34,7 +33,6 @@ class TextureInputs:
 
     prompt: StringProperty(name="Prompt", description="What the object is, with or without a picture")
     negative_prompt: StringProperty(name="Negative Prompt", description="What the object should not look like")
-    quality: quality_property()
     size: size_property()
     front: EnumProperty(name="Front", items=FRONT_ITEMS)
     seed: IntProperty(name="Seed", description="The same seed gives the same views", soft_min=0)

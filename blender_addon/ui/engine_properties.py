@@ -1,4 +1,4 @@
-"""The engine properties, which all features about panoramas share."""
+"""The engine and the quality, which all sections of the panel share."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ ENGINE_ITEMS = (
 
 
 def quality_property() -> EnumProperty:
-    return EnumProperty(name="Quality", items=QUALITY_ITEMS, default="standard")
+    return EnumProperty(
+        name="Quality", description="Quality of all that is perceived, generated or textured", items=QUALITY_ITEMS,
+        default="standard",
+    )  # fmt: skip
 
 
 def engine_property() -> EnumProperty:
-    return EnumProperty(name="Engine", description="The model to run", items=ENGINE_ITEMS)
+    description = "The model that perceives, generates and edits panoramas"
+    return EnumProperty(name="Engine", description=description, items=ENGINE_ITEMS)

@@ -64,9 +64,12 @@ def reporting(execute: Callable) -> Callable:
 
 
 def property_or_setting(operator: bpy.types.Operator, name: str, *settings: bpy.types.PropertyGroup):
-    """Return the operator's property if it is set, else that of the first of `settings` that has it."""
-    if operator.properties.is_property_set(name):
-        return getattr(operator, name)
+    """Return the operator's property if it is set, else `setting`."""
+    return getattr(operator, name) if operator.properties.is_property_set(name) else setting(name, *settings)
+
+
+def setting(name: str, *settings: bpy.types.PropertyGroup):
+    """Return the property of the first of `settings` that has it."""
     return getattr(next(group for group in settings if name in group.bl_rna.properties), name)
 
 

@@ -17,8 +17,8 @@ from window_runner import EXTENSION, press, run, view, window
 
 OUT, PANORAMA, FOLDER = sys.argv[sys.argv.index("--") + 1 :]
 jobs = sys.modules[f"{EXTENSION}.blender_addon.jobs.manager"].jobs
-#: Centre of the button "Perceive" in a window of 1600 × 900, from its lower left corner.
-BUTTON = (1155, 481)
+#: Centre of the button "Build Scene from Panorama" in a window of 1600 × 900, from its lower left corner.
+BUTTON = (1155, 458)
 seen: dict = {}
 #: What the status bar was drawn with while a job ran.
 progress: set[str] = set()

@@ -30,7 +30,7 @@ OF_JOBS = {
 #: They change views, preferences, files, or what is running, but no datablock that undo restores.
 OF_NO_DATABLOCK = {
     "look_around", "stop_looking", "enter_environment", "leave_environment", "forget_result", "cancel",
-    "remove_waiting_job", "move_waiting_job", "clear_queue", "resume_queue", "drop_file", "export_scene",
+    "retry_job", "remove_waiting_job", "move_waiting_job", "clear_queue", "resume_queue", "drop_file", "export_scene",
     "setup_backend", "remove_backend", "stop_backend", "copy_error", "dismiss_error", "use_offload", "save_hub_token",
     "save_preset", "delete_preset", "export_preset", "check_models", "download_model", "cancel_download",
     "use_model_file", "show_panorama_folder", "use_multiview_hub", "measure_length", "show_models",
@@ -112,7 +112,7 @@ def _mesh(folder: Path) -> dict:
 
 def _panorama_as_world(_: Path) -> dict:
     bpy.ops.panoform.use_panorama(name="a yard.exr")
-    bpy.context.scene.panoform.generate.engine = "FLUX"
+    bpy.context.scene.panoform.engine = "FLUX"
     return {}
 
 

@@ -76,7 +76,7 @@ def test_generate_again_needs_the_picture(folder: Path, scene, begun) -> None:
     path = write(folder, "around.exr", "", kind="picture", source="photo.png", view=View(fov=60, yaw=10))
     with pytest.raises(RuntimeError, match=r"The picture 'photo\.png' is not in this file"):
         bpy.ops.panoform.generate_again(name=path.name)
-    scene.panoform.generate.engine = "AUTO"
+    scene.panoform.engine = "AUTO"
     image = bpy.data.images.new("photo.png", 8, 6)
     assert bpy.ops.panoform.generate_again(name=path.name) == {"FINISHED"}
     assert scene.panoform.generate.image == image
@@ -88,7 +88,7 @@ def test_generate_again_renders_the_camera_again(folder: Path, scene, begun, mon
     monkeypatch.setattr(render, "VIEW_SIDE_PX", 32)
     scene.name = "Küche"
     path = write(folder, "around.exr", "", kind="picture", source="Küche", view=View(fov=60))
-    scene.panoform.generate.engine = "AUTO"
+    scene.panoform.engine = "AUTO"
     with pytest.raises(RuntimeError, match="The picture 'Küche' is not in this file"):  # nor is there a camera
         bpy.ops.panoform.generate_again(name=path.name)
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))

@@ -280,10 +280,10 @@ def test_new_mask_shows_the_darkened_panorama(saved: Path) -> None:
     with pytest.raises(RuntimeError, match="no HDRI"):
         bpy.ops.panoform.paint_mask()
     panoramas.show(scene, path, Matrix.Identity(4))
-    scene.panoform.generate.engine = "STARTER"
+    scene.panoform.engine = "STARTER"
     with pytest.raises(RuntimeError, match=r"need FLUX\.1-dev"):
         bpy.ops.panoform.paint_mask()
-    scene.panoform.generate.engine = "FLUX"
+    scene.panoform.engine = "FLUX"
     assert bpy.ops.panoform.paint_mask() == {"FINISHED"}
     painted = scene.panoform.edit.mask
     assert tuple(painted.size) == (64, 32)

@@ -416,9 +416,13 @@ def test_killed_backend_is_told_at_once_and_the_next_job_works(arithmetic, scene
     assert time.monotonic() - began < 2
     assert "ended by the system, most likely for lack of memory" in arithmetic.failure.error.message
     assert "Close other programs" in arithmetic.failure.error.hint
+    arithmetic.retry()
+    poll_until(arithmetic, lambda: arithmetic.job is None)
+    assert arithmetic.failure is None
+    assert len(arithmetic.results) == 1, "of the job that was killed"
     begin(arithmetic, scene, "next", num_inference_steps=2)
     poll_until(arithmetic, lambda: arithmetic.job is None)
-    assert len(arithmetic.results) == 1
+    assert len(arithmetic.results) == 2
 
 
 @pytest.mark.slow

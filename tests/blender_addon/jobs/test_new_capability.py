@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bpy
+import msgspec
 import pytest
 from toy import backend
 from toy.contract import AddReply, OverflowingError
@@ -114,6 +115,20 @@ def test_the_first_result_stays_if_the_second_job_fails(adding: Jobs, scene) -> 
     assert not scene.objects
     assert bpy.ops.panoform.build_result(index=0) == {"FINISHED"}
     assert scene.objects.get("sum 10") is not None
+
+
+@posix_only
+def test_the_second_job_is_tried_again_and_replaces_the_first_result(adding: Jobs, scene) -> None:
+    first, second = spec(scene, 4), spec(scene, 100)
+    first.then, wanted = second, second.request
+    second.request = msgspec.structs.replace(wanted, limit=12)
+    adding.begin(first)
+    poll_until(adding, lambda: adding.failure is not None)
+    second.request = wanted
+    adding.retry()
+    poll_until(adding, lambda: adding.job is None)
+    assert adding.failure is None
+    assert [result.spec for result in adding.results] == [second]
 
 
 @pytest.mark.slow

@@ -36,12 +36,12 @@ def change(scene: bpy.types.Scene) -> None:
     generate.size, generate.hdr, generate.negative_prompt, generate.prompt = "2048", False, "people", "my idea"
     generate.true_cfg_scale, generate.lora, generate.trigger, generate.seed = 2.5, "owner/style", "in the style", 78
     generate.count, generate.method = 3, generate.bl_rna.properties["method"].enum_items[-1].identifier
-    texture.quality, texture.size, texture.upscale, texture.seed, texture.prompt = "draft", 4096, "latent", 79, "mine"
+    texture.size, texture.upscale, texture.seed, texture.prompt = 4096, "latent", 79, "mine"
 
 
 def values(scene: bpy.types.Scene, kind: str) -> dict:
-    group = schema.settings_of(scene, kind)
-    return {name: getattr(group, name) for name in schema._CLASSES[kind].__struct_fields__}
+    names = schema._CLASSES[kind].__struct_fields__
+    return {name: getattr(schema.owner(scene, kind, name), name) for name in names}
 
 
 @pytest.mark.parametrize("kind", schema.KINDS)
@@ -96,11 +96,10 @@ def test_lora_of_this_computer_and_its_trigger_stay_as_they_are(scene, presets, 
 def test_every_field_is_a_property_with_the_same_values(scene):
     """What any panel can be set to is a valid preset: its own limits lie within the schema's."""
     for kind in schema.KINDS:
-        group = schema.settings_of(scene, kind)
         preset = schema.of_scene(scene, kind)
         assert msgspec.json.decode(schema.encode(preset), type=schema.Preset) == preset
         for name in schema._CLASSES[kind].__struct_fields__:
-            assert name in group.bl_rna.properties
+            assert name in schema.owner(scene, kind, name).bl_rna.properties
 
 
 def test_export_and_import_share_a_preset(scene, presets, tmp_path):
@@ -233,7 +232,7 @@ def test_options_of_the_command_line(scene, presets, tmp_path):
     assert (options.lora, options.guidance, options.prompt) == ("owner/style", None, "a yard")
     assert options.seed == (0, 1, 2), "of its number of variations"
     options = command._parse(["texture", "--blend", "b", "--object", "o", "--save", "s", "--preset", "one"])
-    assert (options.size, options.upscale, options.quality) == (4096, "latent", "draft")
+    assert (options.size, options.upscale, options.quality) == (4096, "latent", "best")
     options = command._parse(["batch", "in", "--out", "o", "--preset", "one"])
     assert (options.maps, options.quality) == ("distance,semantic", "best")
     for verb, preset in (("texture", file), ("texture", "two"), ("perceive", str(tmp_path / "none.json"))):
@@ -254,10 +253,10 @@ def test_options_of_the_command_line(scene, presets, tmp_path):
 )
 def test_given_switches_come_before_those_of_a_preset(scene, presets, verb, switches):
     kind = presets_command.KINDS[verb.split()[0]]
-    settings = schema.settings_of(scene, kind)
     for name in switches:
         for is_on in (False, True):
-            setattr(settings, "hdr" if name == "ldr" else name, is_on != (name == "ldr"))
+            stored = "hdr" if name == "ldr" else name
+            setattr(schema.owner(scene, kind, stored), stored, is_on != (name == "ldr"))
             OPS.save_preset(kind=kind, name="one")
             assert getattr(command._parse([*verb.split(), "--preset", "one"]), name) == is_on
             option = f"--{'no-' * is_on}{name.replace('_', '-')}"

@@ -257,16 +257,16 @@ def test_prompt_without_flux_disables_the_button(drawn, scene) -> None:
     assert "33.7 GB on disk" in texts
     assert "Non-Commercial" in texts
     assert {"Models", "Accept Licence", "Save Access Token", "Use FLUX"} <= set(drawn())
-    assert "Generate" in disabled
+    assert "Generate Environment" in disabled
     assert "Edit" in disabled
-    scene.panoform.generate.engine = "FLUX"
+    scene.panoform.engine = "FLUX"
     texts, disabled = reasons(drawn)
     assert "need FLUX" not in texts
     assert "Enter a prompt." in texts
-    assert "Generate" in disabled
+    assert "Generate Environment" in disabled
     scene.panoform.generate.prompt = "a yard"
     texts, disabled = reasons(drawn)
-    assert "Generate" not in disabled
+    assert "Generate Environment" not in disabled
 
 
 def test_picture_needs_a_field_of_view_but_not_flux(drawn, scene, tmp_path: Path) -> None:
@@ -278,9 +278,9 @@ def test_picture_needs_a_field_of_view_but_not_flux(drawn, scene, tmp_path: Path
     assert settings.fov == 0
     texts, disabled = reasons(drawn)
     assert "field of view" in texts
-    assert "Generate" in disabled
+    assert "Generate Environment" in disabled
     settings.fov = 1.0
-    assert "Generate" not in reasons(drawn)[1]
+    assert "Generate Environment" not in reasons(drawn)[1]
 
 
 def test_selecting_a_photo_sets_the_field_of_view_from_exif(drawn, scene, tmp_path: Path) -> None:
@@ -301,11 +301,11 @@ def test_camera_source(drawn, scene) -> None:
     scene.collection.objects.link(eye)
     scene.camera = eye
     assert "My Eye · 40° wide" in drawn()
-    assert "Generate" not in reasons(drawn)[1]
+    assert "Generate Environment" not in reasons(drawn)[1]
 
 
 def test_edit_disabled_reasons(drawn, scene) -> None:
-    scene.panoform.generate.engine = "FLUX"
+    scene.panoform.engine = "FLUX"
     settings = scene.panoform.edit
     assert "The scene's world has no HDRI." in reasons(drawn)[0]
     scene.world = worlds.create("HDRI", bpy.data.images.new("sky", 8, 4), Matrix.Identity(4))
@@ -327,7 +327,7 @@ def test_generate_progress_is_in_its_panel(addon: Jobs, drawn, scene) -> None:
         texts = drawn()
         assert texts.count("Panorama 12/28 · 0:41 left") == 1
         assert "Add to Queue" in texts
-        assert "Generate" not in texts
+        assert "Generate Environment" not in texts
         assert "Panorama" in texts
     finally:
         addon.job = None
@@ -346,7 +346,7 @@ def test_gallery_is_hidden_while_empty(addon: Jobs, drawn, scene, tmp_path: Path
     scene.panoform.generate.gallery = "a yard 3.exr"
     texts = drawn()
     assert "16 × 8 · seed 3" in texts
-    assert texts.count("Extract Sun Lamp") == 2, "below the source, and below the panorama"
+    assert texts.count("Extract Sun to Lamp") == 2, "below the source, and below the panorama"
     assert "Past Prompts" in texts
     assert "gallery" not in texts, "all are listed"
     for index in range(5):
