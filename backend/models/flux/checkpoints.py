@@ -207,7 +207,25 @@ def inspect(path: Path, *, dtype: str = "auto") -> Base:
         raise WeightsError(f"{path} is not FLUX.1-dev: it has no guidance embedding (FLUX.1-schnell has none).", _AGAIN)
     for part in (base.transformer, base.vae):
         parts.check_tensors(part, _AGAIN)
+    _check_numbers(base)
     return rounded(base, dtype)
+
+
+def _check_numbers(base: Base) -> None:
+    """Raise WeightsError for numbers in configurations that no tensor's shape shows, and that sampling fails with."""
+    transformer, vae, scheduler = base.transformer.config, base.vae.config, base.scheduler.config
+    axes = [axis if isinstance(axis, int) else 0 for axis in transformer["axes_dims_rope"]]
+    lengths = scheduler["base_image_seq_len"], scheduler["max_image_seq_len"]
+    numbers = (*lengths, scheduler["base_shift"], scheduler["max_shift"], vae["scaling_factor"], vae["shift_factor"])
+    if len(axes) != 3 or sum(axes) != transformer["attention_head_dim"] or any(axis < 2 or axis % 2 for axis in axes):
+        problem = f"positions (axes_dims_rope) are {transformer['axes_dims_rope']}"
+    elif not all(isinstance(number, int | float) for number in numbers) or lengths[0] >= lengths[1]:
+        problem = f"scheduler or VAE has the numbers {', '.join(map(str, numbers))}"
+    elif vae["scaling_factor"] <= 0:
+        problem = f"scaling_factor is {vae['scaling_factor']}"
+    else:
+        return
+    raise WeightsError(f"{base.path} is not FLUX.1-dev: its {problem}.", _AGAIN)
 
 
 def rounded(base: Base, dtype: str) -> Base:

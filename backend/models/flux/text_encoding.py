@@ -19,7 +19,7 @@ from safetensors.torch import save
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from ....shared.protocol.errors import SettingError, WeightsError
+from ....shared.protocol.errors import PanoformError, SettingError, WeightsError
 from ....shared.weights import WEIGHTS
 from ...io import atomic
 from ...jobs.progress import ProgressReporter
@@ -130,20 +130,23 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], reporter: ProgressRepor
     reporter.progress("Loading the text encoders", 0, 0, 0.0, None)
     try:
         pipeline = _pipeline(folder)
-    except Exception as error:  # transformers checks no configs: one can make it raise anything
-        raise WeightsError(f"The text encoders in {folder} can't be loaded: {error}", "Download them again.") from error
-    found = []
-    for text in texts:
-        reporter.progress("Encoding the prompt", 0, 0, 0.0, None)
-        tokens = len(pipeline.tokenizer_2(text).input_ids)
-        if tokens > MAX_TOKENS:
-            raise SettingError(
-                f"The prompt is {tokens} tokens long; the model reads {MAX_TOKENS}.",
-                f"Shorten it to about {len(text.split()) * MAX_TOKENS // tokens} words.",
-            )
-        with torch.no_grad():
-            embeds, pooled, _ = pipeline.encode_prompt(text, device=torch.device("cpu"))
-        assert embeds is not None
-        assert pooled is not None
-        found.append({"prompt_embeds": embeds, "pooled_prompt_embeds": pooled})
-    return found
+        return [_encoded(pipeline, text, reporter) for text in texts]
+    except PanoformError:
+        raise
+    except Exception as error:  # transformers checks no configs: one can make it raise anything, and at any time
+        raise WeightsError(f"The text encoders in {folder} can't be used: {error}", "Download them again.") from error
+
+
+def _encoded(pipeline: FluxPipeline, text: str, reporter: ProgressReporter) -> dict[str, torch.Tensor]:
+    reporter.progress("Encoding the prompt", 0, 0, 0.0, None)
+    tokens = len(pipeline.tokenizer_2(text).input_ids)
+    if tokens > MAX_TOKENS:
+        raise SettingError(
+            f"The prompt is {tokens} tokens long; the model reads {MAX_TOKENS}.",
+            f"Shorten it to about {len(text.split()) * MAX_TOKENS // tokens} words.",
+        )
+    with torch.no_grad():
+        embeds, pooled, _ = pipeline.encode_prompt(text, device=torch.device("cpu"))
+    assert embeds is not None
+    assert pooled is not None
+    return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}

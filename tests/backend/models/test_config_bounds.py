@@ -38,22 +38,22 @@ def test_those_of_text_encoders_are_within(config):
     config_bounds.check(config, "a", "b")
 
 
-def changed(folder, part, **values):
-    file = folder / part / "config.json"
+def changed(folder, name, **values):
+    file = folder / name
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 CASES = {
-    "layers": lambda folder: changed(folder, "transformer", num_layers=20_000),
-    "single layers": lambda folder: changed(folder, "transformer", num_single_layers=10**12),
-    "negative": lambda folder: changed(folder, "transformer", num_layers=-1),
-    "width": lambda folder: changed(folder, "transformer", attention_head_dim=2**40),
-    "axes": lambda folder: changed(folder, "transformer", axes_dims_rope=[8] * 100_000),
-    "blocks": lambda folder: changed(folder, "vae", block_out_channels=[32] * 1000),
-    "layers in blocks": lambda folder: changed(folder, "vae", layers_per_block=200),
-    "no blocks": lambda folder: changed(folder, "vae", block_out_channels=[]),
-    "number": lambda folder: changed(folder, "vae", scaling_factor=1e300),
-    "nested": lambda folder: changed(folder, "vae", other=[[[[[[[[[[[[1]]]]]]]]]]]]),
+    "layers": lambda folder: changed(folder, "transformer/config.json", num_layers=20_000),
+    "single layers": lambda folder: changed(folder, "transformer/config.json", num_single_layers=10**12),
+    "negative": lambda folder: changed(folder, "transformer/config.json", num_layers=-1),
+    "width": lambda folder: changed(folder, "transformer/config.json", attention_head_dim=2**40),
+    "axes": lambda folder: changed(folder, "transformer/config.json", axes_dims_rope=[8] * 100_000),
+    "blocks": lambda folder: changed(folder, "vae/config.json", block_out_channels=[32] * 1000),
+    "layers in blocks": lambda folder: changed(folder, "vae/config.json", layers_per_block=200),
+    "no blocks": lambda folder: changed(folder, "vae/config.json", block_out_channels=[]),
+    "number": lambda folder: changed(folder, "vae/config.json", scaling_factor=1e300),
+    "nested": lambda folder: changed(folder, "vae/config.json", other=[[[[[[[[[[[[1]]]]]]]]]]]]),
     "deep": lambda folder: (folder / "vae" / "config.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000),
     "empty": lambda folder: (folder / "vae" / "config.json").write_text("{}"),
     "list": lambda folder: (folder / "vae" / "config.json").write_text("[]"),
@@ -68,6 +68,15 @@ CASES = {
     "scheduler": lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text(
         '{"num_train_timesteps": 1000000000000}'
     ),
+    "equal lengths": lambda folder: changed(
+        folder, "scheduler/scheduler_config.json", base_image_seq_len=256, max_image_seq_len=256
+    ),
+    "no length": lambda folder: changed(folder, "scheduler/scheduler_config.json", max_image_seq_len=None),
+    "no axes": lambda folder: changed(folder, "transformer/config.json", axes_dims_rope=[]),
+    "other axes": lambda folder: changed(folder, "transformer/config.json", axes_dims_rope=[16, 56, 54]),
+    "odd axes": lambda folder: changed(folder, "transformer/config.json", axes_dims_rope=[17, 55, 56]),
+    "scale": lambda folder: changed(folder, "vae/config.json", scaling_factor=0),
+    "no shift": lambda folder: changed(folder, "vae/config.json", shift_factor=None),
     "index": lambda folder: (folder / "model_index.json").write_text("{}"),
 }
 

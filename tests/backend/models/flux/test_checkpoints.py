@@ -370,6 +370,24 @@ def test_missing_text_encoder_without_cached_embeds_is_rejected(copy, reporter):
     assert str(copy) in caught.value.hint
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("tokenizer/tokenizer_config.json", {"model_max_length": -5}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": "77"}),
+        ("tokenizer/tokenizer_config.json", {"pad_token": None}),
+        ("text_encoder_2/config.json", {"relative_attention_max_distance": 1}),
+        ("text_encoder/config.json", {"hidden_act": "none"}),
+    ],
+)
+def test_text_encoders_that_fail_when_loaded_or_used_are_told(copy, reporter, part, values):
+    file = copy / part
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    with pytest.raises(WeightsError, match=r"text encoders in .* can't be used"):
+        load_embeds(copy, reporter)
+
+
 def test_embeds_of_another_model_are_rejected(copy, reporter):
     shutil.copy(checkpoints.STARTER / "prompt_embeds.safetensors", copy)
     with pytest.raises(WeightsError, match="not made for this model"):
