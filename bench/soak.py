@@ -1,10 +1,11 @@
-"""Run a backend under load for minutes: python bench/soak.py [--minutes 8] [--jobs 1000] [--toy]
+"""Run a backend under load for minutes: python bench/soak.py [--minutes 8] [--jobs 1000] [--kind perceive] [--toy]
 
-    jobs      after a warm-up of 100, so many perceptions by the starter, 64 pixels high, one after the other: the slope
-              of the backend's memory for each 1000 jobs (a line fitted to the later half), its descriptors and threads
+    jobs      after a warm-up of 100, so many jobs of one kind (bench/soak_jobs.py), one after the other: the slope of
+              the backend's memory for each 1000 jobs, a line fitted to the later half; its descriptors and threads
     cancel    200 jobs submitted over time, half of them cancelled at random moments: each has exactly one reply
     clients   ten clients at once, each with ten jobs: each has exactly one reply; refusals as busy are tried again
 
+Memory is what the backend has not mapped from files: pages of libraries that are read for the first time are no growth.
 With --toy the jobs are arithmetic (tests/backend/serve_arithmetic.py), which measures the server without torch. A part
 that takes more than its share of --minutes ends early, and says so. The exit code is 1 where a limit is exceeded.
 """
@@ -18,7 +19,7 @@ import tempfile
 import time
 import types
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,19 +34,23 @@ addon = types.ModuleType("panoform.blender_addon")
 addon.__path__ = [str(ROOT / "blender_addon")]
 sys.modules[addon.__name__] = addon
 
+from soak_jobs import KINDS, all_maps, perceive  # noqa: E402
+
 from panoform.blender_addon.backend.client import Client  # noqa: E402
 from panoform.blender_addon.backend.process import BackendProcess  # noqa: E402
-from panoform.shared.engines import EngineSettings  # noqa: E402
-from panoform.shared.jobs.perceive import PerceiveRequest, PerceiveSettings  # noqa: E402
+from panoform.shared.jobs.perceive import PerceiveReply  # noqa: E402
 from panoform.shared.protocol.connection import Connection  # noqa: E402
-from panoform.shared.protocol.messages import ErrorReply, Reply, StatusReply  # noqa: E402
+from panoform.shared.protocol.messages import ErrorReply, JobRequest, Reply, StatusReply  # noqa: E402
 
 TOY = [sys.executable, str(ROOT / "tests" / "backend" / "serve_arithmetic.py")]
 REAL = [sys.executable, "-m", "panoform.backend"]
 WARM_UP, CLIENTS, JOBS_OF_A_CLIENT, CANCELLED = 100, 10, 10, 200
 #: Largest growth of memory for each 1000 jobs.
 MAX_SLOPE = 0.005
-HEIGHT = 64
+#: Time after a reply in which the worker gives back what the job has freed.
+_SETTLING_S = 0.05
+#: Jobs from one sample to the next.
+_SAMPLED = 5
 #: Time after which a client tries again.
 _PAUSE_S = 0.1
 
@@ -54,20 +59,29 @@ class Sample(NamedTuple):
     """What the backend holds after so many jobs."""
 
     jobs: int
-    bytes: int
+    #: Bytes of memory of its own, and of files that are mapped.
+    own: int
+    mapped: int
     descriptors: int
     threads: int
 
 
-def request(seed: int, steps: int = 1) -> PerceiveRequest:
-    pixels = np.random.default_rng(seed).random((HEIGHT, 2 * HEIGHT, 3), dtype=np.float32)
-    settings = PerceiveSettings(maps=("distance",), height=HEIGHT, num_inference_steps=steps, seed=seed)
-    return PerceiveRequest(panorama=pixels, encoding="srgb", engine=EngineSettings(), settings=settings)
-
-
 def sample(process: psutil.Process, jobs: int) -> Sample:
-    memory = process.memory_info().rss
-    return Sample(jobs, memory, process.num_fds() if hasattr(process, "num_fds") else 0, process.num_threads())
+    """Measure the backend. Its memory is what isn't mapped from files, on Linux; elsewhere what it doesn't share."""
+    if sys.platform == "linux":
+        lines = Path(f"/proc/{process.pid}/status").read_text("ascii").splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        own, mapped = (1024 * int(fields[name].split()[0]) for name in ("RssAnon", "RssFile"))
+    else:
+        memory = process.memory_full_info()
+        own, mapped = memory.uss, memory.rss - memory.uss
+    descriptors = process.num_fds() if hasattr(process, "num_fds") else 0
+    return Sample(jobs, own, mapped, descriptors, process.num_threads())
+
+
+def _range(sizes: Sequence[float]) -> str:
+    """Return the least and the largest of sizes in bytes, in megabytes."""
+    return f"{min(sizes) / 1e6:.1f} to {max(sizes) / 1e6:.1f}"
 
 
 class Replies:
@@ -97,27 +111,39 @@ class Replies:
         return True
 
 
-def jobs_in_a_row(client: Client, pid: int, count: int, until: float) -> bool:
+def maps_of_a_panorama(client: Client) -> PerceiveReply:
+    """Return the maps that jobs of other kinds need."""
+    name = client.submit(all_maps())
+    while True:
+        for message in client.poll():
+            if isinstance(message, PerceiveReply) and message.id == name:
+                return message
+        time.sleep(0.01)
+
+
+def jobs_in_a_row(client: Client, pid: int, make: Callable[[int], JobRequest], count: int, until: float) -> bool:
     """Print the slope of memory; return whether the limits hold."""
     process, replies, samples = psutil.Process(pid), Replies(client), []
     began = time.monotonic()
     for number in range(WARM_UP + count):
-        if not replies.wait([client.submit(request(number))], until):
+        if not replies.wait([client.submit(make(number))], until):
             break
-        if number >= WARM_UP and number % 10 == 0:
+        if number >= WARM_UP and number % _SAMPLED == 0:
+            time.sleep(_SETTLING_S)
             samples.append(sample(process, number - WARM_UP))
     done = samples[-1].jobs if samples else 0
     later = samples[len(samples) // 2 :]
     if len(later) < 5:
         print(f"jobs: only {done} in {time.monotonic() - began:.0f} s: too few to measure")
         return False
-    memory = np.array([each.bytes for each in later], float)
+    memory = np.array([each.own for each in later], float)
     slope = np.polyfit([each.jobs for each in later], memory, 1)[0] * 1000 / memory.mean()
-    descriptors, threads = ({each[index] for each in later} for index in (2, 3))
+    descriptors, threads = ({each[index] for each in later} for index in (3, 4))
     print(
-        f"jobs: {done} after {WARM_UP}, {time.monotonic() - began:.0f} s; memory {memory[0] / 1e6:.1f} → "
-        f"{memory[-1] / 1e6:.1f} MB, {slope:+.2%} for each 1000; descriptors {sorted(descriptors)}, threads "
-        f"{sorted(threads)}; errors {dict(replies.errors)}"
+        f"jobs: {done} after {WARM_UP}, {time.monotonic() - began:.0f} s; memory {_range(memory)} MB, in the first "
+        f"half {_range([each.own for each in samples[: len(samples) // 2]])}, {slope:+.2%} for each 1000; mapped files "
+        f"{_range([each.mapped for each in later])} MB; descriptors {sorted(descriptors)}, threads {sorted(threads)}; "
+        f"errors {dict(replies.errors)}"
     )
     flat = max(descriptors) - min(descriptors) <= 1 and max(threads) - min(threads) <= 1
     return slope <= MAX_SLOPE and flat and not replies.errors and max(replies.found.values()) == 1
@@ -130,7 +156,7 @@ def cancelled_at_random(client: Client, until: float) -> bool:
     cancels: list[str] = []
     while len(ids) < CANCELLED and time.monotonic() < until:
         if sum(not replies.found[name] for name in ids) < 6:
-            ids.append(client.submit(request(len(ids), steps=chance.randint(1, 5))))
+            ids.append(client.submit(perceive(len(ids), steps=chance.randint(1, 5))))
         if chance.random() < 0.5:
             cancels.append(client.cancel(chance.choice(ids[-6:])))
         for _ in range(chance.randint(0, 20)):
@@ -157,7 +183,7 @@ def clients_at_once(connection: Connection, until: float) -> bool:
         for index, replies in enumerate(clients):
             is_free = index not in waiting and time.monotonic() > again.get(index, 0.0)
             if is_free and done[index] < JOBS_OF_A_CLIENT:
-                waiting[index] = replies.client.submit(request(index))
+                waiting[index] = replies.client.submit(perceive(index))
             replies.poll()
             if index in waiting and replies.found[waiting[index]]:
                 name, again[index] = waiting.pop(index), time.monotonic() + _PAUSE_S
@@ -176,6 +202,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0, metavar="M", help="time for all parts (default: 8)")
     parser.add_argument("--jobs", type=int, default=1000, metavar="N", help="jobs in a row (default: 1000)")
+    parser.add_argument("--kind", choices=KINDS, default="perceive", help="of the jobs in a row (default: perceive)")
     parser.add_argument("--toy", action="store_true", help="arithmetic instead of the starter")
     options = parser.parse_args()
     end = time.monotonic() + 60 * options.minutes
@@ -184,9 +211,10 @@ def main() -> int:
         while (connection := process.poll()) is None:
             time.sleep(0.01)
         client = Client(connection)
+        make = perceive if options.toy else KINDS[options.kind](maps_of_a_panorama(client))
         left = end - time.monotonic()
         results = [
-            jobs_in_a_row(client, connection.pid, options.jobs, time.monotonic() + 0.7 * left),
+            jobs_in_a_row(client, connection.pid, make, options.jobs, time.monotonic() + 0.7 * left),
             cancelled_at_random(client, time.monotonic() + 0.2 * left),
             clients_at_once(connection, max(end, time.monotonic() + 0.1 * left)),
         ]

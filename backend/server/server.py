@@ -44,7 +44,7 @@ from ...shared.protocol.messages import (
     StatusRequest,
 )
 from ..jobs import registry
-from . import log_limit, parent
+from . import heap, log_limit, parent
 from .connections import Connections
 from .worker import Job, Run, WarmUp, Worker, error_reply
 
@@ -312,6 +312,7 @@ def serve(
     file can't be written, SettingError for a port that can't be used.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    heap.share()
     server = Server(run, warm_up, port)
     try:
         connection.write(connection_file, server.connection)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -27,6 +25,7 @@ from ...shared.protocol.messages import (
 )
 from ..jobs.progress import ProgressReporter
 from ..models.cache import ModelCache
+from . import heap
 
 #: Longer error messages are truncated, to fit into a header.
 _MAX_MESSAGE = 10_000
@@ -137,7 +136,7 @@ class Worker:
                 self._models.release_unused()
             self._update_status()
             emit(error_reply(job.request.id, error), is_reply=True)
-        _release_freed_memory()
+        heap.release()
         return True
 
     def _update_status(self) -> None:
@@ -146,14 +145,6 @@ class Worker:
             self.status = ModelStatus()
             return
         self.status = ModelStatus(model.label, model.device_label, *model.device_memory())
-
-
-def _release_freed_memory() -> None:
-    """Give what the job has freed back to the system, within milliseconds: glibc keeps it, and more after each job."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
 
 
 class _JobReporter(NamedTuple):
