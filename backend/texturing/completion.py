@@ -30,8 +30,9 @@ VIEWS = 6
 BLOCK = 4
 #: Side of the views in pixels, at which the model was trained.
 SIDE = 128
-#: Folder of the weights that come with Panoform.
+#: Folder of the weights that come with Panoform, and their name in records.
 BUNDLED = Path(__file__).parents[1] / "starter" / "views"
+NAME = "built in"
 #: Timesteps of the two passes: over the front, as MV-Adapter's, and over the views.
 _FRONT, _VIEWS = 0, 1
 

@@ -6,9 +6,11 @@ import platform
 import time
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from ...shared.jobs import texture as contract
 from ...shared.jobs.texture import VIEWS, TextureInfo, TextureReply, TextureRequest
@@ -86,9 +88,22 @@ def _project(
     data, files = _encoded(made.texture), view_files.encode(made.views)
     progress.step_done()
     info = _record(
-        request, began, task="projection", settings=settings, view_size=side, seen=made.seen, notices=made.notices
-    )
+        request, began, task="projection", settings=settings, view_size=side, seen=made.seen, notices=made.notices,
+        **(_record_of_the_built_in() if made.guessed else {}),
+    )  # fmt: skip
     return TextureReply(id=request.id, texture=data, views=files, info=info)
+
+
+def _record_of_the_built_in() -> dict[str, Any]:
+    """Return the fields of a record that name the model which comes with Panoform."""
+    return {
+        "model": completion.NAME,
+        "adapter": completion.NAME,
+        "weights": {completion.NAME: records.digest(completion.BUNDLED)},
+        "device": device.name(torch.device("cpu")),
+        "dtype": "fp32",
+        "packages": ("torch", "diffusers"),
+    }
 
 
 def _encoded(baked: np.ndarray) -> np.ndarray:

@@ -49,6 +49,8 @@ class Projected:
     views: np.ndarray
     #: Share of the texture's area that the picture shows.
     seen: float
+    #: Whether the model guessed what the picture doesn't show.
+    guessed: bool
     notices: tuple[str, ...]
 
 
@@ -73,19 +75,20 @@ def project(
     if not mask.any():
         raise InputError("The front view shows nothing of the mesh.", "Set which way its front faces.")
     front, alike = fitted(cut_out, mask)
-    fine, baked = texture.bake_views(mesh, others, front[None], size, check_cancelled, [_FRONT])
+    fine = texture.divided(mesh)
+    baked = texture.bake_views(fine, others, front[None], size, check_cancelled, [_FRONT])
     made = texture.finish(fine, baked, check_cancelled)
     main = _main_part(baked, fine)
     if main is not None:
         guessed = _guess(mesh, others, baked, made, model())
         check_cancelled()
-        _, beside = texture.bake_views(mesh, others, guessed, size, check_cancelled)
+        beside = texture.bake_views(fine, others, guessed, size, check_cancelled)
         made = texture.finish(fine, baked.over(_limited(beside, baked, main)), check_cancelled)
     views = texture.views(mesh, others, made, view_size)
     views[_FRONT][mask] = front[mask]
     notices = [keyed] if keyed else []
     notices += [PROJECTED if main is None else GUESSED, *([UNLIKE.format(100 * alike)] if alike < _ALIKE else [])]
-    return Projected(made, views, texture.share(baked), tuple(notices))
+    return Projected(made, views, texture.share(baked), main is not None, tuple(notices))
 
 
 def _guess(mesh: Mesh, others: Mesh | None, baked: Baked, spread: np.ndarray, model: completion.Model) -> np.ndarray:

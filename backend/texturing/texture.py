@@ -37,27 +37,32 @@ def make(
     their cameras. `others` only hide the mesh. Beyond the margins, the texture has its mean colour. Raise InputError
     where the UV map covers no texel, or no view shows the mesh.
     """
-    fine, baked = bake_views(mesh, others, views, size, check_cancelled, numbers)
+    fine = divided(mesh)
+    baked = bake_views(fine, others, views, size, check_cancelled, numbers)
     return finish(fine, baked, check_cancelled), share(baked)
 
 
+def divided(mesh: Mesh) -> Mesh:
+    """Return the mesh with edges that are short enough to bake on."""
+    return subdivide(mesh, _MAX_EDGE)
+
+
 def bake_views(
-    mesh: Mesh,
+    fine: Mesh,
     others: Mesh | None,
     views: np.ndarray,
     size: int,
     check_cancelled: Callable[[], None],
     numbers: Sequence[int] = range(len(VIEWS)),
-) -> tuple[Mesh, Baked]:
-    """Return the mesh with short edges, and what the views show of it, in linear light. Arguments, errors: `make`."""
-    fine = subdivide(mesh, _MAX_EDGE)
+) -> Baked:
+    """Return what the views show of a mesh that is `divided`, in linear light. Arguments, errors: `make`."""
     baked = bake(fine, linear_from_srgb(views), size, numbers=numbers, others=others, check_cancelled=check_cancelled)
     if not baked.covered.any():
         raise InputError("The UV map covers no pixel of the texture.", "Make its islands larger.")
     if not baked.valid.any():
         raise InputError("No view shows the faces that get the texture.", "Move what hides them, or turn the front.")
     check_cancelled()
-    return fine, baked
+    return baked
 
 
 def finish(fine: Mesh, baked: Baked, check_cancelled: Callable[[], None]) -> np.ndarray:

@@ -18,6 +18,7 @@ from ...shared.imaging import sphere
 from ..evaluation import ground_truth
 from ..lighting import exposure
 from .architecture import DISTANCE_RATIO
+from .colour import srgb_from_linear
 
 #: Distance that is encoded as white, in metres; the sky and larger distances are white too.
 FAR_M = 51.2
@@ -159,7 +160,7 @@ def display(rgb: Tensor) -> Tensor:
     knee = exposure.KNEE
     over = (rgb - knee).clamp_min(0) / (1 - knee)
     shown = torch.where(rgb <= knee, rgb, knee + (1 - knee) * over / (1 + over))
-    return torch.where(shown <= 0.0031308, 12.92 * shown, 1.055 * shown.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+    return srgb_from_linear(shown)
 
 
 def _jpeg(picture: Tensor, strength: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...texturing.bake import MIN_COSINE
 from ...texturing.cameras import AXES, ORTHO_SCALE
+from ..colour import linear_from_srgb, srgb_from_linear
 from .render import Sample
 
 #: Neighbours of a point, and the steps of Jacobi's iteration, which begins at the colour of the nearest seen point.
@@ -50,13 +51,13 @@ def project(made: Sample) -> tuple[Tensor, Tensor]:
     points = made.control[:, :, :3].movedim(2, -1) - 0.5
     normals = F.normalize(made.control[:, :, 3:].movedim(2, -1) - 0.5, dim=-1, eps=1e-6)
     seen = torch.stack([_shown(*one) for one in zip(points, normals, mask, strict=True)])
-    linear = _linear(made.views.movedim(2, -1))
+    linear = linear_from_srgb(made.views.movedim(2, -1))
     graphs = [_graph(*one) for one in zip(points, normals, mask, seen, linear, strict=True)]
     spread = torch.stack(
         [_picture(graph.place, colour) for graph, colour in zip(graphs, _solve(graphs), strict=True)]
     )  # (B, 6, 3, H, H)
     hidden = (mask & ~seen)[:, :, None]
-    return torch.where(hidden, _srgb(spread), made.views), seen[:, :, None].to(made.views.dtype)
+    return torch.where(hidden, srgb_from_linear(spread), made.views), seen[:, :, None].to(made.views.dtype)
 
 
 def _shown(points: Tensor, normals: Tensor, mask: Tensor) -> Tensor:
@@ -106,11 +107,3 @@ def _picture(place: Tensor, colour: Tensor) -> Tensor:
     wide = F.avg_pool2d(values, 5, 1, 2) * 1e-3  # where no point is next to a pixel
     blurred = F.interpolate(values + wide, scale_factor=_EVERY, mode="bilinear")
     return blurred[:, :3] / blurred[:, 3:].clamp_min(1e-6)
-
-
-def _linear(srgb: Tensor) -> Tensor:
-    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb.clamp_min(0.04) + 0.055) / 1.055) ** 2.4)
-
-
-def _srgb(linear: Tensor) -> Tensor:
-    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.003) ** (1 / 2.4) - 0.055)

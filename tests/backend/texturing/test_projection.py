@@ -5,8 +5,9 @@ import pytest
 from decoding import decoded
 from texturing_shapes import SHAPES, unwrapped
 
+from panoform.backend.models import records
 from panoform.backend.models.cache import ModelCache
-from panoform.backend.texturing import cameras, job, projection, view_files
+from panoform.backend.texturing import cameras, completion, job, projection, view_files
 from panoform.backend.texturing import texture as textures
 from panoform.backend.texturing.cameras import Mesh
 from panoform.shared.engines import EngineSettings
@@ -52,7 +53,11 @@ def test_front_shows_the_picture_and_the_rest_the_colours_around(reporter):
     back = cameras.render(mesh, 2, 256)
     assert seen[2][back.mask].min() > 0.05, "the picture's black surroundings"
     assert 0.3 < reply.info.seen < 0.5
-    assert (reply.info.task, reply.info.model, reply.info.device) == ("projection", "", "")
+    info = reply.info
+    assert (info.task, info.model, info.adapter, info.dtype) == ("projection", "built in", "built in", "fp32")
+    assert info.weights == {"built in": records.digest(completion.BUNDLED)}
+    assert "CPU" in info.device
+    assert "torch" in info.versions
     assert reply.info.notices == (projection.GUESSED,)
 
 
