@@ -175,7 +175,7 @@ def _with_uv(mesh: MeshFile, name: str) -> tuple[MeshFile, str]:
     if mesh.uv is not None:
         contract.check_finite("uv", mesh.uv)
         try:
-            contract.check_uv(mesh.uv)
+            contract.check_uv(mesh.uv, mesh.corners)
             contract.check_overlap(mesh.uv.clip(0, 1))
             return mesh, ""
         except InputError as error:

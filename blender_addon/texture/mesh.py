@@ -22,6 +22,8 @@ from .unwrap import unwrap
 
 #: Name of the UV maps that Panoform adds.
 UV_NAME = "Panoform"
+#: Places per unit of a UV map: faces whose corners are at the same ones are copies of each other.
+_UV_PLACES = 2**13
 #: Most UV maps of a mesh in Blender.
 _MAX_UV_MAPS = 8
 
@@ -68,7 +70,8 @@ def read(selection: Sequence[bpy.types.Object], frame: Matrix | None = None, fac
 
     `selection` as from `selected`; of collections, the objects get it. What isn't of `faces`, and further instances,
     only hides. The UV map is the one that renders use; where it is missing, overlaps itself or leaves [0, 1], one that
-    Panoform added earlier, or else a new one by Smart UV Project, which is not added to the meshes yet.
+    Panoform added earlier, or else a new one by Smart UV Project, which is not added to the meshes yet. Of the copies
+    that modifiers make of a face, the first gets the texture, and the others show the same.
     Raise InputError for meshes without faces or area, with NaN, or with too many faces, and where modifiers spoil the
     new UV map; SceneError for linked objects, and for some faces of a mesh that several objects use.
     """
@@ -103,10 +106,13 @@ def read(selection: Sequence[bpy.types.Object], frame: Matrix | None = None, fac
         triangles = _triangles(selection, name, frame, faces, objects)
         check_finite("corners", triangles.corners)
         check_area(triangles.corners)
+        repeated = bool(uv_error(triangles)) and _is_usable_without_modifiers(objects, name, faces)
+        if repeated:
+            triangles = _triangles(selection, name, frame, _without_copies(faces, name), objects)
         return TexturedMesh(
             triangles, tuple(thing.session_uid for thing in objects), own,
             name, new_uv, tuple(thing.name for thing in selection), frame @ selection[0].matrix_world,
-            any(thing.type != "MESH" for thing in selection), _notice(shown.hiding, objects),
+            any(thing.type != "MESH" for thing in selection), _notice(shown.hiding, objects, repeated),
         )  # fmt: skip
 
     for name in _usable_names(objects):
@@ -127,19 +133,18 @@ def read(selection: Sequence[bpy.types.Object], frame: Matrix | None = None, fac
         mesh = made(name, new_uv)
     error = uv_error(mesh.triangles)
     if error:
-        raise InputError(
-            f"Modifiers repeat the UV map, as Mirror and Array do: {error}", "Apply these modifiers, then try again."
-        )
+        raise InputError(f"Modifiers change the UV map: {error}", "Apply these modifiers, then try again.")
     return mesh
 
 
 def uv_error(triangles: Triangles) -> str:
     """Return why the UV map of the chosen triangles can't be used for a texture; "" if it can."""
-    uv = triangles.uv if triangles.chosen is None else triangles.uv[triangles.chosen > 0]
+    chosen = slice(None) if triangles.chosen is None else triangles.chosen > 0
+    uv = triangles.uv[chosen]
     if not len(uv):
         return ""  # modifiers have removed them: the request is refused
     try:
-        check_uv(uv)
+        check_uv(uv, triangles.corners[chosen])
         check_overlap(uv.clip(0, 1))
     except InputError as error:
         return error.message
@@ -213,6 +218,22 @@ def _usable_names(objects: Sequence[bpy.types.Object]) -> list[str]:
     return [*(render if len(render) == 1 and render <= common else ()), *own]
 
 
+def _is_usable_without_modifiers(objects: Sequence[bpy.types.Object], name: str, faces: Faces) -> bool:
+    """Return whether the objects' own meshes have a UV map of that name that can be used for a texture."""
+    found = []
+    for thing in objects:
+        mesh = thing.data
+        if name not in mesh.uv_layers:
+            return False
+        mesh.calc_loop_triangles()
+        chosen = faces(thing, mesh)[_read(mesh.loop_triangles, "polygon_index", 1, np.int32)[:, 0]]
+        corners = _read(mesh.loop_triangles, "loops", 3, np.int32)[chosen]
+        points = _read(mesh.vertices, "co", 3)[_read(mesh.loop_triangles, "vertices", 3, np.int32)[chosen]]
+        found.append((points, _read(mesh.uv_layers[name].uv, "vector", 2)[corners]))
+    points, uv = (np.concatenate(some) for some in zip(*found, strict=True))
+    return not uv_error(Triangles(points, points, uv, None))
+
+
 def _free_name(objects: Sequence[bpy.types.Object]) -> str:
     used = {layer.name for thing in objects for layer in thing.data.uv_layers}
     names = (UV_NAME, *(f"{UV_NAME} {number}" for number in range(2, len(used) + 3)))
@@ -258,9 +279,31 @@ def _only_instances(thing: bpy.types.Object) -> SceneError:
     )
 
 
-def _notice(hiding: set[bpy.types.Object], objects: Sequence[bpy.types.Object]) -> str:
-    """Return the notice about objects shown as instances (`hiding`); `objects` get the texture. "" without any."""
+def _without_copies(faces: Faces, uv_name: str) -> Faces:
+    """Mean `faces` without the copies that Mirror, Array or Solidify make: the first at each place of the UV map."""
+
+    def first(thing: bpy.types.Object, mesh: bpy.types.Mesh) -> np.ndarray:
+        chosen = np.flatnonzero(faces(thing, mesh))
+        places = np.round(_read(mesh.uv_layers[uv_name].uv, "vector", 2).astype(np.float64) * _UV_PLACES)
+        # Corners in any order, as a mirrored face has them: the sum of numbers that look random (Knuth's constants).
+        mixed = (places.astype(np.int64) @ [1, 4 * _UV_PLACES]).astype(np.uint64) * np.uint64(6364136223846793005)
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(1442695040888963407)
+        starts = _read(mesh.polygons, "loop_start", 1, np.int32)[:, 0]
+        _, once = np.unique(np.add.reduceat(mixed ^ (mixed >> np.uint64(32)), starts)[chosen], return_index=True)
+        meant = np.zeros(len(starts), bool)
+        meant[chosen[once]] = True
+        return meant
+
+    return first
+
+
+def _notice(hiding: set[bpy.types.Object], objects: Sequence[bpy.types.Object], repeated: bool) -> str:
+    """Return the notice about objects shown as instances (`hiding`), and copies that modifiers make (`repeated`);
+    `objects` get the texture. "" without any."""
     notices = (
+        tr("Copies that modifiers make, as Mirror and Array, show the same picture: apply them to texture each.")
+        if repeated
+        else "",
         tr("Further instances of what is textured show the same texture.") if hiding & set(objects) else "",
         tr("Instances of other objects only hide, and keep their materials.") if hiding - set(objects) else "",
     )

@@ -31,6 +31,8 @@ Front = Literal["-Y", "+Y", "-X", "+X"]
 FRONTS: tuple[Front, ...] = ("-Y", "+Y", "-X", "+X")
 #: How far texture coordinates may lie outside of [0, 1].
 _UV_ERROR = 1e-3
+#: Least area of the UV map's triangles, and largest share of the mesh's surface that has none there.
+_MIN_UV_AREA, _MAX_UNMAPPED = 1e-3, 0.01
 #: Largest share of the UV map that several triangles may cover: islands that touch have common texels.
 _MAX_OVERLAP = 0.005
 #: Size of the texture at which overlaps are counted, in pixels.
@@ -114,7 +116,8 @@ class TextureInfo(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     task: Literal["ig2mv", "tg2mv", "projection", ""]
     #: Hub ids are pinned to the revisions that were used.
     engine: EngineSettings
-    #: Base model and adapter, as named in the settings; "" where the views were given.
+    #: Base model and adapter, as named in the settings; "" where there are none. "built in": the model that guesses
+    #: what a projected picture doesn't show.
     model: str
     adapter: str
     #: Weights on this computer: name → SHA-256 (backend/models/records.py).
@@ -230,7 +233,8 @@ def check_mesh(request: TextureRequest) -> None:
     if request.chosen is not None and not request.chosen.any():
         raise InputError("No face is chosen.", "Choose the faces that get the texture.")
     check_area(request.corners)
-    check_uv(request.uv if request.chosen is None else request.uv[request.chosen > 0])
+    chosen = slice(None) if request.chosen is None else request.chosen > 0
+    check_uv(request.uv[chosen], request.corners[chosen])
 
 
 def check_area(corners: np.ndarray) -> None:
@@ -238,19 +242,36 @@ def check_area(corners: np.ndarray) -> None:
     points = corners.reshape(-1, 3)
     if not (points.max(axis=0) - points.min(axis=0)).max() > 0:
         raise InputError("The mesh has no size: all its points are one.", "Check its scale.")
-    sides = np.diff(corners.astype(np.float64), axis=1)  # (T, 2, 3)
-    if not np.cross(sides[:, 0], sides[:, 1]).any():
+    if not _areas(corners).any():
         raise InputError("The mesh has no area: all its faces are lines.", "Give a mesh with surfaces.")
 
 
-def check_uv(uv: np.ndarray) -> None:
-    """Raise InputError where texture coordinates (T, 3, 2) are all alike, or outside of [0, 1]."""
-    if not (uv.max(axis=(0, 1)) - uv.min(axis=(0, 1))).min() > 0:
+def _areas(points: np.ndarray) -> np.ndarray:
+    """Return the areas (T,) of triangles (T, 3, 2 or 3)."""
+    sides = np.diff(points.astype(np.float64), axis=1)  # (T, 2, 2 or 3)
+    sides = np.pad(sides, ((0, 0), (0, 0), (0, 3 - sides.shape[-1])))
+    return np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=-1) / 2
+
+
+def check_uv(uv: np.ndarray, corners: np.ndarray) -> None:
+    """Raise InputError where texture coordinates (T, 3, 2) of corners (T, 3, 3) are outside of [0, 1], or triangles
+    have no area in them."""
+    placed, surface = _areas(uv), _areas(corners)
+    if not placed.any():
         raise InputError("The mesh has no UV map, or an empty one.", "Unwrap it: Smart UV Project.")
     if uv.min() < -_UV_ERROR or uv.max() > 1 + _UV_ERROR:
         raise InputError(
             f"The UV map reaches from {uv.min():.3g} to {uv.max():.3g}, beyond 0 to 1 (tiles, or UDIMs).",
             "Use a UV map within 0 to 1, for example by Smart UV Project.",
+        )
+    if placed.sum() < _MIN_UV_AREA:
+        raise InputError(
+            f"The UV map fills only {100 * placed.sum():.2g} % of the texture.", "Unwrap it again: Smart UV Project."
+        )
+    unmapped = surface[placed == 0].sum() / max(surface.sum(), 1e-300)
+    if unmapped > _MAX_UNMAPPED:
+        raise InputError(
+            f"{100 * unmapped:.0f} % of the surface has no place in the UV map.", "Unwrap it again: Smart UV Project."
         )
 
 

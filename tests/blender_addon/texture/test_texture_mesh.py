@@ -33,6 +33,13 @@ def state(thing: bpy.types.Object) -> tuple:
     )  # fmt: skip
 
 
+def read_uv(thing: bpy.types.Object) -> np.ndarray:
+    """Return the texture coordinates of the mesh's own corners, (L, 2)."""
+    uv = np.empty(2 * len(thing.data.loops), np.float32)
+    thing.data.uv_layers[0].uv.foreach_get("vector", uv)
+    return uv.reshape(-1, 2)
+
+
 def volume(corners: np.ndarray) -> float:
     """Return the volume inside closed triangles, positive where they are anticlockwise seen from outside."""
     return float(np.linalg.det(corners.astype(np.float64)).sum() / 6)
@@ -80,12 +87,18 @@ def test_modifiers_are_applied():
     assert overlap(read.triangles.uv * 1024, 1024, 1024) < 0.005
 
 
-@pytest.mark.parametrize("fault", ["missing", "outside", "overlapping"])
+@pytest.mark.parametrize("fault", ["missing", "outside", "overlapping", "tiny", "partly missing"])
 def test_unusable_uv_maps_are_replaced_beside_them(fault):
     thing = cube()
     layer = thing.data.uv_layers[0]
     if fault == "missing":
         thing.data.uv_layers.remove(layer)
+    elif fault == "tiny":  # no triangle has a texel of its own
+        layer.uv.foreach_set("vector", read_uv(thing).ravel() * 0.001)
+    elif fault == "partly missing":  # as where objects with and without a UV map are joined
+        uv = read_uv(thing)
+        uv[:4] = 0
+        layer.uv.foreach_set("vector", uv.ravel())
     else:
         layer.uv.foreach_set("vector", np.tile([0, 0, 1, 0, 1, 1, 0, 1], 6).astype("f") + (fault == "outside"))
     before = state(thing)
@@ -125,9 +138,11 @@ def test_what_cannot_be_textured_is_said():
     with pytest.raises(SceneError, match="share one mesh"):
         mesh.read([thing, twin])
     bpy.data.objects.remove(twin)
-    thing.modifiers.new("twice", "ARRAY")
+    move = thing.modifiers.new("move", "UV_WARP")
+    move.offset, move.uv_layer = (3, 0), "Panoform"
+    thing.data.uv_layers.remove(thing.data.uv_layers[0])
     before = state(thing)
-    with pytest.raises(InputError, match="Modifiers repeat the UV map, as Mirror and Array do"):
+    with pytest.raises(InputError, match="Modifiers change the UV map: The UV map reaches"):
         mesh.read([thing])
     assert state(thing) == before
     thing.modifiers.clear()
@@ -136,11 +151,45 @@ def test_what_cannot_be_textured_is_said():
     with pytest.raises(InputError, match="no faces"):
         mesh.read([empty])
     layers = thing.data.uv_layers
+    layers.new()
     layers[0].uv.foreach_set("vector", np.zeros(48, np.float32))
     while len(layers) < 8:
         layers.new()
     with pytest.raises(SceneError, match="has 8 UV maps"):
         mesh.read([thing])
+
+
+@pytest.mark.parametrize("kind", ["MIRROR", "ARRAY", "smooth"])
+@pytest.mark.parametrize("has_uv", [True, False])
+def test_copies_that_modifiers_make_show_the_picture_of_the_first(kind, has_uv):
+    """The mesh and its copy share the UV map, of the user's or new: the first is textured, and the other hides it."""
+    thing = cube(location=(2, 0, 0), scale=(0.5, 1, 1))
+    if not has_uv:
+        thing.data.uv_layers.remove(thing.data.uv_layers[0])
+    if kind == "ARRAY":
+        thing.modifiers.new("twice", "ARRAY").count = 2
+    else:
+        middle = bpy.data.objects.new("middle", None)
+        bpy.context.scene.collection.objects.link(middle)
+        thing.modifiers.new("mirror", "MIRROR").mirror_object = middle
+    if kind == "smooth":  # the copies' coordinates then differ in the last digits
+        thing.modifiers.new("smooth", "SUBSURF").levels = 2
+    read = mesh.read([thing])
+    assert read.uv_name == ("UVMap" if has_uv else "Panoform")
+    triangles = read.triangles
+    count = len(triangles.uv) // 2
+    np.testing.assert_array_equal(triangles.chosen, [1] * count + [0] * count)
+    first, copy = (np.unique(uv.reshape(-1, 2).round(4), axis=0) for uv in (triangles.uv[:count], triangles.uv[count:]))
+    np.testing.assert_allclose(first, copy, atol=2e-4)
+    assert overlap(triangles.uv[:count] * 1024, 1024, 1024) < 0.005
+    assert "Copies that modifiers make" in read.notice
+
+    # Once they are real faces, they are textured each.
+    if has_uv:
+        for modifier in list(thing.modifiers):
+            bpy.ops.object.modifier_apply(modifier=modifier.name)
+        read = mesh.read([thing])
+        assert (read.uv_name, read.triangles.chosen, read.notice) == ("Panoform", None, "")
 
 
 def made_of(points: list[tuple[float, float, float]], faces: list[tuple[int, ...]]) -> bpy.types.Object:
