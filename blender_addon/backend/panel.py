@@ -29,7 +29,7 @@ class PANOFORM_PT_main(Section, bpy.types.Panel):
         timer.start_early()
         column = self.layout.column()
         _draw_state(column, characters(context))
-        if jobs.state in {State.STOPPED, State.STARTING, State.READY}:
+        if jobs.has_backend:
             _draw_model(column, context.scene.panoform)
         if jobs.failure is not None:
             _draw_failure(column.box(), jobs.failure, characters(context))

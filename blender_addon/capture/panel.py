@@ -6,12 +6,15 @@ import bpy
 
 from ...shared.protocol.errors import PanoramaError, SceneError
 from ..translation import tr
-from ..ui.panel_parts import Section, characters, draw_text
+from ..ui.panel_parts import BackendSection, characters, draw_text
 from . import image_limits, sources
 from .properties import layers
 
+#: What to do where the world has no HDRI.
+_NO_HDRI = "Choose another source, or drop a panorama onto the 3D View."
 
-class PANOFORM_PT_source(Section, bpy.types.Panel):
+
+class PANOFORM_PT_source(BackendSection, bpy.types.Panel):
     bl_label = "Source"
     bl_parent_id = "PANOFORM_PT_main"
     bl_order = 1
@@ -54,7 +57,7 @@ def _draw_world(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) 
         try:
             sources.check_world(scene)
         except (SceneError, PanoramaError):
-            draw_text(layout, error.message, width, icon="INFO")
+            draw_text(layout, f"{tr(error.message)} {tr(_NO_HDRI)}", width, icon="INFO")
         else:
             layout.label(text=f"{scene.world.name}{tr(' · rendered')}", icon="WORLD")
     else:

@@ -15,7 +15,7 @@ from ..jobs.manager import jobs
 from ..translation import tr
 from ..ui import previews
 from ..ui.operator_parts import setting
-from ..ui.panel_parts import Section, characters, draw_run, draw_text, start_label
+from ..ui.panel_parts import BackendSection, Section, characters, draw_run, draw_text, start_label
 from . import gallery, gallery_operators, operators
 from .spec import EditSpec, GenerateSpec, cost, settings_from
 
@@ -30,7 +30,7 @@ _ENTRY_BUTTONS = (
 )
 
 
-class PANOFORM_PT_generate(Section, bpy.types.Panel):
+class PANOFORM_PT_generate(BackendSection, bpy.types.Panel):
     bl_label = "Generate"
     bl_parent_id = "PANOFORM_PT_main"
     bl_order = 3
@@ -117,7 +117,7 @@ class PANOFORM_PT_panoramas(Section, bpy.types.Panel):
             column.operator("panoform.split_sun", icon="LIGHT_SUN")
 
 
-class PANOFORM_PT_edit(Section, bpy.types.Panel):
+class PANOFORM_PT_edit(BackendSection, bpy.types.Panel):
     bl_label = "Edit"
     bl_parent_id = "PANOFORM_PT_main"
     bl_order = 5

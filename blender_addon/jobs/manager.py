@@ -115,6 +115,11 @@ class Jobs:
         return State.OUT_OF_DATE if installed is Installed.OTHER_VERSION else State.NOT_SET_UP
 
     @property
+    def has_backend(self) -> bool:
+        """Whether a backend runs, or can be started."""
+        return self.state in {State.STOPPED, State.STARTING, State.READY}
+
+    @property
     def busy(self) -> bool:
         """Whether a job, the setup or the start of the backend is in progress."""
         return self.job is not None or self.queue.is_due or self.state in {State.SETTING_UP, State.STARTING}

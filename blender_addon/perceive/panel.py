@@ -12,13 +12,13 @@ from .. import preferences
 from ..capture.spec import RenderSpec
 from ..jobs.job import Job
 from ..jobs.manager import jobs
-from ..ui.panel_parts import Section, draw_run, start_label
+from ..ui.panel_parts import BackendSection, draw_run, start_label
 from . import look_around
 from .look_operators import LookSpec
 from .spec import PerceiveSpec, cost, settings_from
 
 
-class PANOFORM_PT_perceive(Section, bpy.types.Panel):
+class PANOFORM_PT_perceive(BackendSection, bpy.types.Panel):
     bl_label = "Perceive"
     bl_parent_id = "PANOFORM_PT_main"
     bl_order = 2

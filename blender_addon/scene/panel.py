@@ -18,6 +18,10 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
     bl_parent_id = "PANOFORM_PT_main"
     bl_order = 6
 
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return jobs.has_backend or environment.find(context) is not None
+
     def draw(self, context: bpy.types.Context) -> None:
         settings = context.scene.panoform
         column = self.layout.column()
@@ -35,19 +39,22 @@ class PANOFORM_PT_scene(Section, bpy.types.Panel):
         column.operator("panoform.build_scene", text="Build from Folder", icon="FILE_FOLDER").choose_folder = True
         if any(isinstance(result.spec, MapsSpec) for result in jobs.results):
             column.operator("panoform.build_scene", text="Rebuild from Last Maps", icon="FILE_REFRESH")
-        row = column.row(align=True)
-        row.operator("panoform.enter_environment", icon="HIDE_OFF")
-        row.operator("panoform.leave_environment", icon="LOOP_BACK")
-        column.operator("panoform.remove_environment", icon="TRASH")
-        row = column.row(align=True)
-        row.operator("panoform.export_scene", icon="EXPORT")
-        row.operator("panoform.mark_as_asset", icon="ASSET_MANAGER")
         found = environment.find(context)
-        pressed = found is not None and found.is_shadow_catcher
-        column.operator("panoform.shadow_catcher", icon="LIGHT_SUN", depress=pressed)
-        separate = found is not None and lights.are_separate(found)
-        column.operator("panoform.lamps_as_lights", icon="LIGHT_AREA", depress=separate)
+        if found is not None:
+            _draw_environment(column, found)
         _draw_dome(column, context.active_object)
+
+
+def _draw_environment(column: bpy.types.UILayout, found: bpy.types.Object) -> None:
+    row = column.row(align=True)
+    row.operator("panoform.enter_environment", icon="HIDE_OFF")
+    row.operator("panoform.leave_environment", icon="LOOP_BACK")
+    column.operator("panoform.remove_environment", icon="TRASH")
+    row = column.row(align=True)
+    row.operator("panoform.export_scene", icon="EXPORT")
+    row.operator("panoform.mark_as_asset", icon="ASSET_MANAGER")
+    column.operator("panoform.shadow_catcher", icon="LIGHT_SUN", depress=found.is_shadow_catcher)
+    column.operator("panoform.lamps_as_lights", icon="LIGHT_AREA", depress=lights.are_separate(found))
 
 
 class PANOFORM_PT_placement(Section, bpy.types.Panel):

@@ -12,12 +12,12 @@ from ...shared.weights import WEIGHTS
 from .. import preferences
 from ..jobs.manager import jobs
 from ..translation import tr
-from ..ui.panel_parts import Section, characters, draw_run, draw_text, start_label
+from ..ui.panel_parts import BackendSection, Section, characters, draw_run, draw_text, start_label
 from . import mesh, operators
 from .spec import TextureSpec, cost, settings_from
 
 
-class PANOFORM_PT_texture(Section, bpy.types.Panel):
+class PANOFORM_PT_texture(BackendSection, bpy.types.Panel):
     bl_label = "Texture"
     bl_parent_id = "PANOFORM_PT_main"
     bl_order = 7

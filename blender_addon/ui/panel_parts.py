@@ -25,6 +25,14 @@ class Section:
     bl_category = "Panoform"
 
 
+class BackendSection(Section):
+    """Base of the sections that are hidden until the backend is set up: what is not shown needs no explanation."""
+
+    @classmethod
+    def poll(cls, _context: bpy.types.Context) -> bool:
+        return jobs.has_backend
+
+
 def characters(context: bpy.types.Context) -> int:
     """Return the number of characters that fit in a line."""
     scale = context.preferences.system.ui_scale

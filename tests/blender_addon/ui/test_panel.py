@@ -25,6 +25,7 @@ from panoform.blender_addon.generate.spec import GenerateSpec
 from panoform.blender_addon.jobs.job import Job
 from panoform.blender_addon.jobs.manager import Jobs, State
 from panoform.blender_addon.jobs.specs import Result
+from panoform.blender_addon.scene import environment
 from panoform.blender_addon.scene import world as worlds
 from panoform.blender_addon.scene.spec import SceneSpec
 from panoform.blender_addon.texture import mesh
@@ -71,13 +72,16 @@ def spec(scene) -> RenderSpec:
     return RenderSpec(source=source, name="grey", scene_uid=scene.session_uid)
 
 
-def test_not_set_up(addon: Jobs, stopped, drawn, monkeypatch, tmp_path: Path) -> None:
+def test_not_set_up(addon: Jobs, stopped, drawn, scene, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PANOFORM_BACKEND_PYTHON")
     preferences.get().folder = str(tmp_path)
     assert addon.state is State.NOT_SET_UP
-    assert {"Not set up", "Set Up Backend", "The world has no HDRI."} & set(drawn()) >= {
-        "Not set up", "Set Up Backend"
-    }  # fmt: skip
+    assert {"Not set up", "Set Up Backend"} <= set(drawn())
+    assert not {"source", "maps", "of", "kind", "prompt"} & set(drawn()), "only the set-up is shown"
+    built = bpy.data.objects.new("room", None)
+    built[environment.ENVIRONMENT] = True
+    scene.collection.objects.link(built)
+    assert {"kind", "Step Inside", "Remove Environment"} <= set(drawn()), "what is in the file can be used"
     text = " ".join(drawn())
     assert re.search(r"Downloads about \d\.\d GB, and needs \d+\.\d GB in", text)
     assert re.search(r"where \d+\.\d GB are free\.", text)
@@ -211,7 +215,8 @@ def test_results_and_dome_controls(addon: Jobs, drawn, scene) -> None:
 
 def test_scene_section(addon: Jobs, drawn, scene) -> None:
     texts = drawn()
-    assert {"kind", "camera_height", "detail", "texture_width", "Build from Folder", "Step Inside"} <= set(texts)
+    assert {"kind", "camera_height", "detail", "texture_width", "Build from Folder"} <= set(texts)
+    assert "Step Inside" not in texts, "there is nothing to step into"
     assert "Rebuild from Last Maps" not in texts
     scene.panoform.kind = "DOME"
     assert "texture_width" not in drawn()
