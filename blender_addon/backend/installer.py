@@ -392,6 +392,12 @@ def error_from_output(output: str, folder: Path, log: Path | None) -> BackendErr
             "Install the backend's wheel with another Python (3.11 to 3.14, 64 bit) and set that in the preferences.",
         ),
         (
+            r"conflicting dependencies[\s\S]*?requested \(constraint\) (\S+)",
+            "The packages for the backend do not include {package}.",
+            "A folder of wheels needs the versions in the extension's backend_wheel/constraints.txt, for Blender's "
+            "Python: pip download -d FOLDER -c constraints.txt, with the wheel beside it.",
+        ),
+        (
             r"No matching distribution found for (\S+)",
             "The package index does not offer {package}.",
             "Check the connection and pip's settings (index-url), then set up again.",

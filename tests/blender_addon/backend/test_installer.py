@@ -281,6 +281,13 @@ def test_foreign_folder_is_not_modified(tmp_path: Path) -> None:
             "not available for this computer",
         ),
         ("ERROR: No matching distribution found for peft>=0.17", "peft>=0.17"),
+        (
+            "ERROR: Cannot install panoform==0.1.0 because these package versions have conflicting dependencies.\n\n"
+            "The conflict is caused by:\n    panoform 0.1.0 depends on torch>=2.6\n    The user requested (constraint) "
+            "torch==2.13.0\n\nAdditionally, some packages in these conflicts have no matching distributions available "
+            "for your environment:\n    torch\n\nERROR: ResolutionImpossible: for help visit https://pip.pypa.io/",
+            "do not include torch==2.13.0",
+        ),
         ("something odd\nERROR: the disk is on fire\n", "the disk is on fire"),
     ],
 )
