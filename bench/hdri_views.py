@@ -100,6 +100,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=480, help="width of a picture in pixels")
     arguments = parser.parse_args()
     blender_addon.register()
+    try:
+        _measure(arguments)
+    finally:
+        blender_addon.unregister()
+
+
+def _measure(arguments: argparse.Namespace) -> None:
     rows = []
     for name in arguments.names.split(","):
         folder = arguments.maps / name

@@ -14,15 +14,15 @@ SUFFIXES = (".exr", ".hdr", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 def find(folder: Path) -> dict[Path, str]:
     """Return the panoramas in a folder and the names of their result folders. Raise InputError if there is none.
 
-    These are the file names without extension, or with it where several files differ only in that.
+    These are the file names without extension, or with it where that is the name of another file or its folder.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", "Give the folder of the panoramas.")
     files = sorted(file for file in folder.absolute().iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise InputError(f"{folder} has no panoramas.", "Panoramas are EXR, HDR, PNG, JPEG, TIFF or WebP files.")
-    stems = Counter(file.stem.lower() for file in files)
-    return {file: file.stem if stems[file.stem.lower()] == 1 else file.name for file in files}
+    taken = Counter(name.lower() for file in files for name in (file.stem, file.name))
+    return {file: file.stem if taken[file.stem.lower()] == 1 else file.name for file in files}
 
 
 def parse_part(text: str) -> tuple[int, int]:

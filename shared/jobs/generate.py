@@ -194,6 +194,8 @@ def check_generate(settings: GenerateSettings) -> None:
             )
     if not 1 <= len(settings.seeds) <= MAX_SEEDS:
         raise SettingError(f"{len(settings.seeds)} seeds are given.", f"Give 1 to {MAX_SEEDS}.")
+    if len(set(settings.seeds)) < len(settings.seeds):
+        raise SettingError("A seed is given twice.", "Give each once: it gives the same panorama again.")
     if settings.method not in METHODS:
         raise SettingError(f"There is no method called {settings.method!r}.", f"Choose one of {', '.join(METHODS)}.")
     if settings.method == "lora" and not settings.lora:

@@ -277,6 +277,9 @@ def test_names_of_result_folders(tmp_path):
         "b.hdr": "b.hdr",
         "c.d.jpg": "c.d",
     }
+    (tmp_path / "A.PNG.tif").touch()
+    names = panoramas.find(tmp_path)
+    assert (names[tmp_path / "a.png"], names[tmp_path / "A.PNG.tif"]) == ("a", "A.PNG.tif")
 
 
 @pytest.mark.slow
