@@ -35,7 +35,7 @@ from ...shared.protocol.errors import (
     BackendMissingError,
     BusyError,
 )
-from . import tied_process, torch_build
+from . import pip_settings, tied_process, torch_build
 from .environment_task import EnvironmentTask
 from .log_file import BoundedLog
 from .setup_progress import Needs, SetupProgress, free_space, gigabytes, needs
@@ -207,6 +207,8 @@ class Setup(EnvironmentTask):
         self.progress = SetupProgress(folder, setup_needs())
         self._process: subprocess.Popen[str] | None = None
         self._lock = -1
+        #: Variables of programs; None: those of this process.
+        self._variables: dict[str, str] | None = None
 
     def cancel(self, *, wait: bool = False) -> None:
         """Cancel the setup; `wait` until it has ended. Downloads stay in pip's cache for the next one."""
@@ -238,11 +240,14 @@ class Setup(EnvironmentTask):
             log = stack.enter_context(BoundedLog(self.log))
             self._call(log, self.python, "-I", "-m", "venv", environment)
             python = python_in(self.folder)
+            settings = self._call(log, python, "-I", "-X", "utf8", "-m", "pip", "config", "list")
+            self._variables = pip_settings.environment(settings)
             self._pip(log, "--upgrade", "pip")
             constraints = self.wheel.parent / "constraints.txt"
             pins = ("--constraint", constraints) if constraints.exists() else ()
-            if not self._packages and (backend := torch_build.uv_backend()) and not self._has_own_index(log):
-                # Not PyPI's torch: uv knows where the other builds are, and pip then keeps what it installed.
+            if not self._packages and (backend := torch_build.uv_backend()) and not torch_build.has_own_index(settings):
+                # Not PyPI's torch: uv knows where the other builds are, and pip then keeps what it installed. An index
+                # of the user's chooses the build itself.
                 self._pip(log, "uv")
                 self.progress.text = "Looking for PyTorch"
                 self._call(log, python.with_stem("uv"), "--no-config", "pip", "install", "--color", "never",
@@ -259,11 +264,6 @@ class Setup(EnvironmentTask):
             complete = _Marker(version_of(self.wheel), _size(environment))
             atomic_write(environment / MARKER, msgspec.json.encode(complete))
 
-    def _has_own_index(self, log) -> bool:
-        """Return whether pip takes packages from elsewhere than PyPI: that place then chooses the build of torch."""
-        command = (python_in(self.folder), "-I", "-X", "utf8", "-m", "pip", "config", "list")
-        return torch_build.has_own_index(self._call(log, *command))
-
     def _pip(self, log, *arguments: str | Path) -> None:
         python = python_in(self.folder)
         version = self._call(log, python, "-I", "-m", "pip", "--version")
@@ -279,7 +279,7 @@ class Setup(EnvironmentTask):
         log.write(f"$ {' '.join(map(str, command))}\n")
         output: deque[str] = deque(maxlen=_KEPT_LINES)
         with drafts(self.folder) as empty:  # a folder of our own, in which no program finds a configuration
-            self._process = tied_process.start(self.python, command, empty, self._lock)
+            self._process = tied_process.start(self.python, command, empty, self._lock, self._variables)
             return self._follow(log, self._process, output)
 
     def _follow(self, log, process: subprocess.Popen[str], output: deque[str]) -> str:

@@ -11,15 +11,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def start(python: Path, command: Sequence[str | Path], folder: Path, lock: int) -> subprocess.Popen[str]:
+def start(
+    python: Path, command: Sequence[str | Path], folder: Path, lock: int, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     """Start a program in `folder`, through `python`; its output is on stdout. Close stdin to kill it.
 
     `lock`: an open file that the program inherits, so that a lock on it lasts as long (on Windows it doesn't).
-    Raise OSError.
+    `environment`: its variables; None: those of this process. Raise OSError.
     """
     inherited = () if os.name == "nt" else (lock,)
     return subprocess.Popen(
@@ -28,6 +30,7 @@ def start(python: Path, command: Sequence[str | Path], folder: Path, lock: int) 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=folder,
+        env=environment,
         text=True,
         encoding="utf-8",
         errors="replace",

@@ -397,6 +397,19 @@ def test_what_a_killed_blender_started_ends_and_holds_the_lock_until_then(tmp_pa
         pass
 
 
+@pytest.mark.slow
+def test_settings_of_pip_that_install_elsewhere_or_less_are_not_obeyed(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "pip.conf").write_text("[install]\nuser = true\nno-deps = true\nrequire-hashes = true\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("PIP_PREFIX", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("PIP_DRY_RUN", "1")
+    assert set_up(tmp_path / "data", make_wheel(tmp_path / "wheels")).error is None
+    assert installer.find(tmp_path / "data", "0.1.0") is Installed.READY
+    assert not (tmp_path / "elsewhere").exists()
+    wheel = make_wheel(tmp_path / "needy", requires="missing>=3")  # which is noticed
+    assert "missing" in str(set_up(tmp_path / "other", wheel).error)
+
+
 def test_programs_find_no_configuration_in_their_folder(tmp_path: Path) -> None:
     for name in ("uv.toml", "pip.conf", "pyproject.toml", "setup.cfg"):
         (tmp_path / name).write_text("[global]\nindex-url = http://evil.example")
