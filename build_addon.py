@@ -130,9 +130,10 @@ def build(target: Target, backend: Path, out: Path) -> Path:
     short = target.blender_min.removesuffix(".0")
     path = out / f"panoform-{version}-blender-{short}.zip"
     out.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(files):
-            archive.writestr(zipfile.ZipInfo(name), files[name], zipfile.ZIP_DEFLATED)
+            packed = zipfile.ZIP_STORED if name.endswith(".whl") else zipfile.ZIP_DEFLATED  # wheels are zips
+            archive.writestr(zipfile.ZipInfo(name), files[name], packed)
     return path
 
 
