@@ -26,6 +26,7 @@ from torch import Tensor
 from ...shared.protocol.errors import PanoramaError, SettingError
 from ...shared.weights import WEIGHTS
 from .layers import tiling
+from .layers.checks import check_finite, check_numbers, check_steps, check_values
 from .layers.denoiser import Batch, denoiser
 from .layers.latents import image_ids, pack, unpack
 from .panorama_pipeline import PanoramaPipeline
@@ -109,9 +110,11 @@ class DiT360Pipeline(PanoramaPipeline):
             check: called many times in a step; raise in it to stop.
 
         Raises:
-            SettingError: no prompt, or two; an unknown output type; strength out of range; a mask without an image.
+            SettingError: no prompt, or two; an unknown output type; a number out of range; a mask without an image.
             PanoramaError: a size, noise, image or mask that doesn't fit.
+            InputError: embeddings of the wrong shape, and NaN in what is given.
             WeightsError: a prompt must be encoded but the text encoders are absent.
+            NumericsError: NaN or infinite values, naming the step and the precision.
         """
         # 1. Check the inputs
         shape = self._latent_shape(_count(latents, generator, prompt, prompt_embeds), height, width)
@@ -120,6 +123,13 @@ class DiT360Pipeline(PanoramaPipeline):
         _check_shape("mask", mask_image, (shape[0], 1, height, width))
         if output_type not in ("pt", "latent"):
             raise SettingError(f"There is no output type {output_type!r}.", 'Use "pt" or "latent".')
+        check_steps(num_inference_steps, self.scheduler.config.num_train_timesteps)
+        check_numbers(
+            guidance_scale=guidance_scale, true_cfg_scale=true_cfg_scale, shift=1.0 if shift is None else shift
+        )
+        for name, values in (("noise", latents), ("image", image)):
+            if values is not None:
+                check_values(name, values)
         if not 0 < strength <= 1:
             raise SettingError(f"The strength is {strength:g}.", "It must be more than 0, and at most 1.")
         if image is None and (mask_image is not None or strength < 1):
@@ -196,6 +206,7 @@ class DiT360Pipeline(PanoramaPipeline):
                     velocity = negative + true_cfg_scale * (positive - negative)
                 denoised = x - sigmas[i] * velocity
                 x = self.scheduler.step(velocity, t, x, return_dict=False)[0]
+                check_finite(x, f"step {first + i + 1} of {num_inference_steps}", dtype)
                 if source is not None and change is not None and fill is None:
                     x = torch.lerp(sigmas[i + 1] * noise + (1 - sigmas[i + 1]) * source, x, change)
                 if resync_padding:

@@ -7,7 +7,6 @@ alone without guidance.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +25,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ...shared.jobs.checks import check_range
-from ...shared.protocol.errors import AdapterError, InputError, NumericsError, SettingError, WeightsError
+from ...shared.protocol.errors import AdapterError, InputError, SettingError, WeightsError
 from ..models.sd21 import adapter
 from .layers import multiview_attention
+from .layers.checks import check_finite, check_numbers, check_steps, check_values
 from .layers.multiview_attention import Layout, MultiViewAttnProcessor, MultiViewState
 from .layers.snr_shift import shifted_betas
 from .safetensors_only import SafetensorsOnly
@@ -214,7 +214,7 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         """
         latents = (latents / self.vae.config.scaling_factor).to(self._execution_device, self.vae.dtype)
         images = torch.cat([self.vae.decode(one[None], return_dict=False)[0].float() for one in latents])
-        _check_finite(images, "decoding", self.vae.dtype)
+        check_finite(images, "decoding", self.vae.dtype)
         return (images / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -278,9 +278,11 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         """
         # 1. Check the inputs
         self._check_inputs(task, control, reference, reference_latents, generator, scheduler, output_type)
-        self._check_numbers(
-            num_inference_steps, control_factor, guidance_scale=guidance_scale, mv_scale=mv_scale,
-            reference_scale=reference_scale, control_scale=control_scale,
+        check_steps(num_inference_steps, self.scheduler.config.num_train_timesteps - 1)  # they are counted from 1
+        check_range("The control_factor", control_factor, 0, 1)
+        check_numbers(
+            guidance_scale=guidance_scale, mv_scale=mv_scale, reference_scale=reference_scale,
+            control_scale=control_scale,
         )  # fmt: skip
         assert self.cond_encoder is not None  # checked
         views, _, height, width = control.shape
@@ -341,7 +343,7 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
                     noise = unconditional + guidance_scale * (conditional - unconditional)  # [n, 4, h, w]
                 step = sampler.step(noise, t, noisy, generator=generator)
                 noisy = step.prev_sample
-                _check_finite(noisy, f"step {i + 1} of {num_inference_steps}", dtype)
+                check_finite(noisy, f"step {i + 1} of {num_inference_steps}", dtype)
                 if callback_on_step_end is not None:
                     callback_on_step_end(self, i, t, {"latents": noisy, "denoised": step.pred_original_sample})
 
@@ -377,7 +379,7 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
             raise InputError(f"The control images are {tuple(control.shape)}.", f"The size is a multiple of {side}.")
         if chosen.views is not None and len(control) != chosen.views:
             raise InputError(f"{task} draws {chosen.views} views, but there are {len(control)} control images.")
-        _check_values("control images", control)
+        check_values("control images", control)
         if not -_ROUNDING <= control.min() <= control.max() <= 1 + _ROUNDING:
             raise InputError(
                 f"The control images reach from {control.min():.3g} to {control.max():.3g}.", "Give values in [0, 1]."
@@ -396,17 +398,7 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
                     f"The reference picture is {tuple(tensor.shape)} instead of (1, {depth}, height, width).",
                     f"Both sides are multiples of {factor}." if factor > 1 else "",
                 )
-            _check_values("reference picture", tensor)
-
-    def _check_numbers(self, steps: int, control_factor: float, **others: float) -> None:
-        """Raise SettingError for a number of steps that the schedule doesn't have, and for NaN."""
-        trained = self.scheduler.config.num_train_timesteps
-        if not (isinstance(steps, int) and 0 < steps < trained):
-            raise SettingError(f"The number of steps is {steps}.", f"Give a whole number from 1 to {trained - 1}.")
-        check_range("The control_factor", control_factor, 0, 1)
-        for name, value in others.items():
-            if not math.isfinite(value):
-                raise SettingError(f"The {name} is {value}.", "Give a finite number.")
+            check_values("reference picture", tensor)
 
     def _embed_prompt(self, prompt: str | None, default: str, embeds: Tensor | None) -> Tensor:
         """Return the embeddings of a prompt, given or computed, (1, tokens, dim)."""
@@ -435,21 +427,3 @@ def _task(name: str) -> Task:
     if name not in TASKS:
         raise SettingError(f"There is no task {name!r}.", f"The tasks are {', '.join(TASKS)}.")
     return TASKS[name]
-
-
-def _check_values(what: str, values: Tensor) -> None:
-    """Raise InputError for an input that is not of finite floating-point numbers."""
-    if not values.is_floating_point():
-        kind = str(values.dtype).removeprefix("torch.")
-        raise InputError(f"The values of the {what} are of type {kind}.", "Give floating-point numbers.")
-    if not torch.isfinite(values).all():
-        raise InputError(f"There are NaN or infinite values in the {what}.")
-
-
-def _check_finite(values: Tensor, where: str, dtype: torch.dtype) -> None:
-    """Raise NumericsError for NaN or infinite values."""
-    if not torch.isfinite(values).all():
-        raise NumericsError(
-            f"There are NaN or infinite values after {where}, computed in {str(dtype).removeprefix('torch.')}.",
-            "Use float32." if dtype != torch.float32 else "The weights may be damaged; download them again.",
-        )

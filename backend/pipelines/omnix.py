@@ -18,9 +18,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ...shared.imaging import sphere
-from ...shared.protocol.errors import AdapterError, PanoramaError, SettingError
+from ...shared.protocol.errors import AdapterError, InputError, PanoramaError, SettingError
 from ..models.flux import stream_adapters
 from .layers import circular_padding
+from .layers.checks import check_finite, check_numbers, check_steps, check_values
 from .layers.denoiser import Batch, denoiser
 from .layers.latents import image_ids, pack, unpack
 from .layers.shared_attention import Layers
@@ -144,8 +145,11 @@ class OmniXPipeline(PanoramaPipeline):
             check: called many times in a step; raise in it to stop.
 
         Raises:
-            SettingError: an unknown or repeated task or output type, or conditions that aren't the task's.
+            SettingError: an unknown or repeated task or output type, a number out of range, or conditions that aren't
+                the task's.
             PanoramaError: a picture or noise of the wrong shape.
+            InputError: embeddings of the wrong shape, and NaN in what is given.
+            NumericsError: NaN or infinite values, naming the step and the precision.
             AdapterError: the task's adapters are not loaded.
             WeightsError: a prompt must be encoded but the text encoders are absent.
         """
@@ -156,6 +160,8 @@ class OmniXPipeline(PanoramaPipeline):
                 raise AdapterError(f"The adapters of {name} are not loaded.", "Call load_adapters for this task first.")
         if output_type not in ("pt", "latent"):
             raise SettingError(f"There is no output type {output_type!r}.", 'Use "pt" or "latent".')
+        check_steps(num_inference_steps, self.scheduler.config.num_train_timesteps)
+        check_numbers(guidance_scale=guidance_scale, cache=cache)
         height, width = self._size(tasks, images, encoded)
         if any("camray" in TASKS[name].conditions for name in tasks) and "camray" not in images | encoded:
             images["camray"] = camera_rays(height, width)
@@ -165,6 +171,8 @@ class OmniXPipeline(PanoramaPipeline):
         if prompt is not None or (prompt_embeds is None and pooled_prompt_embeds is None):
             prompt = f"{TRIGGER} {prompt or ''}".strip()
         prompt_embeds, pooled_prompt_embeds = self._embed_prompt(prompt, prompt_embeds, pooled_prompt_embeds)
+        if len(prompt_embeds) != 1 or len(pooled_prompt_embeds) != 1:
+            raise InputError(f"There are {len(prompt_embeds)} prompts.", "All tasks have the same one.")
         encoded |= {name: self.encode(image, circular_encode) for name, image in images.items()}
         tokens = {
             name: pack(circular_padding.extend(latents.to(device, torch.float32))).to(dtype)  # [1, T, 4C]
@@ -220,6 +228,7 @@ class OmniXPipeline(PanoramaPipeline):
                 velocity = unpack(velocity.float(), rows)  # [N, C, h, w + 6]
                 denoised = target - self.scheduler.sigmas[i] * velocity
                 target = circular_padding.blend(self.scheduler.step(velocity, t, target, return_dict=False)[0])
+                check_finite(target, f"step {i + 1} of {num_inference_steps}", dtype)
                 if callback_on_step_end is not None:
                     callback_on_step_end(self, i, t, {"latents": target, "denoised": circular_padding.close(denoised)})
 
@@ -253,6 +262,7 @@ class OmniXPipeline(PanoramaPipeline):
                     raise PanoramaError(
                         f"The condition {name} is {tuple(tensor.shape)} instead of (1, {expected}, height, width)."
                     )
+                check_values(f"condition {name}", tensor)
                 sizes[name] = (tensor.shape[2] * factor, tensor.shape[3] * factor)
         if len(set(sizes.values())) > 1:
             raise PanoramaError(f"The conditions differ in size: {sizes}.")

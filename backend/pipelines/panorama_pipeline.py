@@ -9,10 +9,11 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from torch import Tensor
 
-from ...shared.protocol.errors import SettingError, WeightsError
+from ...shared.protocol.errors import InputError, SettingError, WeightsError
 from ..models import lora, residency
 from ..models.links import Link
 from .layers import circular_padding, tiling
+from .layers.checks import check_values
 from .safetensors_only import SafetensorsOnly
 
 #: Side and overlap, in latents, of the tiles in which the VAE processes more than MAX_WHOLE latents.
@@ -107,7 +108,10 @@ class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
     def _embed_prompt(
         self, prompt: str | list[str] | None, embeds: Tensor | None, pooled: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return the embeddings of the prompts, given or computed: (N, tokens, dim) and (N, dim)."""
+        """Return the embeddings of the prompts, given or computed: (N, tokens, dim) and (N, dim).
+
+        Raise SettingError, WeightsError, and InputError for embeddings of another shape, or with NaN.
+        """
         if (prompt is None) == (embeds is None) or (embeds is None) != (pooled is None):
             raise SettingError("Give either a prompt, or both prompt_embeds and pooled_prompt_embeds.")
         if embeds is None or pooled is None:
@@ -119,6 +123,14 @@ class PanoramaPipeline(SafetensorsOnly, FluxPipeline):
             embeds, pooled, _ = self.encode_prompt(prompt)  # pyright: ignore[reportArgumentType]
         assert embeds is not None
         assert pooled is not None
+        dims = self.transformer.config.joint_attention_dim, self.transformer.config.pooled_projection_dim
+        if (embeds.ndim, embeds.shape[-1]) != (3, dims[0]) or (pooled.ndim, pooled.shape[-1]) != (2, dims[1]):
+            raise InputError(
+                f"The embeddings are {tuple(embeds.shape)} and {tuple(pooled.shape)} instead of "
+                f"(N, tokens, {dims[0]}) and (N, {dims[1]})."
+            )
+        check_values("embeddings", embeds)
+        check_values("pooled embeddings", pooled)
         return embeds, pooled
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -21,7 +22,15 @@ from panoform.backend.pipelines import dit360, panorama_pipeline
 from panoform.backend.pipelines.dit360 import DiT360Pipeline, is_fill
 from panoform.backend.pipelines.layers import tiling
 from panoform.shared.imaging import sphere
-from panoform.shared.protocol.errors import AdapterError, Cancelled, PanoramaError, SettingError, WeightsError
+from panoform.shared.protocol.errors import (
+    AdapterError,
+    Cancelled,
+    InputError,
+    NumericsError,
+    PanoramaError,
+    SettingError,
+    WeightsError,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 LORA = GOLDEN / "adapters" / "dit360" / "adapter_model.safetensors"
@@ -319,7 +328,15 @@ def test_fill_depends_on_the_mask_and_the_kept_part(plain, call):
         ({"height": 60}, PanoramaError, "multiples of 16"),
         ({"width": 0}, PanoramaError, "multiples of 16"),
         ({"latents": torch.zeros(1, 16, 8, 18)}, PanoramaError, "noise"),
+        ({"latents": torch.full((1, 16, 8, 16), math.nan)}, InputError, "NaN or infinite values in the noise"),
+        ({"image": torch.zeros(1, 3, 64, 128, dtype=torch.uint8)}, InputError, "image are of type uint8"),
         ({"output_type": "pil"}, SettingError, "output type"),
+        ({"num_inference_steps": 0}, SettingError, "from 1 to 1000"),
+        ({"num_inference_steps": 2.5}, SettingError, "from 1 to 1000"),
+        ({"guidance_scale": math.nan}, SettingError, "guidance_scale is nan"),
+        ({"prompt_embeds": torch.zeros(1, 12, 31)}, InputError, r"\(1, 12, 31\) .* instead of"),
+        ({"pooled_prompt_embeds": torch.zeros(32)}, InputError, r"\(32,\) instead of"),
+        ({"prompt_embeds": torch.full((1, 12, 32), math.nan)}, InputError, "NaN or infinite values in the embeddings"),
         ({"strength": 0.0}, SettingError, "strength"),
         ({"strength": 0.5}, SettingError, "no image"),
         ({"mask_image": torch.ones(1, 1, 64, 128)}, SettingError, "no image"),
@@ -333,6 +350,15 @@ def test_fill_depends_on_the_mask_and_the_kept_part(plain, call):
 def test_invalid_arguments_are_rejected(plain, call, change, error, words):
     with pytest.raises(error, match=words):
         plain(**{**call, **change})
+
+
+def test_nan_names_the_step_and_the_precision(plain, call):
+    damaged = torch.nn.Parameter(torch.full((64,), math.nan))
+    with (
+        mock.patch.object(plain.transformer.proj_out, "bias", damaged),
+        pytest.raises(NumericsError, match="after step 1 of 4, computed in float32"),
+    ):
+        plain(**call)
 
 
 @contextmanager
@@ -351,7 +377,7 @@ def smoother(_transformer, _batches, timesteps, _guidance_scale, img_ids, **_):
 
 def measure_seams(plain, **options) -> list[seam_metrics.Seam]:
     """Return the seams of tokens generated with `smoother`, for ten seeds."""
-    embeds = {"prompt_embeds": torch.zeros(1, 1, 1), "pooled_prompt_embeds": torch.zeros(1, 1)}
+    embeds = {"prompt_embeds": torch.zeros(1, 1, 32), "pooled_prompt_embeds": torch.zeros(1, 32)}
     generators = [torch.Generator().manual_seed(seed) for seed in range(10)]
     with mock.patch.object(dit360, "denoiser", smoother):
         latents = plain(

@@ -1,8 +1,10 @@
 """OmniX compared with values of the reference implementation (tests/golden), and with its literal loop."""
 
 import importlib.util
+import math
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -14,7 +16,15 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 from panoform.backend.pipelines import omnix, panorama_pipeline
 from panoform.backend.pipelines.layers import circular_padding
 from panoform.backend.pipelines.omnix import TASKS, OmniXPipeline
-from panoform.shared.protocol.errors import AdapterError, Cancelled, PanoramaError, SettingError, WeightsError
+from panoform.shared.protocol.errors import (
+    AdapterError,
+    Cancelled,
+    InputError,
+    NumericsError,
+    PanoramaError,
+    SettingError,
+    WeightsError,
+)
 
 _SPEC = importlib.util.spec_from_file_location("bench_streams", Path(__file__).parents[3] / "bench" / "streams.py")
 assert _SPEC
@@ -341,7 +351,16 @@ IMAGE = torch.zeros(1, 3, 64, 128)
         ({"conditions": {"rgb": IMAGE[:, :1]}}, PanoramaError, r"rgb is \(1, 1, 64, 128\)"),
         ({"conditions": {"rgb": IMAGE[..., :120]}}, PanoramaError, "multiples of 16"),
         ({"conditions": {"rgb": IMAGE[..., :32]}}, PanoramaError, "width at least 48"),
+        ({"conditions": {"rgb": IMAGE.byte()}}, InputError, "condition rgb are of type uint8"),
+        ({"conditions": {"rgb": IMAGE * math.nan}}, InputError, "NaN or infinite values in the condition rgb"),
         ({"latents": torch.zeros(1, 16, 8, 8)}, PanoramaError, "noise"),
+        ({"num_inference_steps": 0}, SettingError, "from 1 to 1000"),
+        ({"num_inference_steps": 2.5}, SettingError, "from 1 to 1000"),
+        ({"guidance_scale": math.nan}, SettingError, "guidance_scale is nan"),
+        ({"prompt_embeds": torch.zeros(1, 12, 31)}, InputError, r"\(1, 12, 31\) .* instead of"),
+        ({"pooled_prompt_embeds": torch.zeros(32)}, InputError, r"\(32,\) instead of"),
+        ({"prompt_embeds": torch.full((1, 12, 32), math.nan)}, InputError, "NaN or infinite values in the embeddings"),
+        ({"prompt_embeds": torch.zeros(2, 12, 32)}, InputError, "2 prompts"),
         ({"prompt": "a court"}, SettingError, "either a prompt"),
         ({"pooled_prompt_embeds": None}, SettingError, "both prompt_embeds"),
         ({"prompt_embeds": None, "pooled_prompt_embeds": None}, WeightsError, "text encoders are not loaded"),
@@ -350,6 +369,16 @@ IMAGE = torch.zeros(1, 3, 64, 128)
 def test_invalid_arguments_are_rejected(pipe, change, raised, words):
     with pytest.raises(raised, match=words):
         pipe(**(arguments("rgb_to_depth") | change))
+
+
+def test_nan_names_the_step_and_the_precision(pipe):
+    """As where FLUX overflows in float16: the map would be black."""
+    damaged = torch.nn.Parameter(torch.full((64,), math.nan))
+    with (
+        mock.patch.object(pipe.transformer.proj_out, "bias", damaged),
+        pytest.raises(NumericsError, match="after step 1 of 4, computed in float32"),
+    ):
+        pipe(**arguments("rgb_to_depth"))
 
 
 def test_unknown_task_or_missing_adapter_is_rejected(new_pipe):
