@@ -154,9 +154,15 @@ class MultiViewPipeline(SafetensorsOnly, StableDiffusionPipeline):
         self.register_modules(cond_encoder=cond_encoder)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        use_safetensors: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
         """Load the pipeline; of a local folder with an adapter for one task (`save_pretrained`), that too."""
-        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        pipe = super().from_pretrained(pretrained_model_name_or_path, use_safetensors=use_safetensors, **kwargs)
         folder = Path(pretrained_model_name_or_path)
         tasks = [task for task in TASKS if (folder / adapter.filename(task)).is_file()]
         if len(tasks) == 1:
