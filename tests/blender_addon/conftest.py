@@ -83,6 +83,14 @@ def _is_blender(process: psutil.Process) -> bool:
         return False
 
 
+def _children(pid: int) -> list[psutil.Process]:
+    """Return what that process has started and still runs."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
 class RealBlender:
     """The Blender application of one version under an empty user folder."""
 
@@ -123,17 +131,16 @@ class RealBlender:
         assert code == 0, output
         return output
 
-    def in_window(self, out: Path, *script: str) -> dict:
-        """Run a script in a window until it writes out/seen.json, and return its content.
+    def in_window(self, out: Path, *script: str, seconds: int = WINDOW_S) -> dict:
+        """Run a script in a window until it writes out/seen.json, for `seconds` at most, and return its content.
 
         It fails, with Blender's output, soon after the script did: where there is a traceback, or Blender has ended.
         """
         seen = out / "seen.json"
-        window, log = self.start(str(out / "end.png"), str(WINDOW_S), *script, verb="gui")
-        children = psutil.Process(window.pid).children
+        window, log = self.start(str(out / "end.png"), str(seconds), *script, verb="gui")
         came_up, failed_since = False, None
         while window.poll() is None and not seen.exists():
-            up = any(map(_is_blender, children(recursive=True)))
+            up = any(map(_is_blender, _children(window.pid)))
             came_up = came_up or up
             if failed_since is None and ((came_up and not up) or b"Traceback (most recent call" in log.read_bytes()):
                 failed_since = time.monotonic()
@@ -141,10 +148,10 @@ class RealBlender:
                 break
             time.sleep(0.5)
         ended = time.monotonic() + GRACE_S
-        while time.monotonic() < ended and any(map(_is_blender, children(recursive=True))):
+        while time.monotonic() < ended and any(map(_is_blender, _children(window.pid))):
             time.sleep(0.2)
         # The tool that gives the window only waits for a time, then ends what it started.
-        for child in children(recursive=True):
+        for child in _children(window.pid):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if child.name() == "sleep":
                     child.terminate()

@@ -11,8 +11,10 @@ import pytest
 HERE = Path(__file__).resolve().parent
 #: Most seconds in which the set-up's bar, number and text may stay the same.
 MAX_STILL_S = 5
+#: Timeout of the whole day: packages of gigabytes are unpacked.
+DAY_S = 1800
 
-pytestmark = [pytest.mark.real_blender, pytest.mark.every_blender]
+pytestmark = [pytest.mark.real_blender, pytest.mark.every_blender, pytest.mark.timeout(DAY_S + 60)]
 
 
 def test_from_zip_to_uninstalled(real_blender, zips: Path, tmp_path: Path, monkeypatch) -> None:
@@ -26,7 +28,7 @@ def test_from_zip_to_uninstalled(real_blender, zips: Path, tmp_path: Path, monke
     out.mkdir(parents=True, exist_ok=True)
     (out / "seen.json").unlink(missing_ok=True)
     script = ("--enable-event-simulate", "--python", str(HERE / "real_window_day.py"), "--")
-    seen = real_blender.in_window(out, *script, str(out), str(zip_path), wheels, str(folder))
+    seen = real_blender.in_window(out, *script, str(out), str(zip_path), wheels, str(folder), seconds=DAY_S)
     print(json.dumps(seen, indent=1))
     assert "error" not in seen, seen["error"]
     assert seen["set-up began"]

@@ -61,12 +61,12 @@ def test_maps_without_distance_are_compared_everywhere():
 
 
 @pytest.mark.slow
-def test_command_compares_approximations_with_exact_maps(tiny_flux, tiny_adapters, tiny_lora, tmp_path, capsys):
+def test_command_compares_approximations_with_exact_maps(fast_flux, tiny_adapters, tiny_lora, tmp_path, capsys):
     write_image(tmp_path / "panorama.exr", picture(), "float")
     exact = ("steps=3,cache=1e-09", f"steps=3,turbo={tiny_lora},turbo-scale=0")
     approximate = ("steps=1", "steps=3,cache=1", f"steps=3,turbo={tiny_lora},turbo-scale=1")
     arguments = [
-        "evaluate", "--data", str(tmp_path), "--engine", "flux", "--model", str(tiny_flux), "--dtype", "fp32",
+        "evaluate", "--data", str(tmp_path), "--engine", "flux", "--model", str(fast_flux), "--dtype", "fp32",
         "--adapters", str(tiny_adapters), "--device", "cpu", "--maps", "distance,albedo", "--height", "64",
         "--against", "steps=3", "--json",
     ]  # fmt: skip
@@ -88,8 +88,8 @@ def test_command_compares_approximations_with_exact_maps(tiny_flux, tiny_adapter
 
 
 @pytest.mark.slow
-def test_approximations_are_recorded_and_leave_the_model_as_it_was(tiny_flux, tiny_adapters, tiny_lora, reporter):
-    engine = EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters), dtype="fp32")
+def test_approximations_are_recorded_and_leave_the_model_as_it_was(fast_flux, tiny_adapters, tiny_lora, reporter):
+    engine = EngineSettings(engine="flux", model=str(fast_flux), adapters=str(tiny_adapters), dtype="fp32")
     models = ModelCache()
 
     def perceive(**options):

@@ -24,8 +24,8 @@ def small(monkeypatch):
 
 
 @pytest.fixture
-def flux(tiny_flux, tiny_adapters, small):
-    return EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters), dtype="fp32")
+def flux(fast_flux, tiny_adapters, small):
+    return EngineSettings(engine="flux", model=str(fast_flux), adapters=str(tiny_adapters), dtype="fp32")
 
 
 @pytest.fixture

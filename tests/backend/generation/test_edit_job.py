@@ -173,9 +173,9 @@ def test_a_new_lamp_is_found_by_the_threshold(models, flux, prompt_settings, rep
 
 
 @pytest.mark.slow
-def test_flux_fill_can_edit_but_not_outpaint(models, tiny_flux, prompt_settings, reporter, tmp_path):
+def test_flux_fill_can_edit_but_not_outpaint(models, fast_flux, prompt_settings, reporter, tmp_path):
     folder = tmp_path / "fill"
-    shutil.copytree(tiny_flux, folder)
+    shutil.copytree(fast_flux, folder)
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     state = load_file(file)
     state["x_embedder.weight"] = torch.cat([state["x_embedder.weight"]] * 6, dim=1)

@@ -231,7 +231,7 @@ def test_prompt_affects_outpainting(models, flux, reporter):
 
 
 @pytest.mark.slow
-def test_starter_outpaints_once_it_is_trained(models, tiny_flux, tiny_adapters, tmp_path, reporter, small):
+def test_starter_outpaints_once_it_is_trained(models, fast_flux, tiny_adapters, tmp_path, reporter, small):
     """The starter has no text encoders."""
     folder = tmp_path / "starter"
     shutil.copytree(checkpoints.STARTER, folder)

@@ -28,8 +28,8 @@ def flux_engine():
 
 
 @pytest.fixture
-def flux(tiny_flux, tiny_adapters):
-    return EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tiny_adapters), dtype="fp32")
+def flux(fast_flux, tiny_adapters):
+    return EngineSettings(engine="flux", model=str(fast_flux), adapters=str(tiny_adapters), dtype="fp32")
 
 
 @pytest.mark.slow
@@ -77,9 +77,9 @@ def test_every_adapter_of_a_task_affects_the_result(flux_engine, flux, reporter,
     assert np.abs(with_adapter.maps["albedo"] - without.maps["albedo"]).max() > 1e-3
 
 
-def test_missing_adapter_is_reported_before_loading(reporter, tiny_flux, tiny_adapters, tmp_path):
+def test_missing_adapter_is_reported_before_loading(reporter, fast_flux, tiny_adapters, tmp_path):
     shutil.copytree(tiny_adapters / "rgb_to_depth", tmp_path / "rgb_to_depth")
-    settings = EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tmp_path))
+    settings = EngineSettings(engine="flux", model=str(fast_flux), adapters=str(tmp_path))
     engine = ModelCache()
     error = check_rejected(
         AdapterError, "rgb_to_normal", engine, reporter, names=["distance", "normal"], settings=settings
@@ -88,11 +88,11 @@ def test_missing_adapter_is_reported_before_loading(reporter, tiny_flux, tiny_ad
     assert engine.latest is None
 
 
-def test_adapter_in_another_precision_is_refused_before_loading(reporter, tiny_flux, tiny_adapters, tmp_path):
+def test_adapter_in_another_precision_is_refused_before_loading(reporter, fast_flux, tiny_adapters, tmp_path):
     folder = shutil.copytree(tiny_adapters / "rgb_to_depth", tmp_path / "rgb_to_depth")
     file = folder / "depth" / "pytorch_lora_weights.safetensors"
     save_file({key: x.to(torch.float8_e4m3fn) for key, x in load_file(file).items()}, file)
-    settings, engine = EngineSettings(engine="flux", model=str(tiny_flux), adapters=str(tmp_path)), ModelCache()
+    settings, engine = EngineSettings(engine="flux", model=str(fast_flux), adapters=str(tmp_path)), ModelCache()
     error = check_rejected(AdapterError, "is F8_E4M3", engine, reporter, names=["distance"], settings=settings)
     assert "OmniX's" in error.hint
     assert engine.latest is None

@@ -8,9 +8,17 @@ from safetensors.torch import load_file
 from scene_files import write_scene
 
 from panoform.backend.training import __main__ as command
-from panoform.backend.training import fast_decoder, fit, latents
+from panoform.backend.training import architecture, fast_decoder, fit, latents
 
 HEIGHT = 64
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Train networks of the starter's architecture, but narrower and with fewer blocks."""
+    monkeypatch.setitem(architecture.VAE, "block_out_channels", (8, 16, 16, 24))
+    monkeypatch.setitem(architecture.TRANSFORMER, "num_single_layers", 2)
+    monkeypatch.setitem(architecture.TRANSFORMER, "num_attention_heads", 2)
 
 
 @pytest.fixture(scope="module")
