@@ -49,7 +49,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("real_blender"):
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.timeout(2 * WINDOW_S))
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(2 * WINDOW_S))
             is_chosen = NEWEST in item.name and item.get_closest_marker("every_blender")
             if not (is_chosen or config.getoption("--every-blender")):
                 left_out.append(item)
