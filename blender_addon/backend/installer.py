@@ -214,7 +214,7 @@ class Setup(EnvironmentTask):
         """Cancel the setup; `wait` until it has ended. Downloads stay in pip's cache for the next one."""
         self._cancelled.set()
         if self._process is not None:
-            _end(self._process)
+            tied_process.end(self._process)
         super().cancel(wait=wait)
 
     def _from_os_error(self, error: OSError) -> BackendError:
@@ -285,7 +285,7 @@ class Setup(EnvironmentTask):
     def _follow(self, log, process: subprocess.Popen[str], output: deque[str]) -> str:
         with process:
             if self._cancelled.is_set():  # cancelled between the check above and the start
-                _end(process)
+                tied_process.end(process)
             assert process.stdout is not None
             for line in process.stdout:
                 if not self.progress.parse(line):
@@ -355,13 +355,6 @@ def locked(path: Path) -> Iterator[int]:
         if not try_lock(handle.fileno()):
             raise BusyError("Another Blender is setting up or removing the backend.", "Wait until it has finished.")
         yield handle.fileno()
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Have a program of `tied_process` killed, without waiting for it."""
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):  # it has ended
-        process.stdin.close()
 
 
 def error_from_output(output: str, folder: Path, log: Path | None) -> BackendError:

@@ -6,6 +6,7 @@ what it started once stdin is closed. The system closes that pipe however the pr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 def start(
     python: Path, command: Sequence[str | Path], folder: Path, lock: int, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Start a program in `folder`, through `python`; its output is on stdout. Close stdin to kill it.
+    """Start a program in `folder`, through `python`; its output is on stdout. Closing stdin kills it (`end`).
 
     `lock`: an open file that the program inherits, so that a lock on it lasts as long (on Windows it doesn't).
     `environment`: its variables; None: those of this process. Raise OSError.
@@ -38,6 +39,16 @@ def start(
         start_new_session=True,
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a program that `start` started, without waiting for it; also where the process in between was killed."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):  # it has ended
+        process.stdin.close()
+    if os.name == "posix" and process.returncode is None:  # not waited for: no other group can have its number
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _main(inherited: str, *command: str) -> int:

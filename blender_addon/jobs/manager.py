@@ -170,6 +170,10 @@ class Jobs:
 
         `warm_up`: it imports what the first job needs. Raise BackendMissingError, BackendVersionError, OutputError.
         """
+        session = self.session
+        if session is not None and session.process.is_own and session.process.has_exited:  # since the last poll
+            session.close(wait=False)
+            self.session = None
         if self.session is None:
             self._was_started = True
             self.session = self.open_session(warm_up=warm_up)

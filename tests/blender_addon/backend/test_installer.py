@@ -397,6 +397,28 @@ def test_what_a_killed_blender_started_ends_and_holds_the_lock_until_then(tmp_pa
         pass
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no groups of processes")
+def test_cancel_ends_a_program_whose_process_in_between_was_killed(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, tmp_path / "wheel", Path(sys.executable))
+    with installer.locked(tmp_path / installer.LOCK) as setup._lock, (tmp_path / "log").open("w") as log:
+        code = "print('started', flush=True); import time; time.sleep(1000)"
+
+        def call() -> None:
+            with contextlib.suppress(Cancelled):
+                setup._call(log, sys.executable, "-c", code)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        until(lambda: "started" in (tmp_path / "log").read_text())
+        program = psutil.Process(setup._process.pid).children()[0]
+        setup._process.kill()
+        until(lambda: program.ppid() != setup._process.pid)
+        setup.cancel()
+        thread.join(10)
+        assert not thread.is_alive()
+        until(lambda: has_ended(program))
+
+
 @pytest.mark.slow
 def test_settings_of_pip_that_install_elsewhere_or_less_are_not_obeyed(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "pip.conf").write_text("[install]\nuser = true\nno-deps = true\nrequire-hashes = true\n")

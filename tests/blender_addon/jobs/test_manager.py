@@ -425,6 +425,19 @@ def test_killed_backend_is_told_at_once_and_the_next_job_works(arithmetic, scene
     assert len(arithmetic.results) == 2
 
 
+@pytest.mark.skipif(os.name != "posix", reason="waits for a zombie")
+def test_backend_that_was_killed_while_idle_is_started_for_the_next_job(arithmetic, scene) -> None:
+    process = begin(arithmetic, scene, "", num_inference_steps=1)
+    poll_until(arithmetic, lambda: arithmetic.job is None)
+    process.kill()
+    while process.status() != psutil.STATUS_ZOMBIE:  # without a poll, as between two commands
+        time.sleep(0.01)
+    begin(arithmetic, scene, "next", num_inference_steps=2)
+    poll_until(arithmetic, lambda: arithmetic.job is None)
+    assert arithmetic.failure is None
+    assert len(arithmetic.results) == 2
+
+
 @pytest.mark.slow
 def test_panel_tells_of_silence(arithmetic, scene, monkeypatch) -> None:
     """The process and the job have patiences of their own, and neither is killed for a slow step."""
