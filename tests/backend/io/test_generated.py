@@ -177,9 +177,9 @@ def test_source_is_not_replaced_even_with_overwrite(tmp_path, name, overwrite):
 
 
 @pytest.fixture
-def flux(tiny_flux, tiny_adapters, tiny_lora):
+def flux(fast_flux, tiny_adapters, tiny_lora):
     return [
-        "--engine", "flux", "--model", str(tiny_flux), "--adapters", str(tiny_adapters), "--lora", str(tiny_lora),
+        "--engine", "flux", "--model", str(fast_flux), "--adapters", str(tiny_adapters), "--lora", str(tiny_lora),
         "--dtype", "fp32", "--height", "256", "--steps", "1", "--no-measure-light",
     ]  # fmt: skip
 
