@@ -79,7 +79,8 @@ class AdapterParts(NamedTuple):
 def adapter_parts(unet: Any, task: str, downscale_factor: int) -> AdapterParts:
     """Create what an adapter of `task` fills in `unet`, whose latents are smaller by `downscale_factor`.
 
-    Raise SettingError for an unknown task, AdapterError for a U-Net that control images can't be added to.
+    Raise SettingError for an unknown task, AdapterError for a U-Net that control images can't be added to, and for
+    Stable Diffusion 1's.
     """
     chosen = _task(task)
     # diffusers adds the features to blocks without attention after they have halved the size, where they don't fit.
@@ -87,6 +88,11 @@ def adapter_parts(unet: Any, task: str, downscale_factor: int) -> AdapterParts:
     if plain:
         raise AdapterError(
             f"The U-Net has a {plain[0]}: MV-Adapter needs a CrossAttnDownBlock2D at each level but the last.",
+            "Use Stable Diffusion 2.1-base as the model.",
+        )
+    if not unet.config.use_linear_projection:  # its self-attentions have the shapes of 2.1's
+        raise AdapterError(
+            "The U-Net is Stable Diffusion 1's: its transformers have convolutions (proj_in).",
             "Use Stable Diffusion 2.1-base as the model.",
         )
     with torch.device("meta"):

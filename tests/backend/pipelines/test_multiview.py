@@ -318,6 +318,14 @@ def test_base_whose_first_level_has_no_attention_is_refused():
         adapter_parts(unet, "ig2mv", 8)
 
 
+def test_stable_diffusion_1_is_refused(pipes):
+    """All tensors of an adapter would fit: its self-attentions have the names and shapes of 2.1's."""
+    config = pipes["ig2mv"].unet.config
+    unet = UNet2DConditionModel.from_config({**config, "use_linear_projection": False})
+    with pytest.raises(AdapterError, match=r"is Stable Diffusion 1's: its transformers have convolutions"):
+        MultiViewPipeline(**pipes["ig2mv"].components | {"unet": unet}).load_adapter(GOLDEN / "adapters", "ig2mv")
+
+
 @pytest.mark.slow
 def test_adapter_missing_or_foreign_tensors_are_named(tmp_path):
     pipe = MultiViewPipeline.from_pretrained(GOLDEN / "tiny-sd21", text_encoder=None, tokenizer=None)
