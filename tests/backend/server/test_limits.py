@@ -64,11 +64,17 @@ def test_silent_connections_stop_nobody_and_are_closed(serve, monkeypatch):
 def test_a_client_that_is_connected_stays_while_others_come(backend: Backend):
     peer = Peer(backend.connection)
     peer.status()
-    silent = [socket.create_connection(("127.0.0.1", port(backend.connection))) for _ in range(100)]
-    peer.status()
+    lost = peer.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)  # ZeroMQ would connect again
+    with contextlib.ExitStack() as stack:
+        silent = [socket.create_connection(("127.0.0.1", port(backend.connection))) for _ in range(100)]
+        for connection in silent:
+            stack.enter_context(connection)
+        wait_until(lambda: sum(map(is_closed, silent)) >= len(silent) - connections.MAX_STRANGERS)
+        peer.status()
+        assert not lost.poll(100)
+    peer.socket.disable_monitor()
+    lost.close()
     peer.close()
-    for connection in silent:
-        connection.close()
 
 
 @contextlib.contextmanager
