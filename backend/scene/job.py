@@ -205,6 +205,7 @@ def _matched(
         linear_from_srgb(own["albedo"] if "albedo" in own else panoramas.resize(_picture(panorama, height), height)),
         own["roughness"][..., 0] if "roughness" in own else None,
         own["metallic"][..., 0] if "metallic" in own else None,
+        lights.lamps,
     )
     emission = np.where(lights.lamps[..., None], lights.emission, same.emission)
     return found | {"albedo": same.albedo}, dataclasses.replace(lights, emission=emission)

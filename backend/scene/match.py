@@ -24,6 +24,8 @@ from .textures import enlarge
 DARKEST, BRIGHTEST = 0.01, 0.9
 #: How many times as bright as white paint a surface is that begins to shine, and one that does so alone.
 _SHINES = 1.0, 2.0
+#: How far from a lamp surfaces shine too, as a share of the height: 4°. Its outline then has no step.
+_BESIDE = 1 / 45
 #: Standard deviation of the edges of shadows, as a share of the height: 1.3°.
 _SOFT = 0.007
 #: Roughness without a map; reflectance of a dielectric's surface from the front; the most of what a surface shows that
@@ -47,11 +49,12 @@ def match(
     albedo: np.ndarray,
     roughness: np.ndarray | None = None,
     metallic: np.ndarray | None = None,
+    lamps: np.ndarray | None = None,
 ) -> Match:
     """Match surfaces to the linear light of their panorama (H, W, 3), W = 2·H.
 
     `distance`: along the rays, (H, W), inf for sky; `normal`: unit normals towards the camera; `albedo`: linear, both
-    (H, W, 3); `roughness`, `metallic`: (H, W).
+    (H, W, 3); `roughness`, `metallic`: (H, W). `lamps`: which surfaces are lamps, (H, W) bool.
     """
     metal = np.zeros((*distance.shape, 1)) if metallic is None else metallic[..., None]
     clear, white_metal = _mirrored(light, normal, _ROUGHNESS if roughness is None else roughness)
@@ -62,9 +65,21 @@ def match(
     wanted = (diffuse / np.maximum(white, 1e-6)).clip(DARKEST, BRIGHTEST)
     # Where a surface shines, it does so alone: how much light arrives beside a lamp is hardly known.
     times = (light @ LUMINANCE) / np.maximum(white @ LUMINANCE, 1e-6)
-    shining = np.where(lit, ((times - _SHINES[0]) / (_SHINES[1] - _SHINES[0])).clip(0, 1), 0)[..., None]
+    shining = ((times - _SHINES[0]) / (_SHINES[1] - _SHINES[0])).clip(0, 1)
+    if lamps is not None:
+        shining = np.maximum(shining, _beside(lamps))
+    shining = np.where(lit, shining, 0)[..., None]
     found = srgb_from_linear(np.where(lit[..., None], wanted * (1 - shining), albedo))
     return Match(found.astype(np.float32), (light * shining).astype(np.float32))
+
+
+def _beside(lamps: np.ndarray) -> np.ndarray:
+    """Return how near pixels are to lamps (H, W) bool: 1 at their outline, falling to 0 at `_BESIDE`."""
+    reach = max(1.0, _BESIDE * len(lamps))
+    margin = int(reach) + 1
+    away = ndimage.distance_transform_edt(np.pad(~lamps, ((0, 0), (margin, margin)), mode="wrap"))
+    assert isinstance(away, np.ndarray)
+    return (1 - (away[:, margin:-margin] - 1) / reach).clip(0, 1)
 
 
 def _soft(light: np.ndarray, solid: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ from .specs import JobSpec, Result
 
 #: A job without a step for this many times its longest one, and for at least this many seconds, may be stuck.
 _SLOW_FACTOR, _SLOW_S = 10, 60.0
+#: Seconds without a report, until their number is shown, so that the bar is not still.
+_STILL_S = 3.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -56,6 +58,12 @@ class Job:
         elif self.seconds_left is not None:
             parts.append(tr("{time} left", time=clock(self.seconds_left)))
         return " · ".join(parts)
+
+    @property
+    def bar_text(self) -> str:
+        """The progress for a bar, where silence has its time: "Starting · 0:07"."""
+        silent = time.monotonic() - self.reported_at
+        return self.text if silent < _STILL_S or self.cancelling else f"{self.text} · {clock(silent)}"
 
     @property
     def restart_in_s(self) -> float:

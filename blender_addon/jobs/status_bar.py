@@ -15,7 +15,7 @@ def draw(header: bpy.types.Header, _context: bpy.types.Context) -> None:
     if jobs.setup is not None:
         label, fraction, text = tr(jobs.setup.label), jobs.setup.progress.fraction, jobs.setup.bar_text
     elif jobs.job is not None:
-        label, fraction, text = tr(jobs.job.spec.label), jobs.job.fraction, jobs.job.text
+        label, fraction, text = tr(jobs.job.spec.label), jobs.job.fraction, jobs.job.bar_text
     else:
         return
     row = header.layout.row(align=True)

@@ -174,7 +174,7 @@ def _state() -> tuple:
         jobs.failure,
         session and (session, session.status),
         setup and (setup.status, setup.bar_text),
-        job and (job.text, job.fraction, tuple(map(id, job.previews.values()))),
+        job and (job.bar_text, job.fraction, tuple(map(id, job.previews.values()))),
         jobs.patience,
         (jobs.queue.held, [(spec.number, spec.is_rendering) for spec in jobs.queue]),
         tuple((result.waits_for, result.built) for result in jobs.results),

@@ -53,7 +53,7 @@ def _wrap(text: str, width: int) -> list[str]:
 def draw_job(layout: bpy.types.UILayout, job: Job) -> None:
     """Draw the job's progress, a cancel button and the newest preview."""
     row = layout.row()
-    row.progress(factor=job.fraction, text=job.text)
+    row.progress(factor=job.fraction, text=job.bar_text)
     row.operator("panoform.cancel", text="", icon="X")
     if job.previews:
         newest = list(job.previews)[-1]

@@ -61,7 +61,7 @@ def wait(busy):
     shown, since, longest = None, time.monotonic(), 0.0
     while busy():
         setup, job = manager().setup, manager().job
-        now = (setup.bar_text, setup.status) if setup else (job.fraction, job.text) if job else None
+        now = (setup.bar_text, setup.status) if setup else (job.fraction, job.bar_text) if job else None
         if now != shown:
             shown, since = now, time.monotonic()
         longest = max(longest, time.monotonic() - since)

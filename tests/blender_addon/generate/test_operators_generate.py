@@ -204,7 +204,8 @@ def test_camera_view_is_outpainted_in_its_direction(flux: Jobs, saved: Path, tin
 @pytest.mark.slow
 def test_unset_properties_come_from_the_panel(flux: Jobs, saved: Path, tiny_lora: Path) -> None:
     settings = bpy.context.scene.panoform.generate
-    settings.prompt, settings.size, settings.quality, settings.lora = "fog", "512", "draft", str(tiny_lora)
+    settings.prompt, settings.size, settings.lora = "fog", "512", str(tiny_lora)
+    bpy.context.scene.panoform.quality = "draft"
     settings.of, settings.seed, settings.new_seed, settings.measure_light = "WORDS", 9, False, False
     assert bpy.ops.panoform.generate() == {"FINISHED"}
     recipe = gallery.active(bpy.context.scene).recipe

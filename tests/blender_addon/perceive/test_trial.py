@@ -44,7 +44,9 @@ def test_set_up_tries_the_model_and_leaves_nothing(addon: Jobs, scene, ended, tm
     assert addon.job is not None
     texts: list[str] = []
     context = SimpleNamespace(
-        region=SimpleNamespace(width=400), preferences=SimpleNamespace(system=SimpleNamespace(ui_scale=1))
+        scene=scene,
+        region=SimpleNamespace(width=400),
+        preferences=SimpleNamespace(system=SimpleNamespace(ui_scale=1)),
     )
     PANOFORM_PT_main.draw(SimpleNamespace(layout=Layout(texts)), context)
     assert "tried out" in " ".join(texts)
