@@ -24,8 +24,8 @@ from .textures import enlarge
 DARKEST, BRIGHTEST = 0.01, 0.9
 #: How many times as bright as white paint a surface is that begins to shine, and one that does so alone.
 _SHINES = 1.0, 2.0
-#: How far from a lamp surfaces shine too, as a share of the height: 4°. Its outline then has no step.
-_BESIDE = 1 / 45
+#: How far from a lamp surfaces shine too, as a share of the height: 2°. Its outline then has no step.
+_BESIDE = 1 / 90
 #: Standard deviation of the edges of shadows, as a share of the height: 1.3°.
 _SOFT = 0.007
 #: Roughness without a map; reflectance of a dielectric's surface from the front; the most of what a surface shows that
