@@ -25,6 +25,8 @@ _SLOPE = 0.2
 _STEP, _STEP_SHARE = 0.15, 0.6
 #: Relative distances within a shell.
 _ALIKE = 0.1
+#: How far from the sky's outline its distances may be blurred, as a share of the width.
+_BLUR = 1 / 340
 #: Smallest shell, as a share of all pixels.
 _SMALLEST = 1e-4
 #: A sky whose distance is unsure lies beyond this share of the largest distance and this multiple of the median, and
@@ -74,10 +76,15 @@ def find(distance: np.ndarray, candidates: np.ndarray | None = None, normal: np.
 
 
 def is_unsure(distance: np.ndarray, open_sky: np.ndarray) -> bool:
-    """Return whether the distances of the sky (H, W) bool in a map (H, W) vary by more than those of a shell."""
-    if not open_sky.any():
+    """Return whether the distances of the sky (H, W) bool in a map (H, W) vary by more than those of a shell.
+
+    Blur makes those of its outline, and of narrow panes, nearer than they were: its inside tells, if it has one.
+    """
+    inside = ~dilated(~open_sky, max(1, round(distance.shape[1] * _BLUR)))
+    counted = inside if inside.any() else open_sky
+    if not counted.any():
         return False
-    low, high = np.quantile(distance[open_sky], (0.1, 0.9))
+    low, high = np.quantile(distance[counted], (0.1, 0.9))
     return bool(high > low * (1 + 2 * _ALIKE))
 
 
