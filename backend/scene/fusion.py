@@ -34,8 +34,8 @@ _STEP, _SHARP, _EDGE, _WITHIN = 0.05, 0.04, 0.03, 3
 _KEPT, _BENT = 1e-5, 0.5
 #: Smallest cosine between ray and normal at which a plane is followed.
 _STEEP = 0.1
-#: Rounds of weights, iterations of each at _ROWS rows and at more, and relative residual at which they end.
-_ROUNDS, _ITERATIONS, _FINER, _RESIDUAL = 3, 200, 20, 1e-3
+#: Relative residual at which each round of weights ends, and most iterations of one at _ROWS rows and at more.
+_RESIDUALS, _ITERATIONS, _FINER = (0.01, 0.003, 1e-3), 200, 20
 
 
 def fuse(found: Planes, normal: np.ndarray, picture: np.ndarray | None) -> Planes:
@@ -46,7 +46,7 @@ def fuse(found: Planes, normal: np.ndarray, picture: np.ndarray | None) -> Plane
     """
     given = grid.dot(normal, normal)[..., None] > 0.5
     maps = _Maps(
-        found.distance.astype(np.float64), np.where(given, normal, found.normal), found.rays, found.solid, picture
+        found.distance.astype(np.float32), np.where(given, normal, found.normal), found.rays, found.solid, picture
     )
     step = -(-len(maps.distance) // _ROWS)
     coarse = maps.sampled(step)
@@ -93,18 +93,18 @@ def _correction(maps: _Maps, own: float, start: np.ndarray, iterations: int) -> 
     one, other, missing, weight = (
         np.concatenate(each) for each in zip(*(_steps(maps, side) for side in ((0, 1), (1, 0))), strict=True)
     )
-    weights = np.concatenate([weight, weight])
+    weights = np.concatenate([weight, weight]).astype(np.float32)
     links = sparse.csr_array(
         (weights, (np.concatenate([one, other]), np.concatenate([other, one]))), shape=(count, count)
     )
     degree = np.bincount(one, weight, count) + np.bincount(other, weight, count)
     wanted = np.bincount(one, weight * missing, count) - np.bincount(other, weight * missing, count)
-    correction = start.ravel()
-    for _ in range(_ROUNDS):
+    correction, wanted = start.ravel().astype(np.float32), wanted.astype(np.float32)  # twice as fast as in float64
+    for residual in _RESIDUALS:
         # Least squares of log(1 + x²), reweighted: what differs much is wrong. The sky, without links, stays.
-        diagonal = degree + own / (1 + (correction / _WRONG) ** 2)
+        diagonal = (degree + own / (1 + (correction / _WRONG) ** 2)).astype(np.float32)
         correction, _ = linalg.cg(
-            sparse.diags_array(diagonal) - links, wanted, correction, rtol=_RESIDUAL, maxiter=iterations,
+            sparse.diags_array(diagonal) - links, wanted, correction, rtol=residual, maxiter=iterations,
             M=sparse.diags_array(1 / diagonal),
         )  # fmt: skip
     return correction.reshape(shape)

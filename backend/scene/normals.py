@@ -45,7 +45,7 @@ def of_distance(distance: np.ndarray, solid: np.ndarray) -> tuple[np.ndarray, np
     right = np.stack([_mean(rays[..., i] * inverse, radius) for i in range(3)], axis=-1)
     # In its column's own axes, a window holds the same rays as all others of its row.
     frames = sphere.column_frames(width).astype(np.float64)
-    turned = _applied(np.linalg.inv(_products(height, width, radius))[:, None], _applied(frames, right))
+    turned = _applied(_inverse(_products(height, width, radius))[:, None], _applied(frames, right))
     plane = _applied(frames.swapaxes(1, 2), turned)
     squares = _mean(inverse**2, radius) - grid.dot(plane, right)
     residual = np.sqrt(np.maximum(squares, 0)) / inverse
@@ -57,6 +57,13 @@ def of_distance(distance: np.ndarray, solid: np.ndarray) -> tuple[np.ndarray, np
 def _applied(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Return the products of matrices (…, 3, 3) and vectors (…, 3), faster than numpy's einsum does."""
     return np.stack([grid.dot(matrices[..., row, :], vectors) for row in range(3)], axis=-1)
+
+
+def _inverse(matrices: np.ndarray) -> np.ndarray:
+    """Return the inverses of matrices (N, 3, 3): LAPACK, called for each, waits for all processors each time."""
+    one, two, three = np.moveaxis(matrices, 1, 0)
+    adjugate = np.stack([np.cross(two, three), np.cross(three, one), np.cross(one, two)], axis=-1)
+    return adjugate / grid.dot(one, adjugate[..., 0])[:, None, None]
 
 
 def _mean(values: np.ndarray, radius: int) -> np.ndarray:

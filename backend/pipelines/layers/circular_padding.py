@@ -83,33 +83,52 @@ def _convolutions(vae: AutoencoderKL, wrap: bool) -> Iterator[None]:
 
 
 def _convolve(conv: nn.Conv2d, wrap: bool, x: Tensor) -> Tensor:
-    """Apply a convolution to (N, C, H, W) in bands of rows of its output; with `wrap`, columns go on across the seam.
+    """Apply a convolution of the VAE to (N, C, H, W); with `wrap`, columns go on across the seam.
 
-    Where it pads nothing, diffusers' Downsample2D has put a row and a column of zeros behind the picture.
+    Only the outermost columns of the result depend on what is beyond the seam: computing these once more takes less
+    time than to pad the whole input.
     """
+    out = _in_bands(conv, x)
+    if wrap:
+        padding = int(conv.padding[1])
+        if padding:
+            around = torch.cat([x[..., -2 * padding :], x[..., : 2 * padding]], dim=-1)
+            last, first = _rows(conv, around).split(padding, dim=-1)
+            out[..., -padding:], out[..., :padding] = last, first
+        else:
+            # diffusers' Downsample2D has put a row and a column of zeros behind the picture.
+            out[..., -1:] = _rows(conv, torch.cat([x[..., -3:-1], x[..., :1]], dim=-1))
+    return out
+
+
+def _in_bands(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a convolution to (N, C, H, W) in bands of rows of its output."""
     padding, kernel, stride = int(conv.padding[0]), conv.kernel_size[0], conv.stride[0]
     height = x.shape[-2]
     rows = (height + 2 * padding - kernel) // stride + 1
     step = max(1, BAND * height // (x.numel() * stride))
+    if step >= rows:
+        return _conv2d(conv, x, padding, padding)
     out: Tensor | None = None
     for top in range(0, rows, step):
         bottom = min(top + step, rows)
         first, last = top * stride - padding, (bottom - 1) * stride + kernel - padding
-        band = x[..., max(first, 0) : min(last, height), :]
-        if wrap and padding:
-            band = F.pad(band, (padding, padding, 0, 0), mode="circular")
-        elif wrap:
-            band = torch.cat([band[..., :-1], band[..., :1]], dim=-1)
-        if first < 0 or last > height:
-            band = F.pad(band, (0, 0, max(-first, 0), max(last - height, 0)))
-        part = F.conv2d(band, conv.weight, conv.bias, conv.stride, (0, 0 if wrap else padding))
-        if step >= rows:
-            return part
+        band = F.pad(x[..., max(first, 0) : min(last, height), :], (0, 0, max(-first, 0), max(last - height, 0)))
+        part = _conv2d(conv, band, 0, padding)
         if out is None:
             out = part.new_empty(*part.shape[:2], rows, part.shape[-1])
         out[..., top:bottom, :] = part
     assert out is not None
     return out
+
+
+def _rows(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a convolution to (N, C, H, w), whose columns aren't padded."""
+    return _conv2d(conv, x, int(conv.padding[0]), 0)
+
+
+def _conv2d(conv: nn.Conv2d, x: Tensor, rows: int, columns: int) -> Tensor:
+    return F.conv2d(x, conv.weight, conv.bias, conv.stride, (rows, columns))
 
 
 def decode_blended(decode: Callable[[Tensor], Tensor], latents: Tensor, scale: int) -> Tensor:
