@@ -9,7 +9,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, StringProperty
 
 from ..shared.engines import ENGINES, ROUNDINGS, EngineSettings, engines_for
-from .backend import installer
+from .backend import installer, proxy
 from .ui.path_properties import BLEND_RELATIVE
 
 #: The extension as Blender knows it: `bl_ext.<repo>.panoform`; this package is its `blender_addon`.
@@ -50,6 +50,11 @@ class Preferences(bpy.types.AddonPreferences):
         "Empty: as pip is configured, else PyPI",
         subtype="DIR_PATH",
         options=BLEND_RELATIVE,
+    )
+    proxy: StringProperty(
+        name="Proxy",
+        description="Address of the proxy through which the set-up and the backend download, such as "
+        "http://proxy.studio:3128. It is stored as it is, with any password in it. Empty: that of the system and pip",
     )
     backend_python: StringProperty(
         name="Python",
@@ -141,7 +146,7 @@ class Preferences(bpy.types.AddonPreferences):
         column = layout.column()
         match self.page:
             case "BACKEND":
-                for name in ("folder", "packages", "backend_python", "connection_file", "start_early"):
+                for name in ("folder", "packages", "proxy", "backend_python", "connection_file", "start_early"):
                     column.prop(self, name)
                 row = column.row()
                 row.operator("panoform.setup_backend", icon="IMPORT")
@@ -160,6 +165,10 @@ class Preferences(bpy.types.AddonPreferences):
         """Return where a set-up takes packages from: a folder, the address of an index, or "" for pip's own."""
         place = self.packages.strip()
         return place if not place or "://" in place else bpy.path.abspath(place)
+
+    def proxy_variables(self) -> dict[str, str]:
+        """Return the variables of programs that name the proxy. Raise SettingError."""
+        return proxy.variables(self.proxy.strip())
 
     def running_backend(self) -> Path | None:
         """Return the connection file of a running backend, from PANOFORM_CONNECTION_FILE or here; None: start one."""

@@ -19,9 +19,10 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -197,13 +198,18 @@ class Setup(EnvironmentTask):
         pip_arguments: Sequence[str] = (),
         packages: str = "",
         before: Callable[[], None] | None = None,
+        proxy: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`python` makes the venv; `pip_arguments` are added to each `pip install`. `packages`: see `from_place`."""
+        """`python` makes the venv; `pip_arguments` are added to each `pip install`. `packages`: see `from_place`.
+
+        `proxy`: variables that name it, instead of the user's own.
+        """
         super().__init__(folder, before)
         self.wheel = wheel.absolute()
         self.python = python
         self.pip_arguments = (*pip_arguments, *from_place(packages))
         self._packages = packages
+        self._proxy = proxy
         self.progress = SetupProgress(folder, setup_needs())
         self._process: subprocess.Popen[str] | None = None
         self._lock = -1
@@ -241,7 +247,7 @@ class Setup(EnvironmentTask):
             self._call(log, self.python, "-I", "-m", "venv", environment)
             python = python_in(self.folder)
             settings = self._call(log, python, "-I", "-X", "utf8", "-m", "pip", "config", "list")
-            self._variables = pip_settings.environment(settings)
+            self._variables = pip_settings.environment(settings) | dict(self._proxy)
             self._pip(log, "--upgrade", "pip")
             constraints = self.wheel.parent / "constraints.txt"
             pins = ("--constraint", constraints) if constraints.exists() else ()

@@ -99,13 +99,19 @@ def _needs() -> str:
     except OSError:  # a disk that is not connected: the setup reports it
         free = ""
     packages = preferences.get().packages_place()
-    if installer.is_offline(packages):
-        return tr("Installs from {packages}, and needs {disk} in {folder}.", packages=packages,
-                  disk=gigabytes(expected.disk), folder=folder)  # fmt: skip
-    text = "Downloads about {download}, and needs {disk} in {folder}."
+    offline = installer.is_offline(packages)
+    minutes = expected.minutes(offline=offline)
+    if offline:
+        return tr("Installs from {packages} in about {minutes} min, and needs {disk} in {folder}.", packages=packages,
+                  minutes=minutes, disk=gigabytes(expected.disk), folder=folder)  # fmt: skip
+    text = "Downloads about {download} ({minutes} min at 50 Mbit/s), and needs {disk} in {folder}."
     if free:
-        text = "Downloads about {download}, and needs {disk} in {folder}, where {free} are free."
-    return tr(text, download=gigabytes(expected.download), disk=gigabytes(sum(expected)), folder=folder, free=free)
+        text = (
+            "Downloads about {download} ({minutes} min at 50 Mbit/s), and needs {disk} in {folder}, where {free} are "
+            "free."
+        )
+    return tr(text, download=gigabytes(expected.download), minutes=minutes, disk=gigabytes(sum(expected)),
+              folder=folder, free=free)  # fmt: skip
 
 
 def _draw_failure(layout: bpy.types.UILayout, failure: Failure, width: int) -> None:

@@ -10,8 +10,9 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from uuid import uuid4
 
 from ...shared.atomic_write import output_error
@@ -54,7 +55,7 @@ class BackendProcess:
 
     `command` runs Panoform's command line, e.g. ("…/bin/python", "-m", "panoform.backend"). The connection file and the
     log are written to `folder` under unique names. `warm_up`: import what the first job needs at once. `online`: False
-    forbids downloads of models.
+    forbids downloads of models. `variables`: of its environment, beside this process's.
 
     Raise BackendMissingError if the command can't be started, OutputError if the folder can't be written.
     """
@@ -69,6 +70,7 @@ class BackendProcess:
         *,
         warm_up: bool = False,
         online: bool = True,
+        variables: Mapping[str, str] = MappingProxyType({}),
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         name = f"backend-{uuid4().hex[:12]}"
@@ -96,7 +98,7 @@ class BackendProcess:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=folder,
-                    env=environment() | ({} if online else {"HF_HUB_OFFLINE": "1"}),
+                    env=environment() | dict(variables) | ({} if online else {"HF_HUB_OFFLINE": "1"}),
                     # Ctrl+C in Blender's terminal must not reach the backend.
                     start_new_session=True,
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),

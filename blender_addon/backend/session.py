@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from ...shared.protocol import connection
 from ...shared.protocol.errors import BackendLostError, PanoformError
@@ -37,14 +38,14 @@ class Session:
         self._lost_at: float | None = None
 
     @classmethod
-    def start(cls, python: Path, folder: Path, *, warm_up: bool = False, online: bool = True) -> Session:
+    def start(cls, python: Path, folder: Path, **options: Any) -> Session:
         """Start a backend. `python` must have Panoform installed; its connection file and log are written to `folder`.
 
-        `warm_up`, `online`, errors: as of BackendProcess.
+        `options`, errors: as of BackendProcess.
         """
         _delete_old_logs(folder)
         _delete_stale_connections(folder)
-        return cls(BackendProcess((str(python), "-m", "panoform.backend"), folder, warm_up=warm_up, online=online))
+        return cls(BackendProcess((str(python), "-m", "panoform.backend"), folder, **options))
 
     def poll(self) -> list[Event | Reply]:
         """Return the messages received since the last call. Raise the errors of the process and of Client."""

@@ -135,12 +135,17 @@ class Jobs:
     def set_up(self, wheel: Path, python: Path, then: JobSpec | None = None) -> None:
         """Start setting up the environment in the folder from the preferences; `then`: the job that tries it out.
 
-        Raise BusyError.
+        Raise BusyError, and SettingError for what is no proxy.
         """
         own = preferences.get()
         self._start_task(
             lambda: Setup(
-                own.environment_folder(), wheel, python, packages=own.packages_place(), before=self._wait_until_stopped
+                own.environment_folder(),
+                wheel,
+                python,
+                packages=own.packages_place(),
+                before=self._wait_until_stopped,
+                proxy=own.proxy_variables(),
             )
         )
         self._after_setup = then
@@ -168,7 +173,8 @@ class Jobs:
     def start(self, *, warm_up: bool = False) -> None:
         """Start the backend, or connect to that of the preferences, unless it is done already.
 
-        `warm_up`: it imports what the first job needs. Raise BackendMissingError, BackendVersionError, OutputError.
+        `warm_up`: it imports what the first job needs. Raise BackendMissingError, BackendVersionError, OutputError,
+        SettingError.
         """
         session = self.session
         if session is not None and session.process.is_own and session.process.has_exited:  # since the last poll
@@ -185,7 +191,13 @@ class Jobs:
             return Session(RunningBackend(running))
         folder = preferences.get().environment_folder() / "run"
         try:
-            return Session.start(self.python(), folder, warm_up=warm_up, online=bpy.app.online_access)
+            return Session.start(
+                self.python(),
+                folder,
+                warm_up=warm_up,
+                online=bpy.app.online_access,
+                variables=preferences.get().proxy_variables(),
+            )
         except OSError as error:
             raise OutputError(
                 f"{folder} can't be written: {error.strerror}.", "Choose another folder in the preferences."

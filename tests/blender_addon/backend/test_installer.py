@@ -10,12 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from wheels import make_uv, make_wheel
 
 from panoform.blender_addon.backend import installer, setup_progress, torch_build
 from panoform.blender_addon.backend.installer import Installed, Setup
@@ -24,24 +24,6 @@ from panoform.shared.protocol.errors import BackendError, BackendMissingError, B
 
 OFFLINE = ("--no-index",)
 UV_BACKEND = torch_build.uv_backend  # which the tests here replace
-
-
-def make_wheel(folder: Path, version: str = "0.1.0", requires: str = "", metadata: str = "") -> Path:
-    """Make a valid wheel: one module, and at most one dependency."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"panoform-{version}-py3-none-any.whl"
-    info = f"panoform-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: panoform\nVersion: {version}\n" + metadata
-    files = {
-        "panoform/__init__.py": f"version = {version!r}\n",
-        f"{info}/METADATA": metadata + (f"Requires-Dist: {requires}\n" if requires else ""),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, text in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(name, text)
-    return path
 
 
 def set_up(folder: Path, wheel: Path, pip_arguments: tuple[str, ...] = OFFLINE) -> Setup:
@@ -61,19 +43,6 @@ def _own_pip_settings() -> Iterator[None]:
         patch.setenv("PIP_CONFIG_FILE", os.devnull)
         patch.setattr(torch_build, "uv_backend", lambda: None)  # no wheel here needs torch
         yield
-
-
-def make_uv(folder: Path) -> Path:
-    """Make a wheel of a program uv that prints its arguments."""
-    path, info = folder / "uv-9.0-py3-none-any.whl", "uv-9.0.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        program = zipfile.ZipInfo("uv-9.0.data/scripts/uv")
-        program.external_attr = 0o100755 << 16  # executable
-        archive.writestr(program, '#!/bin/sh\necho uv has "$@"\n')
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 9.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    return path
 
 
 #: pip makes an uv.exe of a real uv only.
@@ -115,14 +84,7 @@ def test_folder_of_wheels_takes_the_place_of_the_network(tmp_path: Path, monkeyp
     monkeypatch.setattr(torch_build, "uv_backend", lambda: "cpu")  # which is left to whoever filled the folder
     monkeypatch.setenv("PIP_INDEX_URL", "https://nowhere.invalid/simple")
     wheels = tmp_path / "Zoë's wheels"
-    other = make_wheel(wheels, "3.0.0")
-    with zipfile.ZipFile(other) as archive:
-        content = {name: archive.read(name).replace(b"Name: panoform", b"Name: other") for name in archive.namelist()}
-    other.unlink()
-    with zipfile.ZipFile(wheels / "other-3.0.0-py3-none-any.whl", "w") as archive:
-        for name, data in content.items():
-            new = name.replace("panoform", "other")
-            archive.writestr(new, data.replace(b"panoform", b"other") if name.endswith("RECORD") else data)
+    make_wheel(wheels, "3.0.0", name="other")
     wheel = make_wheel(tmp_path / "w", requires="other>=3")
     setup = Setup(tmp_path / "data", wheel, Path(sys.executable), packages=str(wheels))
     setup._run()

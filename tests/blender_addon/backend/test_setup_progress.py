@@ -53,3 +53,9 @@ def test_progress_follows_the_output_of_uv(tmp_path: Path) -> None:
     sympy = 0.7 * 980 * 1024 / 200e6
     torch = 0.7 * 175.2 * 1024**2 / 200e6
     assert fractions == pytest.approx((0, 0, 0, sympy, sympy + torch, sympy + torch))
+
+
+def test_minutes_are_those_of_the_download_and_the_installation() -> None:
+    measured = Needs(download=3.1e9, disk=7.0e9)  # set up from a folder in 286 s, two processors
+    assert measured.minutes(offline=True) == 5
+    assert measured.minutes(offline=False) == 14  # 4.9, and 8.3 for 3.1 GB at 50 Mbit/s

@@ -83,7 +83,7 @@ def test_not_set_up(addon: Jobs, stopped, drawn, scene, monkeypatch, tmp_path: P
     scene.collection.objects.link(built)
     assert {"kind", "Step Inside", "Remove Environment"} <= set(drawn()), "what is in the file can be used"
     text = " ".join(drawn())
-    assert re.search(r"Downloads about \d\.\d GB, and needs \d+\.\d GB in", text)
+    assert re.search(r"Downloads about \d\.\d GB \(\d+ min at 50 Mbit/s\), and needs \d+\.\d GB in", text)
     assert re.search(r"where \d+\.\d GB are free\.", text)
     assert "online access" in operators._setup_disabled_reason() or bpy.app.online_access
 
