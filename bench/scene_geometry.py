@@ -1,6 +1,7 @@
 """Measure geometry that is built from a panorama's maps against scenes rendered by Cycles.
 
     python bench/scene_geometry.py [--methods dome,closed,torn,ours] [--soft | --perceived] [--relit] [--scenes 6]
+    python bench/scene_geometry.py --methods closed,torn,ours [--soft] --relit --targets
 
 Random scenes are rendered once into --cache: exact maps of 1024 × 512 at one point, and views from cameras 0.5 m and
 1 m beside it. Each method turns the maps into surfaces, which are seen from the same cameras with albedo as emission.
@@ -13,7 +14,8 @@ distance is off by more than 5 % or that are holes; *hole*: nothing there; *rubb
 percentile of the error of the distance along the origin's rays, through pixel centres and between them. *scale*: error
 in percent of the metres per unit that the floor tells, where there is a floor. *relit*: PSNR of the sRGB render by the
 light of one lamp, with its shadows, over the pixels that the origin sees; the true scene has the maps' albedo projected
-on it.
+on it, and all faces are flat: geometry alone is compared.
+--targets sets "ours" beside what is asked of it: multiples or sums of the better of "closed" and "torn".
 The method "truth" is the scene's own mesh with the maps' albedo projected on it: a check, and a bound of "PSNR seen".
 """
 
@@ -32,6 +34,7 @@ import bpy
 import light_data
 import numpy as np
 import OpenImageIO as oiio
+import scene_targets
 import scene_truth
 from quiet import quiet
 from scene_truth import Maps, Truth
@@ -242,6 +245,7 @@ def _add(index: int, surface: Surface, lit: bool = False) -> None:
     mesh.attributes[".corner_vert"].data.foreach_set("value", np.asarray(surface.triangles, np.int32).ravel())
     mesh.polygons.add(count)
     mesh.polygons.foreach_set("loop_start", np.arange(0, 3 * count, 3, dtype=np.int32))
+    mesh.polygons.foreach_set("use_smooth", np.zeros(count, bool))
     mesh.update(calc_edges=True)
     if surface.uv is not None:
         half = 0.5 / len(surface.albedo)
@@ -401,9 +405,12 @@ def main() -> None:
     parser.add_argument("--true-normals", action="store_true", help="without bumps and smooth shading")
     parser.add_argument("--each", action="store_true", help="print each scene's table")
     parser.add_argument("--relit", action="store_true", help="render by the light of a lamp too")
+    parser.add_argument("--targets", action="store_true", help="print what is asked beside what is")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--sheet", type=Path, help="write views: truth, then each method and where it is wrong")
     options = parser.parse_args()
+    if options.targets and not {"closed", "torn", "ours"} <= set(options.methods.split(",")):
+        parser.error("--targets compares ours with closed and torn")
     results: dict[str, dict[str, dict[str, float]]] = {method: {} for method in options.methods.split(",")}
     pictures = []
     for index in [int(text) for text in options.only.split(",")] if options.only else range(options.scenes):
@@ -445,6 +452,8 @@ def main() -> None:
         print(json.dumps({"mean": means, "scenes": results}, indent=1))
     else:
         _table(means)
+        if options.targets:
+            scene_targets.report(means, options.soft)
     if options.sheet:
         _write(options.sheet, np.concatenate(pictures))
 

@@ -17,8 +17,9 @@ _STEEPEST, _ALIKE = 17.0, 12.0
 _SMALLEST = 0.03
 #: Relative width of a bin of heights.
 _BIN = 0.02
-#: A lower surface is the floor if it covers at least this share of what the largest one does (a table, a bed).
-_LOWER = 0.35
+#: A lower surface is the floor if it covers at least this share of what the largest one does (a table, a bed), of the
+#: directions that are this steep: a sea is seen farther away, beyond the edge of the terrace that one stands on.
+_LOWER, _STEEP = 0.35, np.sin(np.radians(22))
 #: Relative distance from the plane up to which pixels belong to it, at least.
 _ON_PLANE = 0.005
 #: Directions around the camera, and in how many of them the floor must be seen for its tilt to be known.
@@ -77,13 +78,15 @@ def find(found: Planes, up: np.ndarray) -> Floor | None:
     heights, weights = depth[level], weight[level]
     bins = np.round(np.log(heights) / _BIN).astype(int)
     low = bins.min()
-    histogram = np.bincount(bins - low, weights)
+    steep = heights > _STEEP * found.distance[level]
     # A peak may lie across the border of two bins.
-    mass = np.convolve(histogram, np.ones(3))[1:-1]
-    best = mass.max()
-    if best < _SMALLEST * weight[found.rays @ up < 0].sum():
+    mass, mass_below = (
+        np.convolve(np.bincount(bins - low, some), np.ones(3))[1:-1] for some in (weights, weights * steep)
+    )
+    if mass.max() < _SMALLEST * weight[found.rays @ up < 0].sum():
         return None
-    peak = int(np.flatnonzero(mass >= _LOWER * best).max())
+    seen = mass_below if steep.any() else mass
+    peak = int(np.flatnonzero(seen >= _LOWER * seen.max()).max())
     while peak > 0 and mass[peak - 1] > mass[peak]:  # up its slope
         peak -= 1
     inside = np.abs(bins - low - peak) <= 1

@@ -72,6 +72,25 @@ def test_floor_of_maps(tilt: float, soft: bool) -> None:
     assert np.degrees(np.arccos(min(up[2], 1))) < 0.2
 
 
+@pytest.mark.parametrize(
+    ("upper", "edge", "lower", "height"),
+    [
+        (1.6, 4.5, 10.0, 1.6),  # a terrace over the sea
+        (0.6, 0.9, 1.6, 1.6),  # a table
+    ],
+)
+def test_floor_is_what_one_stands_on(upper: float, edge: float, lower: float, height: float) -> None:
+    """A round surface `upper` below the camera, with its edge at a distance of `edge`, over a wide one at `lower`."""
+    rays = sphere.directions(HEIGHT, 2 * HEIGHT)
+    down = np.maximum(-rays[..., 2], 1e-3)
+    on_it = np.linalg.norm(rays[..., :2], axis=-1) / down * upper < edge
+    distance = np.where(on_it, upper, lower) / down
+    fitted = planes.fit(distance, np.broadcast_to(np.array([0, 0, 1], np.float32), rays.shape))
+    found = floor.find(dataclasses.replace(fitted, solid=rays[..., 2] < -0.02), np.array([0.0, 0.0, 1.0]))
+    assert found is not None
+    assert found.height == pytest.approx(height, rel=1e-3)
+
+
 def test_a_map_of_a_ceiling_has_no_floor() -> None:
     rays = sphere.directions(64, 128)
     distance = np.where(rays[..., 2] > 0.05, 2 / np.maximum(rays[..., 2], 0.05), 40).astype(np.float32)
