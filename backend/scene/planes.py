@@ -21,6 +21,8 @@ TOLERANCE = 0.02
 _STEEP = 0.3
 #: Factor on the residual of a given normal, when compared with those of the distances.
 _GIVEN_PREFERRED = 0.7
+#: Residual up to which pixels are as far as those around them.
+_ROUND = 1e-4
 _AROUND = [(rows, columns) for rows in (-1, 0, 1) for columns in (-1, 0, 1) if rows or columns]
 
 
@@ -66,21 +68,27 @@ def ratios(normal: np.ndarray, offset: np.ndarray, points: np.ndarray, least: np
 def fit(distance: np.ndarray, normal: np.ndarray | None) -> Planes:
     """Fit planes to maps, all of which counts as solid: `distance` (H, W), finite, `normal` (H, W, 3) or None.
 
-    A pixel's normal is the given one, or one of the distances around it: the one that predicts its neighbours best.
+    A pixel's normal is the given one, or one of the distances around it: the one that predicts its neighbours best. A
+    normal of 0 is none.
     """
     rays = sphere.directions(*distance.shape)
     distance = distance.astype(np.float32)
     if normal is None:
+        given = np.zeros(distance.shape, bool)
         chosen = -rays
         residual = np.full(distance.shape, np.inf)
     else:
         length = np.sqrt(grid.dot(normal, normal))[..., None]
-        chosen = _facing((normal / np.maximum(length, 1e-9)).astype(np.float32), rays)
+        given = length[..., 0] > 0.5
+        chosen = np.where(given[..., None], normal / np.maximum(length, 1e-9), -rays)
+        chosen = _facing(chosen.astype(np.float32), rays)
         (residual,) = grid.in_bands(_all_residuals, 1, rays, distance, chosen)
+        # Without a normal, what is as far everywhere, as the sky, faces the camera.
+        residual[~given & (residual > _ROUND)] = np.inf
     # Where the given normal predicts badly, try those of the distances around.
-    usual = float(np.median(residual)) if normal is not None else 0.0
+    usual = float(np.median(residual[given])) if given.any() else 0.0
     poor = np.flatnonzero(residual > max(1e-3, 3 * usual))
-    trusted = np.full(distance.shape, normal is not None)
+    trusted = given | np.isfinite(residual)
     best = residual.ravel()[poor] * _GIVEN_PREFERRED
     for candidate in _normals_from_distance(rays, distance, poor):
         found = _residuals(distance, candidate, rays, poor)

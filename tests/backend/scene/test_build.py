@@ -9,7 +9,7 @@ import pytest
 from mathutils import Vector
 from mathutils.bvhtree import BVHTree
 
-from panoform.backend.scene import build
+from panoform.backend.scene import build, planes
 from panoform.backend.scene.surface import Surface
 from panoform.shared.imaging import sphere
 from panoform.shared.protocol.errors import InputError
@@ -184,6 +184,20 @@ def test_without_normals_the_mesh_follows_from_the_distances() -> None:
     planes = built.planes
     agreeing = (planes.normal * exact.normal).sum(-1)[planes.solid]
     assert np.quantile(agreeing, 0.05) > np.cos(np.radians(2))
+
+
+def test_a_normal_of_zero_is_none() -> None:
+    exact = room.maps(128)
+    normal = exact.normal.astype(np.float32)
+    normal[:, :128] = 0
+    finite = np.where(np.isfinite(exact.distance), exact.distance, 30)
+    found, without = planes.fit(finite, normal), planes.fit(finite, None)
+    # Half of the normals follow from the distances, as all do without a map; the others are given.
+    alike = (found.normal * without.normal).sum(-1)[:, :128]
+    assert np.quantile(alike, 0.01) > np.cos(np.radians(1))
+    agreeing = (found.normal * exact.normal).sum(-1)[:, 128:][np.isfinite(exact.distance[:, 128:])]
+    assert np.quantile(agreeing, 0.05) > np.cos(np.radians(0.1))
+    assert found.noise < 1e-4
 
 
 @pytest.mark.slow

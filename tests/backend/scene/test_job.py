@@ -143,6 +143,23 @@ def test_things_travel_with_their_triangles(reporter) -> None:
     assert (plain.thing_of_triangles() == -1).all()
 
 
+def test_an_empty_normal_map_is_none(reporter) -> None:
+    empty = run(DISTANCE | {"normal.exr": file("normal.exr", np.zeros_like(EXACT.normal, np.float32))}, reporter)
+    without = run(DISTANCE, reporter)
+    np.testing.assert_array_equal(empty.positions, without.positions)
+    assert job.NO_NORMALS in empty.info.notices
+    assert set(empty.info.notices) - {job.NO_NORMALS} == set(without.info.notices)
+    assert empty.info.normal_confidence is None
+
+
+def test_where_a_normal_map_is_empty_is_told(reporter) -> None:
+    normal = EXACT.normal.astype(np.float32).copy()
+    normal[:, :HEIGHT] = 0
+    notices = run(DISTANCE | {"normal.exr": file("normal.exr", normal)}, reporter).info.notices
+    (told,) = [notice for notice in notices if "have no normal" in notice]
+    assert 40 <= int(told.split("%")[0]) <= 60
+
+
 def test_missing_maps_are_named(reporter) -> None:
     notices = run(DISTANCE, reporter).info.notices
     assert notices[-1] == "There is no map of albedo and roughness and metallic and normal."
