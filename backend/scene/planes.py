@@ -80,8 +80,9 @@ def fit(distance: np.ndarray, normal: np.ndarray | None) -> Planes:
     else:
         length = np.sqrt(grid.dot(normal, normal))[..., None]
         given = length[..., 0] > 0.5
-        chosen = np.where(given[..., None], normal / np.maximum(length, 1e-9), -rays)
-        chosen = _facing(chosen.astype(np.float32), rays)
+        chosen = (normal / np.maximum(length, 1e-9)).astype(np.float32)
+        chosen[~given] = -rays[~given]
+        chosen = _facing(chosen, rays)
         (residual,) = grid.in_bands(_all_residuals, 1, rays, distance, chosen)
         # Without a normal, what is as far everywhere, as the sky, faces the camera.
         residual[~given & (residual > _ROUND)] = np.inf
