@@ -8,8 +8,10 @@ points of the surfaces, in logarithms and by channel:
 What arrives at a point depends on cosine, visibility and, from near light, on place and distance (transport.py); the
 picture's own surfaces are among the sources, so that one bounce is included. Unknown are a factor of all lost light,
 one of each region's glow and disc, and `scale`, the error that all albedos have in common. The estimates of
-inverse_tonemapping are the priors: where nothing can be measured, they stay. Where the picture's own light nearly
-explains what is measured, too high albedos or shadows hide what was lost: no disc is solved dimmer than its estimate.
+inverse_tonemapping are the priors: where nothing can be measured, they stay. Means and deviations of the priors, and
+how much is believed, are fitted to HDRIs and scenes with the starter's maps (bench/prior_fit.py): its albedos are too
+high on the whole. Where the picture's own light nearly explains what is measured, too high albedos or shadows hide
+what was lost: no disc is solved dimmer than its estimate.
 A sun may be anywhere in clipped sky, and of any strength: each region there has a disc, which is hardly bound to its
 estimate. Last, all else that the measurements leave uncertain is mostly left out: estimates that nothing confirms are,
 more often than not, too bright.
@@ -43,20 +45,20 @@ SPECULAR = 0.04
 #: Vertical part of a level surface's normal, and how many times the light of the brightest tenth of these other
 #: surfaces receive at most (a low sun's light is three times as strong on walls); beyond, they shine themselves.
 LEVEL, SHINING = 0.7, 3.0
-#: Standard deviations of the logarithms of: albedos' common error (by exact maps it is less, by the starter's of real
-#: panoramas 0.6); the lost light; a region's glow, and its disc.
-SCALE, COMMON, GLOW, DISC = 0.3, 1.0, 0.7, 1.5
-#: The same of a disc in the sky, and its least share of its region's glow.
-SUN, SUN_SHARE = 2.5, 0.1
+#: Mean and standard deviation of the logarithms of: albedos' common error; the factors of all lost light, of a region's
+#: glow, of a disc near by, and of one in the sky.
+SCALE, COMMON, GLOW, DISC, SUN = (0.44, 0.44), (-0.16, 0.64), (0.38, 0.48), (-0.6, 0.93), (0.0, 2.0)
+#: Least share of its region's glow that a disc in the sky has at prior.
+SUN_SHARE = 0.1
 #: Share of the lost light that is added where nothing is measured, and the confidence from which on all of it is.
-LEAST, TRUSTED = 0.1, 0.5
-#: The same of a channel beside luminance: of albedos, and of a source's colour.
+LEAST, TRUSTED = 0.1, 0.63
+#: Standard deviations of a channel beside luminance: of albedos, and of a source's colour.
 CHANNEL_SCALE, COLOUR = 0.1, 0.2
 #: Independent measurements; the residuals' degrees of freedom; the least deviation of residuals that is believed.
-EVIDENCE, FREEDOM, EXACT = 15.0, 2.0, 0.005
-#: Standard deviations of SCALE by which the light measured exceeds the picture's own: up to the first, discs aren't
-#: dimmed; from the second on, they are as solved.
-HIDDEN, SHOWN = 1.5, 2.5
+EVIDENCE, FREEDOM, EXACT = 8.4, 2.0, 0.005
+#: Logarithm of the light measured / the picture's own: up to the first, discs aren't dimmed; from the second on, they
+#: are as solved.
+HIDDEN, SHOWN = 0.08, 0.38
 #: Darkest albedo and radiance that are measured, the flattest view of a surface, and the largest variance of log
 #: distances within a cell.
 _ALBEDO, _RADIANCE, _FACING, _EVEN = 0.02, 0.004, 0.1, 0.01
@@ -142,21 +144,14 @@ def recover(linear: np.ndarray, mask: np.ndarray, maps: Maps | None, sun_strengt
         linear[mask] += glow[:, None] + sun_strength * discs[:, None] * colour
         return Solution(linear.astype(np.float32), 0.0, 0, 1.0, nothing)
 
-    discs = np.maximum(discs, _suns(lights, glow, maps.distance))
-    table = transport.DistanceTable(maps.distance)
-    sources, energy = _ambient(linear, maps)
-    ambient = transport.arriving(points.place, points.normal, sources, table) @ energy  # (N, 3)
-    unknowns = _unknowns(lights, glow, discs, colour, maps)
-    arriving = transport.arriving(points.place, points.normal, unknowns.sources, table)  # (N, S)
-    count = len(unknowns.is_disc)
-    one = unknowns.unknown[:, None] == np.arange(count)  # (S, K)
-    response = np.stack([arriving @ (one * unknowns.energy[:, c : c + 1]) for c in range(3)])  # (3, N, K)
-
+    discs = np.maximum(discs, suns(lights, glow, maps.distance))
+    ambient, response, unknowns = equations(linear, lights, glow, discs, maps, points)
     weights, measured = LUMINANCE, points.measured
-    each = np.where(unknowns.is_disc, np.where(unknowns.is_sky, SUN, DISC), GLOW)
-    fitted = _fit(measured @ weights, ambient @ weights, np.tensordot(weights, response, 1), SCALE, COMMON, each)
+    each = np.where(unknowns.is_disc[:, None], np.where(unknowns.is_sky[:, None], SUN, DISC), GLOW)  # (K, 2)
+    priors = np.concatenate([[SCALE, COMMON], each])
+    fitted = _fit(measured @ weights, ambient @ weights, np.tensordot(weights, response, 1), priors)
     excess = np.log(measured @ weights / np.maximum(ambient @ weights, 1e-6))  # (N,)
-    certainty = np.clip((np.median(excess) / SCALE - HIDDEN) / (SHOWN - HIDDEN), 0, 1)
+    certainty = np.clip((np.median(excess) - HIDDEN) / (SHOWN - HIDDEN), 0, 1)
     solved = fitted.common + fitted.each  # (K,)
     factor = np.exp(np.where(unknowns.is_disc & (solved < 0), certainty * solved, solved))
     shown = LEAST + (1 - LEAST) * min(1, fitted.confidence / TRUSTED)
@@ -172,6 +167,25 @@ def recover(linear: np.ndarray, mask: np.ndarray, maps: Maps | None, sun_strengt
         linear.astype(np.float32), fitted.confidence, len(points.cell),
         float(np.exp(np.median(np.abs(fitted.residual)))), residual.reshape(nothing.shape),
     )  # fmt: skip
+
+
+def equations(
+    linear: np.ndarray, lights: Clipped, glow: np.ndarray, discs: np.ndarray, maps: Maps, points: Points
+) -> tuple[np.ndarray, np.ndarray, Unknowns]:
+    """Return what arrives at the points of the picture (H, W, 3) itself, (N, 3), and by channel of each unknown at its
+    prior, (3, N, K); and the unknowns.
+
+    `glow` and `discs` (P,): the lost radiance of the clipped pixels at prior.
+    """
+    table = transport.DistanceTable(maps.distance)
+    sources, energy = _ambient(linear, maps)
+    ambient = transport.arriving(points.place, points.normal, sources, table) @ energy  # (N, 3)
+    colour = inverse_tonemapping.warmth(lights)[lights.region]  # (P, 3)
+    unknowns = _unknowns(lights, glow, discs, colour, maps)
+    arriving = transport.arriving(points.place, points.normal, unknowns.sources, table)  # (N, S)
+    one = unknowns.unknown[:, None] == np.arange(len(unknowns.is_disc))  # (S, K)
+    response = np.stack([arriving @ (one * unknowns.energy[:, c : c + 1]) for c in range(3)])  # (3, N, K)
+    return ambient, response, unknowns
 
 
 def measure(linear: np.ndarray, mask: np.ndarray, maps: Maps) -> Points:
@@ -229,7 +243,7 @@ def _ambient(linear: np.ndarray, maps: Maps) -> tuple[Sources, np.ndarray]:
     return Sources(rays, distance, np.where(np.isfinite(distance)[:, None], normal, 0)), energy.astype(np.float64)
 
 
-def _suns(lights: Clipped, glow: np.ndarray, distance: np.ndarray) -> np.ndarray:
+def suns(lights: Clipped, glow: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Return the (P,) radiance of a disc of SUN_SHARE of the glow in each region that is sky for the most part."""
     light, sky = (
         np.bincount(lights.region, part * lights.solid) for part in (glow, np.isinf(_at(distance, lights.ray)))
@@ -304,16 +318,14 @@ class _Fit(NamedTuple):
     confidence: float
 
 
-def _fit(
-    measured: np.ndarray, ambient: np.ndarray, response: np.ndarray, scale: float, common: float, each: np.ndarray
-) -> _Fit:
+def _fit(measured: np.ndarray, ambient: np.ndarray, response: np.ndarray, priors: np.ndarray) -> _Fit:
     """Fit the logarithms of the factors to measurements (N,), given ambient light (N,) and the response (N, K).
 
-    `scale`, `common` and `each` (K,) are the priors' standard deviations.
+    `priors`: mean and standard deviation of the logarithms of the scale, of the common factor and of each, (2 + K, 2).
     """
-    count, unknowns = response.shape
-    prior = np.concatenate([[scale, common], each])
-    x = np.zeros(unknowns + 2)
+    count = len(response)
+    mean, prior = priors.T
+    x = mean.copy()
     ambient, goal = np.maximum(ambient, 1e-6), np.log(measured)
     ones = np.ones((count, 1))
     left = _STEPS
@@ -325,7 +337,7 @@ def _fit(
         slope = np.concatenate([-ones, part.sum(-1, keepdims=True) / total[:, None], part / total[:, None]], axis=-1)
         weight = EVIDENCE / count / noise**2 / (1 + (residual / noise) ** 2 / FREEDOM)
         curvature = (slope * weight[:, None]).T @ slope + np.diag(prior**-2)
-        step = np.linalg.solve(curvature, slope.T @ (weight * residual) + x / prior**2)
+        step = np.linalg.solve(curvature, slope.T @ (weight * residual) + (x - mean) / prior**2)
         largest = float(np.abs(step).max())
         x -= step * min(1, 1 / max(largest, _SMALL))  # the equations are linear nearby only
         left -= 1
@@ -342,8 +354,9 @@ def _colours(measured: np.ndarray, ambient: np.ndarray, response: np.ndarray) ->
 
     `measured` and `ambient` are (N, 3), `response` (3, N, K).
     """
-    each = np.full(response.shape[2], COLOUR)
-    fits = [_fit(measured[:, c], ambient[:, c], response[c], CHANNEL_SCALE, COLOUR, each) for c in range(3)]
+    deviations = np.array([CHANNEL_SCALE, *[COLOUR] * (1 + response.shape[2])])
+    priors = np.stack([np.zeros_like(deviations), deviations], axis=-1)
+    fits = [_fit(measured[:, c], ambient[:, c], response[c], priors) for c in range(3)]
     ratio = np.exp(np.stack([fit.common + fit.each for fit in fits], axis=-1))  # (K, 3)
     light = LUMINANCE * response.sum(1).T + 1e-12  # [K, 3]: what each channel adds to luminance
     return ratio * (light.sum(-1) / (light * ratio).sum(-1))[:, None]

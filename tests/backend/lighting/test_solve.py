@@ -137,6 +137,17 @@ def test_too_high_albedos_do_not_dim_a_sun() -> None:
     assert energy(solve.reconstruct(picture, maps._replace(albedo=8 * maps.albedo)).light) > 0.95 * estimate
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [0.8, 1.5])
+def test_an_error_that_all_albedos_share_leaves_the_sun(error: float) -> None:
+    """The sky alone lights the dark side: how bright that is tells the error, and sunlit against shaded the sun."""
+    picture, maps = picture_and_maps(truth := sphere(8.0))
+    albedo = error * (maps.albedo + solve.SPECULAR) - solve.SPECULAR
+    assert energy(solve.reconstruct(picture, maps._replace(albedo=albedo)).light) == pytest.approx(
+        energy(truth.light), rel=0.02
+    )
+
+
 def test_sky_that_the_maps_show_as_a_surface_measures_nothing() -> None:
     """Its light and its albedo would mean five times as much light as on the floor; half as much again is believed."""
     rays = directions(128, 256)
