@@ -28,7 +28,7 @@ demo: $(READY)
 check: lint
 	$(MAKE) --no-print-directory -j2 types-fast fast
 
-# Before a merge: all checks and tests, 17 minutes on two cores.
+# Before a merge: all checks and tests, 16 minutes on two cores.
 test: lint
 	$(MAKE) --no-print-directory -j2 whole types
 

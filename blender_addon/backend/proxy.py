@@ -22,8 +22,8 @@ def variables(address: str) -> dict[str, str]:
         valid = False
     if not valid:
         raise SettingError(
-            f"{address} is not the address of a proxy.",
-            "Write it as http://NAME:PORT in the preferences, or leave it empty for the system's.",
+            "The preferences' Proxy is not the address of one.",  # which isn't shown, as it may have a password in it
+            "Write it as http://NAME:PORT, or leave it empty for the system's.",
         )
     names = ["HTTP_PROXY", "HTTPS_PROXY", "PIP_PROXY"]
     if os.name != "nt":  # where programs prefer the names in small letters; on Windows both are the same

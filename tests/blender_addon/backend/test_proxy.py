@@ -84,5 +84,6 @@ def test_nothing_changes_without() -> None:
     "address", ["proxy.studio:3128", "http://", "http://proxy:many", "socks5://proxy:1080", "ftp://p"]
 )
 def test_other_addresses_are_refused(address: str) -> None:
-    with pytest.raises(SettingError, match="not the address of a proxy"):
+    with pytest.raises(SettingError) as caught:
         proxy.variables(address)
+    assert "many" not in str(caught.value)
