@@ -21,6 +21,10 @@ _WINDOW = [(rows, columns) for rows in range(-2, 3) for columns in range(-2, 3) 
 _NEAR = [(rows, columns) for rows in (-1, 0, 1) for columns in (-1, 0, 1) if rows or columns]
 #: Share of the pixels around that support a smeared pixel at most, and a surface beside it at least.
 _WEAK, _STRONG = 0.3, 0.4
+#: Part of the way from the surface in front of a smeared pixel to that behind, up to which it shows the one in front.
+#: Less than half: a pixel that shows both has half of the colour behind, and seen from beside, what sticks out in front
+#: is worse than what is behind too wide.
+_IN_FRONT = 0.43
 #: Rows that tell how far the sky is.
 _SKY_ROWS = 360
 #: Pixels that a processor looks around at once.
@@ -73,7 +77,7 @@ def support(found: Planes, tolerance: float) -> np.ndarray:
 
 
 def sharpen_edges(found: Planes, reach: int, sky_distance: float | None) -> Planes:
-    """Put pixels between two surfaces, which blur has smeared, on the nearer one of both.
+    """Put pixels between two surfaces, which blur has smeared, on one of both.
 
     Such a pixel lies on the plane of hardly any pixel around it, but between planes that many lie on, up to `reach`
     pixels away. What is seen of the sky through a small gap is smeared throughout; its distance is known from
@@ -96,7 +100,7 @@ def sharpen_edges(found: Planes, reach: int, sky_distance: float | None) -> Plan
         behind[sky_behind], normal_behind[sky_behind] = sky_distance, -rays[sky_behind]
     between = (ahead_of >= 0) & np.isfinite(behind)
     pixels = weak[between]
-    nearer = (distance - ahead <= behind - distance)[between]
+    nearer = (distance[between] - ahead[between]) <= _IN_FRONT * (behind[between] - ahead[between])
     new = dataclasses.replace(
         found, normal=found.normal.copy(), distance=found.distance.copy(), trusted=found.trusted.copy()
     )
