@@ -170,6 +170,10 @@ class Preferences(bpy.types.AddonPreferences):
         """Return the variables of programs that name the proxy. Raise SettingError."""
         return proxy.variables(self.proxy.strip())
 
+    def network_variables(self) -> dict[str, str]:
+        """Return the variables that tell the backend how, and whether, it may download. Raise SettingError."""
+        return self.proxy_variables() | ({} if bpy.app.online_access else {"HF_HUB_OFFLINE": "1"})
+
     def running_backend(self) -> Path | None:
         """Return the connection file of a running backend, from PANOFORM_CONNECTION_FILE or here; None: start one."""
         path = os.environ.get("PANOFORM_CONNECTION_FILE") or self.connection_file

@@ -54,8 +54,8 @@ class BackendProcess:
     """A backend process, started on construction. Call `poll` until it returns the connection, then to detect the exit.
 
     `command` runs Panoform's command line, e.g. ("…/bin/python", "-m", "panoform.backend"). The connection file and the
-    log are written to `folder` under unique names. `warm_up`: import what the first job needs at once. `online`: False
-    forbids downloads of models. `variables`: of its environment, beside this process's.
+    log are written to `folder` under unique names. `warm_up`: import what the first job needs at once.
+    `variables`: of its environment, beside this process's.
 
     Raise BackendMissingError if the command can't be started, OutputError if the folder can't be written.
     """
@@ -69,7 +69,6 @@ class BackendProcess:
         folder: Path,
         *,
         warm_up: bool = False,
-        online: bool = True,
         variables: Mapping[str, str] = MappingProxyType({}),
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
@@ -98,7 +97,7 @@ class BackendProcess:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=folder,
-                    env=environment() | dict(variables) | ({} if online else {"HF_HUB_OFFLINE": "1"}),
+                    env=environment() | dict(variables),
                     # Ctrl+C in Blender's terminal must not reach the backend.
                     start_new_session=True,
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),

@@ -138,15 +138,9 @@ class Jobs:
         Raise BusyError, and SettingError for what is no proxy.
         """
         own = preferences.get()
+        where = {"packages": own.packages_place(), "proxy": own.proxy_variables()}
         self._start_task(
-            lambda: Setup(
-                own.environment_folder(),
-                wheel,
-                python,
-                packages=own.packages_place(),
-                before=self._wait_until_stopped,
-                proxy=own.proxy_variables(),
-            )
+            lambda: Setup(own.environment_folder(), wheel, python, before=self._wait_until_stopped, **where)
         )
         self._after_setup = then
 
@@ -191,13 +185,8 @@ class Jobs:
             return Session(RunningBackend(running))
         folder = preferences.get().environment_folder() / "run"
         try:
-            return Session.start(
-                self.python(),
-                folder,
-                warm_up=warm_up,
-                online=bpy.app.online_access,
-                variables=preferences.get().proxy_variables(),
-            )
+            variables = preferences.get().network_variables()
+            return Session.start(self.python(), folder, warm_up=warm_up, variables=variables)
         except OSError as error:
             raise OutputError(
                 f"{folder} can't be written: {error.strerror}.", "Choose another folder in the preferences."

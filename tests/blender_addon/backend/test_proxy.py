@@ -10,9 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import bpy
 import pytest
 from wheels import make_wheel
 
+from panoform.blender_addon import preferences
 from panoform.blender_addon.backend import proxy, torch_build
 from panoform.blender_addon.backend.installer import Setup
 from panoform.blender_addon.backend.process import BackendProcess
@@ -74,6 +76,17 @@ def test_backend_gets_it(server: ThreadingHTTPServer, tmp_path: Path, monkeypatc
         time.sleep(0.02)
     process.stop(wait=True)
     assert process.log_tail() == "200"
+
+
+def test_preferences_tell_the_backend_how_it_may_download(addon, monkeypatch) -> None:
+    preferences.get().proxy = " http://proxy.studio:3128 "
+    monkeypatch.setattr(bpy.context.preferences.system, "use_online_access", True)
+    online = preferences.get().network_variables()
+    assert online["HTTPS_PROXY"] == "http://proxy.studio:3128"
+    assert "HF_HUB_OFFLINE" not in online
+    monkeypatch.setattr(bpy.context.preferences.system, "use_online_access", False)
+    assert preferences.get().network_variables() == online | {"HF_HUB_OFFLINE": "1"}  # as huggingface_hub names it
+    preferences.get().proxy = ""
 
 
 def test_nothing_changes_without() -> None:
