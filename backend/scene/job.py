@@ -26,7 +26,7 @@ from ..lighting import exposure
 from ..models.cache import ModelCache
 from ..perception import palette
 from ..perception.palette import PALETTE
-from . import build, grid, light, match, normals, parts, placement, sky, solids, textures
+from . import build, light, match, normals, parts, placement, planes, sky, solids, textures
 from .build import Built, Layered
 from .light import Lights
 from .parts import EncodeMaps
@@ -89,7 +89,7 @@ def build_scene(
     found = _check(maps)
     distance = found["distance"][..., 0]
     turn = None
-    if "normal" in found and not _present(found["normal"]).any():
+    if "normal" in found and not planes.has_normal(found["normal"]).any():
         notices.append(NO_NORMALS)
         del maps.maps["normal"], found["normal"]
     if "normal" in found:
@@ -247,18 +247,13 @@ def _check(maps: Maps) -> dict[str, np.ndarray]:
     return found
 
 
-def _present(normal: np.ndarray) -> np.ndarray:
-    """Return where a map (H, W, 3) has a normal: 0 is none, (H, W) bool."""
-    return grid.dot(normal, normal) > 0.25
-
-
 def _notices(maps: Maps, built: Built, settings: SceneSettings) -> list[str]:
     """Return what the user must know about the result."""
     notices = [NO_FLOOR] if built.is_guess else []
     if settings.objects and not built.things:
         notices.append(NO_THINGS)
     if "normal" in maps.maps:
-        absent = 1 - _present(textures.nearest(maps.maps["normal"], len(built.sky)))[~built.sky].mean()
+        absent = 1 - planes.has_normal(textures.nearest(maps.maps["normal"], len(built.sky)))[~built.sky].mean()
         if absent > _ABSENT:
             notices.append(f"{absent:.0%} of the surfaces have no normal in the map; there, the distances tell it.")
     missing = [name for name in parts.NAMES if name not in maps.maps]

@@ -79,7 +79,7 @@ def fit(distance: np.ndarray, normal: np.ndarray | None) -> Planes:
         residual = np.full(distance.shape, np.inf)
     else:
         length = np.sqrt(grid.dot(normal, normal))[..., None]
-        given = length[..., 0] > 0.5
+        given = has_normal(normal)
         chosen = (normal / np.maximum(length, 1e-9)).astype(np.float32)
         chosen[~given] = -rays[~given]
         chosen = _facing(chosen, rays)
@@ -101,6 +101,11 @@ def fit(distance: np.ndarray, normal: np.ndarray | None) -> Planes:
     # The mean of the better half of differences of normal noise is 0.45 times its standard deviation.
     noise = float(np.median(residual)) / 0.45
     return Planes(rays, distance, chosen, trusted, np.ones(distance.shape, bool), noise)
+
+
+def has_normal(normal: np.ndarray) -> np.ndarray:
+    """Return where a map (H, W, 3) has a normal: 0 is none, (H, W) bool."""
+    return grid.dot(normal, normal) > 0.25
 
 
 def _facing(normal: np.ndarray, rays: np.ndarray) -> np.ndarray:
